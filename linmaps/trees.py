@@ -1,0 +1,435 @@
+"""Trees of tensors: vector-space operations, paths, flat order, records.  The one file that knows the pytree library.
+
+A tree is any optree-registered pytree of tensors.  Vectors in parameter space are trees shaped like `params`; a flat
+order exists only in `ravel`: the leaf order of optree (dict keys sorted, as in JAX), row-major inside a leaf.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import optree
+import torch
+import torch.utils._pytree as torch_pytree
+from optree.registry import __GLOBAL_NAMESPACE as GLOBAL
+from torch import Tensor
+
+Tree = Any
+Path = tuple[Any, ...]
+T = TypeVar("T")
+
+__all__ = [
+    "Layout",
+    "add",
+    "axpy",
+    "check_like",
+    "dot",
+    "get",
+    "leaves",
+    "map",
+    "norm",
+    "path_str",
+    "paths",
+    "ravel",
+    "record",
+    "replace",
+    "scale",
+    "stack",
+    "static",
+    "sub",
+    "unstack",
+    "zeros_like",
+]
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+def static(cls: type[T]) -> type[T]:
+    """Let `torch.load` of default settings read instances of a frozen dataclass of plain numbers, strings and tuples."""
+    torch.serialization.add_safe_globals([cls])
+    return cls
+
+
+def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
+    """Class decorator: a frozen dataclass whose fields are children of a pytree, but for those named in `static`.
+
+    The class is registered with optree (global namespace) and with torch's own pytrees, so that instances pass through
+    `torch.func.vmap`, `grad`, `jacrev`, `optree.tree_map`, `pickle` and `torch.save` / `torch.load`.  Static fields
+    must be hashable.
+
+    >>> import torch, optree
+    >>> from linmaps import trees
+    >>> @trees.record(static=("unit",))
+    ... class Length:
+    ...     value: torch.Tensor
+    ...     unit: str = "m"
+    >>> torch.func.vmap(lambda r: optree.tree_map(lambda t: 2 * t, r))(Length(torch.arange(2.0)))
+    Length(value=tensor([0., 2.]), unit='m')
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        made: Any = dataclasses.dataclass(frozen=True)(cls)
+        names = [f.name for f in dataclasses.fields(made)]
+        unknown = [n for n in static if n not in names]
+        if unknown:
+            raise TypeError(f"{cls.__name__}: static={unknown} are no fields; expected some of {names}")
+        data = [n for n in names if n not in static]
+
+        def flatten(r: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            return tuple(getattr(r, n) for n in data), tuple(getattr(r, n) for n in static)
+
+        def rebuild(meta: Any, children: Any) -> Any:
+            new = object.__new__(made)  # no __post_init__: transforms put placeholders into records
+            for n, value in (*zip(data, children), *zip(static, meta)):
+                object.__setattr__(new, n, value)
+            return new
+
+        optree.register_pytree_node(made, lambda r: (*flatten(r), tuple(data)), rebuild, namespace=GLOBAL)
+        torch_pytree.register_pytree_node(
+            made,
+            flatten,
+            lambda children, meta: rebuild(meta, children),
+            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        )
+        torch.serialization.add_safe_globals([made])
+        return made
+
+    return decorate
+
+
+# --- vector space ------------------------------------------------------------------------------------------------
+
+
+def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """Apply `fn` leaf by leaf.
+
+    >>> import torch
+    >>> map(torch.neg, {"a": torch.ones(2)})
+    {'a': tensor([-1., -1.])}
+    """
+    return optree.tree_map(fn, tree, *rest)
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """Leaves in optree's order (dict keys sorted).
+
+    >>> leaves({"b": 2, "a": [1, 3]})
+    [1, 3, 2]
+    """
+    return optree.tree_leaves(tree)
+
+
+def zeros_like(tree: Tree) -> Tree:
+    """The zero vector of the space that `tree` lives in.
+
+    >>> import torch
+    >>> zeros_like({"a": torch.ones(2)})
+    {'a': tensor([0., 0.])}
+    """
+    return optree.tree_map(torch.zeros_like, tree)
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """`a + b`.
+
+    >>> import torch
+    >>> add({"a": torch.ones(2)}, {"a": torch.ones(2)})
+    {'a': tensor([2., 2.])}
+    """
+    return _binary(torch.add, a, b)
+
+
+def sub(a: Tree, b: Tree) -> Tree:
+    """`a - b`.
+
+    >>> import torch
+    >>> sub({"a": torch.ones(2)}, {"a": torch.ones(2)})
+    {'a': tensor([0., 0.])}
+    """
+    return _binary(torch.sub, a, b)
+
+
+def scale(alpha: float | Tensor, a: Tree) -> Tree:
+    """`alpha * a` for a number or a scalar tensor `alpha`.
+
+    >>> import torch
+    >>> scale(3.0, {"a": torch.ones(2)})
+    {'a': tensor([3., 3.])}
+    """
+    return optree.tree_map(lambda t: alpha * t, a)
+
+
+def axpy(alpha: float | Tensor, x: Tree, y: Tree) -> Tree:
+    """`alpha * x + y`.
+
+    >>> import torch
+    >>> axpy(2.0, {"a": torch.ones(2)}, {"a": torch.ones(2)})
+    {'a': tensor([3., 3.])}
+    """
+    return _binary(lambda s, t: alpha * s + t, x, y)
+
+
+def dot(a: Tree, b: Tree) -> Tensor:
+    """Inner product `sum_i a_i b_i` (complex: `a` conjugated), a scalar tensor.
+
+    >>> import torch
+    >>> dot({"a": torch.ones(2), "b": torch.ones(())}, {"a": torch.ones(2), "b": torch.ones(())})
+    tensor(3.)
+    """
+    check_like(b, a, "dot(a, b)")
+    terms = [(s.conj() * t).sum() for s, t in zip(optree.tree_leaves(a), optree.tree_leaves(b))]
+    return _total(terms)
+
+
+def norm(a: Tree) -> Tensor:
+    """Euclidean norm, with gradient 0 (not NaN) at 0.
+
+    >>> import torch
+    >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)})
+    tensor(5.)
+    """
+    squared = _total([(t.real**2 + t.imag**2 if t.is_complex() else t * t).sum() for t in optree.tree_leaves(a)])
+    positive = squared > 0
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0]) if terms else torch.zeros(())
+
+
+def _binary(fn: Callable[..., Any], a: Tree, b: Tree) -> Tree:
+    check_like(b, a, "second tree")
+    return optree.tree_map(fn, a, b)
+
+
+def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> None:
+    """Raise a ValueError that names the path unless `tree` has the structure (and shapes) of `like`.
+
+    >>> import torch
+    >>> check_like({"a": torch.ones(3)}, {"a": torch.ones(2)}, "v")
+    Traceback (most recent call last):
+    ValueError: v: leaf a has shape (3,), expected (2,); give a tree with the shapes of the one it belongs to
+    """
+    got, want = paths(tree), paths(like)
+    if got != want:
+        extra = [path_str(p) for p in got if p not in want]
+        missing = [path_str(p) for p in want if p not in got]
+        raise ValueError(
+            f"{name}: leaves do not match: got {len(got)} leaves, expected {len(want)}; missing {missing[:5]}, "
+            f"unexpected {extra[:5]}; give a tree of the structure {optree.tree_structure(like)}"
+        )
+    if shapes:
+        for p, t, u in zip(want, optree.tree_leaves(tree), optree.tree_leaves(like)):
+            if tuple(t.shape) != tuple(u.shape):
+                raise ValueError(
+                    f"{name}: leaf {path_str(p)} has shape {tuple(t.shape)}, expected {tuple(u.shape)}; "
+                    "give a tree with the shapes of the one it belongs to"
+                )
+
+
+# --- ensembles ---------------------------------------------------------------------------------------------------
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Stack equal trees along a new leading axis: the ensemble that `torch.func.vmap` maps over.
+
+    >>> import torch
+    >>> stack([{"a": torch.zeros(2)}, {"a": torch.ones(2)}])
+    {'a': tensor([[0., 0.], [1., 1.]])}
+    """
+    members = list(trees)
+    if not members:
+        raise ValueError("stack: got an empty sequence, expected at least one tree")
+    for i, member in enumerate(members[1:], 1):
+        check_like(member, members[0], f"stack: member {i}")
+    return optree.tree_map(lambda *ts: torch.stack(ts), *members)
+
+
+def unstack(tree: Tree) -> list[Tree]:
+    """The members of a stacked tree: `unstack(stack(ts)) == ts`.
+
+    >>> import torch
+    >>> unstack({"a": torch.arange(2.0)})
+    [{'a': tensor(0.)}, {'a': tensor(1.)}]
+    """
+    flat, treedef = optree.tree_flatten(tree)
+    sizes = {tuple(t.shape[:1]) for t in flat}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            f"unstack: leading sizes {sorted(sizes)} of the leaves differ, expected one common ensemble axis; "
+            "stack the members with linmaps.trees.stack"
+        )
+    return [optree.tree_unflatten(treedef, member) for member in zip(*(t.unbind(0) for t in flat))]
+
+
+# --- flat order --------------------------------------------------------------------------------------------------
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Structure and shapes of a tree, without its tensors; hashable, picklable: `layout.unravel(vector)` is a tree.
+
+    >>> import torch
+    >>> layout = Layout.of({"w": torch.zeros(2, 3), "b": torch.zeros(2)})
+    >>> layout.numel, layout.paths
+    (8, (('b',), ('w',)))
+    """
+
+    treedef: optree.PyTreeSpec
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, tree: Tree) -> Layout:
+        flat, treedef = optree.tree_flatten(tree)
+        for p, t in zip(optree.tree_paths(tree), flat):
+            if not isinstance(t, Tensor):
+                raise TypeError(f"{path_str(p)}: got {type(t).__name__}, expected a tensor; keep settings out of trees")
+        return cls(treedef, tuple(tuple(t.shape) for t in flat))
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(optree.treespec_paths(self.treedef))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(math.prod(s) for s in self.shapes)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        ends = [0]
+        for n in self.sizes:
+            ends.append(ends[-1] + n)
+        return tuple(ends)
+
+    @property
+    def numel(self) -> int:
+        return sum(self.sizes)
+
+    def unflatten(self, flat: Sequence[Any]) -> Tree:
+        return optree.tree_unflatten(self.treedef, list(flat))
+
+    def unravel(self, vector: Tensor) -> Tree:
+        """The tree of a vector `[numel]`."""
+        if tuple(vector.shape) != (self.numel,):
+            raise ValueError(f"unravel: got shape {tuple(vector.shape)}, expected ({self.numel},)")
+        parts = vector.split(list(self.sizes))
+        return self.unflatten([t.reshape(s) for t, s in zip(parts, self.shapes)])
+
+    def check(self, tree: Tree, name: str) -> None:
+        """Raise a ValueError that names the path unless `tree` has this structure and these shapes."""
+        like = self.unflatten([_Shape(s) for s in self.shapes])
+        check_like(tree, like, name)
+
+    def __getstate__(self) -> tuple[Any, ...]:  # a skeleton of plain containers, which torch.load reads without trust
+        return self.treedef.unflatten(range(len(self.shapes))), self.shapes
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        object.__setattr__(self, "treedef", optree.tree_structure(state[0]))
+        object.__setattr__(self, "shapes", state[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    shape: tuple[int, ...]
+
+
+def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
+    """The vector `[d]` of a tree in the flat order, and the way back.
+
+    >>> import torch
+    >>> vector, unravel = ravel({"a": torch.zeros(1, 2), "b": torch.ones(1)})
+    >>> vector, unravel(2 * vector)
+    (tensor([0., 0., 1.]), {'a': tensor([[0., 0.]]), 'b': tensor([2.])})
+    """
+    layout = Layout.of(tree)
+    flat = [t.reshape(-1) for t in optree.tree_leaves(tree)]
+    return (torch.cat(flat) if flat else torch.zeros(0)), layout.unravel
+
+
+# --- paths -------------------------------------------------------------------------------------------------------
+
+
+def paths(tree: Tree) -> list[Path]:
+    """Path of each leaf, a tuple of keys, in leaf order.
+
+    >>> paths({"b": 0, "a": [1, 2]})
+    [('a', 0), ('a', 1), ('b',)]
+    """
+    return list(optree.tree_paths(tree))
+
+
+def path_str(path: Path | str) -> str:
+    """A path as the dotted string that users write.
+
+    >>> path_str(("layers", 0, "weight"))
+    'layers.0.weight'
+    """
+    return path if isinstance(path, str) else ".".join(str(k) for k in path)
+
+
+def get(tree: Tree, path: Path | str) -> Any:
+    """The subtree at a path: a tuple of keys or a dotted string, in nested or in flat dicts with dotted keys.
+
+    >>> get({"net": {"0.weight": 1}}, "net.0.weight")
+    1
+    """
+    return _walk(tree, path)[-1][1]
+
+
+def replace(tree: Tree, path: Path | str, value: Any) -> Tree:
+    """A copy of `tree` in which the subtree at `path` is `value`; the old tree stays valid.
+
+    >>> replace({"a": {"b": 1}, "c": 2}, "a.b", 5)
+    {'a': {'b': 5}, 'c': 2}
+    """
+    steps = _walk(tree, path)
+    for (_, node), (key, _) in zip(reversed(steps[:-1]), reversed(steps[1:])):
+        value = _with_child(node, key, value)
+    return value
+
+
+def _walk(tree: Tree, path: Path | str) -> list[tuple[Any, Any]]:
+    """[(None, tree), (key, child), ..., (key, leaf)] along the path; keys of flat dicts may span several parts."""
+    parts = path.split(".") if isinstance(path, str) else list(path)
+    steps: list[tuple[Any, Any]] = [(None, tree)]
+    while parts:
+        node = steps[-1][1]
+        children = _children(node)
+        by_name = {str(k): k for k in children}
+        for n in range(len(parts), 0, -1):
+            key = parts[0] if n == 1 and parts[0] in children else by_name.get(".".join(str(p) for p in parts[:n]))
+            if key is not None:
+                steps.append((key, children[key]))
+                parts = parts[n:]
+                break
+        else:
+            done = path_str(tuple(k for k, _ in steps[1:]))
+            raise ValueError(
+                f"{path_str(path)}: no such path; under {done or 'the root'!r} got {path_str(tuple(parts))!r}, "
+                f"expected one of {sorted(by_name)[:12]}"
+            )
+    return steps
+
+
+def _children(node: Any) -> dict[Any, Any]:
+    if isinstance(node, dict):
+        return dict(node)
+    if isinstance(node, Tensor) or optree.tree_is_leaf(node):
+        return {}
+    children, _, entries, *_ = optree.tree_flatten_one_level(node)
+    named = dict(zip(entries, children))
+    return named | {getattr(type(node), "_fields", ())[i]: c for i, c in named.items() if hasattr(node, "_fields")}
+
+
+def _with_child(node: Any, key: Any, value: Any) -> Any:
+    if isinstance(node, dict):
+        return type(node)((k, value if k == key else v) for k, v in node.items())
+    if key in getattr(node, "_fields", ()):
+        return node._replace(**{key: value})
+    children, meta, entries, unflatten = optree.tree_flatten_one_level(node)
+    return unflatten(meta, [value if k == key else c for k, c in zip(entries, children)])

@@ -1,0 +1,39 @@
+"""Bench harness: time several ways of the same job in interleaved rounds and print ratios, never absolute promises.
+
+Each bench module has `main()`; `python -m tests.bench` runs them all, `python -m tests.bench orthogonal` one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def race(title: str, ways: dict[str, Callable[[], object]], *, base: str, rounds: int = 15, threads: int = 1) -> dict[str, float]:
+    """Median seconds of each way over interleaved rounds; prints a table with the ratio to `base`; returns the ratios.
+
+    >>> ratios = race("sum", {"a": lambda: sum(range(10)), "b": lambda: sum(range(10))}, base="a", rounds=1)
+    sum ...
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for way in ways.values():
+            way()
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way()
+                times[name].append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    # the ratio of each round is taken first: neighbours in time share the machine's load
+    ratios = {n: statistics.median(t / b for t, b in zip(times[n], times[base])) for n in ways}
+    print(f"{title}  (median of {rounds} interleaved rounds, {threads} thread(s))")
+    for name in ways:
+        print(f"  {name:<44s} {1e3 * statistics.median(times[name]):10.3f} ms   {ratios[name]:8.2f} x {base}")
+    return ratios
