@@ -27,6 +27,7 @@ __all__ = [
     "axpy",
     "check_like",
     "dot",
+    "flatten",
     "get",
     "leaves",
     "map",
@@ -121,6 +122,17 @@ def leaves(tree: Tree) -> list[Any]:
     [1, 3, 2]
     """
     return optree.tree_leaves(tree)
+
+
+def flatten(tree: Tree) -> tuple[list[Any], Any]:
+    """Leaves and structure: `flat, treedef = flatten(tree)`, `treedef.unflatten(flat)` is the tree.
+
+    >>> flat, treedef = flatten({"a": 1})
+    >>> treedef.unflatten([2])
+    {'a': 2}
+    """
+    flat, treedef = optree.tree_flatten(tree)
+    return flat, treedef
 
 
 def zeros_like(tree: Tree) -> Tree:

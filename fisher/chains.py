@@ -1,0 +1,83 @@
+"""Chains: the elementwise calls that lead from one layer's output to the next layer's input, as a callable value."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import resolve_name
+
+from linmaps.trees import static
+
+_FUNCTIONAL = (
+    "relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign tanh sigmoid hardtanh hardswish hardsigmoid "
+    "logsigmoid tanhshrink hardshrink softshrink threshold"
+).split()
+_POINTWISE = (
+    "relu selu celu tanh sigmoid sin cos exp expm1 log1p abs square sqrt rsqrt neg erf erfc atan arctan asinh sinh cosh "
+    "sinc softplus clamp clip pow logit sign positive clone contiguous reciprocal add sub mul div"
+).split()
+_OPERATORS = ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "pow", "neg"]
+
+ELEMENTWISE: dict[str, Any] = {
+    **{f"torch.nn.functional.{n}": getattr(torch.nn.functional, n) for n in _FUNCTIONAL},
+    **{f"torch.{n}": getattr(torch, n) for n in _POINTWISE if hasattr(torch, n)},
+    **{f"torch.Tensor.{n}": getattr(torch.Tensor, n) for n in _POINTWISE if hasattr(torch.Tensor, n)},
+    **{f"torch.Tensor.__{n}__": getattr(torch.Tensor, f"__{n}__") for n in _OPERATORS},
+}
+_OF_CALL = {
+    **{func: name for name, func in ELEMENTWISE.items()},
+    **{
+        getattr(space, n + "_"): f"{prefix}.{n}"  # the in-place form is replayed out of place
+        for prefix, space, names in (
+            ("torch.nn.functional", torch.nn.functional, _FUNCTIONAL),
+            ("torch", torch, _POINTWISE),
+            ("torch.Tensor", torch.Tensor, _POINTWISE),
+        )
+        for n in names
+        if hasattr(space, n + "_")
+    },
+}
+
+Step = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
+
+
+def step(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
+    """The call as data if it is elementwise in its first argument and all else in it is a plain constant."""
+    rest = {k: v for k, v in kwargs.items() if k != "inplace"}
+    constants = (*args[1:], *rest.values())
+    if any(not (c is None or isinstance(c, (int, float, bool, str))) for c in constants):
+        return None
+    if func in (torch.nn.functional.dropout, torch.dropout):
+        training = rest.get("training", args[2] if len(args) > 2 else True)
+        return None if training else ("torch.clone", (), ())
+    name = _OF_CALL.get(func) or _OF_CALL.get(getattr(func, "__func__", None))
+    return None if name is None else (name, args[1:], tuple(sorted(rest.items())))
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """A composition of elementwise torch calls; calling it applies them, out of place.
+
+    >>> import torch
+    >>> Chain((("torch.nn.functional.leaky_relu", (), (("negative_slope", 0.5),)),))(torch.tensor([-2.0, 2.0]))
+    tensor([-1.,  2.])
+    """
+
+    steps: tuple[Step, ...] = ()
+
+    def __call__(self, z: Tensor) -> Tensor:
+        for name, args, kwargs in self.steps:
+            z = ELEMENTWISE[name](z, *args, **dict(kwargs))
+        return z
+
+    def __str__(self) -> str:
+        return " > ".join(name.rpartition(".")[2].strip("_") for name, _, _ in self.steps) or "identity"
+
+
+def call_name(func: Any) -> str:
+    """A torch call's public name, for messages and tables; empty for a custom autograd function."""
+    return resolve_name(func) or ""

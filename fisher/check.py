@@ -1,0 +1,149 @@
+"""Checks at the door: finite data, floating leaves, and that the uses found explain autograd's gradient.
+
+They look at raw values (under vmap and grad at those of all members), only to raise; no result depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.func import debug_unwrap, vjp
+
+from fisher.taps import batch_axes, batch_size, column_rows, pull, rows
+from linmaps import trees
+from linmaps.trees import path_str
+
+if TYPE_CHECKING:
+    from fisher.layers import LayerCollection
+
+NEVER_MET = "never met in a torch call"
+
+
+def raw(t: Tensor) -> Tensor:
+    """The values under every transform."""
+    return debug_unwrap(t, recurse=True).detach()
+
+
+def finite(tree: Any, name: str, cure: str) -> None:
+    """Raise a ValueError that names the path if a floating tensor of the tree has a NaN or an infinity.
+
+    >>> import torch
+    >>> finite({"x": torch.tensor([0.0, float("nan")])}, "data", "drop the row")
+    Traceback (most recent call last):
+    ValueError: data: x: got 1 of 2 entries NaN or infinite, expected finite numbers; drop the row
+    """
+    for path, t in zip(trees.paths(tree), trees.leaves(tree)):
+        if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()):
+            values = raw(t)
+            if bool(values.sum().isfinite()):
+                continue
+            bad = ~values.isfinite()
+            count = int(bad.sum())
+            if count:
+                where = f"{name}: {path_str(path)}" if path else name
+                raise ValueError(f"{where}: got {count} of {bad.numel()} entries NaN or infinite, expected finite numbers; {cure}")
+
+
+def floating(params: Any) -> None:
+    """Raise a TypeError that names the leaf if a leaf of params is not of a real floating dtype."""
+    for path, t in zip(trees.paths(params), trees.leaves(params)):
+        if not t.is_floating_point():
+            raise TypeError(
+                f"{path_str(path)}: got dtype {t.dtype}, expected a real floating dtype; keep buffers and integers out "
+                "of params (close f over them)"
+            )
+
+
+def batch_axis(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection) -> dict[int, int | None]:
+    """Where the examples are in the output of each use; None where no axis fits.  Raises if examples mix.
+
+    The cotangent is zero but for the first example, so all others must have gradient zero, in x as in every use.
+    """
+    batch = batch_size(x)
+    if batch < 2:
+        return {}
+    flat, treedef = trees.flatten(x)
+    free = [i for i, t in enumerate(flat) if t.is_floating_point()]
+
+    def of_inputs(*inputs: Tensor) -> Tensor:
+        return f(params, treedef.unflatten([inputs[free.index(i)] if i in free else t for i, t in enumerate(flat)]))
+
+    y, _, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
+    first = torch.zeros_like(y)
+    first[0] = _ramp(y)[0]
+    if free:
+        _, back = vjp(of_inputs, *(flat[i] for i in free))
+        _apart(all(_zero(t[1:]) for t in back(first)), "f(params, x)")
+    found: dict[int, int | None] = {}
+    for k, g in tap_back(first[None]).items():
+        axes = batch_axes(layers.uses[k].shape, batch)
+        found[k] = next((axis for axis in axes if _zero(rows(g[0], batch, axis)[1:])), None)
+        _apart(bool(free) or found[k] is not None, layers.uses[k].describe())
+    return found
+
+
+def _zero(t: Tensor) -> bool:
+    return not bool((raw(t) != 0).any())
+
+
+def _apart(apart: bool, name: str) -> None:
+    if not apart:
+        raise ValueError(
+            f"{name}: the output of one example depends on other examples, expected examples apart; put batch norm into "
+            "eval mode (model.eval()) and the batch axis in front"
+        )
+
+
+def _ramp(y: Tensor) -> Tensor:
+    """A fixed generic cotangent."""
+    return torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+
+
+def complete(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection) -> set[int]:
+    """For each leaf: autograd's gradient = sum over uses of g'a.  Returns the numbers of the leaves without gradient."""
+    batch = batch_size(x)
+    if batch == 0:
+        return set()
+    y, back = vjp(lambda params: f(params, x), params)
+    (gradient,) = back(_ramp(y))
+    _, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
+    g = column_rows(layers, tap_back(_ramp(y)[None]), batch)
+    flat, unused = trees.leaves(gradient), set()
+    for layer in layers:
+        if layer.kronecker:
+            want = layer.matrix(flat)
+            got = sum(_weight_gradient(layer, inputs.get(k), g[k][0]) for k in layer.uses)
+            _agree(layers, layer, raw(want), raw(torch.as_tensor(got)))
+        elif layer.note == NEVER_MET:
+            if not _zero(flat[layer.leaves[0]]):
+                raise ValueError(
+                    f"{layer.name}: has a gradient but is used by no torch call that can be seen (an autograd.Function, "
+                    "a scripted or compiled callable), expected uses that explain the gradient; call torch functions "
+                    f"on the leaf, or pass exact=({layer.name!r},) to give it an exact block"
+                )
+            unused.add(layer.leaves[0])
+    return unused
+
+
+def _weight_gradient(layer: Any, a: Any, g: Tensor) -> Tensor:
+    """sum over b, s of g (a, 1)': the gradient in the layer's matrix view."""
+    columns = []
+    if layer.weight is not None:
+        columns.append(torch.einsum("bso,bsi->oi", g, a))
+    if layer.bias is not None:
+        columns.append(g.sum((0, 1))[:, None])
+    return torch.cat(columns, 1)
+
+
+def _agree(layers: LayerCollection, layer: Any, want: Tensor, got: Tensor) -> None:
+    scale = torch.maximum(want.abs().amax(), got.abs().amax()) if want.numel() else want.new_zeros(())
+    tol = min(0.3, 10 * torch.finfo(want.dtype).eps ** 0.5)
+    if want.numel() and bool(scale.isfinite()) and bool((want - got).abs().amax() > tol * scale):
+        raise ValueError(
+            f"{layer.name}: the uses seen ({', '.join(layers.uses[k].describe() for k in layer.uses)}) explain only part "
+            "of its gradient, expected all of it; some use is hidden in an autograd.Function, or a scripted or compiled "
+            f"callable: call torch functions on the leaf, or pass exact=({layer.name!r},) to give it an exact block"
+        )

@@ -1,0 +1,331 @@
+"""Layers: which leaf of `params` is used how, found by watching f once; static, hashable, printed as a table.
+
+A *use* is one call (a layer applied twice has two); a *layer* is the leaves that share a block of the Fisher matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from fisher import check as checks
+from fisher.chains import Chain
+from fisher.check import NEVER_MET
+from fisher.rules import Match
+from fisher.taps import Tracer, batch_axes, batch_size
+from linmaps import trees
+from linmaps.trees import Layout, Path, path_str
+
+KRONECKER = ("linear", "matmul", "bias")
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """One call in which leaves are used: `z = x W' + b`.
+
+    weight, bias: paths of the leaves (None: not a leaf); transposed: the weight leaf is stored `[in, out]`;
+    joined: the bias is added by a later call; shape: of z, for the batch seen;
+    axis: where the examples are in z (`taps.rows`); mutated: x is changed in place later on;
+    source: `(earlier use, chain)` when x is `chain` of that use's output, and that output goes nowhere else.
+    """
+
+    kind: str
+    weight: Path | None
+    bias: Path | None
+    transposed: bool
+    joined: bool
+    shape: tuple[int, ...]
+    batch: int
+    axis: int
+    mutated: bool
+    source: tuple[int, Chain] | None
+
+    def explains(self, match: Match) -> bool:
+        bias = None if self.joined else self.bias
+        return (self.kind, self.weight, bias, self.transposed) == (
+            match.kind,
+            match.weight.path if match.weight else None,
+            match.bias.path if match.bias else None,
+            match.stored_in_out,
+        )
+
+    def tap_shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of z for another batch size."""
+        k = max(self.axis, 0)
+        return (*self.shape[:k], self.shape[k] // max(1, self.batch) * batch, *self.shape[k + 1 :])
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(p for p in (self.weight, self.bias) if p is not None)
+
+    def describe(self) -> str:
+        return f"{self.kind} of {path_str(self.weight or self.bias or ())}"
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Leaves that share one block.
+
+    kind: "linear", "matmul", "bias" (Kronecker-factored), "exact" (no rule) or "unused"; weight, bias: leaf numbers in the
+    flat order; shape: `[O, I]` of the block's matrix view without the bias column; uses: their numbers.
+    """
+
+    name: str
+    kind: str
+    weight: int | None
+    bias: int | None
+    transposed: bool
+    shape: tuple[int, int]
+    uses: tuple[int, ...]
+    note: str
+
+    @property
+    def kronecker(self) -> bool:
+        return self.kind in KRONECKER
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        return tuple(i for i in (self.weight, self.bias) if i is not None)
+
+    def matrix(self, flat: list[Tensor]) -> Tensor:
+        """The matrix view `[W | b]` `[O, I + 1]` of a vector in parameter space, from its leaves."""
+        columns = []
+        if self.weight is not None:
+            w = flat[self.weight]
+            columns.append(w.mT if self.transposed else w)
+        if self.bias is not None:
+            columns.append(flat[self.bias][:, None])
+        return torch.cat(columns, 1) if len(columns) > 1 else columns[0]
+
+    def scatter(self, matrix: Tensor) -> dict[int, Tensor]:
+        """The leaves of a matrix view: the way back from `matrix`."""
+        found = {}
+        if self.weight is not None:
+            w = matrix[:, : self.shape[1]]
+            found[self.weight] = w.mT if self.transposed else w
+        if self.bias is not None:
+            found[self.bias] = matrix[:, -1]
+        return found
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True, repr=False)
+class LayerCollection:
+    """The layers of a function: which leaf gets which block.  Made by `from_function`; print it to see the table."""
+
+    layers: tuple[Layer, ...]
+    uses: tuple[Use, ...]
+    layout: Layout
+
+    @classmethod
+    def from_function(
+        cls,
+        f: Callable[..., Tensor],
+        params: Any,
+        x: Any,
+        *,
+        check: bool = True,
+        strict: bool = False,
+        exact: tuple[str | Path, ...] = (),
+    ) -> LayerCollection:
+        """Watch `f(params, x)` once and find what each leaf is.
+
+        check: compare, for each leaf, autograd's gradient with the sum over uses of g'a, and perturb one example to see
+        that examples do not mix (two forwards and backwards more).  strict: raise where a leaf has no
+        rule, instead of giving it an exact block.  exact: leaves to be given an exact block in any case.
+
+        Raises ValueError (path, what was met, the cure) for a hidden use, mixed examples, an integer leaf.
+
+        >>> import torch
+        >>> f = lambda p, x: torch.relu(x @ p["w"] + p["b"]) * p["scale"]
+        >>> p = {"w": torch.ones(2, 3), "b": torch.zeros(3), "scale": torch.ones(3)}
+        >>> LayerCollection.from_function(f, p, torch.ones(4, 2))
+        LayerCollection: 3 leaves, 12 parameters, 2 blocks
+        layer  block      kind    out x in  uses  leaves  note
+        w      kronecker  matmul  3 x 3        1  w, b
+        scale  exact      exact   3 x 3        0  scale   used by torch.Tensor.mul: no rule
+        """
+        layout = Layout.of(params)
+        checks.floating(params)
+        tracer = Tracer(batch_size(x))
+        vjp(lambda params: tracer.run(f, params, x), params)  # under vjp, so that custom autograd functions stay closed
+        uses = _resolve(tracer)
+        forced = {layout.paths[layout.paths.index(_find(params, p, layout))]: "asked for" for p in exact}
+        opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
+        made = cls(_layers(layout, uses, opaque), uses, layout)
+        if strict:
+            for layer in made.layers:
+                if layer.kind == "exact":
+                    raise ValueError(
+                        f"{layer.name}: {layer.note}; add one with fisher.rules.register or pass strict=False to give "
+                        "it an exact block"
+                    )
+        if not check:
+            return made
+        axes = checks.batch_axis(f, params, x, made)
+        lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
+        uses = tuple(dataclasses.replace(u, axis=u.axis if axes.get(k) is None else axes[k]) for k, u in enumerate(uses))
+        made = cls(_layers(layout, uses, lost | opaque), uses, layout)
+        unused = checks.complete(f, params, x, made)
+        kinds = [dataclasses.replace(l, kind="unused", note="no gradient") if l.leaves[0] in unused else l for l in made]
+        return cls(tuple(kinds), uses, layout)
+
+    def leaf_of(self, use: int) -> int:
+        """Number of a leaf of this use: it says the dtype and device of the tap."""
+        u = self.uses[use]
+        return self.layout.paths.index(u.weight if u.weight is not None else u.bias)  # type: ignore[arg-type]
+
+    @property
+    def tapped(self) -> tuple[int, ...]:
+        """The uses whose (a, g) the Kronecker-factored layers need."""
+        return tuple(sorted({k for layer in self.layers if layer.kronecker for k in layer.uses}))
+
+    @property
+    def exact(self) -> tuple[Layer, ...]:
+        """The layers without a rule: their blocks are exact."""
+        return tuple(layer for layer in self.layers if layer.kind == "exact")
+
+    def numel(self) -> int:
+        """Number of parameters."""
+        return self.layout.numel
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers)
+
+    def __getitem__(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise ValueError(f"{name}: no such layer; expected one of {list(self.names())}")
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        head = ["layer", "block", "kind", "out x in", "uses", "leaves", "note"]
+        body = []
+        for l in self.layers:
+            o, i = l.shape
+            size = f"{o} x {i + (l.bias is not None and l.weight is not None)}"
+            leaves = ", ".join(path_str(self.layout.paths[n]) for n in l.leaves)
+            block = "kronecker" if l.kronecker else {"unused": "none"}.get(l.kind, l.kind)
+            body.append([l.name, block, l.kind, size, str(len(l.uses)), leaves, l.note])
+        widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
+        lines = [
+            "  ".join(cell.rjust(w) if c == 4 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths))).rstrip()
+            for row in [head, *body]
+        ]
+        title = f"LayerCollection: {len(self.layout.shapes)} leaves, {self.numel():,} parameters, {len(self)} blocks"
+        return "\n".join([title, *lines])
+
+
+def _find(params: Any, path: str | Path, layout: Layout) -> Path:
+    trees.get(params, path)  # raises, naming what there is
+    for p in layout.paths:
+        if path_str(p) == path_str(path):
+            return p
+    raise ValueError(f"{path_str(path)}: is no leaf, expected one of {[path_str(p) for p in layout.paths]}")
+
+
+def _resolve(tracer: Tracer) -> tuple[Use, ...]:
+    """Join each bias to the layer whose output it is added to, where that output goes nowhere else."""
+    raw, number, joined = tracer.uses, {}, {}
+    for k, u in enumerate(raw):
+        j = u["joins"]
+        free = j is not None and raw[j]["bias"] is None and raw[j]["weight"] is not None and j not in joined
+        if u["kind"] == "bias" and free and (u["in_place"] or tracer.consumers.get(u["touched"]) == 1):
+            joined[j] = u["bias"]
+            number[k] = number[j]
+        else:
+            number[k] = len(set(number.values()))
+    uses = []
+    for k, u in enumerate(raw):
+        if u["kind"] == "bias" and u["joins"] is not None and number[k] == number[u["joins"]]:
+            continue
+        source = None
+        if u["source"] is not None and u["kind"] != "bias":
+            start, steps, ids = u["source"]
+            if all(tracer.consumers.get(i, 0) == 1 for i in {*ids, u["touched"]}):
+                source = (number[start], Chain(steps))
+        uses.append(
+            Use(
+                kind=u["kind"],
+                weight=u["weight"],
+                bias=joined.get(k, u["bias"]),
+                transposed=u["transposed"],
+                joined=k in joined,
+                shape=u["shape"],
+                batch=tracer.batch,
+                axis=(*batch_axes(u["shape"], tracer.batch), 0)[0],
+                mutated=u["mutated"],
+                source=source,
+            )
+        )
+    return tuple(uses)
+
+
+def _layers(layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str]) -> tuple[Layer, ...]:
+    """Group leaves into blocks: a weight takes its bias along when they are always met together."""
+    number = {p: n for n, p in enumerate(layout.paths)}
+    notes = dict(opaque)
+    as_weight: dict[Path, list[int]] = {}
+    as_bias: dict[Path, list[int]] = {}
+    for k, u in enumerate(uses):
+        if u.weight is not None:
+            as_weight.setdefault(u.weight, []).append(k)
+        if u.bias is not None:
+            as_bias.setdefault(u.bias, []).append(k)
+    for p, ks in as_weight.items():
+        if len({uses[k].transposed for k in ks}) > 1:
+            notes.setdefault(p, "used as W and as W': no common factors")
+        if p in as_bias:
+            notes.setdefault(p, "used as weight and as bias")
+    layers: dict[int, Layer] = {}
+    taken: set[Path] = set()
+    for p, ks in as_weight.items():
+        if p in notes:
+            continue
+        biases = {uses[k].bias for k in ks}
+        (b,) = biases if len(biases) == 1 else (None,)
+        together = b is not None and b not in notes and as_bias[b] == ks
+        n, m = layout.shapes[number[p]]
+        transposed = uses[ks[0]].transposed
+        layers[number[p]] = Layer(
+            name=_name(p, b if together else None),
+            kind=uses[ks[0]].kind,
+            weight=number[p],
+            bias=number[b] if together and b is not None else None,
+            transposed=transposed,
+            shape=(m, n) if transposed else (n, m),
+            uses=tuple(ks),
+            note="",
+        )
+        taken |= {p, b} if together and b is not None else {p}
+    for p, n in number.items():
+        if p in taken:
+            continue
+        size = math.prod(layout.shapes[n])
+        if p in as_bias and p not in notes:
+            layers[n] = Layer(path_str(p), "bias", None, n, False, (size, 0), tuple(as_bias[p]), "")
+        else:
+            note = notes.get(p, NEVER_MET)
+            layers[n] = Layer(path_str(p), "exact", n, None, False, (size, size), (), note)
+    return tuple(layers[n] for n in sorted(layers))
+
+
+def _name(weight: Path, bias: Path | None) -> str:
+    """`hidden` for hidden.weight (and hidden.bias), the leaf's own path otherwise."""
+    w, b = path_str(weight), path_str(bias) if bias is not None else None
+    stem, _, last = w.rpartition(".")
+    return stem if stem and last == "weight" and b in (None, f"{stem}.bias") else w
