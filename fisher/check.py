@@ -72,6 +72,7 @@ def batch_axis(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerColle
         return f(params, treedef.unflatten([inputs[free.index(i)] if i in free else t for i, t in enumerate(flat)]))
 
     y, _, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
+    finite(y, "f(params, x)", "f overflows at these params and data")
     first = torch.zeros_like(y)
     first[0] = _ramp(y)[0]
     if free:
@@ -86,7 +87,8 @@ def batch_axis(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerColle
 
 
 def _zero(t: Tensor) -> bool:
-    return not bool((raw(t) != 0).any())
+    values = raw(t)  # an overflow is not a finding: the result's own check reports it
+    return not bool(((values != 0) & values.isfinite()).any())
 
 
 def _apart(apart: bool, name: str) -> None:

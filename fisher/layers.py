@@ -150,8 +150,8 @@ class LayerCollection:
         >>> LayerCollection.from_function(f, p, torch.ones(4, 2))
         LayerCollection: 3 leaves, 12 parameters, 2 blocks
         layer  block      kind    out x in  uses  leaves  note
-        w      kronecker  matmul  3 x 3        1  w, b
         scale  exact      exact   3 x 3        0  scale   used by torch.Tensor.mul: no rule
+        w      kronecker  matmul  3 x 3        1  w, b
         """
         layout = Layout.of(params)
         checks.floating(params)
@@ -161,22 +161,26 @@ class LayerCollection:
         forced = {layout.paths[layout.paths.index(_find(params, p, layout))]: "asked for" for p in exact}
         opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
         made = cls(_layers(layout, uses, opaque), uses, layout)
-        if strict:
-            for layer in made.layers:
-                if layer.kind == "exact":
-                    raise ValueError(
-                        f"{layer.name}: {layer.note}; add one with fisher.rules.register or pass strict=False to give "
-                        "it an exact block"
-                    )
-        if not check:
-            return made
-        axes = checks.batch_axis(f, params, x, made)
+        if check:
+            made = made._checked(f, params, x, opaque)
+        if strict and made.exact:
+            layer = made.exact[0]
+            raise ValueError(
+                f"{layer.name}: {layer.note}; add one with fisher.rules.register or pass strict=False to give it an exact "
+                "block"
+            )
+        return made
+
+    def _checked(self, f: Callable[..., Tensor], params: Any, x: Any, opaque: dict[Path, str]) -> LayerCollection:
+        """The same with the batch axis of each use found, the leaves without gradient marked, and all uses explained."""
+        uses, layout = self.uses, self.layout
+        axes = checks.batch_axis(f, params, x, self)
         lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
         uses = tuple(dataclasses.replace(u, axis=u.axis if axes.get(k) is None else axes[k]) for k, u in enumerate(uses))
-        made = cls(_layers(layout, uses, lost | opaque), uses, layout)
+        made = LayerCollection(_layers(layout, uses, lost | opaque), uses, layout)
         unused = checks.complete(f, params, x, made)
         kinds = [dataclasses.replace(l, kind="unused", note="no gradient") if l.leaves[0] in unused else l for l in made]
-        return cls(tuple(kinds), uses, layout)
+        return LayerCollection(tuple(kinds), uses, layout)
 
     def leaf_of(self, use: int) -> int:
         """Number of a leaf of this use: it says the dtype and device of the tap."""

@@ -71,7 +71,7 @@ def leaf_rows(f: Callable[..., Tensor], params: Any, x: Any, leaves: tuple[int, 
 
     if not leaves or batch_size(x) == 0:
         return {n: columns.new_zeros(len(columns), 0, flat[n].numel()) for n in leaves}
-    return {n: t.flatten(2) for n, t in vmap(one, in_dims=(0, 1), out_dims=1)(x, columns).items()}
+    return {n: t.reshape(*t.shape[:2], -1) for n, t in vmap(one, in_dims=(0, 1), out_dims=1)(x, columns).items()}
 
 
 class KFAC:
@@ -84,7 +84,7 @@ class KFAC:
         """Sum of (a, 1)(a, 1)' (of a a' without a bias); with sharing="reduce" (sum over s of (a, 1), S)."""
         if self.layers.uses[use].bias is not None:
             a = torch.nn.functional.pad(a, (0, 1), value=1.0)
-        return (a.sum(1), a.shape[1]) if self.reduce else gram(a)
+        return (a.sum(1), a.new_full((), a.shape[1])) if self.reduce else gram(a)
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         return {l.name: self._input_factor(l, [kept[k] for k in l.uses]) for l in self.layers if l.kronecker}
@@ -102,7 +102,7 @@ class KFAC:
     def _input_factor(self, layer: Layer, kept: list[Any]) -> Tensor:
         """Sum over b, s of (a, 1)(a, 1)'; with sharing="reduce" of the means over s."""
         if self.reduce:
-            moment = gram(_total([a for a, _ in kept]) / sum(s for _, s in kept))
+            moment = gram(_total([a for a, _ in kept]) / _total([s for _, s in kept]))
         else:
             moment = _total(kept)
         if layer.weight is None:  # a bias that is no column of its use's weight

@@ -13,6 +13,7 @@ from torch import Tensor
 from fisher.layers import Layer, LayerCollection
 from fisher.pmat.base import Regul, check_regul, damped, inv, positive_root
 from fisher.pmat.blocks import Blockwise, exact_mv, exact_solve
+from fisher.pmat.eigen import constant_eigh, eigh
 from fisher.pmat.ekfac import PMatEKFAC
 from linmaps import trees
 
@@ -66,7 +67,7 @@ class PMatKFAC(Blockwise):
         bases, eigenvalues = {}, {}
         for layer in self.layers:
             if layer.kronecker:
-                (a, U), (g, W) = (_eigh(m) for m in self._factors(layer))
+                (a, U), (g, W) = (eigh(m) for m in self._factors(layer))
                 bases[layer.name], eigenvalues[layer.name] = (U, W), torch.outer(g, a)
         return PMatEKFAC(eigenvalues, bases, self.exact, self.layers)
 
@@ -96,14 +97,6 @@ class PMatKFAC(Blockwise):
         return PMatKFAC(factors, self.exact_map(lambda m: alpha * m), self.layers)
 
 
-def _eigh(m: Tensor) -> tuple[Tensor, Tensor]:
-    wide = m.float() if m.dtype in (torch.float16, torch.bfloat16) else m
-    values, vectors = torch.linalg.eigh(wide)
-    size = values.abs().amax()  # what is below rounding is zero: else its noise, not regul, would rule the null space
-    values = torch.where(values.abs() > len(m) * torch.finfo(wide.dtype).eps * size, values, 0.0)
-    return values.to(m.dtype), vectors.to(m.dtype)
-
-
 def _tikhonov(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
     """X with G X A + regul X = V.
 
@@ -111,7 +104,7 @@ def _tikhonov(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
     have the right derivatives to the second order; eigh's own are infinite at repeated eigenvalues, X's are not.
     """
     check_regul(regul)
-    (a, U), (g, W) = _eigh(A.detach()), _eigh(G.detach())
+    (a, U), (g, W) = constant_eigh(A), constant_eigh(G)
     lam = regul.detach() if isinstance(regul, Tensor) else regul
     spectrum = torch.outer(g, a) + lam
 

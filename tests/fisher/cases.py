@@ -1,0 +1,82 @@
+"""Rows of the transform table for `fisher`: every public name."""
+
+import torch
+
+import fisher
+from fisher import PMatDense, PMatDiag, PMatKFAC
+from tests.laws import Case, Exempt, noise_like
+
+D = torch.float64
+_r = torch.Generator().manual_seed(0)
+_randn = lambda *shape: torch.randn(shape, generator=_r, dtype=D)  # noqa: E731
+X = _randn(5, 3)
+P = {"w": _randn(3, 4), "b": _randn(4), "v": _randn(2, 4), "scale": _randn(2)}
+V = noise_like(P, 1)
+
+
+def f(p, x):
+    return torch.tanh(x @ p["w"] + p["b"]) @ p["v"].T * p["scale"]
+
+
+def _fim(representation, likelihood="categorical", **options):
+    """Without layers: watching, checking and reducing all run under the transform."""
+    return lambda p, x: fisher.fim(f, p, x, representation, likelihood, **options)
+
+
+def _of(make, method):
+    """A method of a matrix made at params: derivatives flow through the matrix."""
+    return lambda p, v: method(make(p, X.to(p["w"].dtype)), v)
+
+
+_NOISE = torch.rand(3, 5, 2, generator=_r, dtype=D)
+_MAKE = {
+    "PMatDense": _fim(PMatDense, "gaussian"),
+    "PMatDiag": _fim(PMatDiag, "gaussian"),
+    "PMatKFAC": _fim(PMatKFAC, "gaussian"),
+    "PMatEKFAC": lambda p, x: fisher.fim(f, p, x, PMatKFAC, "gaussian").inverse(0.3),
+    "PMatSum": lambda p, x: fisher.fim(f, p, x, PMatKFAC) + fisher.fim(f, p, x, PMatKFAC, "gaussian"),
+}
+_METHODS = {
+    "mv": lambda F, v: F.mv(v),
+    "vTMv": lambda F, v: F.vTMv(v),
+    "solve": lambda F, v: F.solve(v, 0.3),
+    "inverse": lambda F, v: F.inverse(0.3).mv(v),
+    "trace": lambda F, v: F.trace(),
+    "get_diag": lambda F, v: F.get_diag(),
+    "to_torch": lambda F, v: F.to_torch(),
+    "frobenius_norm": lambda F, v: F.frobenius_norm(),
+    "algebra": lambda F, v: ((2.0 * F - F / 3.0 + (-F) * 0.1) @ v),
+}
+CASES: dict[str, Case | Exempt] = {
+    "fisher.fim/dense": Case(_fim(PMatDense), (P, X)),
+    "fisher.fim/diag": Case(_fim(PMatDiag), (P, X)),
+    "fisher.fim/kfac": Case(_fim(PMatKFAC), (P, X)),
+    "fisher.fim/reduce": Case(_fim(PMatKFAC, sharing="reduce"), (P, X)),
+    "fisher.fim/mc": Case(
+        lambda p, x: fisher.fim(f, p, x, PMatDense, "gaussian", estimator="mc", noise=_NOISE.to(x.dtype)),
+        (P, X),
+    ),
+    "fisher.layer_io": Case(
+        lambda p, x: fisher.layer_io(
+            f, p, x, fisher.LayerCollection.from_function(f, p, x), lambda y: torch.stack([y, torch.ones_like(y)])
+        ),
+        (P, X),
+    ),
+    "fisher.Categorical/root": Case(fisher.Categorical().root, (_randn(4, 3),)),
+    "fisher.Categorical/positions": Case(fisher.Categorical(-1).root, (_randn(2, 2, 3),)),
+    "fisher.Gaussian/root": Case(fisher.Gaussian(2.0).root, (_randn(4, 3),)),
+    "fisher.LayerCollection": Exempt("static description of a function, no tensor in or out; used inside fim's rows"),
+    "fisher.Layer": Exempt("static record inside LayerCollection"),
+    "fisher.Use": Exempt("static record inside LayerCollection"),
+    "fisher.PMat": Exempt("base class: its methods run in the rows of each representation"),
+    "fisher.rules": Exempt("module of rules about calls, no tensor in or out"),
+    **{
+        f"fisher.{name}/{method}": Case(_of(make, fn), (P, V))
+        for name, make in _MAKE.items()
+        for method, fn in _METHODS.items()
+    },
+    "fisher.PMatKFAC/pi": Case(_of(_MAKE["PMatKFAC"], lambda F, v: F.solve(v, 0.3, kind="pi")), (P, V)),
+    "fisher.PMatKFAC/eigendecomposition": Case(
+        _of(_MAKE["PMatKFAC"], lambda F, v: F.eigendecomposition().solve(v, 0.3)), (P, V)
+    ),
+}

@@ -1,0 +1,270 @@
+"""fim: equals the brute-force sum, in every representation, for every use of a leaf; data, estimators, ensembles."""
+
+import pytest
+import torch
+from hypothesis import given
+from torch.func import vmap
+
+import fisher
+from fisher import Categorical, PMatDense, PMatDiag, PMatKFAC
+from fisher.strategies import networks
+from linmaps import trees
+from tests import oracles
+from tests.laws import close
+from tests.zoo import MODELS, perturbed
+
+D = torch.float64
+REPRESENTATIONS = [PMatDense, PMatDiag, PMatKFAC]
+
+
+def likelihoods(member):
+    return [("categorical", Categorical(class_axis=member.class_axis)), ("gaussian", "gaussian")]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("which", [0, 1])
+def test_dense_and_diagonal_equal_the_brute_force_sum(name, which):
+    m = MODELS[name]
+    kind, likelihood = likelihoods(m)[which]
+    want = oracles.fisher_matrix(m.f, m.params, m.x, kind, m.class_axis)
+    dense = fisher.fim(m.f, m.params, m.x, PMatDense, likelihood)
+    close(dense.matrix, want, 1e-10, "dense")
+    diag = fisher.fim(m.f, m.params, m.x, PMatDiag, likelihood)
+    close(diag.to_torch().diagonal(), want.diagonal(), 1e-10, "diagonal")
+    kfac = fisher.fim(m.f, m.params, m.x, PMatKFAC, likelihood)
+    for layer, (index, block) in zip(kfac.layers, kfac.dense_blocks()):
+        if not layer.kronecker:
+            close(block, want[index][:, index], 1e-10, f"exact block of {layer.name}")
+
+
+@given(networks(sequence=False, max_batch=4, min_outputs=2))
+def test_random_networks_against_the_brute_force_sum(network):
+    for kind in ("categorical", "gaussian"):
+        want = oracles.fisher_matrix(network.f, network.params, network.x, kind)
+        close(fisher.fim(network.f, network.params, network.x, PMatDense, kind).matrix, want, 1e-10, kind)
+        close(fisher.fim(network.f, network.params, network.x, PMatDiag, kind).trace(), want.trace(), 1e-10, kind)
+
+
+@given(networks(sequence=True, max_batch=3))
+def test_random_sequence_networks_against_the_brute_force_sum(network):
+    want = oracles.fisher_matrix(network.f, network.params, network.x, "categorical", -1)
+    got = fisher.fim(network.f, network.params, network.x, PMatDense, Categorical(class_axis=-1))
+    close(got.matrix, want, 1e-10, "sequence")
+
+
+def factors_by_loop(m, layers, layer, likelihood, sharing):
+    """A and G from their definition, with loops over examples, positions and columns."""
+    io = [
+        fisher.layer_io(m.f, m.params, m.x, layers, lambda y: likelihood.root(y) if hasattr(likelihood, "root") else None)[1][k]
+        for k in layer.uses
+    ]
+    batch, A, G = len(m.x), 0.0, 0.0
+    for b in range(batch):
+        a = torch.cat([a[b] for a, _ in io])
+        a = torch.cat(
+            ([a] if layer.weight is not None else []) + ([torch.ones(len(a), 1, dtype=D)] if layer.bias is not None else []), 1
+        )
+        if sharing == "reduce":
+            a = a.mean(0, keepdim=True)
+        A = A + sum(torch.outer(t, t) for t in a) / batch
+        for c in range(io[0][1].shape[0]):
+            g = torch.cat([g[c, b] for _, g in io])
+            shared = len(g)
+            if sharing == "reduce":
+                g, shared = g.sum(0, keepdim=True), 1
+            G = G + sum(torch.outer(t, t) for t in g) / (batch * shared)
+    return A, G
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_factors_equal_their_definition(name, sharing):
+    m = MODELS[name]
+    likelihood = Categorical(class_axis=m.class_axis)
+    kfac = fisher.fim(m.f, m.params, m.x, PMatKFAC, likelihood, sharing=sharing)
+    for layer in kfac.layers:
+        if layer.kronecker:
+            A, G = factors_by_loop(m, kfac.layers, layer, likelihood, sharing)
+            close(kfac.factors[layer.name], (A, G), 1e-11, layer.name)
+
+
+@given(networks(activations=("identity",), max_batch=5))
+def test_linear_networks_are_exact(network):
+    """A deep linear network with gaussian output: the Kronecker block is the exact block."""
+    kfac = fisher.fim(network.f, network.params, network.x, PMatKFAC, "gaussian")
+    want = oracles.fisher_matrix(network.f, network.params, network.x, "gaussian")
+    mask = oracles.block_mask(kfac.layers)
+    close(kfac.to_torch(), torch.where(mask, want, 0.0), 1e-10, "deep linear network")
+
+
+@given(networks(max_batch=4))
+def test_expand_is_reduce_without_sharing(network):
+    one, two = (
+        fisher.fim(network.f, network.params, network.x, PMatKFAC, "gaussian", sharing=s) for s in ("expand", "reduce")
+    )
+    close(one, two, 1e-12, "S = 1")
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_positive_semidefinite_and_consistent(name, representation):
+    m = MODELS[name]
+    F = fisher.fim(m.f, m.params, m.x, representation, Categorical(class_axis=m.class_axis))
+    T = F.to_torch()
+    close(T, T.T, 1e-14, "symmetry")
+    assert torch.linalg.eigvalsh(T).min() > -1e-12 * max(1.0, T.trace().item())
+    close(F.trace(), T.trace(), 1e-12, "trace")
+    close(trees.ravel(F.get_diag())[0], T.diagonal(), 1e-12, "diagonal")
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_batching_permutation_and_duplication_change_nothing(name, representation):
+    m = MODELS[name]
+    x = torch.cat([m.x, 0.5 * m.x[:2]])
+    layers = fisher.LayerCollection.from_function(m.f, m.params, x)
+    fim = lambda data: fisher.fim(m.f, m.params, data, representation, Categorical(class_axis=m.class_axis), layers=layers)
+    whole = fim(x)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    close(fim(x[order]), whole, 1e-11, "permutation")
+    close(fim([x[:2], (x[2:3], None), x[3:]]), whole, 1e-11, "batches")
+    close(fim([x[:0], x]), whole, 1e-11, "an empty batch")
+    close(fim(torch.cat([x, x])), whole, 1e-11, "every example twice")
+    close(fim((x, torch.zeros(len(x)))), whole, 1e-11, "targets are not looked at")
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_chunks_of_columns_change_nothing(representation):
+    for name in ("mlp", "bare", "sequence"):
+        m = MODELS[name]
+        one, two = (
+            fisher.fim(m.f, m.params, m.x, representation, Categorical(class_axis=m.class_axis), chunk_size=c)
+            for c in (None, 1)
+        )
+        close(one, two, 1e-12, name)
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_ensemble_is_the_loop(name, representation):
+    m = MODELS[name]
+    members = [perturbed(m.params, k) for k in range(3)]
+    likelihood = Categorical(class_axis=m.class_axis)
+    fim = lambda p: fisher.fim(m.f, p, m.x, representation, likelihood)
+    close(vmap(fim)(trees.stack(members)), trees.stack([fim(p) for p in members]), 1e-10, "vmap")
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_monte_carlo_tends_to_exact(representation):
+    m = MODELS["mlp"]
+    exact = fisher.fim(m.f, m.params, m.x, representation).to_torch()
+    generator = torch.Generator().manual_seed(0)
+    errors = [
+        (fisher.fim(m.f, m.params, m.x, representation, estimator="mc", generator=generator, n_samples=n).to_torch() - exact)
+        .norm()
+        .item()
+        / exact.norm().item()
+        for n in (50, 5000)
+    ]
+    assert errors[1] < 0.05
+    assert errors[1] < errors[0] / 3
+
+
+def test_monte_carlo_from_noise_is_repeatable_and_maps():
+    m = MODELS["mlp"]
+    noise = torch.rand(7, 5, 3, generator=torch.Generator().manual_seed(0), dtype=D)
+    fim = lambda p, noise: fisher.fim(m.f, p, m.x, PMatDense, estimator="mc", noise=noise)
+    close(fim(m.params, noise), fim(m.params, noise), 0.0, "same noise")
+    drawn = fisher.fim(m.f, m.params, m.x, PMatDense, estimator="mc", generator=torch.Generator().manual_seed(0), n_samples=7)
+    close(fim(m.params, noise), drawn, 1e-13, "noise drawn by the generator")
+    both = vmap(fim)(trees.stack([m.params, m.params]), torch.stack([noise, 1 - noise]))
+    close(trees.unstack(both)[1], fim(m.params, 1 - noise), 1e-12, "vmap over noise")
+
+
+def test_more_samples_are_one_mean():
+    m = MODELS["mlp"]
+    noise = torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=D)
+    each = [fisher.fim(m.f, m.params, m.x, PMatDense, estimator="mc", noise=n[None]).matrix for n in noise]
+    whole = fisher.fim(m.f, m.params, m.x, PMatDense, estimator="mc", noise=noise).matrix
+    close(whole, sum(each) / 4, 1e-12, "mean over samples")
+
+
+def test_tree_inputs():
+    f = lambda p, x: torch.tanh(x["a"] @ p["w"]) * x["b"]
+    x = {"a": torch.ones(4, 3, dtype=D), "b": torch.linspace(1, 2, 8, dtype=D).reshape(4, 2)}
+    p = {"w": torch.linspace(-1, 1, 6, dtype=D).reshape(3, 2)}
+    g = lambda p, x: torch.tanh(x[:, :3] @ p["w"]) * x[:, 3:]
+    close(
+        fisher.fim(f, p, x and [(x, None)], PMatDense).matrix,
+        fisher.fim(g, p, torch.cat([x["a"], x["b"]], 1), PMatDense).matrix,
+        1e-13,
+        "inputs as a dict",
+    )
+
+
+def test_bad_data():
+    m = MODELS["mlp"]
+    bad = m.x.clone()
+    bad[2, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"data: batch 1: got 1 of 15 entries NaN or infinite.*clean or drop"):
+        fisher.fim(m.f, m.params, [m.x, bad])
+    with pytest.raises(ValueError, match="data: batch 0: got 1 of 15"):
+        vmap(lambda p: fisher.fim(m.f, p, bad))(trees.stack([m.params, m.params]))
+    with pytest.raises(ValueError, match="params: a.bias: got 4 of 4 entries NaN"):
+        fisher.fim(m.f, trees.replace(m.params, "a.bias", torch.full((4,), float("nan"), dtype=D)), m.x)
+    with pytest.raises(ValueError, match="data: got no batch.*exhausted generator"):
+        fisher.fim(m.f, m.params, iter([]))
+    with pytest.raises(ValueError, match="data: got no example"):
+        fisher.fim(m.f, m.params, m.x[:0])
+    with pytest.raises(TypeError, match="data: got int"):
+        fisher.fim(m.f, m.params, 3)
+    with pytest.raises(TypeError, match="data: batch 0: got tuple of length 3"):
+        fisher.fim(m.f, m.params, [(m.x, 1, 2)])
+    with pytest.raises(ValueError, match="noise: got several batches"):
+        fisher.fim(m.f, m.params, [m.x, m.x], estimator="mc", noise=torch.rand(1, 5, 3, dtype=D))
+
+
+def test_overflow_of_the_function_is_reported():
+    f = lambda p, x: torch.exp(1e3 * x @ p["w"])
+    params, x = {"w": torch.ones(3, 2, dtype=D)}, torch.ones(2, 3, dtype=D)
+    with pytest.raises(ValueError, match=r"f\(params, x\): got 4 of 4 entries NaN or infinite.*f overflows"):
+        fisher.fim(f, params, x, likelihood="gaussian")
+    layers = fisher.LayerCollection.from_function(f, params, 0.0 * x)
+    with pytest.raises(ValueError, match=r"fim: factors.w.1: got 4 of 4 entries NaN"):
+        fisher.fim(f, params, x, likelihood="gaussian", layers=layers)
+    assert torch.isnan(fisher.fim(f, params, x, layers=layers, check_finite=False).factors["w"][1]).any()
+
+
+def test_unknown_options():
+    m = MODELS["mlp"]
+    with pytest.raises(ValueError, match=r"representation: got 'dict', expected one of \['PMatDense', 'PMatDiag', 'PMatKFAC'\]"):
+        fisher.fim(m.f, m.params, m.x, dict)
+    with pytest.raises(ValueError, match="sharing: got 'mean'"):
+        fisher.fim(m.f, m.params, m.x, sharing="mean")
+    with pytest.raises(TypeError, match="regul"):
+        fisher.fim(m.f, m.params, m.x, regul=1.0)
+
+
+def test_one_class_has_no_information():
+    F = fisher.fim(lambda p, x: x @ p["w"], {"w": torch.ones(3, 1, dtype=D)}, torch.ones(2, 3, dtype=D), PMatDense)
+    assert torch.equal(F.matrix, torch.zeros(3, 3, dtype=D))
+
+
+def test_progress_bar_shows_batches(capsys):
+    m = MODELS["mlp"]
+    fisher.fim(m.f, m.params, [m.x, m.x], progress=True)
+    assert "fim" in capsys.readouterr().err
+
+
+def test_float32_and_half():
+    m = MODELS["mlp"]
+    single = trees.map(lambda t: t.float(), m.params)
+    F = fisher.fim(m.f, single, m.x.float())
+    assert {t.dtype for t in trees.leaves(F)} == {torch.float32}
+    close(trees.map(lambda t: t.double(), F), fisher.fim(m.f, m.params, m.x), 1e-5, "float32")
+    half = trees.map(lambda t: t.bfloat16(), m.params)
+    F = fisher.fim(m.f, half, m.x.bfloat16())
+    step = F.solve(half, regul=0.1)
+    assert {t.dtype for t in trees.leaves(step)} == {torch.bfloat16}
+    want = fisher.fim(m.f, m.params, m.x).solve(m.params, regul=0.1)
+    close(trees.map(lambda t: t.double(), step), want, 0.2, "bfloat16")

@@ -1,0 +1,193 @@
+"""LayerCollection: what each leaf is, the printed table, the completeness check, errors that name the cure."""
+
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from torch.func import vjp, vmap
+
+import fisher
+from fisher.strategies import networks
+from fisher.taps import layer_io
+from linmaps import trees
+from tests.laws import close
+from tests.zoo import MODELS
+
+D = torch.float64
+X = torch.linspace(-1, 1, 12, dtype=D).reshape(4, 3)
+
+
+class Closed(torch.autograd.Function):
+    """An opaque function of a leaf: x W with nothing to see inside."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, w):
+        return x @ w
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g @ w.T, x.T @ g
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_leaf_is_what_it_is(name):
+    m = MODELS[name]
+    layers = fisher.LayerCollection.from_function(m.f, m.params, m.x)
+    assert {layer.name: layer.kind for layer in layers} == m.blocks
+    assert layers.numel() == sum(t.numel() for t in trees.leaves(m.params))
+    assert sorted(n for layer in layers for n in layer.leaves) == list(range(len(trees.leaves(m.params))))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sum_over_uses_is_the_gradient(name):
+    m = MODELS[name]
+    layers = fisher.LayerCollection.from_function(m.f, m.params, m.x)
+    y, back = vjp(lambda p: m.f(p, m.x), m.params)
+    cotangent = torch.cos(torch.arange(y.numel(), dtype=D)).reshape(y.shape)
+    flat = trees.leaves(back(cotangent)[0])
+    _, uses = layer_io(m.f, m.params, m.x, layers, lambda _: cotangent[None])
+    for layer in layers:
+        if layer.kronecker:
+            parts = [(torch.einsum("bso,bsi->oi", uses[k][1][0], uses[k][0]), uses[k][1][0].sum((0, 1))) for k in layer.uses]
+            if layer.weight is not None:
+                w = flat[layer.weight]
+                close(sum(p[0] for p in parts), w.T if layer.transposed else w, 1e-12, layer.name)
+            if layer.bias is not None:
+                close(sum(p[1] for p in parts), flat[layer.bias], 1e-12, layer.name)
+
+
+@given(networks(max_batch=4))
+def test_random_networks_are_fully_factored(network):
+    layers = fisher.LayerCollection.from_function(network.f, network.params, network.x, strict=True)
+    assert all(layer.kronecker for layer in layers)
+    assert {layer.name: layer.bias is not None for layer in layers} == {n: "bias" in p for n, p in network.params.items()}
+
+
+def test_hashable_picklable_equal():
+    m = MODELS["module"]
+    one, two = (fisher.LayerCollection.from_function(m.f, m.params, m.x) for _ in range(2))
+    assert one == two
+    assert hash(one) == hash(two)
+    assert pickle.loads(pickle.dumps(one)) == one
+    buffer = io.BytesIO()
+    torch.save(one, buffer)
+    buffer.seek(0)
+    assert torch.load(buffer) == one
+    assert one != fisher.LayerCollection.from_function(MODELS["mlp"].f, MODELS["mlp"].params, MODELS["mlp"].x)
+
+
+def test_table_says_which_leaf_gets_which_block():
+    m = MODELS["bare"]
+    table = str(fisher.LayerCollection.from_function(m.f, m.params, m.x)).splitlines()
+    assert table[0] == "LayerCollection: 4 leaves, 21 parameters, 4 blocks"
+    assert [line.split()[:3] for line in table[2:]] == [
+        ["idle", "none", "unused"],
+        ["scale", "exact", "exact"],
+        ["t", "exact", "exact"],
+        ["w", "kronecker", "matmul"],
+    ]
+    assert table[3].endswith("used by torch.Tensor.mul: no rule")
+
+
+def test_layers_by_name():
+    m = MODELS["mlp"]
+    layers = fisher.LayerCollection.from_function(m.f, m.params, m.x)
+    assert layers["a"].shape == (4, 3)
+    with pytest.raises(ValueError, match=r"nope: no such layer; expected one of \['a', 'b'\]"):
+        layers["nope"]
+
+
+def test_strict_names_leaf_call_and_cure():
+    m = MODELS["bare"]
+    with pytest.raises(ValueError, match=r"scale: used by torch.Tensor.mul: no rule; add one with fisher.rules.register or"):
+        fisher.LayerCollection.from_function(m.f, m.params, m.x, strict=True)
+
+
+def test_leaf_in_an_opaque_function():
+    f = lambda p, x: Closed.apply(x, p["w"])
+    params = {"w": torch.ones(3, 2, dtype=D)}
+    with pytest.raises(ValueError, match=r"w: has a gradient but is used by no torch call.*exact=\('w',\)"):
+        fisher.LayerCollection.from_function(f, params, X)
+    with pytest.raises(ValueError, match="w: has a gradient but"):
+        fisher.fim(f, params, X)
+    layers = fisher.LayerCollection.from_function(f, params, X, exact=("w",))
+    g = lambda p, x: x @ p["w"]
+    close(fisher.fim(f, params, X, layers=layers).to_torch(), fisher.fim(g, params, X, fisher.PMatDense).matrix, 1e-12, "exact")
+
+
+def test_second_hidden_use_of_a_known_leaf():
+    f = lambda p, x: x @ p["w"] + Closed.apply(x, p["w"])
+    with pytest.raises(ValueError, match=r"w: the uses seen \(matmul of w\) explain only part of its gradient"):
+        fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D)}, X)
+
+
+def test_hidden_use_is_found_under_vmap():
+    f = lambda p, x: x @ p["w"] + Closed.apply(x, p["w"])
+    with pytest.raises(ValueError, match="explain only part"):
+        vmap(lambda p: fisher.fim(f, p, X))({"w": torch.ones(2, 3, 2, dtype=D)})
+
+
+def test_scripted_callable_is_found():
+    with pytest.warns(DeprecationWarning):
+        scripted = torch.jit.trace(lambda x, w: torch.tanh(x @ w), (X, torch.ones(3, 2, dtype=D)))
+    with pytest.raises(ValueError, match="w: has a gradient but is used by no torch call"):
+        fisher.LayerCollection.from_function(lambda p, x: scripted(x, p["w"]), {"w": torch.ones(3, 2, dtype=D)}, X)
+
+
+def test_mixed_examples_are_refused_with_the_cure():
+    f = lambda p, x: F.batch_norm(x @ p["w"], None, None, training=True)
+    with pytest.raises(ValueError, match=r"one example depends on other examples.*model\.eval\(\)"):
+        fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D)}, X)
+
+
+def test_integer_leaf_wrong_output_and_unknown_exact():
+    f = lambda p, x: x @ p["w"]
+    with pytest.raises(TypeError, match="steps: got dtype torch.int64"):
+        fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D), "steps": torch.tensor(3)}, X)
+    with pytest.raises(ValueError, match="return one row per example"):
+        fisher.LayerCollection.from_function(lambda p, x: f(p, x).sum(), {"w": torch.ones(3, 2, dtype=D)}, X)
+    with pytest.raises(TypeError, match="got tuple, expected one tensor"):
+        fisher.LayerCollection.from_function(lambda p, x: (f(p, x), 0), {"w": torch.ones(3, 2, dtype=D)}, X)
+    with pytest.raises(ValueError, match="v: no such path"):
+        fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D)}, X, exact=("v",))
+
+
+def test_without_check_a_hidden_use_passes():
+    f = lambda p, x: x @ p["w"] + Closed.apply(x, p["w"])
+    layers = fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D)}, X, check=False)
+    assert layers["w"].kind == "matmul"
+
+
+def test_sources_lead_from_layer_to_layer():
+    m = MODELS["module"]
+    uses = fisher.LayerCollection.from_function(m.f, m.params, m.x).uses
+    assert [u.source and u.source[0] for u in uses] == [None, 0, 1]
+    assert [str(u.source[1]) for u in uses[1:]] == ["relu", "gelu"]
+    z = torch.linspace(-2, 2, 9)
+    close(uses[1].source[1](z), F.relu(z), 0, "relu")
+    f = lambda p, x: (lambda h: torch.tanh(h @ p["v"]) + h)(torch.tanh(x @ p["w"]))
+    uses = fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2), "v": torch.ones(2, 2)}, X.float()).uses
+    assert uses[1].source is None, "the hidden values also go elsewhere"
+
+
+def test_register_refuses_a_second_rule_and_learns_a_new_call():
+    with pytest.raises(ValueError, match=r"linear: has a rule already"):
+        fisher.rules.register(F.linear, fisher.rules.linear)
+    f = lambda p, x: torch.linalg.matmul(x, p["w"])
+    params = {"w": torch.ones(3, 2, dtype=D)}
+    assert fisher.LayerCollection.from_function(f, params, X)["w"].kind == "exact"
+    fisher.rules.register(torch.linalg.matmul, fisher.rules.matmul)
+    try:
+        assert fisher.LayerCollection.from_function(f, params, X)["w"].kind == "matmul"
+    finally:
+        del fisher.rules.RULES[torch.linalg.matmul]
