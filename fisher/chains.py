@@ -11,14 +11,14 @@ from torch.overrides import resolve_name
 
 from linmaps.trees import static
 
-_FUNCTIONAL = (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign tanh sigmoid hardtanh hardswish hardsigmoid "
-    "logsigmoid tanhshrink hardshrink softshrink threshold"
-).split()
-_POINTWISE = (
-    "relu selu celu tanh sigmoid sin cos exp expm1 log1p abs square sqrt rsqrt neg erf erfc atan arctan asinh sinh cosh "
-    "sinc softplus clamp clip pow logit sign positive clone contiguous reciprocal add sub mul div"
-).split()
+_FUNCTIONAL = """
+    relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign tanh sigmoid hardtanh hardswish hardsigmoid
+    logsigmoid tanhshrink hardshrink softshrink threshold
+""".split()  # noqa: SIM905
+_POINTWISE = """
+    relu selu celu tanh sigmoid sin cos exp expm1 log1p abs square sqrt rsqrt neg erf erfc atan arctan asinh sinh cosh
+    sinc softplus clamp clip pow logit sign positive clone contiguous reciprocal add sub mul div
+""".split()  # noqa: SIM905
 _OPERATORS = ["add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "pow", "neg"]
 
 ELEMENTWISE: dict[str, Any] = {

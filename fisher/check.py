@@ -44,7 +44,9 @@ def finite(tree: Any, name: str, cure: str) -> None:
             count = int(bad.sum())
             if count:
                 where = f"{name}: {path_str(path)}" if path else name
-                raise ValueError(f"{where}: got {count} of {bad.numel()} entries NaN or infinite, expected finite numbers; {cure}")
+                raise ValueError(
+                    f"{where}: got {count} of {bad.numel()} entries NaN or infinite, expected finite numbers; {cure}"
+                )
 
 
 def floating(params: Any) -> None:
@@ -76,7 +78,7 @@ def batch_axis(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerColle
     first = torch.zeros_like(y)
     first[0] = _ramp(y)[0]
     if free:
-        _, back = vjp(of_inputs, *(flat[i] for i in free))
+        _, back = vjp(of_inputs, *(flat[i] for i in free))  # type: ignore[misc]
         _apart(all(_zero(t[1:]) for t in back(first)), "f(params, x)")
     found: dict[int, int | None] = {}
     for k, g in tap_back(first[None]).items():
@@ -109,7 +111,7 @@ def complete(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollect
     batch = batch_size(x)
     if batch == 0:
         return set()
-    y, back = vjp(lambda params: f(params, x), params)
+    y, back = vjp(lambda params: f(params, x), params)  # type: ignore[misc]
     (gradient,) = back(_ramp(y))
     _, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
     g = column_rows(layers, tap_back(_ramp(y)[None]), batch)

@@ -39,7 +39,9 @@ def estimator(
         raise ValueError(f"estimator: got {name!r}, expected one of {list(ESTIMATORS)}")
     if name == "exact":
         if noise is not None or generator is not None:
-            raise ValueError("estimator='exact': got a generator or noise, expected neither; it draws nothing (or say 'mc')")
+            raise ValueError(
+                "estimator='exact': got a generator or noise, expected neither; it draws nothing (or say 'mc')"
+            )
         return likelihood.root
     if (noise is None) == (generator is None):  # neither or both
         raise ValueError("estimator='mc': give either generator=torch.Generator() or noise=<tensor [n, *y.shape]>")
@@ -49,7 +51,9 @@ def estimator(
     def sampled(y: Tensor) -> Tensor:
         drawn = noise if generator is None else likelihood.noise((n_samples, *y.shape), generator, y)
         if drawn is None or tuple(drawn.shape[1:]) != tuple(y.shape):
-            raise ValueError(f"noise: got shape {tuple(() if drawn is None else drawn.shape)}, expected [n, {', '.join(map(str, y.shape))}]")
+            raise ValueError(
+                f"noise: got shape {tuple(() if drawn is None else drawn.shape)}, expected [n, {', '.join(map(str, y.shape))}]"
+            )
         return likelihood.sample(y, drawn) / math.sqrt(drawn.shape[0])
 
     return sampled

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from fisher import check
-from fisher.columns import chunks, estimator as make_estimator
-from fisher.fold import batches, check_finite as data_finite
+from fisher.columns import chunks
+from fisher.columns import estimator as make_estimator
+from fisher.fold import batches
+from fisher.fold import check_finite as data_finite
 from fisher.layers import LayerCollection
-from fisher.likelihoods import Likelihood, likelihood as find_likelihood
+from fisher.likelihoods import Likelihood
+from fisher.likelihoods import likelihood as find_likelihood
 from fisher.pmat import PMat, PMatKFAC
 from fisher.reducers import REDUCERS, Reducer, leaf_rows
 from fisher.taps import batch_size, column_rows, pull

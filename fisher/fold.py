@@ -27,7 +27,9 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iter
         yield _pair(data, "data")
         return
     if isinstance(data, dict) or not isinstance(data, Iterable):
-        raise TypeError(f"data: got {type(data).__name__}, expected a tensor, a tuple (x, target) or an iterable of those")
+        raise TypeError(
+            f"data: got {type(data).__name__}, expected a tensor, a tuple (x, target) or an iterable of those"
+        )
     seen: Iterable[Any] = data
     if progress:
         from tqdm import tqdm

@@ -176,10 +176,13 @@ class LayerCollection:
         uses, layout = self.uses, self.layout
         axes = checks.batch_axis(f, params, x, self)
         lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
-        uses = tuple(dataclasses.replace(u, axis=u.axis if axes.get(k) is None else axes[k]) for k, u in enumerate(uses))
+        found = {k: axis for k, axis in axes.items() if axis is not None}
+        uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
         made = LayerCollection(_layers(layout, uses, lost | opaque), uses, layout)
         unused = checks.complete(f, params, x, made)
-        kinds = [dataclasses.replace(l, kind="unused", note="no gradient") if l.leaves[0] in unused else l for l in made]
+        kinds = [
+            dataclasses.replace(l, kind="unused", note="no gradient") if l.leaves[0] in unused else l for l in made
+        ]
         return LayerCollection(tuple(kinds), uses, layout)
 
     def leaf_of(self, use: int) -> int:
@@ -227,7 +230,9 @@ class LayerCollection:
             body.append([l.name, block, l.kind, size, str(len(l.uses)), leaves, l.note])
         widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
         lines = [
-            "  ".join(cell.rjust(w) if c == 4 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths))).rstrip()
+            "  ".join(
+                cell.rjust(w) if c == 4 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths))
+            ).rstrip()
             for row in [head, *body]
         ]
         title = f"LayerCollection: {len(self.layout.shapes)} leaves, {self.numel():,} parameters, {len(self)} blocks"
@@ -244,7 +249,9 @@ def _find(params: Any, path: str | Path, layout: Layout) -> Path:
 
 def _resolve(tracer: Tracer) -> tuple[Use, ...]:
     """Join each bias to the layer whose output it is added to, where that output goes nowhere else."""
-    raw, number, joined = tracer.uses, {}, {}
+    raw = tracer.uses
+    number: dict[int, int] = {}
+    joined: dict[int, Path] = {}
     for k, u in enumerate(raw):
         j = u["joins"]
         free = j is not None and raw[j]["bias"] is None and raw[j]["weight"] is not None and j not in joined

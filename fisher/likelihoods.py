@@ -76,9 +76,11 @@ class Categorical:
     def _classes_last(self, y: Tensor):  # type: ignore[no-untyped-def]
         """y as `[B, P, C]`, and the way back from `[K, B, P, C]` to `[K, *y.shape]`."""
         if y.ndim < 2:
-            raise ValueError(f"categorical: output has shape {tuple(y.shape)}, expected [B, C] or [B, C, *positions] logits")
+            raise ValueError(
+                f"categorical: output has shape {tuple(y.shape)}, expected [B, C] or [B, C, *positions] logits"
+            )
         last = y.transpose(self.class_axis, -1)
-        back = lambda t: t.reshape(t.shape[0], *last.shape).transpose(self.class_axis + (self.class_axis >= 0), -1)  # noqa: E731
+        back = lambda t: t.reshape(t.shape[0], *last.shape).transpose(self.class_axis + (self.class_axis >= 0), -1)
         return last.reshape(y.shape[0], math.prod(last.shape[1:-1]), last.shape[-1]), back
 
 

@@ -66,7 +66,7 @@ def leaf_rows(f: Callable[..., Tensor], params: Any, x: Any, leaves: tuple[int, 
             whole = treedef.unflatten([part.get(n, t) for n, t in enumerate(flat)])
             return f(whole, trees.map(lambda t: t[None], x))[0]
 
-        _, back = vjp(output, {n: flat[n] for n in leaves})
+        _, back = vjp(output, {n: flat[n] for n in leaves})  # type: ignore[misc]
         return vmap(lambda c: back(c)[0])(columns)
 
     if not leaves or batch_size(x) == 0:

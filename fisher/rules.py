@@ -158,7 +158,9 @@ def is_transpose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
         return False
     if func in _TRANSPOSED_ALWAYS:
         return True
-    numbers = [a for part in (*args[1:], *kwargs.values()) for a in (part if isinstance(part, (tuple, list)) else (part,))]
+    numbers = [
+        a for part in (*args[1:], *kwargs.values()) for a in (part if isinstance(part, (tuple, list)) else (part,))
+    ]
     if func in _TRANSPOSED_BY:
         return sorted(n % 2 for n in numbers) == [0, 1]
     return func in _PERMUTED_BY and [n % 2 for n in numbers] == [1, 0]

@@ -63,7 +63,7 @@ def networks(
     act, batch = ACTIVATIONS[name], draw(st.integers(1, max_batch))
     steps = (draw(st.integers(1, 3)),) if sequence else ()
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-    randn = lambda *shape: torch.randn(shape, generator=generator, dtype=dtype)  # noqa: E731
+    randn = lambda *shape: torch.randn(shape, generator=generator, dtype=dtype)
     params = {}
     for k, (i, o) in enumerate(zip(widths, widths[1:])):
         layer = {"weight": randn(i, o) if written[k] == "matmul" else randn(o, i)}
@@ -80,7 +80,9 @@ def networks(
             x = act(x) if k + 1 < depth else x
         return x
 
-    return Network(f, params, randn(batch, *steps, widths[0]), f"{name} {widths} {written} bias {biased} batch {batch} {steps}")
+    return Network(
+        f, params, randn(batch, *steps, widths[0]), f"{name} {widths} {written} bias {biased} batch {batch} {steps}"
+    )
 
 
 @st.composite

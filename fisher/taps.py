@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,11 @@ class Watcher(TorchFunctionMode):
         self,
         params: Any,
         on_match: Callable[[Match, Callable[[], Tensor]], Tensor],
-        on_opaque: Callable[[Any, str], None],
+        on_opaque: Callable[[Any, str], object],
         on_plain: Callable[..., None] | None = None,
     ) -> None:
         super().__init__()
-        self.alive: list[Any] = list(trees.leaves(params))  # an id is only a name while its object lives
+        self.alive: list[Any] = list(trees.leaves(params))  # an id is a name only while its object lives
         self.views = {id(leaf): View(path) for path, leaf in zip(trees.paths(params), self.alive)}
         self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
 
@@ -99,14 +99,12 @@ def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def opened(func: FunctionType) -> FunctionType:
     """A composite of torch.nn.functional that runs its body under the mode: the same code, with private globals in
     which the question for an override is answered "no".  Without it an attention layer is one opaque call."""
     no = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _never)
-    copy = FunctionType(
-        func.__code__, {**func.__globals__, **no}, func.__name__, func.__defaults__, func.__closure__
-    )
+    copy = FunctionType(func.__code__, {**func.__globals__, **no}, func.__name__, func.__defaults__, func.__closure__)
     copy.__kwdefaults__ = func.__kwdefaults__
     return copy
 
@@ -127,7 +125,9 @@ def batch_size(x: Any) -> int:
     """
     sizes = {tuple(t.shape[:1]) for t in trees.leaves(x) if isinstance(t, Tensor)}
     if len(sizes) != 1 or () in sizes:
-        raise ValueError(f"x: leading sizes {sorted(sizes)}, expected one common batch axis in front; stack the examples")
+        raise ValueError(
+            f"x: leading sizes {sorted(sizes)}, expected one common batch axis in front; stack the examples"
+        )
     return sizes.pop()[0]
 
 
@@ -145,8 +145,9 @@ def batch_axes(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
 
 def rows(t: Tensor, batch: int, axis: int = 0) -> Tensor:
     """`[B, ..., F]`, `[B S, F]`, `[T, B, F]` (axis 1) or `[T B, F]` (INNER) as `[B, S, F]`."""
-    if batch == 0:
-        return t.reshape(0, max(1, math.prod(t.shape[1:-1])), t.shape[-1])
+    if batch == 0 or t.shape[-1] == 0:  # S cannot be inferred from nothing
+        shared = math.prod(t.shape[1:-1]) if batch == 0 else math.prod(t.shape[:-1]) // batch
+        return t.reshape(batch, max(1, shared), t.shape[-1])
     if axis == INNER:
         t = t.reshape(-1, batch, *t.shape[1:]).transpose(0, 1)
     elif axis:
@@ -203,7 +204,8 @@ def layer_io(
     *,
     uses: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
-    """`(y, {use: (a, g)})`: a [B, S, I] enters the use (ones for a bias alone), g [C, B, S, O] = d <cotangent(y)_c, y> / d output of the use.
+    """`(y, {use: (a, g)})`: what enters each use, a [B, S, I] (ones for a bias alone), and the gradient at its output,
+    g [C, B, S, O] = d <cotangent(y)_c, y> / d output.
 
     One forward and one backward over C columns; memory C B S O per use.  Pure; composes with vmap, grad, jacrev, jacfwd.
     Raises ValueError where the uses met differ from `layers`.
@@ -318,7 +320,9 @@ class Tracer:
         with Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain):
             y = f(params, x)
         if not isinstance(y, Tensor):
-            raise TypeError(f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone")
+            raise TypeError(
+                f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone"
+            )
         if y.ndim == 0 or y.shape[0] != self.batch:
             raise ValueError(
                 f"f(params, x): output has shape {tuple(y.shape)}, expected [{self.batch}, ...] as x; "

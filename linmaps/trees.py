@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import optree
 import torch
@@ -17,8 +17,10 @@ import torch.utils._pytree as torch_pytree
 from optree.registry import __GLOBAL_NAMESPACE as GLOBAL
 from torch import Tensor
 
+from linmaps.paths import Path, path_str, walk
+from linmaps.records import frozen
+
 Tree = Any
-Path = tuple[Any, ...]
 T = TypeVar("T")
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "leaves",
     "map",
     "norm",
+    "one_level",
     "path_str",
     "paths",
     "ravel",
@@ -50,17 +53,27 @@ __all__ = [
 
 
 def static(cls: type[T]) -> type[T]:
-    """Let `torch.load` of default settings read instances of a frozen dataclass of plain numbers, strings and tuples."""
+    """Class decorator: `torch.load` of default settings reads this frozen dataclass of plain numbers, strings, tuples.
+
+    >>> import dataclasses
+    >>> @static
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Size:
+    ...     rows: int
+    >>> Size(3)
+    Size(rows=3)
+    """
     torch.serialization.add_safe_globals([cls])
     return cls
 
 
+@dataclass_transform(frozen_default=True)
 def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
     """Class decorator: a frozen dataclass whose fields are children of a pytree, but for those named in `static`.
 
     The class is registered with optree (global namespace) and with torch's own pytrees, so that instances pass through
     `torch.func.vmap`, `grad`, `jacrev`, `optree.tree_map`, `pickle` and `torch.save` / `torch.load`.  Static fields
-    must be hashable.
+    must be hashable.  A field that holds None is no leaf.
 
     >>> import torch, optree
     >>> from linmaps import trees
@@ -73,27 +86,12 @@ def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
     """
 
     def decorate(cls: type[T]) -> type[T]:
-        made: Any = dataclasses.dataclass(frozen=True)(cls)
-        names = [f.name for f in dataclasses.fields(made)]
-        unknown = [n for n in static if n not in names]
-        if unknown:
-            raise TypeError(f"{cls.__name__}: static={unknown} are no fields; expected some of {names}")
-        data = [n for n in names if n not in static]
-
-        def flatten(r: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-            return tuple(getattr(r, n) for n in data), tuple(getattr(r, n) for n in static)
-
-        def rebuild(meta: Any, children: Any) -> Any:
-            new = object.__new__(made)  # no __post_init__: transforms put placeholders into records
-            for n, value in (*zip(data, children), *zip(static, meta)):
-                object.__setattr__(new, n, value)
-            return new
-
-        optree.register_pytree_node(made, lambda r: (*flatten(r), tuple(data)), rebuild, namespace=GLOBAL)
+        made, flatten, rebuild = frozen(cls, static)
+        optree.register_pytree_node(made, flatten, rebuild, namespace=GLOBAL)
         torch_pytree.register_pytree_node(
             made,
-            flatten,
-            lambda children, meta: rebuild(meta, children),
+            lambda r: (list(flatten(r)[0]), flatten(r)[1]),
+            lambda children, settings: rebuild(settings, children),
             serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
         )
         torch.serialization.add_safe_globals([made])
@@ -375,22 +373,13 @@ def paths(tree: Tree) -> list[Path]:
     return list(optree.tree_paths(tree))
 
 
-def path_str(path: Path | str) -> str:
-    """A path as the dotted string that users write.
-
-    >>> path_str(("layers", 0, "weight"))
-    'layers.0.weight'
-    """
-    return path if isinstance(path, str) else ".".join(str(k) for k in path)
-
-
 def get(tree: Tree, path: Path | str) -> Any:
     """The subtree at a path: a tuple of keys or a dotted string, in nested or in flat dicts with dotted keys.
 
     >>> get({"net": {"0.weight": 1}}, "net.0.weight")
     1
     """
-    return _walk(tree, path)[-1][1]
+    return walk(tree, path, _children)[-1][1]
 
 
 def replace(tree: Tree, path: Path | str, value: Any) -> Tree:
@@ -399,49 +388,36 @@ def replace(tree: Tree, path: Path | str, value: Any) -> Tree:
     >>> replace({"a": {"b": 1}, "c": 2}, "a.b", 5)
     {'a': {'b': 5}, 'c': 2}
     """
-    steps = _walk(tree, path)
+    steps = walk(tree, path, _children)
     for (_, node), (key, _) in zip(reversed(steps[:-1]), reversed(steps[1:])):
         value = _with_child(node, key, value)
     return value
 
 
-def _walk(tree: Tree, path: Path | str) -> list[tuple[Any, Any]]:
-    """[(None, tree), (key, child), ..., (key, leaf)] along the path; keys of flat dicts may span several parts."""
-    parts = path.split(".") if isinstance(path, str) else list(path)
-    steps: list[tuple[Any, Any]] = [(None, tree)]
-    while parts:
-        node = steps[-1][1]
-        children = _children(node)
-        by_name = {str(k): k for k in children}
-        for n in range(len(parts), 0, -1):
-            key = parts[0] if n == 1 and parts[0] in children else by_name.get(".".join(str(p) for p in parts[:n]))
-            if key is not None:
-                steps.append((key, children[key]))
-                parts = parts[n:]
-                break
-        else:
-            done = path_str(tuple(k for k, _ in steps[1:]))
-            raise ValueError(
-                f"{path_str(path)}: no such path; under {done or 'the root'!r} got {path_str(tuple(parts))!r}, "
-                f"expected one of {sorted(by_name)[:12]}"
-            )
-    return steps
+def one_level(node: Any) -> tuple[list[Any], list[Any], Callable[[list[Any]], Any]] | None:
+    """(keys, children, rebuild) of a container, None for a leaf: to walk trees that hold more than tensors.
+
+    >>> keys, children, rebuild = one_level((1, 2))
+    >>> keys, rebuild([c + 1 for c in children]), one_level(3)
+    ([0, 1], (2, 3), None)
+    """
+    if isinstance(node, Tensor) or node is None or optree.tree_is_leaf(node):
+        return None
+    if isinstance(node, dict):  # insertion order, which the flat order is not
+        return list(node), list(node.values()), lambda values: type(node)(zip(node, values))
+    children, settings, entries, unflatten = optree.tree_flatten_one_level(node)
+    names = getattr(type(node), "_fields", None)
+    return [names[i] for i in entries] if names else list(entries), children, lambda values: unflatten(settings, values)
 
 
 def _children(node: Any) -> dict[Any, Any]:
-    if isinstance(node, dict):
-        return dict(node)
-    if isinstance(node, Tensor) or optree.tree_is_leaf(node):
-        return {}
-    children, _, entries, *_ = optree.tree_flatten_one_level(node)
-    named = dict(zip(entries, children))
-    return named | {getattr(type(node), "_fields", ())[i]: c for i, c in named.items() if hasattr(node, "_fields")}
+    keys, children, _ = one_level(node) or ((), (), None)
+    named = dict(zip(keys, children))
+    return named | dict(enumerate(children)) if hasattr(type(node), "_fields") else named
 
 
 def _with_child(node: Any, key: Any, value: Any) -> Any:
-    if isinstance(node, dict):
-        return type(node)((k, value if k == key else v) for k, v in node.items())
-    if key in getattr(node, "_fields", ()):
-        return node._replace(**{key: value})
-    children, meta, entries, unflatten = optree.tree_flatten_one_level(node)
-    return unflatten(meta, [value if k == key else c for k, c in zip(entries, children)])
+    keys, children, rebuild = one_level(node)  # type: ignore[misc]
+    if key not in keys:  # a named tuple by position
+        key = keys[key]
+    return rebuild([value if k == key else c for k, c in zip(keys, children)])

@@ -102,7 +102,7 @@ def law_grad(case: Case) -> None:
     _, forward = jvp(f, case.args, direction)
     close(trees.dot(reverse, direction), forward, case.tol, "grad against jvp")
     h = 1e-5
-    at = lambda s: f(*(trees.axpy(s, d, a) for d, a in zip(direction, case.args)))  # noqa: E731
+    at = lambda s: f(*(trees.axpy(s, d, a) for d, a in zip(direction, case.args)))
     close(forward, (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h), 1e-6, "jvp against differences")
 
 
@@ -116,7 +116,9 @@ def law_jac(case: Case) -> None:
 
     zero = torch.zeros((), dtype=torch.float64)
     close(jacrev(line)(zero), jacfwd(line)(zero), case.tol, "jacrev against jacfwd")
-    modes = {a.__name__ + "(" + b.__name__ + ")": a(b(line))(zero) for a, b in itertools.product([jacfwd, jacrev], repeat=2)}
+    modes = {
+        a.__name__ + "(" + b.__name__ + ")": a(b(line))(zero) for a, b in itertools.product([jacfwd, jacrev], repeat=2)
+    }
     for name, value in modes.items():
         close(value, modes["jacrev(jacrev)"], 10 * case.tol, f"{name} against jacrev(jacrev)")
 
@@ -128,7 +130,12 @@ def law_dtype(case: Case) -> None:
     for s, t in zip(trees.leaves(out), trees.leaves(want), strict=True):
         expected = {torch.float64: torch.float32, torch.complex128: torch.complex64}.get(t.dtype, t.dtype)
         assert s.dtype == expected, f"float32 arguments gave {s.dtype}"
-    close(trees.map(lambda t: t.to(torch.promote_types(t.dtype, torch.float64)), out), want, 5e-3, "float32 against float64")
+    close(
+        trees.map(lambda t: t.to(torch.promote_types(t.dtype, torch.float64)), out),
+        want,
+        5e-3,
+        "float32 against float64",
+    )
 
 
 LAWS: dict[str, Callable[[Case], None]] = {

@@ -33,7 +33,7 @@ def test_rows_name_public_things():
 
 
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", [n for n, c in TABLE.items() if isinstance(c, Case) ])
+@pytest.mark.parametrize("name", [n for n, c in TABLE.items() if isinstance(c, Case)])
 def test_law(name, law):
     case = TABLE[name]
     if law in case.skip:

@@ -29,7 +29,9 @@ def _randn(seed):
 
 
 def mlp(r):
-    f = lambda p, x: F.linear(torch.tanh(F.linear(x, p["a"]["weight"], p["a"]["bias"])), p["b"]["weight"], p["b"]["bias"])
+    f = lambda p, x: F.linear(
+        torch.tanh(F.linear(x, p["a"]["weight"], p["a"]["bias"])), p["b"]["weight"], p["b"]["bias"]
+    )
     return Member(
         f,
         {"a": {"weight": r(4, 3), "bias": r(4)}, "b": {"weight": r(3, 4), "bias": r(3)}},
@@ -141,7 +143,9 @@ def derived(r):
 
 
 def module(r):
-    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 4, bias=False), nn.GELU(), nn.Linear(4, 3)).double()
+    net = nn.Sequential(
+        nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 4, bias=False), nn.GELU(), nn.Linear(4, 3)
+    ).double()
     params = {name: r(*t.shape) for name, t in net.named_parameters()}
     return Member(
         lambda p, x: functional_call(net, p, (x,)), params, r(5, 3), {"0": "linear", "2": "linear", "4": "linear"}
@@ -152,7 +156,12 @@ def attention(r):
     """Packed projections, layer norms and an inside order of time first: torch's own encoder layer."""
     net = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, batch_first=True).double().eval()
     params = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()}
-    blocks = {"linear1": "linear", "linear2": "linear", "self_attn.in_proj_weight": "linear", "self_attn.out_proj": "linear"}
+    blocks = {
+        "linear1": "linear",
+        "linear2": "linear",
+        "self_attn.in_proj_weight": "linear",
+        "self_attn.out_proj": "linear",
+    }
     norms = {f"norm{k}.{leaf}": "exact" for k in (1, 2) for leaf in ("weight", "bias")}
     return Member(lambda p, x: functional_call(net, p, (x,)), params, r(3, 2, 4), blocks | norms, class_axis=-1)
 

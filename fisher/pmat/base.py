@@ -6,7 +6,6 @@ d parameters, v a tree like params.  A PMat is a pytree: it passes through vmap,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Number
 from typing import Any
 
@@ -63,7 +62,9 @@ class PMat:
 
     def __matmul__(self, v: Any) -> Any:
         if isinstance(v, PMat):
-            raise ValueError(f"{type(self).__name__} @ {type(v).__name__}: expected a tree like params on the right; use to_torch()")
+            raise ValueError(
+                f"{type(self).__name__} @ {type(v).__name__}: expected a tree like params on the right; use to_torch()"
+            )
         return self.mv(v)
 
     def __mul__(self, alpha: Regul) -> PMat:
@@ -108,40 +109,6 @@ class PMat:
 
     def _about(self) -> str:
         return ""
-
-
-def positive_root(squared: Tensor) -> Tensor:
-    """sqrt with derivative 0 at 0."""
-    positive = squared > 0
-    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
-
-
-def in_float(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
-    """Half precision has no factorizations: compute in float32, cast back."""
-    dtype = args[0].dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        return fn(*(a.float() for a in args)).to(dtype)
-    return fn(*args)
-
-
-def damped(matrix: Tensor, regul: Regul) -> Tensor:
-    """matrix + regul I."""
-    return matrix + regul * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-
-
-def lu_solve(matrix: Tensor, b: Tensor) -> Tensor:
-    """matrix^-1 b for a vector b `[n]`; any order of derivative is right."""
-
-    def run(m: Tensor, b: Tensor) -> Tensor:
-        factor, pivots, _ = torch.linalg.lu_factor_ex(m)
-        return torch.linalg.lu_solve(factor, pivots, b[:, None])[:, 0]
-
-    return in_float(run, matrix, b)
-
-
-def inv(matrix: Tensor) -> Tensor:
-    """matrix^-1."""
-    return in_float(lambda m: torch.linalg.inv_ex(m)[0], matrix)
 
 
 def check_regul(regul: Regul) -> None:

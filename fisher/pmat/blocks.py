@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fisher.layers import Layer, LayerCollection
-from fisher.pmat.base import PMat, Regul, check_regul, damped, inv, lu_solve
+from fisher.linalg import damped, inv, lu_solve
+from fisher.pmat.base import PMat, Regul, check_regul
 from linmaps import trees
 from linmaps.trees import Layout
 
@@ -115,7 +116,10 @@ def exact_inverse(regul: Regul) -> Callable[[Tensor], Tensor]:
 
 def positions(layout: Layout, layer: Layer) -> list[int]:
     """Where the entries of a layer's matrix view (row-major) are in the flat order."""
-    index = [torch.arange(size).reshape(shape) + start for size, shape, start in zip(layout.sizes, layout.shapes, layout.offsets)]
+    index = [
+        torch.arange(size).reshape(shape) + start
+        for size, shape, start in zip(layout.sizes, layout.shapes, layout.offsets)
+    ]
     if layer.kronecker:
         return layer.matrix(index).reshape(-1).tolist()
     return index[layer.leaves[0]].reshape(-1).tolist()

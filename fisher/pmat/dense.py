@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.pmat.base import PMat, Regul, check_regul, damped, inv, lu_solve, positive_root
+from fisher.linalg import damped, inv, lu_solve, positive_root
+from fisher.pmat.base import PMat, Regul, check_regul
 from linmaps import trees
 from linmaps.trees import Layout
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.base import PMat, Regul, check_regul, positive_root
+from fisher.linalg import positive_root
+from fisher.pmat.base import PMat, Regul, check_regul
 from linmaps import trees
 from linmaps.trees import Layout
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fisher.layers import Layer, LayerCollection
-from fisher.pmat.base import Regul, check_regul, positive_root
+from fisher.linalg import positive_root
+from fisher.pmat.base import Regul, check_regul
 from fisher.pmat.blocks import Blockwise, exact_inverse, exact_mv, exact_solve
 from linmaps import trees
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fisher.layers import Layer, LayerCollection
-from fisher.pmat.base import Regul, check_regul, damped, inv, positive_root
+from fisher.linalg import constant_eigh, damped, eigh, inv, positive_root
+from fisher.pmat.base import Regul, check_regul
 from fisher.pmat.blocks import Blockwise, exact_mv, exact_solve
-from fisher.pmat.eigen import constant_eigh, eigh
 from fisher.pmat.ekfac import PMatEKFAC
 from linmaps import trees
 
@@ -126,4 +126,3 @@ def _pi_damped(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
     pi = torch.where(sane, torch.where(sane, ratio, 1.0).sqrt(), 1.0)
     root = regul**0.5
     return inv(damped(G, root / pi)) @ V @ inv(damped(A, root * pi))
-

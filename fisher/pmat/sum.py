@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.base import PMat, Regul, check_regul, damped, inv, lu_solve, positive_root
+from fisher.linalg import damped, inv, lu_solve, positive_root
+from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.blocks import Blockwise
 from fisher.pmat.dense import PMatDense
 from fisher.pmat.diag import PMatDiag
@@ -103,4 +104,3 @@ def add(F: PMat, G: Any) -> PMat:
         return PMatDense(F.to_torch() + G.to_torch(), F.layout)
     terms = [t for H in (F, G) for t in (H.terms if isinstance(H, PMatSum) else (H,))]
     return PMatSum(tuple(terms))
-

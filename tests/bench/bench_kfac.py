@@ -61,7 +61,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     params, x = mlp_params([784, 256, 256, 10], generator), torch.randn(256, 784, generator=generator)
     layers = fisher.LayerCollection.from_function(mlp, params, x)
-    fim = lambda p, x: fisher.fim(mlp, p, x, fisher.PMatKFAC, layers=layers)  # noqa: E731
+    fim = lambda p, x: fisher.fim(mlp, p, x, fisher.PMatKFAC, layers=layers)
     for name, (A, G) in by_hand(params, x).items():
         got = fim(params, x).factors[name]
         torch.testing.assert_close(got[0], A, rtol=1e-4, atol=1e-5)
@@ -85,7 +85,7 @@ def main() -> None:
     members = [mlp_params([20, 32, 32, 3], generator) for _ in range(16)]
     stacked, x = trees.stack(members), torch.randn(64, 20, generator=generator)
     small = fisher.LayerCollection.from_function(mlp, members[0], x)
-    one = lambda p: fisher.fim(mlp, p, x, fisher.PMatKFAC, layers=small)  # noqa: E731
+    one = lambda p: fisher.fim(mlp, p, x, fisher.PMatKFAC, layers=small)
     race(
         "ensemble of 16 MLPs 20-32-32-3, batch 64",
         {"vmap": lambda: vmap(one)(stacked), "loop": lambda: [one(p) for p in members]},

@@ -12,7 +12,9 @@ from collections.abc import Callable
 import torch
 
 
-def race(title: str, ways: dict[str, Callable[[], object]], *, base: str, rounds: int = 15, threads: int = 1) -> dict[str, float]:
+def race(
+    title: str, ways: dict[str, Callable[[], object]], *, base: str, rounds: int = 15, threads: int = 1
+) -> dict[str, float]:
     """Median seconds of each way over interleaved rounds; prints a table with the ratio to `base`; returns the ratios.
 
     >>> ratios = race("sum", {"a": lambda: sum(range(10)), "b": lambda: sum(range(10))}, base="a", rounds=1)

@@ -8,7 +8,7 @@ from tests.laws import Case, Exempt, noise_like
 
 D = torch.float64
 _r = torch.Generator().manual_seed(0)
-_randn = lambda *shape: torch.randn(shape, generator=_r, dtype=D)  # noqa: E731
+_randn = lambda *shape: torch.randn(shape, generator=_r, dtype=D)
 X = _randn(5, 3)
 P = {"w": _randn(3, 4), "b": _randn(4), "v": _randn(2, 4), "scale": _randn(2)}
 V = noise_like(P, 1)
@@ -45,7 +45,7 @@ _METHODS = {
     "get_diag": lambda F, v: F.get_diag(),
     "to_torch": lambda F, v: F.to_torch(),
     "frobenius_norm": lambda F, v: F.frobenius_norm(),
-    "algebra": lambda F, v: ((2.0 * F - F / 3.0 + (-F) * 0.1) @ v),
+    "algebra": lambda F, v: (2.0 * F - F / 3.0 + (-F) * 0.1) @ v,
 }
 CASES: dict[str, Case | Exempt] = {
     "fisher.fim/dense": Case(_fim(PMatDense), (P, X)),

@@ -55,14 +55,18 @@ def test_random_sequence_networks_against_the_brute_force_sum(network):
 def factors_by_loop(m, layers, layer, likelihood, sharing):
     """A and G from their definition, with loops over examples, positions and columns."""
     io = [
-        fisher.layer_io(m.f, m.params, m.x, layers, lambda y: likelihood.root(y) if hasattr(likelihood, "root") else None)[1][k]
+        fisher.layer_io(
+            m.f, m.params, m.x, layers, lambda y: likelihood.root(y) if hasattr(likelihood, "root") else None
+        )[1][k]
         for k in layer.uses
     ]
     batch, A, G = len(m.x), 0.0, 0.0
     for b in range(batch):
         a = torch.cat([a[b] for a, _ in io])
         a = torch.cat(
-            ([a] if layer.weight is not None else []) + ([torch.ones(len(a), 1, dtype=D)] if layer.bias is not None else []), 1
+            ([a] if layer.weight is not None else [])
+            + ([torch.ones(len(a), 1, dtype=D)] if layer.bias is not None else []),
+            1,
         )
         if sharing == "reduce":
             a = a.mean(0, keepdim=True)
@@ -123,7 +127,9 @@ def test_batching_permutation_and_duplication_change_nothing(name, representatio
     m = MODELS[name]
     x = torch.cat([m.x, 0.5 * m.x[:2]])
     layers = fisher.LayerCollection.from_function(m.f, m.params, x)
-    fim = lambda data: fisher.fim(m.f, m.params, data, representation, Categorical(class_axis=m.class_axis), layers=layers)
+    fim = lambda data: fisher.fim(
+        m.f, m.params, data, representation, Categorical(class_axis=m.class_axis), layers=layers
+    )
     whole = fim(x)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     close(fim(x[order]), whole, 1e-11, "permutation")
@@ -160,7 +166,10 @@ def test_monte_carlo_tends_to_exact(representation):
     exact = fisher.fim(m.f, m.params, m.x, representation).to_torch()
     generator = torch.Generator().manual_seed(0)
     errors = [
-        (fisher.fim(m.f, m.params, m.x, representation, estimator="mc", generator=generator, n_samples=n).to_torch() - exact)
+        (
+            fisher.fim(m.f, m.params, m.x, representation, estimator="mc", generator=generator, n_samples=n).to_torch()
+            - exact
+        )
         .norm()
         .item()
         / exact.norm().item()
@@ -175,7 +184,9 @@ def test_monte_carlo_from_noise_is_repeatable_and_maps():
     noise = torch.rand(7, 5, 3, generator=torch.Generator().manual_seed(0), dtype=D)
     fim = lambda p, noise: fisher.fim(m.f, p, m.x, PMatDense, estimator="mc", noise=noise)
     close(fim(m.params, noise), fim(m.params, noise), 0.0, "same noise")
-    drawn = fisher.fim(m.f, m.params, m.x, PMatDense, estimator="mc", generator=torch.Generator().manual_seed(0), n_samples=7)
+    drawn = fisher.fim(
+        m.f, m.params, m.x, PMatDense, estimator="mc", generator=torch.Generator().manual_seed(0), n_samples=7
+    )
     close(fim(m.params, noise), drawn, 1e-13, "noise drawn by the generator")
     both = vmap(fim)(trees.stack([m.params, m.params]), torch.stack([noise, 1 - noise]))
     close(trees.unstack(both)[1], fim(m.params, 1 - noise), 1e-12, "vmap over noise")
@@ -210,9 +221,9 @@ def test_bad_data():
         fisher.fim(m.f, m.params, [m.x, bad])
     with pytest.raises(ValueError, match="data: batch 0: got 1 of 15"):
         vmap(lambda p: fisher.fim(m.f, p, bad))(trees.stack([m.params, m.params]))
-    with pytest.raises(ValueError, match="params: a.bias: got 4 of 4 entries NaN"):
+    with pytest.raises(ValueError, match=r"params: a.bias: got 4 of 4 entries NaN"):
         fisher.fim(m.f, trees.replace(m.params, "a.bias", torch.full((4,), float("nan"), dtype=D)), m.x)
-    with pytest.raises(ValueError, match="data: got no batch.*exhausted generator"):
+    with pytest.raises(ValueError, match=r"data: got no batch.*exhausted generator"):
         fisher.fim(m.f, m.params, iter([]))
     with pytest.raises(ValueError, match="data: got no example"):
         fisher.fim(m.f, m.params, m.x[:0])
@@ -237,7 +248,9 @@ def test_overflow_of_the_function_is_reported():
 
 def test_unknown_options():
     m = MODELS["mlp"]
-    with pytest.raises(ValueError, match=r"representation: got 'dict', expected one of \['PMatDense', 'PMatDiag', 'PMatKFAC'\]"):
+    with pytest.raises(
+        ValueError, match=r"representation: got 'dict', expected one of \['PMatDense', 'PMatDiag', 'PMatKFAC'\]"
+    ):
         fisher.fim(m.f, m.params, m.x, dict)
     with pytest.raises(ValueError, match="sharing: got 'mean'"):
         fisher.fim(m.f, m.params, m.x, sharing="mean")

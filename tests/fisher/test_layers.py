@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -58,7 +59,9 @@ def test_sum_over_uses_is_the_gradient(name):
     _, uses = layer_io(m.f, m.params, m.x, layers, lambda _: cotangent[None])
     for layer in layers:
         if layer.kronecker:
-            parts = [(torch.einsum("bso,bsi->oi", uses[k][1][0], uses[k][0]), uses[k][1][0].sum((0, 1))) for k in layer.uses]
+            parts = [
+                (torch.einsum("bso,bsi->oi", uses[k][1][0], uses[k][0]), uses[k][1][0].sum((0, 1))) for k in layer.uses
+            ]
             if layer.weight is not None:
                 w = flat[layer.weight]
                 close(sum(p[0] for p in parts), w.T if layer.transposed else w, 1e-12, layer.name)
@@ -70,7 +73,9 @@ def test_sum_over_uses_is_the_gradient(name):
 def test_random_networks_are_fully_factored(network):
     layers = fisher.LayerCollection.from_function(network.f, network.params, network.x, strict=True)
     assert all(layer.kronecker for layer in layers)
-    assert {layer.name: layer.bias is not None for layer in layers} == {n: "bias" in p for n, p in network.params.items()}
+    assert {layer.name: layer.bias is not None for layer in layers} == {
+        n: "bias" in p for n, p in network.params.items()
+    }
 
 
 def test_hashable_picklable_equal():
@@ -109,7 +114,9 @@ def test_layers_by_name():
 
 def test_strict_names_leaf_call_and_cure():
     m = MODELS["bare"]
-    with pytest.raises(ValueError, match=r"scale: used by torch.Tensor.mul: no rule; add one with fisher.rules.register or"):
+    with pytest.raises(
+        ValueError, match=r"scale: used by torch.Tensor.mul: no rule; add one with fisher.rules.register or"
+    ):
         fisher.LayerCollection.from_function(m.f, m.params, m.x, strict=True)
 
 
@@ -122,7 +129,12 @@ def test_leaf_in_an_opaque_function():
         fisher.fim(f, params, X)
     layers = fisher.LayerCollection.from_function(f, params, X, exact=("w",))
     g = lambda p, x: x @ p["w"]
-    close(fisher.fim(f, params, X, layers=layers).to_torch(), fisher.fim(g, params, X, fisher.PMatDense).matrix, 1e-12, "exact")
+    close(
+        fisher.fim(f, params, X, layers=layers).to_torch(),
+        fisher.fim(g, params, X, fisher.PMatDense).matrix,
+        1e-12,
+        "exact",
+    )
 
 
 def test_second_hidden_use_of_a_known_leaf():
@@ -138,7 +150,8 @@ def test_hidden_use_is_found_under_vmap():
 
 
 def test_scripted_callable_is_found():
-    with pytest.warns(DeprecationWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, but people still have traced callables
         scripted = torch.jit.trace(lambda x, w: torch.tanh(x @ w), (X, torch.ones(3, 2, dtype=D)))
     with pytest.raises(ValueError, match="w: has a gradient but is used by no torch call"):
         fisher.LayerCollection.from_function(lambda p, x: scripted(x, p["w"]), {"w": torch.ones(3, 2, dtype=D)}, X)
@@ -152,7 +165,7 @@ def test_mixed_examples_are_refused_with_the_cure():
 
 def test_integer_leaf_wrong_output_and_unknown_exact():
     f = lambda p, x: x @ p["w"]
-    with pytest.raises(TypeError, match="steps: got dtype torch.int64"):
+    with pytest.raises(TypeError, match=r"steps: got dtype torch.int64"):
         fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D), "steps": torch.tensor(3)}, X)
     with pytest.raises(ValueError, match="return one row per example"):
         fisher.LayerCollection.from_function(lambda p, x: f(p, x).sum(), {"w": torch.ones(3, 2, dtype=D)}, X)

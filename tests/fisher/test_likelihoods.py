@@ -102,7 +102,7 @@ def test_unknown_names_and_missing_randomness():
         estimator("mc", Gaussian(), noise=torch.zeros(1, 2, 2))(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="variance is 0"):
         Gaussian(0.0)
-    with pytest.raises(ValueError, match="expected .B, C. or"):
+    with pytest.raises(ValueError, match=r"expected .B, C. or"):
         Categorical().root(torch.zeros(3))
     with pytest.raises(ValueError, match="chunk_size: got 0"):
         list(chunks(torch.zeros(3, 2), 0))

@@ -39,7 +39,10 @@ def overwrites(p, x):
     return z * h
 
 
-OVERWRITTEN = {"w": torch.linspace(-1, 1, 9, dtype=D).reshape(3, 3), "v": torch.linspace(1, 2, 9, dtype=D).reshape(3, 3)}
+OVERWRITTEN = {
+    "w": torch.linspace(-1, 1, 9, dtype=D).reshape(3, 3),
+    "v": torch.linspace(1, 2, 9, dtype=D).reshape(3, 3),
+}
 
 
 def test_input_changed_after_use_is_kept_as_it_was():
@@ -106,7 +109,12 @@ def test_function_written_by_vmap_of_one_example():
     params = {"w": torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=D)}
     x = torch.linspace(-1, 1, 12, dtype=D).reshape(4, 3)
     g = lambda p, x: torch.tanh(x @ p["w"].T)
-    close(fisher.fim(f, params, x, fisher.PMatDense).matrix, fisher.fim(g, params, x, fisher.PMatDense).matrix, 1e-12, "vmap")
+    close(
+        fisher.fim(f, params, x, fisher.PMatDense).matrix,
+        fisher.fim(g, params, x, fisher.PMatDense).matrix,
+        1e-12,
+        "vmap",
+    )
 
 
 def test_requires_grad_tensors_are_left_alone():
@@ -121,7 +129,14 @@ def test_requires_grad_tensors_are_left_alone():
 
 @pytest.mark.parametrize(
     ("shape", "batch", "axes"),
-    [((4, 3), 4, (0,)), ((12, 3), 4, (0, INNER)), ((5, 4, 3), 4, (1,)), ((4, 4, 3), 4, (0, 1)), ((5, 3), 4, ()), ((0, 3), 0, (0,))],
+    [
+        ((4, 3), 4, (0,)),
+        ((12, 3), 4, (0, INNER)),
+        ((5, 4, 3), 4, (1,)),
+        ((4, 4, 3), 4, (0, 1)),
+        ((5, 3), 4, ()),
+        ((0, 3), 0, (0,)),
+    ],
 )
 def test_batch_axes(shape, batch, axes):
     assert batch_axes(shape, batch) == axes

@@ -1,0 +1,81 @@
+"""The optimal change of existing weights: the layer-wise natural gradient of the layer after a pair.
+
+r, p, q as in `statistics`; ΔW `[q, p+1]`, its last column the bias.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fisher.linalg import pinv, working
+from growth.statistics import Statistics
+from linmaps.trees import record
+
+
+@record()
+class Delta:
+    """A change of `after`, to be subtracted: weight `[q, p]`, bias `[q]` (None without a bias), decrease `[]`.
+
+    decrease is the slope of the mean loss along it: mean loss(W - t ΔW) = mean loss - t decrease + O(t²).
+
+    >>> import torch
+    >>> Delta(torch.ones(1, 2), None, torch.tensor(0.5)).bias is None
+    True
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    decrease: Tensor
+
+    @property
+    def joined(self) -> Tensor:
+        """`[weight | bias]`, as many columns as S."""
+        return self.weight if self.bias is None else torch.cat([self.weight, self.bias[:, None]], 1)
+
+
+def split(joined: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
+    """`[weight | bias]` as its two parts."""
+    return (joined[:, :-1], joined[:, -1]) if bias else (joined, None)
+
+
+def optimal_delta(stats: Statistics, ridge: float | Tensor = 0.0, rtol: float | None = None) -> Delta:
+    """The change of the layer `after` whose effect on its output is closest to the loss gradient, of minimum norm.
+
+        ΔW = argmin E |G - ΔW b1|² = ((S + ridge I)⁺ M)' [q, p+1],     decrease = tr(M' ΔW')
+
+    It is subtracted: W - t ΔW.  For the squared error t = 1 is the exact least-squares refit of the layer.
+    ridge: added to the diagonal of S, in its units (input²).  rtol: eigenvalues of S below rtol times the largest count
+    as zero (None: the dtype's accuracy); so duplicate, constant and dead inputs are harmless, and differentiable while
+    the rank does not change.
+
+    Raises ValueError for a negative ridge or rtol.
+    Source: Verbockhaven et al., "Growing tiny networks" (2024).
+
+    >>> import torch, growth
+    >>> f = lambda p, x: (x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.eye(2), "b.weight": torch.zeros(1, 2)}
+    >>> data = torch.eye(2), torch.tensor([[1.0], [3.0]])
+    >>> growth.optimal_delta(growth.statistics(f, p, data, growth.Pair("a", "b"), "squared_error"))
+    Delta(weight=tensor([[-1., -3.]]), bias=None, decrease=tensor(5.))
+    """
+    check_solver(ridge, rtol)
+    S, M = working(stats.S), working(stats.M)
+    return make_delta(stats, (pinv(S, ridge, rtol) @ M).mT)
+
+
+def make_delta(stats: Statistics, joined: Tensor) -> Delta:
+    """The record of a change `[q, p+1]`, with its slope tr(M' ΔW')."""
+    weight, bias = split(joined.to(stats.S.dtype), stats.bias_after)
+    return Delta(weight, bias, (working(stats.M) * joined.mT).sum().to(stats.S.dtype))
+
+
+def check_solver(ridge: float | Tensor, rtol: float | None) -> None:
+    """Raise a ValueError unless `ridge` is a number >= 0 (or a scalar tensor) and `rtol` a number in [0, 1) or None."""
+    if isinstance(ridge, Tensor):
+        if ridge.ndim:
+            raise ValueError(f"ridge: got a tensor of shape {tuple(ridge.shape)}, expected a number or a scalar tensor")
+    elif isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
+        raise ValueError(f"ridge: got {ridge!r}, expected a number >= 0; it is added to the diagonal")
+    if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 <= rtol < 1):
+        raise ValueError(f"rtol: got {rtol!r}, expected a number in [0, 1), or None for the dtype's accuracy")

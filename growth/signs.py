@@ -1,0 +1,104 @@
+"""The better sign of each new unit, for activations with a kink at 0.  k new units, other axes as in `statistics`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher import LayerCollection
+from fisher.linalg import working
+from growth.losses import Loss
+from growth.neurons import Neurons
+from growth.observe import View, constants, observe
+from growth.pairs import Pair, as_list, check_pairs, layers_of
+
+
+def choose_sign(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    new: Any,
+    loss: str | Loss = "cross_entropy",
+    *,
+    layers: LayerCollection | None = None,
+    progress: bool = False,
+    check_finite: bool = True,
+) -> Any:
+    """`new` with the better sign of each unit (A_j, Ω_j) or (-A_j, -Ω_j), and its exact one-sided gain.
+
+        gain_j = -1/n Σ_i (G_i · Ω_j) ρ(A_j · b2_i),    ρ(u) = σ'(0+) u for u >= 0,  σ'(0-) u for u < 0
+
+    is the slope of the mean loss in the amplitude t at 0+ when unit j is added as (√t A_j, √t Ω_j), for any activation
+    (σ(0) being compensated).  Where σ is smooth at 0 both signs have the same gain and the unit stays as it is.
+    One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.
+
+    Raises ValueError where `statistics` does, and for units whose shapes are not those of the layers.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.relu(x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.zeros(1, 2), "b.weight": torch.zeros(1, 1)}
+    >>> data, pair = (torch.eye(2), torch.tensor([[3.0], [-1.0]])), growth.Pair("a", "b")
+    >>> new = growth.optimal_neurons(growth.statistics(f, p, data, pair, "squared_error"), 1)
+    >>> growth.choose_sign(f, p, data, pair, new, "squared_error").gain.round(decimals=3), new.gain.round(decimals=3)
+    (tensor(4.5000), tensor(2.5000))
+    """
+    pairs, alone = check_pairs(pair)
+    units = as_list(new, len(pairs), "new")
+    for p, n in zip(pairs, units):
+        _check(params, p, n)
+    slopes: list[tuple[Tensor, Tensor]] = []
+    sums: list[tuple[Tensor, Tensor]] = []
+    samples = 0
+    for _, views in observe(f, params, data, pairs, loss, layers, progress, check_finite):
+        parts = [_sides(v, n) for v, n in zip(views, units)]
+        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
+        slopes = slopes or [constants(v.activation, v.b1)[1:] for v in views]
+        samples += views[0].samples
+    out = []
+    for n, (up, down), (plus, minus) in zip(units, sums, slopes):
+        out.append(_chosen(n, (minus * down - plus * up) / samples, (plus * down - minus * up) / samples))
+    return out[0] if alone else out
+
+
+def _sides(view: View, new: Neurons) -> tuple[Tensor, Tensor]:
+    """Σ_i (G_i · Ω_j) max(u, 0) and Σ_i (G_i · Ω_j) max(-u, 0) with u = A_j · b2_i: `[k]` each."""
+    u = view.b2 @ working(new.fan_in).to(view.b2.dtype).mT
+    if new.fan_in_bias is not None:
+        u = u + working(new.fan_in_bias).to(u.dtype)
+    w = view.g @ working(new.fan_out).to(view.g.dtype)
+    return (w * u.clamp(min=0)).sum(0), (w * (-u).clamp(min=0)).sum(0)
+
+
+def _chosen(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
+    flip = flipped > kept
+    gains = torch.where(flip, flipped, kept).to(new.gains.dtype)
+
+    def turn(t: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask, -t, t)
+
+    return dataclasses.replace(
+        new,
+        fan_in=turn(new.fan_in, flip[:, None]),
+        fan_in_bias=None if new.fan_in_bias is None else turn(new.fan_in_bias, flip),
+        fan_out=turn(new.fan_out, flip),
+        gains=gains,
+        gain=gains.sum(),
+    )
+
+
+def _check(params: Any, pair: Pair, new: Neurons) -> None:
+    if not isinstance(new, Neurons):
+        raise TypeError(f"new: got {type(new).__name__}, expected growth.Neurons (of optimal_neurons), one per pair")
+    before, after = layers_of(params, pair)
+    want = (new.size, before.weight.shape[1]), (after.weight.shape[0], new.size)
+    got = tuple(new.fan_in.shape), tuple(new.fan_out.shape)
+    if got != want:
+        raise ValueError(
+            f"{pair}: new has fan_in {got[0]} and fan_out {got[1]}, expected {want[0]} and {want[1]}; give units made "
+            "from statistics of this pair"
+        )

@@ -1,0 +1,199 @@
+"""First-order statistics of a pair of layers: all that closed-form growth needs, in one pass over data.
+
+n samples (sums over positions, means over samples); r inputs of `before`, p of `after`, q outputs of `after`; with a
+bias the input has a last coordinate 1, so the sizes are r+1 and p+1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import debug_unwrap
+
+from fisher import LayerCollection
+from growth.losses import Loss
+from growth.observe import View, constants, observe
+from growth.pairs import Pair, check_pairs, layers_of
+from linmaps import trees
+from linmaps.trees import record
+
+MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
+
+
+@record(static=("bias_before", "bias_after", "pair"))
+class Statistics:
+    """What one pass leaves of the data; means over samples, so `a + b` merges passes over different samples.
+
+    With b2 the input of `before`, b1 the input of `after` (each with a last coordinate 1 if that layer has a bias) and
+    G = d loss_i / d a the gradient of a sample's loss at the output of `after` (no minus):
+
+        S = E[b1 b1'] [p+1, p+1]        M = E[b1 G'] [p+1, q]         P = E[b2 b1'] [r+1, p+1]
+        S_prev = E[b2 b2'] [r+1, r+1]   M_prev = E[b2 G'] [r+1, q]    E = E[G G'] [q, q]
+
+    count: samples; positions: rows over all samples; sigma0, slope_plus, slope_minus: value and one-sided derivatives
+    of the activation at 0.  Static: whether each layer has a bias, and the pair.  S in units of input^2, M of input x
+    loss/output.
+
+    Source: Verbockhaven, Rudkiewicz, Charpiat, Chevallier, "Growing tiny networks" (2024).
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.eye(2), "b.weight": torch.eye(2)}
+    >>> x = torch.eye(2)
+    >>> s = growth.statistics(f, p, (x, x), growth.Pair("a", "b"), "squared_error")
+    >>> (s + s).count, torch.equal((s + s).S, s.S)
+    (tensor(4.), True)
+    """
+
+    S: Tensor
+    M: Tensor
+    S_prev: Tensor
+    M_prev: Tensor
+    P: Tensor
+    E: Tensor
+    count: Tensor
+    positions: Tensor
+    sigma0: Tensor
+    slope_plus: Tensor
+    slope_minus: Tensor
+    bias_before: bool = True
+    bias_after: bool = True
+    pair: Pair | None = None
+
+    @property
+    def slope(self) -> Tensor:
+        """The derivative of the activation at 0; where it has a kink there, the mean of both sides."""
+        return (self.slope_plus + self.slope_minus) / 2
+
+    def __add__(self, other: Statistics) -> Statistics:
+        if not isinstance(other, Statistics):
+            return NotImplemented
+        trees.check_like(other, self, "Statistics + Statistics")
+        static = [(s.bias_before, s.bias_after, str(s.pair)) for s in (self, other)]
+        if static[0] != static[1]:
+            raise ValueError(
+                f"Statistics + Statistics: got {static[1]} after {static[0]}, expected statistics of one pair"
+            )
+        count = self.count + other.count
+        share = other.count / count
+        means: dict[str, Any] = {n: torch.lerp(getattr(self, n), getattr(other, n), share) for n in MEANS}
+        return dataclasses.replace(self, **means, count=count, positions=self.positions + other.positions)
+
+
+def statistics(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    loss: str | Loss = "cross_entropy",
+    *,
+    layers: LayerCollection | None = None,
+    progress: bool = False,
+    check_finite: bool = True,
+) -> Any:
+    """The `Statistics` of a pair of layers of `f(params, x)` on `data`; for a list of pairs a list, in one pass.
+
+    The loss that is differentiated is the sum over samples of the losses of the samples, whatever the batches; the
+    statistics are means over samples (sums over positions), so they do not depend on how data are split, ordered or
+    repeated.
+    Cost: one forward, one backward and six matrix products per batch, memory of one batch.
+
+    data: `(x, target)`, or an iterable of those.  loss: "cross_entropy" (logits `[B, ..., C]`, classes `[B, ...]`),
+    "squared_error" (half the sum of squares of a sample), or a callable (y, target) -> `[B]`.
+    layers: the LayerCollection of f; None makes it from the first 32 samples, so f must take any number of them.
+    progress: a bar on standard error.
+    check_finite: look for NaN and infinity, and name the batch.
+    Half-precision networks get statistics in float32.  Differentiable in params, and maps over stacked params.
+
+    Raises ValueError: layers that are not there or do not match, an activation that cannot be read, one with sigma(0)
+    != 0 before a layer without a bias (its constant could not be compensated), a loss that is not per sample, data
+    without a sample or not finite.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.relu(x @ p["a"]["weight"].T + p["a"]["bias"]) @ p["b"]["weight"].T
+    >>> p = {"a": {"weight": torch.eye(2), "bias": torch.zeros(2)}, "b": {"weight": torch.ones(3, 2)}}
+    >>> s = growth.statistics(f, p, (torch.eye(2), torch.tensor([0, 2])), growth.Pair("a", "b"))
+    >>> s.S.shape, s.S_prev.shape, s.P.shape, s.M.shape
+    (torch.Size([2, 2]), torch.Size([3, 3]), torch.Size([3, 2]), torch.Size([2, 3]))
+    """
+    pairs, alone = check_pairs(pair)
+    bias = [tuple(layer.bias is not None for layer in layers_of(params, p)) for p in pairs]
+    sums: list[Statistics] = []
+    for name, views in observe(f, params, data, pairs, loss, layers, progress, check_finite):
+        if sums:
+            new = [_sums(v, *b) for v, b in zip(views, bias)]
+        else:
+            new = [dataclasses.replace(_sums(v, *b), pair=_named(p)) for v, b, p in zip(views, bias, pairs)]
+            sums = new = [_with_constants(s, v, p) for s, v, p in zip(new, views, pairs)]
+        if check_finite:
+            _check(new, name)
+        if new is not sums:
+            sums = [_total(s, t) for s, t in zip(sums, new)]
+    out = [dataclasses.replace(s, **{n: getattr(s, n) / s.count for n in MEANS}) for s in sums]
+    return out[0] if alone else out
+
+
+def _named(pair: Pair) -> Pair:
+    return Pair(pair.before, pair.after)  # a callable would make two passes over one pair differ
+
+
+def _sums(view: View, bias_before: bool, bias_after: bool) -> Statistics:
+    b2, b1, g = view.b2, view.b1, view.g
+    zero = b1.new_zeros(())
+    return Statistics(
+        S=_product(b1, b1, bias_after, bias_after),
+        M=_product(b1, g, bias_after, False),
+        S_prev=_product(b2, b2, bias_before, bias_before),
+        M_prev=_product(b2, g, bias_before, False),
+        P=_product(b2, b1, bias_before, bias_after),
+        E=_product(g, g, False, False),
+        count=torch.full((), float(view.samples), dtype=b1.dtype, device=b1.device),
+        positions=torch.full((), float(b1.shape[0]), dtype=b1.dtype, device=b1.device),
+        sigma0=zero,
+        slope_plus=zero,
+        slope_minus=zero,
+        bias_before=bias_before,
+        bias_after=bias_after,
+    )
+
+
+def _product(x: Tensor, y: Tensor, one_x: bool, one_y: bool) -> Tensor:
+    """`[x 1]' [y 1]`, without building the column of ones."""
+    out = x.mT @ y
+    if one_y:
+        out = torch.cat([out, x.sum(0)[:, None]], 1)
+    if one_x:
+        last = [y.sum(0), *([y.new_full((1,), float(y.shape[0]))] if one_y else [])]
+        out = torch.cat([out, torch.cat(last)[None]], 0)
+    return out
+
+
+def _total(a: Statistics, b: Statistics) -> Statistics:
+    fields = (*MEANS, "count", "positions")
+    return dataclasses.replace(a, **{n: getattr(a, n) + getattr(b, n) for n in fields})
+
+
+def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
+    sigma0, plus, minus = constants(view.activation, view.b1)
+    value = debug_unwrap(sigma0, recurse=True)
+    if not sums.bias_after and bool((value != 0).any()):
+        raise ValueError(
+            f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and the layer "
+            "after has no bias, expected 0 or a bias: new units would add a constant that nothing compensates; give "
+            f"{pair.after} a bias (zero is enough)"
+        )
+    return dataclasses.replace(sums, sigma0=sigma0, slope_plus=plus, slope_minus=minus)
+
+
+def _check(sums: list[Statistics], name: str) -> None:
+    finite = lambda t: bool(debug_unwrap(t, recurse=True).isfinite().all())
+    bad = [n for n in (*MEANS, "sigma0") if not all(finite(getattr(s, n)) for s in sums)]
+    if bad:
+        raise ValueError(
+            f"{name}: x and target are finite but the statistics {bad} are not, expected finite layer inputs and "
+            "gradients; look for an overflow in f or loss, or pass check_finite=False"
+        )

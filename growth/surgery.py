@@ -1,0 +1,173 @@
+"""Enlarge params by new hidden units and changed weights: a new tree, the old one stays valid.
+
+k new units between `before` `[p, r]` and `after` `[q, p]`; new units come last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from growth.delta import Delta
+from growth.neurons import Neurons
+from growth.pairs import Dense, Pair, as_list, check_pairs, layers_of
+from linmaps import trees
+
+Scale = float | Tensor | tuple[float | Tensor, float | Tensor]
+
+
+def grow(
+    params: Any, pair: Pair | Sequence[Pair], new: Any = None, *, delta: Any = None, scale: Scale | list[Scale] = 1.0
+) -> Any:
+    """`params` enlarged by the units `new` between the layers of `pair`, and changed by `delta`.
+
+        U -> [U; √t A]      c -> [c; √t a]      W -> [W - s ΔW, √t Ω]      b -> b - s Δb - √t Σ_j Ω_j σ(0)
+
+    with amplitudes (s, t) = scale, or one number for both; a is fan_in_bias.  The last term takes away the constant
+    that units with σ(0) != 0 would add.  Old entries keep their place, and bit by bit their value where nothing is
+    added to them; at t = 0 the function is the same.  Containers, dtypes and devices are those of params.
+
+    pair, new, delta may be lists of one length (entries of new and delta may be None); neighbours are allowed in either
+    order, in one call or in several: an update computed before a neighbour grew is padded with zeros.
+    The tensors are connected to params by autograd: detach them to make new leaves for an optimizer.
+    Differentiable in everything; entries go as √t, whose infinite derivative at t = 0 is reported as 0.
+
+    Raises ValueError (path, got, expected) for layers that do not match, updates larger than the layers or with a
+    bias that the layer has not, a negative t; nothing is decided by values of tensors.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.eye(2), "b.weight": torch.ones(1, 2)}
+    >>> data, pair = (torch.eye(2), torch.zeros(2, 1)), growth.Pair("a", "b")
+    >>> s = growth.statistics(f, p, data, pair, "squared_error")
+    >>> {k: tuple(v.shape) for k, v in growth.grow(p, pair, growth.optimal_neurons(s, 3), scale=0.1).items()}
+    {'a.weight': (5, 2), 'b.weight': (1, 5)}
+    """
+    pairs, _ = check_pairs(pair)
+    units, deltas, scales = (as_list(v, len(pairs), n) for v, n in ((new, "new"), (delta, "delta"), (scale, "scale")))
+    for one, n, d, amplitude in zip(pairs, units, deltas, scales):
+        s, root = _amplitudes(amplitude)
+        if d is not None:
+            params = _changed(params, one, d, s)
+        if n is not None:
+            params = _widened(params, one, n, root)
+        layers_of(params, one)
+    return params
+
+
+def apply_extended(
+    f: Callable[..., Tensor],
+    params: Any,
+    pair: Pair | Sequence[Pair],
+    new: Any,
+    delta: Any,
+    scale: Scale | list[Scale],
+    x: Any,
+) -> Tensor:
+    """The output of f on x as it will be after `grow`: `f(grow(params, pair, new, delta=delta, scale=scale), x)`.
+
+    A preview by the formula of what is applied, hence exact for any f.  Raises where `grow` does.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: (x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p, pair = {"a.weight": torch.eye(2), "b.weight": torch.ones(1, 2)}, growth.Pair("a", "b")
+    >>> delta = growth.Delta(torch.ones(1, 2), None, torch.tensor(0.0))
+    >>> growth.apply_extended(f, p, pair, None, delta, 0.5, torch.eye(2))
+    tensor([[0.5000],
+            [0.5000]])
+    """
+    return f(grow(params, pair, new, delta=delta, scale=scale), x)
+
+
+def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
+    if not isinstance(delta, Delta):
+        raise TypeError(f"delta: got {type(delta).__name__}, expected growth.Delta (of optimal_delta) or None")
+    _, after = layers_of(params, pair)
+    change = s * _fitted(delta.weight, after.weight.shape, f"{pair}: delta.weight")
+    params = trees.replace(params, after.weight_path, after.weight - _like(change, after.weight))
+    if delta.bias is None:
+        return params
+    if after.bias is None:
+        raise ValueError(
+            f"{pair}: delta has a bias, but {after.name} has none; give a delta of statistics of this pair"
+        )
+    move = s * _fitted(delta.bias, after.bias.shape, f"{pair}: delta.bias")
+    return trees.replace(params, after.bias_path, after.bias - _like(move, after.bias))  # type: ignore[arg-type]
+
+
+def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any:
+    if not isinstance(new, Neurons):
+        raise TypeError(f"new: got {type(new).__name__}, expected growth.Neurons (of optimal_neurons) or None")
+    before, after = layers_of(params, pair)
+    k = new.fan_in.shape[0]
+    if new.fan_in.ndim != 2 or new.fan_out.ndim != 2 or new.fan_out.shape[1] != k:
+        raise ValueError(
+            f"{pair}: new has fan_in {tuple(new.fan_in.shape)} and fan_out {tuple(new.fan_out.shape)}, expected [k, r] "
+            "and [q, k]; map over an ensemble with torch.func.vmap"
+        )
+    fan_in = _fitted(new.fan_in, (k, before.weight.shape[1]), f"{pair}: new.fan_in")
+    fan_out = _fitted(new.fan_out, (after.weight.shape[0], k), f"{pair}: new.fan_out")
+    params = _appended(params, before, root * fan_in, _new_bias(pair, new, before, root))
+    weight = torch.cat([after.weight, _like(root * fan_out, after.weight)], 1)
+    params = trees.replace(params, after.weight_path, weight)
+    if after.bias is None:
+        return params
+    constant = root * (fan_out.sum(1) * new.sigma0)
+    return trees.replace(params, after.bias_path, after.bias - _like(constant, after.bias))  # type: ignore[arg-type]
+
+
+def _new_bias(pair: Pair, new: Neurons, before: Dense, root: float | Tensor) -> Tensor | None:
+    if before.bias is None:
+        if new.fan_in_bias is not None:
+            raise ValueError(
+                f"{pair}: new has a fan_in_bias, but {before.name} has no bias; give units made for this pair"
+            )
+        return None
+    if new.fan_in_bias is None:
+        return before.bias.new_zeros((new.fan_in.shape[0],))
+    return root * new.fan_in_bias
+
+
+def _appended(params: Any, before: Dense, rows: Tensor, bias: Tensor | None) -> Any:
+    params = trees.replace(params, before.weight_path, torch.cat([before.weight, _like(rows, before.weight)], 0))
+    if bias is None or before.bias is None or before.bias_path is None:
+        return params
+    return trees.replace(params, before.bias_path, torch.cat([before.bias, _like(bias, before.bias)]))
+
+
+def _fitted(t: Tensor, shape: Sequence[int], name: str) -> Tensor:
+    """An update of the shape before a neighbour grew, with zeros for the units that came last since."""
+    if t.ndim != len(shape) or any(a > b for a, b in zip(t.shape, shape)):
+        raise ValueError(
+            f"{name}: got shape {tuple(t.shape)}, expected {tuple(shape)} (or less where a neighbouring pair has grown "
+            "since); compute it from statistics of these params"
+        )
+    return pad(t, [n for a, b in zip(reversed(t.shape), reversed(shape)) for n in (0, b - a)])
+
+
+def _like(t: Tensor, leaf: Tensor) -> Tensor:
+    return t.to(dtype=leaf.dtype, device=leaf.device)
+
+
+def _amplitudes(scale: Scale) -> tuple[float | Tensor, float | Tensor]:
+    """(s, √t) of a scale, a number, a scalar tensor, or a tuple of two of them."""
+    parts = scale if isinstance(scale, tuple) else (scale, scale)
+    wrong = len(parts) != 2 or any(
+        isinstance(t, bool) or (t.ndim > 0 if isinstance(t, Tensor) else not isinstance(t, (int, float))) for t in parts
+    )
+    if wrong:
+        raise ValueError(f"scale: got {scale!r}, expected a number, a scalar tensor, or a tuple (t_delta, t_neurons)")
+    s, t = parts
+    if isinstance(t, Tensor):
+        positive = t > 0
+        return s, torch.where(positive, torch.where(positive, t, 1.0).sqrt(), 0.0)
+    if t < 0:
+        raise ValueError(
+            f"scale: t_neurons is {t}, expected >= 0; the amplitude of new units is shared as its square root"
+        )
+    return s, math.sqrt(t)

@@ -1,0 +1,106 @@
+"""choose_sign: the exact one-sided gain of each unit, and the better of its two signs."""
+
+import dataclasses
+
+import optree
+import pytest
+from hypothesis import given
+from torch.func import vmap
+
+import growth
+from growth.strategies import KINKED, network, networks
+from linmaps import trees
+from tests.growth.oracle import close, mean_loss, slope
+
+
+def chosen(net, k=2, target="residual"):
+    stats = growth.statistics(net.f, net.params, net.data, net.pair, net.loss)
+    new = growth.optimal_neurons(stats, k, target)
+    return new, growth.choose_sign(net.f, net.params, net.data, net.pair, new, net.loss)
+
+
+def one_sided(net, new, j, sign):
+    """Slope of the mean loss when unit j alone is added with this sign, by differences."""
+    unit = dataclasses.replace(
+        new,
+        fan_in=sign * new.fan_in[j : j + 1],
+        fan_in_bias=None if new.fan_in_bias is None else sign * new.fan_in_bias[j : j + 1],
+        fan_out=sign * new.fan_out[:, j : j + 1],
+    )
+    return slope(lambda t: mean_loss(net, growth.grow(net.params, net.pair, unit, scale=(0.0, t))), 0.02, root=True)
+
+
+@pytest.mark.parametrize("name", [*KINKED, "tanh", "softplus"])
+@pytest.mark.parametrize("bias", [(True, True), (False, True)])
+@pytest.mark.parametrize("positions", [0, 3])
+def test_gains_of_both_signs(name, bias, positions):
+    net = network(21, activation=name, bias=bias, positions=positions, samples=10)
+    new, best = chosen(net)
+    for j in range(2):
+        kept, other = -one_sided(net, best, j, 1.0), -one_sided(net, best, j, -1.0)
+        assert abs(kept - best.gains[j].item()) <= 1e-4 * abs(kept)
+        assert other <= kept + 1e-6
+        if name in ("tanh", "softplus"):
+            assert abs(kept - other) <= 1e-5
+        else:
+            assert abs(kept - other) > 1e-5
+    close(best.fan_out @ best.fan_in, new.fan_out @ new.fan_in, 1e-14)
+    close(best.gain, best.gains.sum(), 0)
+
+
+@given(networks())
+def test_never_worse_than_the_mean_of_both_signs(net):
+    new, best = chosen(net, k=3)
+    assert (best.gains >= new.gains - 1e-12).all()
+    assert ((best.fan_in == new.fan_in).all(1) | (best.fan_in == -new.fan_in).all(1)).all()
+    assert ((best.fan_out == new.fan_out).all(0) | (best.fan_out == -new.fan_out).all(0)).all()
+    assert optree.tree_structure(best) == optree.tree_structure(new)
+
+
+def test_the_two_gains_of_relu_add_up_to_the_squared_eigenvalue():
+    """Without projection, and exactly so in the whole: gain(+) + gain(-) = λ²."""
+    net = network(22, activation="relu")
+    new, best = chosen(net, target="gradient")
+    flipped = dataclasses.replace(best, fan_in=-best.fan_in, fan_in_bias=-best.fan_in_bias, fan_out=-best.fan_out)
+    for j in range(2):
+        total = best.gains[j].item() - one_sided(net, flipped, j, 1.0)
+        assert abs(total - new.eigenvalues[j].item() ** 2) <= 1e-5 * total
+
+
+def test_batches_lists_and_ensemble():
+    net = network(23, activation="relu", samples=10)
+    new, best = chosen(net)
+    parts = [(net.x[:3], net.target[:3]), (net.x[:0], net.target[:0]), (net.x[3:], net.target[3:])]
+    close(growth.choose_sign(net.f, net.params, parts, net.pair, new).gains, best.gains, 1e-12)
+    (listed,) = growth.choose_sign(net.f, net.params, net.data, [net.pair], [new])
+    close(listed.gains, best.gains, 0)
+
+    def step(params):
+        stats = growth.statistics(net.f, params, net.data, net.pair)
+        return growth.choose_sign(net.f, params, net.data, net.pair, growth.optimal_neurons(stats, 2))
+
+    members = [net.params, network(24).params, network(25).params]
+    together = vmap(step)(trees.stack(members))
+    for i, m in enumerate(members):
+        one = step(m)
+        close(together.gains[i], one.gains, 1e-10)
+        close(together.fan_out[i] @ together.fan_in[i], one.fan_out @ one.fan_in, 1e-10)
+
+
+def test_masked_units_stay_masked():
+    net = network(26, activation="relu", q=1)
+    _, best = chosen(net, k=3)
+    assert (best.eigenvalues > 0).tolist() == [True, False, False]
+    assert best.gains[1:].tolist() == [0, 0]
+    assert (best.fan_out[:, 1:] == 0).all()
+
+
+def test_units_of_another_pair_raise():
+    net = network(27, q=4)
+    new, _ = chosen(net)
+    with pytest.raises(ValueError, match=r"fan_in \(2, 3\) and fan_out \(4, 2\), expected"):
+        growth.choose_sign(net.f, net.params, net.data, growth.Pair("output", "head"), new)
+    with pytest.raises(TypeError, match=r"expected growth\.Neurons"):
+        growth.choose_sign(net.f, net.params, net.data, net.pair, {"fan_in": 1})
+    with pytest.raises(ValueError, match="list of 2, expected 1"):
+        growth.choose_sign(net.f, net.params, net.data, [net.pair], [new, new])
