@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fisher.linalg import pinv, working
 from growth.statistics import Statistics
+from linmaps.linalg import pinv, working
 from linmaps.trees import record
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fisher.linalg import eigh, pinv, working
 from growth.delta import Delta, check_solver, make_delta, optimal_delta, split
 from growth.statistics import Statistics
+from linmaps.linalg import eigh, pinv, working
 from linmaps.trees import record
 
 
@@ -78,7 +78,8 @@ def optimal_neurons(
     k is static; units beyond the rank (at most min(q, rank S_prev)), without gain or below rounding are zero rows at
     the end.
     ridge, rtol: as in `optimal_delta`, for S and for S_prev.  delta: a solve of `optimal_delta` to be used again.
-    Only what does not depend on the sign of a unit (or on the basis of equal λ's) is a smooth function: ΩA, λ, gains.
+    The sign of a unit is fixed by a generic linear form of Ω_j, so that an ensemble equals the loop; where λ's are equal
+    only what does not depend on the basis is a smooth function: ΩA, λ, gains.
 
     Raises ValueError for k < 0, an unknown target, joint with target="gradient", a delta of another shape.
     Source: Verbockhaven et al., "Growing tiny networks" (2024).
@@ -168,6 +169,8 @@ def _decompose(N: Tensor, inverse: Tensor, k: int, floor: Tensor) -> tuple[Tenso
     N = N / unit
     whitened = inverse @ N
     squares, Z = (t.flip(-1) for t in eigh(N.mT @ whitened))  # descending
+    generic = torch.cos(1.7 * torch.arange(q, device=N.device)).to(N.dtype)
+    Z = torch.where(generic @ Z.detach() < 0, -Z, Z)  # LAPACK's signs depend on rounding; these do not
     keep = min(k, q)
     squares, Z = squares[:keep], Z[:, :keep]
     rounding = 8 * max(q, 8) * torch.finfo(N.dtype).eps

@@ -16,11 +16,11 @@ from torch.func import jvp
 from fisher import LayerCollection
 from fisher.fold import batches
 from fisher.fold import check_finite as check_data
-from fisher.linalg import working
 from fisher.taps import batch_size, layer_io
 from growth.losses import Loss, gradient, per_sample
 from growth.pairs import Activation, Pair, locate
 from linmaps import trees
+from linmaps.linalg import working
 
 FEW = 32
 

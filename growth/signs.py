@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fisher import LayerCollection
-from fisher.linalg import working
 from growth.losses import Loss
 from growth.neurons import Neurons
 from growth.observe import View, constants, observe
 from growth.pairs import Pair, as_list, check_pairs, layers_of
+from linmaps.linalg import working
 
 
 def choose_sign(

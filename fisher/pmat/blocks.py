@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fisher.layers import Layer, LayerCollection
-from fisher.linalg import damped, inv, lu_solve
 from fisher.pmat.base import PMat, Regul, check_regul
 from linmaps import trees
+from linmaps.linalg import damped, inv, solve
 from linmaps.trees import Layout
 
 
@@ -105,7 +105,7 @@ def exact_mv(block: Tensor, vector: Tensor) -> Tensor:
 def exact_solve(regul: Regul) -> Callable[[Tensor, Tensor], Tensor]:
     """(block + regul I)^-1 vector."""
     check_regul(regul)
-    return lambda block, vector: lu_solve(damped(block, regul), vector) if block.ndim else vector / (block + regul)
+    return lambda block, vector: solve(damped(block, regul), vector) if block.ndim else vector / (block + regul)
 
 
 def exact_inverse(regul: Regul) -> Callable[[Tensor], Tensor]:

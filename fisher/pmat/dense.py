@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.linalg import damped, inv, lu_solve, positive_root
 from fisher.pmat.base import PMat, Regul, check_regul
 from linmaps import trees
+from linmaps.linalg import damped, inv, positive_root, solve
 from linmaps.trees import Layout
 
 
@@ -37,7 +37,7 @@ class PMatDense(PMat):
 
     def solve(self, v: Any, regul: Regul = 1e-8) -> Any:
         check_regul(regul)
-        return self.layout.unravel(lu_solve(damped(self.matrix, regul), self._vector(v)))
+        return self.layout.unravel(solve(damped(self.matrix, regul), self._vector(v)))
 
     def inverse(self, regul: Regul = 1e-8) -> PMatDense:
         """(F + regul I)^-1, dense."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.linalg import positive_root
 from fisher.pmat.base import PMat, Regul, check_regul
 from linmaps import trees
+from linmaps.linalg import positive_root
 from linmaps.trees import Layout
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fisher.layers import Layer, LayerCollection
-from fisher.linalg import positive_root
 from fisher.pmat.base import Regul, check_regul
 from fisher.pmat.blocks import Blockwise, exact_inverse, exact_mv, exact_solve
 from linmaps import trees
+from linmaps.linalg import positive_root
 
 
 @trees.record(static=("layers",))

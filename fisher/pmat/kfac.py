@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fisher.layers import Layer, LayerCollection
-from fisher.linalg import constant_eigh, damped, eigh, inv, positive_root
 from fisher.pmat.base import Regul, check_regul
 from fisher.pmat.blocks import Blockwise, exact_mv, exact_solve
 from fisher.pmat.ekfac import PMatEKFAC
 from linmaps import trees
+from linmaps.linalg import constant_eigh, damped, eigh, positive_root, refined, solve
 
 
 @trees.record(static=("layers",))
@@ -98,25 +98,11 @@ class PMatKFAC(Blockwise):
 
 
 def _tikhonov(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
-    """X with G X A + regul X = V.
-
-    The value comes from constant eigen-decompositions, the derivatives from two steps X <- X + S0^-1 (V - S X), which
-    have the right derivatives to the second order; eigh's own are infinite at repeated eigenvalues, X's are not.
-    """
+    """X with G X A + regul X = V; eigh's own derivatives are infinite at repeated eigenvalues, X's are not."""
     check_regul(regul)
     (a, U), (g, W) = constant_eigh(A), constant_eigh(G)
-    lam = regul.detach() if isinstance(regul, Tensor) else regul
-    spectrum = torch.outer(g, a) + lam
-
-    def apply(B: Tensor) -> Tensor:
-        return W @ ((W.mT @ B @ U) / spectrum) @ U.mT
-
-    value = apply(V.detach())
-    X = value
-    for _ in range(2):
-        step = X + apply(V - (G @ X @ A + regul * X))
-        X = value + (step - step.detach())
-    return X
+    spectrum = torch.outer(g, a) + (regul.detach() if isinstance(regul, Tensor) else regul)
+    return refined(lambda B: W @ ((W.mT @ B @ U) / spectrum) @ U.mT, lambda X: G @ X @ A + regul * X, V, V.detach())
 
 
 def _pi_damped(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
@@ -125,4 +111,4 @@ def _pi_damped(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
     sane = (ratio > 0) & ratio.isfinite()
     pi = torch.where(sane, torch.where(sane, ratio, 1.0).sqrt(), 1.0)
     root = regul**0.5
-    return inv(damped(G, root / pi)) @ V @ inv(damped(A, root * pi))
+    return solve(damped(A, root * pi), solve(damped(G, root / pi), V).mT).mT

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.linalg import damped, inv, lu_solve, positive_root
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.blocks import Blockwise
 from fisher.pmat.dense import PMatDense
 from fisher.pmat.diag import PMatDiag
 from linmaps import trees
+from linmaps.linalg import damped, inv, positive_root, solve
 from linmaps.trees import Layout
 
 
@@ -73,7 +73,7 @@ class PMatSum(PMat):
         out = torch.zeros_like(vector)
         for index, block in self.dense_blocks():
             where = torch.tensor(index, device=vector.device)
-            out = out.index_copy(0, where, lu_solve(damped(block, regul), vector[where]))
+            out = out.index_copy(0, where, solve(damped(block, regul), vector[where]))
         return self.layout.unravel(out)
 
     def inverse(self, regul: Regul = 1e-8) -> PMatDense:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import jacfwd, jacrev, vmap
 
-from fisher.linalg import constant_eigh, eigh, pinv
+from linmaps.linalg import constant_eigh, eigh, pinv
 from tests.growth.oracle import close
 from tests.laws import close as near
 

@@ -34,19 +34,65 @@ def damped(matrix: Tensor, regul: Number) -> Tensor:
     return matrix + regul * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
 
-def lu_solve(matrix: Tensor, b: Tensor) -> Tensor:
-    """matrix^-1 b for a vector b `[n]`; any order of derivative is right (that of torch.linalg.solve is not)."""
+def _inverse_of(m: Tensor) -> Callable[[Tensor], Tensor]:
+    """B -> m^-1 B by QR, constant in m.
+
+    Not by LU: batches of LU (so inv, solve, and all that under vmap) are wrong on the CPU for n > 150 with more than one
+    thread (torch issues 141358 and 142815).
+    """
+    q, r = torch.linalg.qr(m.detach())
+    return lambda b: torch.linalg.solve_triangular(r, q.mT @ b, upper=True)
+
+
+def refined(
+    inverse: Callable[[Tensor], Tensor], operator: Callable[[Tensor], Tensor], b: Tensor, constant: Tensor
+) -> Tensor:
+    """x with operator(x) = b, its numbers from `inverse(constant)`, constant being b without derivatives.
+
+    Two steps x <- x + inverse(b - operator(x)) give derivatives to the second order, in every mode, whatever way the
+    constant inverse was computed: those of a factorization may not exist where those of x do.
+    """
+    value = inverse(constant)
+    x = value
+    for _ in range(2):
+        step = x + inverse(b - operator(x))
+        x = value + (step - step.detach())
+    return x
+
+
+def solve(matrix: Tensor, b: Tensor) -> Tensor:
+    """matrix^-1 b for b `[n]` or `[n, k]` and any invertible matrix, right to the second derivative.
+
+    >>> import torch
+    >>> solve(torch.diag(torch.tensor([1.0, 2.0])), torch.ones(2))
+    tensor([1.0000, 0.5000])
+    """
 
     def run(m: Tensor, b: Tensor) -> Tensor:
-        factor, pivots, _ = torch.linalg.lu_factor_ex(m)
-        return torch.linalg.lu_solve(factor, pivots, b[:, None])[:, 0]
+        columns = b[:, None] if b.ndim == 1 else b
+        return refined(_inverse_of(m), lambda x: m @ x, columns, columns.detach()).reshape(b.shape)
 
     return in_working(run, matrix, b)
 
 
 def inv(matrix: Tensor) -> Tensor:
-    """matrix^-1."""
-    return in_working(lambda m: torch.linalg.inv_ex(m)[0], matrix)
+    """matrix^-1; two Newton steps X <- 2 X - X M X give derivatives to the third order.
+
+    >>> import torch
+    >>> inv(torch.diag(torch.tensor([1.0, 2.0])))
+    tensor([[1.0000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+
+    def run(m: Tensor) -> Tensor:
+        value = _inverse_of(m)(torch.eye(m.shape[-1], dtype=m.dtype, device=m.device))
+        x = value
+        for _ in range(2):
+            step = 2 * x - x @ (m @ x)
+            x = value + (step - step.detach())
+        return x
+
+    return in_working(run, matrix)
 
 
 def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
