@@ -10,12 +10,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from linmaps.numeric import working as working_dtype
+
 Number = float | Tensor
 
 
 def working(t: Tensor) -> Tensor:
     """`t` in a dtype that factorizations know: half precision becomes float32."""
-    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+    return t.to(working_dtype(t.dtype))
 
 
 def in_working(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ def inv(matrix: Tensor) -> Tensor:
 
 
 def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues `[n]` ascending and eigenvectors `[n, n]` of a symmetric matrix; values below rounding are zero.
+    """Eigenvalues `[n]` ascending and eigenvectors `[n, n]` of a symmetric matrix, safe to differentiate.
 
     The numbers are those of torch.linalg.eigh; the derivatives are those of two steps of iterative refinement (Ogita and
     Aishima, 2018), which converge quadratically: with R = I - U'U and S = U'MU,
@@ -112,7 +114,7 @@ def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     if working(m) is not m:
         values, vectors = eigh(working(m))
         return values.to(m.dtype), vectors.to(m.dtype)
-    values, vectors = constant_eigh(m)
+    values, vectors = torch.linalg.eigh(m.detach())
     if len(m) == 0:
         return values, vectors
     close = (values[None, :] - values[:, None]).abs() <= 64 * len(m) * torch.finfo(m.dtype).eps * values.abs().amax()
@@ -126,11 +128,16 @@ def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def constant_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without derivatives."""
+    """The same without derivatives, and with `denoised` eigenvalues."""
     values, vectors = torch.linalg.eigh(working(m.detach()))
-    if len(m):  # what is below rounding is zero: else its noise, not the damping, would rule the null space
-        values = torch.where(values.abs() > rounding(values) * values.abs().amax(), values, 0.0)
-    return values.to(m.dtype), vectors.to(m.dtype)
+    return denoised(values).to(m.dtype), vectors.to(m.dtype)
+
+
+def denoised(values: Tensor) -> Tensor:
+    """Eigenvalues of a product X'X with zero for what is below rounding: its noise must not rule the null space."""
+    if len(values) == 0:
+        return values
+    return torch.where(values.abs() > rounding(values) * values.abs().amax(), values, 0.0)
 
 
 def rounding(values: Tensor) -> float:
@@ -142,6 +149,12 @@ def _rayleigh(m: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     R = torch.eye(len(m), dtype=m.dtype, device=m.device) - U.mT @ U
     S = U.mT @ m @ U
     return R, S, S.diagonal() / (1 - R.diagonal())
+
+
+def negative_determinant(m: Tensor) -> Tensor:
+    """Whether det m < 0, a bool scalar: each reflection of a QR decomposition turns the sign, and so does R's diagonal."""
+    a, tau = torch.geqrf(working(m.detach()))
+    return ((a.diagonal() < 0).sum() + (tau != 0).sum()) % 2 == 1
 
 
 def pinv(a: Tensor, ridge: float | Tensor = 0.0, rtol: float | None = None, *, size: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from fisher.pmat.base import Regul, check_regul
 from fisher.pmat.blocks import Blockwise, exact_mv, exact_solve
 from fisher.pmat.ekfac import PMatEKFAC
 from linmaps import trees
-from linmaps.linalg import constant_eigh, damped, eigh, positive_root, refined, solve
+from linmaps.linalg import constant_eigh, damped, denoised, eigh, positive_root, refined, solve
 
 
 @trees.record(static=("layers",))
@@ -68,7 +68,7 @@ class PMatKFAC(Blockwise):
         for layer in self.layers:
             if layer.kronecker:
                 (a, U), (g, W) = (eigh(m) for m in self._factors(layer))
-                bases[layer.name], eigenvalues[layer.name] = (U, W), torch.outer(g, a)
+                bases[layer.name], eigenvalues[layer.name] = (U, W), torch.outer(denoised(g), denoised(a))
         return PMatEKFAC(eigenvalues, bases, self.exact, self.layers)
 
     def inverse(self, regul: Regul = 1e-8) -> PMatEKFAC:

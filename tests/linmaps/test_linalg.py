@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import jacfwd, jacrev, vmap
 
-from linmaps.linalg import constant_eigh, eigh, pinv
+from linmaps.linalg import constant_eigh, eigh, inv, negative_determinant, pinv, solve
 from tests.growth.oracle import close
 from tests.laws import close as near
 
@@ -134,6 +134,44 @@ def test_numbers_are_torchs(n):
     values, vectors = eigh(m)
     near(values, torch.linalg.eigvalsh(m), 1e-14, "eigenvalues")
     near(vectors * values @ vectors.T, m, 1e-13, "decomposition")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_sign_of_the_determinant(n):
+    m = torch.randn(20, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    want = torch.tensor([torch.linalg.det(a) < 0 for a in m])
+    assert torch.equal(vmap(negative_determinant)(m), want)
+    assert not negative_determinant(torch.eye(n))
+
+
+@pytest.mark.parametrize("n", [3, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_solve_and_inverse_hold_for_batches_on_two_threads(n, dtype):
+    """Batched LU, hence torch's own inv and solve under vmap, is wrong here for n > 150."""
+    a = torch.randn(4, n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a = (a + 2 * n**0.5 * torch.eye(n, dtype=torch.float64)).to(dtype)  # not symmetric
+    b = torch.ones(4, n, dtype=dtype)
+    eps = 2e3 * torch.finfo(dtype).eps
+    near((a @ vmap(solve)(a, b)[..., None])[..., 0], b, eps, "solve")
+    near(a @ vmap(inv)(a), torch.eye(n, dtype=dtype).expand(4, n, n), eps, "inverse")
+    near(vmap(solve)(a, a), torch.eye(n, dtype=dtype).expand(4, n, n), eps, "solve for a matrix")
+
+
+@pytest.mark.parametrize("fn", ["solve", "inv"])
+def test_second_derivatives_of_solves(fn):
+    a, d = A + 4 * torch.eye(6, dtype=torch.float64), B
+    f = {
+        "solve": lambda t: (solve(a + t * d, WEIGHTS[0]) * WEIGHTS[1]).sum(),
+        "inv": lambda t: (inv(a + t * d) * WEIGHTS).sum(),
+    }[fn]
+    x = torch.linalg.inv(a)
+    y = x @ d @ x
+    first, second = (-y, 2 * y @ d @ x)
+    pick = (lambda m: WEIGHTS[1] @ m @ WEIGHTS[0]) if fn == "solve" else (lambda m: (m * WEIGHTS).sum())
+    for outer in MODES:
+        near(outer(f)(ZERO), pick(first), 1e-12, "first")
+        for inner in MODES:
+            near(outer(inner(f))(ZERO), pick(second), 1e-11, "second")
 
 
 def test_rounding_of_a_null_space_is_zero():

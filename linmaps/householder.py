@@ -1,0 +1,113 @@
+"""Products of Householder reflections as three matrix products and one triangular solve, without a loop.
+
+V [k, n] holds reflectors as rows, H_i = I - 2 v_i v_i' / |v_i|^2, Q = H_0 H_1 ... H_{k-1} [n, n], of which r columns
+are wanted.  With rows z_i = sqrt(2) v_i / |v_i| and T the unit upper triangle of Z Z',
+
+    Q = I - Z' T^-1 Z
+
+(compact WY form: Schreiber and Van Loan 1989; in this "UT" form: Likhosherstov et al., arXiv:2004.08675).  The entries
+of T^-1 are -z_i' H_{i+1} ... H_{j-1} z_j, at most 2 in size, so the solve is stable for any V.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from linmaps.linalg import negative_determinant
+from linmaps.numeric import normal
+
+
+def default_reflectors(n: int, r: int) -> int:
+    """The fewest reflectors that reach every [n, r] frame: r, or n - 1 (and a fixed sign) when the frame is square."""
+    return min(r, n - 1)
+
+
+def frame(V: Tensor, r: int, *, det: int | None = None) -> Tensor:
+    """The first r columns [n, r] of Q; `det` 1 or -1 fixes the determinant when r = n by the sign of the last column.
+
+    >>> import torch
+    >>> frame(torch.tensor([[3.0, 4.0]]), 2)
+    tensor([[ 0.2800, -0.9600],
+            [-0.9600, -0.2800]])
+    """
+    Z = _rows(V)
+    k, n = Z.shape
+    # the solve from the right on a transposed operand needs no copy to column-major, which halves its time
+    Y = torch.linalg.solve_triangular(Z @ Z.mT, Z[:, :r].mT, upper=False, left=False, unitriangular=True)
+    rows = torch.addmm(torch.eye(r, n, dtype=Z.dtype, device=Z.device), Y, Z, alpha=-1)
+    return (rows * _signs(Z, r)[:, None] if _flips(k, det) else rows).mT
+
+
+def times_frame(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
+    """`x @ frame(V, r, det=det)` for x [..., n], without the frame: `x - ((x Z') T^-1) Z`, cut to r columns."""
+    Z = _rows(V)
+    y = x[..., :r] - x @ Z.mT @ _inverse(Z) @ Z[:, :r]
+    return y * _signs(Z, r) if _flips(len(Z), det) else y
+
+
+def times_frame_t(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
+    """`x @ frame(V, r, det=det).T` for x [..., r], without the frame; the result is [..., n]."""
+    Z = _rows(V)
+    k, n = Z.shape
+    x = x * _signs(Z, r) if _flips(k, det) else x
+    return torch.nn.functional.pad(x, (0, n - r)) - x @ Z[:, :r].mT @ _inverse(Z).mT @ Z
+
+
+def costs(n: int, k: int, r: int) -> tuple[float, float, float]:
+    """Multiplications beyond Z Z': of `frame`, of `times_frame` once, and of `times_frame` per row of x."""
+    return k * k * r / 2 + n * k * r, k**3 / 2, n * k + k * k + k * r
+
+
+def offset(free: Tensor) -> Tensor:
+    """Reflectors `v_i = e_i + free_i` from free parameters [k, n], so that zero parameters are no special point.
+
+    >>> import torch
+    >>> offset(torch.zeros(1, 2))
+    tensor([[1., 0.]])
+    """
+    return free + torch.eye(*free.shape, dtype=free.dtype, device=free.device)
+
+
+def haar(generator: torch.Generator, n: int, k: int, dtype: torch.dtype) -> Tensor:
+    """Parameters [k, n] for which the first k columns of `frame(offset(...))` are Haar (uniform); k = n too, given det.
+
+    Row i is uniform on the unit sphere of the coordinates i..n-1.  Its reflector e_i - u_i maps e_i to u_i = -row_i, so
+    Q is built by the subgroup algorithm (Stewart 1980).  The zeros left of the diagonal are a start, not a constraint.
+    """
+    x = normal(generator, (k, n), dtype)
+    # the sphere of one coordinate is a mere sign; n - 1 rows are Haar already, and stay so times any further reflection
+    return torch.nn.functional.normalize(torch.cat([x[: n - 1].triu(), x[n - 1 :]]), dim=1)
+
+
+def wrong_component(W: Tensor, det: int | None) -> Tensor:
+    """Whether the determinant of a square W has another sign than `det`: a bool scalar, so that no gradient passes."""
+    if det is None:
+        return torch.zeros((), dtype=torch.bool, device=W.device)
+    return negative_determinant(W) != (det < 0)
+
+
+def _rows(V: Tensor) -> Tensor:
+    """Rows of norm sqrt(2); a row too small to have a direction stands for the reflection of e_i."""
+    info = torch.finfo(V.dtype)
+    norm = torch.linalg.vector_norm(V, dim=1, keepdim=True)
+    lost = (
+        norm < (info.tiny / info.eps) ** 0.5
+    )  # below, squares have lost digits and the row would not be a unit vector
+    scale = 2**0.5 / torch.where(lost, 1.0, norm)
+    return torch.where(lost, 2**0.5 * torch.eye(*V.shape, dtype=V.dtype, device=V.device), V * scale)
+
+
+def _inverse(Z: Tensor) -> Tensor:
+    """T^-1 [k, k].  A solve with x in the right side would copy T for every member when x alone is mapped by vmap."""
+    eye = torch.eye(Z.shape[0], dtype=Z.dtype, device=Z.device)
+    return torch.linalg.solve_triangular(Z @ Z.mT, eye, upper=True, left=False, unitriangular=True)
+
+
+def _flips(k: int, det: int | None) -> bool:
+    return det is not None and det != (-1) ** k
+
+
+def _signs(Z: Tensor, r: int) -> Tensor:
+    signs = torch.ones(r, dtype=Z.dtype, device=Z.device)
+    return torch.where(torch.arange(r, device=Z.device) == r - 1, -signs, signs)

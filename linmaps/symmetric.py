@@ -1,0 +1,70 @@
+"""Symmetric matrices from the packed upper triangle.  n rows and columns; a triangle is stored row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from linmaps.base import Map, Params, Shape
+from linmaps.linalg import eigh
+from linmaps.numeric import frobenius, uniform
+from linmaps.registry import register
+
+
+def unpack_upper(packed: Tensor, n: int, *, diagonal: int = 0) -> Tensor:
+    """The upper triangular matrix [n, n] whose entries on and above `diagonal`, row by row, are `packed`.
+
+    >>> import torch
+    >>> unpack_upper(torch.tensor([1.0, 2.0, 3.0]), 3, diagonal=1)
+    tensor([[0., 1., 2.],
+            [0., 0., 3.],
+            [0., 0., 0.]])
+    """
+    rows, columns = torch.triu_indices(n, n, diagonal, device=packed.device)
+    return packed.new_zeros(n, n).index_put((rows, columns), packed)
+
+
+@register
+@dataclass(frozen=True)
+class Symmetric(Map):
+    """A symmetric matrix, `W = U + striu(U)'` with U upper triangular: `W == W.T` bit by bit.
+
+    The leaf "upper" [n (n + 1) / 2] is the triangle of U row by row, so that no parameter is redundant.  init:
+    U(-1/sqrt(n), 1/sqrt(n)), which gives outputs of variance 1/3 for inputs of unit variance.  `eig` is real and
+    ascending; `violation(W)` is the Frobenius norm of W - W'.
+
+    >>> import torch, linmaps
+    >>> spec = linmaps.Symmetric(4)
+    >>> W = spec.effective_W(spec.init(torch.Generator().manual_seed(0)))
+    >>> torch.equal(W, W.T)
+    True
+    """
+
+    name: ClassVar[str] = "symmetric"
+    promise: ClassVar[str] = "W = W'"
+    square: ClassVar[bool] = True
+
+    def _shapes(self) -> dict[str, Shape]:
+        return {"upper": (self.in_features * (self.in_features + 1) // 2,)}
+
+    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
+        return {"upper": uniform(generator, self._shapes()["upper"], self.in_features**-0.5, dtype)}
+
+    def _weight(self, params: Params) -> Tensor:
+        U = unpack_upper(params["upper"], self.in_features)
+        return U + U.triu(1).mT
+
+    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
+        W = self._weight(params)
+        if not vectors:
+            return torch.linalg.eigvalsh(W), None
+        return eigh(W)
+
+    def _singular_values(self, params: Params) -> Tensor:
+        return torch.linalg.eigvalsh(self._weight(params)).abs().sort(descending=True).values
+
+    def _violation(self, W: Tensor) -> Tensor:
+        return frobenius(W - W.mT)

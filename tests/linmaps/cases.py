@@ -1,0 +1,120 @@
+"""Rows of the transform table for linmaps and linmaps.trees."""
+
+import torch
+from torch import Tensor
+
+import linmaps as L
+from linmaps import trees
+from tests.laws import Case, Exempt
+
+CASES: dict[str, Case | Exempt] = {
+    "linmaps.Map": Exempt("abstract; its methods are in the rows of the concrete maps"),
+    "linmaps.maps": Exempt("the registry of classes"),
+    "linmaps.trees": Exempt("a module; its functions have rows of their own"),
+    "linmaps.from_module": Exempt("takes a module and copies its tensors"),
+    "linmaps.trees.Layout": Exempt("static structure; its vectors are in the row of ravel"),
+    "linmaps.trees.check_like": Exempt("returns nothing"),
+    "linmaps.trees.path_str": Exempt("strings"),
+    "linmaps.trees.paths": Exempt("tuples of keys"),
+    "linmaps.trees.static": Exempt("a class decorator"),
+}
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def power_sums(spec):
+    """Functions of the eigenvalues that do not depend on their order, which LAPACK leaves open."""
+
+    def sums(params):
+        values = spec.eig(params)
+        return torch.stack([(values**k).sum() for k in range(1, 4)])
+
+    return sums
+
+
+def eigenprojections(spec):
+    """`V diag(values^2) V^-1`: what of the eigenvectors does not depend on their phase."""
+
+    def product(params):
+        values, V = spec.eig(params, vectors=True)
+        return V * values**2 @ torch.linalg.inv(V)
+
+    return product
+
+
+VECTORS = {
+    "jac": "torch's forward rule of eigenvectors divides by infinity on the diagonal: NaN in reverse mode over it"
+}
+
+SPECS = {
+    "linear": L.Linear(3, 2, bias=True),
+    "linear square": L.Linear(3),
+    "symmetric": L.Symmetric(3, bias=True),
+    "stochastic": L.RightStochastic(4, 3),
+    "stochastic square": L.RightStochastic(3),
+    "tall": L.Orthogonal(4, 2, bias=True),
+    "wide": L.Orthogonal(2, 4),
+    "square": L.Orthogonal(3, det=-1),
+    "one": L.Orthogonal(1),
+    "cayley": L.Orthogonal(3, method="cayley"),
+    "exp": L.Orthogonal(3, 2, method="exp"),
+    "spectral tall": L.Spectral(4, 2),
+    "spectral wide": L.Spectral(2, 3, bias=True),
+    "spectral square": L.Spectral(3, sigma_min=0.2),
+}
+
+for label, spec in SPECS.items():
+    name = f"linmaps.{type(spec).__name__}"
+    params = spec.init(torch.Generator().manual_seed(3), dtype=torch.float64)
+    rows: dict[str, Case] = {
+        "effective_W": Case(spec.effective_W, (params,)),
+        "apply": Case(spec.apply, (params, randn(2, spec.in_features, seed=1))),
+        "apply many": Case(spec.apply, (params, randn(20, spec.in_features, seed=1))),
+        "reg_error": Case(spec.reg_error, (params,)),
+        "singular_values": Case(spec.singular_values, (params,)),
+        "violation": Case(spec.violation, (2 * randn(spec.in_features, spec.out_features, seed=2),)),
+    }
+    if spec.in_features == spec.out_features:
+        rows["eig"] = Case(power_sums(spec), (params,), tol=1e-6)
+        skip = {} if isinstance(spec, L.Symmetric) else VECTORS
+        rows["eig vectors"] = Case(eigenprojections(spec), (params,), skip=skip, tol=1e-6)
+    CASES |= {f"{name}/{row} {label}": case for row, case in rows.items()}
+
+
+def rebuilt(tree):
+    _, children, rebuild = trees.one_level(tree)
+    return rebuild([torch.sin(child) for child in children])
+
+
+@trees.record(static=("unit",))
+class Quantity:
+    value: Tensor
+    unit: str = "m"
+
+
+TREE = {"a": {"b": randn(2), "c": randn(2, 3, seed=1)}, "d": [randn(2, seed=2)]}
+OTHER = trees.map(torch.sin, TREE)
+SCALAR = torch.tensor(1.3, dtype=torch.float64)
+
+CASES |= {
+    "linmaps.trees.add": Case(trees.add, (TREE, OTHER)),
+    "linmaps.trees.axpy": Case(trees.axpy, (SCALAR, TREE, OTHER)),
+    "linmaps.trees.dot": Case(trees.dot, (TREE, OTHER)),
+    "linmaps.trees.flatten": Case(lambda t: trees.flatten(t)[0], (TREE,)),
+    "linmaps.trees.get": Case(lambda t: trees.get(t, "a.c"), (TREE,)),
+    "linmaps.trees.leaves": Case(trees.leaves, (TREE,)),
+    "linmaps.trees.map": Case(lambda t: trees.map(torch.sin, t), (TREE,)),
+    "linmaps.trees.norm": Case(trees.norm, (TREE,)),
+    "linmaps.trees.one_level": Case(rebuilt, (TREE["a"],)),
+    "linmaps.trees.ravel": Case(lambda t: trees.ravel(t)[0], (TREE,)),
+    "linmaps.trees.ravel/and back": Case(lambda t: trees.ravel(t)[1](trees.ravel(t)[0] ** 2), (TREE,)),
+    "linmaps.trees.record": Case(lambda q: Quantity(q.value**2, q.unit), (Quantity(randn(3)),)),
+    "linmaps.trees.replace": Case(lambda t, v: trees.replace(t, "a.b", v), (TREE, randn(4))),
+    "linmaps.trees.scale": Case(trees.scale, (SCALAR, TREE)),
+    "linmaps.trees.stack": Case(lambda s, t: trees.stack([s, t]), (TREE, OTHER)),
+    "linmaps.trees.sub": Case(trees.sub, (TREE, OTHER)),
+    "linmaps.trees.unstack": Case(trees.unstack, (trees.stack([TREE, OTHER]),)),
+    "linmaps.trees.zeros_like": Case(trees.zeros_like, (TREE,)),
+}
