@@ -47,8 +47,8 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iter
 def _pair(item: Any, name: str) -> Batch:
     if isinstance(item, Tensor):
         return item, None
-    if isinstance(item, tuple) and len(item) == 2:
-        return item[0], item[1]
+    if isinstance(item, tuple) and len(item) in (1, 2):
+        return item[0], item[1] if len(item) == 2 else None
     raise TypeError(
         f"{name}: got {type(item).__name__} of length {len(item) if hasattr(item, '__len__') else '?'}, expected a "
         "tensor x or a tuple (x, target)"

@@ -18,7 +18,7 @@ from fisher import check as checks
 from fisher.chains import Chain
 from fisher.check import NEVER_MET
 from fisher.rules import Match
-from fisher.taps import Tracer, batch_axes, batch_size
+from fisher.taps import Tracer, batch_axes, batch_size, distinct
 from linmaps import trees
 from linmaps.trees import Layout, Path, path_str
 
@@ -155,6 +155,7 @@ class LayerCollection:
         """
         layout = Layout.of(params)
         checks.floating(params)
+        params = distinct(params)
         tracer = Tracer(batch_size(x))
         vjp(lambda params: tracer.run(f, params, x), params)  # under vjp, so that custom autograd functions stay closed
         uses = _resolve(tracer)

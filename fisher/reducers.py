@@ -74,11 +74,20 @@ def leaf_rows(f: Callable[..., Tensor], params: Any, x: Any, leaves: tuple[int, 
     return {n: t.reshape(*t.shape[:2], -1) for n, t in vmap(one, in_dims=(0, 1), out_dims=1)(x, columns).items()}
 
 
+LARGEST_EXACT = 2**15  # 4 GiB in float32
+
+
 class KFAC:
     """Second moments: of the inputs at the call, so that no activation is stored, and of the output-gradients."""
 
     def __init__(self, layers: LayerCollection, sharing: str) -> None:
         self.layers, self.reduce = layers, sharing == "reduce"
+        for layer in layers.exact:
+            if layer.shape[0] > LARGEST_EXACT:
+                raise ValueError(
+                    f"{layer.name}: {layer.note}, so its block is exact: {layer.shape[0]:,} x {layer.shape[0]:,}, expected at "
+                    f"most {LARGEST_EXACT:,}; use PMatDiag, or add a rule for its call with fisher.rules.register"
+                )
 
     def keep(self, use: int, a: Tensor) -> Any:
         """Sum of (a, 1)(a, 1)' (of a a' without a bias); with sharing="reduce" (sum over s of (a, 1), S)."""

@@ -131,6 +131,14 @@ def batch_size(x: Any) -> int:
     return sizes.pop()[0]
 
 
+def distinct(params: Any) -> Any:
+    """params with an object of its own for each leaf: the same tensor at two places is two leaves."""
+    flat, treedef = trees.flatten(params)
+    seen: set[int] = set()
+    apart = [t.view_as(t) if id(t) in seen or seen.add(id(t)) else t for t in flat]  # type: ignore[func-returns-value]
+    return treedef.unflatten(apart) if len(seen) < len(flat) else params
+
+
 INNER = -1  # the leading axis is [S B]: positions outside, examples inside
 
 
@@ -169,6 +177,7 @@ def pull(
     the shape of the use's output z: `column_rows` brings it to [C, B, S, O].
     """
     batch = batch_size(x)
+    params = distinct(params)
 
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)

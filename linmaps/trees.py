@@ -44,6 +44,7 @@ __all__ = [
     "stack",
     "static",
     "sub",
+    "unravel",
     "unstack",
     "zeros_like",
 ]
@@ -163,13 +164,15 @@ def sub(a: Tree, b: Tree) -> Tree:
     return _binary(torch.sub, a, b)
 
 
-def scale(alpha: float | Tensor, a: Tree) -> Tree:
-    """`alpha * a` for a number or a scalar tensor `alpha`.
+def scale(alpha: float | Tensor | Tree, a: Tree | float | Tensor) -> Tree:
+    """`alpha * a` for a number or a scalar tensor `alpha`; a product, so either order will do.
 
     >>> import torch
-    >>> scale(3.0, {"a": torch.ones(2)})
-    {'a': tensor([3., 3.])}
+    >>> scale(3.0, {"a": torch.ones(2)}), scale({"a": torch.ones(2)}, 3.0)
+    ({'a': tensor([3., 3.])}, {'a': tensor([3., 3.])})
     """
+    if isinstance(a, (int, float)) or (isinstance(a, Tensor) and a.ndim == 0):
+        alpha, a = a, alpha
     return optree.tree_map(lambda t: alpha * t, a)
 
 
@@ -359,6 +362,16 @@ def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     layout = Layout.of(tree)
     flat = [t.reshape(-1) for t in optree.tree_leaves(tree)]
     return (torch.cat(flat) if flat else torch.zeros(0)), layout.unravel
+
+
+def unravel(vector: Tensor, like: Tree) -> Tree:
+    """The tree with the structure and shapes of `like` whose entries in flat order are those of the vector.
+
+    >>> import torch
+    >>> unravel(torch.arange(3.0), {"a": torch.zeros(1, 2), "b": torch.zeros(1)})
+    {'a': tensor([[0., 1.]]), 'b': tensor([2.])}
+    """
+    return Layout.of(like).unravel(vector)
 
 
 # --- paths -------------------------------------------------------------------------------------------------------

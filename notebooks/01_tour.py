@@ -203,7 +203,7 @@ report("150 Adam steps", small, begin)
 
 # %%
 begin = time.perf_counter()
-AMPLITUDES = torch.tensor([0.0, 0.3, 1.0, 3.0, 10.0, 30.0])
+AMPLITUDES = torch.tensor([0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
 
 
 def grow_one(params):
@@ -288,13 +288,13 @@ figure.savefig(OUT / "tour_training.png", dpi=110)
 
 weights = vmap(encoder.effective_W)(large["encoder"])
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-axes[0].imshow(weights[0].T.reshape(2, 8, 8, 8).permute(0, 2, 1, 3).reshape(16, 64), cmap="RdBu_r")
+tiles = F.pad(weights[0].T.reshape(2, 8, 8, 8), (1, 1, 1, 1), value=torch.nan)
+limit = weights[0].abs().max()
+axes[0].imshow(tiles.permute(0, 2, 1, 3).reshape(20, 80), cmap="RdBu_r", vmin=-limit, vmax=limit)
 axes[0].set(title="The 16 orthonormal filters of the first member", xticks=[], yticks=[])
 axes[1].plot(vmap(encoder.singular_values)(large["encoder"]).T, ".-", color="C0", alpha=0.5)
-axes[1].plot(vmap(torch.linalg.svdvals)(start["hidden"]["weight"]).T, ".-", color="grey", alpha=0.4)
-axes[1].set(
-    title="Singular values after training: the promise holds (grey: a free layer)", xlabel="index", ylim=(0, None)
-)
+axes[1].plot(vmap(torch.linalg.svdvals)(large["hidden"]["weight"]).T, ".-", color="grey", alpha=0.4)
+axes[1].set(title="Singular values after training: encoder (blue), hidden (grey)", xlabel="index", ylim=(0, None))
 figure.savefig(OUT / "tour_promise.png", dpi=110)
 print(f"plots: {', '.join(sorted('notebooks/out/' + p.name for p in OUT.glob('tour_*.png')))}")
 print(f"total: {time.perf_counter() - START:.0f} s")

@@ -281,3 +281,21 @@ def test_float32_and_half():
     assert {t.dtype for t in trees.leaves(step)} == {torch.bfloat16}
     want = fisher.fim(m.f, m.params, m.x).solve(m.params, regul=0.1)
     close(trees.map(lambda t: t.double(), step), want, 0.2, "bfloat16")
+
+
+def test_a_huge_leaf_without_a_rule_is_refused_before_memory_is():
+    f = lambda p, x: x @ p["w"] * p["big"].sum()
+    params = {"w": torch.ones(3, 2), "big": torch.ones(40_000)}
+    with pytest.raises(
+        ValueError, match=r"big: used by torch.Tensor.sum: no rule, so its block is exact: 40,000 x 40,000"
+    ):
+        fisher.fim(f, params, torch.ones(2, 3))
+    assert fisher.fim(f, params, torch.ones(2, 3), PMatDiag).size(0) == 40_006
+
+
+def test_inside_no_grad():
+    m = MODELS["mlp"]
+    with torch.no_grad():
+        close(fisher.fim(m.f, m.params, m.x), fisher.fim(m.f, m.params, m.x), 0.0, "no_grad")
+        got = fisher.fim(m.f, m.params, m.x, PMatDense)
+    close(got, fisher.fim(m.f, m.params, m.x, PMatDense), 1e-14, "no_grad")

@@ -117,6 +117,14 @@ def test_function_written_by_vmap_of_one_example():
     )
 
 
+def test_the_same_tensor_at_two_places_is_two_leaves():
+    w = torch.linspace(-1, 1, 9, dtype=D).reshape(3, 3)
+    f = lambda p, x: torch.tanh(x @ p["a"]) @ p["b"]
+    x = torch.linspace(-1, 1, 12, dtype=D).reshape(4, 3)
+    got = fisher.fim(f, {"a": w, "b": w}, x, fisher.PMatDense)
+    close(got, fisher.fim(f, {"a": w, "b": w.clone()}, x, fisher.PMatDense), 1e-14, "shared object")
+
+
 def test_requires_grad_tensors_are_left_alone():
     m = MODELS["module"]
     params = {k: v.clone().requires_grad_() for k, v in m.params.items()}

@@ -108,6 +108,7 @@ CASES |= {
     "linmaps.trees.map": Case(lambda t: trees.map(torch.sin, t), (TREE,)),
     "linmaps.trees.norm": Case(trees.norm, (TREE,)),
     "linmaps.trees.one_level": Case(rebuilt, (TREE["a"],)),
+    "linmaps.trees.unravel": Case(lambda t: trees.unravel(trees.ravel(t)[0].sin(), t), (TREE,)),
     "linmaps.trees.ravel": Case(lambda t: trees.ravel(t)[0], (TREE,)),
     "linmaps.trees.ravel/and back": Case(lambda t: trees.ravel(t)[1](trees.ravel(t)[0] ** 2), (TREE,)),
     "linmaps.trees.record": Case(lambda q: Quantity(q.value**2, q.unit), (Quantity(randn(3)),)),
