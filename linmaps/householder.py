@@ -1,12 +1,13 @@
-"""Products of Householder reflections as three matrix products and one triangular solve, without a loop.
+"""Products of Householder reflections as matrix products and triangular solves, without a loop over reflections.
 
 V [k, n] holds reflectors as rows, H_i = I - 2 v_i v_i' / |v_i|^2, Q = H_0 H_1 ... H_{k-1} [n, n], of which r columns
-are wanted.  With rows z_i = sqrt(2) v_i / |v_i| and T the unit upper triangle of Z Z',
+are wanted.  With A the upper triangle of V V', its diagonal halved,
 
-    Q = I - Z' T^-1 Z
+    Q = I - V' A^-1 V
 
-(compact WY form: Schreiber and Van Loan 1989; in this "UT" form: Likhosherstov et al., arXiv:2004.08675).  The entries
-of T^-1 are -z_i' H_{i+1} ... H_{j-1} z_j, at most 2 in size, so the solve is stable for any V.
+(compact WY form: Schreiber and Van Loan 1989; in this "UT" form: Likhosherstov et al., arXiv:2004.08675).  Rows need no
+normalisation: substitution does not see the scale of rows, and for unit rows the entries of A^-1 are 2 z_i' H z_j, at
+most 4 in size, so the solve is stable for any V.
 """
 
 from __future__ import annotations
@@ -31,31 +32,37 @@ def frame(V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     tensor([[ 0.2800, -0.9600],
             [-0.9600, -0.2800]])
     """
-    Z = _rows(V)
-    k, n = Z.shape
+    V = _guarded(V)
+    k, n = V.shape
     # the solve from the right on a transposed operand needs no copy to column-major, which halves its time
-    Y = torch.linalg.solve_triangular(Z @ Z.mT, Z[:, :r].mT, upper=False, left=False, unitriangular=True)
-    rows = torch.addmm(torch.eye(r, n, dtype=Z.dtype, device=Z.device), Y, Z, alpha=-1)
-    return (rows * _signs(Z, r)[:, None] if _flips(k, det) else rows).mT
+    Y = torch.linalg.solve_triangular(_triangle(V), V[:, :r].mT, upper=False, left=False)
+    rows = torch.addmm(torch.eye(r, n, dtype=V.dtype, device=V.device), Y, V, alpha=-1)
+    return (rows * _signs(V, r)[:, None] if _flips(k, det) else rows).mT
+
+
+def _triangle(V: Tensor) -> Tensor:
+    """V V' with its diagonal halved, of which the solves read one triangle."""
+    G = V @ V.mT
+    return torch.diagonal_scatter(G, G.diagonal() / 2)
 
 
 def times_frame(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
-    """`x @ frame(V, r, det=det)` for x [..., n], without the frame: `x - ((x Z') T^-1) Z`, cut to r columns."""
-    Z = _rows(V)
-    y = x[..., :r] - x @ Z.mT @ _inverse(Z) @ Z[:, :r]
-    return y * _signs(Z, r) if _flips(len(Z), det) else y
+    """`x @ frame(V, r, det=det)` for x [..., n], without the frame: `x - ((x V') A^-1) V`, cut to r columns."""
+    V = _guarded(V)
+    y = x[..., :r] - x @ V.mT @ _inverse(V) @ V[:, :r]
+    return y * _signs(V, r) if _flips(len(V), det) else y
 
 
 def times_frame_t(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     """`x @ frame(V, r, det=det).T` for x [..., r], without the frame; the result is [..., n]."""
-    Z = _rows(V)
-    k, n = Z.shape
-    x = x * _signs(Z, r) if _flips(k, det) else x
-    return torch.nn.functional.pad(x, (0, n - r)) - x @ Z[:, :r].mT @ _inverse(Z).mT @ Z
+    V = _guarded(V)
+    k, n = V.shape
+    x = x * _signs(V, r) if _flips(k, det) else x
+    return torch.nn.functional.pad(x, (0, n - r)) - x @ V[:, :r].mT @ _inverse(V).mT @ V
 
 
 def costs(n: int, k: int, r: int) -> tuple[float, float, float]:
-    """Multiplications beyond Z Z': of `frame`, of `times_frame` once, and of `times_frame` per row of x."""
+    """Multiplications beyond V V': of `frame`, of `times_frame` once, and of `times_frame` per row of x."""
     return k * k * r / 2 + n * k * r, k**3 / 2, n * k + k * k + k * r
 
 
@@ -87,21 +94,17 @@ def wrong_component(W: Tensor, det: int | None) -> Tensor:
     return negative_determinant(W) != (det < 0)
 
 
-def _rows(V: Tensor) -> Tensor:
-    """Rows of norm sqrt(2); a row too small to have a direction stands for the reflection of e_i."""
+def _guarded(V: Tensor) -> Tensor:
+    """V, with e_i for a row too small to have a direction: squares of its entries have lost their digits."""
     info = torch.finfo(V.dtype)
-    norm = torch.linalg.vector_norm(V, dim=1, keepdim=True)
-    lost = (
-        norm < (info.tiny / info.eps) ** 0.5
-    )  # below, squares have lost digits and the row would not be a unit vector
-    scale = 2**0.5 / torch.where(lost, 1.0, norm)
-    return torch.where(lost, 2**0.5 * torch.eye(*V.shape, dtype=V.dtype, device=V.device), V * scale)
+    lost = torch.linalg.vector_norm(V.detach(), dim=1, keepdim=True) < (info.tiny / info.eps) ** 0.5
+    return torch.where(lost, torch.eye(*V.shape, dtype=V.dtype, device=V.device), V)
 
 
-def _inverse(Z: Tensor) -> Tensor:
-    """T^-1 [k, k].  A solve with x in the right side would copy T for every member when x alone is mapped by vmap."""
-    eye = torch.eye(Z.shape[0], dtype=Z.dtype, device=Z.device)
-    return torch.linalg.solve_triangular(Z @ Z.mT, eye, upper=True, left=False, unitriangular=True)
+def _inverse(V: Tensor) -> Tensor:
+    """A^-1 [k, k].  A solve with x in the right side would copy A for every member when x alone is mapped by vmap."""
+    eye = torch.eye(len(V), dtype=V.dtype, device=V.device)
+    return torch.linalg.solve_triangular(_triangle(V), eye, upper=True, left=False)
 
 
 def _flips(k: int, det: int | None) -> bool:

@@ -19,6 +19,16 @@ def reflected_one_by_one(V: Tensor) -> Tensor:
     return Q
 
 
+def reflected_in_slices(V: Tensor) -> Tensor:
+    """The triangular form as layers write it: reflector i turns the coordinates from i on, the others are copied."""
+    Q = torch.eye(V.shape[1], dtype=V.dtype)
+    for i, v in enumerate(V):
+        u, tail = v[i:], Q[:, i:]
+        turned = tail - 2 * (tail @ u)[:, None] * u / (u @ u)
+        Q = torch.cat([Q[:, :i], turned], 1) if i else turned
+    return Q
+
+
 def reflected_tightly(V: Tensor) -> Tensor:
     """The same loop with as few temporaries as it can have."""
     Q = torch.eye(V.shape[1], dtype=V.dtype)
@@ -46,12 +56,14 @@ def main() -> dict[str, float]:
             "Orthogonal": spec.effective_W,
             "Orthogonal, other sign": flipped.effective_W,
             "loop over reflectors": lambda p: reflected_one_by_one(householder.offset(p["V"])),
+            "loop over reflectors, in slices": lambda p: reflected_in_slices(householder.offset(p["V"])),
             "tight loop": lambda p: reflected_tightly(householder.offset(p["V"])),
         }
         ways = {name: slope(make, params, weights) for name, make in makers.items()}
         torch.testing.assert_close(ways["Orthogonal"](), ways["loop over reflectors"](), rtol=1e-3, atol=1e-3)
-        got = race(f"effective_W, forward + backward, n = {n}", ways, base="Orthogonal")
-        ratios |= {f"n={n}": got["loop over reflectors"], f"n={n}, tight": got["tight loop"]}
+        for threads in (1, 2):
+            got = race(f"effective_W, forward + backward, n = {n}", ways, base="Orthogonal", threads=threads)
+            ratios |= {f"n={n}, {name}, {threads} threads": r for name, r in got.items()}
 
     spec = Orthogonal(64)
     members = [spec.init(generator) for _ in range(32)]
