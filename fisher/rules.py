@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linmaps.trees import Path
+from linmaps.trees import Path, path_str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ def linear(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
     bias = view(b) if b is not None else None
     if seen is None:
         return Match("bias", None, bias, None) if bias is not None else None
+    _check_features(x, w.shape[1], seen)
     return Match("linear", seen, bias, x, stored_in_out=seen.transposed)
 
 
@@ -64,6 +65,7 @@ def matmul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
     seen = view(w)
     if seen is None or not _is_input(x) or w.ndim != 2:
         return None
+    _check_features(x, w.shape[0], seen)
     return Match("matmul", seen, None, x, stored_in_out=not seen.transposed)
 
 
@@ -109,6 +111,14 @@ def _bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any],
 
 def _is_input(x: Any) -> bool:
     return isinstance(x, Tensor) and x.ndim >= 2
+
+
+def _check_features(x: Tensor, size: int, weight: View) -> None:
+    if x.shape[-1] != size:
+        raise ValueError(
+            f"{path_str(weight.path)}: the layer's input has shape {tuple(x.shape)}, expected [..., {size}]; the last axis of "
+            "x (or of the layer before) does not fit this weight"
+        )
 
 
 RULES: dict[Any, Rule] = {

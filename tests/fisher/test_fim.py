@@ -235,6 +235,19 @@ def test_bad_data():
         fisher.fim(m.f, m.params, [m.x, m.x], estimator="mc", noise=torch.rand(1, 5, 3, dtype=D))
 
 
+@pytest.mark.parametrize("name", ["mlp", "matmul_joined_bias"])
+def test_wrong_shape_of_x_names_the_layer(name):
+    m = MODELS[name]
+    first = {"mlp": "a.weight", "matmul_joined_bias": "w"}[name]
+    with pytest.raises(
+        ValueError, match=rf"{first}: the layer's input has shape \(5, 7\), expected \[..., 3\]; the last axis"
+    ):
+        fisher.fim(m.f, m.params, torch.ones(5, 7, dtype=D))
+    layers = fisher.LayerCollection.from_function(m.f, m.params, m.x)
+    with pytest.raises(ValueError, match=f"{first}: the layer's input"):
+        fisher.fim(m.f, m.params, torch.ones(5, 7, dtype=D), layers=layers)
+
+
 def test_overflow_of_the_function_is_reported():
     f = lambda p, x: torch.exp(1e3 * x @ p["w"])
     params, x = {"w": torch.ones(3, 2, dtype=D)}, torch.ones(2, 3, dtype=D)
