@@ -164,7 +164,7 @@ def sub(a: Tree, b: Tree) -> Tree:
     return _binary(torch.sub, a, b)
 
 
-def scale(alpha: float | Tensor | Tree, a: Tree | float | Tensor) -> Tree:
+def scale(alpha: Any, a: Any) -> Tree:
     """`alpha * a` for a number or a scalar tensor `alpha`; a product, so either order will do.
 
     >>> import torch
