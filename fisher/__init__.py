@@ -12,10 +12,11 @@ ensemble of stacked params in one call), grad, jacrev and jacfwd.
 
 from fisher import rules
 from fisher.fim import fim
-from fisher.layers import Layer, LayerCollection, Use
+from fisher.layers import LayerCollection
 from fisher.likelihoods import Categorical, Gaussian
 from fisher.pmat import PMat, PMatDense, PMatDiag, PMatEKFAC, PMatKFAC, PMatSum
 from fisher.taps import layer_io
+from fisher.uses import Layer, Use
 
 __all__ = [
     "Categorical",

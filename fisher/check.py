@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap, vjp
 
-from fisher.taps import batch_axes, batch_size, column_rows, pull, rows
+from fisher.axes import batch_axes, batch_size, rows
+from fisher.taps import column_rows, pull
 from linmaps import trees
 from linmaps.trees import path_str
 

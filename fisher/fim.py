@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher import check
+from fisher.axes import batch_size
 from fisher.columns import chunks
 from fisher.columns import estimator as make_estimator
 from fisher.fold import batches
@@ -18,7 +19,7 @@ from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.pmat import PMat, PMatKFAC
 from fisher.reducers import REDUCERS, Reducer, leaf_rows
-from fisher.taps import batch_size, column_rows, pull
+from fisher.taps import column_rows, pull
 from linmaps import trees
 
 SHARING = ("expand", "reduce")

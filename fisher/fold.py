@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fisher.axes import batch_size
 from fisher.check import finite
-from fisher.taps import batch_size
 
 Batch = tuple[Any, Any]
 

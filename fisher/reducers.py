@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher.layers import Layer, LayerCollection
+from fisher.axes import batch_size
+from fisher.layers import LayerCollection
 from fisher.pmat import PMat, PMatDense, PMatDiag, PMatKFAC
-from fisher.taps import batch_size
+from fisher.uses import Layer
 from linmaps import trees
 
 LeafRows = dict[int, Tensor]

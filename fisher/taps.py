@@ -1,166 +1,33 @@
 """The collector: layer inputs `a` and output-gradients `g` of a pure function, by zero taps and one vjp.
 
 B batch, S shared (positions, repeated uses), I inputs, O outputs, C columns (cotangents at f's output).
-A function mode sees each torch call; where a parameter leaf is an argument, a rule turns the call into a use.  In the
-second pass every use's output gets a zero tensor (a tap) added; the vjp with respect to the taps is the output-gradient.
+Every use's output gets a zero tensor (a tap) added; the vjp with respect to the taps is the output-gradient.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import cache
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import vjp, vmap
-from torch.overrides import TorchFunctionMode
 
-from fisher.chains import Chain, call_name, step
-from fisher.rules import RULES, Match, View, carries_no_gradient, is_transpose
+from fisher.axes import batch_size, rows
+from fisher.chains import Chain
+from fisher.rules import Match, View
+from fisher.watch import Watcher, distinct
 from linmaps import trees
 
 if TYPE_CHECKING:
-    from fisher.layers import LayerCollection, Use
+    from fisher.layers import LayerCollection
+    from fisher.uses import Use
 
-__all__ = ["Chain", "Watcher", "batch_size", "layer_io", "pull", "rows"]
+__all__ = ["Chain", "layer_io", "pull"]
 
 
 class TapShape(Exception):
     """A use's output has another shape than the one foreseen: look again by a real forward."""
-
-
-class Watcher(TorchFunctionMode):
-    """Watch a function run: `on_match(match, run)` makes the output of a call that a rule explains.
-
-    on_opaque(path, name): a leaf enters a call without a rule.  on_plain(func, args, kwargs, out): a call without leaves.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        on_match: Callable[[Match, Callable[[], Tensor]], Tensor],
-        on_opaque: Callable[[Any, str], object],
-        on_plain: Callable[..., None] | None = None,
-    ) -> None:
-        super().__init__()
-        self.alive: list[Any] = list(trees.leaves(params))  # an id is a name only while its object lives
-        self.views = {id(leaf): View(path) for path, leaf in zip(trees.paths(params), self.alive)}
-        self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
-
-    def view(self, t: Any) -> View | None:
-        return self.views.get(id(t))
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        hits = [self.views[id(t)] for t in _tensors(args, kwargs) if id(t) in self.views]
-        if not hits:
-            out = func(*args, **kwargs)
-            if self.on_plain is not None:
-                self.on_plain(func, args, kwargs, out)
-            return out
-        match = RULES[func](args, kwargs, self.view) if func in RULES else None
-        if match is not None:
-            covered = {v.path for v in (match.weight, match.bias) if v is not None}
-            for v in hits:
-                if v.path not in covered:
-                    self.on_opaque(v.path, call_name(func))
-            return self.on_match(match, lambda: func(*args, **kwargs))
-        if isinstance(func, FunctionType) and func.__module__ in ("torch.nn.functional", "torch.functional"):
-            with self:
-                return opened(func)(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if call_name(func) and not carries_no_gradient(func):  # a call without a name is closed: the check finds it
-            self._follow(func, args, kwargs, hits, out)
-        return out
-
-    def _follow(self, func: Any, args: Any, kwargs: Any, hits: list[View], out: Any) -> None:
-        results = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
-        if not results or all(id(t) in self.views for t in results):
-            return  # a getter (.shape, .dtype), or the leaf itself
-        if is_transpose(func, args, kwargs):
-            v = hits[0]
-            self.views[id(out)] = View(v.path, not v.transposed)
-            self.alive.append(out)
-            return
-        for v in hits:
-            self.on_opaque(v.path, call_name(func))
-
-
-def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
-    found = []
-    for a in (*args, *kwargs.values()):
-        if isinstance(a, Tensor):
-            found.append(a)
-        elif isinstance(a, (tuple, list)):
-            found.extend(t for t in trees.leaves(a) if isinstance(t, Tensor))
-    return found
-
-
-@cache
-def opened(func: FunctionType) -> FunctionType:
-    """A composite of torch.nn.functional that runs its body under the mode: the same code, with private globals in
-    which the question for an override is answered "no".  Without it an attention layer is one opaque call."""
-    no = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), _never)
-    copy = FunctionType(func.__code__, {**func.__globals__, **no}, func.__name__, func.__defaults__, func.__closure__)
-    copy.__kwdefaults__ = func.__kwdefaults__
-    return copy
-
-
-def _never(*_: Any, **__: Any) -> bool:
-    return False
-
-
-# --- the tapped pass ---------------------------------------------------------------------------------------------
-
-
-def batch_size(x: Any) -> int:
-    """Number of examples: the common leading size of x's tensors.
-
-    >>> import torch
-    >>> batch_size(torch.zeros(5, 3))
-    5
-    """
-    sizes = {tuple(t.shape[:1]) for t in trees.leaves(x) if isinstance(t, Tensor)}
-    if len(sizes) != 1 or () in sizes:
-        raise ValueError(
-            f"x: leading sizes {sorted(sizes)}, expected one common batch axis in front; stack the examples"
-        )
-    return sizes.pop()[0]
-
-
-def distinct(params: Any) -> Any:
-    """params with an object of its own for each leaf: the same tensor at two places is two leaves."""
-    flat, treedef = trees.flatten(params)
-    seen: set[int] = set()
-    apart = [t.view_as(t) if id(t) in seen or seen.add(id(t)) else t for t in flat]  # type: ignore[func-returns-value]
-    return treedef.unflatten(apart) if len(seen) < len(flat) else params
-
-
-INNER = -1  # the leading axis is [S B]: positions outside, examples inside
-
-
-def batch_axes(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
-    """Where the examples may be in a tensor `[..., F]`: an axis, or `INNER`; the most usual first."""
-    if batch == 0:
-        return (0,)
-    outer = (0,) if shape[0] % batch == 0 and shape[0] else ()
-    axes = tuple(k for k in range(1, len(shape) - 1) if shape[k] == batch)
-    return outer + axes + ((INNER,) if outer and shape[0] > batch else ())
-
-
-def rows(t: Tensor, batch: int, axis: int = 0) -> Tensor:
-    """`[B, ..., F]`, `[B S, F]`, `[T, B, F]` (axis 1) or `[T B, F]` (INNER) as `[B, S, F]`."""
-    if batch == 0 or t.shape[-1] == 0:  # S cannot be inferred from nothing
-        shared = math.prod(t.shape[1:-1]) if batch == 0 else math.prod(t.shape[:-1]) // batch
-        return t.reshape(batch, max(1, shared), t.shape[-1])
-    if axis == INNER:
-        t = t.reshape(-1, batch, *t.shape[1:]).transpose(0, 1)
-    elif axis:
-        t = t.transpose(0, axis)
-    return t.reshape(batch, -1, t.shape[-1])
 
 
 def pull(
@@ -311,93 +178,3 @@ class _Replay:
                 "LayerCollection was made from (a fused or compiled path hides calls): make a new one with "
                 "LayerCollection.from_function(f, params, x)"
             )
-
-
-class Tracer:
-    """One plain forward under a Watcher: the uses, the calls without a rule, and what leads from layer to layer."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-        self.uses: list[dict[str, Any]] = []
-        self.opaque: dict[Any, str] = {}
-        self.origin: dict[int, tuple[int, tuple[Any, ...], tuple[int, ...]]] = {}
-        self.consumers: dict[int, int] = {}
-        self.inputs: list[tuple[int, Tensor, int]] = []
-        self.alive: list[Any] = []
-
-    def run(self, f: Any, params: Any, x: Any) -> Tensor:
-        with Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain):
-            y = f(params, x)
-        if not isinstance(y, Tensor):
-            raise TypeError(
-                f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone"
-            )
-        if y.ndim == 0 or y.shape[0] != self.batch:
-            raise ValueError(
-                f"f(params, x): output has shape {tuple(y.shape)}, expected [{self.batch}, ...] as x; "
-                "return one row per example, not a mean loss"
-            )
-        self._consume(y)
-        for k, t, version in self.inputs:
-            self.uses[k]["mutated"] = _version(t) != version
-        return y
-
-    def _match(self, match: Match, run: Callable[[], Tensor]) -> Tensor:
-        touched = match.inputs if match.inputs is not None else match.added_to
-        origin = self.origin.get(id(touched))
-        version = _version(match.inputs) if match.inputs is not None else 0
-        z = run()
-        if touched is not None:
-            self._consume(touched)
-        k = len(self.uses)
-        paths = [v.path if v is not None else None for v in (match.weight, match.bias)]
-        joins = origin[0] if match.added_to is not None and origin is not None and not origin[1] else None
-        if match.in_place:
-            alone = self.consumers.pop(id(z), 0) == 1
-            if joins is None or not alone or self.uses[joins]["bias"] is not None:
-                self.opaque.setdefault(paths[1], "an in-place addition")
-                return z
-        if not batch_axes(tuple(z.shape), self.batch):
-            for path in (p for p in paths if p is not None):
-                self.opaque.setdefault(path, f"{match.kind} without a batch axis: output {tuple(z.shape)}")
-        self.uses.append(
-            {
-                "kind": match.kind,
-                "weight": paths[0],
-                "bias": paths[1],
-                "transposed": match.stored_in_out,
-                "shape": tuple(z.shape),
-                "joins": joins,
-                "touched": id(touched),
-                "in_place": match.in_place,
-                "source": origin,
-                "mutated": False,
-            }
-        )
-        if match.inputs is not None:
-            self.inputs.append((k, match.inputs, version))
-        self._remember(z, (k, (), ()))
-        return z
-
-    def _plain(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        known = [t for t in _tensors(args, kwargs) if id(t) in self.origin]
-        if not known or not any(isinstance(t, Tensor) for t in trees.leaves(out)):
-            return
-        here = step(func, args, kwargs) if len(known) == 1 and known[0] is args[0] else None
-        k, steps, ids = self.origin[id(known[0])]
-        if out is not known[0]:
-            for t in known:
-                self._consume(t)
-        if here is not None and isinstance(out, Tensor):
-            self._remember(out, (k, (*steps, here), (*ids, id(known[0]))))
-
-    def _consume(self, t: Tensor) -> None:
-        self.consumers[id(t)] = self.consumers.get(id(t), 0) + 1
-
-    def _remember(self, t: Tensor, origin: tuple[int, tuple[Any, ...], tuple[int, ...]]) -> None:
-        self.origin[id(t)] = origin
-        self.alive.append(t)
-
-
-def _version(t: Tensor) -> int:
-    return torch.func.debug_unwrap(t, recurse=True)._version

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.func import jvp
 
 from fisher import LayerCollection
+from fisher.axes import batch_size
 from fisher.fold import batches
 from fisher.fold import check_finite as check_data
-from fisher.taps import batch_size, layer_io
+from fisher.taps import layer_io
 from growth.losses import Loss, gradient, per_sample
 from growth.pairs import Activation, Pair, locate
 from linmaps import trees

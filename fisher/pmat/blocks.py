@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.layers import Layer, LayerCollection
+from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.uses import Layer
 from linmaps import trees
 from linmaps.linalg import damped, inv, solve
 from linmaps.trees import Layout

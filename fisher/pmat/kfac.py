@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.layers import Layer, LayerCollection
+from fisher.layers import LayerCollection
 from fisher.pmat.base import Regul, check_regul
 from fisher.pmat.blocks import Blockwise, exact_mv, exact_solve
 from fisher.pmat.ekfac import PMatEKFAC
+from fisher.uses import Layer
 from linmaps import trees
 from linmaps.linalg import constant_eigh, damped, denoised, eigh, positive_root, refined, solve
 

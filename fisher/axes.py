@@ -1,0 +1,52 @@
+"""Where the examples are: the batch axis of x and of each layer's output, and the format `[B, S, F]`.
+
+B batch, S shared (positions), F features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from linmaps import trees
+
+
+def batch_size(x: Any) -> int:
+    """Number of examples: the common leading size of x's tensors.
+
+    >>> import torch
+    >>> batch_size(torch.zeros(5, 3))
+    5
+    """
+    sizes = {tuple(t.shape[:1]) for t in trees.leaves(x) if isinstance(t, Tensor)}
+    if len(sizes) != 1 or () in sizes:
+        raise ValueError(
+            f"x: leading sizes {sorted(sizes)}, expected one common batch axis in front; stack the examples"
+        )
+    return sizes.pop()[0]
+
+
+INNER = -1  # the leading axis is [S B]: positions outside, examples inside
+
+
+def batch_axes(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    """Where the examples may be in a tensor `[..., F]`: an axis, or `INNER`; the most usual first."""
+    if batch == 0:
+        return (0,)
+    outer = (0,) if shape[0] % batch == 0 and shape[0] else ()
+    axes = tuple(k for k in range(1, len(shape) - 1) if shape[k] == batch)
+    return outer + axes + ((INNER,) if outer and shape[0] > batch else ())
+
+
+def rows(t: Tensor, batch: int, axis: int = 0) -> Tensor:
+    """`[B, ..., F]`, `[B S, F]`, `[T, B, F]` (axis 1) or `[T B, F]` (INNER) as `[B, S, F]`."""
+    if batch == 0 or t.shape[-1] == 0:  # S cannot be inferred from nothing
+        shared = math.prod(t.shape[1:-1]) if batch == 0 else math.prod(t.shape[:-1]) // batch
+        return t.reshape(batch, max(1, shared), t.shape[-1])
+    if axis == INNER:
+        t = t.reshape(-1, batch, *t.shape[1:]).transpose(0, 1)
+    elif axis:
+        t = t.transpose(0, axis)
+    return t.reshape(batch, -1, t.shape[-1])

@@ -1,0 +1,105 @@
+"""The first pass: what f does with each leaf, and which calls lead from one layer to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.axes import batch_axes
+from fisher.chains import step
+from fisher.rules import Match
+from fisher.watch import Watcher, tensors
+from linmaps import trees
+
+
+class Tracer:
+    """One plain forward under a Watcher: the uses, the calls without a rule, and what leads from layer to layer."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.uses: list[dict[str, Any]] = []
+        self.opaque: dict[Any, str] = {}
+        self.origin: dict[int, tuple[int, tuple[Any, ...], tuple[int, ...]]] = {}
+        self.consumers: dict[int, int] = {}
+        self.inputs: list[tuple[int, Tensor, int]] = []
+        self.alive: list[Any] = []
+
+    def run(self, f: Any, params: Any, x: Any) -> Tensor:
+        with Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain):
+            y = f(params, x)
+        if not isinstance(y, Tensor):
+            raise TypeError(
+                f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone"
+            )
+        if y.ndim == 0 or y.shape[0] != self.batch:
+            raise ValueError(
+                f"f(params, x): output has shape {tuple(y.shape)}, expected [{self.batch}, ...] as x; "
+                "return one row per example, not a mean loss"
+            )
+        self._consume(y)
+        for k, t, version in self.inputs:
+            self.uses[k]["mutated"] = _version(t) != version
+        return y
+
+    def _match(self, match: Match, run: Callable[[], Tensor]) -> Tensor:
+        touched = match.inputs if match.inputs is not None else match.added_to
+        origin = self.origin.get(id(touched))
+        version = _version(match.inputs) if match.inputs is not None else 0
+        z = run()
+        if touched is not None:
+            self._consume(touched)
+        k = len(self.uses)
+        paths = [v.path if v is not None else None for v in (match.weight, match.bias)]
+        joins = origin[0] if match.added_to is not None and origin is not None and not origin[1] else None
+        if match.in_place:
+            alone = self.consumers.pop(id(z), 0) == 1
+            if joins is None or not alone or self.uses[joins]["bias"] is not None:
+                self.opaque.setdefault(paths[1], "an in-place addition")
+                return z
+        if not batch_axes(tuple(z.shape), self.batch):
+            for path in (p for p in paths if p is not None):
+                self.opaque.setdefault(path, f"{match.kind} without a batch axis: output {tuple(z.shape)}")
+        self.uses.append(
+            {
+                "kind": match.kind,
+                "weight": paths[0],
+                "bias": paths[1],
+                "transposed": match.stored_in_out,
+                "shape": tuple(z.shape),
+                "joins": joins,
+                "touched": id(touched),
+                "in_place": match.in_place,
+                "source": origin,
+                "mutated": False,
+            }
+        )
+        if match.inputs is not None:
+            self.inputs.append((k, match.inputs, version))
+        self._remember(z, (k, (), ()))
+        return z
+
+    def _plain(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        known = [t for t in tensors(args, kwargs) if id(t) in self.origin]
+        if not known or not any(isinstance(t, Tensor) for t in trees.leaves(out)):
+            return
+        here = step(func, args, kwargs) if len(known) == 1 and known[0] is args[0] else None
+        k, steps, ids = self.origin[id(known[0])]
+        if out is not known[0]:
+            for t in known:
+                self._consume(t)
+        if here is not None and isinstance(out, Tensor):
+            self._remember(out, (k, (*steps, here), (*ids, id(known[0]))))
+
+    def _consume(self, t: Tensor) -> None:
+        self.consumers[id(t)] = self.consumers.get(id(t), 0) + 1
+
+    def _remember(self, t: Tensor, origin: tuple[int, tuple[Any, ...], tuple[int, ...]]) -> None:
+        self.origin[id(t)] = origin
+        self.alive.append(t)
+
+
+def _version(t: Tensor) -> int:
+    return torch.func.debug_unwrap(t, recurse=True)._version
