@@ -43,9 +43,9 @@ class LayerCollection:
     ) -> LayerCollection:
         """Watch `f(params, x)` once and find what each leaf is.
 
-        check: compare, for each leaf, autograd's gradient with the sum over uses of g'a, and perturb one example to see
-        that examples do not mix (two forwards and backwards more).  strict: raise where a leaf has no
-        rule, instead of giving it an exact block.  exact: leaves to be given an exact block in any case.
+        check: compare, for each leaf, autograd's gradient with the sum over uses of g'a, and see that examples do not
+        mix (a few forwards and backwards more).  strict: raise where a leaf has no rule, instead of giving it an exact
+        block.  exact: paths of leaves to be given an exact block in any case.
 
         Raises ValueError (path, what was met, the cure) for a hidden use, mixed examples, an integer leaf.
 
@@ -64,7 +64,7 @@ class LayerCollection:
         tracer = Tracer(batch_size(x))
         vjp(lambda params: tracer.run(f, params, x), params)  # under vjp, so that custom autograd functions stay closed
         uses = _resolve(tracer)
-        forced = {layout.paths[layout.paths.index(_find(params, p, layout))]: "asked for" for p in exact}
+        forced = {leaf: "asked for" for p in exact for leaf in _leaves_at(p, layout)}
         opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
         made = cls(_layers(layout, uses, opaque), uses, layout)
         if check:
@@ -130,7 +130,7 @@ class LayerCollection:
         body = []
         for l in self.layers:
             o, i = l.shape
-            size = f"{o} x {i + (l.bias is not None and l.weight is not None)}"
+            size = f"{o} x {i + (l.bias is not None)}"
             leaves = ", ".join(path_str(self.layout.paths[n]) for n in l.leaves)
             block = "kronecker" if l.kronecker else {"unused": "none"}.get(l.kind, l.kind)
             body.append([l.name, block, l.kind, size, str(len(l.uses)), leaves, l.note])
@@ -145,12 +145,13 @@ class LayerCollection:
         return "\n".join([title, *lines])
 
 
-def _find(params: Any, path: str | Path, layout: Layout) -> Path:
-    trees.get(params, path)  # raises, naming what there is
-    for p in layout.paths:
-        if path_str(p) == path_str(path):
-            return p
-    raise ValueError(f"{path_str(path)}: is no leaf, expected one of {[path_str(p) for p in layout.paths]}")
+def _leaves_at(path: str | Path, layout: Layout) -> list[Path]:
+    """The leaves at or under a path: `hidden` names hidden.weight and hidden.bias."""
+    name = path_str(path)
+    found = [p for p in layout.paths if path_str(p) == name or path_str(p).startswith(name + ".")]
+    if not found:
+        raise ValueError(f"{name}: no such leaf, expected one of {[path_str(p) for p in layout.paths]}")
+    return found
 
 
 def _resolve(tracer: Tracer) -> tuple[Use, ...]:

@@ -112,6 +112,18 @@ def test_layers_by_name():
         layers["nope"]
 
 
+def test_exact_blocks_by_name_of_the_layer():
+    m = MODELS["mlp"]
+    layers = fisher.LayerCollection.from_function(m.f, m.params, m.x, exact=("a",))
+    assert {l.name: (l.kind, l.note) for l in layers} == {
+        "a.bias": ("exact", "asked for"),
+        "a.weight": ("exact", "asked for"),
+        "b": ("linear", ""),
+    }
+    with pytest.raises(ValueError, match=r"c: no such leaf, expected one of \['a.bias'"):
+        fisher.LayerCollection.from_function(m.f, m.params, m.x, exact=("c",))
+
+
 def test_strict_names_leaf_call_and_cure():
     m = MODELS["bare"]
     with pytest.raises(
@@ -171,7 +183,7 @@ def test_integer_leaf_wrong_output_and_unknown_exact():
         fisher.LayerCollection.from_function(lambda p, x: f(p, x).sum(), {"w": torch.ones(3, 2, dtype=D)}, X)
     with pytest.raises(TypeError, match="got tuple, expected one tensor"):
         fisher.LayerCollection.from_function(lambda p, x: (f(p, x), 0), {"w": torch.ones(3, 2, dtype=D)}, X)
-    with pytest.raises(ValueError, match="v: no such path"):
+    with pytest.raises(ValueError, match=r"v: no such leaf, expected one of \['w'\]"):
         fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D)}, X, exact=("v",))
 
 
