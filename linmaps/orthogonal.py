@@ -38,12 +38,12 @@ class Orthogonal(Map):
     form W.  For tall and wide maps the other two work at size n, so prefer householder there.
 
     det: 1 or -1, of square maps only: orthogonal matrices are two components that no path connects, and this says which
-    one is covered, by the sign of the last column.  None means 1 for square maps, and nothing for others.
+    one is covered, by the sign of the last column.  None covers determinant 1 and promises none.
 
     init is Haar (uniform) on the matrices that the default n_reflectors covers.  The promise fixes the scale: inputs of
     unit variance give outputs of variance 1 for in >= out, and in / out for in < out.  Singular values are 1.
     `violation(W)` is the Frobenius norm of W'W - I (or WW' - I), with 2 more in a further coordinate if the determinant
-    has the wrong sign.
+    has another sign than a given `det`.
 
     ValueError for an unknown method, n_reflectors outside 1..n or with another method, det with a rectangular map.
 
@@ -121,11 +121,11 @@ class Orthogonal(Map):
     def _violation(self, W: Tensor) -> Tensor:
         gram = W.mT @ W if self.in_features >= self.out_features else W @ W.mT
         eye = torch.eye(self._r, dtype=W.dtype, device=W.device)
-        return frobenius(gram - eye, 2 * householder.wrong_component(W, sign(self)).to(W.dtype))
+        return frobenius(gram - eye, 2 * householder.wrong_component(W, self.det).to(W.dtype))
 
 
 def sign(spec: Map) -> int | None:
-    """The determinant's sign that a spec with the option `det` promises: None for rectangular maps."""
+    """The determinant's sign that a spec with the option `det` covers: None for rectangular maps."""
     det: int | None = getattr(spec, "det", None)
     return (1 if det is None else det) if spec.in_features == spec.out_features else None
 

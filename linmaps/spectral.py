@@ -41,8 +41,8 @@ class Spectral(Map):
     bounds are equal.  By default there are as many reflectors as reach every matrix within the bounds; fewer are
     cheaper, and leave the rank full.
 
-    det: 1 or -1, of square maps only: the sign of the determinant, which sigma_min > 0 keeps from changing.  None
-    means 1 for square maps, and nothing for others.
+    det: 1 or -1, of square maps only: the sign of the determinant, which sigma_min > 0 keeps from changing.  None covers
+    positive determinants and promises none.
 
     init: Q1, Q2 Haar, s uniform over the middle nine tenths of the bounds.  The bounds fix the scale: inputs of unit
     variance give outputs of mean variance sum(s^2) / out.  `singular_values` costs a sort.  `violation(W)` is the
@@ -136,6 +136,6 @@ class Spectral(Map):
     def _violation(self, W: Tensor) -> Tensor:
         s = torch.linalg.svdvals(W)
         # with the wrong sign of the determinant, the smallest one is negative as seen from the promised component
-        wrong = householder.wrong_component(W, sign(self)) & (torch.arange(self._r, device=W.device) == self._r - 1)
+        wrong = householder.wrong_component(W, self.det) & (torch.arange(self._r, device=W.device) == self._r - 1)
         s = torch.where(wrong, -s, s)
         return frobenius((s - self.sigma_max).clamp(min=0), (self.sigma_min - s).clamp(min=0))

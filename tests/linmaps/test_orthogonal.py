@@ -85,6 +85,7 @@ def test_violation_knows_the_component():
     flip = torch.diag(torch.tensor([1.0, 1.0, -1.0]))
     assert Orthogonal(3, det=-1).violation(flip) == 0
     assert Orthogonal(3, det=1).violation(flip) == 2
+    assert Orthogonal(3).violation(flip) == 0, "without a given determinant both components keep the promise"
     assert Orthogonal(3, 2).violation(flip[:, 1:]) == 0
     assert Orthogonal(2).violation(2 * torch.eye(2)).item() == pytest.approx(3 * math.sqrt(2))
 

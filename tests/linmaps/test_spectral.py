@@ -60,12 +60,14 @@ def test_few_reflectors_keep_the_rank():
 
 def test_violation_is_the_distance_to_the_set():
     rng = np.random.default_rng(0)
-    spec = Spectral(3, sigma_min=0.5, sigma_max=1.0)
+    spec = Spectral(3, sigma_min=0.5, sigma_max=1.0, det=1)
     U, V = (np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(2))
     V[:, 0] *= np.linalg.det(U) * np.linalg.det(V)
     for s, want in (([0.9, 0.7, 0.6], 0), ([4.0, 0.7, 0.1], np.hypot(3, 0.4)), ([0.9, 0.7, -0.6], 1.1)):
         assert abs(spec.violation(torch.tensor(U * s @ V.T)) - want) < 1e-12
-    assert abs(Spectral(3, sigma_min=0.5, det=-1).violation(torch.tensor(U * [0.9, 0.7, -0.6] @ V.T))) < 1e-12
+    negative = torch.tensor(U * [0.9, 0.7, -0.6] @ V.T)
+    for det in (-1, None):
+        assert abs(Spectral(3, sigma_min=0.5, det=det).violation(negative)) < 1e-12
 
 
 def test_apply_is_the_same_for_few_and_for_many_rows():
