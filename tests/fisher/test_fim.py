@@ -276,6 +276,16 @@ def test_one_class_has_no_information():
     assert torch.equal(F.matrix, torch.zeros(3, 3, dtype=D))
 
 
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_data_loaders(representation):
+    m = MODELS["mlp"]
+    sets = torch.utils.data.TensorDataset(m.x, torch.zeros(len(m.x))), torch.utils.data.TensorDataset(m.x)
+    want = fisher.fim(m.f, m.params, m.x, representation)
+    for data in sets:
+        loader = torch.utils.data.DataLoader(data, batch_size=2)  # the last batch is smaller
+        close(fisher.fim(m.f, m.params, loader, representation), want, 1e-12, "DataLoader")
+
+
 def test_progress_bar_shows_batches(capsys):
     m = MODELS["mlp"]
     fisher.fim(m.f, m.params, [m.x, m.x], progress=True)
