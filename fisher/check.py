@@ -5,6 +5,7 @@ They look at raw values (under vmap and grad at those of all members), only to r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap, vjp
 
-from fisher.axes import batch_axes, batch_size, rows
-from fisher.taps import column_rows, pull
+from fisher.axes import batch_axes, rows
+from fisher.taps import pull
 from linmaps import trees
 from linmaps.trees import path_str
 
@@ -60,32 +61,61 @@ def floating(params: Any) -> None:
             )
 
 
-def batch_axis(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection) -> dict[int, int | None]:
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What two backward passes say: by cotangent 0 (a generic one) and 1 (the same on the first example alone).
+
+    gradients: of params and of x; inputs, taps: of each use, as `pull` gives them with the axes of `layers`.
+    """
+
+    layers: LayerCollection
+    gradients: tuple[tuple[Any, list[Tensor]], tuple[Any, list[Tensor]]]
+    inputs: dict[int, Tensor]
+    taps: dict[int, Tensor]
+
+
+def watched(run: Callable[[Any, Any], Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """`y = run(params, x)` and its backward pass `(gradient of params, those of x's floating tensors)`.
+
+    Under vjp the bodies of custom autograd functions stay closed, as they do when matrices are made.
+    """
+    flat, treedef = trees.flatten(x)
+    free = [i for i, t in enumerate(flat) if t.is_floating_point()]
+
+    def of_both(params: Any, inputs: list[Tensor]) -> Tensor:
+        whole = dict(enumerate(flat)) | dict(zip(free, inputs))
+        return run(params, treedef.unflatten(whole.values()))
+
+    y, back = vjp(of_both, params, [flat[i] for i in free])  # type: ignore[misc]
+    return y, back
+
+
+def evidence(
+    f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection, y: Tensor, back: Callable[[Tensor], Any]
+) -> Evidence:
+    """One tapped forward, one backward over two columns, and two backward passes of the first pass."""
+    finite(y, "f(params, x)", "f overflows at these params and data")
+    ramp = torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+    first = torch.zeros_like(ramp)
+    first[:1] = ramp[:1]
+    _, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
+    return Evidence(layers, (back(ramp), back(first)), inputs, tap_back(torch.stack([ramp, first])))
+
+
+def batch_axis(seen: Evidence, batch: int) -> dict[int, int | None]:
     """Where the examples are in the output of each use; None where no axis fits.  Raises if examples mix.
 
     The cotangent is zero but for the first example, so all others must have gradient zero, in x as in every use.
     """
-    batch = batch_size(x)
     if batch < 2:
         return {}
-    flat, treedef = trees.flatten(x)
-    free = [i for i, t in enumerate(flat) if t.is_floating_point()]
-
-    def of_inputs(*inputs: Tensor) -> Tensor:
-        return f(params, treedef.unflatten([inputs[free.index(i)] if i in free else t for i, t in enumerate(flat)]))
-
-    y, _, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
-    finite(y, "f(params, x)", "f overflows at these params and data")
-    first = torch.zeros_like(y)
-    first[0] = _ramp(y)[0]
-    if free:
-        _, back = vjp(of_inputs, *(flat[i] for i in free))  # type: ignore[misc]
-        _apart(all(_zero(t[1:]) for t in back(first)), "f(params, x)")
+    of_x = seen.gradients[1][1]
+    _apart(all(_zero(t[1:]) for t in of_x), "f(params, x)")
     found: dict[int, int | None] = {}
-    for k, g in tap_back(first[None]).items():
-        axes = batch_axes(layers.uses[k].shape, batch)
-        found[k] = next((axis for axis in axes if _zero(rows(g[0], batch, axis)[1:])), None)
-        _apart(bool(free) or found[k] is not None, layers.uses[k].describe())
+    for k, g in seen.taps.items():
+        axes = batch_axes(seen.layers.uses[k].shape, batch)
+        found[k] = next((axis for axis in axes if _zero(rows(g[1], batch, axis)[1:])), None)
+        _apart(bool(of_x) or found[k] is not None, seen.layers.uses[k].describe())
     return found
 
 
@@ -102,25 +132,14 @@ def _apart(apart: bool, name: str) -> None:
         )
 
 
-def _ramp(y: Tensor) -> Tensor:
-    """A fixed generic cotangent."""
-    return torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
-
-
-def complete(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection) -> set[int]:
+def complete(layers: LayerCollection, seen: Evidence, batch: int) -> set[int]:
     """For each leaf: autograd's gradient = sum over uses of g'a.  Returns the numbers of the leaves without gradient."""
-    batch = batch_size(x)
-    if batch == 0:
-        return set()
-    y, back = vjp(lambda params: f(params, x), params)  # type: ignore[misc]
-    (gradient,) = back(_ramp(y))
-    _, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
-    g = column_rows(layers, tap_back(_ramp(y)[None]), batch)
-    flat, unused = trees.leaves(gradient), set()
+    g = {k: rows(t[0], batch, seen.layers.uses[k].axis) for k, t in seen.taps.items()}  # a sum: any axis, but one
+    flat, unused = trees.leaves(seen.gradients[0][0]), set()
     for layer in layers:
         if layer.kronecker:
             want = layer.matrix(flat)
-            got = sum(_weight_gradient(layer, inputs.get(k), g[k][0]) for k in layer.uses)
+            got = sum(_weight_gradient(layer, seen.inputs[k], g[k]) for k in layer.uses)
             _agree(layers, layer, raw(want), raw(torch.as_tensor(got)))
         elif layer.note == NEVER_MET:
             if not _zero(flat[layer.leaves[0]]):

@@ -49,7 +49,7 @@ def fim(
     data: one batch x, `(x, target)`, or an iterable of those; the mean is over all examples seen.
     representation: PMatKFAC, PMatDiag or PMatDense.  likelihood: "categorical" (logits), "gaussian", or an object.
     estimator: "exact", or "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap).
-    layers: from `LayerCollection.from_function`; made and checked here if not given (three forwards, two backwards more).
+    layers: from `LayerCollection.from_function`; made and checked here if not given (two forwards, four backwards more).
     chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
     sharing: "expand" or "reduce", what KFAC does over positions.  check_finite: report NaN in data, params and result.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.func import vjp
 
 from fisher import check as checks
 from fisher.axes import batch_axes, batch_size
@@ -44,7 +43,7 @@ class LayerCollection:
         """Watch `f(params, x)` once and find what each leaf is.
 
         check: compare, for each leaf, autograd's gradient with the sum over uses of g'a, and see that examples do not
-        mix (a few forwards and backwards more).  strict: raise where a leaf has no rule, instead of giving it an exact
+        mix (one forward and four backwards more).  strict: raise where a leaf has no rule, instead of giving it an exact
         block.  exact: paths of leaves to be given an exact block in any case.
 
         Raises ValueError (path, what was met, the cure) for a hidden use, mixed examples, an integer leaf.
@@ -62,13 +61,13 @@ class LayerCollection:
         checks.floating(params)
         params = distinct(params)
         tracer = Tracer(batch_size(x))
-        vjp(lambda params: tracer.run(f, params, x), params)  # under vjp, so that custom autograd functions stay closed
+        y, back = checks.watched(lambda params, x: tracer.run(f, params, x), params, x)
         uses = _resolve(tracer)
         forced = {leaf: "asked for" for p in exact for leaf in _leaves_at(p, layout)}
         opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
         made = cls(_layers(layout, uses, opaque), uses, layout)
-        if check:
-            made = made._checked(f, params, x, opaque)
+        if check and tracer.batch:
+            made = made._checked(checks.evidence(f, params, x, made, y, back), tracer.batch, opaque)
         if strict and made.exact:
             layer = made.exact[0]
             raise ValueError(
@@ -77,15 +76,15 @@ class LayerCollection:
             )
         return made
 
-    def _checked(self, f: Callable[..., Tensor], params: Any, x: Any, opaque: dict[Path, str]) -> LayerCollection:
+    def _checked(self, seen: checks.Evidence, batch: int, opaque: dict[Path, str]) -> LayerCollection:
         """The same with the batch axis of each use found, the leaves without gradient marked, and all uses explained."""
         uses, layout = self.uses, self.layout
-        axes = checks.batch_axis(f, params, x, self)
+        axes = checks.batch_axis(seen, batch)
         lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
         found = {k: axis for k, axis in axes.items() if axis is not None}
         uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
         made = LayerCollection(_layers(layout, uses, lost | opaque), uses, layout)
-        unused = checks.complete(f, params, x, made)
+        unused = checks.complete(made, seen, batch)
         kinds = [
             dataclasses.replace(l, kind="unused", note="no gradient") if l.leaves[0] in unused else l for l in made
         ]
