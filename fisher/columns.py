@@ -28,7 +28,7 @@ def estimator(
     """The function from f's output y `[B, *out]` to its columns.
 
     mc needs a `generator` (eager use) or the `noise` itself `[n, *y.shape]` (anywhere, under vmap too): uniform in (0, 1)
-    for the categorical likelihood, standard normal for the gaussian one.
+    for the categorical likelihood, standard normal for the gaussian one.  exact uses neither.
 
     >>> import torch
     >>> from fisher.likelihoods import Gaussian
@@ -38,22 +38,23 @@ def estimator(
     if name not in ESTIMATORS:
         raise ValueError(f"estimator: got {name!r}, expected one of {list(ESTIMATORS)}")
     if name == "exact":
-        if noise is not None or generator is not None:
-            raise ValueError(
-                "estimator='exact': got a generator or noise, expected neither; it draws nothing (or say 'mc')"
-            )
+        if noise is not None:
+            raise ValueError("estimator='exact': got noise, expected none; it draws nothing (or say 'mc')")
         return likelihood.root
     if (noise is None) == (generator is None):  # neither or both
         raise ValueError("estimator='mc': give either generator=torch.Generator() or noise=<tensor [n, *y.shape]>")
     if n_samples < 1:
         raise ValueError(f"n_samples: got {n_samples}, expected at least 1")
 
+    def draw(y: Tensor) -> Tensor:
+        if generator is not None:
+            return likelihood.noise((n_samples, *y.shape), generator, y)
+        return torch.as_tensor(noise)
+
     def sampled(y: Tensor) -> Tensor:
-        drawn = noise if generator is None else likelihood.noise((n_samples, *y.shape), generator, y)
-        if drawn is None or tuple(drawn.shape[1:]) != tuple(y.shape):
-            raise ValueError(
-                f"noise: got shape {tuple(() if drawn is None else drawn.shape)}, expected [n, {', '.join(map(str, y.shape))}]"
-            )
+        drawn = draw(y)
+        if tuple(drawn.shape[1:]) != tuple(y.shape):
+            raise ValueError(f"noise: got shape {tuple(drawn.shape)}, expected [n, {', '.join(map(str, y.shape))}]")
         return likelihood.sample(y, drawn) / math.sqrt(drawn.shape[0])
 
     return sampled

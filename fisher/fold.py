@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.axes import batch_size
 from fisher.check import finite
 
 Batch = tuple[Any, Any]
@@ -58,6 +57,3 @@ def _pair(item: Any, name: str) -> Batch:
 def check_finite(tree: Any, name: str) -> None:
     """Raise a ValueError that names the path if the data hold a NaN or an infinity."""
     finite(tree, name, "clean or drop these examples (or pass check_finite=False)")
-
-
-__all__ = ["batch_size", "batches", "check_finite"]

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.axes import batch_size, rows
-from fisher.chains import Chain
 from fisher.rules import Match, View
 from fisher.watch import Watcher, distinct
 from linmaps import trees
@@ -22,8 +21,6 @@ from linmaps import trees
 if TYPE_CHECKING:
     from fisher.layers import LayerCollection
     from fisher.uses import Use
-
-__all__ = ["Chain", "layer_io", "pull"]
 
 
 class TapShape(Exception):
@@ -159,6 +156,8 @@ class _Replay:
             k = self.outputs.get(id(match.added_to))
             if k is not None and self.uses[k].joined and self.uses[k].bias == match.bias.path:
                 return None
+        if match.in_place:  # joins no layer: an exact block's affair
+            return None
         k = self.met
         if k >= len(self.uses) or not self.uses[k].explains(match):
             got = trees.path_str((match.weight or match.bias or View(())).path)

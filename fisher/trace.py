@@ -51,6 +51,7 @@ class Tracer:
         z = run()
         if touched is not None:
             self._consume(touched)
+            self.alive.append(touched)  # its id counts
         k = len(self.uses)
         paths = [v.path if v is not None else None for v in (match.weight, match.bias)]
         joins = origin[0] if match.added_to is not None and origin is not None and not origin[1] else None
@@ -83,14 +84,15 @@ class Tracer:
 
     def _plain(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         known = [t for t in tensors(args, kwargs) if id(t) in self.origin]
-        if not known or not any(isinstance(t, Tensor) for t in trees.leaves(out)):
-            return
+        if not known or not (out is None or any(isinstance(t, Tensor) for t in trees.leaves(out))):
+            return  # a getter of a shape or a dtype
         here = step(func, args, kwargs) if len(known) == 1 and known[0] is args[0] else None
         k, steps, ids = self.origin[id(known[0])]
-        if out is not known[0]:
+        replayable = here is not None and isinstance(out, Tensor)
+        if out is not known[0] or not replayable:
             for t in known:
                 self._consume(t)
-        if here is not None and isinstance(out, Tensor):
+        if replayable:
             self._remember(out, (k, (*steps, here), (*ids, id(known[0]))))
 
     def _consume(self, t: Tensor) -> None:

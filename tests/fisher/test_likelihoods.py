@@ -94,8 +94,8 @@ def test_unknown_names_and_missing_randomness():
         estimator("empirial", Gaussian())
     with pytest.raises(ValueError, match="give either generator"):
         estimator("mc", Gaussian())
-    with pytest.raises(ValueError, match="expected neither"):
-        estimator("exact", Gaussian(), generator=torch.Generator())
+    with pytest.raises(ValueError, match="got noise, expected none"):
+        estimator("exact", Gaussian(), noise=torch.zeros(1, 2, 3))
     with pytest.raises(ValueError, match="n_samples: got 0"):
         estimator("mc", Gaussian(), generator=torch.Generator(), n_samples=0)
     with pytest.raises(ValueError, match=r"noise: got shape \(1, 2, 2\), expected \[n, 2, 3\]"):

@@ -12,6 +12,7 @@ from fisher.taps import layer_io
 from fisher.watch import opened
 from linmaps import trees
 from tests.laws import close
+from tests.oracles import fisher_matrix
 from tests.zoo import MODELS
 
 D = torch.float64
@@ -178,3 +179,71 @@ def test_make_fx_replays_the_same_matrix():
     graph = make_fx(fn)(m.params, m.x)
     other = trees.scale(0.7, m.params)
     close(graph(other, m.x), fn(other, m.x), 1e-14, "replayed graph")
+
+
+W3 = torch.linspace(-1, 1, 9, dtype=D).reshape(3, 3)
+X3 = torch.linspace(-1, 1, 12, dtype=D).reshape(4, 3)
+
+
+def added_in_place_to_no_layer(p, x):
+    h = torch.sin(x)
+    h += p["b"]
+    return torch.tanh(h) @ p["w"]
+
+
+def overwritten_before_the_bias(p, x):
+    z = x @ p["w"]
+    z[:, 0] = 0.0
+    return torch.tanh(z + p["b"])
+
+
+def masked_in_place_before_the_bias(p, x):
+    z = x @ p["w"]
+    z.masked_fill_(x > 0, 0.5)
+    return torch.tanh(z + p["b"])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [added_in_place_to_no_layer, overwritten_before_the_bias, masked_in_place_before_the_bias],
+    ids=lambda f: f.__name__,
+)
+def test_in_place_changes_between_product_and_bias(f):
+    """Such a bias shares no output-gradient with the product: it must not join it, and the matrix must be right."""
+    params = {"w": W3, "b": torch.linspace(0.1, 0.3, 3, dtype=D)}
+    layers = fisher.LayerCollection.from_function(f, params, X3)
+    assert all(len(layer.leaves) == 1 for layer in layers)
+    want = fisher_matrix(f, params, X3, "gaussian")
+    close(fisher.fim(f, params, X3, fisher.PMatDense, "gaussian", layers=layers).matrix, want, 1e-12, "dense")
+
+
+@pytest.mark.parametrize("change", ["masked_fill_", "__setitem__", "mul_ by a tensor"])
+def test_an_unknown_change_in_place_is_no_activation(change):
+    def f(p, x):
+        z = x @ p["w"].T
+        if change == "masked_fill_":
+            z.masked_fill_(x > 0, 0.0)
+        elif change == "__setitem__":
+            z[x > 0] = 0.0
+        else:
+            z.mul_(x)
+        return z @ p["v"].T
+
+    layers = fisher.LayerCollection.from_function(f, {"w": W3, "v": W3 + 1}, X3)
+    assert layers.uses[1].source is None
+
+
+def test_what_a_dead_tensor_was_called_does_not_matter():
+    """Ids of tensors that are gone are given again: the same function must always give the same layers."""
+
+    def f(p, x):
+        for k in range(12):
+            x = torch.softmax(x, -1) + p[f"b{k}"]  # a bias on a tensor that nothing else holds
+            x = torch.tanh(x @ p[f"w{k}"] + p[f"c{k}"])
+        return x
+
+    params = {f"{n}{k}": torch.full((3, 3) if n == "w" else (3,), 0.1 * k) for k in range(12) for n in "bwc"}
+    for _ in range(5):
+        layers = fisher.LayerCollection.from_function(f, params, torch.ones(4, 3), check=False)
+        assert {layer.kind for layer in layers} == {"bias", "matmul"}
+        assert all((layer.bias is not None) for layer in layers)
