@@ -86,7 +86,7 @@ class Tracer:
         known = [t for t in tensors(args, kwargs) if id(t) in self.origin]
         if not known or not (out is None or any(isinstance(t, Tensor) for t in trees.leaves(out))):
             return  # a getter of a shape or a dtype
-        here = step(func, args, kwargs) if len(known) == 1 and known[0] is args[0] else None
+        here = step(func, args, kwargs) if len(known) == 1 and args and known[0] is args[0] else None
         k, steps, ids = self.origin[id(known[0])]
         replayable = here is not None and isinstance(out, Tensor)
         if out is not known[0] or not replayable:

@@ -247,3 +247,14 @@ def test_what_a_dead_tensor_was_called_does_not_matter():
         layers = fisher.LayerCollection.from_function(f, params, torch.ones(4, 3), check=False)
         assert {layer.kind for layer in layers} == {"bias", "matmul"}
         assert all((layer.bias is not None) for layer in layers)
+
+
+def test_calls_with_keywords_alone():
+    f = lambda p, x: F.linear(
+        bias=p["c"], input=torch.tanh(input=torch.add(torch.matmul(x, other=p["w"]), other=p["b"])), weight=p["v"]
+    )
+    params = {"w": W3, "b": W3[0], "v": W3 + 1, "c": W3[1]}
+    layers = fisher.LayerCollection.from_function(f, params, X3)
+    assert {layer.name: (layer.kind, len(layer.leaves)) for layer in layers} == {"w": ("matmul", 2), "v": ("linear", 2)}
+    want = fisher_matrix(f, params, X3, "categorical")
+    close(fisher.fim(f, params, X3, fisher.PMatDense).matrix, want, 1e-12, "keywords")
