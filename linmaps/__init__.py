@@ -13,27 +13,139 @@ torch.Size([8, 5])
 True
 
 `linmaps.maps` is the registry of all maps; it prints as a table of their promises.  `linmaps.strategies` (needs
-hypothesis) draws specs, params and inputs for tests.
+hypothesis) draws specs, params and inputs for tests.  `from_module` takes a trained module over.
+
+Coming from NeuroMANCER's slim, whose matrices are [in, out] too (its modules hold what here is a spec and its params; its
+`effective_W()`, `reg_error()`, `eig()` and `forward(x)` are `effective_W(params)`, `reg_error(params)`, `eig(params)` and
+`apply(params, x)`; its biases are never part of W here; sizes come first, all options are keywords):
+
+    ================================================  =================================================================
+    slim                                              linmaps
+    ================================================  =================================================================
+    Linear(insize, outsize, bias)                     Linear(in_features=, out_features=, bias=)
+    IdentityLinear                                    Identity()
+    IdentityInitLinear                                IdentityInit()
+    NonNegativeLinear                                 NonNegative(method="relu"); by default softplus, never dead
+    SplitLinear                                       Split(method="relu")
+    StableSplitLinear(sigma_min, sigma_max)           StableSplit(sigma_min=, sigma_max=), stable indeed
+    LassoLinear(gamma)                                Lasso(gamma=), with project after each step
+    LassoLinearRELU(gamma)                            LassoReLU(gamma=)
+    L0Linear(weight_decay, droprate_init)             L0(weight_decay=, droprate_init=), noise is an argument
+    L0Linear(temperature, lamda)                      L0(temperature=, lamda=)
+    RightStochasticLinear                             RightStochastic()
+    LeftStochasticLinear                              LeftStochastic()
+    PerronFrobeniusLinear(sigma_min, sigma_max)       PerronFrobenius(sigma_min=, sigma_max=)
+    SymmetricLinear                                   Symmetric()
+    SkewSymmetricLinear                               SkewSymmetric()
+    DampedSkewSymmetricLinear(sigma_min, sigma_max)   DampedSkewSymmetric(sigma_min=, sigma_max=, time=), which damps
+    PSDLinear                                         PSD(rank=, eps=)
+    OrthogonalLinear                                  Orthogonal(method=, n_reflectors=, det=)
+    SpectralLinear(n_U_reflectors, n_V_reflectors)    Spectral(n_U_reflectors=, n_V_reflectors=)
+    SpectralLinear(sigma_min, sigma_max)              Spectral(sigma_min=, sigma_max=)
+    SymmetricSpectralLinear(n_reflectors)             SymmetricSpectral(n_reflectors=, sigma_min=, sigma_max=)
+    SVDLinear(sigma_min, sigma_max)                   SVD(sigma_min=, sigma_max=); Spectral() without a penalty
+    SVDLinearLearnBounds(sigma_min, sigma_max)        SVDLearnBounds(sigma_min=, sigma_max=) and its bounds
+    SymmetricSVDLinear(sigma_min, sigma_max)          SymmetricSVD(sigma_min=, sigma_max=), symmetric indeed
+    SchurDecompositionLinear(l2)                      Schur(gamma_max=, nonnormal=); bounds in place of the penalty
+    SymplecticLinear                                  BlockSkew() is that matrix; Symplectic(n_factors=) is symplectic
+    GershgorinLinear(sigma_min, sigma_max, real)      Gershgorin(sigma_min=, sigma_max=, real=)
+    BoundedNormLinear(sigma_min, sigma_max, p)        BoundedNorm(sigma_min=, sigma_max=, p=, soft=)
+    TrivialNullSpaceLinear(rank, epsilon)             TrivialNullSpace(rank=, epsilon=)
+    PowerBoundLinear(max_p, pwr_iters)                PowerBound(max_p=, method=); no iteration
+    ButterflyLinear(complex, tied_weight)             Butterfly(complex=, tied_weight=)
+    ButterflyLinear(increasing_stride, ortho_init)    Butterfly(increasing_stride=, blocks=), "rotation" stays orthogonal
+    Permutation                                       Permutation() and its argmax
+    Hprod(x, u, k)                                    hprod(x, U), all reflections at once
+    IdentityGradReLU                                  identity_grad_relu(x)
+    RNNCell(hidden_map, input_map, nonlin)            RNNCell(hidden_map=, input_map=, activation=)
+    RNN                                               rnn(cell, params, xs)
+    maps                                              maps
+    ================================================  =================================================================
 """
 
 from linmaps import trees
+from linmaps.assembled import Block, Product, Sum
 from linmaps.base import Map
-from linmaps.dense import Linear
+from linmaps.bounded import BoundedNorm
+from linmaps.butterfly import Butterfly
+from linmaps.compose import Affine, Scale, Transpose
+from linmaps.dense import Identity, IdentityInit, Linear
+from linmaps.gates import L0
+from linmaps.gershgorin import DiagonallyDominant, Gershgorin
+from linmaps.gram import PSD, TrivialNullSpace
 from linmaps.interop import from_module
+from linmaps.kronecker import Kronecker
+from linmaps.literature import hprod, identity_grad_relu
+from linmaps.monarch import Monarch
 from linmaps.orthogonal import Orthogonal
+from linmaps.permutation import Permutation
+from linmaps.perron import PerronFrobenius
+from linmaps.recurrent import RNNCell, rnn
 from linmaps.registry import maps
-from linmaps.spectral import Spectral
-from linmaps.stochastic import RightStochastic
+from linmaps.schur import Schur
+from linmaps.skew import DampedSkewSymmetric, SkewSymmetric
+from linmaps.sparse import Lasso, LassoReLU, NonNegative, Split
+from linmaps.spectral import Spectral, SymmetricSpectral
+from linmaps.stable import Hurwitz, PowerBound, StableSplit
+from linmaps.stochastic import DoublyStochastic, LeftStochastic, RightStochastic
+from linmaps.structured import BlockDiagonal, Circulant, LowRank
+from linmaps.svd import SVD, SVDLearnBounds, SymmetricSVD
 from linmaps.symmetric import Symmetric
+from linmaps.symplectic import BlockSkew, Hamiltonian, Symplectic
 
 __all__ = [
+    "L0",
+    "PSD",
+    "SVD",
+    "Affine",
+    "Block",
+    "BlockDiagonal",
+    "BlockSkew",
+    "BoundedNorm",
+    "Butterfly",
+    "Circulant",
+    "DampedSkewSymmetric",
+    "DiagonallyDominant",
+    "DoublyStochastic",
+    "Gershgorin",
+    "Hamiltonian",
+    "Hurwitz",
+    "Identity",
+    "IdentityInit",
+    "Kronecker",
+    "Lasso",
+    "LassoReLU",
+    "LeftStochastic",
     "Linear",
+    "LowRank",
     "Map",
+    "Monarch",
+    "NonNegative",
     "Orthogonal",
+    "Permutation",
+    "PerronFrobenius",
+    "PowerBound",
+    "Product",
+    "RNNCell",
     "RightStochastic",
+    "SVDLearnBounds",
+    "Scale",
+    "Schur",
+    "SkewSymmetric",
     "Spectral",
+    "Split",
+    "StableSplit",
+    "Sum",
     "Symmetric",
+    "SymmetricSVD",
+    "SymmetricSpectral",
+    "Symplectic",
+    "Transpose",
+    "TrivialNullSpace",
     "from_module",
+    "hprod",
+    "identity_grad_relu",
     "maps",
+    "rnn",
     "trees",
 ]

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from linmaps.numeric import uniform, working
-
-Params = Mapping[str, Tensor]
-Shape = tuple[int, ...]
+from linmaps.checks import Checked, Params, Shape
+from linmaps.linalg import logabsdet, solve
+from linmaps.numeric import HALF, eye_like, frobenius, uniform, working
 
 
 @dataclass(frozen=True)
-class Map(abc.ABC):
+class Map(Checked, abc.ABC):
     """A linear map whose matrix `W = effective_W(params)`, of shape [in_features, out_features], keeps a promise.
 
     A spec is hashable and holds no tensor.  Params are a dict of trainable tensors only, made by `init`; any values of
@@ -38,10 +36,10 @@ class Map(abc.ABC):
     name: ClassVar[str]
     promise: ClassVar[str]
     square: ClassVar[bool] = False
-    hard: ClassVar[bool] = True
-    half_ready: ClassVar[bool] = (
-        True  # False: the hooks factorize, so they are given float32 in place of half precision
-    )
+    hard: ClassVar[bool] = True  # False: a penalty, `reg_error`, asks for the promise
+    time: ClassVar[str] = ""  # "discrete" for promises about x W^t, "continuous" for those about x exp(W t)
+    complex_ready: ClassVar[bool] = False  # True: the hook `_init` may be asked for complex leaves
+    half_ready: ClassVar[bool] = True  # False: the hooks factorize, and are given float32 in place of half precision
 
     in_features: int
     out_features: int = None  # type: ignore[assignment]  # filled below, so that readers always see an int
@@ -71,6 +69,16 @@ class Map(abc.ABC):
         return self._shapes() | ({"bias": (self.out_features,)} if self.bias else {})
 
     @property
+    def guaranteed(self) -> bool:
+        """Whether these very options keep the promise at any params: `hard`, unless an option makes the map soft.
+
+        >>> import linmaps
+        >>> linmaps.Symmetric(3).guaranteed, linmaps.SVD(3).guaranteed
+        (True, False)
+        """
+        return self.hard
+
+    @property
     def n_params(self) -> int:
         """Number of trainable entries.
 
@@ -79,6 +87,10 @@ class Map(abc.ABC):
         45
         """
         return sum(math.prod(shape) for shape in self.shapes().values())
+
+    @property
+    def _square(self) -> bool:
+        return self.in_features == self.out_features
 
     def init(
         self,
@@ -105,12 +117,17 @@ class Map(abc.ABC):
                 "pass torch.Generator().manual_seed(seed)"
             )
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        if not isinstance(dtype, torch.dtype) or not (
+            dtype.is_floating_point or (dtype.is_complex and self.complex_ready)
+        ):
             raise TypeError(f"{self._title}.init: dtype is {dtype}, expected a real floating torch.dtype")
-        params = self._init(generator, working(dtype))
+        params = self._init(generator, working(dtype.to_real()))
         if self.bias:
-            params["bias"] = uniform(generator, (self.out_features,), self.in_features**-0.5, working(dtype))
-        return {k: t.to(device=device, dtype=dtype) for k, t in params.items()}
+            params["bias"] = uniform(generator, (self.out_features,), self.in_features**-0.5, working(dtype.to_real()))
+        return {
+            k: t.contiguous().to(device=device, dtype=dtype.to_complex() if t.is_complex() else dtype.to_real())
+            for k, t in params.items()
+        }
 
     def effective_W(self, params: Params) -> Tensor:
         """The matrix `W` [in, out] with `apply(params, x) = x @ W + b`; never contains the bias.
@@ -124,7 +141,7 @@ class Map(abc.ABC):
                 [2., 3.]])
         """
         self._check(params)
-        return self._weight(self._up(params)).to(self._like(params).dtype)
+        return self._down(self._weight(self._up(params)), params)
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """`x @ W + b` for x [..., in], by the cheaper of the ways the map knows; the result is [..., out].
@@ -138,17 +155,10 @@ class Map(abc.ABC):
         torch.Size([4, 7, 2])
         """
         self._check(params)
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"{self._title}.apply: x is {type(x).__name__}, expected a tensor [..., {self.in_features}]"
-            )
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"{self._title}.apply: x has shape {tuple(x.shape)}, expected [..., {self.in_features}]; "
-                f"the last axis of x is in_features"
-            )
+        self._check_x(x, "in_features", "apply: x")
         raised = x if self.half_ready else x.to(working(x.dtype))
-        y = self._apply(self._up(params), raised).to(x.dtype)
+        y = self._apply(self._up(params), raised)
+        y = y.to(x.dtype) if x.dtype in HALF else y
         return y + params["bias"] if self.bias else y
 
     def reg_error(self, params: Params) -> Tensor:
@@ -160,7 +170,7 @@ class Map(abc.ABC):
         tensor(0.)
         """
         self._check(params)
-        return self._reg_error(self._up(params)).to(self._like(params).dtype)
+        return self._down(self._reg_error(self._up(params)), params)
 
     def eig(self, params: Params, vectors: bool = False) -> Any:
         """Eigenvalues [n] of W; with `vectors=True` the pair (eigenvalues, V) with `W @ V = V * eigenvalues`.
@@ -175,17 +185,10 @@ class Map(abc.ABC):
         tensor([-1.,  1.])
         """
         self._check(params)
-        if self.in_features != self.out_features:
-            raise ValueError(
-                f"{self._title}.eig: W is {self.in_features} x {self.out_features}, expected a square map; "
-                "use singular_values"
-            )
+        self._check_square("eig", "use singular_values")
         values, right = self._eig(self._up(params, always=True), vectors)
-        dtype = self._like(params).dtype
-        if (
-            not values.is_complex()
-        ):  # complex results of half precision stay complex64: complex half cannot be factorized
-            values, right = values.to(dtype), right if right is None else right.to(dtype)
+        if not values.is_complex():  # complex results of half precision stay complex64: complex half has no solvers
+            values, right = self._down(values, params), right if right is None else self._down(right, params)
         return (values, right) if vectors else values
 
     def singular_values(self, params: Params) -> Tensor:
@@ -196,7 +199,47 @@ class Map(abc.ABC):
         tensor([5.])
         """
         self._check(params)
-        return self._singular_values(self._up(params, always=True)).to(self._like(params).dtype)
+        return self._down(self._singular_values(self._up(params, always=True)), params)
+
+    def solve(self, params: Params, y: Tensor) -> Tensor:
+        """x [..., in] with `apply(params, x) = y` for y [..., out] and a square map: `(y - b) W^-1`, as cheap as W allows.
+
+        ValueError for a map that is not square, or another last axis of y.  A singular W gives infinities.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Circulant(2)
+        >>> spec.solve({"first": torch.tensor([2.0, 0.0])}, torch.tensor([2.0, 4.0]))
+        tensor([1., 2.])
+        """
+        self._check(params)
+        self._check_square("solve", "use torch.linalg.lstsq with effective_W")
+        self._check_x(y, "out_features", "solve: y")
+        raised = y - params["bias"] if self.bias else y
+        raised = raised.to(working(raised.dtype))
+        x = self._solve(self._up(params, always=True), raised)
+        return x.to(y.dtype) if y.dtype in HALF else x
+
+    def inverse(self, params: Params) -> Tensor:
+        """W^-1 [out, in] of a square map, as cheap as its structure allows.
+
+        >>> import torch, linmaps
+        >>> linmaps.Symmetric(1).inverse({"upper": torch.tensor([4.0])})
+        tensor([[0.2500]])
+        """
+        self._check(params)
+        self._check_square("inverse", "use torch.linalg.pinv of effective_W")
+        return self._down(self._inverse(self._up(params, always=True)), params)
+
+    def logabsdet(self, params: Params) -> Tensor:
+        """log |det W| of a square map, a scalar, as cheap as its structure allows; -inf for a singular W.
+
+        >>> import torch, linmaps
+        >>> linmaps.Orthogonal(3).logabsdet(linmaps.Orthogonal(3).init(torch.Generator().manual_seed(0)))
+        tensor(0.)
+        """
+        self._check(params)
+        self._check_square("logabsdet", "only square maps have a determinant")
+        return self._down(self._logabsdet(self._up(params, always=True)), params)
 
     def violation(self, W: Tensor) -> Tensor:
         """How far a matrix W [in, out] is from the promised set: a scalar >= 0, and 0 (up to rounding) on the set.
@@ -207,11 +250,43 @@ class Map(abc.ABC):
         >>> linmaps.Symmetric(2).violation(torch.tensor([[1.0, 5.0], [2.0, 1.0]]))
         tensor(4.2426)
         """
-        expected = (self.in_features, self.out_features)
-        if tuple(W.shape) != expected:
-            cure = "; use torch.func.vmap(spec.violation)(stacked)" if tuple(W.shape[1:]) == expected else ""
-            raise ValueError(f"{self._title}.violation: W has shape {tuple(W.shape)}, expected {expected}{cure}")
-        return self._violation(W.to(working(W.dtype))).to(W.dtype)
+        self._check_matrix(W, "violation")
+        return self._violation(W.to(working(W.dtype))).to(W.dtype.to_real())
+
+    def project(self, params: Params) -> dict[str, Any]:
+        """Params moved to where the map wants them after an optimizer's step; unchanged for all maps but a few.
+
+        These are Lasso, LassoReLU and NonNegative(method="relu"), for which the step is projected gradient descent and
+        leaves exact zeros, and L0, whose gates are kept from saturating.
+
+        >>> import torch, linmaps
+        >>> linmaps.Lasso(1).project({"u": torch.tensor([[-1.0]]), "v": torch.tensor([[2.0]])})
+        {'u': tensor([[0.]]), 'v': tensor([[2.]])}
+        """
+        self._check(params)
+        return self._project(params)
+
+    def from_matrix(self, W: Tensor, *, bias: Tensor | None = None) -> tuple[dict[str, Any], Tensor]:
+        """Params whose matrix is, or is close to, a given W [in, out], and the distance `|effective_W(params) - W|`.
+
+        The distance (Frobenius norm, a scalar tensor) is 0 up to rounding when the map can represent W; each map says
+        what it does with another W.  Free parameters of bounded quantities stay 1e-6 of the range away from the bounds,
+        where they would have no gradient.  bias: becomes the leaf "bias" of a map that has one; zeros unless given.
+
+        ValueError for a map without such a closed form (fit its params by descent on the distance), or another shape.
+
+        >>> import torch, linmaps
+        >>> params, distance = linmaps.Symmetric(2).from_matrix(torch.tensor([[1.0, 5.0], [1.0, 2.0]]))
+        >>> params["upper"], distance
+        (tensor([1., 3., 2.]), tensor(2.8284))
+        """
+        self._check_matrix(W, "from_matrix")
+        raised = W.to(working(W.dtype))
+        params = dict(self._from_matrix(raised))
+        if self.bias:
+            params["bias"] = W.new_zeros(self.out_features) if bias is None else bias
+        distance = frobenius(self._weight(params).to(raised.device) - raised).to(W.dtype.to_real())
+        return {k: self._down(t, {"W": W}) for k, t in params.items()}, distance
 
     # --- hooks of a concrete map: params are checked, and raised to float32 where half precision would not do --------
 
@@ -235,7 +310,7 @@ class Map(abc.ABC):
         return x @ self._weight(params)
 
     def _reg_error(self, params: Params) -> Tensor:
-        return self._like(params).new_zeros(())
+        return torch.zeros((), dtype=self._like(params).dtype.to_real(), device=self._like(params).device)
 
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         W = self._weight(params)
@@ -247,57 +322,42 @@ class Map(abc.ABC):
     def _singular_values(self, params: Params) -> Tensor:
         return torch.linalg.svdvals(self._weight(params))
 
-    # --- checks at the door, structural only -------------------------------------------------------------------------
+    def _solve(self, params: Params, y: Tensor) -> Tensor:
+        rows = y.reshape(-1, self.out_features)
+        return solve(self._weight(params).mT, rows.mT).mT.reshape(y.shape)
 
-    @property
-    def _title(self) -> str:
-        return f"{type(self).__name__}({self.in_features}, {self.out_features})"
+    def _inverse(self, params: Params) -> Tensor:
+        return self._solve(params, eye_like(self._like(params), self.in_features))
 
-    def _expect(self, fine: bool, key: str, expected: str, *, error: type[Exception] = ValueError) -> None:
-        if not fine:
-            raise error(f"{type(self).__name__}.{key}: got {getattr(self, key)!r}, expected {expected}")
+    def _logabsdet(self, params: Params) -> Tensor:
+        return logabsdet(self._weight(params))
 
-    def _expect_int(self, key: str, low: int, high: int | None) -> None:
-        value = getattr(self, key)
-        integer = isinstance(value, int) and not isinstance(value, bool)
-        self._expect(integer, key, "a positive int; convert with int(...)", error=TypeError)
-        bounds = "a positive int" if high is None else f"an int from {low} to {high}, or None"
-        self._expect(value >= low and (high is None or value <= high), key, bounds)
+    def _project(self, params: Params) -> dict[str, Any]:
+        return dict(params)
 
-    def _check(self, params: Params) -> None:
-        if not isinstance(params, Mapping):
-            raise TypeError(
-                f"{self._title}: params is {type(params).__name__}, expected a dict with leaves {self.shapes()}; "
-                "make one with spec.init(generator)"
-            )
-        shapes = self.shapes()
-        missing, unexpected = sorted(shapes.keys() - params.keys()), sorted(map(str, params.keys() - shapes.keys()))
-        if missing or unexpected:
-            raise ValueError(
-                f"{self._title}: params of another spec: missing leaves {missing}, unexpected {unexpected}, "
-                f"expected {shapes}; use the spec whose init made them"
-            )
-        for key, shape in shapes.items():
-            leaf = params[key]
-            if not isinstance(leaf, Tensor):
-                raise TypeError(
-                    f"{self._title}: leaf {key} is {type(leaf).__name__}, expected a tensor of shape {shape}"
-                )
-            if tuple(leaf.shape) != shape:
-                ensemble = all(tuple(params[k].shape[1:]) == s for k, s in shapes.items())
-                raise ValueError(
-                    f"{self._title}: leaf {key} has shape {tuple(leaf.shape)}, expected {shape}; "
-                    + (
-                        "for an ensemble with a leading axis use torch.func.vmap(spec.effective_W)(stacked)"
-                        if ensemble
-                        else "use the spec whose init made these params"
-                    )
-                )
+    def _from_matrix(self, W: Tensor) -> Params:
+        raise ValueError(
+            f"{self._title}.from_matrix: no closed form takes a matrix to these params; fit them by descent on "
+            "(effective_W(params) - W).square().sum()"
+        )
+
+    @classmethod
+    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
+        """The map for these sizes or the nearest ones, not larger where possible, at which it exists."""
+        return cls(rows, rows if cls.square else columns, **options)
+
+    # --- dtypes ------------------------------------------------------------------------------------------------------
 
     def _up(self, params: Params, always: bool = False) -> Params:
+        """Params in a dtype that the hooks can compute with."""
         if self.half_ready and not always:
             return params
         return {k: t.to(working(t.dtype)) for k, t in params.items()}
+
+    def _down(self, result: Tensor, params: Params) -> Tensor:
+        """A result in the dtype of params, if that is half precision."""
+        dtype = self._like(params).dtype
+        return result.to(dtype) if dtype in HALF else result
 
     @staticmethod
     def _like(params: Params) -> Tensor:

@@ -87,6 +87,38 @@ def haar(generator: torch.Generator, n: int, k: int, dtype: torch.dtype) -> Tens
     return torch.nn.functional.normalize(torch.cat([x[: n - 1].triu(), x[n - 1 :]]), dim=1)
 
 
+def from_frame(W: Tensor, k: int) -> Tensor:
+    """Parameters [k, n] with `frame(offset(...), r) = W` for orthonormal columns W [n, r] and k >= min(r, n - 1).
+
+    Of a square W the last column is found up to its sign, which `det` decides.  One step per reflector; reflector i maps
+    e_i to what the ones before have made of column i, its first entry being computed without cancellation.  Those beyond
+    the frame turn the last coordinate, which no column has any more.
+    """
+    n, r = W.shape
+    rows, last = [], torch.nn.functional.one_hot(torch.tensor(n - 1), n).to(W)
+    at = torch.arange(n, device=W.device)
+    for i in range(k):
+        if i >= min(r, n - 1):
+            rows.append(last)
+            continue
+        u, rest = W[i, i], torch.where(at > i, W[:, i], 0.0)
+        first = torch.where(u > 0, rest.square().sum() / (1 + u), 1 - u)
+        v = torch.where(at == i, first, -rest)
+        size = v.square().sum()
+        fixed = size < torch.finfo(W.dtype).tiny ** 0.5
+        v = torch.where(fixed, last, v / torch.where(fixed, 1.0, size).sqrt())
+        W = W - 2 * v[:, None] * (v @ W)
+        rows.append(2**0.5 * v)
+    V = torch.stack(rows) if rows else W.new_zeros(0, n)
+    return V - torch.eye(k, n, dtype=W.dtype, device=W.device)
+
+
+def flip_last(Q: Tensor, wrong: Tensor) -> Tensor:
+    """Q [n, r] with the sign of its last column changed where the bool scalar `wrong` says so."""
+    last = torch.arange(Q.shape[1], device=Q.device) == Q.shape[1] - 1
+    return torch.where(last & wrong, -Q, Q)
+
+
 def wrong_component(W: Tensor, det: int | None) -> Tensor:
     """Whether the determinant of a square W has another sign than `det`: a bool scalar, so that no gradient passes."""
     if det is None:

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
 
-from linmaps.base import Map
-from linmaps.dense import Linear
+from linmaps import structured_modules, trees
+from linmaps.numeric import HALF
 
 
-def from_module(module: torch.nn.Module) -> tuple[Map, dict[str, Tensor]]:
-    """The spec and params with `spec.apply(params, x) == module(x)` for a `torch.nn.Linear`.
+def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
+    """The spec and params that do what a module does, `spec.apply(params, x) == module(x)`, as detached copies.
 
-    W [in, out] is a copy of the transposed weight [out, in]; the bias, if the module has one, is copied too.
+    Besides `torch.nn.Linear`, it takes the structured maps of NeuroMANCER's slim, recognised by the name of their class,
+    its attributes and their shapes, without an import.  A derived class is taken for its base, unless it has a `forward` or
+    `effective_W` of its own.  Leaves keep dtype and device.  W is the matrix without the bias; a bias that a module has
+    but does not use is dropped.  A spec of parts with a bias is an `Affine` of it.
 
-    TypeError for any other module.
+    | module | spec | what becomes of it |
+    |---|---|---|
+    | torch.nn.Linear, Linear | Linear | W [in, out] is the transposed weight |
+    | IdentityInitLinear | IdentityInit | as Linear |
+    | IdentityLinear | Identity | ValueError if it was trained |
+    | NonNegativeLinear, SplitLinear | NonNegative, Split | method="relu" |
+    | LassoLinear, LassoLinearRELU | Lasso, LassoReLU | the former projected, as its forward does |
+    | L0Linear | L0 | gate="weight"; without noise, as in eval mode |
+    | RightStochasticLinear, LeftStochasticLinear | RightStochastic, LeftStochastic | logits relative to the first |
+    | PerronFrobeniusLinear | PerronFrobenius | its scaling, one factor per entry, becomes row sums and logits |
+    | StableSplitLinear | Sum of PerronFrobenius and -1 times another | its matrix need not be stable, as StableSplit's is |
+    | SymmetricLinear, SkewSymmetricLinear | Symmetric, SkewSymmetric | packed triangles |
+    | DampedSkewSymmetricLinear | -1 times DampedSkewSymmetric | its matrix is skew + gamma I; bounds that hold gamma |
+    | PSDLinear | PSD | eps=0 |
+    | SymplecticLinear | BlockSkew | its matrix is [[0, A], [-A', 0]], which is not symplectic |
+    | TrivialNullSpaceLinear | TrivialNullSpace | a rank beyond in is cut to in |
+    | SVDLinear, SVDLinearLearnBounds | SVD, SVDLearnBounds | columns and rows that reach W |
+    | BoundedNormLinear | BoundedNorm | soft=True, p="fro" for its p=2 |
+    | PowerBoundLinear | PowerBound | method="soft", which bounds the spectral radius, not its square |
+    | OrthogonalLinear | Orthogonal | det=(-1)^n |
+    | SpectralLinear | Spectral | with a bias, as its forward has always |
+    | SymmetricSpectralLinear | SymmetricSpectral | with a bias, as its forward has always |
+    | ButterflyLinear, Butterfly | Butterfly | blocks="free"; pairs become complex numbers |
+    | Permutation | Permutation | Identity for size 2 |
+    | RNNCell | RNNCell | of its two maps, for `RNNCell.step` in place of `apply` |
+
+    TypeError for any other module.  ValueError, with what to use instead, for values or options that no spec holds, and for
+    SchurDecompositionLinear, GershgorinLinear and SymmetricSVDLinear.
 
     >>> import torch, linmaps
     >>> module = torch.nn.Linear(3, 2)
@@ -25,12 +56,13 @@ def from_module(module: torch.nn.Module) -> tuple[Map, dict[str, Tensor]]:
     >>> torch.allclose(spec.apply(params, x), module(x))
     True
     """
-    if not isinstance(module, torch.nn.Linear) or isinstance(module.weight, torch.nn.UninitializedParameter):
+    found = structured_modules.convert(module)
+    if found is None:
         raise TypeError(
-            f"from_module: got {type(module).__name__}, expected an initialised torch.nn.Linear; for anything else "
-            "choose a spec of linmaps.maps and copy its leaves, whose shapes spec.shapes() tells"
+            f"from_module: got {type(module).__name__}, expected an initialised torch.nn.Linear or a module of "
+            "NeuroMANCER's slim; for anything else choose a spec of linmaps.maps and copy its leaves, whose shapes "
+            "spec.shapes() tells"
         )
-    params = {"W": module.weight.detach().mT.clone(memory_format=torch.contiguous_format)}
-    if module.bias is not None:
-        params["bias"] = module.bias.detach().clone()
-    return Linear(module.in_features, module.out_features, bias=module.bias is not None), params
+    spec, params = found
+    half = next((p.dtype for p in module.parameters() if p.dtype in HALF), None)
+    return spec, trees.map(lambda t: t.to(half).clone(memory_format=torch.contiguous_format), params)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from linmaps.numeric import HALF
 from linmaps.numeric import working as working_dtype
 
 Number = float | Tensor
@@ -22,7 +23,8 @@ def working(t: Tensor) -> Tensor:
 
 def in_working(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
     """fn of the arguments in a dtype that factorizations know, cast back."""
-    return fn(*(working(a) for a in args)).to(args[0].dtype)
+    result = fn(*(working(a) for a in args))
+    return result.to(args[0].dtype) if args[0].dtype in HALF else result
 
 
 def positive_root(squared: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def _inverse_of(m: Tensor) -> Callable[[Tensor], Tensor]:
     thread (torch issues 141358 and 142815).
     """
     q, r = torch.linalg.qr(m.detach())
-    return lambda b: torch.linalg.solve_triangular(r, q.mT @ b, upper=True)
+    return lambda b: torch.linalg.solve_triangular(r, q.mH @ b, upper=True)
 
 
 def refined(
@@ -95,6 +97,16 @@ def inv(matrix: Tensor) -> Tensor:
         return x
 
     return in_working(run, matrix)
+
+
+def logabsdet(matrix: Tensor) -> Tensor:
+    """log |det matrix|, a scalar, by QR.
+
+    >>> import torch
+    >>> logabsdet(torch.diag(torch.tensor([1.0, -1.0])))
+    tensor(0.)
+    """
+    return in_working(lambda m: torch.linalg.qr(m).R.diagonal().abs().log().sum(), matrix)
 
 
 def eigh(m: Tensor) -> tuple[Tensor, Tensor]:

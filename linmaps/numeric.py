@@ -28,3 +28,32 @@ def normal(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtyp
 def frobenius(*residuals: Tensor) -> Tensor:
     """Norm of several residuals together, with gradient 0 at 0."""
     return trees.norm(list(residuals))
+
+
+def eye_like(t: Tensor, rows: int, columns: int | None = None) -> Tensor:
+    """The identity [rows, columns] (square unless given) in t's dtype, on its device."""
+    return torch.eye(rows, rows if columns is None else columns, dtype=t.dtype, device=t.device)
+
+
+def between(low: float, high: float, free: Tensor) -> Tensor:
+    """`low + (high - low) sigmoid(free)`: free parameters to quantities between two bounds."""
+    return low + (high - low) * free.sigmoid()
+
+
+MARGIN = 1e-6
+
+
+def unbetween(low: float, high: float, value: Tensor) -> Tensor:
+    """Free parameters with `between(low, high, free) = value`, the value kept `MARGIN (high - low)` inside the bounds."""
+    return torch.logit(((value - low) / (high - low)).clamp(MARGIN, 1 - MARGIN))
+
+
+def relu(t: Tensor) -> Tensor:
+    """max(t, 0) with derivative 1 at 0, so that a parameter projected onto 0 is not dead."""
+    return torch.where(t >= 0, t, 0.0)
+
+
+def norm_or(t: Tensor, otherwise: float = 1.0) -> Tensor:
+    """Frobenius norm, with `otherwise` (and no gradient) in place of 0."""
+    size = frobenius(t)
+    return torch.where(size > 0, size, otherwise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from linmaps import householder
-from linmaps.base import Map, Params, Shape
-from linmaps.linalg import inv
+from linmaps.base import Map
+from linmaps.checks import Params, Shape
+from linmaps.linalg import inv, negative_determinant
 from linmaps.numeric import frobenius
 from linmaps.registry import register
 from linmaps.symmetric import unpack_upper
@@ -43,7 +45,9 @@ class Orthogonal(Map):
     init is Haar (uniform) on the matrices that the default n_reflectors covers.  The promise fixes the scale: inputs of
     unit variance give outputs of variance 1 for in >= out, and in / out for in < out.  Singular values are 1.
     `violation(W)` is the Frobenius norm of W'W - I (or WW' - I), with 2 more in a further coordinate if the determinant
-    has another sign than a given `det`.
+    has another sign than a given `det`.  `from_matrix` takes the polar factor, the nearest one of the covered component; with
+    fewer reflectors than the default there is no closed form, and cayley only comes near an eigenvalue -1.  `inverse` is
+    the transpose and `logabsdet` is 0.
 
     ValueError for an unknown method, n_reflectors outside 1..n or with another method, det with a rectangular map.
 
@@ -94,7 +98,7 @@ class Orthogonal(Map):
         if self.method == "householder":
             return {"V": householder.haar(generator, self._n, self._k, dtype)}
         V = householder.offset(householder.haar(generator, self._n, self._n - 1, torch.float64))
-        S = _log(householder.frame(V, self._n, det=1), self.method)
+        S = log_rotation(householder.frame(V, self._n, det=1), self.method)
         rows, columns = torch.triu_indices(self._n, self._n, 1, device=S.device)
         return {"skew": S[rows, columns].to(dtype)}
 
@@ -117,6 +121,31 @@ class Orthogonal(Map):
 
     def _singular_values(self, params: Params) -> Tensor:
         return self._like(params).new_ones(self._r)
+
+    def _solve(self, params: Params, y: Tensor) -> Tensor:
+        n, rows = self._n, y.numel() // self._n
+        form, once, per_row = householder.costs(n, self._k, n)
+        if self.method != "householder" or form + rows * n * n < once + rows * per_row:
+            return y @ self._weight(params).mT
+        return householder.times_frame_t(y, householder.offset(params["V"]), n, det=sign(self))
+
+    def _inverse(self, params: Params) -> Tensor:
+        return self._weight(params).mT
+
+    def _logabsdet(self, params: Params) -> Tensor:
+        return self._like(params).new_zeros(())
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        Q = polar(W if self.in_features >= self.out_features else W.mT, sign(self))
+        if self.method == "householder":
+            if self._k < householder.default_reflectors(self._n, self._r):
+                return super()._from_matrix(W)
+            return {"V": householder.from_frame(Q, self._k)}
+        if self._r < self._n:  # any rotation that begins with these columns
+            Q = torch.cat([Q, torch.linalg.qr(Q, mode="complete").Q[:, self._r :]], dim=1)
+        S = log_rotation(householder.flip_last(Q, negative_determinant(Q)), self.method)
+        rows, columns = torch.triu_indices(self._n, self._n, 1, device=S.device)
+        return {"skew": S[rows, columns]}
 
     def _violation(self, W: Tensor) -> Tensor:
         gram = W.mT @ W if self.in_features >= self.out_features else W @ W.mT
@@ -153,10 +182,38 @@ def _rotation(packed: Tensor, n: int, method: str) -> Tensor:
     return 2 * inv(eye + S) - eye
 
 
-def _log(Q: Tensor, method: str) -> Tensor:
-    """A skew S whose rotation is Q, a generic rotation (distinct eigenvalues, none of them -1)."""
-    if method == "exp":
-        values, P = torch.linalg.eig(Q)
-        return (P * (1j * values.angle()) @ P.mH).real
-    eye = torch.eye(Q.shape[0], dtype=Q.dtype, device=Q.device)
-    return 2 * inv(eye + Q) - eye
+def polar(W: Tensor, det: int | None) -> Tensor:
+    """The nearest matrix with orthonormal columns to W [n, r], n >= r; of determinant `det` if that is given.
+
+    >>> import torch
+    >>> polar(torch.diag(torch.tensor([3.0, -2.0])), 1)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
+    if det is None:
+        return U @ Vh
+    return householder.flip_last(U, householder.wrong_component(U @ Vh, det)) @ Vh
+
+
+def log_rotation(Q: Tensor, method: str = "exp") -> Tensor:
+    """A skew S whose rotation is Q (for cayley: nearly, if Q has the eigenvalue -1, where S is infinite).
+
+    With M = cos 1 (Q + Q') / 2 + sin 1 (Q - Q') / 2i, Hermitian, the eigenvectors of M are orthonormal ones of Q also where
+    eigenvalues repeat.  The eigenvalues -1, of even number, are taken apart, to be paired within the real space they have.
+    """
+    n = len(Q)
+    even, odd = (Q + Q.mT) / 2, (Q - Q.mT) / 2
+    cosines, E = torch.linalg.eigh(even)
+    opposite = (1 + cosines < 64 * n * torch.finfo(Q.dtype).eps).to(Q.dtype)  # ascending: these come first
+    pairs = torch.diag_embed(Q.new_ones(n - 1) * (torch.arange(n - 1, device=Q.device) % 2 == 0), 1)
+    pairs = (pairs - pairs.mT) * opposite[:, None] * opposite
+    P = torch.linalg.eigh(math.cos(1) * even - 1j * math.sin(1) * odd).eigenvectors
+    angle = ((P.conj() * (Q.to(P.dtype) @ P)).sum(0)).angle()
+    far = math.pi - 1e-7
+    angle = torch.where(angle.abs() < far, angle, 0.0)
+    if method == "cayley":
+        angle, half_turn = -(angle / 2).tan(), math.tan(far / 2)
+    else:
+        half_turn = math.pi
+    return (P * (1j * angle) @ P.mH).real + half_turn * (E @ pairs @ E.mT)

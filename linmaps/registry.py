@@ -1,4 +1,4 @@
-"""The registry of maps: snake_case name -> class, in the order of definition, read-only to its readers."""
+"""The registry of maps: snake_case name -> class, in the order of names, read-only to its readers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Registry(Mapping[str, "type[Map]"]):
     Orthogonal(in_features=4, out_features=2, bias=False, method='householder', n_reflectors=None, det=None)
     >>> linmaps.maps["orthogonl"]
     Traceback (most recent call last):
-    KeyError: "no map is called 'orthogonl'; expected one of ['linear', ...]"
+    KeyError: "no map is called 'orthogonl'; expected one of ['block_diagonal', ...]"
     """
 
     def __init__(self) -> None:
@@ -29,24 +29,29 @@ class Registry(Mapping[str, "type[Map]"]):
 
     def __getitem__(self, name: str) -> type[Map]:
         if name not in self._classes:
-            raise KeyError(f"no map is called {name!r}; expected one of {list(self._classes)}")
+            raise KeyError(f"no map is called {name!r}; expected one of {list(self)}")
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._classes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
+        return iter(sorted(self._classes))
 
     def __len__(self) -> int:
         return len(self._classes)
 
     def __repr__(self) -> str:
-        rows = [("name", "shape", "kept", "promise")]
-        for name, cls in self._classes.items():
-            rows.append((name, "square" if cls.square else "any", "hard" if cls.hard else "soft", cls.promise))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[3]]) for row in rows)
+        rows = [("name", "shape", "kept", "time", "params at 8 x 8", "promise")]
+        for name, cls in self.items():
+            shape, kept, count = (
+                "square" if cls.square else "any",
+                "hard" if cls.hard else "soft",
+                cls._of_size(8, 8).n_params,
+            )
+            rows.append((name, shape, kept, cls.time or "-", str(count), cls.promise))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[5]]) for row in rows)
 
 
 maps = Registry()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,22 +11,28 @@ import torch
 from torch import Tensor
 
 from linmaps import householder
-from linmaps.base import Map, Params, Shape
-from linmaps.numeric import frobenius
+from linmaps.base import Map
+from linmaps.checks import Params, Shape
+from linmaps.linalg import eigh
+from linmaps.numeric import between, frobenius, unbetween
 from linmaps.orthogonal import check_det, check_reflectors, sign
 from linmaps.registry import register
 
 
-def check_bounds(spec: Map) -> None:
-    """ValueError unless the options sigma_min and sigma_max are finite numbers with 0 <= sigma_min <= sigma_max > 0."""
+def check_bounds(spec: Map, *, signed: bool = False) -> None:
+    """ValueError unless the options sigma_min and sigma_max are finite numbers with 0 <= sigma_min <= sigma_max > 0.
+
+    signed: they may be negative and zero, as those of eigenvalues.
+    """
     for key in ("sigma_min", "sigma_max"):
         value = getattr(spec, key)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         spec._expect(number, key, "a number", error=TypeError)
-        spec._expect(math.isfinite(value) and value >= 0, key, "a finite number >= 0")
+        fine = math.isfinite(value) and (signed or value >= 0)
+        spec._expect(fine, key, "a finite number" if signed else "a finite number >= 0")
     low, high = getattr(spec, "sigma_min", 0.0), getattr(spec, "sigma_max", 0.0)
     spec._expect(low <= high, "sigma_min", f"at most sigma_max={high}; exchange the bounds")
-    spec._expect(high > 0, "sigma_max", "a positive number, since 0 leaves only the zero matrix")
+    spec._expect(signed or high > 0, "sigma_max", "a positive number, since 0 leaves only the zero matrix")
 
 
 @register
@@ -46,7 +53,8 @@ class Spectral(Map):
 
     init: Q1, Q2 Haar, s uniform over the middle nine tenths of the bounds.  The bounds fix the scale: inputs of unit
     variance give outputs of mean variance sum(s^2) / out.  `singular_values` costs a sort.  `violation(W)` is the
-    Frobenius distance to the nearest matrix that keeps the promise.
+    Frobenius distance to the nearest matrix that keeps the promise, which `from_matrix` takes: it clips the singular
+    values.  `solve`, `inverse` and `logabsdet` use the factors.
 
     ValueError for bounds that are negative or out of order, reflectors outside 1..in (1..out), det with a rectangular
     map.
@@ -106,7 +114,7 @@ class Spectral(Map):
         """Singular values [r] in the order of the columns of Q1 and Q2."""
         if self.sigma_min == self.sigma_max:
             return self._like(params).new_full((self._r,), self.sigma_max)
-        return self.sigma_min + (self.sigma_max - self.sigma_min) * params["p"].sigmoid()
+        return between(self.sigma_min, self.sigma_max, params["p"])
 
     @property
     def _dets(self) -> tuple[int | None, int | None]:
@@ -133,9 +141,141 @@ class Spectral(Map):
     def _singular_values(self, params: Params) -> Tensor:
         return self._sigma(params).sort(descending=True).values
 
+    def _solve(self, params: Params, y: Tensor) -> Tensor:
+        d1, d2 = self._dets
+        z = householder.times_frame(y, householder.offset(params["V"]), self._r, det=d2) / self._sigma(params)
+        return householder.times_frame_t(z, householder.offset(params["U"]), self._r, det=d1)
+
+    def _logabsdet(self, params: Params) -> Tensor:
+        return self._sigma(params).log().sum()
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        counts, sizes = [shape[0] for k, shape in self._shapes().items() if k != "p"], W.shape
+        if any(k < householder.default_reflectors(n, self._r) for k, n in zip(counts, sizes)):
+            return super()._from_matrix(W)
+        U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+        V = Vh.mT
+        if self._square:
+            wrong = householder.wrong_component(V, 1)
+            U, V = householder.flip_last(U, wrong), householder.flip_last(V, wrong)
+            wrong = householder.wrong_component(U, sign(self))  # the smallest one is negative, seen from there
+            U, s = householder.flip_last(U, wrong), householder.flip_last(s[None], wrong)[0]
+        else:
+            # the side whose frame is square has a determinant, which changes with a pair of columns
+            side, k = (U, counts[0]) if self.in_features == self._r else (V, counts[1])
+            wrong = householder.wrong_component(side, (-1) ** k)
+            U, V = householder.flip_last(U, wrong), householder.flip_last(V, wrong)
+        params = {"U": householder.from_frame(U, counts[0]), "V": householder.from_frame(V, counts[1])}
+        if self.sigma_min < self.sigma_max:
+            params["p"] = unbetween(self.sigma_min, self.sigma_max, s)
+        return params
+
     def _violation(self, W: Tensor) -> Tensor:
         s = torch.linalg.svdvals(W)
         # with the wrong sign of the determinant, the smallest one is negative as seen from the promised component
         wrong = householder.wrong_component(W, self.det) & (torch.arange(self._r, device=W.device) == self._r - 1)
         s = torch.where(wrong, -s, s)
         return frobenius((s - self.sigma_max).clamp(min=0), (self.sigma_min - s).clamp(min=0))
+
+
+@register
+@dataclass(frozen=True)
+class SymmetricSpectral(Map):
+    """Symmetric with bounded eigenvalues, `W = Q diag(lam) Q'`, `lam = low + (high - low) sigmoid(p)`.
+
+    low and high are sigma_min and sigma_max, which may be negative.  Q [n, n] is a product of reflections as in
+    `Orthogonal`, along e_i + V[i] for the leaf "V" [n_reflectors, n]; by default n - 1, which reach every such matrix.  The
+    leaf "p" [n] is absent when the bounds are equal.  W == W.T bit by bit.
+
+    init: Q Haar, lam uniform over the middle nine tenths of the bounds.  The bounds fix the scale: inputs of unit variance
+    give outputs of mean variance sum(lam^2) / n.  `eig` is lam in order, with the columns of Q.  `violation(W)` is the norm
+    of W - W' and of what the eigenvalues exceed the bounds by; `from_matrix` clips those of the symmetric part.
+
+    ValueError for bounds out of order or not finite, reflectors outside 1..n.
+
+    >>> import torch, linmaps
+    >>> spec = linmaps.SymmetricSpectral(3, sigma_min=-0.5, sigma_max=0.5)
+    >>> lam = spec.eig(spec.init(torch.Generator().manual_seed(0)))
+    >>> bool((lam >= -0.5).all() and (lam <= 0.5).all() and (lam.diff() >= 0).all())
+    True
+    """
+
+    name: ClassVar[str] = "symmetric_spectral"
+    promise: ClassVar[str] = "W = W', sigma_min <= eigenvalues <= sigma_max"
+    square: ClassVar[bool] = True
+    half_ready: ClassVar[bool] = False
+
+    sigma_min: float = field(default=0.1, kw_only=True)
+    sigma_max: float = field(default=1.0, kw_only=True)
+    n_reflectors: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bounds(self, signed=True)
+        if self.n_reflectors is not None:
+            check_reflectors(self, "n_reflectors", self.in_features)
+
+    def _shapes(self) -> dict[str, Shape]:
+        n = self.in_features
+        shapes: dict[str, Shape] = {"V": (n - 1 if self.n_reflectors is None else self.n_reflectors, n)}
+        return shapes | ({"p": (n,)} if self.sigma_min < self.sigma_max else {})
+
+    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
+        k, n = self._shapes()["V"]
+        params = {"V": householder.haar(generator, n, k, dtype)}
+        if self.sigma_min < self.sigma_max:
+            u = torch.rand((n,), generator=generator, dtype=dtype, device=generator.device)
+            params["p"] = torch.logit(0.05 + 0.9 * u)
+        return params
+
+    def _factors(self, params: Params) -> tuple[Tensor, Tensor]:
+        """Eigenvalues [n] and eigenvectors [n, n], in no order."""
+        Q = householder.frame(householder.offset(params["V"]), self.in_features)
+        if self.sigma_min == self.sigma_max:
+            return Q.new_full((self.in_features,), self.sigma_max), Q
+        return between(self.sigma_min, self.sigma_max, params["p"]), Q
+
+    def _weight(self, params: Params) -> Tensor:
+        lam, Q = self._factors(params)
+        W = (Q * lam) @ Q.mT
+        return (W + W.mT) / 2
+
+    def _apply(self, params: Params, x: Tensor) -> Tensor:
+        n, rows = self.in_features, x.numel() // self.in_features
+        whole, once, per_row = householder.costs(n, len(params["V"]), n)
+        if whole + n**3 + rows * n * n < 2 * (once + rows * per_row):
+            return x @ self._weight(params)
+        return self._twice(params, x, lambda z, lam: z * lam)
+
+    def _twice(self, params: Params, x: Tensor, between_frames: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        n, V = self.in_features, householder.offset(params["V"])
+        lam = between(self.sigma_min, self.sigma_max, params["p"]) if "p" in params else self.sigma_max * x.new_ones(n)
+        return householder.times_frame_t(between_frames(householder.times_frame(x, V, n), lam), V, n)
+
+    def _solve(self, params: Params, y: Tensor) -> Tensor:
+        return self._twice(params, y, lambda z, lam: z / lam)
+
+    def _logabsdet(self, params: Params) -> Tensor:
+        return self._factors(params)[0].abs().log().sum()
+
+    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
+        lam, Q = self._factors(params)
+        values, order = lam.sort()
+        return values, torch.take_along_dim(Q, order[None, :], dim=1) if vectors else None
+
+    def _singular_values(self, params: Params) -> Tensor:
+        return self._factors(params)[0].abs().sort(descending=True).values
+
+    def _violation(self, W: Tensor) -> Tensor:
+        lam = torch.linalg.eigvalsh((W + W.mT) / 2)
+        return frobenius(W - W.mT, (lam - self.sigma_max).clamp(min=0), (self.sigma_min - lam).clamp(min=0))
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        k, n = self._shapes()["V"]
+        if k < n - 1:
+            return super()._from_matrix(W)
+        lam, Q = eigh((W + W.mT) / 2)
+        params = {"V": householder.from_frame(householder.flip_last(Q, householder.wrong_component(Q, (-1) ** k)), k)}
+        if self.sigma_min < self.sigma_max:
+            params["p"] = unbetween(self.sigma_min, self.sigma_max, lam)
+        return params

@@ -1,16 +1,37 @@
-"""Stochastic matrices: rows of W [in, out] are probability distributions over the outputs."""
+"""Stochastic matrices: rows, columns or both of a non-negative W [in, out] sum to 1."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from linmaps.base import Map, Params, Shape
-from linmaps.numeric import frobenius, normal
+from linmaps import householder
+from linmaps.base import Map
+from linmaps.checks import Params, Shape
+from linmaps.numeric import MARGIN, frobenius, normal
 from linmaps.registry import register
+
+
+def with_zero_first(logits: Tensor) -> Tensor:
+    """A column of zeros put before `logits` [in, out - 1]: a softmax does not see a common shift, so one is fixed."""
+    return torch.nn.functional.pad(logits, (1, 0))
+
+
+def relative_logits(P: Tensor) -> Tensor:
+    """Logits [in, out - 1], relative to the first output, of rows of probabilities, each taken as at least 1e-6."""
+    logits = P.clamp(min=MARGIN).log()
+    return logits[:, 1:] - logits[:, :1]
+
+
+def simplex(W: Tensor) -> Tensor:
+    """The nearest rows of probabilities: the positive part after a shift of each row (Held, Wolfe and Crowder 1974)."""
+    u = W.sort(dim=1, descending=True).values
+    surplus = (u.cumsum(1) - 1) / torch.arange(1, W.shape[1] + 1, dtype=W.dtype, device=W.device)
+    shift = torch.where(u > surplus, surplus, -torch.inf).amax(1, keepdim=True)
+    return (W - shift).clamp(min=0)
 
 
 @register
@@ -22,7 +43,8 @@ class RightStochastic(Map):
     shift, so a logit of its own would be redundant.  Entries are positive until a logit lies so far below the others
     that it underflows.  init: differences of independent N(0, 1) logits, so that all outputs are alike.  The row sums
     fix the scale: inputs of unit variance and mean 0 give outputs of variance about e in / out^2 for many outputs.
-    `violation(W)` is the norm of the row sums' excess over 1 and of the negative entries.
+    `violation(W)` is the norm of the row sums' excess over 1 and of the negative entries.  `from_matrix` takes the nearest
+    rows of probabilities, each entry at least 1e-6.
 
     >>> import torch, linmaps
     >>> spec = linmaps.RightStochastic(2, 3)
@@ -41,8 +63,130 @@ class RightStochastic(Map):
         return {"logits": logits[:, 1:] - logits[:, :1]}
 
     def _weight(self, params: Params) -> Tensor:
-        L = params["logits"]
-        return torch.cat([L.new_zeros(self.in_features, 1), L], dim=1).softmax(dim=1)
+        return with_zero_first(params["logits"]).softmax(dim=1)
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(W.sum(1) - 1, W.clamp(max=0))
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        return {"logits": relative_logits(simplex(W))}
+
+
+@register
+@dataclass(frozen=True)
+class LeftStochastic(Map):
+    """Columns that are distributions, `W[:, o] = softmax([0, L[:, o]])`: outputs are weighted means of the inputs.
+
+    So `max |x W| <= max |x|`.  The leaf "logits" L [in - 1, out] is relative to the first input, as in
+    `RightStochastic`, whose transpose this is.  init: differences of independent N(0, 1) logits; the column sums fix the
+    scale: inputs of unit variance and mean 0 give outputs of variance about e / in for many inputs.  `violation(W)` is the
+    norm of the column sums' excess over 1 and of the negative entries.  `from_matrix` takes the nearest columns of
+    probabilities, each entry at least 1e-6.
+
+    >>> import torch, linmaps
+    >>> spec = linmaps.LeftStochastic(3, 2)
+    >>> spec.apply({"logits": torch.zeros(2, 2)}, torch.tensor([1.0, 2.0, 6.0]))
+    tensor([3., 3.])
+    """
+
+    name: ClassVar[str] = "left_stochastic"
+    promise: ClassVar[str] = "W >= 0, columns sum to 1"
+
+    def _shapes(self) -> dict[str, Shape]:
+        return {"logits": (self.in_features - 1, self.out_features)}
+
+    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
+        logits = normal(generator, (self.in_features, self.out_features), dtype)
+        return {"logits": logits[1:] - logits[:1]}
+
+    def _weight(self, params: Params) -> Tensor:
+        return torch.nn.functional.pad(params["logits"], (0, 0, 1, 0)).softmax(dim=0)
+
+    def _violation(self, W: Tensor) -> Tensor:
+        return frobenius(W.sum(0) - 1, W.clamp(max=0))
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        return {"logits": relative_logits(simplex(W.mT)).mT}
+
+
+@register
+@dataclass(frozen=True)
+class DoublyStochastic(Map):
+    """Rows and columns that are distributions: non-negative, and both sums are 1 at any params.
+
+    method:
+
+    * sinkhorn: rows and columns of exp([[0, 0], [0, L]]) are normalised in turn, `n_iters` times, in the log domain, for the
+      leaf "logits" L [n - 1, n - 1] (row and column shifts would be redundant); what is left of the row sums is moved
+      by a non-negative matrix of rank one, so that the sums are exact however few the iterations.  All positive doubly
+      stochastic matrices.  Cost: 2 n_iters passes over n^2 entries.
+    * orthostochastic: `W = Q * Q` entry by entry, with Q orthogonal and the leaf "V" [n - 1, n] of its reflections:
+      exact without iteration, but for n > 2 not every doubly stochastic matrix is such a square.
+
+    init: differences of independent N(0, 1) logits, or Q Haar.  The sums fix the scale: inputs of unit variance and mean
+    0 give outputs of variance about e / n, or 3 / (n + 2).  `violation(W)` is the norm of both sums' excess over 1 and of
+    the negative entries.  `from_matrix` (sinkhorn only) scales the entries, each taken as at least 1e-6: the projection
+    in relative entropy, as far as n_iters get.
+
+    ValueError for an unknown method, n_iters below 1 or with orthostochastic.
+
+    Source: Sinkhorn 1964; the last step: Altschuler, Weed and Rigollet, arXiv:1705.09634, algorithm 2.
+
+    >>> import torch, linmaps
+    >>> spec = linmaps.DoublyStochastic(2)
+    >>> spec.effective_W({"logits": torch.zeros(1, 1)})
+    tensor([[0.5000, 0.5000],
+            [0.5000, 0.5000]])
+    """
+
+    name: ClassVar[str] = "doubly_stochastic"
+    promise: ClassVar[str] = "W >= 0, rows and columns sum to 1"
+    square: ClassVar[bool] = True
+    half_ready: ClassVar[bool] = False
+
+    method: str = field(default="sinkhorn", kw_only=True)
+    n_iters: int | None = field(default=None, kw_only=True)  # of sinkhorn: 20 unless given
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect(self.method in ("sinkhorn", "orthostochastic"), "method", "'sinkhorn' or 'orthostochastic'")
+        if self.n_iters is not None:
+            self._expect(self.method == "sinkhorn", "n_iters", "None unless method='sinkhorn'")
+            self._expect_int("n_iters", 1, None)
+
+    def _shapes(self) -> dict[str, Shape]:
+        n = self.in_features
+        return {"logits": (n - 1, n - 1)} if self.method == "sinkhorn" else {"V": (n - 1, n)}
+
+    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
+        n = self.in_features
+        if self.method == "orthostochastic":
+            return {"V": householder.haar(generator, n, n - 1, dtype)}
+        L = normal(generator, (n, n), dtype)
+        return {"logits": L[1:, 1:] - L[:1, 1:] - L[1:, :1] + L[0, 0]}
+
+    def _weight(self, params: Params) -> Tensor:
+        if self.method == "orthostochastic":
+            return householder.frame(householder.offset(params["V"]), self.in_features).square()
+        L = torch.nn.functional.pad(params["logits"], (1, 0, 1, 0))
+        for _ in range(20 if self.n_iters is None else self.n_iters):
+            L = L.log_softmax(dim=1).log_softmax(dim=0)
+        return _rounded(L.exp())
+
+    def _violation(self, W: Tensor) -> Tensor:
+        return frobenius(W.sum(0) - 1, W.sum(1) - 1, W.clamp(max=0))
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        if self.method == "orthostochastic":
+            return super()._from_matrix(W)
+        L = W.clamp(min=MARGIN).log()
+        return {"logits": L[1:, 1:] - L[:1, 1:] - L[1:, :1] + L[0, 0]}
+
+
+def _rounded(P: Tensor) -> Tensor:
+    """A doubly stochastic matrix near a non-negative one: sums above 1 are scaled down, the rest is added as one product."""
+    P = P / P.sum(1, keepdim=True).clamp(min=1)
+    P = P / P.sum(0, keepdim=True).clamp(min=1)
+    rows, columns = (1 - P.sum(1)).clamp(min=0), (1 - P.sum(0)).clamp(min=0)
+    total = rows.sum()
+    return P + rows[:, None] * columns / torch.where(total > 0, total, 1.0)

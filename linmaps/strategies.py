@@ -15,6 +15,7 @@ This module needs hypothesis, which the package itself does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +23,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from linmaps import trees
 from linmaps.base import Map
 from linmaps.orthogonal import METHODS
 from linmaps.registry import maps
+from linmaps.sparse import METHODS as NON_NEGATIVE
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -56,11 +59,62 @@ def _spectral(draw: Callable[..., Any], rows: int, columns: int) -> dict[str, An
     }
 
 
+@st.composite
+def _perron(draw: Callable[..., Any], rows: int, columns: int) -> dict[str, Any]:
+    exact = draw(st.booleans()) if rows == columns else False
+    return {"sigma_min": draw(st.sampled_from([0.0, 0.8, 1.0])), "sigma_max": 1.0, "exact": exact}
+
+
+def _divisions(rows: int, columns: int) -> st.SearchStrategy[dict[str, Any]]:
+    common = math.gcd(rows, columns)
+    return st.fixed_dictionaries({"n_blocks": st.sampled_from([b for b in range(1, common + 1) if common % b == 0])})
+
+
+def _choices(**options: Sequence[Any]) -> Callable[[int, int], st.SearchStrategy[dict[str, Any]]]:
+    """Each option by itself, from a list of values that suit any size."""
+    drawn = st.fixed_dictionaries({key: st.sampled_from(list(values)) for key, values in options.items()})
+    return lambda rows, columns: drawn
+
+
 # options beyond sizes and bias, by the name of the map; a map without an entry is drawn with its defaults
 OPTIONS: dict[str, Callable[[int, int], st.SearchStrategy[dict[str, Any]]]] = {
+    "bounded_norm": _choices(p=[1, 2, "inf", "fro"], soft=[False, True], sigma_min=[0.1, 1.0]),
+    "butterfly": _choices(
+        blocks=["free", "rotation"], complex=[False, True], tied_weight=[True, False], increasing_stride=[True, False]
+    ),
+    "damped_skew_symmetric": _choices(time=["continuous", "discrete"], sigma_min=[0.0, 0.5]),
+    "diagonally_dominant": _choices(margin=[0.01, 1.0]),
+    "doubly_stochastic": _choices(method=["sinkhorn", "orthostochastic"]),
+    "gershgorin": _choices(sigma_min=[-1.0, 0.0], sigma_max=[0.5, 2.0], real=[True, False]),
+    "hurwitz": _choices(margin=[0.0, 0.1, 2.0]),
+    "l0": _choices(gate=["weight", "input", "output"], droprate_init=[0.1, 0.5, 0.95], lamda=[0.0, 1.0]),
+    "lasso": _choices(gamma=[0.0, 1.0]),
+    "lasso_relu": _choices(gamma=[0.0, 1.0]),
+    "monarch": _divisions,
+    "non_negative": _choices(method=list(NON_NEGATIVE)),
     "orthogonal": _orthogonal,
+    "perron_frobenius": _perron,
+    "power_bound": _choices(method=["lmi", "rescale", "soft"], max_p=[0.5, 1.0, 3.0]),
+    "psd": _choices(eps=[0.0, 0.1]),
+    "schur": _choices(gamma_max=[0.5, 1.0], nonnormal=[True, False]),
     "spectral": _spectral,
+    "split": _choices(method=list(NON_NEGATIVE)),
+    "stable_split": _choices(sigma_min=[0.0, 0.1, 1.0], sigma_max=[1.0, 2.0]),
+    "svd": _choices(sigma_min=[0.0, 0.1, 1.0]),
+    "symmetric_spectral": _choices(sigma_min=[-1.0, 0.1, 1.0]),
+    "symmetric_svd": _choices(sigma_min=[-1.0, 0.1, 1.0]),
+    "symplectic": _choices(n_factors=[1, 4, 5]),
 }
+
+
+def of_size(cls: type[Map], rows: int, columns: int, **options: Any) -> Map:
+    """The map of a class for about these sizes: the same, or the nearest ones at which the map exists.
+
+    >>> import linmaps
+    >>> of_size(linmaps.Symmetric, 3, 5)
+    Symmetric(in_features=3, out_features=3, bias=False)
+    """
+    return cls._of_size(rows, columns, **options)
 
 
 @st.composite
@@ -78,7 +132,7 @@ def specs(
     rows = draw(sizes)
     columns = rows if square or cls.square else draw(sizes)
     options = draw(OPTIONS[cls.name](rows, columns)) if cls.name in OPTIONS else {}
-    return cls(rows, columns, bias=draw(st.booleans()), **options)
+    return of_size(cls, rows, columns, bias=draw(st.booleans()), **options)
 
 
 def params(spec: Map, *, dtype: torch.dtype = torch.float64) -> st.SearchStrategy[dict[str, Tensor]]:
@@ -96,7 +150,7 @@ ADVERSARIES: dict[str, Callable[[Tensor], Tensor]] = {
     "zeros": torch.zeros_like,
     "plus 50": lambda t: torch.full_like(t, 50.0),
     "minus 50": lambda t: torch.full_like(t, -50.0),
-    "signs of 50": lambda t: 50 * t.sign(),
+    "signs of 50": lambda t: 50 * t.sgn(),
     "scale 10": lambda t: 10 * t,
     "scale 1e-9": lambda t: 1e-9 * t,
 }
@@ -112,9 +166,9 @@ def adversarial_params(spec: Map, *, dtype: torch.dtype = torch.float64) -> st.S
     """
 
     def build(kind: str, seed: int) -> dict[str, Tensor]:
+        like = spec.init(torch.Generator().manual_seed(seed), dtype=dtype)
         generator = torch.Generator().manual_seed(seed)
-        shapes = spec.shapes()
-        return {k: ADVERSARIES[kind](torch.randn(s, generator=generator, dtype=dtype)) for k, s in shapes.items()}
+        return trees.map(lambda t: ADVERSARIES[kind](torch.randn(t.shape, generator=generator, dtype=t.dtype)), like)
 
     return st.builds(build, st.sampled_from(list(ADVERSARIES)), SEEDS)
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linmaps.base import Map, Params, Shape
+from linmaps.base import Map
+from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
 from linmaps.numeric import frobenius, uniform
 from linmaps.registry import register
@@ -34,7 +35,7 @@ class Symmetric(Map):
 
     The leaf "upper" [n (n + 1) / 2] is the triangle of U row by row, so that no parameter is redundant.  init:
     U(-1/sqrt(n), 1/sqrt(n)), which gives outputs of variance 1/3 for inputs of unit variance.  `eig` is real and
-    ascending; `violation(W)` is the Frobenius norm of W - W'.
+    ascending; `violation(W)` is the Frobenius norm of W - W'; `from_matrix` takes the symmetric part.
 
     >>> import torch, linmaps
     >>> spec = linmaps.Symmetric(4)
@@ -68,3 +69,7 @@ class Symmetric(Map):
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(W - W.mT)
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        rows, columns = torch.triu_indices(*W.shape, device=W.device)
+        return {"upper": ((W + W.mT) / 2)[rows, columns]}

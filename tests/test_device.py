@@ -21,6 +21,24 @@ MAPS = [
     linmaps.Orthogonal(5, method="cayley"),
     linmaps.Orthogonal(5, method="exp"),
     linmaps.Spectral(4, 6),
+    linmaps.Butterfly(6, 9),
+    linmaps.Butterfly(7, blocks="rotation"),
+    linmaps.Monarch(6),
+    linmaps.Permutation(8),
+    linmaps.PowerBound(4),
+    linmaps.PowerBound(4, method="rescale", max_p=0.2),
+    linmaps.Hurwitz(4),
+    linmaps.StableSplit(4, 3),
+    linmaps.Schur(5),
+    linmaps.Gershgorin(4),
+    linmaps.DiagonallyDominant(4),
+    linmaps.Symplectic(4),
+    linmaps.Hamiltonian(4),
+    linmaps.BlockSkew(4),
+    linmaps.Block(((linmaps.Orthogonal(3), None), (linmaps.Linear(2, 3), linmaps.Identity(2)))),
+    linmaps.Affine(
+        linmaps.Product(linmaps.Transpose(linmaps.Spectral(3, 4)), linmaps.Scale(linmaps.Symmetric(3), 2.0))
+    ),
 ]
 on_each = pytest.mark.parametrize("device", DEVICES)
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-import linmaps as L
-from linmaps import trees
-from tests.laws import Case, Exempt
+from linmaps import Linear, RNNCell, Spectral, hprod, identity_grad_relu, rnn, trees
+from tests.laws import Case, Exempt, perturbed
+from tests.linmaps import zoo
 
 CASES: dict[str, Case | Exempt] = {
     "linmaps.Map": Exempt("abstract; its methods are in the rows of the concrete maps"),
@@ -48,39 +48,30 @@ VECTORS = {
     "jac": "torch's forward rule of eigenvectors divides by infinity on the diagonal: NaN in reverse mode over it"
 }
 
-SPECS = {
-    "linear": L.Linear(3, 2, bias=True),
-    "linear square": L.Linear(3),
-    "symmetric": L.Symmetric(3, bias=True),
-    "stochastic": L.RightStochastic(4, 3),
-    "stochastic square": L.RightStochastic(3),
-    "tall": L.Orthogonal(4, 2, bias=True),
-    "wide": L.Orthogonal(2, 4),
-    "square": L.Orthogonal(3, det=-1),
-    "one": L.Orthogonal(1),
-    "cayley": L.Orthogonal(3, method="cayley"),
-    "exp": L.Orthogonal(3, 2, method="exp"),
-    "spectral tall": L.Spectral(4, 2),
-    "spectral wide": L.Spectral(2, 3, bias=True),
-    "spectral square": L.Spectral(3, sigma_min=0.2),
-}
-
-for label, spec in SPECS.items():
-    name = f"linmaps.{type(spec).__name__}"
-    params = spec.init(torch.Generator().manual_seed(3), dtype=torch.float64)
+for entry in zoo.ENTRIES:
+    if not entry.table:
+        continue
+    spec, name = entry.spec, f"linmaps.{type(entry.spec).__name__}"
+    params = perturbed(spec.init(torch.Generator().manual_seed(3), dtype=torch.float64), 5)  # a generic point
+    W = randn(spec.in_features, spec.out_features, seed=2)
     rows: dict[str, Case] = {
         "effective_W": Case(spec.effective_W, (params,)),
         "apply": Case(spec.apply, (params, randn(2, spec.in_features, seed=1))),
         "apply many": Case(spec.apply, (params, randn(20, spec.in_features, seed=1))),
         "reg_error": Case(spec.reg_error, (params,)),
         "singular_values": Case(spec.singular_values, (params,)),
-        "violation": Case(spec.violation, (2 * randn(spec.in_features, spec.out_features, seed=2),)),
+        "violation": Case(spec.violation, (2 * W,)),
+        "project": Case(spec.project, (params,)),
     }
     if spec.in_features == spec.out_features:
         rows["eig"] = Case(power_sums(spec), (params,), tol=1e-6)
-        skip = {} if isinstance(spec, L.Symmetric) else VECTORS
+        skip = {} if zoo.symmetric(spec, params) else VECTORS
         rows["eig vectors"] = Case(eigenprojections(spec), (params,), skip=skip, tol=1e-6)
-    CASES |= {f"{name}/{row} {label}": case for row, case in rows.items()}
+        if zoo.condition(spec, params) < 1e6:
+            rows["solve"] = Case(spec.solve, (params, randn(2, spec.out_features, seed=1)), tol=1e-6)
+            rows["inverse"] = Case(spec.inverse, (params,), tol=1e-6)
+            rows["logabsdet"] = Case(spec.logabsdet, (params,))
+    CASES |= {f"{name}/{row} {zoo.label(entry)}": case for row, case in rows.items()}
 
 
 def rebuilt(tree):
@@ -99,6 +90,12 @@ OTHER = trees.map(torch.sin, TREE)
 SCALAR = torch.tensor(1.3, dtype=torch.float64)
 
 CASES |= {
+    "linmaps.hprod": Case(hprod, (randn(2, 4), randn(3, 4, seed=1))),
+    "linmaps.identity_grad_relu": Case(
+        identity_grad_relu,
+        (randn(5),),
+        skip={"grad": "its derivative is not that of its values, by definition: tested by itself"},
+    ),
     "linmaps.trees.add": Case(trees.add, (TREE, OTHER)),
     "linmaps.trees.axpy": Case(trees.axpy, (SCALAR, TREE, OTHER)),
     "linmaps.trees.dot": Case(trees.dot, (TREE, OTHER)),
@@ -118,4 +115,16 @@ CASES |= {
     "linmaps.trees.sub": Case(trees.sub, (TREE, OTHER)),
     "linmaps.trees.unstack": Case(trees.unstack, (trees.stack([TREE, OTHER]),)),
     "linmaps.trees.zeros_like": Case(trees.zeros_like, (TREE,)),
+}
+
+CELL = RNNCell(Spectral(3), Linear(2, 3, bias=True))
+LAYERS = [CELL, RNNCell(Linear(2), Linear(3, 2))]
+LAYER_PARAMS = [layer.init(torch.Generator().manual_seed(0), dtype=torch.float64) for layer in LAYERS]
+XS = randn(4, 5, 2, seed=3)
+
+CASES |= {
+    "linmaps.RNNCell": Case(CELL.step, (LAYER_PARAMS[0], XS[0], randn(5, 3))),
+    "linmaps.rnn": Case(lambda p, xs: rnn(CELL, p, xs), (LAYER_PARAMS[0], XS)),
+    "linmaps.rnn/h0": Case(lambda p, xs, h0: rnn(CELL, p, xs, h0), (LAYER_PARAMS[0], XS[:, 0], randn(3))),
+    "linmaps.rnn/layers": Case(lambda p, xs: rnn(LAYERS, p, xs), (LAYER_PARAMS, XS)),
 }

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from linmaps.householder import (
     costs,
     default_reflectors,
+    flip_last,
     frame,
+    from_frame,
     haar,
     offset,
     times_frame,
@@ -120,3 +122,27 @@ def test_costs_break_even_between_few_and_many_rows():
     form, once, per_row = costs(64, 63, 64)
     assert once + per_row < form + 64 * 64
     assert once + 6400 * per_row > form + 6400 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("n", "r", "k"), [(5, 5, 4), (5, 5, 5), (6, 3, 3), (6, 3, 5), (1, 1, 0), (4, 1, 1), (40, 40, 39)]
+)
+def test_reflectors_of_a_frame(n, r, k):
+    g = torch.Generator().manual_seed(n + r)
+    W = torch.linalg.qr(torch.randn(n, r, generator=g, dtype=torch.float64)).Q
+    if n == r:
+        W = flip_last(W, wrong_component(W, 1))
+    V = from_frame(W, k)
+    assert V.shape == (k, n)
+    got = frame(offset(V), r, det=1 if n == r else None)
+    assert (got - W).abs().max() < 1e-13
+    assert torch.isfinite(V).all()
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-300, 1e-12, 1e-8, 1e-5])
+def test_reflectors_of_a_frame_near_the_identity(tiny):
+    S = tiny * torch.ones(4, 4, dtype=torch.float64).triu(1)
+    W = torch.linalg.matrix_exp(S - S.T)
+    V = from_frame(W, 3)
+    got = frame(offset(V), 4, det=1)
+    assert (got - W).abs().max() < 1e-15

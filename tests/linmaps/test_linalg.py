@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import jacfwd, jacrev, vmap
 
-from linmaps.linalg import constant_eigh, eigh, inv, negative_determinant, pinv, solve
+from linmaps.linalg import constant_eigh, eigh, inv, logabsdet, negative_determinant, pinv, solve
 from tests.growth.oracle import close
 from tests.laws import close as near
 
@@ -214,3 +214,11 @@ def test_maps_and_half_precision():
     assert eigh(torch.zeros(0, 0))[1].shape == (0, 0)
     near(vmap(eigh)(stack)[0], torch.linalg.eigvalsh(stack), 1e-14, "vmap")
     assert eigh(stack[0].bfloat16())[1].dtype == torch.bfloat16
+
+
+def test_complex_systems():
+    g = torch.Generator().manual_seed(0)
+    m, b = (torch.randn(5, k, generator=g, dtype=torch.complex128) for k in (5, 2))
+    assert torch.allclose(m @ solve(m, b), b, atol=1e-12)
+    assert torch.allclose(m @ inv(m), torch.eye(5, dtype=m.dtype), atol=1e-12)
+    assert torch.allclose(logabsdet(m), torch.linalg.slogdet(m).logabsdet, atol=1e-12)

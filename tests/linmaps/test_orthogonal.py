@@ -63,6 +63,60 @@ def test_orthogonal_after_a_thousand_adam_steps(spec):
     assert loss(W) < loss(U @ V) + 0.25 * (start - loss(U @ V))
 
 
+def special(name):
+    eye = torch.eye(6, dtype=torch.float64)
+    return {
+        "identity": eye,
+        "minus identity": -eye,
+        "permutation": eye[[1, 2, 0, 4, 3, 5]],
+        "half turns": torch.diag(torch.tensor([1.0, -1, -1, 1, -1, -1], dtype=torch.float64)),
+        "tiny rotation": torch.matrix_exp(
+            1e-9 * torch.ones(6, 6, dtype=torch.float64).triu(1).sub(torch.ones(6, 6).tril(-1))
+        ),
+        "repeated angles": torch.block_diag(*[torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)] * 3),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["identity", "minus identity", "permutation", "half turns", "tiny rotation", "repeated angles"]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_from_special_matrices(name, method):
+    """Where logarithms and reflections have their corners."""
+    W = special(name)
+    spec = Orthogonal(6, method=method, det=round(np.linalg.det(W.numpy())))
+    params, distance = spec.from_matrix(W)
+    assert abs(distance - torch.linalg.matrix_norm(spec.effective_W(params) - W)) < 1e-14
+    half_turn = method == "cayley" and (torch.linalg.eigvals(W) + 1).abs().min() < 1e-9
+    assert distance < (1e-5 if half_turn else 1e-12), "an eigenvalue -1 is the Cayley transform of infinity"
+
+
+def test_from_matrix_is_the_polar_factor_of_the_covered_component():
+    W = torch.randn(5, 5, generator=generator(1), dtype=torch.float64)
+    U, s, V = torch.linalg.svd(W)
+    nearest = ((s - 1) ** 2).sum().sqrt()
+    other = ((s - torch.tensor([1.0, 1, 1, 1, -1])) ** 2).sum().sqrt()
+    component = round(np.linalg.det((U @ V).numpy()))
+    for method in METHODS:
+        assert torch.allclose(Orthogonal(5, method=method, det=component).from_matrix(W)[1], nearest, rtol=1e-9)
+        assert torch.allclose(Orthogonal(5, method=method, det=-component).from_matrix(W)[1], other, rtol=1e-9)
+
+
+def test_from_matrix_needs_enough_reflectors():
+    with pytest.raises(
+        ValueError, match=r"from_matrix: no closed form takes a matrix to these params; fit them by descent"
+    ):
+        Orthogonal(5, n_reflectors=2).from_matrix(torch.eye(5))
+
+
+def test_solve_of_few_rows_does_not_form_the_matrix():
+    spec = Orthogonal(200, n_reflectors=3)
+    params, y = random_params(spec, 0), torch.randn(2, 200, generator=generator(1), dtype=torch.float64)
+    assert torch.allclose(spec.apply(params, spec.solve(params, y)), y, atol=1e-12)
+    assert torch.equal(spec.inverse(params), spec.effective_W(params).T)
+    assert spec.logabsdet(params) == 0
+
+
 def test_fewer_reflectors_change_few_directions():
     spec = Orthogonal(8, n_reflectors=2, det=1)
     W = spec.effective_W(random_params(spec, 0))

@@ -3,9 +3,11 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 import linmaps
+from linmaps.stochastic import simplex
 from tests.linmaps.zoo import random_params
 
 
@@ -41,3 +43,63 @@ def test_violation_sees_sums_and_signs():
     assert spec.violation(torch.tensor([[0.5, 0.5], [1.0, 0.0]])) == 0
     assert abs(spec.violation(torch.tensor([[3.0, 1.0], [1.0, 0.0]])) - 3) < 1e-6
     assert abs(spec.violation(torch.tensor([[1.5, -0.5], [1.0, 0.0]])) - 0.5) < 1e-6
+
+
+@pytest.mark.parametrize("n_iters", [1, 3, 20, 100])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 20.0, 200.0])
+def test_both_sums_are_exact_however_few_the_iterations(n_iters, scale):
+    spec = linmaps.DoublyStochastic(6, n_iters=n_iters)
+    params = {"logits": scale * random_params(spec, 0)["logits"]}
+    W = spec.effective_W(params)
+    assert (W >= 0).all()
+    assert (W.sum(0) - 1).abs().max() < 1e-14
+    assert (W.sum(1) - 1).abs().max() < 1e-14
+
+
+def test_rounding_moves_little_once_sinkhorn_has_converged():
+    spec = linmaps.DoublyStochastic(5, n_iters=200)
+    params = random_params(spec, 0)
+    W = spec.effective_W(params)
+    # diagonal scalings keep cross ratios: W[i, j] W[0, 0] / (W[i, 0] W[0, j]) = exp(logits)
+    ratios = W[1:, 1:] * W[0, 0] / (W[1:, :1] * W[:1, 1:])
+    assert torch.allclose(ratios.log(), params["logits"], atol=1e-12)
+
+
+def test_orthostochastic_is_a_square_of_an_orthogonal_matrix():
+    spec = linmaps.DoublyStochastic(4, method="orthostochastic")
+    params = random_params(spec, 0)
+    Q = linmaps.Orthogonal(4).effective_W(params)
+    assert torch.allclose(spec.effective_W(params), Q.square(), atol=1e-14)
+    with pytest.raises(ValueError, match="no closed form"):
+        spec.from_matrix(torch.eye(4))
+
+
+def test_left_is_the_transpose_of_right():
+    left, right = linmaps.LeftStochastic(3, 5), linmaps.RightStochastic(5, 3)
+    L = random_params(left, 0)["logits"]
+    assert torch.allclose(left.effective_W({"logits": L}), right.effective_W({"logits": L.T}).T, atol=1e-15)
+
+
+def test_nearest_row_of_probabilities_by_its_optimality_conditions():
+    W = 3 * torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    P = simplex(W)
+    assert torch.allclose(P.sum(1), torch.ones(40, dtype=torch.float64))
+    shift = W - P  # constant on the support, not larger off it
+    on = torch.where(P > 0, shift, torch.nan)
+    top = on.nan_to_num(-torch.inf).amax(1)
+    assert torch.allclose(top, on.nan_to_num(torch.inf).amin(1), atol=1e-12)
+    assert (torch.where(P > 0, -torch.inf, W).amax(1) <= top + 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"method": "birkhoff"}, ValueError, r"method: got 'birkhoff', expected 'sinkhorn' or 'orthostochastic'"),
+        ({"n_iters": 0}, ValueError, r"n_iters: got 0, expected a positive int"),
+        ({"n_iters": 2.0}, TypeError, r"n_iters: got 2.0, expected a positive int"),
+        ({"n_iters": 5, "method": "orthostochastic"}, ValueError, r"n_iters: got 5, expected None unless"),
+    ],
+)
+def test_errors_of_doubly_stochastic(options, error, text):
+    with pytest.raises(error, match=text):
+        linmaps.DoublyStochastic(3, **options)

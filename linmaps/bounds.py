@@ -1,0 +1,66 @@
+"""What maps with bounded spectra and bounded row sums share: option checks, excess of eigenvalues, nearest rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from linmaps.base import Map
+from linmaps.numeric import eye_like, relu
+
+
+def expect_finite(spec: Map, key: str, low: float | None = None) -> None:
+    """TypeError or ValueError unless the option `key` is a finite number, at least `low` if given."""
+    value = getattr(spec, key)
+    spec._expect(isinstance(value, (int, float)) and not isinstance(value, bool), key, "a number", error=TypeError)
+    fine = math.isfinite(value) and (low is None or value >= low)
+    spec._expect(fine, key, "a finite number" if low is None else f"a finite number >= {low}")
+
+
+def eigenvalues(W: Tensor) -> Tensor:
+    """Eigenvalues [n] of W [n, n], or of a matrix that differs from it by rounding.
+
+    LAPACK's iteration may fail to converge for a matrix of rank one, such as a constant one; the small diagonal that is
+    added here prevents that, and leaves a triangular matrix triangular, so that its eigenvalues stay exact.
+    """
+    small = 8 * torch.finfo(W.dtype).eps * W.detach().abs().amax()
+    return torch.linalg.eigvals(W + small * torch.diag(torch.linspace(0, 1, len(W), dtype=W.dtype, device=W.device)))
+
+
+def spectral_excess(W: Tensor, excess: Callable[[Tensor], Tensor], inside: float) -> Tensor:
+    """`excess(eigenvalues of W)`, a scalar >= 0, with no derivative where it is 0: W may be defective there.
+
+    inside: a number without excess.
+    """
+    out = excess(eigenvalues(W.detach())) > 0
+    return torch.where(out, excess(eigenvalues(torch.where(out, W, inside * eye_like(W, len(W))))), 0.0)
+
+
+def radius_excess(W: Tensor, bound: float) -> Tensor:
+    """`max(0, rho - bound)` for the spectral radius rho of W [n, n]."""
+    return spectral_excess(W, lambda values: relu(modulus(values).amax() - bound), 0.0)
+
+
+def modulus(z: Tensor) -> Tensor:
+    """|z| with gradient 0 at 0."""
+    nonzero = z != 0
+    return torch.where(nonzero, torch.where(nonzero, z, 1.0).abs(), 0.0)
+
+
+def shrunk(rows: Tensor, level: Tensor) -> Tensor:
+    """Entries moved towards 0 by `level` [rows, 1], and not past it."""
+    return rows.sgn() * relu(rows.abs() - level)
+
+
+def onto_l1_ball(rows: Tensor, radius: float) -> Tensor:
+    """Rows [m, k] moved to the nearest ones with `sum_j |entry_j| <= radius`.
+
+    The nearest point is `shrunk` by the level at which the k largest entries have lost their excess over the radius,
+    which is the largest of these levels over k.
+    """
+    largest = rows.abs().sort(dim=1, descending=True).values.cumsum(1)
+    count = torch.arange(1, rows.shape[1] + 1, dtype=rows.dtype, device=rows.device)
+    return shrunk(rows, relu(((largest - radius) / count).amax(1, keepdim=True)))

@@ -1,0 +1,1 @@
+"""One file of kinds and entries for each file of maps."""
