@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import Checked, Params, Shape
-from linmaps.linalg import logabsdet, solve
+from linmaps.linalg import eigvals, logabsdet, shifted, solve
 from linmaps.numeric import HALF, eye_like, frobenius, uniform, working
 
 
@@ -315,8 +315,8 @@ class Map(Checked, abc.ABC):
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         W = self._weight(params)
         if not vectors:
-            return torch.linalg.eigvals(W), None
-        values, right = torch.linalg.eig(W)
+            return eigvals(W), None
+        values, right = torch.linalg.eig(shifted(W))
         return values, right
 
     def _singular_values(self, params: Params) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from linmaps.base import Map
+from linmaps.linalg import eigvals
 from linmaps.numeric import eye_like, relu
 
 
@@ -20,23 +21,13 @@ def expect_finite(spec: Map, key: str, low: float | None = None) -> None:
     spec._expect(fine, key, "a finite number" if low is None else f"a finite number >= {low}")
 
 
-def eigenvalues(W: Tensor) -> Tensor:
-    """Eigenvalues [n] of W [n, n], or of a matrix that differs from it by rounding.
-
-    LAPACK's iteration may fail to converge for a matrix of rank one, such as a constant one; the small diagonal that is
-    added here prevents that, and leaves a triangular matrix triangular, so that its eigenvalues stay exact.
-    """
-    small = 8 * torch.finfo(W.dtype).eps * W.detach().abs().amax()
-    return torch.linalg.eigvals(W + small * torch.diag(torch.linspace(0, 1, len(W), dtype=W.dtype, device=W.device)))
-
-
 def spectral_excess(W: Tensor, excess: Callable[[Tensor], Tensor], inside: float) -> Tensor:
     """`excess(eigenvalues of W)`, a scalar >= 0, with no derivative where it is 0: W may be defective there.
 
     inside: a number without excess.
     """
-    out = excess(eigenvalues(W.detach())) > 0
-    return torch.where(out, excess(eigenvalues(torch.where(out, W, inside * eye_like(W, len(W))))), 0.0)
+    out = excess(eigvals(W.detach())) > 0
+    return torch.where(out, excess(eigvals(torch.where(out, W, inside * eye_like(W, len(W))))), 0.0)
 
 
 def radius_excess(W: Tensor, bound: float) -> Tensor:

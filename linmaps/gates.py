@@ -132,7 +132,7 @@ class L0(Map):
         q = params["q"].to(working(params["q"].dtype))
         if noise is not None:
             q = (torch.logit(noise.to(q.dtype).clamp(NOISE, 1 - NOISE)) + q) / self.temperature
-        z = (LOW + (HIGH - LOW) * q.sigmoid()).clamp(0, 1)
+        z = torch.nn.functional.hardtanh(LOW + (HIGH - LOW) * q.sigmoid(), 0.0, 1.0)
         return z.to(params["q"].dtype) if params["q"].dtype in HALF else z
 
     def _open(self, params: Params) -> Tensor:

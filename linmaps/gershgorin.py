@@ -14,8 +14,8 @@ from linmaps.bounds import expect_finite, modulus, onto_l1_ball, spectral_excess
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
 from linmaps.numeric import MARGIN, frobenius, normal, relu, unbetween, uniform
+from linmaps.packing import symmetric
 from linmaps.registry import register
-from linmaps.symmetric import unpack_upper
 
 
 def weave(diagonal: Tensor, off: Tensor) -> Tensor:
@@ -121,8 +121,7 @@ class Gershgorin(Map):
         r = self._R * params["budget"].sigmoid()
         if not self.real:
             return weave(d, params["off"] * (r / _sums(params["off"]))[:, None])
-        U = unpack_upper(params["off"], n, diagonal=1)
-        s = U + U.mT
+        s = symmetric(params["off"], n, diagonal=False)
         q = r / _sums(s)
         return s * torch.minimum(q[:, None], q) + torch.diag(d)
 

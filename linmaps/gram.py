@@ -36,7 +36,7 @@ def root(G: Tensor, k: int, eps: float) -> Tensor:
 def symmetric_product(A: Tensor) -> Tensor:
     """A'A, symmetric bit by bit, which a matrix product need not be."""
     G = A.mT @ A
-    return G.triu() + G.triu(1).mT
+    return (G + G.mT) * 0.5
 
 
 @register
@@ -167,8 +167,8 @@ class TrivialNullSpace(Map):
         return params | ({"G2": uniform(generator, shapes["G2"], n**-0.5, dtype)} if "G2" in shapes else {})
 
     def _weight(self, params: Params) -> Tensor:
-        G = symmetric_product(params["G1"])
-        G = G + self.epsilon * eye_like(G, self.in_features)
+        A = params["G1"]
+        G = torch.addmm(self.epsilon * eye_like(A, self.in_features), A.mT, A)
         return torch.cat([G, params["G2"].mT], dim=1) if "G2" in params else G
 
     def _violation(self, W: Tensor) -> Tensor:

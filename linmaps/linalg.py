@@ -109,6 +109,26 @@ def logabsdet(matrix: Tensor) -> Tensor:
     return in_working(lambda m: torch.linalg.qr(m).R.diagonal().abs().log().sum(), matrix)
 
 
+def shifted(m: Tensor) -> Tensor:
+    """m [n, n] with a diagonal at the size of rounding, for the eigenvalues of general matrices.
+
+    LAPACK's iteration may fail to converge for a matrix of rank one, such as a constant one; this prevents it, and leaves
+    a triangular matrix triangular.
+    """
+    small = 8 * torch.finfo(m.dtype).eps * m.detach().abs().amax()
+    return m + small * torch.diag(torch.linspace(0, 1, len(m), dtype=m.dtype, device=m.device))
+
+
+def eigvals(m: Tensor) -> Tensor:
+    """Eigenvalues [n] of m [n, n], in LAPACK's order, also where its iteration would fail: off by rounding.
+
+    >>> import torch
+    >>> eigvals(torch.full((20, 20), 50.0, dtype=torch.float64)).abs().amax()
+    tensor(1000.0000, dtype=torch.float64)
+    """
+    return torch.linalg.eigvals(shifted(m))
+
+
 def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues `[n]` ascending and eigenvectors `[n, n]` of a symmetric matrix, safe to differentiate.
 

@@ -50,7 +50,8 @@ def unbetween(low: float, high: float, value: Tensor) -> Tensor:
 
 def relu(t: Tensor) -> Tensor:
     """max(t, 0) with derivative 1 at 0, so that a parameter projected onto 0 is not dead."""
-    return torch.where(t >= 0, t, 0.0)
+    info = torch.finfo(t.dtype)
+    return torch.nn.functional.threshold(t, -info.tiny * info.eps, 0.0)  # faster than where; no number lies between
 
 
 def norm_or(t: Tensor, otherwise: float = 1.0) -> Tensor:

@@ -14,8 +14,8 @@ from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, negative_determinant
 from linmaps.numeric import frobenius
+from linmaps.packing import pack_upper, skew
 from linmaps.registry import register
-from linmaps.symmetric import unpack_upper
 
 METHODS = ("householder", "cayley", "exp")
 
@@ -99,8 +99,7 @@ class Orthogonal(Map):
             return {"V": householder.haar(generator, self._n, self._k, dtype)}
         V = householder.offset(householder.haar(generator, self._n, self._n - 1, torch.float64))
         S = log_rotation(householder.frame(V, self._n, det=1), self.method)
-        rows, columns = torch.triu_indices(self._n, self._n, 1, device=S.device)
-        return {"skew": S[rows, columns].to(dtype)}
+        return {"skew": pack_upper(S, diagonal=1).to(dtype)}
 
     def _weight(self, params: Params) -> Tensor:
         if self.method == "householder":
@@ -144,8 +143,7 @@ class Orthogonal(Map):
         if self._r < self._n:  # any rotation that begins with these columns
             Q = torch.cat([Q, torch.linalg.qr(Q, mode="complete").Q[:, self._r :]], dim=1)
         S = log_rotation(householder.flip_last(Q, negative_determinant(Q)), self.method)
-        rows, columns = torch.triu_indices(self._n, self._n, 1, device=S.device)
-        return {"skew": S[rows, columns]}
+        return {"skew": pack_upper(S, diagonal=1)}
 
     def _violation(self, W: Tensor) -> Tensor:
         gram = W.mT @ W if self.in_features >= self.out_features else W @ W.mT
@@ -174,8 +172,7 @@ def check_reflectors(spec: Map, key: str, n: int) -> None:
 
 
 def _rotation(packed: Tensor, n: int, method: str) -> Tensor:
-    U = unpack_upper(packed, n, diagonal=1)
-    S = U - U.mT
+    S = skew(packed, n)
     if method == "exp":
         return torch.linalg.matrix_exp(S)
     eye = torch.eye(n, dtype=S.dtype, device=S.device)

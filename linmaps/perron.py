@@ -10,6 +10,7 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
+from linmaps.linalg import eigvals, shifted
 from linmaps.numeric import MARGIN, between, frobenius, normal, unbetween
 from linmaps.registry import register
 from linmaps.spectral import check_bounds
@@ -88,14 +89,14 @@ class PerronFrobenius(Map):
         return r * (d[:, None] - d).exp() * P
 
     def _violation(self, W: Tensor) -> Tensor:
-        r = torch.linalg.eigvals(W).abs().amax() if self.exact else W.sum(1)
+        r = eigvals(W).abs().amax() if self.exact else W.sum(1)
         return frobenius((r - self.sigma_max).clamp(min=0), (self.sigma_min - r).clamp(min=0), W.clamp(max=0))
 
     def _from_matrix(self, W: Tensor) -> Params:
         params = {}
         if self.exact:
             W = W.clamp(min=MARGIN * self.sigma_max)
-            values, vectors = torch.linalg.eig(W)
+            values, vectors = torch.linalg.eig(shifted(W))
             r = values.abs().amax()
             v = (vectors * (values.abs() == r)).sum(1).abs()
             v = v.clamp(min=torch.finfo(v.dtype).tiny)

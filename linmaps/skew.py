@@ -1,4 +1,4 @@
-"""Skew-symmetric matrices, and those that damp them.  n rows and columns; a triangle is stored row by row."""
+"""Skew-symmetric matrices, and those that damp them.  n rows and columns; the strict upper triangle is packed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,9 @@ from linmaps.checks import Params, Shape
 from linmaps.linalg import positive_root
 from linmaps.numeric import between, eye_like, frobenius, unbetween, uniform
 from linmaps.orthogonal import log_rotation, polar
+from linmaps.packing import pack_upper, skew
 from linmaps.registry import register
 from linmaps.spectral import check_bounds
-from linmaps.symmetric import unpack_upper
-
-
-def skew(packed: Tensor, n: int) -> Tensor:
-    """The skew matrix [n, n] whose strict upper triangle, row by row, is `packed` [n (n - 1) / 2]."""
-    U = unpack_upper(packed, n, diagonal=1)
-    return U - U.mT
-
-
-def pack_skew(W: Tensor) -> Tensor:
-    """The strict upper triangle, row by row, of the skew part (W - W') / 2."""
-    rows, columns = torch.triu_indices(len(W), len(W), 1, device=W.device)
-    return ((W - W.mT) / 2)[rows, columns]
 
 
 @register
@@ -75,7 +63,7 @@ class SkewSymmetric(Map):
         return frobenius(W + W.mT)
 
     def _from_matrix(self, W: Tensor) -> Params:
-        return {"upper": pack_skew(W)}
+        return {"upper": pack_upper((W - W.mT) / 2, diagonal=1)}
 
 
 @register
@@ -133,10 +121,10 @@ class DampedSkewSymmetric(Map):
         return between(self.sigma_min, self.sigma_max, params["gamma"])
 
     def _weight(self, params: Params) -> Tensor:
-        S, gamma = skew(params["upper"], self.in_features), self._gamma(params)
+        gamma = self._gamma(params)
         if self.time == "discrete":
-            return gamma * torch.linalg.matrix_exp(S)
-        return torch.diagonal_scatter(S, -gamma.expand(self.in_features))
+            return gamma * torch.linalg.matrix_exp(skew(params["upper"], self.in_features))
+        return skew(params["upper"], self.in_features, diagonal=-gamma)
 
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         values, right = SkewSymmetric(self.in_features)._eig({"upper": params["upper"]}, vectors)
@@ -181,7 +169,8 @@ class DampedSkewSymmetric(Map):
 
     def _from_matrix(self, W: Tensor) -> Params:
         gamma, rest = self._nearest(W)
-        params = {"upper": pack_skew(rest if self.time == "continuous" else log_rotation(rest))}
+        S = rest if self.time == "continuous" else log_rotation(rest)
+        params = {"upper": pack_upper(S, diagonal=1)}
         if self.sigma_min < self.sigma_max:
             params["gamma"] = unbetween(self.sigma_min, self.sigma_max, gamma)
         return params

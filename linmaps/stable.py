@@ -18,8 +18,8 @@ from linmaps.bounds import expect_finite, onto_l1_ball, radius_excess, spectral_
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh, solve
 from linmaps.numeric import MARGIN, between, eye_like, frobenius, normal, relu, unbetween, uniform
+from linmaps.packing import skew
 from linmaps.registry import register
-from linmaps.skew import skew
 from linmaps.spectral import check_bounds
 
 METHODS = ("lmi", "rescale", "soft")

@@ -172,7 +172,7 @@ class SVDLearnBounds(SVD):
 
     def _sigma(self, params: Params) -> Tensor:
         high = params["high"].exp()
-        return high * (1 - (-params["ratio"]).sigmoid() * (-params["p"]).sigmoid())
+        return torch.lerp(high * params["ratio"].sigmoid(), high, params["p"].sigmoid())
 
     def _violation(self, W: Tensor) -> Tensor:
         return W.new_zeros(())

@@ -1,4 +1,4 @@
-"""Symmetric matrices from the packed upper triangle.  n rows and columns; a triangle is stored row by row."""
+"""Symmetric matrices from the packed upper triangle.  n rows and columns."""
 
 from __future__ import annotations
 
@@ -12,20 +12,8 @@ from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
 from linmaps.numeric import frobenius, uniform
+from linmaps.packing import pack_upper, symmetric
 from linmaps.registry import register
-
-
-def unpack_upper(packed: Tensor, n: int, *, diagonal: int = 0) -> Tensor:
-    """The upper triangular matrix [n, n] whose entries on and above `diagonal`, row by row, are `packed`.
-
-    >>> import torch
-    >>> unpack_upper(torch.tensor([1.0, 2.0, 3.0]), 3, diagonal=1)
-    tensor([[0., 1., 2.],
-            [0., 0., 3.],
-            [0., 0., 0.]])
-    """
-    rows, columns = torch.triu_indices(n, n, diagonal, device=packed.device)
-    return packed.new_zeros(n, n).index_put((rows, columns), packed)
 
 
 @register
@@ -55,8 +43,7 @@ class Symmetric(Map):
         return {"upper": uniform(generator, self._shapes()["upper"], self.in_features**-0.5, dtype)}
 
     def _weight(self, params: Params) -> Tensor:
-        U = unpack_upper(params["upper"], self.in_features)
-        return U + U.triu(1).mT
+        return symmetric(params["upper"], self.in_features)
 
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         W = self._weight(params)
@@ -71,5 +58,4 @@ class Symmetric(Map):
         return frobenius(W - W.mT)
 
     def _from_matrix(self, W: Tensor) -> Params:
-        rows, columns = torch.triu_indices(*W.shape, device=W.device)
-        return {"upper": ((W + W.mT) / 2)[rows, columns]}
+        return {"upper": pack_upper((W + W.mT) / 2)}

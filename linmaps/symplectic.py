@@ -15,8 +15,8 @@ from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet, solve
 from linmaps.numeric import eye_like, frobenius, normal, uniform
+from linmaps.packing import symmetric
 from linmaps.registry import register
-from linmaps.symmetric import unpack_upper
 
 
 class Even(Map):
@@ -93,10 +93,7 @@ class Symplectic(Even):
     def _factors(self, params: Params) -> list[Tensor]:
         """The A_i [m, m]."""
         m, packed = self._m, params["factors"]
-        rows, columns = torch.triu_indices(m, m, device=packed.device)
-        which = torch.arange(self.n_factors, device=packed.device)[:, None]
-        U = packed.new_zeros(self.n_factors, m, m).index_put((which, rows, columns), packed)
-        return [_squashed(S) for S in (U + U.triu(1).mT).unbind()]
+        return [_squashed(symmetric(row, m)) for row in packed.unbind()]
 
     @staticmethod
     def _through(x: Tensor, factors: list[Tensor], first: int, sign: int) -> Tensor:
@@ -162,8 +159,7 @@ class Hamiltonian(Even):
         return {"upper": uniform(generator, self._shapes()["upper"], self.in_features**-0.5, dtype)}
 
     def _symmetric(self, params: Params) -> Tensor:
-        U = unpack_upper(params["upper"], self.in_features)
-        return U + U.triu(1).mT
+        return symmetric(params["upper"], self.in_features)
 
     def _weight(self, params: Params) -> Tensor:
         return -times_J(self._symmetric(params))
