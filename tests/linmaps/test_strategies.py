@@ -29,6 +29,11 @@ def test_draws_fit_the_spec(spec, data):
     assert data.draw(strategies.inputs(spec)).shape[-1] == spec.in_features
 
 
+@given(spec=strategies.specs(guaranteed=True))
+def test_only_guaranteed_specs_on_request(spec):
+    assert spec.guaranteed
+
+
 @pytest.mark.parametrize("kind", strategies.ADVERSARIES)
 def test_every_adversary_is_drawn(kind):
     expected = {
