@@ -7,10 +7,12 @@ are wanted.  With A the upper triangle of V V', its diagonal halved,
 
 (compact WY form: Schreiber and Van Loan 1989; in this "UT" form: Likhosherstov et al., arXiv:2004.08675).  Rows need no
 normalisation: substitution does not see the scale of rows, and for unit rows the entries of A^-1 are 2 z_i' H z_j, at
-most 4 in size, so the solve is stable for any V.
+most 4 in size, so the solve is stable for any V.  Many reflectors are taken in panels, one such form for each.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,12 +34,61 @@ def frame(V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     tensor([[ 0.2800, -0.9600],
             [-0.9600, -0.2800]])
     """
-    V = _guarded(V)
     k, n = V.shape
+    *panels, last = _panels(_guarded(V))
     # the solve from the right on a transposed operand needs no copy to column-major, which halves its time
-    Y = torch.linalg.solve_triangular(_triangle(V), V[:, :r].mT, upper=False, left=False)
-    rows = torch.addmm(torch.eye(r, n, dtype=V.dtype, device=V.device), Y, V, alpha=-1)
+    Y = torch.linalg.solve_triangular(_triangle(last), last[:, :r].mT, upper=False, left=False)
+    rows = torch.addmm(torch.eye(r, n, dtype=V.dtype, device=V.device), Y, last, alpha=-1)
+    rows = _reflected_back(rows, panels)
     return (rows * _signs(V, r)[:, None] if _flips(k, det) else rows).mT
+
+
+def times_frame(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
+    """`x @ frame(V, r, det=det)` for x [..., n], without the frame: `x - ((x V') A^-1) V` by panels, cut to r columns."""
+    for P in _panels(_guarded(V)):
+        x = x - x @ P.mT @ _inverse(P) @ P
+    y = x[..., :r]
+    return y * _signs(V, r) if _flips(len(V), det) else y
+
+
+def times_frame_t(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
+    """`x @ frame(V, r, det=det).T` for x [..., r], without the frame; the result is [..., n]."""
+    padded = _padded(x, V, r, det)
+    for P in reversed(_panels(_guarded(V))):
+        padded = padded - padded @ P.mT @ _inverse(P).mT @ P
+    return padded
+
+
+def rows_times_frame_t(rows: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
+    """The same for about as many rows [m, r] as there are reflectors, faster where V varies with them under vmap."""
+    return _reflected_back(_padded(rows, V, r, det), _panels(_guarded(V)))
+
+
+def _padded(x: Tensor, V: Tensor, r: int, det: int | None) -> Tensor:
+    """x [..., r] in n coordinates, its last one with the sign that `det` asks for."""
+    k, n = V.shape
+    x = x * _signs(V, r) if _flips(k, det) else x
+    return torch.nn.functional.pad(x, (0, n - r)) if n > r else x
+
+
+def _reflected_back(rows: Tensor, panels: Sequence[Tensor]) -> Tensor:
+    """`rows Q'` for rows [m, n], Q the product of the panels."""
+    for P in reversed(panels):
+        Y = torch.linalg.solve_triangular(_triangle(P), rows @ P.mT, upper=False, left=False)
+        rows = torch.addmm(rows, Y, P, alpha=-1)
+    return rows
+
+
+def _width(k: int) -> int:
+    return max(128, -(-k // 4))
+
+
+def _panels(V: Tensor) -> tuple[Tensor, ...]:
+    """V in at most four panels of rows, each to be applied as one product of reflections.
+
+    The products with the whole rows are what costs; with more panels than one, the reflections among themselves cost less.
+    """
+    return V.split(_width(len(V)))
 
 
 def _triangle(V: Tensor) -> Tensor:
@@ -46,24 +97,10 @@ def _triangle(V: Tensor) -> Tensor:
     return torch.diagonal_scatter(G, G.diagonal() / 2)
 
 
-def times_frame(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
-    """`x @ frame(V, r, det=det)` for x [..., n], without the frame: `x - ((x V') A^-1) V`, cut to r columns."""
-    V = _guarded(V)
-    y = x[..., :r] - x @ V.mT @ _inverse(V) @ V[:, :r]
-    return y * _signs(V, r) if _flips(len(V), det) else y
-
-
-def times_frame_t(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
-    """`x @ frame(V, r, det=det).T` for x [..., r], without the frame; the result is [..., n]."""
-    V = _guarded(V)
-    k, n = V.shape
-    x = x * _signs(V, r) if _flips(k, det) else x
-    return torch.nn.functional.pad(x, (0, n - r)) - x @ V[:, :r].mT @ _inverse(V).mT @ V
-
-
 def costs(n: int, k: int, r: int) -> tuple[float, float, float]:
-    """Multiplications beyond V V': of `frame`, of `times_frame` once, and of `times_frame` per row of x."""
-    return k * k * r / 2 + n * k * r, k**3 / 2, n * k + k * k + k * r
+    """Multiplications beyond the V V': of `frame`, of `times_frame` once, and of `times_frame` per row of x."""
+    b = min(k, _width(k))
+    return r * ((2 * k - b) * n + k * b), k * b**2 / 2, 2 * n * k + k * b
 
 
 def offset(free: Tensor) -> Tensor:

@@ -124,16 +124,14 @@ class Spectral(Map):
     def _weight(self, params: Params) -> Tensor:
         d1, d2 = self._dets
         left = householder.frame(householder.offset(params["U"]), self._r, det=d1) * self._sigma(params)
-        return left @ householder.frame(householder.offset(params["V"]), self._r, det=d2).mT
+        return householder.rows_times_frame_t(left, householder.offset(params["V"]), self._r, det=d2)
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         (d1, d2), r, rows = self._dets, self._r, x.numel() // self.in_features
-        form: float = self.in_features * r * self.out_features + rows * self.in_features * self.out_features
-        direct = 0.0
-        for n, k in ((self.in_features, len(params["U"])), (self.out_features, len(params["V"]))):
-            whole, once, per_row = householder.costs(n, k, r)
-            form, direct = form + whole, direct + once + rows * per_row
-        if form < direct:
+        whole, once, per_row = householder.costs(self.in_features, len(params["U"]), r)
+        _, once2, per_row2 = householder.costs(self.out_features, len(params["V"]), r)
+        form = whole + once2 + self.in_features * per_row2 + rows * self.in_features * self.out_features
+        if form < once + once2 + rows * (per_row + per_row2):
             return x @ self._weight(params)
         y = householder.times_frame(x, householder.offset(params["U"]), r, det=d1) * self._sigma(params)
         return householder.times_frame_t(y, householder.offset(params["V"]), r, det=d2)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmaps.householder import (
+    _panels,
     costs,
     default_reflectors,
     flip_last,
@@ -14,6 +15,7 @@ from linmaps.householder import (
     from_frame,
     haar,
     offset,
+    rows_times_frame_t,
     times_frame,
     times_frame_t,
     wrong_component,
@@ -146,3 +148,30 @@ def test_reflectors_of_a_frame_near_the_identity(tiny):
     V = from_frame(W, 3)
     got = frame(offset(V), 4, det=1)
     assert (got - W).abs().max() < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "r"), [(140, 129, 140), (300, 299, 300), (300, 299, 7), (520, 519, 520), (200, 200, 150)]
+)
+@pytest.mark.parametrize("det", [None, 1, -1])
+def test_many_reflectors_in_panels(n, k, r, det):
+    det = det if r == n else None
+    V = torch.randn(k, n, generator=generator(0), dtype=torch.float64)
+    want = np.eye(n)
+    for v in V.numpy():
+        want = want - 2 * np.outer(want @ v, v) / (v @ v)
+    if det is not None and det != (-1) ** k:
+        want[:, -1] *= -1
+    want = torch.tensor(want[:, :r])
+    x, y = (torch.randn(3, m, generator=generator(1), dtype=torch.float64) for m in (n, r))
+    assert (frame(V, r, det=det) - want).abs().max() < 1e-12
+    assert (times_frame(x, V, r, det=det) - x @ want).abs().max() < 1e-11
+    assert (times_frame_t(y, V, r, det=det) - y @ want.T).abs().max() < 1e-11
+    assert (rows_times_frame_t(y, V, r, det=det) - y @ want.T).abs().max() < 1e-11
+
+
+def test_panels_are_few_whatever_the_size():
+    for k in (0, 1, 128, 129, 513, 5000):
+        panels = _panels(torch.empty(k, 2))
+        assert len(panels) <= 4
+        assert sum(map(len, panels)) == k
