@@ -12,13 +12,17 @@ most 4 in size, so the solve is stable for any V.  Many reflectors are taken in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from linmaps.linalg import negative_determinant
 from linmaps.numeric import normal
+
+Panel = tuple[Tensor, Tensor, Tensor]
 
 
 def default_reflectors(n: int, r: int) -> int:
@@ -34,67 +38,81 @@ def frame(V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     tensor([[ 0.2800, -0.9600],
             [-0.9600, -0.2800]])
     """
-    k, n = V.shape
-    *panels, last = _panels(_guarded(V))
+    n = V.shape[1]
+    *panels, (last, A, sign) = _panels(V)
     # the solve from the right on a transposed operand needs no copy to column-major, which halves its time
-    Y = torch.linalg.solve_triangular(_triangle(last), last[:, :r].mT, upper=False, left=False)
-    rows = torch.addmm(torch.eye(r, n, dtype=V.dtype, device=V.device), Y, last, alpha=-1)
-    rows = _reflected_back(rows, panels)
-    return (rows * _signs(V, r)[:, None] if _flips(k, det) else rows).mT
+    columns = last if r == n else last[:, :r]
+    Y = torch.linalg.solve_triangular(A, columns.mT, upper=False, left=False)
+    Q = _reflected_back(torch.eye(r, n, dtype=V.dtype, device=V.device) - Y @ last, panels).mT
+    return Q if det is None else _turned(Q, det * sign * _determinant(panels))
 
 
 def times_frame(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     """`x @ frame(V, r, det=det)` for x [..., n], without the frame: `x - ((x V') A^-1) V` by panels, cut to r columns."""
-    for P in _panels(_guarded(V)):
-        x = x - x @ P.mT @ _inverse(P) @ P
-    y = x[..., :r]
-    return y * _signs(V, r) if _flips(len(V), det) else y
+    panels = _panels(V)
+    for P, A, _ in panels:
+        x = x - x @ P.mT @ _inverse(A) @ P
+    y = x if r == V.shape[1] else x[..., :r]
+    return y if det is None else _turned(y, det * _determinant(panels))
 
 
 def times_frame_t(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     """`x @ frame(V, r, det=det).T` for x [..., r], without the frame; the result is [..., n]."""
-    padded = _padded(x, V, r, det)
-    for P in reversed(_panels(_guarded(V))):
-        padded = padded - padded @ P.mT @ _inverse(P).mT @ P
-    return padded
+    panels = _panels(V)
+    x = x if det is None else _turned(x, det * _determinant(panels))
+    x = _padded(x, V.shape[1])
+    for P, A, _ in reversed(panels):
+        x = x - x @ P.mT @ _inverse(A).mT @ P
+    return x
 
 
 def rows_times_frame_t(rows: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     """The same for about as many rows [m, r] as there are reflectors, faster where V varies with them under vmap."""
-    return _reflected_back(_padded(rows, V, r, det), _panels(_guarded(V)))
+    panels = _panels(V)
+    rows = rows if det is None else _turned(rows, det * _determinant(panels))
+    return _reflected_back(_padded(rows, V.shape[1]), panels)
 
 
-def _padded(x: Tensor, V: Tensor, r: int, det: int | None) -> Tensor:
-    """x [..., r] in n coordinates, its last one with the sign that `det` asks for."""
-    k, n = V.shape
-    x = x * _signs(V, r) if _flips(k, det) else x
-    return torch.nn.functional.pad(x, (0, n - r)) if n > r else x
+def _padded(x: Tensor, n: int) -> Tensor:
+    return torch.nn.functional.pad(x, (0, n - x.shape[-1])) if n > x.shape[-1] else x
 
 
-def _reflected_back(rows: Tensor, panels: Sequence[Tensor]) -> Tensor:
+def _reflected_back(rows: Tensor, panels: Sequence[Panel]) -> Tensor:
     """`rows Q'` for rows [m, n], Q the product of the panels."""
-    for P in reversed(panels):
-        Y = torch.linalg.solve_triangular(_triangle(P), rows @ P.mT, upper=False, left=False)
+    for P, A, _ in reversed(panels):
+        Y = torch.linalg.solve_triangular(A, rows @ P.mT, upper=False, left=False)
         rows = torch.addmm(rows, Y, P, alpha=-1)
     return rows
+
+
+def _determinant(panels: Sequence[Panel]) -> Any:
+    return math.prod(sign for _, _, sign in panels)
 
 
 def _width(k: int) -> int:
     return max(128, -(-k // 4))
 
 
-def _panels(V: Tensor) -> tuple[Tensor, ...]:
-    """V in at most four panels of rows, each to be applied as one product of reflections.
+def _panels(V: Tensor) -> list[Panel]:
+    """V in at most four panels P of rows, each to be applied as one product of reflections, with A and its determinant.
 
     The products with the whole rows are what costs; with more panels than one, the reflections among themselves cost less.
+    A row whose squares have lost their digits has no direction: with 1 on the diagonal of A it reflects nothing.
     """
-    return V.split(_width(len(V)))
+    panels, info = [], torch.finfo(V.dtype)
+    for P in (V,) if len(V) <= _width(len(V)) else V.split(_width(len(V))):
+        G = P @ P.mT
+        d = G.diagonal()
+        lost = d.detach() < info.tiny / info.eps
+        A = torch.diagonal_scatter(G, torch.where(lost, 1.0, d / 2))
+        panels.append((P, A, 1 - 2 * ((len(P) - lost.sum()) % 2)))
+    return panels
 
 
-def _triangle(V: Tensor) -> Tensor:
-    """V V' with its diagonal halved, of which the solves read one triangle."""
-    G = V @ V.mT
-    return torch.diagonal_scatter(G, G.diagonal() / 2)
+def _turned(x: Tensor, sign: Any) -> Tensor:
+    """x [..., r] with its last entries times a sign."""
+    at = torch.arange(x.shape[-1], device=x.device)
+    return x * torch.where(at == x.shape[-1] - 1, sign, 1).to(x.dtype)
 
 
 def costs(n: int, k: int, r: int) -> tuple[float, float, float]:
@@ -163,23 +181,7 @@ def wrong_component(W: Tensor, det: int | None) -> Tensor:
     return negative_determinant(W) != (det < 0)
 
 
-def _guarded(V: Tensor) -> Tensor:
-    """V, with e_i for a row too small to have a direction: squares of its entries have lost their digits."""
-    info = torch.finfo(V.dtype)
-    lost = torch.linalg.vector_norm(V.detach(), dim=1, keepdim=True) < (info.tiny / info.eps) ** 0.5
-    return torch.where(lost, torch.eye(*V.shape, dtype=V.dtype, device=V.device), V)
-
-
-def _inverse(V: Tensor) -> Tensor:
+def _inverse(A: Tensor) -> Tensor:
     """A^-1 [k, k].  A solve with x in the right side would copy A for every member when x alone is mapped by vmap."""
-    eye = torch.eye(len(V), dtype=V.dtype, device=V.device)
-    return torch.linalg.solve_triangular(_triangle(V), eye, upper=True, left=False)
-
-
-def _flips(k: int, det: int | None) -> bool:
-    return det is not None and det != (-1) ** k
-
-
-def _signs(Z: Tensor, r: int) -> Tensor:
-    signs = torch.ones(r, dtype=Z.dtype, device=Z.device)
-    return torch.where(torch.arange(r, device=Z.device) == r - 1, -signs, signs)
+    eye = torch.eye(len(A), dtype=A.dtype, device=A.device)
+    return torch.linalg.solve_triangular(A, eye, upper=True, left=False)

@@ -12,7 +12,7 @@ def hprod(x: Tensor, U: Tensor) -> Tensor:
     """`x H_0 H_1 ... H_{k-1}` with `H_i = I - 2 u_i u_i' / |u_i|^2`, u_i the rows of U [k, n], for x [..., n].
 
     All reflections at once, without a loop; rows of a triangular U give the products of the literature, in which u_i
-    reflects the coordinates from i on.  A row of zeros counts as e_i (its index modulo n).
+    reflects the coordinates from i on.  A row of zeros reflects nothing.
 
     ValueError if the last axes of x and U differ, or U is not a matrix.
 

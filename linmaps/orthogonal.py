@@ -30,7 +30,7 @@ class Orthogonal(Map):
     * householder: Q = H_0 H_1 ... H_{k-1}, H_i = I - 2 v_i v_i' / |v_i|^2, v_i = e_i + V[i] for the leaf "V" [k, n];
       k = r reflectors reach every semi-orthogonal matrix, k = n - 1 every square one of the given determinant.  Fewer
       (`n_reflectors`) are cheaper and reach less; the rank of W is full always.  Every entry of V is free, also where a
-      triangular V would do: a packed triangle costs more than it saves.  Where v_i = 0, it counts as e_i.
+      triangular V would do: a packed triangle costs more than it saves.  Where v_i = 0, nothing is reflected.
     * cayley: Q = 2 (I + S)^-1 - I, with S skew and "skew" [n (n - 1) / 2] its strict upper triangle row by row: all
       rotations without the eigenvalue -1; a descent that would have to pass it runs off to infinity instead.  One
       inverse of size n.

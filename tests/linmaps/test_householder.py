@@ -24,11 +24,10 @@ from tests.linmaps.zoo import generator
 
 
 def product(V):
-    """H_0 H_1 ... as written; a zero row reflects along e_i."""
+    """H_0 H_1 ... as written; a zero row reflects nothing."""
     n = V.shape[1]
     Q = np.eye(n)
-    for i, v in enumerate(V):
-        v = v if np.abs(v).max() > 0 else np.eye(n)[i]
+    for v in V[np.abs(V).max(1) > 0]:
         Q = Q @ (np.eye(n) - 2 * np.outer(v, v) / (v @ v))
     return Q
 
@@ -55,6 +54,18 @@ def test_the_sign_goes_to_the_last_column(k, det):
     x = torch.randn(5, 4, generator=generator(1), dtype=torch.float64)
     assert torch.allclose(times_frame(x, V, 4, det=det), x @ Q, rtol=0, atol=1e-13)
     assert torch.allclose(times_frame_t(x, V, 4, det=det), x @ Q.T, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("zero", [(), (0,), (1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("det", [1, -1])
+def test_the_sign_holds_where_rows_reflect_nothing(zero, det):
+    V = torch.randn(4, 5, generator=generator(0), dtype=torch.float64)
+    V[list(zero)] = 0.0
+    Q = frame(V, 5, det=det)
+    assert abs(np.linalg.det(Q.numpy()) - det) < 1e-12
+    x = torch.randn(2, 5, generator=generator(1), dtype=torch.float64)
+    assert torch.allclose(times_frame(x, V, 5, det=det), x @ Q, rtol=0, atol=1e-13)
+    assert torch.allclose(times_frame_t(x, V, 5, det=det), x @ Q.T, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -174,4 +185,4 @@ def test_panels_are_few_whatever_the_size():
     for k in (0, 1, 128, 129, 513, 5000):
         panels = _panels(torch.empty(k, 2))
         assert len(panels) <= 4
-        assert sum(map(len, panels)) == k
+        assert sum(len(P) for P, _, _ in panels) == k

@@ -71,15 +71,27 @@ def test_a_soft_promise_is_kept_where_the_penalty_is_zero(entry):
         assert spec.reg_error(params) < 0.5 * spec.reg_error(spec.project(start))
 
 
+@pytest.mark.parametrize("name", linmaps.maps)
 @given(data=st.data())
-def test_promise_of_drawn_specs(data):
-    spec = data.draw(strategies.specs(max_size=12))
-    params = data.draw(strategies.adversarial_params(spec))
+def test_drawn_specs_up_to_24(name, data):
+    """The promise, apply and its gradient, at any options and sizes, far from any init."""
+    spec = data.draw(strategies.specs(names=[name], max_size=24))
+    params = data.draw(strategies.adversarial_params(spec) | strategies.params(spec))
     W, x = zoo.matrix(spec, params), data.draw(strategies.inputs(spec))
-    assert not spec.guaranteed or zoo.residual(spec, W) <= TOLERANCE * scale(spec, W)
-    want = x.to(W.dtype) @ W + params["bias"] if spec.bias else x.to(W.dtype) @ W
+    assert not spec.guaranteed or zoo.residual(spec, W) <= 1e-12 * scale(spec, W)
+    want = x.to(W.dtype) @ W + (params["bias"] if spec.bias else 0.0)
     error = (spec.apply(params, x) - want).abs().max() if want.numel() else 0.0
     assert error <= 1e-11 * scale(spec, W)
+    s = spec.singular_values(params).to(W.dtype.to_real())
+    assert (s - torch.linalg.svdvals(W)).abs().max() <= 1e-10 * scale(spec, W)
+    if spec.n_params:
+        slopes = grad(lambda p: zoo.squared(spec.apply(p, torch.ones_like(x))) + spec.reg_error(p))(params)
+        assert all(torch.isfinite(t).all() for t in trees.leaves(slopes))
+
+
+def test_soft_maps_say_so_first():
+    for cls in linmaps.maps.values():
+        assert cls.hard or "soft" in inspect.getdoc(cls).splitlines()[0]
 
 
 @over_the_zoo
