@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.linalg import logabsdet, solve
+from linmaps.linalg import logabsdet
 from linmaps.numeric import HALF, eye_like, frobenius, normal, uniform
 from linmaps.registry import register
 
@@ -296,19 +296,14 @@ class Butterfly(Map):
     def _solve(self, params: Params, y: Tensor) -> Tensor:
         if self._rotation:
             return y.to(self._like(params).dtype) @ self._weight(params).mH
-        if not self.complex:
-            return super()._solve(params, y)
-        n, W, rows = self.in_features, self._weight(params), y.reshape(-1, self.in_features).to(y.dtype.to_complex())
-        real = torch.cat([torch.cat([W.real, W.imag], 1), torch.cat([-W.imag, W.real], 1)])
-        x = solve(real.mT, torch.cat([rows.real, rows.imag], 1).mT).mT
-        return torch.complex(x[:, :n], x[:, n:]).reshape(y.shape)
+        return super()._solve(params, y.to(self._like(params).dtype))
 
     def _logabsdet(self, params: Params) -> Tensor:
         if self._rotation:
             return self._like(params).real.new_zeros(())
         N = 2**self._m
         if self.in_features != N:
-            return logabsdet(self._weight(params)).real
+            return logabsdet(self._weight(params))
         levels = [
             t[:, :, :, 0, 0] * t[..., 1, 1] - t[..., 0, 1] * t[..., 1, 0] for t in self._levels(params["twiddle"])
         ]

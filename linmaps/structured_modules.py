@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from linmaps import factor_modules
 from linmaps.assembled import Sum
@@ -16,6 +15,7 @@ from linmaps.dense import Identity, IdentityInit, Linear
 from linmaps.gates import L0
 from linmaps.gram import PSD, TrivialNullSpace
 from linmaps.numeric import eye_like, unbetween
+from linmaps.packing import pack_upper
 from linmaps.perron import PerronFrobenius
 from linmaps.recurrent import RNNCell
 from linmaps.seen import Found, Seen, with_bias
@@ -129,19 +129,13 @@ def _stable_split(seen: Seen) -> Found:
 # --- symmetric, skew, positive ---------------------------------------------------------------------------------------
 
 
-def _packed(W: Tensor, diagonal: int) -> Tensor:
-    """The triangle on and above `diagonal`, row by row."""
-    rows, columns = torch.triu_indices(len(W), len(W), diagonal, device=W.device)
-    return W[rows, columns]
-
-
 def _symmetric(seen: Seen) -> Found:
     W = seen.tensor("weight", seen.n, seen.n)
-    return Symmetric(seen.n), {"upper": _packed((W + W.mT) / 2, 0)}
+    return Symmetric(seen.n), {"upper": pack_upper((W + W.mT) / 2)}
 
 
 def _skew(seen: Seen) -> Found:
-    return SkewSymmetric(seen.n), {"upper": _packed(seen.tensor("weight", seen.n, seen.n), 1)}
+    return SkewSymmetric(seen.n), {"upper": pack_upper(seen.tensor("weight", seen.n, seen.n), diagonal=1)}
 
 
 def _damped_skew(seen: Seen) -> Found:
@@ -153,8 +147,8 @@ def _damped_skew(seen: Seen) -> Found:
     spec = DampedSkewSymmetric(seen.n, sigma_min=min(0.1, size / 2), sigma_max=max(0.5, 2 * size))
     free = unbetween(spec.sigma_min, spec.sigma_max, gamma.abs())
     if gamma < 0:
-        return spec, {"upper": _packed(W, 1), "gamma": free}
-    return Scale(spec, -1.0), {"map": {"upper": -_packed(W, 1), "gamma": free}}
+        return spec, {"upper": pack_upper(W, diagonal=1), "gamma": free}
+    return Scale(spec, -1.0), {"map": {"upper": -pack_upper(W, diagonal=1), "gamma": free}}
 
 
 def _psd(seen: Seen) -> Found:
