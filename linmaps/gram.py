@@ -11,7 +11,7 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.linalg import eigh
+from linmaps.linalg import eigh, positive_root
 from linmaps.numeric import eye_like, frobenius, normal, uniform
 from linmaps.registry import register
 from linmaps.sparse import expect_number
@@ -30,7 +30,7 @@ def init_scale(k: int, n: int, eps: float) -> float:
 def root(G: Tensor, k: int, eps: float) -> Tensor:
     """A [k, n] with A'A + eps I the nearest such matrix to the symmetric part of G [n, n]."""
     values, vectors = eigh((G + G.mT) / 2)
-    return (vectors * (values - eps).clamp(min=0).sqrt()).mT.flip(0)[:k]
+    return (vectors * positive_root((values - eps).clamp(min=0))).mT.flip(0)[:k]
 
 
 def symmetric_product(A: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class Orthogonal(Map):
                 return super()._from_matrix(W)
             return {"V": householder.from_frame(Q, self._k)}
         if self._r < self._n:  # any rotation that begins with these columns
-            Q = torch.cat([Q, torch.linalg.qr(Q, mode="complete").Q[:, self._r :]], dim=1)
+            Q = householder.frame(householder.offset(householder.from_frame(Q, self._r)), self._n)
         S = log_rotation(householder.flip_last(Q, negative_determinant(Q)), self.method)
         return {"skew": pack_upper(S, diagonal=1)}
 

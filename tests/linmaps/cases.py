@@ -63,6 +63,11 @@ for entry in zoo.ENTRIES:
         "violation": Case(spec.violation, (2 * W,)),
         "project": Case(spec.project, (params,)),
     }
+    if zoo.closed_form(spec) and spec.name != "power_bound":  # whose params lie at the edge, where all slopes are steep
+        skip = VECTORS if zoo.by_eigenvectors(spec) else {}
+        rows["from_matrix"] = Case(
+            lambda W, spec=spec: spec.effective_W(spec.from_matrix(W)[0]), (W,), skip=skip, tol=1e-6
+        )
     if spec.in_features == spec.out_features:
         rows["eig"] = Case(power_sums(spec), (params,), tol=1e-6)
         skip = {} if zoo.symmetric(spec, params) else VECTORS

@@ -288,21 +288,10 @@ def test_solve_inverse_and_logabsdet(entry, seed):
     assert spec.solve(params, y[:0]).shape == (0, 3, spec.in_features)
 
 
-def closed_form(spec):
-    zeros = torch.zeros(spec.in_features, spec.out_features, dtype=torch.float64)
-    try:
-        spec.from_matrix(zeros)
-    except ValueError:
-        with pytest.raises(ValueError, match="no closed form takes a matrix to these params; fit them by descent"):
-            spec.from_matrix(zeros)
-        return False
-    return True
-
-
 @over_the_zoo
 def test_from_matrix_takes_members_back_and_reports_the_distance_of_others(entry):
     spec = entry.spec
-    if not closed_form(spec):
+    if not zoo.closed_form(spec):
         return
     target = torch.tensor(zoo.KINDS[spec.name].member(spec, np.random.default_rng(11)))
     params, distance = spec.from_matrix(target)

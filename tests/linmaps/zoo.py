@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import pkgutil
 
+import pytest
 import torch
 
 from linmaps import trees
@@ -91,3 +92,21 @@ def matrix(spec, params):
     """W, in float64 for a map without params, which has no dtype of its own."""
     W = spec.effective_W(params)
     return W if spec.n_params else W.double()
+
+
+def closed_form(spec):
+    """Whether `from_matrix` has one; if not, the error must say what to do."""
+    zeros = torch.zeros(spec.in_features, spec.out_features, dtype=torch.float64)
+    try:
+        spec.from_matrix(zeros)
+    except ValueError:
+        with pytest.raises(ValueError, match="no closed form takes a matrix to these params; fit them by descent"):
+            spec.from_matrix(zeros)
+        return False
+    return True
+
+
+def by_eigenvectors(spec):
+    """Whether `from_matrix` goes by eigenvectors of a matrix that is not symmetric."""
+    rotations = getattr(spec, "method", "") in ("cayley", "exp") or spec.name == "damped_skew_symmetric"
+    return rotations or getattr(spec, "exact", False)
