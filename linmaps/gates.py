@@ -95,7 +95,7 @@ class L0(Map):
                 [1., 1.]])
         """
         self._check(params)
-        self._check_noise(noise, ())
+        noise = self._noise(noise, ())
         return self._over(params["W"], self._gate(params, noise))
 
     def apply(self, params: Params, x: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -110,7 +110,7 @@ class L0(Map):
         """
         self._check(params)
         self._check_x(x, "in_features", "apply: x")
-        self._check_noise(noise, tuple(x.shape[:-1]) if self.gate == "input" else ())
+        noise = self._noise(noise, tuple(x.shape[:-1]) if self.gate == "input" else ())
         z = self._gate(params, noise)
         if self.gate == "input":
             y = (x * z) @ params["W"]
@@ -155,11 +155,16 @@ class L0(Map):
     def _project(self, params: Params) -> dict[str, Any]:
         return {**params, "q": params["q"].clamp(math.log(0.01), math.log(100))}
 
-    def _check_noise(self, noise: Tensor | None, leading: Shape) -> None:
-        shapes = {self._shapes()["q"], leading + self._shapes()["q"]}
-        if noise is not None and (not isinstance(noise, Tensor) or tuple(noise.shape) not in shapes):
-            got = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
-            raise ValueError(
-                f"{self._title}: noise is {got}, expected uniform numbers of shape {' or '.join(map(str, sorted(shapes)))}; "
-                "draw them with torch.rand(shape, generator=generator)"
-            )
+    def _noise(self, noise: Tensor | None, leading: Shape) -> Tensor | None:
+        """Noise in the shape of q, or for each example of leading axes; [in, 1] and [1, out] are taken for [in] and [out]."""
+        q = self._shapes()["q"]
+        shapes = {q, leading + q}
+        got = tuple(noise.shape) if isinstance(noise, Tensor) else ()
+        if noise is None or got in shapes:
+            return noise
+        if isinstance(noise, Tensor) and got == {"input": (*q, 1), "output": (1, *q)}.get(self.gate):
+            return noise.reshape(q)
+        raise ValueError(
+            f"{self._title}: noise is {got or type(noise).__name__}, expected uniform numbers of shape "
+            f"{' or '.join(map(str, sorted(shapes)))}; draw them with torch.rand(shape, generator=generator)"
+        )

@@ -18,18 +18,29 @@ from linmaps.numeric import frobenius, normal
 from linmaps.registry import register
 
 
+def balanced(n: int) -> tuple[int, int]:
+    """Two factors of n, as equal as its divisors allow, the smaller one first.
+
+    >>> balanced(12), balanced(7)
+    ((3, 4), (1, 7))
+    """
+    small = next(p for p in range(math.isqrt(n), 0, -1) if n % p == 0)
+    return small, n // small
+
+
 @register
 @dataclass(frozen=True)
 class Kronecker(Map):
     """A Kronecker product, `W = A_0 (x) A_1 (x) ...`, of factors "A0", "A1", ... with shapes [in_shape[k], out_shape[k]].
 
     `Kronecker(in_shape, out_shape)`: in_features and out_features are the products of the shapes; out_shape is in_shape
-    unless given.  Seen as an array of in_shape, x is multiplied along each axis by one factor, so `apply` never forms W and
-    costs about (in + out) max(shape) per row; `solve`, `inverse`, `logabsdet` and the spectrum go by factor where all
-    factors are square.  init: normal factors of variance (1/3)^(1/K) / in_shape[k], K factors, so that inputs of unit
-    variance give outputs of variance 1/3 (with heavier tails, the more factors).  `violation(W)` is the distance to what
-    `from_matrix` makes: for two factors the nearest such matrix (Van Loan and Pitsianis 1993), for more the first factor is
-    split off and the rest treated alike, which is exact for a Kronecker product and within a factor sqrt(K - 1) of the best.
+    unless given; an int stands for two factors as equal as its divisors allow.  Seen as an array of in_shape, x is
+    multiplied along each axis by one factor, so `apply` never forms W and costs about (in + out) max(shape) per row;
+    `solve`, `inverse`, `logabsdet` and the spectrum go by factor where all factors are square.  init: normal factors of
+    variance (1/3)^(1/K) / in_shape[k], K factors, so that inputs of unit variance give outputs of variance 1/3 (with heavier
+    tails, the more factors).  `violation(W)` is the distance to what `from_matrix` makes: for two factors the nearest such
+    matrix (Van Loan and Pitsianis 1993), for more the first factor is split off and the rest treated alike, which is
+    exact for a Kronecker product and within a factor sqrt(K - 1) of the best.
 
     ValueError or TypeError for shapes that are not of positive ints, or of different lengths.
 
@@ -55,6 +66,8 @@ class Kronecker(Map):
             object.__setattr__(self, "out_shape", self.in_shape)
         for key in ("in_shape", "out_shape"):
             shape = getattr(self, key)
+            if isinstance(shape, int) and not isinstance(shape, bool) and shape > 0:
+                shape = balanced(shape)
             fine = isinstance(shape, Sequence) and all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
             self._expect(fine, key, "a tuple of ints, the sizes of the factors", error=TypeError)
             self._expect(len(shape) > 0 and min(shape) > 0, key, "at least one factor, and positive sizes")
@@ -67,8 +80,7 @@ class Kronecker(Map):
 
     @classmethod
     def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
-        split = lambda n: next(((n // p, p) for p in range(2, n) if n % p == 0), (1, n))
-        return cls(split(rows), split(columns), **options)
+        return cls(balanced(rows), balanced(columns), **options)
 
     @property
     def _by_factor(self) -> bool:

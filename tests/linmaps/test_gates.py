@@ -61,6 +61,13 @@ def test_noise_is_an_argument_of_apply(gate):
     assert torch.equal(W, spec.effective_W(params, noise=u))
 
 
+@pytest.mark.parametrize(("gate", "shape"), [("input", (3, 1)), ("output", (1, 4))])
+def test_noise_may_keep_the_axis_of_the_matrix(gate, shape):
+    spec = linmaps.L0(3, 4, gate=gate)
+    params, u = random_params(spec, 0), noise(*shape)
+    assert torch.equal(spec.effective_W(params, noise=u), spec.effective_W(params, noise=u.flatten()))
+
+
 def test_a_mask_for_each_example():
     spec = linmaps.L0(3, 2, gate="input")
     params, x, u = random_params(spec, 0), torch.randn(5, 3, generator=generator(1), dtype=D), noise(5, 3)

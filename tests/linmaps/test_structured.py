@@ -88,13 +88,14 @@ def test_kronecker_signature():
     spec = linmaps.Kronecker((2, 3), (4, 5), bias=True)
     assert (spec.in_features, spec.out_features, spec.n_params) == (6, 20, 8 + 15 + 20)
     assert linmaps.Kronecker([2, 3]) == linmaps.Kronecker((2, 3), (2, 3))
+    assert linmaps.Kronecker(12, 7) == linmaps.Kronecker((3, 4), (1, 7))
 
 
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
         (lambda: linmaps.Kronecker((2, 3), (4,)), ValueError, r"out_shape: got \(4,\), expected 2 sizes, as in_shape"),
-        (lambda: linmaps.Kronecker(6), TypeError, r"in_shape: got 6, expected a tuple of ints"),
+        (lambda: linmaps.Kronecker(6.0), TypeError, r"in_shape: got 6.0, expected a tuple of ints"),
         (lambda: linmaps.Kronecker((2, 0)), ValueError, r"in_shape: got \(2, 0\), expected at least one factor"),
         (lambda: linmaps.BlockDiagonal(6, 4, 3), ValueError, r"n_blocks: got 3, expected a divisor .* \[1, 2\]"),
         (lambda: linmaps.LowRank(4, 3, 4), ValueError, r"rank: got 4, expected an int from 1 to 3"),
