@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import trees
 from linmaps.checks import Checked, Params, Shape
 from linmaps.linalg import eigvals, logabsdet, shifted, solve
 from linmaps.numeric import HALF, eye_like, frobenius, uniform, working
@@ -273,7 +274,8 @@ class Map(Checked, abc.ABC):
         what it does with another W.  Free parameters of bounded quantities stay 1e-6 of the range away from the bounds,
         where they would have no gradient.  bias: becomes the leaf "bias" of a map that has one; zeros unless given.
 
-        ValueError for a map without such a closed form (fit its params by descent on the distance), or another shape.
+        ValueError for a map without such a closed form (fit its params by descent on the distance), another shape of W or
+        bias, or a bias for a map that has none.
 
         >>> import torch, linmaps
         >>> params, distance = linmaps.Symmetric(2).from_matrix(torch.tensor([[1.0, 5.0], [1.0, 2.0]]))
@@ -281,12 +283,17 @@ class Map(Checked, abc.ABC):
         (tensor([1., 3., 2.]), tensor(2.8284))
         """
         self._check_matrix(W, "from_matrix")
+        if bias is not None and not (self.bias and tuple(bias.shape) == (self.out_features,)):
+            expected = (
+                f"a tensor of shape ({self.out_features},)" if self.bias else "None, since the map has bias=False"
+            )
+            raise ValueError(f"{self._title}.from_matrix: bias has shape {tuple(bias.shape)}, expected {expected}")
         raised = W.to(working(W.dtype))
         params = dict(self._from_matrix(raised))
         if self.bias:
             params["bias"] = W.new_zeros(self.out_features) if bias is None else bias
         distance = frobenius(self._weight(params).to(raised.device) - raised).to(W.dtype.to_real())
-        return {k: self._down(t, {"W": W}) for k, t in params.items()}, distance
+        return trees.map(lambda t: self._down(t, {"W": W}), params), distance
 
     # --- hooks of a concrete map: params are checked, and raised to float32 where half precision would not do --------
 

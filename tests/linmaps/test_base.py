@@ -181,3 +181,27 @@ def test_a_map_of_a_user_gets_everything_from_four_hooks():
     assert torch.allclose(spec.apply(params, torch.eye(3).double()) - params["bias"], spec.effective_W(params))
     assert torch.allclose(spec.singular_values(params), params["s"].expand(3))
     assert torch.allclose(spec.eig(params).real, params["s"].expand(3))
+
+
+def test_from_matrix_checks_its_arguments():
+    W = torch.eye(3, 2)
+    with pytest.raises(ValueError, match=r"from_matrix: W has shape \(3, 2\), expected \(2, 3\)"):
+        linmaps.Linear(2, 3).from_matrix(W)
+    with pytest.raises(
+        ValueError, match=r"W has shape \(5, 3, 2\), expected \(3, 2\); use torch.func.vmap\(spec.from_matrix\)"
+    ):
+        linmaps.Linear(3, 2).from_matrix(W.expand(5, 3, 2))
+    with pytest.raises(TypeError, match="from_matrix: W is list, expected a tensor of shape"):
+        linmaps.Linear(3, 2).from_matrix(W.tolist())
+    with pytest.raises(ValueError, match=r"bias has shape \(2,\), expected None, since the map has bias=False"):
+        linmaps.Linear(3, 2).from_matrix(W, bias=torch.ones(2))
+    with pytest.raises(ValueError, match=r"bias has shape \(3,\), expected a tensor of shape \(2,\)"):
+        linmaps.Linear(3, 2, bias=True).from_matrix(W, bias=torch.ones(3))
+
+
+def test_from_matrix_of_half_precision():
+    for spec in (linmaps.Orthogonal(3, bias=True), linmaps.Scale(linmaps.Spectral(3), 2.0)):
+        W = spec.effective_W(random_params(spec, 0)).half()
+        params, distance = spec.from_matrix(W)
+        assert {t.dtype for t in linmaps.trees.leaves(params)} == {distance.dtype} == {torch.float16}
+        assert (spec.effective_W(params) - W).abs().max() < 0.01
