@@ -38,5 +38,5 @@ def race(
     ratios = {n: statistics.median(t / b for t, b in zip(times[n], times[base])) for n in ways}
     print(f"{title}  (median of {rounds} interleaved rounds, {threads} thread(s))")
     for name in ways:
-        print(f"  {name:<44s} {1e3 * statistics.median(times[name]):10.3f} ms   {ratios[name]:8.2f} x {base}")
+        print(f"  {name:<44s} {1e3 * statistics.median(times[name]):10.3f} ms   {ratios[name]:8.3g} x {base}")
     return ratios
