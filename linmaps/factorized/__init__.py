@@ -1,4 +1,4 @@
-"""Tensorized matrices: shapes, ranks within a budget, and the decompositions of a given tensor."""
+"""Tensorized matrices: shapes, ranks within a budget, kinds of factorization, and decompositions of a given tensor."""
 
 from linmaps.factorized.decompose import (
     cp_als,
