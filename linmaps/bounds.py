@@ -1,24 +1,14 @@
-"""What maps with bounded spectra and bounded row sums share: option checks, excess of eigenvalues, nearest rows."""
+"""What maps with bounded spectra and bounded row sums share: excess of eigenvalues, nearest rows."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from linmaps.base import Map
 from linmaps.linalg import eigvals
 from linmaps.numeric import eye_like, relu
-
-
-def expect_finite(spec: Map, key: str, low: float | None = None) -> None:
-    """TypeError or ValueError unless the option `key` is a finite number, at least `low` if given."""
-    value = getattr(spec, key)
-    spec._expect(isinstance(value, (int, float)) and not isinstance(value, bool), key, "a number", error=TypeError)
-    fine = math.isfinite(value) and (low is None or value >= low)
-    spec._expect(fine, key, "a finite number" if low is None else f"a finite number >= {low}")
 
 
 def spectral_excess(W: Tensor, excess: Callable[[Tensor], Tensor], inside: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ class Checked:
         self._expect(integer, key, "a positive int; convert with int(...)", error=TypeError)
         bounds = "a positive int" if high is None else f"an int from {low} to {high}, or None"
         self._expect(value >= low and (high is None or value <= high), key, bounds)
+
+    def _expect_number(self, key: str, low: float | None = None, *, above: bool = False) -> None:
+        """A finite number, at least `low`, or above it."""
+        value = getattr(self, key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        self._expect(number, key, "a number", error=TypeError)
+        fine = math.isfinite(value) and (low is None or (value > low if above else value >= low))
+        self._expect(fine, key, "a finite number" + ("" if low is None else f" {'>' if above else '>='} {low}"))
 
     def _check(self, params: Params) -> None:
         shapes = self.shapes()

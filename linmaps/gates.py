@@ -13,7 +13,6 @@ from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.numeric import HALF, normal, uniform, working
 from linmaps.registry import register
-from linmaps.sparse import expect_number
 
 LOW, HIGH = -0.1, 1.1  # the interval that the concrete variable is stretched to before it is cut to [0, 1]
 NOISE = 1e-6  # uniform noise is kept this far from 0 and 1
@@ -70,7 +69,7 @@ class L0(Map):
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("droprate_init", "temperature", "weight_decay", "lamda"):
-            expect_number(self, key, positive=key in ("droprate_init", "temperature"))
+            self._expect_number(key, 0, above=key in ("droprate_init", "temperature"))
         self._expect(self.droprate_init < 1, "droprate_init", "a number below 1, the probability that a gate is closed")
         self._expect(self.gate in ("weight", "input", "output"), "gate", "one of ('weight', 'input', 'output')")
 

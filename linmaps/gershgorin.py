@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from linmaps.base import Map
-from linmaps.bounds import expect_finite, modulus, onto_l1_ball, spectral_excess
+from linmaps.bounds import modulus, onto_l1_ball, spectral_excess
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
 from linmaps.numeric import MARGIN, frobenius, normal, relu, unbetween, uniform
@@ -84,7 +84,7 @@ class Gershgorin(Map):
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("sigma_min", "sigma_max"):
-            expect_finite(self, key)
+            self._expect_number(key)
         self._expect(
             self.sigma_min < self.sigma_max, "sigma_min", f"less than sigma_max={self.sigma_max}; exchange the bounds"
         )
@@ -186,7 +186,7 @@ class DiagonallyDominant(Map):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_finite(self, "margin")
+        self._expect_number("margin")
         self._expect(self.margin > 0, "margin", "a positive number, since 0 does not keep W from being singular")
 
     def _shapes(self) -> dict[str, Shape]:

@@ -14,7 +14,7 @@ from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh, positive_root
 from linmaps.numeric import eye_like, frobenius, normal, uniform
 from linmaps.registry import register
-from linmaps.sparse import expect_number
+from linmaps.symmetric import SymmetricMap
 
 
 def init_scale(k: int, n: int, eps: float) -> float:
@@ -41,7 +41,7 @@ def symmetric_product(A: Tensor) -> Tensor:
 
 @register
 @dataclass(frozen=True)
-class PSD(Map):
+class PSD(SymmetricMap):
     """Positive semi-definite, `W = A'A + eps I`: symmetric bit by bit, with eigenvalues >= eps.
 
     The leaf "A" is [rank, n]; rank is n unless given, and bounds the rank of W - eps I.  eps > 0 makes W positive
@@ -67,7 +67,7 @@ class PSD(Map):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number(self, "eps")
+        self._expect_number("eps", 0)
         if self.rank is not None:
             self._expect_int("rank", 1, self.in_features)
 
@@ -92,13 +92,6 @@ class PSD(Map):
             return x @ self._weight(params)
         y = (x @ params["A"].mT) @ params["A"]
         return y + self.eps * x if self.eps else y
-
-    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
-        W = self._weight(params)
-        return eigh(W) if vectors else (torch.linalg.eigvalsh(W), None)
-
-    def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.eigvalsh(self._weight(params)).abs().sort(descending=True).values
 
     def _violation(self, W: Tensor) -> Tensor:
         values = torch.linalg.eigvalsh((W + W.mT) / 2) - self.eps
@@ -140,7 +133,7 @@ class TrivialNullSpace(Map):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number(self, "epsilon", positive=True)
+        self._expect_number("epsilon", 0, above=True)
         fits = self.out_features >= self.in_features
         self._expect(
             fits, "out_features", f"at least in_features={self.in_features}; use Transpose for the other direction"

@@ -40,6 +40,11 @@ def between(low: float, high: float, free: Tensor) -> Tensor:
     return low + (high - low) * free.sigmoid()
 
 
+def middle(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Free parameters whose quantities are uniform over the middle nine tenths between their bounds."""
+    return torch.logit(0.5 + uniform(generator, shape, 0.45, dtype))
+
+
 MARGIN = 1e-6
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigvals, shifted
-from linmaps.numeric import MARGIN, between, frobenius, normal, unbetween
+from linmaps.numeric import MARGIN, between, frobenius, middle, normal, unbetween
 from linmaps.registry import register
-from linmaps.spectral import check_bounds
+from linmaps.spectral import check_bounds, outside
 from linmaps.stochastic import relative_logits, simplex, with_zero_first
 
 STRETCH = 20.0  # log of the Perron vector's entries stays within +-20, so that their ratios are floats
@@ -76,8 +76,7 @@ class PerronFrobenius(Map):
         logits = normal(generator, (self.in_features, self.out_features), dtype)
         params = {"logits": logits[:, 1:] - logits[:, :1]}
         if "r" in shapes:
-            u = torch.rand(shapes["r"], generator=generator, dtype=dtype, device=generator.device)
-            params["r"] = torch.logit(0.05 + 0.9 * u)
+            params["r"] = middle(generator, shapes["r"], dtype)
         return params | ({"d": logits.new_zeros(shapes["d"])} if self.exact else {})
 
     def _weight(self, params: Params) -> Tensor:
@@ -90,7 +89,7 @@ class PerronFrobenius(Map):
 
     def _violation(self, W: Tensor) -> Tensor:
         r = eigvals(W).abs().amax() if self.exact else W.sum(1)
-        return frobenius((r - self.sigma_max).clamp(min=0), (self.sigma_min - r).clamp(min=0), W.clamp(max=0))
+        return frobenius(*outside(self, r), W.clamp(max=0))
 
     def _from_matrix(self, W: Tensor) -> Params:
         params = {}

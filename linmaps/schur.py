@@ -11,10 +11,10 @@ from torch import Tensor
 
 from linmaps import householder
 from linmaps.base import Map
-from linmaps.bounds import expect_finite, radius_excess
+from linmaps.bounds import radius_excess
 from linmaps.checks import Params, Shape
 from linmaps.linalg import positive_root
-from linmaps.numeric import frobenius, normal, uniform
+from linmaps.numeric import frobenius, middle, normal, uniform
 from linmaps.registry import register
 
 
@@ -65,7 +65,7 @@ class Schur(Map):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_finite(self, "gamma_max")
+        self._expect_number("gamma_max")
         self._expect(self.gamma_max > 0, "gamma_max", "a positive number")
         self._expect(isinstance(self.nonnormal, bool), "nonnormal", "a bool", error=TypeError)
 
@@ -89,7 +89,7 @@ class Schur(Map):
         draw = {
             "V": lambda shape: householder.haar(generator, n, self._k, dtype),
             "theta": lambda shape: uniform(generator, shape, math.pi, dtype),
-            "gamma": lambda shape: torch.logit(0.5 + uniform(generator, shape, 0.45, dtype)),
+            "gamma": lambda shape: middle(generator, shape, dtype),
             "real": lambda shape: uniform(generator, shape, 0.95, dtype).atanh(),
             "T": lambda shape: normal(generator, shape, dtype) / (4 * n**0.5),
         }

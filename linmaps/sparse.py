@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -199,7 +198,7 @@ class Lasso(Map):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number(self, "gamma")
+        self._expect_number("gamma", 0)
 
     def _shapes(self) -> dict[str, Shape]:
         shape = (self.in_features, self.out_features)
@@ -249,12 +248,3 @@ class LassoReLU(Lasso):
 
     def _parts(self, params: Params) -> tuple[Tensor, Tensor]:
         return relu(params["u"]), relu(params["v"])
-
-
-def expect_number(spec: Map, key: str, *, positive: bool = False) -> None:
-    """TypeError or ValueError unless the option `key` is a finite number >= 0, or > 0."""
-    value = getattr(spec, key)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    spec._expect(number, key, "a number", error=TypeError)
-    fine = math.isfinite(value) and (value > 0 if positive else value >= 0)
-    spec._expect(fine, key, f"a finite number {'> 0' if positive else '>= 0'}")

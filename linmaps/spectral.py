@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from linmaps import householder
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
-from linmaps.numeric import between, frobenius, unbetween
+from linmaps.numeric import between, frobenius, middle, unbetween
 from linmaps.orthogonal import check_det, check_reflectors, sign
 from linmaps.registry import register
 
@@ -25,14 +24,15 @@ def check_bounds(spec: Map, *, signed: bool = False) -> None:
     signed: they may be negative and zero, as those of eigenvalues.
     """
     for key in ("sigma_min", "sigma_max"):
-        value = getattr(spec, key)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        spec._expect(number, key, "a number", error=TypeError)
-        fine = math.isfinite(value) and (signed or value >= 0)
-        spec._expect(fine, key, "a finite number" if signed else "a finite number >= 0")
+        spec._expect_number(key, None if signed else 0)
     low, high = getattr(spec, "sigma_min", 0.0), getattr(spec, "sigma_max", 0.0)
     spec._expect(low <= high, "sigma_min", f"at most sigma_max={high}; exchange the bounds")
     spec._expect(signed or high > 0, "sigma_max", "a positive number, since 0 leaves only the zero matrix")
+
+
+def outside(spec: Any, values: Tensor) -> tuple[Tensor, Tensor]:
+    """What values exceed sigma_max by, and what they lack to sigma_min."""
+    return (values - spec.sigma_max).clamp(min=0), (spec.sigma_min - values).clamp(min=0)
 
 
 @register
@@ -106,8 +106,7 @@ class Spectral(Map):
         for key, (k, n) in ((key, shape) for key, shape in self._shapes().items() if key != "p"):
             params[key] = householder.haar(generator, n, k, dtype)
         if self.sigma_min < self.sigma_max:
-            u = torch.rand((self._r,), generator=generator, dtype=dtype, device=generator.device)
-            params["p"] = torch.logit(0.05 + 0.9 * u)
+            params["p"] = middle(generator, (self._r,), dtype)
         return params
 
     def _sigma(self, params: Params) -> Tensor:
@@ -173,7 +172,7 @@ class Spectral(Map):
         # with the wrong sign of the determinant, the smallest one is negative as seen from the promised component
         wrong = householder.wrong_component(W, self.det) & (torch.arange(self._r, device=W.device) == self._r - 1)
         s = torch.where(wrong, -s, s)
-        return frobenius((s - self.sigma_max).clamp(min=0), (self.sigma_min - s).clamp(min=0))
+        return frobenius(*outside(self, s))
 
 
 @register
@@ -222,8 +221,7 @@ class SymmetricSpectral(Map):
         k, n = self._shapes()["V"]
         params = {"V": householder.haar(generator, n, k, dtype)}
         if self.sigma_min < self.sigma_max:
-            u = torch.rand((n,), generator=generator, dtype=dtype, device=generator.device)
-            params["p"] = torch.logit(0.05 + 0.9 * u)
+            params["p"] = middle(generator, (n,), dtype)
         return params
 
     def _factors(self, params: Params) -> tuple[Tensor, Tensor]:
@@ -265,8 +263,7 @@ class SymmetricSpectral(Map):
         return self._factors(params)[0].abs().sort(descending=True).values
 
     def _violation(self, W: Tensor) -> Tensor:
-        lam = torch.linalg.eigvalsh((W + W.mT) / 2)
-        return frobenius(W - W.mT, (lam - self.sigma_max).clamp(min=0), (self.sigma_min - lam).clamp(min=0))
+        return frobenius(W - W.mT, *outside(self, torch.linalg.eigvalsh((W + W.mT) / 2)))
 
     def _from_matrix(self, W: Tensor) -> Params:
         k, n = self._shapes()["V"]

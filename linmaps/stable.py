@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from linmaps.base import Map
-from linmaps.bounds import expect_finite, onto_l1_ball, radius_excess, spectral_excess
+from linmaps.bounds import onto_l1_ball, radius_excess, spectral_excess
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh, solve
-from linmaps.numeric import MARGIN, between, eye_like, frobenius, normal, relu, unbetween, uniform
+from linmaps.numeric import MARGIN, between, eye_like, frobenius, middle, normal, relu, unbetween, uniform
 from linmaps.packing import skew
 from linmaps.registry import register
 from linmaps.spectral import check_bounds
@@ -69,7 +69,7 @@ class PowerBound(Map):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_finite(self, "max_p")
+        self._expect_number("max_p")
         self._expect(self.max_p > 0, "max_p", "a positive number")
         self._expect(self.method in METHODS, "method", f"one of {METHODS}")
 
@@ -168,7 +168,7 @@ class Hurwitz(Map):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_finite(self, "margin", 0)
+        self._expect_number("margin", 0)
 
     def _shapes(self) -> dict[str, Shape]:
         n = self.in_features
@@ -241,7 +241,7 @@ class StableSplit(Map):
         params = {}
         for key, shape in self._shapes().items():
             if len(shape) == 1:
-                params[key] = torch.logit(0.5 + uniform(generator, shape, 0.45, dtype))
+                params[key] = middle(generator, shape, dtype)
             else:
                 logits = normal(generator, (self.in_features, self.out_features), dtype)
                 params[key] = logits[:, 1:] - logits[:, :1]

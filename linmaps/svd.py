@@ -13,9 +13,10 @@ from linmaps import householder
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
-from linmaps.numeric import between, eye_like, frobenius, unbetween
+from linmaps.numeric import between, eye_like, frobenius, middle, unbetween
 from linmaps.registry import register
-from linmaps.spectral import check_bounds
+from linmaps.spectral import check_bounds, outside
+from linmaps.symmetric import SymmetricMap
 
 
 def haar(generator: torch.Generator, n: int, r: int, dtype: torch.dtype) -> Tensor:
@@ -80,8 +81,7 @@ class SVD(Map):
             "V": haar(generator, self.out_features, r, dtype).mT,
         }
         if self.sigma_min < self.sigma_max:
-            u = torch.rand((r,), generator=generator, dtype=dtype, device=generator.device)
-            params["p"] = torch.logit(0.05 + 0.9 * u)
+            params["p"] = middle(generator, (r,), dtype)
         return params
 
     def _sigma(self, params: Params) -> Tensor:
@@ -102,8 +102,7 @@ class SVD(Map):
         return distance(params["U"]) + distance(params["V"].mT)
 
     def _violation(self, W: Tensor) -> Tensor:
-        s = torch.linalg.svdvals(W)
-        return frobenius((s - self.sigma_max).clamp(min=0), (self.sigma_min - s).clamp(min=0))
+        return frobenius(*outside(self, torch.linalg.svdvals(W)))
 
     def _from_matrix(self, W: Tensor) -> Params:
         U, s, V = torch.linalg.svd(W, full_matrices=False)
@@ -183,7 +182,7 @@ class SVDLearnBounds(SVD):
 
 @register
 @dataclass(frozen=True)
-class SymmetricSVD(Map):
+class SymmetricSVD(SymmetricMap):
     """Symmetric with softly bounded eigenvalues: `W = Q diag(lam) Q'`, `lam = low + (high - low) sigmoid(p)`, Q free.
 
     low and high are sigma_min and sigma_max, which may be negative.  Leaves "Q" [n, n] and "p" [n] (absent when the bounds
@@ -222,8 +221,7 @@ class SymmetricSVD(Map):
         n = self.in_features
         params = {"Q": haar(generator, n, n, dtype)}
         if self.sigma_min < self.sigma_max:
-            u = torch.rand((n,), generator=generator, dtype=dtype, device=generator.device)
-            params["p"] = torch.logit(0.05 + 0.9 * u)
+            params["p"] = middle(generator, (n,), dtype)
         return params
 
     def _weight(self, params: Params) -> Tensor:
@@ -234,16 +232,8 @@ class SymmetricSVD(Map):
     def _reg_error(self, params: Params) -> Tensor:
         return distance(params["Q"])
 
-    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
-        W = self._weight(params)
-        return eigh(W) if vectors else (torch.linalg.eigvalsh(W), None)
-
-    def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.eigvalsh(self._weight(params)).abs().sort(descending=True).values
-
     def _violation(self, W: Tensor) -> Tensor:
-        lam = torch.linalg.eigvalsh((W + W.mT) / 2)
-        return frobenius(W - W.mT, (lam - self.sigma_max).clamp(min=0), (self.sigma_min - lam).clamp(min=0))
+        return frobenius(W - W.mT, *outside(self, torch.linalg.eigvalsh((W + W.mT) / 2)))
 
     def _from_matrix(self, W: Tensor) -> Params:
         lam, Q = eigh((W + W.mT) / 2)

@@ -16,9 +16,22 @@ from linmaps.packing import pack_upper, symmetric
 from linmaps.registry import register
 
 
+class SymmetricMap(Map):
+    """What symmetric matrices share: a real spectrum, in ascending order, from the symmetric solvers."""
+
+    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
+        W = self._weight(params)
+        if not vectors:
+            return torch.linalg.eigvalsh(W), None
+        return eigh(W)
+
+    def _singular_values(self, params: Params) -> Tensor:
+        return torch.linalg.eigvalsh(self._weight(params)).abs().sort(descending=True).values
+
+
 @register
 @dataclass(frozen=True)
-class Symmetric(Map):
+class Symmetric(SymmetricMap):
     """A symmetric matrix, `W = U + striu(U)'` with U upper triangular: `W == W.T` bit by bit.
 
     The leaf "upper" [n (n + 1) / 2] is the triangle of U row by row, so that no parameter is redundant.  init:
@@ -44,15 +57,6 @@ class Symmetric(Map):
 
     def _weight(self, params: Params) -> Tensor:
         return symmetric(params["upper"], self.in_features)
-
-    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
-        W = self._weight(params)
-        if not vectors:
-            return torch.linalg.eigvalsh(W), None
-        return eigh(W)
-
-    def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.eigvalsh(self._weight(params)).abs().sort(descending=True).values
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(W - W.mT)

@@ -96,7 +96,7 @@ ENTRIES = [
     Entry(L.Spectral(5, n_U_reflectors=1, n_V_reflectors=2), "one and two reflectors"),
     Entry(L.SVD(4, 2), table=True),
     Entry(L.SVD(3, bias=True, sigma_min=0.5, sigma_max=2.0), table=True),
-    Entry(L.SVD(2, 5, sigma_min=1.0, sigma_max=1.0), "unit singular values"),
+    Entry(L.SVD(2, 5, sigma_min=1.0, sigma_max=1.0)),
     Entry(L.SVDLearnBounds(3, 4), table=True),
     Entry(L.SVDLearnBounds(3, bias=True)),
     Entry(L.BoundedNorm(3, 4), table=True),

@@ -113,7 +113,7 @@ ENTRIES = [
     Entry(L.PSD(3, eps=0.1, bias=True), table=True),
     Entry(L.PSD(4, rank=2), table=True),
     Entry(L.PSD(1)),
-    Entry(L.TrivialNullSpace(3, 5, bias=True), "the symmetric block", table=True),
+    Entry(L.TrivialNullSpace(3, 5, bias=True), table=True),
     Entry(L.TrivialNullSpace(4, rank=4)),
     Entry(L.TrivialNullSpace(3, 4, rank=1, epsilon=0.5)),
     Entry(L.SymmetricSpectral(4)),
