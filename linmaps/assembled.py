@@ -13,7 +13,7 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks import Params
-from linmaps.compose import Composite, matrix, times, times_inverse, times_transpose
+from linmaps.composite import Composite, matrix, times, times_inverse, times_transpose
 from linmaps.linalg import eigh
 from linmaps.numeric import frobenius
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 import linmaps
-from linmaps.compose import Composite
+from linmaps.composite import Composite
 from linmaps.registry import register
 
 

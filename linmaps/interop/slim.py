@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from linmaps import factor_modules
 from linmaps.assembled import Sum
 from linmaps.bounded import BoundedNorm
 from linmaps.compose import Scale
 from linmaps.dense import Identity, IdentityInit, Linear
 from linmaps.gates import L0
 from linmaps.gram import PSD, TrivialNullSpace
+from linmaps.interop import slim_factors
+from linmaps.interop.seen import Found, Seen, with_bias
 from linmaps.numeric import eye_like, unbetween
 from linmaps.packing import pack_upper
 from linmaps.perron import PerronFrobenius
 from linmaps.recurrent import RNNCell
-from linmaps.seen import Found, Seen, with_bias
 from linmaps.skew import DampedSkewSymmetric, SkewSymmetric
 from linmaps.sparse import Lasso, LassoReLU, NonNegative, Split
 from linmaps.stable import PowerBound
@@ -246,12 +246,12 @@ CONVERTERS: dict[str, Callable[[Seen], Found]] = {
     "PowerBoundLinear": _power_bound,
     "SVDLinear": _svd,
     "SVDLinearLearnBounds": _svd_learn_bounds,
-    "OrthogonalLinear": factor_modules.orthogonal,
-    "SpectralLinear": factor_modules.spectral,
-    "SymmetricSpectralLinear": factor_modules.symmetric_spectral,
-    "ButterflyLinear": factor_modules.wrapped_butterfly,
-    "Butterfly": factor_modules.butterfly,
-    "Permutation": factor_modules.permutation,
+    "OrthogonalLinear": slim_factors.orthogonal,
+    "SpectralLinear": slim_factors.spectral,
+    "SymmetricSpectralLinear": slim_factors.symmetric_spectral,
+    "ButterflyLinear": slim_factors.wrapped_butterfly,
+    "Butterfly": slim_factors.butterfly,
+    "Permutation": slim_factors.permutation,
     "RNNCell": _rnn_cell,
 }
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.compose import Affine, Composite
+from linmaps.compose import Affine
+from linmaps.composite import Composite
 from linmaps.numeric import working
 
 Found = tuple[Any, dict[str, Any]]  # a Map or an RNNCell, and its params

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from linmaps.butterfly import Butterfly
 from linmaps.dense import Identity
+from linmaps.interop.seen import Found, Seen, with_bias
 from linmaps.numeric import eye_like
 from linmaps.orthogonal import Orthogonal
 from linmaps.permutation import Permutation
-from linmaps.seen import Found, Seen, with_bias
 from linmaps.spectral import Spectral, SymmetricSpectral
 
 # --- products of reflections -----------------------------------------------------------------------------------------

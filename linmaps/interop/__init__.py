@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from linmaps import structured_modules, trees
+from linmaps import trees
+from linmaps.interop import slim
 from linmaps.numeric import HALF
 
 
@@ -56,7 +57,7 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     >>> torch.allclose(spec.apply(params, x), module(x))
     True
     """
-    found = structured_modules.convert(module)
+    found = slim.convert(module)
     if found is None:
         raise TypeError(
             f"from_module: got {type(module).__name__}, expected an initialised torch.nn.Linear or a module of "
