@@ -70,6 +70,7 @@ from linmaps.bounded import BoundedNorm
 from linmaps.butterfly import Butterfly
 from linmaps.compose import Affine, Scale, Transpose
 from linmaps.dense import Identity, IdentityInit, Linear
+from linmaps.factorized import Factorized
 from linmaps.gates import L0
 from linmaps.gershgorin import DiagonallyDominant, Gershgorin
 from linmaps.gram import PSD, TrivialNullSpace
@@ -107,6 +108,7 @@ __all__ = [
     "DampedSkewSymmetric",
     "DiagonallyDominant",
     "DoublyStochastic",
+    "Factorized",
     "Gershgorin",
     "Hamiltonian",
     "Hurwitz",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -112,23 +113,11 @@ class Map(Checked, abc.ABC):
         >>> {name: tuple(leaf.shape) for name, leaf in params.items()}
         {'W': (3, 2)}
         """
-        if not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"{self._title}.init: generator is {type(generator).__name__}, expected a torch.Generator; "
-                "pass torch.Generator().manual_seed(seed)"
-            )
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        if not isinstance(dtype, torch.dtype) or not (
-            dtype.is_floating_point or (dtype.is_complex and self.complex_ready)
-        ):
-            raise TypeError(f"{self._title}.init: dtype is {dtype}, expected a real floating torch.dtype")
+        dtype = self._init_dtype(generator, dtype)
         params = self._init(generator, working(dtype.to_real()))
         if self.bias:
             params["bias"] = uniform(generator, (self.out_features,), self.in_features**-0.5, working(dtype.to_real()))
-        return {
-            k: t.contiguous().to(device=device, dtype=dtype.to_complex() if t.is_complex() else dtype.to_real())
-            for k, t in params.items()
-        }
+        return self._moved(params, dtype, device)
 
     def effective_W(self, params: Params) -> Tensor:
         """The matrix `W` [in, out] with `apply(params, x) = x @ W + b`; never contains the bias.
@@ -282,16 +271,20 @@ class Map(Checked, abc.ABC):
         >>> params["upper"], distance
         (tensor([1., 3., 2.]), tensor(2.8284))
         """
+        return self._fit(W, bias, self._from_matrix)
+
+    def _fit(
+        self, W: Tensor, bias: Tensor | None, closed_form: Callable[[Tensor], Params]
+    ) -> tuple[dict[str, Any], Tensor]:
         self._check_matrix(W, "from_matrix")
-        if bias is not None and not (self.bias and tuple(bias.shape) == (self.out_features,)):
-            expected = (
-                f"a tensor of shape ({self.out_features},)" if self.bias else "None, since the map has bias=False"
-            )
+        shape = self.shapes().get("bias")
+        if bias is not None and tuple(bias.shape) != shape:
+            expected = f"a tensor of shape {shape}" if self.bias else "None, since the map has bias=False"
             raise ValueError(f"{self._title}.from_matrix: bias has shape {tuple(bias.shape)}, expected {expected}")
         raised = W.to(working(W.dtype))
-        params = dict(self._from_matrix(raised))
-        if self.bias:
-            params["bias"] = W.new_zeros(self.out_features) if bias is None else bias
+        params = dict(closed_form(raised))
+        if shape is not None:
+            params["bias"] = W.new_zeros(shape) if bias is None else bias
         distance = frobenius(self._weight(params).to(raised.device) - raised).to(W.dtype.to_real())
         return trees.map(lambda t: self._down(t, {"W": W}), params), distance
 
@@ -352,6 +345,26 @@ class Map(Checked, abc.ABC):
     def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
         """The map for these sizes or the nearest ones, not larger where possible, at which it exists."""
         return cls(rows, rows if cls.square else columns, **options)
+
+    def _init_dtype(self, generator: torch.Generator, dtype: torch.dtype | None) -> torch.dtype:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"{self._title}.init: generator is {type(generator).__name__}, expected a torch.Generator; "
+                "pass torch.Generator().manual_seed(seed)"
+            )
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not isinstance(dtype, torch.dtype) or not (
+            dtype.is_floating_point or (dtype.is_complex and self.complex_ready)
+        ):
+            raise TypeError(f"{self._title}.init: dtype is {dtype}, expected a real floating torch.dtype")
+        return dtype
+
+    @staticmethod
+    def _moved(params: Params, dtype: torch.dtype, device: torch.device | str | None) -> dict[str, Tensor]:
+        return {
+            k: t.contiguous().to(device=device, dtype=dtype.to_complex() if t.is_complex() else dtype.to_real())
+            for k, t in params.items()
+        }
 
     # --- dtypes ------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,10 @@ class Checked:
     def _title(self) -> str:
         return f"{type(self).__name__}({self.in_features}, {self.out_features})"
 
+    @property
+    def _W_shape(self) -> Shape:
+        return (self.in_features, self.out_features)
+
     def _expect(self, fine: bool, key: str, expected: str, *, error: type[Exception] = ValueError) -> None:
         if not fine:
             raise error(f"{type(self).__name__}.{key}: got {getattr(self, key)!r}, expected {expected}")
@@ -63,7 +67,7 @@ class Checked:
             )
 
     def _check_matrix(self, W: Tensor, what: str) -> None:
-        expected = (self.in_features, self.out_features)
+        expected = self._W_shape
         if not isinstance(W, Tensor):
             raise TypeError(f"{self._title}.{what}: W is {type(W).__name__}, expected a tensor of shape {expected}")
         if tuple(W.shape) != expected:

@@ -26,6 +26,8 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.base import Map
+from linmaps.factorized.kinds import KINDS as FACTORIZATIONS
+from linmaps.factorized.spec import IMPLEMENTATIONS
 from linmaps.orthogonal import METHODS
 from linmaps.registry import maps
 from linmaps.sparse import METHODS as NON_NEGATIVE
@@ -66,6 +68,16 @@ def _perron(draw: Callable[..., Any], rows: int, columns: int) -> dict[str, Any]
     return {"sigma_min": draw(st.sampled_from([0.0, 0.8, 1.0])), "sigma_max": 1.0, "exact": exact}
 
 
+@st.composite
+def _factorized(draw: Callable[..., Any], rows: int, columns: int) -> dict[str, Any]:
+    return {
+        "factorization": draw(st.sampled_from(list(FACTORIZATIONS))),
+        "rank": draw(st.sampled_from(["same", 0.1, 0.5, 0.9, 1, 3])),
+        "implementation": draw(st.sampled_from(IMPLEMENTATIONS)),
+        "checkpointing": draw(st.booleans()),
+    }
+
+
 def _divisions(rows: int, columns: int) -> st.SearchStrategy[dict[str, Any]]:
     common = math.gcd(rows, columns)
     return st.fixed_dictionaries({"n_blocks": st.sampled_from([b for b in range(1, common + 1) if common % b == 0])})
@@ -86,6 +98,7 @@ OPTIONS: dict[str, Callable[[int, int], st.SearchStrategy[dict[str, Any]]]] = {
     "damped_skew_symmetric": _choices(time=["continuous", "discrete"], sigma_min=[0.0, 0.5]),
     "diagonally_dominant": _choices(margin=[0.01, 1.0]),
     "doubly_stochastic": _choices(method=["sinkhorn", "orthostochastic"]),
+    "factorized": _factorized,
     "gershgorin": _choices(sigma_min=[-1.0, 0.0], sigma_max=[0.5, 2.0], real=[True, False]),
     "hurwitz": _choices(margin=[0.0, 0.1, 2.0]),
     "l0": _choices(gate=["weight", "input", "output"], droprate_init=[0.1, 0.5, 0.95], lamda=[0.0, 1.0]),

@@ -10,8 +10,10 @@ from linmaps.factorized.decompose import (
 )
 from linmaps.factorized.ranks import cp_rank, low_rank, tt_rank, tucker_rank
 from linmaps.factorized.shapes import tensorized_shape
+from linmaps.factorized.spec import Factorized
 
 __all__ = [
+    "Factorized",
     "cp_als",
     "cp_rank",
     "low_rank",

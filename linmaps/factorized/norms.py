@@ -1,4 +1,4 @@
-"""Squared Frobenius norms of factorized tensors, without the tensor.  R ranks, s_k sizes of the modes."""
+"""Inner products and squared norms of factorized tensors, without the tensor.  R ranks, s_k sizes of the modes."""
 
 from __future__ import annotations
 
@@ -7,50 +7,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from linmaps.factorized.decompose import reconstruct_tucker
-
-
-def cp_squared_norm(weights: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """`weights' (product of the Gram matrices U_k' U_k, entry by entry) weights`, in R^2 sum(s_k) operations.
-
-    >>> import torch
-    >>> cp_squared_norm(torch.tensor([2.0]), [torch.ones(3, 1), torch.ones(2, 1)])
-    tensor(24.)
-    """
-    return cp_inner(weights, factors, weights, factors).real
+from linmaps.factorized.contract import expand
 
 
 def cp_inner(a: Tensor, us: Sequence[Tensor], b: Tensor, vs: Sequence[Tensor]) -> Tensor:
-    """The inner product of two CP tensors of the same sizes, conjugating the first."""
+    """`a' (product of the matrices U_k' V_k, entry by entry) b`, of CP tensors of the same sizes, conjugating the first.
+
+    >>> import torch
+    >>> U = [torch.ones(3, 1), torch.ones(2, 1)]
+    >>> cp_inner(torch.tensor([2.0]), U, torch.tensor([2.0]), U)
+    tensor(24.)
+    """
     G = torch.ones(len(a), len(b), dtype=us[0].dtype, device=a.device)
     for U, V in zip(us, vs):
         G = G * (U.mH @ V)
     return a.conj().to(G.dtype) @ G @ b.to(G.dtype)
 
 
-def tucker_squared_norm(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """The norm of the core with each mode times the triangle of its factor's QR decomposition.
+def tucker_inner(core: Tensor, us: Sequence[Tensor], other: Tensor, vs: Sequence[Tensor]) -> Tensor:
+    """The inner product of two Tucker tensors of the same sizes, conjugating the first: one core, each mode times U_k' V_k.
 
     >>> import torch
-    >>> round(tucker_squared_norm(torch.ones(1, 1), [torch.ones(3, 1), torch.ones(2, 1)]).item(), 4)
-    6.0
-    """
-    small = reconstruct_tucker(core, [torch.linalg.qr(U).R for U in factors])
-    return (small * small.conj()).real.sum()
-
-
-def tt_squared_norm(cores: Sequence[Tensor]) -> Tensor:
-    """The norm of a tensor train, or of a block train, by transfer matrices: E <- sum over the modes of A^H E A.
-
-    >>> import torch
-    >>> tt_squared_norm([torch.ones(1, 3, 1), torch.ones(1, 2, 1)])
+    >>> U = [torch.ones(3, 1), torch.ones(2, 1)]
+    >>> tucker_inner(torch.ones(1, 1), U, torch.ones(1, 1), U)
     tensor(6.)
     """
-    return tt_inner(cores, cores).real
+    small = expand(other.reshape(1, -1), [U.mH @ V for U, V in zip(us, vs)])
+    return (core.conj().reshape(1, -1) * small).sum()
 
 
 def tt_inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """The inner product of two trains of the same sizes, conjugating the first."""
+    """The inner product of two trains, or block trains, of the same sizes: E <- sum over the modes of A' E C.
+
+    >>> import torch
+    >>> cores = [torch.ones(1, 3, 1), torch.ones(1, 2, 1)]
+    >>> tt_inner(cores, cores)
+    tensor(6.)
+    """
     E = left[0].new_ones(1, 1)
     for A, C in zip(left, right):
         A, C = A.reshape(A.shape[0], -1, A.shape[-1]), C.reshape(C.shape[0], -1, C.shape[-1])

@@ -5,8 +5,8 @@ A rule gives each rank r_k a target proportional to d_k and a largest useful val
     r_k = clip(round(c d_k), 1, most_k),    count(r) <= budget,
 
 cut to what the other ranks can make use of, after which single ranks grow by one while the budget lasts: what clipping
-frees is used.  A fraction below 1 is a ceiling, unless even ranks of one exceed it.  A single int is cut likewise; a tuple
-is taken as it is.
+frees is used.  A fraction below 1 is a ceiling, unless even ranks of one exceed it.  An int, or a tuple of ints, is cut
+to what is feasible likewise.
 """
 
 from __future__ import annotations
@@ -134,8 +134,7 @@ def tucker_rank(rank: Rank, sizes: Sequence[int]) -> Ranks:
     share = fraction(rank, "Tucker")
     most = [min(s, math.prod(sizes) // s) if len(sizes) > 1 else s for s in sizes]
     if share is None:
-        whole = _ints(rank, len(sizes), "Tucker")
-        return tucker_feasible(tuple(map(min, most, whole))) if isinstance(rank, int) else whole
+        return tucker_feasible(tuple(map(min, most, _ints(rank, len(sizes), "Tucker"))))
     if share >= 1:
         return tuple(most)
     return fit(sizes, most, lambda r: tucker_count(r, sizes), share * math.prod(sizes), tucker_feasible)
@@ -174,7 +173,7 @@ def tt_rank(rank: Rank, sizes: Sequence[int]) -> Ranks:
         if whole[0] != 1 or whole[-1] != 1:
             raise ValueError(f"tensor train: rank is {whole}, expected 1 at both ends")
         _ints(whole, n + 1, "tensor train")
-        return (1, *tt_feasible(tuple(whole[1:-1]), sizes), 1) if isinstance(rank, int) else tuple(whole)
+        return (1, *tt_feasible(tuple(whole[1:-1]), sizes), 1)
     if share >= 1:
         return (1, *most, 1)
     targets = [(a + b) / 2 for a, b in zip(sizes, sizes[1:])]

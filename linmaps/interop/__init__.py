@@ -7,17 +7,18 @@ from typing import Any
 import torch
 
 from linmaps import trees
-from linmaps.interop import slim
+from linmaps.interop import slim, tltorch
 from linmaps.numeric import HALF
 
 
 def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     """The spec and params that do what a module does, `spec.apply(params, x) == module(x)`, as detached copies.
 
-    Besides `torch.nn.Linear`, it takes the structured maps of NeuroMANCER's slim, recognised by the name of their class,
-    its attributes and their shapes, without an import.  A derived class is taken for its base, unless it has a `forward` or
-    `effective_W` of its own.  Leaves keep dtype and device.  W is the matrix without the bias; a bias that a module has
-    but does not use is dropped.  A spec of parts with a bias is an `Affine` of it.
+    Besides `torch.nn.Linear`, it takes the structured maps of NeuroMANCER's slim and the tensorized layers of tensorly-torch,
+    recognised by the name of their class, its attributes and their shapes, without an import.  A derived class is taken
+    for its base, unless it has a `forward` or `effective_W` of its own.  Leaves keep dtype and device.  W is the matrix
+    without the bias; a bias that a module has but does not use is dropped.  A spec of parts with a bias is an `Affine` of
+    it.
 
     | module | spec | what becomes of it |
     |---|---|---|
@@ -44,6 +45,9 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     | ButterflyLinear, Butterfly | Butterfly | blocks="free"; pairs become complex numbers |
     | Permutation | Permutation | Identity for size 2 |
     | RNNCell | RNNCell | of its two maps, for `RNNCell.step` in place of `apply` |
+    | FactorizedLinear | Factorized | compat=True with the ranks of its leaves |
+    | SubFactorizedLinear | Factorized | of that one layer |
+    | FactorizedEmbedding, SubFactorizedEmbedding | Factorized | bias=False, for `Factorized.rows` |
 
     TypeError for any other module.  ValueError, with what to use instead, for values or options that no spec holds, and for
     SchurDecompositionLinear, GershgorinLinear and SymmetricSVDLinear.
@@ -57,12 +61,15 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     >>> torch.allclose(spec.apply(params, x), module(x))
     True
     """
+    tensorized = tltorch.convert(module)
+    if tensorized is not None:
+        return tensorized
     found = slim.convert(module)
     if found is None:
         raise TypeError(
             f"from_module: got {type(module).__name__}, expected an initialised torch.nn.Linear or a module of "
-            "NeuroMANCER's slim; for anything else choose a spec of linmaps.maps and copy its leaves, whose shapes "
-            "spec.shapes() tells"
+            "NeuroMANCER's slim or of tensorly-torch; for anything else choose a spec of linmaps.maps and copy its "
+            "leaves, whose shapes spec.shapes() tells"
         )
     spec, params = found
     half = next((p.dtype for p in module.parameters() if p.dtype in HALF), None)

@@ -28,7 +28,7 @@ def test_apply_is_the_product_with_the_matrix_of_a_layer(kind, rank, L, O, I):
     r, params = draw(kind, rank, L, O, I)
     assert {k: tuple(t.shape) for k, t in params.items()} == kind.shapes(r, L, O, I)
     if L > 1:
-        r, params = kind.select(params, r, 1)
+        r, params = kind.single(r), kind.select(params, 1)
         assert {k: tuple(t.shape) for k, t in params.items()} == kind.shapes(r, 1, O, I)
     W = kind.matrix(params, O, I)
     assert W.shape == (math.prod(I), math.prod(O))
@@ -42,10 +42,11 @@ def test_apply_is_the_product_with_the_matrix_of_a_layer(kind, rank, L, O, I):
 @pytest.mark.parametrize("rank", [0.3, 2])
 def test_the_scale_at_init_is_exact(kind, L, rank):
     O, I = (3, 4), (4, 5)
-    r, params = draw(kind, rank, L, O, I, std=0.25)
-    layers = [kind.select(params, r, i)[1] for i in range(L)] if L > 1 else [params]
+    _, params = draw(kind, rank, L, O, I, std=0.25)
+    layers = [kind.select(params, i) for i in range(L)] if L > 1 else [params]
     W = torch.stack([kind.matrix(layer, O, I) for layer in layers])
-    assert W.square().mean().sqrt().item() == pytest.approx(0.25, rel=1e-12)
+    for layer in W:
+        assert layer.square().mean().sqrt().item() == pytest.approx(0.25, rel=1e-12)
     assert kind.squared_norm(params).item() == pytest.approx(W.square().sum().item(), rel=1e-12)
 
 
@@ -76,8 +77,8 @@ def test_a_fraction_is_a_ceiling(kind, share, L):
 @over_kinds
 def test_layers_by_tensor_and_under_vmap(kind):
     O, I, L = (2, 3), (3, 2), 4
-    r, params = draw(kind, 0.5, L, O, I)
-    one = lambda i: kind.matrix(kind.select(params, r, i)[1], O, I)
+    _, params = draw(kind, 0.5, L, O, I)
+    one = lambda i: kind.matrix(kind.select(params, i), O, I)
     want = torch.stack([one(i) for i in range(L)])
     assert torch.allclose(torch.stack([one(torch.tensor(i)) for i in range(L)]), want)
     assert torch.allclose(vmap(one)(torch.arange(L)), want, atol=1e-14)
@@ -107,8 +108,60 @@ def test_one_core_and_many_modes():
             assert torch.allclose(kind.apply(params, x, O, I), x @ kind.matrix(params, O, I), atol=1e-12)
 
 
-def test_block_trains_need_as_many_modes_on_both_sides():
-    with pytest.raises(
-        ValueError, match=r"out_shape \(2, 3\) and in_shape \(6,\) have 2 and 1 modes, expected as many"
-    ):
-        KINDS["blocktt"].ranks("same", 1, (2, 3), (6,))
+@over_kinds
+@pytest.mark.parametrize(("O", "I"), SHAPES + [((4, 3, 2, 2), (2, 2, 3, 3))])
+@pytest.mark.parametrize("rank", ["same", 0.3, 3])
+@pytest.mark.parametrize("B", [0, 1, 7, 4096])
+def test_every_way_to_multiply_gives_the_same(kind, rank, O, I, B):
+    r, params = draw(kind, rank, 1, O, I)
+    ways = kind.ways(r, O, I, B)
+    *_, last = ways.values()
+    assert last.options is None
+    assert all(way.cost.flops >= 0 and way.cost.time > 0 for way in ways.values())
+    x = torch.randn(min(B, 9), math.prod(I), generator=torch.Generator().manual_seed(1), dtype=D)
+    W = kind.matrix(params, O, I)
+    for title, way in ways.items():
+        if way.options is not None:
+            assert torch.allclose(kind.apply(params, x, O, I, **way.options), x @ W, atol=1e-11), title
+
+
+@over_kinds
+@pytest.mark.parametrize(("O", "I"), SHAPES)
+def test_rows(kind, O, I):
+    _, params = draw(kind, 0.6, 1, O, I)
+    W = kind.matrix(params, O, I)
+    flat = torch.tensor([0, len(W) - 1, 1, 0])
+    index = torch.unravel_index(flat, I)
+    assert torch.allclose(kind.rows(params, index, O, I), W[flat], atol=1e-13)
+    assert kind.rows(params, tuple(i[:0] for i in index), O, I).shape == (0, math.prod(O))
+
+
+@over_kinds
+@pytest.mark.parametrize("L", [1, 3])
+def test_inner_products_without_the_tensor(kind, L):
+    O, I = SHAPES[0] if kind.name != "blocktt" else ((3, 2), (2, 4))
+    (_, a), (_, b) = draw(kind, 2, L, O, I), draw(kind, 0.9, L, O, I, seed=1)
+
+    def stacked(params):
+        layers = [kind.select(params, i) for i in range(L)] if L > 1 else [params]
+        return torch.stack([kind.matrix(layer, O, I) for layer in layers])
+
+    assert kind.inner(a, b).item() == pytest.approx((stacked(a) * stacked(b)).sum().item(), rel=1e-11)
+
+
+@over_kinds
+@pytest.mark.parametrize("L", [1, 3])
+def test_bonds(kind, L):
+    """All ones change nothing; zeros at some values are the same as keeping the others."""
+    O, I = (3, 4), (4, 2)
+    r, params = draw(kind, 3, L, O, I)
+    bonds = kind.bonds(r)
+    whole = kind.scale_bonds(params, {bond: torch.ones(size, dtype=D) for bond, size in bonds.items()})
+    assert all(torch.equal(whole[k], params[k]) for k in params)
+    layer = lambda p: kind.matrix(kind.select(p, 0) if L > 1 else p, O, I)
+    for bond, size in bonds.items():
+        kept = torch.arange(size)[: max(1, size - 1)]
+        mask = torch.zeros(size, dtype=D).index_fill(0, kept, 1.0)
+        smaller, leaves = kind.keep(params, r, {bond: kept})
+        assert {k: tuple(t.shape) for k, t in leaves.items()} == kind.shapes(smaller, L, O, I)
+        assert torch.allclose(layer(leaves), layer(kind.scale_bonds(params, {bond: mask})), atol=1e-13)

@@ -1,0 +1,78 @@
+"""A matrix of low rank."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from linmaps.factorized import ranks
+from linmaps.factorized.kinds.base import Kind, dense_product
+from linmaps.factorized.plan import Way, product
+from linmaps.factorized.randomized import randomized_svd
+
+
+class LowRank(Kind):
+    """W = U V: "U" [in, R], which layers share, and "V" [(L,) R, out]."""
+
+    name, joint, layered = "lowrank", "U", ("V", 0)
+
+    def ranks(self, rank, L, O, I, compat=False):
+        return ranks.low_rank(rank, math.prod(I), L * math.prod(O))
+
+    def shapes(self, r, L, O, I):
+        return {"U": (math.prod(I), r), "V": ((L,) if L > 1 else ()) + (r, math.prod(O))}
+
+    def terms(self, r):
+        return float(r)
+
+    def inner(self, a, b):
+        # <U V, P Q> = sum over the entries of (U' P) and (V Q')
+        rights = (a["V"].conj() @ b["V"].mT).reshape(-1, a["V"].shape[-2], b["V"].shape[-2]).sum(0)
+        return ((a["U"].mH @ b["U"]) * rights).sum()
+
+    def matrix(self, params, O, I):
+        return params["U"] @ params["V"]
+
+    def ways(self, r, O, I, B):
+        n, m = math.prod(I), math.prod(O)
+        return {
+            "two products": Way({}, product(B, n, r) + product(B, r, m)),
+            "dense": Way(None, product(n, r, m) + dense_product(O, I, B)),
+        }
+
+    def apply(self, params, x, O, I, **options: Any):
+        return (x @ params["U"]) @ params["V"]
+
+    def rows(self, params, index, O, I):
+        return params["U"].reshape(*I, params["U"].shape[1])[index] @ params["V"]
+
+    def select(self, params, layer):
+        return {"U": params["U"], "V": params["V"][layer]}
+
+    def bonds(self, r):
+        return {"r": r}
+
+    def scale_bonds(self, params, factors):
+        return {**params, "U": params["U"] * factors["r"]} if "r" in factors else dict(params)
+
+    def keep(self, params, r, kept):
+        if "r" not in kept:
+            return r, dict(params)
+        U, V = params["U"].index_select(1, kept["r"]), params["V"].index_select(-2, kept["r"])
+        return len(kept["r"]), {"U": U, "V": V}
+
+    def decompose(self, W, r, L, O, I, how):
+        n, m = W.shape[-2:]
+        side_by_side = W if L == 1 else W.transpose(0, 1).reshape(n, L * m)
+        if how.sketch is None:
+            U, s, V = torch.linalg.svd(side_by_side, full_matrices=False)
+        else:
+            U, s, V = randomized_svd(side_by_side, r, how.sketch[0])
+        root = s[:r].sqrt()
+        V = root[:, None] * V[:r]
+        return {"U": U[:, :r] * root, "V": V if L == 1 else V.reshape(r, L, m).transpose(0, 1)}
+
+    def unfoldings(self, W, r, L, O, I):
+        return [(W if L == 1 else W.transpose(0, 1).reshape(W.shape[1], L * W.shape[2]), r)]

@@ -1,0 +1,206 @@
+"""Tensor trains: of the modes one after the other, and of matrices."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+
+from linmaps.factorized import compat as compatible
+from linmaps.factorized import contract, norms, ranks
+from linmaps.factorized.decompose import tt_svd
+from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
+from linmaps.factorized.plan import Cost, Way, cheapest, product, step
+from linmaps.factorized.randomized import randomized_tt
+
+
+class _Train(Kind):
+    """Cores "A0".., bonds "r1".. between them."""
+
+    def terms(self, r):
+        return float(math.prod(r))
+
+    def bonds(self, r):
+        return {f"r{k}": r[k] for k in range(1, len(r) - 1)}
+
+    def scale_bonds(self, params, factors):
+        leaves = dict(params)
+        for bond, w in factors.items():
+            core = f"A{int(bond[1:]) - 1}"
+            leaves[core] = leaves[core] * w
+        return leaves
+
+    def keep(self, params, r, kept):
+        leaves, r = dict(params), list(r)
+        for bond, index in kept.items():
+            k = int(bond[1:])
+            leaves[f"A{k - 1}"] = leaves[f"A{k - 1}"].index_select(-1, index)
+            leaves[f"A{k}"] = leaves[f"A{k}"].index_select(0, index)
+            r[k] = len(index)
+        return tuple(r), leaves
+
+    @staticmethod
+    def _cores(T, r, how):
+        return tt_svd(T, r) if how.sketch is None else randomized_tt(T, r, how.sketch)
+
+
+class TT(_Train):
+    """ "A0".. [r_{k-1}, s_k, r_k].  Layers share all but the first core."""
+
+    name, joint, layered = "tt", "all but the first core", ("A0", 1)
+
+    def ranks(self, rank, L, O, I, compat=False):
+        return (compatible if compat else ranks).tt_rank(rank, modes(L, O, I))
+
+    def shapes(self, r, L, O, I):
+        return {f"A{k}": (r[k], s, r[k + 1]) for k, s in enumerate(modes(L, O, I))}
+
+    def inner(self, a, b):
+        return norms.tt_inner(listed(a, "A"), listed(b, "A"))
+
+    def _split(self, params, O):
+        cores = listed(params, "A")
+        return cores[: len(O)], cores[len(O) :]
+
+    def matrix(self, params, O, I):
+        return contract.tt_matrix(*self._split(params, O))
+
+    def ways(self, r, O, I, B):
+        p = len(O)
+
+        def join(a: int, b: int, offset: int, sizes) -> Cost:
+            cost, s = Cost(), sizes[a]
+            for k in range(a + 1, b):
+                left, here = r[offset + a] * s, sizes[k] * r[offset + k + 1]
+                cost, s = cost + product(left, r[offset + k], here), s * sizes[k]
+            return cost
+
+        def take(a: int, b: int) -> Cost:
+            n, k = B * math.prod(I[:a]), math.prod(I[a:b]) * r[p + b]
+            return join(a, b, p, I) + product(n, k, r[p + a])
+
+        def give(a: int, b: int) -> Cost:
+            return join(a, b, 0, O) + step(B, r[a] * math.prod(O[a:b]), r[b], math.prod(O[b:]))
+
+        into, in_groups = cheapest(len(I), take)
+        out, out_groups = cheapest(p, give)
+        formed = join(0, p, 0, O) + join(0, len(I), p, I) + product(math.prod(I), r[p], math.prod(O))
+        return {
+            "cores": Way({"in_groups": in_groups, "out_groups": out_groups}, into + out),
+            "dense": Way(None, formed + dense_product(O, I, B)),
+        }
+
+    def apply(self, params, x, O, I, **options: Any):
+        return contract.tt_apply(x, *self._split(params, O), **options)
+
+    def rows(self, params, index, O, I):
+        outs, ins = self._split(params, O)
+        n, chosen = len(index[0]), [A.movedim(1, 0)[i] for A, i in zip(ins, index)]  # each [n, r, r']
+        z = functools.reduce(lambda z, A: A @ z, reversed(chosen))
+        P = contract.joined(outs)
+        return z.reshape(n, ins[0].shape[0]) @ P.reshape(P.shape[1:]).mT
+
+    def single(self, r):
+        return (1, *r[2:])
+
+    def select(self, params, layer):
+        first, second, *others = listed(params, "A")
+        (s, q), row = second.shape[1:], first[0, layer]
+        merged = (row @ second.reshape(second.shape[0], s * q)).reshape(1, s, q)
+        return named("A", [merged, *others])
+
+    def decompose(self, W, r, L, O, I, how):
+        return named("A", self._cores(tensor(W, L, O, I), r, how))
+
+    def unfoldings(self, W, r, L, O, I):
+        T = tensor(W, L, O, I)
+        return [(T.reshape(math.prod(T.shape[:k]), -1), r[k]) for k in range(1, T.ndim)]
+
+
+class BlockTT(_Train):
+    """A train of matrices: "A0".. [r_{k-1}, (L,) o_k, i_k, r_k], as many out as in modes.  Layers share nothing."""
+
+    name, joint, layered, paired = "blocktt", "nothing", ("A0", 1), True
+
+    def ranks(self, rank, L, O, I, compat=False):
+        rule = compatible if compat else ranks
+        return rule.tt_rank(rank, [o * i for o, i in zip(O, I)])
+
+    def shapes(self, r, L, O, I):
+        layers = (L,) if L > 1 else ()
+        return {f"A{k}": (r[k], *layers, o, i, r[k + 1]) for k, (o, i) in enumerate(zip(O, I))}
+
+    def inner(self, a, b):
+        left, right = listed(a, "A"), listed(b, "A")
+        if left[0].ndim == 4:
+            return norms.tt_inner(left, right)
+        pairs = [[core.movedim(1, 0) for core in cores] for cores in (left, right)]
+        return torch.func.vmap(norms.tt_inner)(*pairs).sum()
+
+    def matrix(self, params, O, I):
+        return contract.blocktt_matrix(listed(params, "A"))
+
+    def ways(self, r, O, I, B):
+        def join(a: int, b: int) -> Cost:
+            cost, s = Cost(), O[a] * I[a]
+            for k in range(a + 1, b):
+                t = O[k] * I[k]
+                out = r[a] * s * t * r[k + 1]
+                cost, s = cost + product(r[a] * s, r[k], t * r[k + 1]) + Cost(0, 2 * out, 1), s * t
+            return cost
+
+        def first_to_last(a: int, b: int) -> Cost:
+            n, m, k = B * math.prod(O[:a]), math.prod(O[a:b]) * r[b], r[a] * math.prod(I[a:b])
+            return join(a, b) + step(n, m, k, math.prod(I[b:]))
+
+        def last_to_first(a: int, b: int) -> Cost:
+            n, m, k = B * math.prod(I[:a]), r[a] * math.prod(O[a:b]), math.prod(I[a:b]) * r[b]
+            return join(a, b) + step(n, m, k, math.prod(O[b:]))
+
+        ways = {}
+        for name, forward, cost in (("last to first", False, last_to_first), ("first to last", True, first_to_last)):
+            total, groups = cheapest(len(O), cost, whole=False)
+            ways[name] = Way({"groups": groups, "forward": forward}, total)
+        return ways | {"dense": Way(None, join(0, len(O)) + dense_product(O, I, B))}
+
+    def apply(self, params, x, O, I, **options: Any):
+        return contract.blocktt_apply(x, listed(params, "A"), **options)
+
+    def rows(self, params, index, O, I):
+        first, *others = [A.movedim(2, 0)[i] for A, i in zip(listed(params, "A"), index)]  # each [n, r, o, r']
+        z, n = first[:, 0], len(index[0])
+        for A in others:
+            r, o, after = A.shape[1:]
+            z = (z @ A.reshape(n, r, o * after)).reshape(n, z.shape[1] * o, after)
+        return z[:, :, 0]
+
+    def select(self, params, layer):
+        return named("A", [core[:, layer] for core in listed(params, "A")])
+
+    def subset(self, params, layers):
+        return {k: core.index_select(1, layers) for k, core in params.items()}
+
+    def decompose(self, W, r, L, O, I, how):
+        if L > 1:
+            single = lambda one: self.decompose(one, r, 1, O, I, how)
+            return {k: core.movedim(0, 1) for k, core in torch.func.vmap(single)(W).items()}
+        T = self._interleaved(W, L, O, I)
+        cores = self._cores(T.reshape([o * i for o, i in zip(O, I)]), r, how)
+        shapes = self.shapes(r, 1, O, I)
+        return {name: core.reshape(shapes[name]) for name, core in zip(shapes, cores)}
+
+    def _interleaved(self, W, L, O, I):
+        d = len(O)
+        T = tensor(W, 1, O, I) if W.ndim == 2 else W.mT.reshape(W.shape[0], *O, *I)
+        lead = W.ndim - 2
+        return T.permute(*range(lead), *(lead + k + half * d for k in range(d) for half in (0, 1)))
+
+    def unfoldings(self, W, r, L, O, I):
+        sizes = [o * i for o, i in zip(O, I)]
+        found = []
+        for one in W.reshape(L, *W.shape[-2:]):
+            T = self._interleaved(one, 1, O, I).reshape(sizes)
+            found += [(T.reshape(math.prod(sizes[:k]), -1), r[k]) for k in range(1, len(sizes))]
+        return found

@@ -1,0 +1,117 @@
+"""A core and a factor for each mode (Tucker)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from linmaps.factorized import compat as compatible
+from linmaps.factorized import contract, norms, ranks
+from linmaps.factorized.decompose import tucker_hosvd
+from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
+from linmaps.factorized.plan import Cost, Way, cheapest, product, step
+from linmaps.factorized.randomized import randomized_hosvd
+
+
+class Tucker(Kind):
+    """ "core" [r_1..r_N], "U0".. [s_k, r_k].  Layers share all but the first factor."""
+
+    name, layered = "tucker", ("U0", 0)
+
+    def ranks(self, rank, L, O, I, compat=False):
+        return (compatible if compat else ranks).tucker_rank(rank, modes(L, O, I))
+
+    def shapes(self, r, L, O, I):
+        return {"core": tuple(r)} | {f"U{k}": shape for k, shape in enumerate(zip(modes(L, O, I), r))}
+
+    def terms(self, r):
+        return float(math.prod(r))
+
+    def inner(self, a, b):
+        return norms.tucker_inner(a["core"], listed(a, "U"), b["core"], listed(b, "U"))
+
+    def _split(self, params, O):
+        factors = listed(params, "U")
+        return params["core"], factors[: len(O)], factors[len(O) :]
+
+    def matrix(self, params, O, I):
+        return contract.tucker_matrix(*self._split(params, O))
+
+    def ways(self, r, O, I, B):
+        p = len(O)
+        outs, ins = r[:p], r[p:]
+
+        def kronecker(a: int, b: int, sizes, ranks) -> Cost:
+            n = math.prod(sizes[a:b]) * math.prod(ranks[a:b])
+            return Cost(n, 2 * n, b - a - 1)
+
+        def project(a: int, b: int, B=B) -> Cost:
+            n, done = B * math.prod(I[:a]), math.prod(ins[b:])
+            return kronecker(a, b, I, ins) + step(n, math.prod(ins[a:b]), math.prod(I[a:b]), done)
+
+        def expand(a: int, b: int, B=B, sizes=O, ranks=outs) -> Cost:
+            n, rest = B * math.prod(sizes[:a]), math.prod(ranks[b:])
+            return kronecker(a, b, sizes, ranks) + step(n, math.prod(sizes[a:b]), math.prod(ranks[a:b]), rest)
+
+        into, in_groups = cheapest(len(I), project)
+        out, out_groups = cheapest(p, expand)
+        ways = {
+            "modes": Way(
+                {"in_groups": in_groups, "out_groups": out_groups},
+                into + product(B, math.prod(ins), math.prod(outs)) + out,
+            )
+        }
+        formed = sum((expand(k, k + 1, math.prod(outs), I, ins) for k in range(len(I))), Cost())
+        formed = sum((expand(k, k + 1, math.prod(I)) for k in range(p)), formed)
+        return ways | {"dense": Way(None, formed + dense_product(O, I, B))}
+
+    def apply(self, params, x, O, I, **options: Any):
+        return contract.tucker_apply(x, *self._split(params, O), **options)
+
+    def rows(self, params, index, O, I):
+        core, outs, ins = self._split(params, O)
+        z, n = contract.core_matrix(core, len(outs)).mT, len(index[0])
+        z = z.reshape(1, *core.shape[len(outs) :], z.shape[1]).expand(n, *core.shape[len(outs) :], z.shape[1])
+        for U, i in zip(ins, index):  # [n, ranks to come, ranks of outs]
+            r = U.shape[1]
+            z = (U[i][:, None] @ z.reshape(n, r, math.prod(z.shape[2:]))).reshape(n, *z.shape[2:])
+        return contract.expand(z, outs)
+
+    def single(self, r):
+        return tuple(r[1:])
+
+    def select(self, params, layer):
+        first, *others = listed(params, "U")
+        core = params["core"]
+        row = first[layer] @ core.reshape(core.shape[0], math.prod(core.shape[1:]))
+        return {"core": row.reshape(core.shape[1:])} | named("U", others)
+
+    def bonds(self, r):
+        return {f"r{k}": size for k, size in enumerate(r)}
+
+    def scale_bonds(self, params, factors):
+        scaled = {f"U{k[1:]}": params[f"U{k[1:]}"] * w for k, w in factors.items()}
+        return {**params, **scaled}
+
+    def keep(self, params, r, kept):
+        leaves, r = dict(params), list(r)
+        for bond, index in kept.items():
+            k = int(bond[1:])
+            leaves["core"] = leaves["core"].index_select(k, index)
+            leaves[f"U{k}"] = leaves[f"U{k}"].index_select(1, index)
+            r[k] = len(index)
+        return tuple(r), leaves
+
+    def decompose(self, W, r, L, O, I, how):
+        T, sweeps = tensor(W, L, O, I), {} if how.n_sweeps is None else {"n_sweeps": how.n_sweeps}
+        if how.sketch is None:
+            core, factors = tucker_hosvd(T, r, **sweeps)
+        else:
+            core, factors = randomized_hosvd(T, r, how.sketch, **sweeps)
+        return {"core": core} | named("U", factors)
+
+    def unfoldings(self, W, r, L, O, I):
+        T = tensor(W, L, O, I)
+        return [(torch.movedim(T, k, 0).reshape(s, -1), r[k]) for k, s in enumerate(T.shape)]

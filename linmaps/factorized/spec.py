@@ -1,0 +1,533 @@
+"""The spec of a tensorized matrix, or of several that share factors.
+
+L layers; W [in, out], its rows and columns split into modes i_1..i_q and o_1..o_p; the tensor has modes (L,) O, I.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from linmaps.base import Map
+from linmaps.checks import Params, Shape
+from linmaps.factorized.checkpoint import recompute
+from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
+from linmaps.factorized.plan import Plan, least, product
+from linmaps.factorized.shapes import tensorized_shape
+from linmaps.numeric import HALF, frobenius, uniform, working
+from linmaps.registry import register
+
+IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
+Layer = int | Sequence[int] | Tensor | None
+
+
+@functools.lru_cache(maxsize=1024)
+def _ranks(name: str, rank: Any, L: int, O: Shape, I: Shape, compat: bool) -> Any:
+    return KINDS[name].ranks(rank, L, O, I, compat)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes(name: str, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
+    return KINDS[name].shapes(r, L, O, I)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(name: str, r: Any, O: Shape, I: Shape, B: int, implementation: str) -> Plan:
+    ways = KINDS[name].ways(r, O, I, B)
+    allowed = [
+        title
+        for title, way in ways.items()
+        if implementation == "auto" or len(ways) == 1 or (way.options is None) == (implementation == "reconstructed")
+    ]
+    chosen = allowed[least([ways[title].cost.time for title in allowed])]
+    return Plan(B, ways, chosen, product(B, math.prod(I), math.prod(O)))
+
+
+@register
+@dataclass(frozen=True)
+class Factorized(Map):
+    """A matrix whose rows and columns are split into modes, kept as a factorized tensor and used without forming it.
+
+    W [in, out], in = prod(in_shape), out = prod(out_shape) (in_shape unless given), holds in row-major order a tensor T of
+    modes (o_1..o_p, i_1..i_q), s_1..s_N in this order:
+
+    | factorization | T or W | leaves | layers share |
+    |---|---|---|---|
+    | dense | W | "W" [(L,) in, out] | nothing |
+    | lowrank | W = U V | "U" [in, R], "V" [(L,) R, out] | U |
+    | cp | sum_r weights_r u_1r (x) ... (x) u_Nr | "weights" [R], "U0".. [s_k, R] | all but U0 |
+    | tucker | core x_1 U_1 ... x_N U_N | "core" [r_1..r_N], "U0".. [s_k, r_k] | all but U0 |
+    | tt | A_1[:, j_1] ... A_N[:, j_N] | "A0".. [r_{k-1}, s_k, r_k] | all but A0 |
+    | blocktt (ttm) | A_1[:, o_1, i_1] ... A_d[:, o_d, i_d] | "A0".. [r_{k-1}, (L,) o_k, i_k, r_k] | nothing |
+
+    rank: "same" (at most the dense number of parameters for cp and lowrank, and full ranks, with which every W is exact, for
+    the others), a fraction of the dense number, which is a ceiling below 1, an int, or a tuple (for trains with 1 at both
+    ends); cut to what is feasible.  `ranks` has the result, `ratio` the share of the dense number.
+    implementation: "factorized" multiplies x with the factors, "reconstructed" with W, "auto" by what costs less for so many
+    rows (`plan(rows)` prints the costs).
+    n_layers: L matrices of one joint tensor, with L as its first mode, and a bias for each.  Then `apply` and
+    `effective_W` take a `layer`, and `select` gives a spec of one layer.  Block trains of several layers share nothing.
+    checkpointing: keep no inner step of `apply` for the backward pass, and run it twice; inside transforms too.
+    compat: ranks as tensorly-torch computes them, and tuples as they are, for its trained weights.
+
+    init: normal leaves, rescaled so that the mean square of each layer's entries is 1 / (3 in), as of torch.nn.Linear;
+    a complex dtype gives complex leaves.  `violation(W)` is the norm of the singular values beyond the ranks in all
+    unfoldings of T that the ranks bound; for cp a necessary condition only.  `from_matrix` is the singular value
+    decomposition of lowrank, TT-SVD, HOSVD with sweeps for tucker, and alternating least squares for cp, which finds
+    local optima; all within sqrt(N - 1) of the nearest tensor but the last.  Its derivatives are those of the singular
+    value decomposition, which has none where singular values repeat; with a `sketch` they need no distinct values.
+
+    ValueError or TypeError for shapes, names, ranks or options that make no sense; blocktt needs as many out as in modes.
+
+    Source: Kolda and Bader 2009 (cp, tucker); Oseledets 2011 (tt); Novikov et al. 2015 (blocktt).
+
+    >>> import torch, linmaps
+    >>> spec = linmaps.Factorized((4, 8, 8), (4, 4, 8), factorization="tt", rank=0.1)
+    >>> spec.ranks, spec.n_params, round(spec.ratio, 3)
+    ((1, 4, 14, 13, 13, 8, 1), 3396, 0.1)
+    >>> params = spec.init(torch.Generator().manual_seed(0))
+    >>> spec.apply(params, torch.ones(5, 256)).shape
+    torch.Size([5, 128])
+    """
+
+    name: ClassVar[str] = "factorized"
+    promise: ClassVar[str] = "W is a tensor of bounded rank"
+    complex_ready: ClassVar[bool] = True
+
+    in_shape: tuple[int, ...]  # type: ignore[misc]
+    out_shape: tuple[int, ...] = None  # type: ignore[assignment]
+    in_features: int = field(init=False, repr=False)
+    out_features: int = field(init=False, repr=False)
+    factorization: str = field(default="tucker", kw_only=True)
+    rank: Any = field(default="same", kw_only=True)
+    implementation: str = field(default="auto", kw_only=True)
+    n_layers: int = field(default=1, kw_only=True)
+    checkpointing: bool = field(default=False, kw_only=True)
+    compat: bool = field(default=False, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if vars(self)["out_shape"] is None:
+            object.__setattr__(self, "out_shape", self.in_shape)
+        for key in ("in_shape", "out_shape"):
+            shape = getattr(self, key)
+            fine = isinstance(shape, Sequence) and all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
+            cure = "a tuple of ints, the sizes of the modes; linmaps.tensorized_shape(n, n_modes) makes one"
+            self._expect(fine, key, cure, error=TypeError)
+            self._expect(len(shape) > 0 and min(shape) > 0, key, "at least one mode, and positive sizes")
+            object.__setattr__(self, key, tuple(shape))
+        object.__setattr__(self, "in_features", math.prod(self.in_shape))
+        object.__setattr__(self, "out_features", math.prod(self.out_shape))
+        super().__post_init__()
+        given = self.factorization
+        name = "dense" if given is None else str(given).lower()
+        object.__setattr__(self, "factorization", ALIASES.get(name, name))
+        self._expect(self.factorization in KINDS, "factorization", f"one of {[*KINDS, *ALIASES]}")
+        self._expect_int("n_layers", 1, None)
+        self._expect(self.implementation in IMPLEMENTATIONS, "implementation", f"one of {IMPLEMENTATIONS}")
+        for key in ("checkpointing", "compat"):
+            self._expect(isinstance(getattr(self, key), bool), key, "a bool", error=TypeError)
+        paired = len(self.in_shape) == len(self.out_shape) or not self._kind.paired
+        cure = f"as many modes as in_shape={self.in_shape} for {self.factorization}; pad with ones"
+        self._expect(paired, "out_shape", cure)
+        if isinstance(self.rank, list):
+            object.__setattr__(self, "rank", tuple(self.rank))
+        _ = self.ranks  # refuses what makes no sense
+
+    @classmethod
+    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
+        return cls(tensorized_shape(rows, 2), tensorized_shape(columns, 2), **options)
+
+    # --- sizes -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _kind(self) -> Kind:
+        return KINDS[self.factorization]
+
+    @property
+    def ranks(self) -> Any:
+        """The ranks in use: R for lowrank and cp, one for each mode for tucker, with 1 at both ends for trains.
+
+        >>> import linmaps
+        >>> linmaps.Factorized((4, 4), (4, 4), rank=0.5).ranks
+        (4, 3, 3, 2)
+        """
+        if self.factorization == "dense":
+            return None  # whatever the rank
+        return _ranks(self.factorization, self.rank, self.n_layers, self.out_shape, self.in_shape, self.compat)
+
+    def _shapes(self) -> dict[str, Shape]:
+        return _shapes(self.factorization, self.ranks, self.n_layers, self.out_shape, self.in_shape)
+
+    @property
+    def _lead(self) -> Shape:
+        return (self.n_layers,) if self.n_layers > 1 else ()
+
+    def shapes(self) -> dict[str, Shape]:
+        """Name and shape of each leaf of params.
+
+        >>> import linmaps
+        >>> linmaps.Factorized((2, 2), (3,), factorization="cp", rank=2, n_layers=5).shapes()
+        {'weights': (2,), 'U0': (5, 2), 'U1': (3, 2), 'U2': (2, 2), 'U3': (2, 2), 'bias': (5, 3)}
+        """
+        return self._shapes() | ({"bias": (*self._lead, self.out_features)} if self.bias else {})
+
+    @property
+    def ratio(self) -> float:
+        """The number of params, without the bias, relative to that of dense matrices.
+
+        >>> import linmaps
+        >>> linmaps.Factorized((4, 4), (4, 4), factorization="lowrank", rank=4).ratio
+        0.5
+        """
+        return sum(map(math.prod, self._shapes().values())) / (self.n_layers * self.in_features * self.out_features)
+
+    def plan(self, rows: int) -> Plan:
+        """The ways to multiply so many rows, their costs relative to a dense matrix, and the one that `apply` takes.
+
+        >>> import linmaps
+        >>> linmaps.Factorized((16, 16), (16, 16), factorization="lowrank", rank=4).plan(64)
+        64 rows         multiplications  numbers moved  operations
+        two products *            0.031          0.359           2
+        dense                     1.062          1.688           2
+        """
+        return _plan(self.factorization, self._layer_ranks, self.out_shape, self.in_shape, rows, self.implementation)
+
+    # --- params ------------------------------------------------------------------------------------------------------
+
+    def init(
+        self,
+        generator: torch.Generator,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        std: float | None = None,
+    ) -> dict[str, Tensor]:
+        """Random params: leaves of W with entries of mean square std^2, "bias" U(-1/sqrt(in), 1/sqrt(in)).
+
+        dtype: real or complex; E|z|^2 is the same for both.  std: 1 / sqrt(3 in) unless given; 1.0 suits an embedding.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 3), factorization="cp", rank=2)
+        >>> W = spec.effective_W(spec.init(torch.Generator(), std=2.0))
+        >>> round(W.square().mean().sqrt().item(), 5)
+        2.0
+        """
+        dtype = self._init_dtype(generator, dtype)
+        if dtype.is_complex and dtype.to_real() in HALF:
+            raise TypeError(
+                f"{self._title}.init: dtype is {dtype}, expected complex64 or complex128 for complex leaves"
+            )
+        if std is not None and not std > 0:
+            raise ValueError(f"{self._title}.init: std is {std}, expected a number > 0")
+        drawn = working(dtype)
+        sizes = (self.n_layers, self.out_shape, self.in_shape)
+        std = 1 / math.sqrt(3 * self.in_features) if std is None else std
+        params = self._kind.init(generator, self.ranks, *sizes, std, drawn)
+        if self.bias:
+            shape, bound = (*self._lead, self.out_features), self.in_features**-0.5
+            if drawn.is_complex:
+                parts = uniform(generator, (*shape, 2), bound / math.sqrt(2), drawn.to_real())
+                params["bias"] = torch.view_as_complex(parts)
+            else:
+                params["bias"] = uniform(generator, shape, bound, drawn)
+        return self._moved(params, dtype, device)
+
+    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
+        raise AssertionError("init draws by itself")
+
+    def from_matrix(
+        self,
+        W: Tensor,
+        *,
+        bias: Tensor | None = None,
+        n_sweeps: int | None = None,
+        sketch: Sequence[Tensor] | None = None,
+        start: Sequence[Tensor] | None = None,
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Params whose matrix is close to a given W [in, out] ([L, in, out] for several layers), and the distance.
+
+        n_sweeps: of tucker and cp.  sketch: Gaussian matrices, from `linmaps.factorized.sketches`, for a randomized
+        decomposition of lowrank, tucker and trains, which takes less time and has derivatives everywhere.  start: factors for
+        cp, in place of singular vectors.  bias: zeros unless given.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 2), factorization="tt", rank="same", bias=False)
+        >>> params, distance = spec.from_matrix(torch.arange(16.0).reshape(4, 4))
+        >>> bool(distance < 1e-5)
+        True
+        """
+        how, sizes = Fitting(n_sweeps, sketch, start), (self.n_layers, self.out_shape, self.in_shape)
+        return self._fit(W, bias, lambda raised: self._kind.decompose(raised, self.ranks, *sizes, how))
+
+    # --- one of several layers ---------------------------------------------------------------------------------------
+
+    @property
+    def _layer_ranks(self) -> Any:
+        return self.ranks if self.n_layers == 1 else self._kind.single(self.ranks)
+
+    def select(self, params: Params, layer: Layer) -> tuple[Factorized, dict[str, Tensor]]:
+        """The spec and params of one layer, or, for several of them, of a joint tensor of these.
+
+        layer: an int, a 0-d tensor of ints (under `vmap` too), a sequence or 1-d tensor for several.
+
+        IndexError for an int beyond the layers.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 2), factorization="cp", rank=3, n_layers=4)
+        >>> params = spec.init(torch.Generator())
+        >>> one, leaves = spec.select(params, -1)
+        >>> torch.equal(one.effective_W(leaves), spec.effective_W(params, -1))
+        True
+        """
+        self._check(params)
+        found = self._index(layer, params)
+        if isinstance(found, Tensor) and found.ndim == 1 and len(found) == 1:
+            found = found[0]
+        if self.n_layers == 1:
+            return self, dict(params)
+        leaves = {k: t for k, t in params.items() if k != "bias"}
+        if isinstance(found, Tensor) and found.ndim:
+            chosen = self._kind.subset(leaves, found)
+            spec = self._of_layers(len(found), self.ranks)
+        else:
+            chosen = self._kind.select(leaves, found)
+            spec = self._of_layers(1, self._layer_ranks)
+        return spec, chosen | ({"bias": params["bias"][found]} if self.bias else {})
+
+    def _of_layers(self, n: int, ranks: Any) -> Factorized:
+        """Ranks that are feasible for several layers may not be so for one, and are taken as they are."""
+        spec = replace(self, n_layers=n, rank=ranks, compat=self.compat)
+        return spec if spec.ranks == ranks else replace(spec, compat=True)
+
+    def layers(self, params: Params) -> Iterator[tuple[Factorized, dict[str, Tensor]]]:
+        """The spec and params of each layer in turn.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 2), n_layers=3)
+        >>> len(list(spec.layers(spec.init(torch.Generator()))))
+        3
+        """
+        return (self.select(params, layer) for layer in range(self.n_layers))
+
+    def _index(self, layer: Layer, params: Params) -> int | Tensor:
+        """The layer as an int, or as a tensor of ints; structure alone is checked, and ints."""
+        if layer is None:
+            if self.n_layers > 1:
+                raise ValueError(f"{self._title}: layer is None, expected one of {self.n_layers}; pass layer=")
+            return 0
+        if isinstance(layer, Tensor):
+            if layer.is_floating_point() or layer.is_complex() or layer.dtype == torch.bool or layer.ndim > 1:
+                raise TypeError(
+                    f"{self._title}: layer is a tensor of {layer.dtype} with {layer.ndim} axes, expected ints with 0 or 1"
+                )
+            return layer
+        if isinstance(layer, (list, tuple, range)):
+            return torch.tensor(
+                [self._index(one, params) for one in layer], dtype=torch.long, device=self._like(params).device
+            )
+        try:
+            index = operator.index(layer)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(
+                f"{self._title}: layer is {type(layer).__name__}, expected an int, a sequence or a tensor of ints"
+            ) from None
+        if not -self.n_layers <= index < self.n_layers:
+            raise IndexError(f"{self._title}: layer is {index}, expected one of {self.n_layers}")
+        return index % self.n_layers
+
+    def _leaves(self, params: Params, layer: int | Tensor) -> Params:
+        return params if self.n_layers == 1 else self._kind.select(params, layer)
+
+    def _over(self, f: Callable[[Any], Tensor], layer: int | Tensor) -> Tensor:
+        """f of one layer, or of each of several."""
+        several = isinstance(layer, Tensor) and layer.ndim == 1
+        return torch.func.vmap(f)(layer) if several else f(layer)
+
+    # --- W and products with it --------------------------------------------------------------------------------------
+
+    def effective_W(self, params: Params, layer: Layer = None) -> Tensor:
+        """W [in, out]; of several layers [L, in, out], or that of one `layer`, or [K, in, out] of K of them.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 2), (3,), factorization="cp", rank=2, n_layers=5)
+        >>> params = spec.init(torch.Generator())
+        >>> spec.effective_W(params).shape, spec.effective_W(params, 4).shape
+        (torch.Size([5, 4, 3]), torch.Size([4, 3]))
+        """
+        self._check(params)
+        if layer is None:
+            return self._weight(params)
+        return self._over(lambda one: self._matrix(self._leaves(params, one)), self._index(layer, params))
+
+    def _matrix(self, leaves: Params) -> Tensor:
+        return self._kind.matrix(leaves, self.out_shape, self.in_shape)
+
+    def _weight(self, params: Params) -> Tensor:
+        if self.n_layers == 1:
+            return self._matrix(params)
+        every = torch.arange(self.n_layers, device=self._like(params).device)
+        return torch.func.vmap(lambda one: self._matrix(self._leaves(params, one)))(every)
+
+    def apply(self, params: Params, x: Tensor, layer: Layer = None) -> Tensor:
+        """`x @ W + b` for x [..., in], by the way that `implementation` allows and that costs least; the result is [..., out].
+
+        layer: needed for several layers; a sequence or 1-d tensor of K gives [K, ..., out].  For a layer to each x use
+        `torch.func.vmap(spec.apply, (None, 0, 0))(params, x, layers)`.
+
+        ValueError or TypeError for params of another spec, another last axis of x, or no layer where there are several.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 2), (3,), n_layers=2)
+        >>> params, x = spec.init(torch.Generator()), torch.ones(7, 4)
+        >>> spec.apply(params, x, layer=1).shape, spec.apply(params, x, layer=[1, 0, 1]).shape
+        (torch.Size([7, 3]), torch.Size([3, 7, 3]))
+        """
+        self._check(params)
+        self._check_x(x, "in_features", "apply: x")
+        return self._over(lambda one: self._apply_layer(params, x, one), self._index(layer, params))
+
+    def _apply_layer(self, params: Params, x: Tensor, layer: int | Tensor) -> Tensor:
+        leaves = {k: t for k, t in self._leaves(params, layer).items() if k != "bias"}
+        rows = math.prod(x.shape[:-1])
+        plan = _plan(self.factorization, self._layer_ranks, self.out_shape, self.in_shape, rows, self.implementation)
+        product = _Product(self._kind, self.out_shape, self.in_shape, plan.ways[plan.chosen].options, tuple(leaves))
+        flat = x.reshape(rows, self.in_features)
+        tensors = _alike(flat, *leaves.values())
+        y = recompute(product, *tensors) if self.checkpointing else product(*tensors)
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        if not self.bias:
+            return y
+        return y + (params["bias"] if self.n_layers == 1 else params["bias"][layer])
+
+    def apply_tensor(self, params: Params, x: Tensor, layer: Layer = None) -> Tensor:
+        """`apply` for an array x [..., *in_shape] with the axes of the modes: the result is [..., *out_shape].
+
+        A tensor regression layer: T contracted with x along all in modes, plus the bias.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 3, 4), (5, 2), factorization="tucker", rank=0.5)
+        >>> spec.apply_tensor(spec.init(torch.Generator()), torch.ones(7, 2, 3, 4)).shape
+        torch.Size([7, 5, 2])
+        """
+        q = len(self.in_shape)
+        if not isinstance(x, Tensor) or tuple(x.shape[max(0, x.ndim - q) :]) != self.in_shape:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"{self._title}.apply_tensor: x is {got}, expected [..., {', '.join(map(str, self.in_shape))}]"
+            )
+        y = self.apply(params, x.reshape(*x.shape[: x.ndim - q], self.in_features), layer)
+        return y.reshape(*y.shape[:-1], *self.out_shape)
+
+    def rows(self, params: Params, idx: Tensor, layer: Layer = None) -> Tensor:
+        """Rows W[idx] for a tensor of ints idx [...]: [..., out], a factorized embedding.  W is not formed; no bias is added.
+
+        Costs per row about what `apply` costs per row of x, divided by in.  Rows that come twice are computed twice.
+
+        TypeError for an idx that is not a tensor of ints; IndexError for one outside -in..in-1, on a CPU.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((10, 10, 10), (4, 4, 4), factorization="blocktt", rank=4, bias=False)
+        >>> params = spec.init(torch.Generator(), std=1.0)
+        >>> spec.rows(params, torch.tensor([[3, 999], [0, 3]])).shape
+        torch.Size([2, 2, 64])
+        """
+        self._check(params)
+        if not isinstance(idx, Tensor) or idx.dtype == torch.bool or idx.is_floating_point() or idx.is_complex():
+            got = idx.dtype if isinstance(idx, Tensor) else type(idx).__name__
+            raise TypeError(f"{self._title}.rows: idx is {got}, expected a tensor of ints; use idx.long()")
+        flat = idx.reshape(idx.numel())
+        rest = torch.where(flat < 0, flat + self.in_features, flat)
+        rest, multi = torch.where(rest < 0, self.in_features, rest), []
+        for size in reversed(self.in_shape[1:]):
+            multi.append(rest % size)
+            rest = torch.div(rest, size, rounding_mode="floor")
+        index = (rest, *reversed(multi))  # the first one is left too large by an index that is
+
+        def chosen(one: int | Tensor) -> Tensor:
+            found = self._kind.rows(self._leaves(params, one), index, self.out_shape, self.in_shape)
+            return found.reshape(*idx.shape, self.out_features)
+
+        return self._over(chosen, self._index(layer, params))
+
+    # --- what asks for W ---------------------------------------------------------------------------------------------
+
+    @property
+    def _W_shape(self) -> Shape:
+        return (*self._lead, self.in_features, self.out_features)
+
+    def _violation(self, W: Tensor) -> Tensor:
+        found = self._kind.unfoldings(W, self.ranks, self.n_layers, self.out_shape, self.in_shape)
+        tails = [torch.linalg.svdvals(M)[r:] for M, r in found if r < min(M.shape)]
+        return frobenius(*tails) if tails else 0 * W.real.sum()
+
+    def norm(self, params: Params) -> Tensor:
+        """The Frobenius norm of W, or of all W together, without forming them.
+
+        >>> import torch, linmaps
+        >>> spec = linmaps.Factorized((2, 2), factorization="cp", rank=3)
+        >>> params = spec.init(torch.Generator())
+        >>> torch.allclose(spec.norm(params), spec.effective_W(params).norm())
+        True
+        """
+        self._check(params)
+        square = self._kind.squared_norm(self._up(params, always=True)).clamp(min=0.0)
+        root = torch.where(square > 0, square, 1.0).sqrt()
+        return self._down(torch.where(square > 0, root, 0.0), params)
+
+    def _one_layer(self, what: str) -> None:
+        if self.n_layers > 1:
+            raise ValueError(
+                f"{self._title}.{what}: there are {self.n_layers} layers, expected one; use spec.select(params, layer)"
+            )
+
+    def eig(self, params: Params, vectors: bool = False) -> Any:
+        self._one_layer("eig")
+        return super().eig(params, vectors)
+
+    def singular_values(self, params: Params) -> Tensor:
+        self._one_layer("singular_values")
+        return super().singular_values(params)
+
+    def solve(self, params: Params, y: Tensor) -> Tensor:
+        self._one_layer("solve")
+        return super().solve(params, y)
+
+    def inverse(self, params: Params) -> Tensor:
+        self._one_layer("inverse")
+        return super().inverse(params)
+
+    def logabsdet(self, params: Params) -> Tensor:
+        self._one_layer("logabsdet")
+        return super().logabsdet(params)
+
+
+@dataclass(frozen=True)
+class _Product:
+    """`x W` from x and the leaves, closing over no tensor."""
+
+    kind: Kind
+    O: Shape
+    I: Shape
+    options: dict[str, Any] | None
+    names: tuple[str, ...]
+
+    def __call__(self, x: Tensor, *leaves: Tensor) -> Tensor:
+        params = dict(zip(self.names, leaves))
+        if self.options is None:
+            return x @ self.kind.matrix(params, self.O, self.I)
+        return self.kind.apply(params, x, self.O, self.I, **self.options)
+
+
+def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """All of them complex if one is."""
+    if not any(t.is_complex() for t in tensors):
+        return tensors
+    return tuple(t.to(t.dtype.to_complex()) for t in tensors)
