@@ -70,7 +70,7 @@ from linmaps.bounded import BoundedNorm
 from linmaps.butterfly import Butterfly
 from linmaps.compose import Affine, Scale, Transpose
 from linmaps.dense import Identity, IdentityInit, Linear
-from linmaps.factorized import Factorized
+from linmaps.factorized import Factorized, FactorizedConv, factorize, factorize_conv, tensorized_shape
 from linmaps.gates import L0
 from linmaps.gershgorin import DiagonallyDominant, Gershgorin
 from linmaps.gram import PSD, TrivialNullSpace
@@ -109,6 +109,7 @@ __all__ = [
     "DiagonallyDominant",
     "DoublyStochastic",
     "Factorized",
+    "FactorizedConv",
     "Gershgorin",
     "Hamiltonian",
     "Hurwitz",
@@ -144,10 +145,13 @@ __all__ = [
     "Symplectic",
     "Transpose",
     "TrivialNullSpace",
+    "factorize",
+    "factorize_conv",
     "from_module",
     "hprod",
     "identity_grad_relu",
     "maps",
     "rnn",
+    "tensorized_shape",
     "trees",
 ]

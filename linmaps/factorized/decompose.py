@@ -1,7 +1,7 @@
 """Decompositions of a given tensor: tensor train, Tucker, CP.  Pure, with a fixed number of sweeps, so vmap maps them.
 
 T has N modes of sizes s_1..s_N; real or complex; half precision is computed in float32 and cast back.  `svd` says where
-derivatives exist: they are finite everywhere, and right wherever the truncated tensor is differentiable at all.
+derivatives exist: those of trains and of Tucker tensors are finite everywhere.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
         F_ij = (s_j (T_ij + R_ij s_j) + s_i (conj(T_ji) + Z_ij s_j)) / (s_j^2 - s_i^2),   F_ij = R_ij / 2 where s_i = s_j.
 
-    So what depends on spans alone, as truncated tensors do, keeps its derivative where kept singular values coincide.
-    Where s_r = s_{r+1} (so at T = 0, or the identity cut below its rank) the best tensor of rank r has no derivative, and
-    this one is that of the projection onto fixed singular vectors.  Complex vectors turn without change of phase.
-    Source: Ogita and Aishima 2020.
+    So what depends on spans alone, as U U^H M does but not (U s) V^H, keeps it where singular values coincide within it.
+    Where s_r = s_{r+1} or s_r = 0 (the identity cut below its rank, a tensor of lower rank than asked for, T = 0) the best
+    tensor of rank r has no derivative, and these are those of the projection onto fixed singular vectors.  Complex vectors
+    turn without change of phase.  Source: Ogita and Aishima 2020.
 
     >>> import torch
     >>> svd(torch.diag(torch.tensor([3.0, 4.0])))[1]
@@ -46,9 +46,9 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gap = torch.where(same, 1.0, (sigma - row) * (sigma + row))
         turn_u = torch.where(same, R / 2, (A * sigma + row * B) / gap)
         turn_v = torch.where(same, Z / 2, (row * A + B * sigma) / gap)
-        safe = torch.where(zero, torch.inf, sigma)
-        out_u = (Mv - u @ (T + R @ T)) / safe if m > k else 0.0
-        out_v = (Mu - v @ (T.mH + Z @ T.mH)) / safe if n > k else 0.0
+        inverse = torch.where(zero, 0.0, 1 / torch.where(zero, 1.0, sigma))
+        out_u = (Mv - u @ (T + R @ T)) * inverse if m > k else 0.0
+        out_v = (Mu - v @ (T.mH + Z @ T.mH)) * inverse if n > k else 0.0
         u, v = u + u @ turn_u + out_u, v + v @ turn_v + out_v
     return U + (u - u.detach()), s + (sigma - sigma.detach()), (V + (v - v.detach())).mH
 
@@ -70,19 +70,13 @@ def restored(dtype: torch.dtype, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def check_tt_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) -> None:
     """ValueError for ranks that no tensor train of these sizes can make use of."""
-    N = len(sizes)
+    N, cure = len(sizes), "linmaps.factorized.tt_rank makes ranks that fit"
     if len(ranks) != N + 1 or ranks[0] != 1 or ranks[-1] != 1:
-        raise ValueError(
-            f"{what}: ranks are {tuple(ranks)}, expected {N + 1} of them with 1 at both ends; "
-            "linmaps.factorized.tt_rank makes them"
-        )
+        raise ValueError(f"{what}: ranks are {tuple(ranks)}, expected {N + 1} of them with 1 at both ends; {cure}")
     for k in range(1, N):
         most = min(ranks[k - 1] * sizes[k - 1], math.prod(sizes[k:]))
         if not 1 <= ranks[k] <= most:
-            raise ValueError(
-                f"{what}: rank {k} is {ranks[k]}, expected at least 1 and at most {most} for sizes {tuple(sizes)}; "
-                "linmaps.factorized.tt_rank cuts ranks to this"
-            )
+            raise ValueError(f"{what}: rank {k} is {ranks[k]}, expected 1 to {most} for sizes {tuple(sizes)}; {cure}")
 
 
 def tt_svd(T: Tensor, ranks: Sequence[int]) -> list[Tensor]:
@@ -123,18 +117,12 @@ def reconstruct_tt(cores: Sequence[Tensor]) -> Tensor:
 
 def check_tucker_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) -> None:
     """ValueError for ranks that no Tucker tensor of these sizes can make use of."""
+    cure = "linmaps.factorized.tucker_rank makes ranks that fit"
     if len(ranks) != len(sizes) or any(not 1 <= r <= s for r, s in zip(ranks, sizes)):
-        raise ValueError(
-            f"{what}: ranks are {tuple(ranks)}, expected {len(sizes)} from 1 to {tuple(sizes)}; "
-            "linmaps.factorized.tucker_rank makes them"
-        )
+        raise ValueError(f"{what}: ranks are {tuple(ranks)}, expected {len(sizes)} from 1 to {tuple(sizes)}; {cure}")
     for k, r in enumerate(ranks):
-        others = math.prod(ranks) // r
-        if r > others:
-            raise ValueError(
-                f"{what}: rank {k} is {r}, expected at most {others}, the product of the others; "
-                "linmaps.factorized.tucker_rank cuts ranks to this"
-            )
+        if r > (others := math.prod(ranks) // r):
+            raise ValueError(f"{what}: rank {k} is {r}, expected at most {others}, the product of the others; {cure}")
 
 
 def tucker_hosvd(T: Tensor, ranks: Sequence[int], *, n_sweeps: int = 2) -> tuple[Tensor, list[Tensor]]:
@@ -197,18 +185,20 @@ def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
 def cp_start(T: Tensor, R: int) -> list[Tensor]:
     """Factors [s_k, R] to start alternating least squares from, without random numbers.
 
-    Leading left singular vectors of each unfolding; missing columns (R > s_k) are unit vectors from a quadratic Weyl
-    sequence, `sin(a_k (i j + j^2 / sqrt(2)))` with `a_k = sqrt(k^2 + 1)`, and exp(i ...) for a complex T.  It also fixes
-    the signs or phases of the singular vectors: their inner products with it are positive.
+    Leading left singular vectors of each unfolding; missing columns (R > s_k) are the unit vectors of a Weyl
+    sequence, entries proportional to `sin(phase)` or, for a complex T, `exp(i phase)`, with `phase = sqrt(k^2 + 1) j r (j + r)`
+    in row j, column r.  It also fixes the signs or phases of the singular vectors: inner products with it are positive.
 
     >>> import torch
     >>> [tuple(U.shape) for U in cp_start(torch.ones(2, 3), 4)]
     [(2, 4), (3, 4)]
     """
+    if not isinstance(R, int) or isinstance(R, bool) or R < 1:
+        raise ValueError(f"cp_start: R is {R!r}, expected a positive int, the number of terms; convert with int(...)")
     dtype, T, start = T.dtype, T.to(working(T.dtype)), []
     for k, s in enumerate(T.shape):
         i, j = torch.arange(1, s + 1).double()[:, None], torch.arange(1, R + 1).double()
-        phase = math.sqrt((k + 1) ** 2 + 1) * (i * j + j**2 / math.sqrt(2))
+        phase = math.sqrt((k + 1) ** 2 + 1) * i * j * (i + j)
         W = torch.polar(torch.ones_like(phase), phase) if T.is_complex() else phase.sin()
         W = (W / torch.linalg.vector_norm(W, dim=0)).to(T.device, T.dtype)
         U = svd(unfolded(T, k))[0][:, :R]
@@ -230,9 +220,9 @@ def cp_als(
     The ridge pulls towards the U_k before, not towards 0: no sweep makes the error larger, and exact tensors stay exact.
     Products with T are shared by the modes of either half of T, so that a sweep takes two large ones, 4 R prod(s)
     operations.  The optimum is local and depends on the start.  Convergence is linear, and through swamps: of exact
-    tensors of R random terms most with R below the sizes are at rounding within 500 sweeps; with R above them errors of
-    some per cent can last for hundreds of sweeps, or for ever.  Source: Kolda and Bader 2009; Phan et al. 2013; the ridge
-    Navasca et al. 2008.
+    tensors of R random terms most are at rounding after 500 sweeps, but some stay at errors of some per cent for hundreds
+    or for ever, the more the larger R.  Derivatives are those of the sweeps: 0 at T = 0, and huge where R exceeds the rank
+    of T, whose surplus terms have no direction.  Source: Kolda and Bader 2009; Phan et al. 2013; Navasca et al. 2008.
 
     ValueError for a start of other shapes.
 
@@ -241,23 +231,14 @@ def cp_als(
     >>> torch.allclose(reconstruct_cp(*cp_als(T, 2)), T, atol=1e-4)
     True
     """
-    if isinstance(start, int):
-        if isinstance(start, bool) or start < 1:
-            raise ValueError(f"cp_als: start is {start}, expected a number of terms R >= 1, or factors [s_k, R]")
-        start = cp_start(T, start)
+    start = cp_start(T, start) if isinstance(start, int) else start
     shapes, sizes = [tuple(U.shape) for U in start], tuple(T.shape)
     R = shapes[0][-1] if shapes and shapes[0] else 0
-    if shapes != [(s, R) for s in sizes] or R == 0:
-        raise ValueError(
-            f"cp_als: start has shapes {shapes}, expected [(s, R) for s in {sizes}]; cp_start(T, R) makes one"
-        )
+    if shapes != [(s, R) for s in sizes] or R < 1:
+        raise ValueError(f"cp_als: start has shapes {shapes}, expected [(s, R) for s in {sizes}]; see cp_start(T, R)")
     dtype, T = T.dtype, T.to(working(T.dtype))
-    N, weights = T.ndim, T.real.new_ones(R)
-    factors: list[Tensor] = []
-    for U in start:
-        U, size = _normalized(U.to(T.dtype), U.to(T.dtype))
-        factors.append(U)
-        weights = weights * size
+    units = [_normalized(U.to(T.dtype), U.to(T.dtype)) for U in start]
+    factors, weights = [U for U, _ in units], torch.stack([size for _, size in units]).prod(0)
     grams = [U.mT @ U.conj() for U in factors]
 
     def update(M: Tensor, first: int, last: int) -> None:
@@ -278,12 +259,12 @@ def cp_als(
         grams[first] = factors[first].mT @ factors[first].conj()
 
     # the two halves of the modes with the smallest Khatri-Rao products
-    half = min(range(1, N), key=lambda k: math.prod(sizes[:k]) + math.prod(sizes[k:]), default=0)
+    half = min(range(1, T.ndim), key=lambda k: math.prod(sizes[:k]) + math.prod(sizes[k:]), default=0)
     matrix = T.reshape(math.prod(sizes[:half]), math.prod(sizes[half:]))
     for _ in range(n_sweeps):
         if half:
             update(matrix @ khatri_rao(factors[half:]).conj(), 0, half)
-            update(matrix.mT @ khatri_rao(factors[:half]).conj(), half, N)
+            update(matrix.mT @ khatri_rao(factors[:half]).conj(), half, T.ndim)
         else:
             update(T[:, None].expand(sizes[0], R), 0, 1)
     return restored(dtype, [weights.to(T.dtype)])[0], restored(dtype, factors)
@@ -297,8 +278,8 @@ def _normalized(U: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:
 
 def _divided(B: Tensor, G: Tensor, ridge: float) -> Tensor:
     """B (G + ridge mean(diagonal) I)^-1 for a positive semidefinite Hermitian G."""
-    mean = G.diagonal().real.mean()
-    G = G + ridge * torch.where(mean > 0, mean, 1.0) * eye_like(G, len(G))
+    mean = G.diagonal().real.mean(0, keepdim=True)
+    G = G + ridge * torch.where(mean > 0, mean, 1.0) * eye_like(G, G.shape[0])
     L = torch.linalg.cholesky_ex(G.detach()).L
     return refined(lambda b: torch.cholesky_solve(b.mH, L).mH, lambda X: X @ G, B, B.detach())
 

@@ -40,9 +40,9 @@ def basis(Y: Tensor) -> Tensor:
     """
     Q, R = torch.linalg.qr(Y.detach())
     size = R.diagonal().abs()
-    dependent = size <= 64 * max(Y.shape) * torch.finfo(Y.dtype).eps * size.amax()
-    R = torch.where(dependent[:, None], 0.0, R) + torch.diag(torch.where(dependent, torch.inf, 0.0).to(R.dtype))
-    moved = torch.linalg.solve_triangular(R, Y, upper=True, left=False)
+    dependent = size <= 64 * max(Y.shape) * torch.finfo(Y.dtype).eps * size.amax(0, keepdim=True)
+    R = torch.where(dependent[:, None] | dependent, eye_like(R, R.shape[0]), R)
+    moved = torch.linalg.solve_triangular(R, torch.where(dependent, 0.0, Y), upper=True, left=False)
     X = Q + (moved - moved.detach())
     for _ in range(2):
         X = X + X @ (eye_like(X, X.shape[1]) - X.mH @ X) / 2
@@ -65,7 +65,9 @@ def randomized_svd(A: Tensor, r: int, sketch: Tensor, *, n_power: int = 1) -> tu
     >>> round(randomized_svd(A, 1, sketch)[1].item(), 4)
     3.4641
     """
-    check_sketches("randomized_svd", [sketch], [(A.shape[1], r, min(A.shape))], "torch.randn(n, l, generator=generator)")
+    check_sketches(
+        "randomized_svd", [sketch], [(A.shape[1], r, min(A.shape))], "torch.randn(n, l, generator=generator)"
+    )
     U, s, Vh = _leading(A.to(working(A.dtype)), r, sketch, n_power)
     U, s, Vh = restored(A.dtype, [U, s, Vh])
     return U, s, Vh

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from linmaps.factorized import compat as compatible
-from linmaps.factorized import contract, decompose, norms, ranks
+from linmaps.factorized import contract, norms, ranks
+from linmaps.factorized.decompose import cp_als
 from linmaps.factorized.kinds.base import Kind, Shape, dense_product, listed, modes, named, tensor
 from linmaps.factorized.plan import Cost, Way, least, product
 
@@ -81,7 +82,7 @@ class CP(Kind):
 
     def decompose(self, W, r, L, O, I, how):
         T, sweeps = tensor(W, L, O, I), {} if how.n_sweeps is None else {"n_sweeps": how.n_sweeps}
-        weights, factors = decompose.cp_als(T, decompose.cp_start(T, r) if how.start is None else how.start, **sweeps)
+        weights, factors = cp_als(T, r if how.start is None else how.start, **sweeps)
         return {"weights": weights} | named("U", factors)
 
     def unfoldings(self, W, r, L, O, I):

@@ -1,0 +1,216 @@
+"""A factorized kernel as convolutions in sequence, the options acting along each axis of space where its turn comes.
+
+x is [B, in, *space], results are [B, out, *space'], weights [out, in / groups, *k]; n = 1, 2, 3 axes.  The tensor of the
+kernel has modes (in, k_1..k_n, out).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from linmaps.checks import Params, Shape
+from linmaps.factorized.decompose import reconstruct_tucker
+from linmaps.factorized.kinds.base import listed
+
+CONV = (F.conv1d, F.conv2d, F.conv3d)
+Option = int | Sequence[int]
+
+
+class Axis(NamedTuple):
+    """What a convolution does along one axis: zeros before and after x, stride and dilation."""
+
+    stride: int = 1
+    before: int = 0
+    after: int = 0
+    dilation: int = 1
+
+
+class Stage(NamedTuple):
+    """One of the convolutions: the shape of its weight, its groups, the axes on which the options act."""
+
+    shape: Shape
+    groups: int
+    axes: tuple[int, ...]
+
+
+def _ints(value: Any, n: int, low: int, key: str, what: str) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * n
+    if any(not isinstance(v, int) or isinstance(v, bool) for v in values):
+        words = "; or 'same', or 'valid'" if key == "padding" else ""
+        error = ValueError if isinstance(value, str) and words else TypeError
+        raise error(f"{what}: {key} is {value!r}, expected an int or a tuple of {n} ints{words}")
+    if len(values) != n or min(values) < low:
+        raise ValueError(f"{what}: {key} is {value!r}, expected an int >= {low} or {n} of them, one for each axis")
+    return values
+
+
+def axes_of(kernel_size: Shape, stride: Option, padding: Option | str, dilation: Option, what: str) -> list[Axis]:
+    """The options of torch's convolutions by axis; "same" puts d (k - 1) zeros around x, an odd one behind.
+
+    ValueError or TypeError for options out of range, or "same" with a stride.
+
+    >>> axes_of((4, 3), 1, "same", (1, 2), "conv")
+    [Axis(stride=1, before=1, after=2, dilation=1), Axis(stride=1, before=2, after=2, dilation=2)]
+    """
+    n = len(kernel_size)
+    strides, dilations = _ints(stride, n, 1, "stride", what), _ints(dilation, n, 1, "dilation", what)
+    if padding == "same":
+        if strides != (1,) * n:
+            raise ValueError(f"{what}: stride is {stride!r}, expected 1 with padding='same'; give the padding as ints")
+        around = [d * (k - 1) for d, k in zip(dilations, kernel_size)]
+        return [Axis(1, z // 2, z - z // 2, d) for z, d in zip(around, dilations)]
+    paddings = _ints(0 if padding == "valid" else padding, n, 0, "padding", what)
+    return [Axis(s, p, p, d) for s, p, d in zip(strides, paddings, dilations)]
+
+
+def check_x(x: Any, c: int, n: int, dtypes: set[torch.dtype], what: str) -> None:
+    """ValueError or TypeError unless x is [B, c, *space] or [c, *space], of the one dtype."""
+    expected = f"[B, {c}, *space] or [{c}, *space] with {n} sizes of space"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what}: x is {type(x).__name__}, expected a tensor {expected}")
+    if x.ndim not in (n + 1, n + 2) or x.shape[-n - 1] != c:
+        raise ValueError(f"{what}: x has shape {tuple(x.shape)}, expected {expected}")
+    if dtypes != {x.dtype}:
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise TypeError(f"{what}: x is {x.dtype}, expected {found} as params; convert with x.to(...)")
+
+
+def space_after(space: Sequence[int], kernel_size: Shape, axes: Sequence[Axis], what: str) -> Shape:
+    """Sizes of the result; ValueError where x, zeros included, is smaller than the dilated kernel.
+
+    >>> space_after((9, 9), (3, 3), axes_of((3, 3), 2, (1, 0), 1, "conv"), "conv")
+    (5, 4)
+    """
+    spans = [a.dilation * (k - 1) + 1 for a, k in zip(axes, kernel_size)]
+    least = tuple(max(1, span - a.before - a.after) for a, span in zip(axes, spans))
+    if any(s < low for s, low in zip(space, least)):
+        raise ValueError(f"{what}: x has space {tuple(space)}, expected at least {least}; give more padding")
+    return tuple((s + a.before + a.after - span) // a.stride + 1 for s, a, span in zip(space, axes, spans))
+
+
+def stages_of(kind: str, r: Any, sizes: Shape) -> list[Stage]:
+    """The convolutions that take the place of one with a kernel of that kind, for its ranks and sizes (in, *k, out).
+
+    >>> [stage.shape for stage in stages_of("tt", (1, 2, 3, 1), (4, 5, 8))]
+    [(2, 4, 1), (3, 2, 5), (8, 3, 1)]
+    """
+    c, *k, o = sizes
+    n = len(k)
+    point, every = (1,) * n, tuple(range(n))
+    if kind == "dense":
+        return [Stage((o, c, *k), 1, every)]
+    along = [point[:a] + (s,) + point[a + 1 :] for a, s in enumerate(k)]
+    if kind == "cp":
+        first, last, middle = r, r, [Stage((r, 1, *along[a]), r, (a,)) for a in every]
+    elif kind == "tucker":
+        first, last, middle = r[0], r[-1], [Stage((r[-1], r[0], *k), 1, every)]
+    else:
+        first, last, middle = r[1], r[-2], [Stage((r[a + 2], r[a + 1], *along[a]), 1, (a,)) for a in every]
+    return [Stage((first, c, *point), 1, ()), *middle, Stage((o, last, *point), 1, ())]
+
+
+def weights_of(kind: str, leaves: Params) -> list[Tensor]:
+    """The weights of these convolutions from the leaves, in order, up to axes of size 1."""
+    if kind == "dense":
+        return [leaves["kernel"]]
+    first, *middle, last = listed(leaves, "A" if kind == "tt" else "U")
+    if kind == "cp":
+        return [first.mT, *(U.mT for U in middle), last * leaves["weights"]]
+    if kind == "tucker":
+        core = reconstruct_tucker(leaves["core"].movedim(0, -1), middle)  # [*k, r_out, r_in]
+        return [first.mT, core.movedim((-2, -1), (0, 1)), last]
+    return [A.permute(2, 0, 1) for A in (first, *middle)] + [last[:, :, 0].mT]
+
+
+def forming(kind: str, r: Any, sizes: Shape) -> dict[str, int]:
+    """Multiplications to make the weights of the sequence, and those to make the kernel.
+
+    >>> forming("tucker", (2, 2, 3), (4, 3, 8))
+    {'factorized': 36, 'reconstructed': 408}
+    """
+    if kind == "cp":
+        return {"factorized": r * sizes[-1], "reconstructed": r * (math.prod(sizes) + math.prod(sizes[1:]) + sizes[0])}
+    if kind == "tucker":
+        return {
+            "factorized": _expansions(r, (r[0], *sizes[1:-1], r[-1]), range(1, len(r) - 1)),
+            "reconstructed": _expansions(r, sizes, range(len(r))),
+        }
+    if kind == "tt":
+        merged = [r[1] * math.prod(sizes[1 : j + 1]) * r[j] * r[j + 1] for j in range(2, len(sizes))]
+        return {"factorized": 0, "reconstructed": sum(merged) + r[1] * math.prod(sizes)}
+    return {"factorized": 0, "reconstructed": 0}
+
+
+def _expansions(ranks: Sequence[int], sizes: Sequence[int], which: Sequence[int]) -> int:
+    """Multiplications for some modes of a core, from its ranks to the sizes, one by one."""
+    count, now = 0, list(ranks)
+    for k in which:
+        now[k] = sizes[k]
+        count += math.prod(now) * ranks[k]
+    return count
+
+
+def multiplications(kind: str, r: Any, sizes: Shape, B: int, space: Shape, after: Shape) -> dict[str, int]:
+    """Of the sequence and of one convolution with the kernel: `forming`, and each weight once for each position.
+
+    Small convolutions take more time for each of them: where the two counts are near, compare the times.
+
+    >>> multiplications("cp", 2, (4, 3, 8), 1, (10,), (8,))
+    {'factorized': 272, 'reconstructed': 1016}
+    """
+    counts = forming(kind, r, sizes)
+    for way, stages in (("factorized", stages_of(kind, r, sizes)), ("reconstructed", stages_of("dense", r, sizes))):
+        now = list(space)
+        for stage in stages:
+            now = [after[a] if a in stage.axes else s for a, s in enumerate(now)]
+            counts[way] += B * math.prod(stage.shape) * math.prod(now)
+    return counts
+
+
+def convolve(x: Tensor, kind: str, r: Any, sizes: Shape, leaves: Params, axes: Sequence[Axis]) -> Tensor:
+    """x [B, in, *space], or without B, through the convolutions; leaves as `weights_of` takes them, perhaps with "bias".
+
+    >>> import torch
+    >>> leaves = {"kernel": torch.ones(1, 1, 2), "bias": torch.tensor([3.0])}
+    >>> convolve(torch.ones(1, 1, 3), "dense", None, (1, 2, 1), leaves, axes_of((2,), 1, "same", 1, "conv"))
+    tensor([[[5., 5., 4.]]])
+    """
+    stages = stages_of(kind, r, sizes)
+    for stage, weight in zip(stages, weights_of(kind, leaves)):
+        here = [axis if a in stage.axes else Axis() for a, axis in enumerate(axes)]
+        if any(axis.after > axis.before for axis in here):  # torch's convolutions put as many zeros before as after
+            x = F.pad(x, [zeros for axis in reversed(here) for zeros in (0, axis.after - axis.before)])
+        if stage.groups > 1 and len(axes) == 3:
+            x = _alone(x, weight, stage.axes[0], here[stage.axes[0]])
+        else:
+            bias = leaves.get("bias") if stage is stages[-1] else None
+            x = _conv(x, weight.reshape(stage.shape), bias, here, stage.groups)
+    return x
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, axes: Sequence[Axis], groups: int) -> Tensor:
+    stride, padding, _, dilation = zip(*axes)
+    return CONV[len(axes) - 1](x, weight, bias, stride, padding, dilation, groups)
+
+
+def _alone(x: Tensor, weight: Tensor, a: int, axis: Axis) -> Tensor:
+    """Each channel by itself along one of three axes, weight [channels, k], as a convolution of two axes.
+
+    That is what torch's has fast kernels for: along three axes its derivative is several times slower.
+    """
+    *lead, R, S0, S1, S2 = x.shape
+    k = weight.shape[1]
+    if a == 1:  # an axis in the middle takes the first one among the channels, which share their weights
+        weight = weight[:, None].expand(R, S0, k).reshape(R * S0, k)
+    planes = [(R, S0, S1 * S2), (R * S0, S1, S2), (R, S0 * S1, S2)][a]
+    shape, here = ((1, k), [Axis(), axis]) if a == 2 else ((k, 1), [axis, Axis()])
+    y = _conv(x.reshape(*lead, *planes), weight.reshape(planes[0], 1, *shape), None, here, planes[0])
+    space = [S0, S1, S2]
+    space[a] = y.shape[-1] if a == 2 else y.shape[-2]
+    return y.reshape(*lead, R, *space)
