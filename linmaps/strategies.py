@@ -27,7 +27,7 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base import Map
 from linmaps.factorized.kinds import KINDS as FACTORIZATIONS
-from linmaps.factorized.spec import IMPLEMENTATIONS
+from linmaps.factorized.multiply import IMPLEMENTATIONS
 from linmaps.orthogonal import METHODS
 from linmaps.registry import maps
 from linmaps.sparse import METHODS as NON_NEGATIVE

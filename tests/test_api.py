@@ -63,7 +63,7 @@ def test_nothing_forbidden(path):
 
 
 def public():
-    for package in ("linmaps", "linmaps.trees", "fisher", "growth"):
+    for package in ("linmaps", "linmaps.trees", "linmaps.factorized", "fisher", "growth"):
         module = importlib.import_module(package)
         for name in module.__all__:
             thing = getattr(module, name)

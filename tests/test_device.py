@@ -35,6 +35,8 @@ MAPS = [
     linmaps.Symplectic(4),
     linmaps.Hamiltonian(4),
     linmaps.BlockSkew(4),
+    *(linmaps.Factorized((2, 3), (3, 2), factorization=kind, rank=0.7) for kind in linmaps.factorized.kinds.KINDS),
+    linmaps.Factorized((4, 2), (2, 3), factorization="cp", rank=3, checkpointing=True),
     linmaps.Block(((linmaps.Orthogonal(3), None), (linmaps.Linear(2, 3), linmaps.Identity(2)))),
     linmaps.Affine(
         linmaps.Product(linmaps.Transpose(linmaps.Spectral(3, 4)), linmaps.Scale(linmaps.Symmetric(3), 2.0))

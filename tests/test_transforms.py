@@ -6,12 +6,12 @@ import pytest
 
 from tests.laws import LAWS, Case, Exempt
 
-PACKAGES = ["linmaps", "linmaps.trees", "fisher", "growth"]
+PACKAGES = ["linmaps", "linmaps.trees", "linmaps.factorized", "fisher", "growth"]
 
 
 def table() -> dict[str, Case | Exempt]:
     rows: dict[str, Case | Exempt] = {}
-    for package in ("linmaps", "fisher", "growth"):
+    for package in ("linmaps", "linmaps.factorized", "fisher", "growth"):
         rows |= importlib.import_module(f"tests.{package}.cases").CASES
     return rows
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,15 +16,13 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.factorized.checkpoint import recompute
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
-from linmaps.factorized.plan import Plan, least, product
+from linmaps.factorized.layers import Layer, Layers
+from linmaps.factorized.multiply import IMPLEMENTATIONS, multiply, plan_for
+from linmaps.factorized.plan import Plan
 from linmaps.factorized.shapes import tensorized_shape
 from linmaps.numeric import HALF, frobenius, uniform, working
 from linmaps.registry import register
-
-IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
-Layer = int | Sequence[int] | Tensor | None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -38,21 +35,9 @@ def _shapes(name: str, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
     return KINDS[name].shapes(r, L, O, I)
 
 
-@functools.lru_cache(maxsize=4096)
-def _plan(name: str, r: Any, O: Shape, I: Shape, B: int, implementation: str) -> Plan:
-    ways = KINDS[name].ways(r, O, I, B)
-    allowed = [
-        title
-        for title, way in ways.items()
-        if implementation == "auto" or len(ways) == 1 or (way.options is None) == (implementation == "reconstructed")
-    ]
-    chosen = allowed[least([ways[title].cost.time for title in allowed])]
-    return Plan(B, ways, chosen, product(B, math.prod(I), math.prod(O)))
-
-
 @register
 @dataclass(frozen=True)
-class Factorized(Map):
+class Factorized(Layers):
     """A matrix whose rows and columns are split into modes, kept as a factorized tensor and used without forming it.
 
     W [in, out], in = prod(in_shape), out = prod(out_shape) (in_shape unless given), holds in row-major order a tensor T of
@@ -166,10 +151,6 @@ class Factorized(Map):
     def _shapes(self) -> dict[str, Shape]:
         return _shapes(self.factorization, self.ranks, self.n_layers, self.out_shape, self.in_shape)
 
-    @property
-    def _lead(self) -> Shape:
-        return (self.n_layers,) if self.n_layers > 1 else ()
-
     def shapes(self) -> dict[str, Shape]:
         """Name and shape of each leaf of params.
 
@@ -198,7 +179,7 @@ class Factorized(Map):
         two products *            0.031          0.359           2
         dense                     1.062          1.688           2
         """
-        return _plan(self.factorization, self._layer_ranks, self.out_shape, self.in_shape, rows, self.implementation)
+        return plan_for(self.factorization, self._layer_ranks, self.out_shape, self.in_shape, rows, self.implementation)
 
     # --- params ------------------------------------------------------------------------------------------------------
 
@@ -267,90 +248,6 @@ class Factorized(Map):
         how, sizes = Fitting(n_sweeps, sketch, start), (self.n_layers, self.out_shape, self.in_shape)
         return self._fit(W, bias, lambda raised: self._kind.decompose(raised, self.ranks, *sizes, how))
 
-    # --- one of several layers ---------------------------------------------------------------------------------------
-
-    @property
-    def _layer_ranks(self) -> Any:
-        return self.ranks if self.n_layers == 1 else self._kind.single(self.ranks)
-
-    def select(self, params: Params, layer: Layer) -> tuple[Factorized, dict[str, Tensor]]:
-        """The spec and params of one layer, or, for several of them, of a joint tensor of these.
-
-        layer: an int, a 0-d tensor of ints (under `vmap` too), a sequence or 1-d tensor for several.
-
-        IndexError for an int beyond the layers.
-
-        >>> import torch, linmaps
-        >>> spec = linmaps.Factorized((2, 2), factorization="cp", rank=3, n_layers=4)
-        >>> params = spec.init(torch.Generator())
-        >>> one, leaves = spec.select(params, -1)
-        >>> torch.equal(one.effective_W(leaves), spec.effective_W(params, -1))
-        True
-        """
-        self._check(params)
-        found = self._index(layer, params)
-        if isinstance(found, Tensor) and found.ndim == 1 and len(found) == 1:
-            found = found[0]
-        if self.n_layers == 1:
-            return self, dict(params)
-        leaves = {k: t for k, t in params.items() if k != "bias"}
-        if isinstance(found, Tensor) and found.ndim:
-            chosen = self._kind.subset(leaves, found)
-            spec = self._of_layers(len(found), self.ranks)
-        else:
-            chosen = self._kind.select(leaves, found)
-            spec = self._of_layers(1, self._layer_ranks)
-        return spec, chosen | ({"bias": params["bias"][found]} if self.bias else {})
-
-    def _of_layers(self, n: int, ranks: Any) -> Factorized:
-        """Ranks that are feasible for several layers may not be so for one, and are taken as they are."""
-        spec = replace(self, n_layers=n, rank=ranks, compat=self.compat)
-        return spec if spec.ranks == ranks else replace(spec, compat=True)
-
-    def layers(self, params: Params) -> Iterator[tuple[Factorized, dict[str, Tensor]]]:
-        """The spec and params of each layer in turn.
-
-        >>> import torch, linmaps
-        >>> spec = linmaps.Factorized((2, 2), n_layers=3)
-        >>> len(list(spec.layers(spec.init(torch.Generator()))))
-        3
-        """
-        return (self.select(params, layer) for layer in range(self.n_layers))
-
-    def _index(self, layer: Layer, params: Params) -> int | Tensor:
-        """The layer as an int, or as a tensor of ints; structure alone is checked, and ints."""
-        if layer is None:
-            if self.n_layers > 1:
-                raise ValueError(f"{self._title}: layer is None, expected one of {self.n_layers}; pass layer=")
-            return 0
-        if isinstance(layer, Tensor):
-            if layer.is_floating_point() or layer.is_complex() or layer.dtype == torch.bool or layer.ndim > 1:
-                raise TypeError(
-                    f"{self._title}: layer is a tensor of {layer.dtype} with {layer.ndim} axes, expected ints with 0 or 1"
-                )
-            return layer
-        if isinstance(layer, (list, tuple, range)):
-            return torch.tensor(
-                [self._index(one, params) for one in layer], dtype=torch.long, device=self._like(params).device
-            )
-        try:
-            index = operator.index(layer)  # type: ignore[arg-type]
-        except TypeError:
-            raise TypeError(
-                f"{self._title}: layer is {type(layer).__name__}, expected an int, a sequence or a tensor of ints"
-            ) from None
-        if not -self.n_layers <= index < self.n_layers:
-            raise IndexError(f"{self._title}: layer is {index}, expected one of {self.n_layers}")
-        return index % self.n_layers
-
-    def _leaves(self, params: Params, layer: int | Tensor) -> Params:
-        return params if self.n_layers == 1 else self._kind.select(params, layer)
-
-    def _over(self, f: Callable[[Any], Tensor], layer: int | Tensor) -> Tensor:
-        """f of one layer, or of each of several."""
-        several = isinstance(layer, Tensor) and layer.ndim == 1
-        return torch.func.vmap(f)(layer) if several else f(layer)
-
     # --- W and products with it --------------------------------------------------------------------------------------
 
     def effective_W(self, params: Params, layer: Layer = None) -> Tensor:
@@ -397,11 +294,15 @@ class Factorized(Map):
     def _apply_layer(self, params: Params, x: Tensor, layer: int | Tensor) -> Tensor:
         leaves = {k: t for k, t in self._leaves(params, layer).items() if k != "bias"}
         rows = math.prod(x.shape[:-1])
-        plan = _plan(self.factorization, self._layer_ranks, self.out_shape, self.in_shape, rows, self.implementation)
-        product = _Product(self._kind, self.out_shape, self.in_shape, plan.ways[plan.chosen].options, tuple(leaves))
-        flat = x.reshape(rows, self.in_features)
-        tensors = _alike(flat, *leaves.values())
-        y = recompute(product, *tensors) if self.checkpointing else product(*tensors)
+        y = multiply(
+            self._kind,
+            leaves,
+            x.reshape(rows, self.in_features),
+            self.out_shape,
+            self.in_shape,
+            self.plan(rows),
+            checkpointing=self.checkpointing,
+        )
         y = y.reshape(*x.shape[:-1], self.out_features)
         if not self.bias:
             return y
@@ -481,53 +382,3 @@ class Factorized(Map):
         square = self._kind.squared_norm(self._up(params, always=True)).clamp(min=0.0)
         root = torch.where(square > 0, square, 1.0).sqrt()
         return self._down(torch.where(square > 0, root, 0.0), params)
-
-    def _one_layer(self, what: str) -> None:
-        if self.n_layers > 1:
-            raise ValueError(
-                f"{self._title}.{what}: there are {self.n_layers} layers, expected one; use spec.select(params, layer)"
-            )
-
-    def eig(self, params: Params, vectors: bool = False) -> Any:
-        self._one_layer("eig")
-        return super().eig(params, vectors)
-
-    def singular_values(self, params: Params) -> Tensor:
-        self._one_layer("singular_values")
-        return super().singular_values(params)
-
-    def solve(self, params: Params, y: Tensor) -> Tensor:
-        self._one_layer("solve")
-        return super().solve(params, y)
-
-    def inverse(self, params: Params) -> Tensor:
-        self._one_layer("inverse")
-        return super().inverse(params)
-
-    def logabsdet(self, params: Params) -> Tensor:
-        self._one_layer("logabsdet")
-        return super().logabsdet(params)
-
-
-@dataclass(frozen=True)
-class _Product:
-    """`x W` from x and the leaves, closing over no tensor."""
-
-    kind: Kind
-    O: Shape
-    I: Shape
-    options: dict[str, Any] | None
-    names: tuple[str, ...]
-
-    def __call__(self, x: Tensor, *leaves: Tensor) -> Tensor:
-        params = dict(zip(self.names, leaves))
-        if self.options is None:
-            return x @ self.kind.matrix(params, self.O, self.I)
-        return self.kind.apply(params, x, self.O, self.I, **self.options)
-
-
-def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """All of them complex if one is."""
-    if not any(t.is_complex() for t in tensors):
-        return tensors
-    return tuple(t.to(t.dtype.to_complex()) for t in tensors)
