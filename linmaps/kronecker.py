@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from linmaps.arrays import OfArrays
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet
@@ -30,7 +31,7 @@ def balanced(n: int) -> tuple[int, int]:
 
 @register
 @dataclass(frozen=True)
-class Kronecker(Map):
+class Kronecker(OfArrays):
     """A Kronecker product, `W = A_0 (x) A_1 (x) ...`, of factors "A0", "A1", ... with shapes [in_shape[k], out_shape[k]].
 
     `Kronecker(in_shape, out_shape)`: in_features and out_features are the products of the shapes; out_shape is in_shape

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from linmaps.arrays import OfArrays
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
@@ -37,7 +38,7 @@ def _shapes(name: str, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
 
 @register
 @dataclass(frozen=True)
-class Factorized(Layers):
+class Factorized(Layers, OfArrays):
     """A matrix whose rows and columns are split into modes, kept as a factorized tensor and used without forming it.
 
     W [in, out], in = prod(in_shape), out = prod(out_shape) (in_shape unless given), holds in row-major order a tensor T of
@@ -307,25 +308,6 @@ class Factorized(Layers):
         if not self.bias:
             return y
         return y + (params["bias"] if self.n_layers == 1 else params["bias"][layer])
-
-    def apply_tensor(self, params: Params, x: Tensor, layer: Layer = None) -> Tensor:
-        """`apply` for an array x [..., *in_shape] with the axes of the modes: the result is [..., *out_shape].
-
-        A tensor regression layer: T contracted with x along all in modes, plus the bias.
-
-        >>> import torch, linmaps
-        >>> spec = linmaps.Factorized((2, 3, 4), (5, 2), factorization="tucker", rank=0.5)
-        >>> spec.apply_tensor(spec.init(torch.Generator()), torch.ones(7, 2, 3, 4)).shape
-        torch.Size([7, 5, 2])
-        """
-        q = len(self.in_shape)
-        if not isinstance(x, Tensor) or tuple(x.shape[max(0, x.ndim - q) :]) != self.in_shape:
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"{self._title}.apply_tensor: x is {got}, expected [..., {', '.join(map(str, self.in_shape))}]"
-            )
-        y = self.apply(params, x.reshape(*x.shape[: x.ndim - q], self.in_features), layer)
-        return y.reshape(*y.shape[:-1], *self.out_shape)
 
     def rows(self, params: Params, idx: Tensor, layer: Layer = None) -> Tensor:
         """Rows W[idx] for a tensor of ints idx [...]: [..., out], a factorized embedding.  W is not formed; no bias is added.

@@ -241,8 +241,19 @@ def test_regression_layer():
     T = spec.effective_W(params).reshape(2, 3, 4, 1, 2)
     want = torch.einsum("abij,ijklm->abklm", x, T) + params["bias"].reshape(4, 1, 2)
     assert torch.allclose(spec.apply_tensor(params, x), want, atol=1e-12)
-    with pytest.raises(ValueError, match=r"x is \(5, 6\), expected \[..., 2, 3\]"):
+    with pytest.raises(ValueError, match=r"x has shape \(5, 6\), expected \[..., 2, 3\]"):
         spec.apply_tensor(params, randn(5, 6))
+    joint = dataclasses.replace(spec, n_layers=2)
+    params = joint.init(gen(), dtype=D)
+    want = joint.apply(params, x.reshape(5, 7, 6), 1).reshape(5, 7, 4, 1, 2)
+    assert torch.equal(joint.apply_tensor(params, x, 1), want)
+
+
+def test_contraction_layer():
+    spec = linmaps.Kronecker((2, 3), (4, 5), bias=True)
+    params, x = spec.init(gen(), dtype=D), randn(7, 2, 3)
+    want = torch.einsum("bij,ik,jl->bkl", x, params["A0"], params["A1"]) + params["bias"].reshape(4, 5)
+    assert torch.allclose(spec.apply_tensor(params, x), want, atol=1e-12)
 
 
 BAD = [
