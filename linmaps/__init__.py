@@ -70,7 +70,15 @@ from linmaps.bounded import BoundedNorm
 from linmaps.butterfly import Butterfly
 from linmaps.compose import Affine, Scale, Transpose
 from linmaps.dense import Identity, IdentityInit, Linear
-from linmaps.factorized import Factorized, FactorizedConv, factorize, factorize_conv, tensorized_shape
+from linmaps.factorized import (
+    Factorized,
+    FactorizedConv,
+    factorize,
+    factorize_conv,
+    tensor_dropout,
+    tensor_lasso,
+    tensorized_shape,
+)
 from linmaps.gates import L0
 from linmaps.gershgorin import DiagonallyDominant, Gershgorin
 from linmaps.gram import PSD, TrivialNullSpace
@@ -152,6 +160,8 @@ __all__ = [
     "identity_grad_relu",
     "maps",
     "rnn",
+    "tensor_dropout",
+    "tensor_lasso",
     "tensorized_shape",
     "trees",
 ]

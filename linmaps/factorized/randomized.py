@@ -54,8 +54,8 @@ def randomized_svd(A: Tensor, r: int, sketch: Tensor, *, n_power: int = 1) -> tu
 
         Q = basis(A sketch),   n_power times Q <- basis(A basis(A^H Q)),   Q^H A = W s V^H,   U = Q W.
 
-    Exact where the rank of A is at most l.  Derivatives are those of `svd`, of Q^H A.  Source: Halko, Martinsson and
-    Tropp 2011, algorithms 4.4 and 5.1.
+    Exact where the rank of A is at most l.  Signs or phases are such that V^H times the first column of the sketch is
+    positive.  Derivatives are those of `svd`, of Q^H A.  Source: Halko, Martinsson and Tropp 2011, algorithms 4.4, 5.1.
 
     ValueError for a sketch of another shape.
 
@@ -74,11 +74,14 @@ def randomized_svd(A: Tensor, r: int, sketch: Tensor, *, n_power: int = 1) -> tu
 
 
 def _leading(A: Tensor, r: int, sketch: Tensor, n_power: int) -> tuple[Tensor, Tensor, Tensor]:
-    Q = basis(A @ sketch.to(A.dtype))
+    sketch = sketch.to(A.dtype)
+    Q = basis(A @ sketch)
     for _ in range(n_power):
         Q = basis(A @ basis(A.mH @ Q))
     U, s, Vh = svd(Q.mH @ A)
-    return Q @ U[:, :r], s[:r], Vh[:r]
+    c = Vh[:r] @ sketch[:, 0]
+    phase = torch.where(c == 0, 1.0, c.sgn())  # the next sketch meets coordinates in U, so phases must not be arbitrary
+    return Q @ U[:, :r] * phase, s[:r], phase.conj()[:, None] * Vh[:r]
 
 
 def check_sketches(what: str, sketches: Sequence[Tensor], wanted: Sequence[tuple[int, int, int]], cure: str) -> None:

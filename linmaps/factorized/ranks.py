@@ -132,7 +132,7 @@ def tucker_rank(rank: Rank, sizes: Sequence[int]) -> Ranks:
     ((2, 2), (2, 5, 3))
     """
     share = fraction(rank, "Tucker")
-    most = [min(s, math.prod(sizes) // s) if len(sizes) > 1 else s for s in sizes]
+    most = [min(s, math.prod(sizes) // s) for s in sizes]
     if share is None:
         return tucker_feasible(tuple(map(min, most, _ints(rank, len(sizes), "Tucker"))))
     if share >= 1:

@@ -67,8 +67,8 @@ class Factorized(Layers, OfArrays):
     a complex dtype gives complex leaves.  `violation(W)` is the norm of the singular values beyond the ranks in all
     unfoldings of T that the ranks bound; for cp a necessary condition only.  `from_matrix` is the singular value
     decomposition of lowrank, TT-SVD, HOSVD with sweeps for tucker, and alternating least squares for cp, which finds
-    local optima; all within sqrt(N - 1) of the nearest tensor but the last.  Its derivatives are those of the singular
-    value decomposition, which has none where singular values repeat; with a `sketch` they need no distinct values.
+    local optima; all within sqrt(N - 1) of the nearest tensor but the last.  Its derivatives are finite
+    everywhere (`linmaps.factorized.tt_svd` says what they are where singular values repeat).
 
     ValueError or TypeError for shapes, names, ranks or options that make no sense; blocktt needs as many out as in modes.
 

@@ -97,6 +97,11 @@ def cell(name: str, n: int, share: float) -> None:
 def main(sizes: tuple[int, ...] = tuple(SHAPES)) -> None:
     if tensor_peer.tltorch() is None:
         print(tensor_peer.ABSENT)
+    elif not torch.backends.opt_einsum.is_available():
+        raise SystemExit(
+            "the peer takes its paths from opt_einsum, without which it is many times slower; put it on PYTHONPATH, so that "
+            "torch finds it"
+        )
     for n in sizes:
         for name in (*THEIRS, "tt", "lowrank"):
             for share in FRACTIONS:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
 from linmaps.factorized import ranks
+from linmaps.factorized.decompose import svd
 from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.plan import Way, product
 from linmaps.factorized.randomized import randomized_svd
@@ -67,12 +66,11 @@ class LowRank(Kind):
         n, m = W.shape[-2:]
         side_by_side = W if L == 1 else W.transpose(0, 1).reshape(n, L * m)
         if how.sketch is None:
-            U, s, V = torch.linalg.svd(side_by_side, full_matrices=False)
+            U = svd(side_by_side)[0][:, :r]
         else:
-            U, s, V = randomized_svd(side_by_side, r, how.sketch[0])
-        root = s[:r].sqrt()
-        V = root[:, None] * V[:r]
-        return {"U": U[:, :r] * root, "V": V if L == 1 else V.reshape(r, L, m).transpose(0, 1)}
+            U = randomized_svd(side_by_side, r, how.sketch[0])[0]
+        V = U.mH @ side_by_side  # has derivatives where singular values repeat, as products with them would not
+        return {"U": U, "V": V if L == 1 else V.reshape(r, L, m).transpose(0, 1)}
 
     def unfoldings(self, W, r, L, O, I):
         return [(W if L == 1 else W.transpose(0, 1).reshape(W.shape[1], L * W.shape[2]), r)]

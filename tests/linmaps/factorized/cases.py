@@ -31,6 +31,8 @@ CORES = [randn(a, s, b, seed=k) for k, (a, s, b) in enumerate(zip((1, 2, 3), SIZ
 CORE = randn(2, 2, 2, seed=5)
 JOINT = F.Factorized((2, 3), (3, 2), factorization="tucker", rank=0.6, n_layers=3)
 JOINT_PARAMS = JOINT.init(gen(), dtype=D)
+OTHER_PARAMS = JOINT.init(gen(1), dtype=D)
+MASK = {bond: 1 + 0.3 * randn(size, seed=size) for bond, size in F.bonds(JOINT).items()}
 X = randn(4, 6)
 CONV = F.FactorizedConv(2, 3, (3,), factorization="tucker", rank=2)
 CONV_PARAMS = CONV.init(gen(), dtype=D)
@@ -60,6 +62,18 @@ CASES: dict[str, Case | Exempt] = {
     "linmaps.Factorized/apply_tensor": Case(
         lambda p, x: JOINT.apply_tensor(p, x, 0), (JOINT_PARAMS, X.reshape(4, 2, 3))
     ),
+    "linmaps.tensor_dropout": Case(lambda p, m: F.tensor_dropout(JOINT, p, m), (JOINT_PARAMS, MASK)),
+    "linmaps.tensor_lasso": Case(lambda p, w: F.tensor_lasso(JOINT, p, w, penalty=0.1), (JOINT_PARAMS, MASK)),
+    "linmaps.factorized.tensor_dropout": Exempt("in the row of linmaps.tensor_dropout"),
+    "linmaps.factorized.tensor_lasso": Exempt("in the row of linmaps.tensor_lasso"),
+    "linmaps.factorized.bonds": Exempt("names and numbers of a spec"),
+    "linmaps.factorized.dropout_mask": Exempt("draws numbers for a spec"),
+    "linmaps.factorized.lasso_weights": Exempt("ones for a spec"),
+    "linmaps.factorized.lasso_prox": Case(lambda w: F.lasso_prox(w, 0.1), (MASK,)),
+    "linmaps.factorized.prune_ranks": Case(lambda p: F.prune_ranks(JOINT, p, {"r1": [0]})[1], (JOINT_PARAMS,)),
+    "linmaps.factorized.inner": Case(lambda p, q: F.inner(JOINT, p, JOINT, q), (JOINT_PARAMS, OTHER_PARAMS)),
+    "linmaps.factorized.distance": Case(lambda p, q: F.distance(JOINT, p, JOINT, q), (JOINT_PARAMS, OTHER_PARAMS)),
+    "linmaps.factorized.cp_start": Case(lambda T: [(U @ U.mT) for U in F.cp_start(T, 2)], (T,), tol=1e-6),
     "linmaps.factorized.Factorization": Exempt("a pair with its error: see factorize"),
     "linmaps.factorized.Factorized": Exempt("in the rows of linmaps.Factorized"),
     "linmaps.factorized.FactorizedConv": Exempt("in the rows of linmaps.FactorizedConv"),
