@@ -183,13 +183,22 @@ def tt_matrix(outs: Sequence[Tensor], ins: Sequence[Tensor]) -> Tensor:
 
 
 def block_joined(cores: Sequence[Tensor]) -> Tensor:
-    """Neighbouring cores of a block train as one core [r, outs, ins, r'], from the last one, which keeps runs of memory long."""
-    C = cores[-1]
-    for A in reversed(cores[:-1]):
-        (r, o, i, m), (_, p, j, q) = A.shape, C.shape
-        C = A.reshape(r * o * i, m) @ C.reshape(m, p * j * q)
-        C = C.reshape(r, o, i, p, j, q).permute(0, 1, 3, 2, 4, 5).reshape(r, o * p, i * j, q)
-    return C
+    """Neighbouring cores of a block train as one core [r, outs, ins, r'], from the smaller end."""
+    return (
+        functools.reduce(_joined, cores)
+        if _forward(cores)
+        else functools.reduce(lambda C, A: _joined(A, C), cores[::-1])
+    )
+
+
+def _forward(cores: Sequence[Tensor]) -> bool:
+    return cores[0].shape[1] * cores[0].shape[2] <= cores[-1].shape[1] * cores[-1].shape[2]
+
+
+def _joined(A: Tensor, C: Tensor) -> Tensor:
+    (r, o, i, m), (_, p, j, q) = A.shape, C.shape
+    whole = A.reshape(r * o * i, m) @ C.reshape(m, p * j * q)
+    return whole.reshape(r, o, i, p, j, q).permute(0, 1, 3, 2, 4, 5).reshape(r, o * p, i * j, q)
 
 
 def blocktt_apply(x: Tensor, cores: Sequence[Tensor], *, groups: Groups | None = None, forward: bool = True) -> Tensor:
@@ -214,26 +223,6 @@ def blocktt_apply(x: Tensor, cores: Sequence[Tensor], *, groups: Groups | None =
 
 
 def blocktt_matrix(cores: Sequence[Tensor]) -> Tensor:
-    """W [in, out] of a block train: outs and ins change places in each core, so that no large array has to."""
-    W = block_joined([core.transpose(1, 2) for core in cores])
-    return W.reshape(W.shape[1:3])
-
-
-def blocktt_dense(x: Tensor, cores: Sequence[Tensor], *, first: bool = True) -> Tensor:
-    """`x W` by way of all entries of W, in the order in which one product of a core and the others joined gives them.
-
-    first: the core by itself is the first one, else the last one.  The in mode i of that core stays in front, as a batch:
-    blocks [i, out, the other ins]; so x and the result are transposed in the place of W.
-    """
-    B = len(x)
-    if len(cores) == 1:
-        return x @ cores[0][0, :, :, 0].mT
-    A, rest = (cores[0], cores[1:]) if first else (cores[-1], cores[:-1])
-    others = block_joined(rest)
-    (r, O, I, q), (_, o, i, _) = others.shape, A.shape
-    m = r * q  # one of the two is 1, for the core and for the others
-    flat = others.reshape(m, O * I) if first else others.reshape(O * I, m).mT
-    blocks = (A.permute(2, 1, 0, 3).reshape(i * o, m) @ flat).reshape(i, o * O, I)
-    xs = x.reshape(B, i, I).transpose(0, 1) if first else x.reshape(B, I, i).permute(2, 0, 1)
-    y = torch.bmm(xs, blocks.mT).sum(0)
-    return y if first else y.reshape(B, o, O).transpose(1, 2).reshape(B, O * o)
+    """W [in, out] of a block train, a view of its transpose."""
+    W = block_joined(cores)
+    return W.reshape(W.shape[1:3]).mT

@@ -51,7 +51,7 @@ class _Product:
     def __call__(self, x: Tensor, *leaves: Tensor) -> Tensor:
         params = dict(zip(self.names, leaves))
         if self.options is None:
-            return self.kind.dense(params, x, self.O, self.I)
+            return x @ self.kind.matrix(params, self.O, self.I)
         return self.kind.apply(params, x, self.O, self.I, **self.options)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 Groups = tuple[tuple[int, int], ...]  # ranges (first, last + 1) of neighbours that are joined, in order
 
 # multiply-adds that a core does while it moves one number, or calls one operation: measured, within a factor of two
-NUMBER, CALL = 40.0, 150_000.0
+NUMBER, CALL = 20.0, 150_000.0
 
 
 @dataclass(frozen=True)

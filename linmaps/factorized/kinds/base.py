@@ -102,10 +102,6 @@ class Kind(abc.ABC):
     def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         """Matrices made of the entries of W [(L,) in, out], and the bound that the kind sets on the rank of each."""
 
-    def dense(self, params: Leaves, x: Tensor, O: Shape, I: Shape) -> Tensor:
-        """`x W` of a single layer by way of W."""
-        return x @ self.matrix(params, O, I)
-
     # --- the same for all kinds --------------------------------------------------------------------------------------
 
     def squared_norm(self, params: Leaves) -> Tensor:

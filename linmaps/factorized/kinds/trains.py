@@ -143,12 +143,14 @@ class BlockTT(_Train):
         return contract.blocktt_matrix(listed(params, "A"))
 
     def ways(self, r, O, I, B):
+        sizes = [o * i for o, i in zip(O, I)]
+
         def join(a: int, b: int) -> Cost:
-            cost, s = Cost(), O[a] * I[a]
-            for k in range(a + 1, b):
-                t = O[k] * I[k]
-                out = r[a] * s * t * r[k + 1]
-                cost, s = cost + product(r[a] * s, r[k], t * r[k + 1]) + Cost(0, 2 * out, 1), s * t
+            forward, cost = sizes[a] <= sizes[b - 1], Cost()
+            for k in range(a + 1, b) if forward else range(b - 1, a, -1):
+                left, right = (a, k + 1) if forward else (k - 1, b)
+                n, m = r[left] * math.prod(sizes[left:k]), math.prod(sizes[k:right]) * r[right]
+                cost = cost + product(n, r[k], m) + Cost(0, 2 * n * m, 1)
             return cost
 
         def first_to_last(a: int, b: int) -> Cost:
@@ -163,23 +165,7 @@ class BlockTT(_Train):
         for name, forward, cost in (("last to first", False, last_to_first), ("first to last", True, first_to_last)):
             total, groups = cheapest(len(O), cost, whole=False)
             ways[name] = Way({"groups": groups, "forward": forward}, total)
-        first, d, (n, m) = self._first(r, O, I), len(O), (math.prod(I), math.prod(O))
-        k, rest = (0, join(1, d)) if first and d > 1 else (d - 1, join(0, d - 1) if d > 1 else Cost())
-        formed = rest + product(I[k] * O[k], max(r[k], r[k + 1]), n * m // (I[k] * O[k]))
-        summed = Cost(I[k] * B * m, 3 * I[k] * B * m, 3)
-        return ways | {"dense": Way(None, formed + summed + dense_product(O, I, B))}
-
-    @staticmethod
-    def _first(r, O, I):
-        """Whether to join all cores but the first one, rather than all but the last: what is smaller."""
-        ends = O[0] * I[0] / r[1], O[-1] * I[-1] / r[-2]
-        return ends[0] >= ends[1]
-
-    def dense(self, params, x, O, I):
-        cores = listed(params, "A")
-        ends = cores[0], cores[-1]
-        first, last = (core.shape[1] * core.shape[2] / max(core.shape[0], core.shape[3]) for core in ends)
-        return contract.blocktt_dense(x, cores, first=first >= last)
+        return ways | {"dense": Way(None, join(0, len(O)) + dense_product(O, I, B))}
 
     def apply(self, params, x, O, I, **options: Any):
         return contract.blocktt_apply(x, listed(params, "A"), **options)
