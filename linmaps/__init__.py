@@ -13,7 +13,8 @@ torch.Size([8, 5])
 True
 
 `linmaps.maps` is the registry of all maps; it prints as a table of their promises.  `linmaps.strategies` (needs
-hypothesis) draws specs, params and inputs for tests.  `from_module` takes a trained module over.
+hypothesis) draws specs, params and inputs for tests.  `from_module` takes a trained module over.  `Factorized` and
+`factorize` are tensorized weights; `linmaps.factorized` says more, also to those who come from tensorly-torch.
 
 Coming from NeuroMANCER's slim, whose matrices are [in, out] too (its modules hold what here is a spec and its params; its
 `effective_W()`, `reg_error()`, `eig()` and `forward(x)` are `effective_W(params)`, `reg_error(params)`, `eig(params)` and
