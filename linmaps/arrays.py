@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params
+from linmaps.shapes import tensorized_shape
 
 
 class OfArrays(Map):
@@ -16,6 +19,29 @@ class OfArrays(Map):
     if TYPE_CHECKING:
         in_shape: tuple[int, ...]
         out_shape: tuple[int, ...]
+
+    _sizes: ClassVar[str] = "a tuple of ints, the sizes of the axes"
+
+    def __post_init__(self) -> None:
+        """Shapes become tuples, out_shape that of in_shape unless given, and the sizes follow from them.
+
+        An int is split into as many sizes as the other shape has, or into two.
+        """
+        if vars(self)["out_shape"] is None:
+            object.__setattr__(self, "out_shape", self.in_shape)
+        given: dict[str, Any] = {key: getattr(self, key) for key in ("in_shape", "out_shape")}
+        n_modes = next((len(shape) for shape in given.values() if isinstance(shape, Sequence)), 2)
+        for key, n in given.items():
+            if isinstance(n, int) and not isinstance(n, bool) and n > 0 and n_modes > 0:
+                object.__setattr__(self, key, tensorized_shape(n, n_modes))
+        for key, size in (("in_shape", "in_features"), ("out_shape", "out_features")):
+            shape = getattr(self, key)
+            fine = isinstance(shape, Sequence) and all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
+            self._expect(fine, key, self._sizes, error=TypeError)
+            self._expect(len(shape) > 0 and min(shape) > 0, key, "at least one axis, and positive sizes")
+            object.__setattr__(self, key, tuple(shape))
+            object.__setattr__(self, size, math.prod(shape))
+        super().__post_init__()
 
     def apply_tensor(self, params: Params, x: Tensor, *layer: Any) -> Tensor:
         """`apply` for an array x [..., *in_shape]: [..., *out_shape]; a layer, where the map has several, comes last.

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from linmaps.arrays import OfArrays
-from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet
 from linmaps.numeric import frobenius, normal
 from linmaps.registry import register
-
-
-def balanced(n: int) -> tuple[int, int]:
-    """Two factors of n, as equal as its divisors allow, the smaller one first.
-
-    >>> balanced(12), balanced(7)
-    ((3, 4), (1, 7))
-    """
-    small = next(p for p in range(math.isqrt(n), 0, -1) if n % p == 0)
-    return small, n // small
 
 
 @register
@@ -35,7 +23,8 @@ class Kronecker(OfArrays):
     """A Kronecker product, `W = A_0 (x) A_1 (x) ...`, of factors "A0", "A1", ... with shapes [in_shape[k], out_shape[k]].
 
     `Kronecker(in_shape, out_shape)`: in_features and out_features are the products of the shapes; out_shape is in_shape
-    unless given; an int stands for two factors as equal as its divisors allow.  Seen as an array of in_shape, x is
+    unless given; an int stands for factors as equal as its divisors allow, two
+    unless the other shape says how many.  Seen as an array of in_shape, x is
     multiplied along each axis by one factor, so `apply` never forms W and costs about (in + out) max(shape) per row;
     `solve`, `inverse`, `logabsdet` and the spectrum go by factor where all factors are square.  init: normal factors of
     variance (1/3)^(1/K) / in_shape[k], K factors, so that inputs of unit variance give outputs of variance 1/3 (with heavier
@@ -63,25 +52,9 @@ class Kronecker(OfArrays):
     out_features: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if vars(self)["out_shape"] is None:
-            object.__setattr__(self, "out_shape", self.in_shape)
-        for key in ("in_shape", "out_shape"):
-            shape = getattr(self, key)
-            if isinstance(shape, int) and not isinstance(shape, bool) and shape > 0:
-                shape = balanced(shape)
-            fine = isinstance(shape, Sequence) and all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
-            self._expect(fine, key, "a tuple of ints, the sizes of the factors", error=TypeError)
-            self._expect(len(shape) > 0 and min(shape) > 0, key, "at least one factor, and positive sizes")
-            object.__setattr__(self, key, tuple(shape))
+        super().__post_init__()
         same = len(self.in_shape) == len(self.out_shape)
         self._expect(same, "out_shape", f"{len(self.in_shape)} sizes, as in_shape={self.in_shape}; pad with ones")
-        object.__setattr__(self, "in_features", math.prod(self.in_shape))
-        object.__setattr__(self, "out_features", math.prod(self.out_shape))
-        super().__post_init__()
-
-    @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
-        return cls(balanced(rows), balanced(columns), **options)
 
     @property
     def _by_factor(self) -> bool:

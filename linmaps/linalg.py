@@ -119,6 +119,12 @@ def shifted(m: Tensor) -> Tensor:
     return m + small * torch.diag(torch.linspace(0, 1, len(m), dtype=m.dtype, device=m.device))
 
 
+def product_svdvals(U: Tensor, V: Tensor) -> Tensor:
+    """Singular values of U V for U [n, r], V [r, m], r <= min(n, m), at size r; smooth where those of the product are not."""
+    s = torch.linalg.svdvals(torch.linalg.qr(U).R @ torch.linalg.qr(V.mT).R.mT)
+    return torch.nn.functional.pad(s, (0, min(len(U), V.shape[-1]) - V.shape[-2]))
+
+
 def eigvals(m: Tensor) -> Tensor:
     """Eigenvalues [n] of m [n, n], in LAPACK's order, also where its iteration would fail: off by rounding.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.linalg import inv, logabsdet
+from linmaps.linalg import inv, logabsdet, product_svdvals
 from linmaps.numeric import frobenius, normal, uniform
 from linmaps.registry import register
 
@@ -64,9 +64,7 @@ class LowRank(Map):
         return (x @ params["U"]) @ params["V"]
 
     def _singular_values(self, params: Params) -> Tensor:
-        left, right = torch.linalg.qr(params["U"]).R, torch.linalg.qr(params["V"].mT).R
-        s = torch.linalg.svdvals(left @ right.mT)
-        return torch.nn.functional.pad(s, (0, min(self.in_features, self.out_features) - self.rank))
+        return product_svdvals(params["U"], params["V"])
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(torch.linalg.svdvals(W)[self.rank :])

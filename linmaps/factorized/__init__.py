@@ -76,8 +76,8 @@ from linmaps.factorized.regularize import (
     tensor_dropout,
     tensor_lasso,
 )
-from linmaps.factorized.shapes import tensorized_shape
 from linmaps.factorized.spec import Factorized
+from linmaps.shapes import tensorized_shape
 
 __all__ = [
     "Factorization",

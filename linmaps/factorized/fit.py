@@ -12,9 +12,9 @@ from tqdm import tqdm
 from linmaps import trees
 from linmaps.checks import Params
 from linmaps.factorized.randomized import tt_sketches, tucker_sketches
-from linmaps.factorized.shapes import tensorized_shape
 from linmaps.factorized.spec import Factorized
 from linmaps.numeric import frobenius, normal, working
+from linmaps.shapes import tensorized_shape
 
 
 class Factorization(tuple[Factorized, dict[str, Tensor]]):

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from linmaps.arrays import OfArrays
-from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.layers import Layer, Layers
 from linmaps.factorized.multiply import IMPLEMENTATIONS, multiply, plan_for
 from linmaps.factorized.plan import Plan
-from linmaps.factorized.shapes import tensorized_shape
 from linmaps.numeric import HALF, frobenius, uniform, working
 from linmaps.registry import register
 
@@ -41,8 +39,9 @@ def _shapes(name: str, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
 class Factorized(Layers, OfArrays):
     """A matrix whose rows and columns are split into modes, kept as a factorized tensor and used without forming it.
 
-    W [in, out], in = prod(in_shape), out = prod(out_shape) (in_shape unless given), holds in row-major order a tensor T of
-    modes (o_1..o_p, i_1..i_q), s_1..s_N in this order:
+    W [in, out], in = prod(in_shape), out = prod(out_shape), holds in row-major order a tensor T of modes
+    (o_1..o_p, i_1..i_q), s_1..s_N in this order.  out_shape is in_shape unless given; an int is split into modes as equal
+    as its divisors allow, two unless the other shape says how many.
 
     | factorization | T or W | leaves | layers share |
     |---|---|---|---|
@@ -86,6 +85,7 @@ class Factorized(Layers, OfArrays):
     name: ClassVar[str] = "factorized"
     promise: ClassVar[str] = "W is a tensor of bounded rank"
     complex_ready: ClassVar[bool] = True
+    _sizes: ClassVar[str] = "a tuple of ints, the sizes of the modes; linmaps.tensorized_shape(n, n_modes) makes one"
 
     in_shape: tuple[int, ...]  # type: ignore[misc]
     out_shape: tuple[int, ...] = None  # type: ignore[assignment]
@@ -100,17 +100,6 @@ class Factorized(Layers, OfArrays):
     bias: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
-        if vars(self)["out_shape"] is None:
-            object.__setattr__(self, "out_shape", self.in_shape)
-        for key in ("in_shape", "out_shape"):
-            shape = getattr(self, key)
-            fine = isinstance(shape, Sequence) and all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
-            cure = "a tuple of ints, the sizes of the modes; linmaps.tensorized_shape(n, n_modes) makes one"
-            self._expect(fine, key, cure, error=TypeError)
-            self._expect(len(shape) > 0 and min(shape) > 0, key, "at least one mode, and positive sizes")
-            object.__setattr__(self, key, tuple(shape))
-        object.__setattr__(self, "in_features", math.prod(self.in_shape))
-        object.__setattr__(self, "out_features", math.prod(self.out_shape))
         super().__post_init__()
         given = self.factorization
         name = "dense" if given is None else str(given).lower()
@@ -126,10 +115,6 @@ class Factorized(Layers, OfArrays):
         if isinstance(self.rank, list):
             object.__setattr__(self, "rank", tuple(self.rank))
         _ = self.ranks  # refuses what makes no sense
-
-    @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
-        return cls(tensorized_shape(rows, 2), tensorized_shape(columns, 2), **options)
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 
@@ -267,6 +252,11 @@ class Factorized(Layers, OfArrays):
 
     def _matrix(self, leaves: Params) -> Tensor:
         return self._kind.matrix(leaves, self.out_shape, self.in_shape)
+
+    def _singular_values(self, params: Params) -> Tensor:
+        if self.n_layers > 1:
+            return super()._singular_values(params)
+        return self._kind.singular_values(params, self.out_shape, self.in_shape)
 
     def _weight(self, params: Params) -> Tensor:
         if self.n_layers == 1:

@@ -12,6 +12,7 @@ from torch.func import vmap
 
 import linmaps
 from linmaps import trees
+from linmaps.arrays import OfArrays
 from linmaps.numeric import frobenius
 from tests.linmaps.zoo import ENTRIES, generator, label, random_params
 
@@ -19,7 +20,7 @@ SPEC = linmaps.Linear(3, 2, bias=True)
 PARAMS = random_params(SPEC, 0)
 
 
-SIZED = [n for n in linmaps.maps if n != "kronecker"]  # whose sizes are named after the shapes of its factors
+SIZED = [n for n, c in linmaps.maps.items() if not issubclass(c, OfArrays)]  # those name their sizes after their shapes
 POSITIONAL = ("block_diagonal", "low_rank", "monarch")  # have a third argument that is not an option
 
 

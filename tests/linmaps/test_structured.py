@@ -96,7 +96,7 @@ def test_kronecker_signature():
     [
         (lambda: linmaps.Kronecker((2, 3), (4,)), ValueError, r"out_shape: got \(4,\), expected 2 sizes, as in_shape"),
         (lambda: linmaps.Kronecker(6.0), TypeError, r"in_shape: got 6.0, expected a tuple of ints"),
-        (lambda: linmaps.Kronecker((2, 0)), ValueError, r"in_shape: got \(2, 0\), expected at least one factor"),
+        (lambda: linmaps.Kronecker((2, 0)), ValueError, r"in_shape: got \(2, 0\), expected at least one axis"),
         (lambda: linmaps.BlockDiagonal(6, 4, 3), ValueError, r"n_blocks: got 3, expected a divisor .* \[1, 2\]"),
         (lambda: linmaps.LowRank(4, 3, 4), ValueError, r"rank: got 4, expected an int from 1 to 3"),
         (lambda: linmaps.LowRank(4, 3, 1.5), TypeError, r"rank: got 1.5, expected a positive int"),

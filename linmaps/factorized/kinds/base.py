@@ -102,6 +102,10 @@ class Kind(abc.ABC):
     def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         """Matrices made of the entries of W [(L,) in, out], and the bound that the kind sets on the rank of each."""
 
+    def singular_values(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
+        """Those of W of a single layer."""
+        return torch.linalg.svdvals(self.matrix(params, O, I))
+
     # --- the same for all kinds --------------------------------------------------------------------------------------
 
     def squared_norm(self, params: Leaves) -> Tensor:

@@ -10,6 +10,7 @@ from linmaps.factorized.decompose import svd
 from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.plan import Way, product
 from linmaps.factorized.randomized import randomized_svd
+from linmaps.linalg import product_svdvals
 
 
 class LowRank(Kind):
@@ -33,6 +34,9 @@ class LowRank(Kind):
 
     def matrix(self, params, O, I):
         return params["U"] @ params["V"]
+
+    def singular_values(self, params, O, I):
+        return product_svdvals(params["U"], params["V"])
 
     def ways(self, r, O, I, B):
         n, m = math.prod(I), math.prod(O)

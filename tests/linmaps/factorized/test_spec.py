@@ -44,6 +44,13 @@ def cases(draw):
     return spec, spec.init(gen(seed), dtype=dtype), randn(*batch, spec.in_features, seed=seed, dtype=dtype)
 
 
+def test_an_int_is_split_into_as_many_modes_as_the_other_shape_has():
+    assert Factorized(784, 256) == Factorized((28, 28), (16, 16))
+    assert Factorized((7, 8, 14), 256) == Factorized((7, 8, 14), (4, 8, 8))
+    assert Factorized(784, (256,)) == Factorized((784,), (256,))
+    assert Factorized(7) == Factorized((1, 7), (1, 7))
+
+
 @given(case=cases())
 def test_all_implementations_are_the_product_with_the_matrix(case):
     spec, params, x = case
@@ -257,8 +264,11 @@ def test_contraction_layer():
 
 
 BAD = [
-    ({"in_shape": 6}, TypeError, "in_shape"),
-    ({"in_shape": ()}, ValueError, "at least one mode"),
+    ({"in_shape": 6.0}, TypeError, "in_shape: got 6.0, expected a tuple of ints"),
+    ({"in_shape": ()}, ValueError, "at least one axis"),
+    ({"in_shape": 0}, TypeError, r"in_shape: got 0, expected a tuple of ints"),
+    ({"in_shape": 4, "out_shape": True}, TypeError, r"out_shape: got True, expected a tuple of ints"),
+    ({"in_shape": 4, "out_shape": -6}, TypeError, r"out_shape: got -6, expected a tuple of ints"),
     ({"in_shape": (2, 0)}, ValueError, "positive sizes"),
     ({"in_shape": (2, 2.0)}, TypeError, "tuple of ints"),
     ({"in_shape": (2,), "factorization": "hosvd"}, ValueError, "factorization"),
