@@ -105,6 +105,30 @@ class LayerCollection:
         """The layers without a rule: their blocks are exact."""
         return tuple(layer for layer in self.layers if layer.kind == "exact")
 
+    @property
+    def space(self) -> Layout:
+        """Layout of the vectors of parameter space that matrices on these layers act on."""
+        return self.layout
+
+    def views(self, v: Any) -> dict[str, Tensor]:
+        """A vector of parameter space by layer: `[O, I]` (the bias a last column) where factored, `[n]` elsewhere.
+
+        ValueError that names the path for a v of another structure or shape.
+        """
+        self.space.check(v, "v")
+        flat = trees.leaves(v)
+        return {
+            l.name: l.matrix(flat) if l.kronecker else flat[l.leaves[0]].reshape(self.layout.sizes[l.leaves[0]])
+            for l in self
+        }
+
+    def tree(self, views: dict[str, Tensor]) -> Any:
+        """The vector of parameter space with these views: the way back from `views`."""
+        found: dict[int, Tensor] = {}
+        for l in self:
+            found |= l.scatter(views[l.name]) if l.kronecker else {l.leaves[0]: views[l.name]}
+        return self.space.unflatten([found[n].reshape(s) for n, s in enumerate(self.space.shapes)])
+
     def numel(self) -> int:
         """Number of parameters."""
         return self.layout.numel

@@ -82,6 +82,16 @@ class Layer:
         return self.kind in KRONECKER
 
     @property
+    def diagonal(self) -> bool:
+        """Whether the input factor A is a diagonal matrix, kept as the vector `[I]` of its entries."""
+        return False
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the matrix view has an axis of groups in front, with factors for each: `[groups, O, I]`."""
+        return False
+
+    @property
     def leaves(self) -> tuple[int, ...]:
         return tuple(i for i in (self.weight, self.bias) if i is not None)
 
