@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap, vjp
 
-from fisher.axes import batch_axes, rows
+from fisher.axes import batch_axes
+from fisher.products import gradient
 from fisher.taps import pull
+from fisher.uses import EXACT, NEVER_MET
 from linmaps import trees
 from linmaps.trees import path_str
 
 if TYPE_CHECKING:
     from fisher.layers import LayerCollection
-
-NEVER_MET = "never met in a torch call"
 
 
 def raw(t: Tensor) -> Tensor:
@@ -65,13 +65,15 @@ def floating(params: Any) -> None:
 class Evidence:
     """What two backward passes say: by cotangent 0 (a generic one) and 1 (the same on the first example alone).
 
-    gradients: of params and of x; inputs, taps: of each use, as `pull` gives them with the axes of `layers`.
+    gradients: of params and of x; inputs, taps: of each use, as `pull` gives them with the axes of `layers`; alone: whether
+    the others give the same outputs without the last example (asked where x has no gradient).
     """
 
     layers: LayerCollection
     gradients: tuple[tuple[Any, list[Tensor]], tuple[Any, list[Tensor]]]
     inputs: dict[int, Tensor]
     taps: dict[int, Tensor]
+    alone: bool
 
 
 def watched(run: Callable[[Any, Any], Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -86,7 +88,16 @@ def watched(run: Callable[[Any, Any], Tensor], params: Any, x: Any) -> tuple[Ten
         whole = dict(enumerate(flat)) | dict(zip(free, inputs))
         return run(params, treedef.unflatten(whole.values()))
 
-    y, back = vjp(of_both, params, [flat[i] for i in free])  # type: ignore[misc]
+    try:
+        y, back = vjp(of_both, params, [flat[i] for i in free])  # type: ignore[misc]
+    except RuntimeError as error:
+        if "mutate a captured Tensor" not in str(error):
+            raise
+        raise ValueError(
+            "f(params, x): changes a tensor that it closes over, as batch norm in train mode changes its running statistics, "
+            "where the output of one example depends on other examples; expected a pure function: put the model into eval mode "
+            "(model.eval())"
+        ) from error
     return y, back
 
 
@@ -99,7 +110,17 @@ def evidence(
     first = torch.zeros_like(ramp)
     first[:1] = ramp[:1]
     _, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
-    return Evidence(layers, (back(ramp), back(first)), inputs, tap_back(torch.stack([ramp, first])))
+    with_gradient = any(t.is_floating_point() for t in trees.leaves(x))
+    alone = with_gradient or len(y) < 2 or _same(f(params, trees.map(lambda t: t[:-1], x)), y[:-1])
+    return Evidence(layers, (back(ramp), back(first)), inputs, tap_back(torch.stack([ramp, first])), alone)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    a, b = raw(one), raw(other)
+    tol = 10 * torch.finfo(a.dtype).eps ** 0.5
+    return a.shape == b.shape and bool(
+        (a - b).abs().amax() <= tol * torch.maximum(b.abs().amax(), torch.ones_like(b.amax()))
+    )
 
 
 def batch_axis(seen: Evidence, batch: int) -> dict[int, int | None]:
@@ -110,12 +131,12 @@ def batch_axis(seen: Evidence, batch: int) -> dict[int, int | None]:
     if batch < 2:
         return {}
     of_x = seen.gradients[1][1]
-    _apart(all(_zero(t[1:]) for t in of_x), "f(params, x)")
+    _apart(seen.alone and all(_zero(t[1:]) for t in of_x), "f(params, x)")
     found: dict[int, int | None] = {}
     for k, g in seen.taps.items():
-        axes = batch_axes(seen.layers.uses[k].shape, batch)
-        found[k] = next((axis for axis in axes if _zero(rows(g[1], batch, axis)[1:])), None)
-        _apart(bool(of_x) or found[k] is not None, seen.layers.uses[k].describe())
+        use = seen.layers.uses[k]
+        axes = batch_axes(use.shared, batch)
+        found[k] = next((axis for axis in axes if _zero(use.outputs(g[1], batch, axis)[1:])), None)
     return found
 
 
@@ -134,13 +155,13 @@ def _apart(apart: bool, name: str) -> None:
 
 def complete(layers: LayerCollection, seen: Evidence, batch: int) -> set[int]:
     """For each leaf: autograd's gradient = sum over uses of g'a.  Returns the numbers of the leaves without gradient."""
-    g = {k: rows(t[0], batch, seen.layers.uses[k].axis) for k, t in seen.taps.items()}  # a sum: any axis, but one
+    uses = seen.layers.uses
+    g = {k: uses[k].outputs(t[0], batch) for k, t in seen.taps.items()}  # a sum: any axis, but one for both
     flat, unused = trees.leaves(seen.gradients[0][0]), set()
     for layer in layers:
-        if layer.kronecker:
-            want = layer.matrix(flat)
-            got = sum(_weight_gradient(layer, seen.inputs[k], g[k]) for k in layer.uses)
-            _agree(layers, layer, raw(want), raw(torch.as_tensor(got)))
+        if layer.uses and layer.family != EXACT:
+            got = gradient(layer, [seen.inputs[k] for k in layer.uses], [g[k] for k in layer.uses])
+            _agree(layers, layer, raw(layer.matrix(flat)), raw(got))
         elif layer.note == NEVER_MET:
             if not _zero(flat[layer.leaves[0]]):
                 raise ValueError(
@@ -150,16 +171,6 @@ def complete(layers: LayerCollection, seen: Evidence, batch: int) -> set[int]:
                 )
             unused.add(layer.leaves[0])
     return unused
-
-
-def _weight_gradient(layer: Any, a: Any, g: Tensor) -> Tensor:
-    """sum over b, s of g (a, 1)': the gradient in the layer's matrix view."""
-    columns = []
-    if layer.weight is not None:
-        columns.append(torch.einsum("bso,bsi->oi", g, a))
-    if layer.bias is not None:
-        columns.append(g.sum((0, 1))[:, None])
-    return torch.cat(columns, 1)
 
 
 def _agree(layers: LayerCollection, layer: Any, want: Tensor, got: Tensor) -> None:

@@ -1,20 +1,125 @@
-"""Columns: the estimators, as cotangents `[K, B, *out]` at f's output whose mean outer product is the Fisher's core.
+"""Columns: the estimators, as cotangents `[K, B, *out]` at f's output whose sum of outer products is the Fisher's core.
 
-exact: the root of H_b.  mc: gradients at n sampled targets over sqrt(n), unbiased.
+exact: the root of H_b.  mc: scores at n sampled targets over sqrt(n), unbiased.  empirical, gradient_covariance: the score
+at the given target.  B batch, K columns.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fisher.likelihoods import Likelihood
+from fisher.likelihoods.base import Likelihood, n_columns, root_part, score
 
-Columns = Callable[[Tensor], Tensor]
-ESTIMATORS = ("exact", "mc")
+ESTIMATORS = ("exact", "mc", "empirical", "gradient_covariance")
+
+
+class Columns:
+    """What `estimator` returns: `columns(y, target)` is `[K, B, *out]`; `columns.parts(y, target, size)` yields it in parts."""
+
+    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
+        """All columns `[K, B, *out]` at f's output y `[B, *out]`."""
+        raise AttributeError("an estimator defines __call__")
+
+    def parts(self, y: Tensor, target: Any = None, size: int | None = None) -> Iterator[Tensor]:
+        """The same columns in the same order, at most `size` at a time (None: all at once), each made when asked for.
+
+        There is always at least one part: where there is no column (one class, a distribution without parameters) it is a
+        column of zeros.  Raises ValueError for a size below 1.
+        """
+        check_size(size)
+        return (part if part.shape[0] else torch.zeros_like(y)[None] for part in self._parts(y, target, size))
+
+    def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
+        yield from chunks(self(y, target), size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact(Columns):
+    """The columns of the likelihood's root.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Categorical
+    >>> [part.shape[0] for part in Exact(Categorical()).parts(torch.zeros(2, 6), size=3)]
+    [3, 2]
+    """
+
+    likelihood: Likelihood
+
+    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
+        return self.likelihood.root(y)
+
+    def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
+        if size is None or not hasattr(self.likelihood, "root_part"):
+            yield from chunks(self(y), size)
+            return
+        total = n_columns(self.likelihood, y)
+        for start in range(0, max(1, total), size):
+            yield root_part(self.likelihood, y, start, min(start + size, total))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled(Columns):
+    """Scores at n sampled targets over sqrt(n), one column per trial; each example and position draws its own target.
+
+    The noise is drawn at once, one trial after the other, so that the numbers do not depend on the size of the parts.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Gaussian
+    >>> Sampled(Gaussian(), torch.Generator().manual_seed(0), None, 7)(torch.zeros(5, 3)).shape
+    torch.Size([7, 5, 3])
+    """
+
+    likelihood: Likelihood
+    generator: torch.Generator | None
+    noise: Tensor | None
+    n_samples: int
+
+    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
+        return next(self._parts(y, target, None))
+
+    def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
+        noise = self._draw(y)
+        scale = math.sqrt(noise.shape[0])
+        for part in chunks(noise, size):
+            yield self.likelihood.sample(y, part) / scale
+
+    def _draw(self, y: Tensor) -> Tensor:
+        if self.generator is not None:
+            return self.likelihood.noise((self.n_samples, *y.shape), self.generator, y)
+        noise = torch.as_tensor(self.noise)
+        if tuple(noise.shape[1:]) != tuple(y.shape) or noise.ndim == 0 or noise.shape[0] == 0:
+            raise ValueError(
+                f"noise: got shape {tuple(noise.shape)}, expected [n, {', '.join(map(str, y.shape))}] with n >= 1"
+            )
+        return noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Given(Columns):
+    """The score at the given target, one column.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Categorical
+    >>> Given("empirical", Categorical())(torch.zeros(1, 2), torch.tensor([0]))
+    tensor([[[ 0.5000, -0.5000]]])
+    """
+
+    name: str
+    likelihood: Likelihood
+
+    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
+        if target is None:
+            raise ValueError(
+                f"estimator={self.name!r}: got data without targets, expected (x, target); "
+                "give targets, or use estimator='exact' or 'mc'"
+            )
+        return score(self.likelihood, y, target)[None]
 
 
 def estimator(
@@ -25,10 +130,12 @@ def estimator(
     noise: Tensor | None = None,
     n_samples: int = 1,
 ) -> Columns:
-    """The function from f's output y `[B, *out]` to its columns.
+    """The function from f's output y `[B, *out]`, and the target where it is used, to the columns.
 
     mc needs a `generator` (eager use) or the `noise` itself `[n, *y.shape]` (anywhere, under vmap too): uniform in (0, 1)
-    for the categorical likelihood, standard normal for the gaussian one.  exact uses neither.
+    for categorical, segmentation, bernoulli and poisson, standard normal for the gaussian likelihoods; the others use
+    neither.  empirical and gradient_covariance need targets, and have the same columns: the covariance is centered, if
+    it is to be, where columns become gradients of params.
 
     >>> import torch
     >>> from fisher.likelihoods import Gaussian
@@ -37,31 +144,31 @@ def estimator(
     """
     if name not in ESTIMATORS:
         raise ValueError(f"estimator: got {name!r}, expected one of {list(ESTIMATORS)}")
+    if name != "mc" and noise is not None:
+        raise ValueError(f"estimator={name!r}: got noise, expected none; it draws nothing (or say 'mc')")
     if name == "exact":
-        if noise is not None:
-            raise ValueError("estimator='exact': got noise, expected none; it draws nothing (or say 'mc')")
-        return likelihood.root
+        return Exact(likelihood)
+    if name != "mc":
+        return Given(name, likelihood)
     if (noise is None) == (generator is None):  # neither or both
         raise ValueError("estimator='mc': give either generator=torch.Generator() or noise=<tensor [n, *y.shape]>")
     if n_samples < 1:
         raise ValueError(f"n_samples: got {n_samples}, expected at least 1")
+    return Sampled(likelihood, generator, noise, n_samples)
 
-    def draw(y: Tensor) -> Tensor:
-        if generator is not None:
-            return likelihood.noise((n_samples, *y.shape), generator, y)
-        return torch.as_tensor(noise)
 
-    def sampled(y: Tensor) -> Tensor:
-        drawn = draw(y)
-        if tuple(drawn.shape[1:]) != tuple(y.shape):
-            raise ValueError(f"noise: got shape {tuple(drawn.shape)}, expected [n, {', '.join(map(str, y.shape))}]")
-        return likelihood.sample(y, drawn) / math.sqrt(drawn.shape[0])
-
-    return sampled
+def check_size(size: int | None) -> None:
+    """Raise unless `size` is None or at least 1."""
+    if size is not None and size < 1:
+        raise ValueError(f"chunk_size: got {size}, expected at least 1 column, or None for all at once")
 
 
 def chunks(columns: Tensor, size: int | None) -> Iterator[Tensor]:
-    """The columns in parts of at most `size`: memory for output-gradients is proportional to it."""
-    if size is not None and size < 1:
-        raise ValueError(f"chunk_size: got {size}, expected at least 1 column, or None for all at once")
+    """The columns in parts of at most `size`: memory for output-gradients is proportional to it.
+
+    >>> import torch
+    >>> [len(part) for part in chunks(torch.zeros(5, 2), 3)]
+    [3, 2]
+    """
+    check_size(size)
     yield from columns.split(size or max(1, columns.shape[0]))

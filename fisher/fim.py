@@ -1,25 +1,24 @@
-"""fim: the Fisher information of a pure function at params, in any representation, in one pass over the data."""
+"""fim: the Fisher information of a pure function at params, in any representation, in as few passes as it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vjp
 
-from fisher import check
 from fisher.axes import batch_size
-from fisher.columns import chunks
 from fisher.columns import estimator as make_estimator
-from fisher.fold import batches
-from fisher.fold import check_finite as data_finite
 from fisher.layers import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
-from fisher.pmat import PMat, PMatKFAC
-from fisher.reducers import REDUCERS, Reducer, leaf_rows
-from fisher.taps import column_rows, pull
+from fisher.passes import Pass, checked_batches, one_batch, reduce
+from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
+from fisher.reducers import REDUCERS, Options
+from fisher.reducers.ekfac import EKFAC, Correction
+from fisher.reducers.mixed import Mixed
 from linmaps import trees
 
 SHARING = ("expand", "reduce")
@@ -40,6 +39,9 @@ def fim(
     *,
     noise: Tensor | None = None,
     sharing: str = "expand",
+    centered: bool = False,
+    layers_to: Mapping[str, type[PMat]] | None = None,
+    dtype: torch.dtype | None = None,
     check_finite: bool = True,
 ) -> Any:
     """Fisher information F = 1/B sum over b of J_b' H_b J_b of `f(params, x)`, as a matrix object.
@@ -47,16 +49,23 @@ def fim(
     J_b is the Jacobian of f at x_b with respect to params, H_b the Fisher matrix of the output distribution at f(x_b).
 
     data: one batch x, `(x, target)`, or an iterable of those; the mean is over all examples seen.
-    representation: PMatKFAC, PMatDiag or PMatDense.  likelihood: "categorical" (logits), "gaussian", or an object.
-    estimator: "exact", or "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap).
+    representation: a PMat class.  likelihood: "categorical" (logits), "gaussian", ..., or an object.
+    estimator: "exact"; "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap);
+    "empirical" and "gradient_covariance" at the targets of data, the latter less the mean gradient if `centered`.
     layers: from `LayerCollection.from_function`; made and checked here if not given (two forwards, four backwards more).
+    A sub-collection gives a matrix on the vectors `{path: leaf}` of its leaves.
     chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
-    sharing: "expand" or "reduce", what KFAC does over positions.  check_finite: report NaN in data, params and result.
+    sharing: "expand" or "reduce", what KFAC does over positions.  layers_to: of PMatMixed, `{kind or name: representation}`.
+    dtype: in which sums over batches are kept (torch.float64 for float32 params).  check_finite: report NaN in data,
+    params and result.
 
-    One forward and one backward over C columns (C - 1 of C classes).  Pure; composes with vmap over stacked params, grad,
-    jacrev, jacfwd.  Raises ValueError or TypeError that name path, what was got, what was expected and the cure.
+    One forward and one backward over C columns (C - 1 of C classes).  PMatEKFAC of several batches passes over them twice,
+    for its bases and for the second moments in them: give it a list or a loader, not a generator.  Pure; composes with vmap
+    over stacked params, grad, jacrev, jacfwd.  Raises ValueError or TypeError that name path, what was got, what was
+    expected and the cure.
 
-    KFAC: Martens and Grosse (2015); expand and reduce: Eschenhagen et al. (2023).
+    KFAC: Martens and Grosse (2015); convolutions: Grosse and Martens (2016); expand and reduce: Eschenhagen et al. (2023);
+    EKFAC: George et al. (2018).
 
     >>> import torch, fisher
     >>> f = lambda p, x: torch.tanh(x @ p["w"] + p["b"]) @ p["v"]
@@ -66,60 +75,84 @@ def fim(
     PMatKFAC(2 factored + 0 exact blocks, d = 18, 36 numbers stored, float32, cpu)
     >>> natural = F.solve({"w": torch.ones(2, 3), "b": torch.ones(3), "v": torch.ones(3, 3)}, regul=1e-2)
     """
-    if representation not in REDUCERS:
+    known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}
+    if representation not in known:
         raise ValueError(
             f"representation: got {getattr(representation, '__name__', representation)!r}, expected one of "
-            f"{sorted(r.__name__ for r in REDUCERS)}"
+            f"{sorted(r.__name__ for r in known)}"
         )
     if sharing not in SHARING:
         raise ValueError(f"sharing: got {sharing!r}, expected one of {list(SHARING)}")
+    if centered and estimator != "gradient_covariance":
+        raise ValueError(f"centered: got True with estimator={estimator!r}, expected estimator='gradient_covariance'")
+    if layers_to is not None and representation is not PMatMixed:
+        raise ValueError(f"layers_to: got it with {representation.__name__}, expected representation=PMatMixed")
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
-    if check_finite:
-        check.finite(params, "params", "the training has diverged: go back to finite parameters")
-    seen, sums = 0, None
-    for number, (x, _) in enumerate(batches(data, progress=progress, what="fim")):
-        if noise is not None and number:
-            raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
-        if check_finite:
-            data_finite(x, f"data: batch {number}")
-        if batch_size(x) == 0:
-            continue
-        if layers is None:
-            layers = LayerCollection.from_function(f, params, x)
-        reducer = REDUCERS[representation](layers, sharing)
-        part = _one_batch(f, params, x, layers, columns, reducer, chunk_size)
-        sums = part if sums is None else trees.add(sums, part)
-        seen += batch_size(x)
-    if sums is None or layers is None:
-        raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
-    inputs, summed = trees.scale(1.0 / seen, sums)
-    made = REDUCERS[representation](layers, sharing).finish(inputs, summed)
-    if check_finite:
-        check.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
-    return made
+    run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=noise is not None)
+    options = Options(sharing, centered)
+    if representation is PMatImplicit:
+        return _implicit(run, data, find_likelihood(likelihood), None if estimator == "exact" else columns, options)
+    if representation is PMatEKFAC:
+        if one_batch(data) and chunk_size is None:
+            return reduce(run, data, EKFAC, options)
+        return correct(reduce(run, data, REDUCERS[PMatKFAC], options).eigendecomposition(), run, data, options)
+    if representation is PMatMixed:
+        made = reduce(run, data, Mixed.of(layers_to or {}), options)
+        return correct(made, run, data, options) if made.corrigible else made
+    return reduce(run, data, REDUCERS[representation], options)
 
 
-def _one_batch(
+def _implicit(run: Pass, data: Any, likelihood: Likelihood, columns: Any, options: Options) -> PMat:
+    seen = list(checked_batches(run, data))
+    f, params = run.f, run.params
+    if run.layers is None and seen:
+        run.found(seen[0][0])  # refuses examples that are not apart
+    elif run.layers is not None and not run.layers.complete:
+        f, params = run.layers.restricted(f, params), run.layers.restrict(params)
+    F = PMatImplicit.of(f, params, seen, likelihood, columns=columns)
+    if not options.centered:
+        return F
+    total = sum(batch_size(x) for x, _ in seen)
+    mean: Any = None
+    for x, target in seen:
+        y, back = _backward(f, params, x)
+        part = trees.scale(1 / total, back(columns(y, target)[0])[0])
+        mean = part if mean is None else trees.add(mean, part)
+    return F - PMatLowRank(trees.map(lambda t: t[None], mean))
+
+
+def _backward(f: Callable[..., Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    y, back = vjp(lambda p: f(p, x), params)  # type: ignore[misc]
+    return y, back
+
+
+def correct(F: Any, run: Pass, data: Any, options: Options) -> Any:
+    """F with its eigenvalues in Kronecker eigenbases replaced by the second moments of the gradients there."""
+    if isinstance(F, PMatMixed):
+        return F.replaced([correct(G, run, data, options) if isinstance(G, PMatEKFAC) else G for G in F.parts])
+    return reduce(run.on(F.layers), data, Correction.of(F), options)
+
+
+def update_diag(
+    F: Any,
     f: Callable[..., Tensor],
     params: Any,
-    x: Any,
-    layers: LayerCollection,
-    columns: Callable[[Tensor], Tensor],
-    reducer: Reducer,
-    chunk_size: int | None,
-) -> tuple[Any, Any]:
-    """Sums over one batch: (those of the inputs, those of the columns)."""
-    layers.layout.check(params, "params (of the LayerCollection)")
-    y, kept, back = pull(f, params, x, layers, layers.tapped, reducer.keep)
-    at_output = columns(y)
-    if at_output.shape[0] == 0:  # one class: a distribution without parameters
-        at_output = torch.zeros_like(y)[None]
-    total = None
-    free = tuple(layer.leaves[0] for layer in layers.exact)
-    for chunk in chunks(at_output, chunk_size):
-        g = column_rows(layers, back(chunk), batch_size(x))
-        part = reducer.columns(kept, g, leaf_rows(f, params, x, free, chunk))
-        total = part if total is None else trees.add(total, part)
-    return reducer.inputs(kept), total
+    data: Any,
+    likelihood: str | Likelihood = "categorical",
+    estimator: str = "exact",
+    *,
+    generator: torch.Generator | None = None,
+    n_samples: int = 1,
+    noise: Tensor | None = None,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    centered: bool = False,
+) -> Any:
+    """What `PMatEKFAC.update_diag` does; the arguments are those of `fim`."""
+    columns = make_estimator(
+        estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
+    )
+    run = Pass(f, params, columns, F.layers, chunk_size, progress, None, True, one_only=noise is not None)
+    return correct(F, run, data, Options(centered=centered))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from fisher import check as checks
 from fisher.axes import batch_axes, batch_size
 from fisher.chains import Chain
-from fisher.check import NEVER_MET
+from fisher.grouping import leaves_to_layers as _layers
 from fisher.trace import Tracer
-from fisher.uses import Layer, Use
+from fisher.uses import EXACT, PRODUCT, UNUSED, Layer, Use
 from fisher.watch import distinct
 from linmaps import trees
 from linmaps.trees import Layout, Path, path_str
@@ -54,20 +55,22 @@ class LayerCollection:
         >>> LayerCollection.from_function(f, p, torch.ones(4, 2))
         LayerCollection: 3 leaves, 12 parameters, 2 blocks
         layer  block      kind    out x in  uses  leaves  note
-        scale  exact      exact   3 x 3        0  scale   used by torch.Tensor.mul: no rule
+        scale  exact      scale   3 x 3        1  scale
         w      kronecker  matmul  3 x 3        1  w, b
         """
         layout = Layout.of(params)
         checks.floating(params)
         params = distinct(params)
+        if check and batch_size(x) == 1:  # where the examples are shows only among several
+            x = trees.map(lambda t: torch.cat([t, t]), x)
         tracer = Tracer(batch_size(x))
         y, back = checks.watched(lambda params, x: tracer.run(f, params, x), params, x)
         uses = _resolve(tracer)
         forced = {leaf: "asked for" for p in exact for leaf in _leaves_at(p, layout)}
         opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
-        made = cls(_layers(layout, uses, opaque), uses, layout)
+        made = cls(_layers(layout, uses, opaque, tracer.parts), uses, layout)
         if check and tracer.batch:
-            made = made._checked(checks.evidence(f, params, x, made, y, back), tracer.batch, opaque)
+            made = made._checked(checks.evidence(f, params, x, made, y, back), tracer.batch, opaque, tracer.parts)
         if strict and made.exact:
             layer = made.exact[0]
             raise ValueError(
@@ -76,19 +79,90 @@ class LayerCollection:
             )
         return made
 
-    def _checked(self, seen: checks.Evidence, batch: int, opaque: dict[Path, str]) -> LayerCollection:
+    def _checked(
+        self, seen: checks.Evidence, batch: int, opaque: dict[Path, str], parts: dict[Path, int]
+    ) -> LayerCollection:
         """The same with the batch axis of each use found, the leaves without gradient marked, and all uses explained."""
         uses, layout = self.uses, self.layout
         axes = checks.batch_axis(seen, batch)
         lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
         found = {k: axis for k, axis in axes.items() if axis is not None}
         uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
-        made = LayerCollection(_layers(layout, uses, lost | opaque), uses, layout)
+        made = LayerCollection(_layers(layout, uses, lost | opaque, parts), uses, layout)
         unused = checks.complete(made, seen, batch)
         kinds = [
-            dataclasses.replace(l, kind="unused", note="no gradient") if l.leaves[0] in unused else l for l in made
+            dataclasses.replace(l, kind=UNUSED, family=UNUSED, note="no gradient") if l.leaves[0] in unused else l
+            for l in made
         ]
         return LayerCollection(tuple(kinds), uses, layout)
+
+    @classmethod
+    def from_model(cls, model: Any, params: Any, x: Any, **options: Any) -> LayerCollection:
+        """The layers of a module: of `lambda p, x: functional_call(model, p, (x,))`; options as of `from_function`.
+
+        params: a dict by the names of the module's parameters, or None for its own.
+
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+        >>> [layer.kind for layer in LayerCollection.from_model(model, None, torch.ones(4, 2))]
+        ['linear', 'scale']
+        """
+        if params is None:
+            params = {name: t.detach() for name, t in model.named_parameters()}
+        return cls.from_function(lambda p, x: functional_call(model, p, (x,)), params, x, **options)
+
+    def select(self, names: Any) -> LayerCollection:
+        """Some of the layers, by name or by a predicate on the Layer; matrices then live on their leaves alone.
+
+        >>> import torch
+        >>> f = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"]
+        >>> layers = LayerCollection.from_function(f, {"w": torch.ones(2, 3), "v": torch.ones(3, 1)}, torch.ones(4, 2))
+        >>> layers.select(["v"]).space.paths
+        (('v',),)
+        """
+        if callable(names):
+            names = [l.name for l in self if names(l)]
+        chosen = {self[name].name for name in names}
+        made = dataclasses.replace(self, layers=tuple(l for l in self if l.name in chosen))
+        for l in made:
+            if l.part is not None:
+                others = [o.name for o in self if set(o.leaves) & set(l.leaves) and o.name not in chosen]
+                if others:
+                    raise ValueError(f"{l.name}: shares a leaf with {others}, expected all of them or none")
+        return made
+
+    def remove(self, *names: str) -> LayerCollection:
+        """All layers but these."""
+        gone = {self[name].name for name in names}
+        return self.select([l.name for l in self if l.name not in gone])
+
+    def add(self, layer: Layer) -> LayerCollection:
+        """These layers and one more of the same function, in the order of their leaves."""
+        if layer.name in self.names():
+            raise ValueError(f"{layer.name}: is there already, expected another layer")
+        if any(n >= len(self.layout.shapes) for n in layer.leaves) or any(k >= len(self.uses) for k in layer.uses):
+            raise ValueError(
+                f"{layer.name}: is a layer of another function; make one with LayerCollection.from_function"
+            )
+        order = sorted((*self.layers, layer), key=lambda l: (min(l.leaves), l.part or (0, 0)))
+        return dataclasses.replace(self, layers=tuple(order))
+
+    def merge(self, other: LayerCollection) -> LayerCollection:
+        """The layers of two collections of the same function, each once."""
+        if (self.uses, self.layout) != (other.uses, other.layout):
+            raise ValueError(
+                "merge: got layers of another function or of other params, expected two parts of one collection"
+            )
+        made = self
+        for layer in other:
+            if layer not in self.layers:
+                made = made.add(layer)
+        return made
+
+    def get_common_layers(self, other: LayerCollection) -> LayerCollection:
+        """Those of these layers that the other collection has too: same name, kind and shapes."""
+        theirs = {(l.name, l.kind, l.shapes) for l in other}
+        return self.select([l.name for l in self if (l.name, l.kind, l.shapes) in theirs])
 
     def leaf_of(self, use: int) -> int:
         """Number of a leaf of this use: it says the dtype and device of the tap."""
@@ -97,41 +171,75 @@ class LayerCollection:
 
     @property
     def tapped(self) -> tuple[int, ...]:
-        """The uses whose (a, g) the Kronecker-factored layers need."""
-        return tuple(sorted({k for layer in self.layers if layer.kronecker for k in layer.uses}))
+        """The uses whose (a, g) the layers with a rule need."""
+        return tuple(sorted({k for layer in self.layers for k in layer.uses}))
 
     @property
     def exact(self) -> tuple[Layer, ...]:
         """The layers without a rule: their blocks are exact."""
-        return tuple(layer for layer in self.layers if layer.kind == "exact")
+        return tuple(layer for layer in self.layers if layer.family == EXACT)
+
+    @property
+    def complete(self) -> bool:
+        """Whether these layers are all of f's parameters."""
+        return sum(l.numel for l in self) == self.layout.numel
 
     @property
     def space(self) -> Layout:
-        """Layout of the vectors of parameter space that matrices on these layers act on."""
-        return self.layout
+        """Layout of the vectors that matrices on these layers act on: that of params, or `{path: leaf}` of some layers."""
+        if self.complete:
+            return self.layout
+        paths, shapes = self.layout.paths, self.layout.shapes
+        return Layout.of({path_str(paths[n]): torch.empty(shapes[n], device="meta") for n in self._numbers})
+
+    @property
+    def _numbers(self) -> list[int]:
+        """The leaves of these layers, in the flat order of `space`."""
+        found = {n for l in self for n in l.leaves}
+        return sorted(found, key=None if self.complete else lambda n: path_str(self.layout.paths[n]))
 
     def views(self, v: Any) -> dict[str, Tensor]:
-        """A vector of parameter space by layer: `[O, I]` (the bias a last column) where factored, `[n]` elsewhere.
+        """A vector of parameter space by layer: `[O, I]` (the bias a last column) where factored, `[n, 2]` of a scale with its
+        shift, `[n]` elsewhere.
 
         ValueError that names the path for a v of another structure or shape.
         """
         self.space.check(v, "v")
-        flat = trees.leaves(v)
-        return {
-            l.name: l.matrix(flat) if l.kronecker else flat[l.leaves[0]].reshape(self.layout.sizes[l.leaves[0]])
-            for l in self
-        }
+        flat = dict(zip(self._numbers, trees.leaves(v)))
+        return {l.name: l.matrix(flat) for l in self}
 
     def tree(self, views: dict[str, Tensor]) -> Any:
         """The vector of parameter space with these views: the way back from `views`."""
-        found: dict[int, Tensor] = {}
+        found: dict[int, list[tuple[int, Tensor]]] = {}
         for l in self:
-            found |= l.scatter(views[l.name]) if l.kronecker else {l.leaves[0]: views[l.name]}
-        return self.space.unflatten([found[n].reshape(s) for n, s in enumerate(self.space.shapes)])
+            for n, t in l.scatter(views[l.name]).items():
+                found.setdefault(n, []).append((l.part[0] if l.part else 0, t))
+        whole = {
+            n: parts[0][1] if len(parts) == 1 else torch.cat([t for _, t in sorted(parts, key=lambda pair: pair[0])])
+            for n, parts in found.items()
+        }
+        return self.space.unflatten([whole[n] for n in self._numbers])
+
+    def restrict(self, v: Any) -> Any:
+        """Of a vector of all parameters what belongs to these layers, a vector of `space`."""
+        if self.complete:
+            return v
+        flat = trees.leaves(v)
+        return self.space.unflatten([flat[n] for n in self._numbers])
+
+    def restricted(self, f: Callable[..., Tensor], params: Any) -> Callable[..., Tensor]:
+        """f as a function of these layers' leaves, `{path: leaf}`, at the other leaves of params."""
+        flat, treedef = trees.flatten(params)
+
+        def g(own: Any, x: Any) -> Tensor:
+            whole = dict(enumerate(flat)) | dict(zip(self._numbers, trees.leaves(own)))
+            return f(treedef.unflatten([whole[n] for n in range(len(flat))]), x)
+
+        return g
 
     def numel(self) -> int:
         """Number of parameters."""
-        return self.layout.numel
+        return sum(l.numel for l in self)
 
     def names(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.layers)
@@ -153,9 +261,10 @@ class LayerCollection:
         body = []
         for l in self.layers:
             o, i = l.shape
-            size = f"{o} x {i + (l.bias is not None)}"
+            size = f"{o} x {i + (l.bias is not None)}" if l.kronecker else f"{l.numel} x {l.numel}"
+            size = f"{l.form.groups} of {size}" if l.grouped else size
             leaves = ", ".join(path_str(self.layout.paths[n]) for n in l.leaves)
-            block = "kronecker" if l.kronecker else {"unused": "none"}.get(l.kind, l.kind)
+            block = {PRODUCT: "kronecker", UNUSED: "none"}.get(l.family, "exact")
             body.append([l.name, block, l.kind, size, str(len(l.uses)), leaves, l.note])
         widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
         lines = [
@@ -164,7 +273,7 @@ class LayerCollection:
             ).rstrip()
             for row in [head, *body]
         ]
-        title = f"LayerCollection: {len(self.layout.shapes)} leaves, {self.numel():,} parameters, {len(self)} blocks"
+        title = f"LayerCollection: {len(self._numbers)} leaves, {self.numel():,} parameters, {len(self)} blocks"
         return "\n".join([title, *lines])
 
 
@@ -204,69 +313,15 @@ def _resolve(tracer: Tracer) -> tuple[Use, ...]:
                 kind=u["kind"],
                 weight=u["weight"],
                 bias=joined.get(k, u["bias"]),
-                transposed=u["transposed"],
+                form=u["form"],
+                part=u["rows"][0],
                 joined=k in joined,
                 shape=u["shape"],
+                shared=u["shared"],
                 batch=tracer.batch,
-                axis=(*batch_axes(u["shape"], tracer.batch), 0)[0],
+                axis=(*batch_axes(u["shared"], tracer.batch), 0)[0],
                 mutated=u["mutated"],
                 source=source,
             )
         )
     return tuple(uses)
-
-
-def _layers(layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str]) -> tuple[Layer, ...]:
-    """Group leaves into blocks: a weight takes its bias along when they are always met together."""
-    number = {p: n for n, p in enumerate(layout.paths)}
-    notes = dict(opaque)
-    as_weight: dict[Path, list[int]] = {}
-    as_bias: dict[Path, list[int]] = {}
-    for k, u in enumerate(uses):
-        if u.weight is not None:
-            as_weight.setdefault(u.weight, []).append(k)
-        if u.bias is not None:
-            as_bias.setdefault(u.bias, []).append(k)
-    for p, ks in as_weight.items():
-        if len({uses[k].transposed for k in ks}) > 1:
-            notes.setdefault(p, "used as W and as W': no common factors")
-        if p in as_bias:
-            notes.setdefault(p, "used as weight and as bias")
-    layers: dict[int, Layer] = {}
-    taken: set[Path] = set()
-    for p, ks in as_weight.items():
-        if p in notes:
-            continue
-        biases = {uses[k].bias for k in ks}
-        (b,) = biases if len(biases) == 1 else (None,)
-        together = b is not None and b not in notes and as_bias[b] == ks
-        n, m = layout.shapes[number[p]]
-        transposed = uses[ks[0]].transposed
-        layers[number[p]] = Layer(
-            name=_name(p, b if together else None),
-            kind=uses[ks[0]].kind,
-            weight=number[p],
-            bias=number[b] if together and b is not None else None,
-            transposed=transposed,
-            shape=(m, n) if transposed else (n, m),
-            uses=tuple(ks),
-            note="",
-        )
-        taken |= {p, b} if together and b is not None else {p}
-    for p, n in number.items():
-        if p in taken:
-            continue
-        size = math.prod(layout.shapes[n])
-        if p in as_bias and p not in notes:
-            layers[n] = Layer(path_str(p), "bias", None, n, False, (size, 0), tuple(as_bias[p]), "")
-        else:
-            note = notes.get(p, NEVER_MET)
-            layers[n] = Layer(path_str(p), "exact", n, None, False, (size, size), (), note)
-    return tuple(layers[n] for n in sorted(layers))
-
-
-def _name(weight: Path, bias: Path | None) -> str:
-    """`hidden` for hidden.weight (and hidden.bias), the leaf's own path otherwise."""
-    w, b = path_str(weight), path_str(bias) if bias is not None else None
-    stem, _, last = w.rpartition(".")
-    return stem if stem and last == "weight" and b in (None, f"{stem}.bias") else w

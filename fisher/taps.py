@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher.axes import batch_size, rows
-from fisher.rules import Match, View
+from fisher.axes import batch_size
+from fisher.rules.match import Match, View
 from fisher.watch import Watcher, distinct
 from linmaps import trees
 
@@ -62,10 +62,10 @@ def pull(
 def column_rows(layers: LayerCollection, g: dict[int, Tensor], batch: int) -> dict[int, Tensor]:
     """Output-gradients `[C, *z]` as `[C, B, S, O]`."""
 
-    def one(axis: int) -> Callable[[Tensor], Tensor]:
-        return vmap(lambda z: rows(z, batch, axis))
+    def one(use: Use) -> Callable[[Tensor], Tensor]:
+        return vmap(lambda z: use.outputs(z, batch))
 
-    return {k: one(layers.uses[k].axis)(t) if t.shape[0] else t for k, t in g.items()}
+    return {k: one(layers.uses[k])(t) if t.shape[0] else t for k, t in g.items()}
 
 
 def layer_io(
@@ -77,8 +77,9 @@ def layer_io(
     *,
     uses: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
-    """`(y, {use: (a, g)})`: what enters each use, a [B, S, I] (ones for a bias alone), and the gradient at its output,
-    g [C, B, S, O] = d <cotangent(y)_c, y> / d output.
+    """`(y, {use: (a, g)})`: what enters each use, a [B, S, I] (ones for a bias alone, patches of a convolution, the
+    normalized x of a norm, indices [B, S] of a lookup), and the gradient at its output,
+    g [C, B, S, O] = d <cotangent(y)_c, y> / d output.  With groups they are [.., groups, I] and [.., groups, O].
 
     One forward and one backward over C columns; memory C B S O per use.  Pure; composes with vmap, grad, jacrev, jacfwd.
     Raises ValueError where the uses met differ from `layers`.
@@ -106,11 +107,12 @@ def _tapped(f: Any, params: Any, x: Any, layers: LayerCollection, taps: Any, kee
         if k is None:
             return run()
         if k in taps and match.inputs is not None:
-            a = rows(match.inputs, batch, layers.uses[k].axis)
+            x_in = match.inputs if match.feature is None else match.feature(match.inputs)
+            a = layers.uses[k].inputs(x_in, batch)
             inputs[k] = keep(k, a.clone() if layers.uses[k].mutated else a)
         z = run()
         if k in taps and match.inputs is None:
-            inputs[k] = keep(k, torch.ones_like(rows(z, batch, layers.uses[k].axis)[..., :1]))
+            inputs[k] = keep(k, torch.ones_like(layers.uses[k].outputs(z, batch)[..., :1]))
         if k in taps:
             if taps[k].shape != z.shape:
                 raise TapShape

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fisher.axes import batch_axes
 from fisher.chains import step
-from fisher.rules import Match
+from fisher.forms import Elementwise, Form
+from fisher.rules.match import Match
 from fisher.watch import Watcher, tensors
 from linmaps import trees
 
@@ -22,14 +23,17 @@ class Tracer:
         self.batch = batch
         self.uses: list[dict[str, Any]] = []
         self.opaque: dict[Any, str] = {}
+        self.parts: dict[Any, int] = {}
         self.origin: dict[int, tuple[int, tuple[Any, ...], tuple[int, ...]]] = {}
         self.consumers: dict[int, int] = {}
         self.inputs: list[tuple[int, Tensor, int]] = []
         self.alive: list[Any] = []
 
     def run(self, f: Any, params: Any, x: Any) -> Tensor:
-        with Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain):
+        watcher = Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain)
+        with watcher:
             y = f(params, x)
+        self.parts = watcher.parts
         if not isinstance(y, Tensor):
             raise TypeError(
                 f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone"
@@ -54,13 +58,16 @@ class Tracer:
             self.alive.append(touched)  # its id counts
         k = len(self.uses)
         paths = [v.path if v is not None else None for v in (match.weight, match.bias)]
-        joins = origin[0] if match.added_to is not None and origin is not None and not origin[1] else None
+        joins = None
+        if match.added_to is not None and origin is not None and not origin[1]:
+            joins = origin[0] if self._takes_bias(origin[0], match.added_to.shape[-1]) else None
         if match.in_place:
             alone = self.consumers.pop(id(z), 0) == 1
             if joins is None or not alone or self.uses[joins]["bias"] is not None:
                 self.opaque.setdefault(paths[1], "an in-place addition")
                 return z
-        if not batch_axes(tuple(z.shape), self.batch):
+        shared = tuple(match.form.outputs(z).shape)
+        if not batch_axes(shared, self.batch):
             for path in (p for p in paths if p is not None):
                 self.opaque.setdefault(path, f"{match.kind} without a batch axis: output {tuple(z.shape)}")
         self.uses.append(
@@ -68,8 +75,10 @@ class Tracer:
                 "kind": match.kind,
                 "weight": paths[0],
                 "bias": paths[1],
-                "transposed": match.stored_in_out,
+                "form": match.form,
+                "rows": [v.rows for v in (match.weight, match.bias) if v is not None],
                 "shape": tuple(z.shape),
+                "shared": shared,
                 "joins": joins,
                 "touched": id(touched),
                 "in_place": match.in_place,
@@ -81,6 +90,11 @@ class Tracer:
             self.inputs.append((k, match.inputs, version))
         self._remember(z, (k, (), ()))
         return z
+
+    def _takes_bias(self, use: int, size: int) -> bool:
+        """Whether a bias along the last axis of this use's output is one number per output."""
+        form = self.uses[use]["form"]
+        return type(form) is Form or (isinstance(form, Elementwise) and form.shape == (size,))
 
     def _plain(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         known = [t for t in tensors(args, kwargs) if id(t) in self.origin]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fisher.chains import call_name
-from fisher.rules import RULES, Match, View, carries_no_gradient, is_transpose
+from fisher.rules import RULES, Match, View
+from fisher.rules.views import carries_no_gradient, is_transpose, packed, slices
 from linmaps import trees
 
 
@@ -35,6 +36,8 @@ class Watcher(TorchFunctionMode):
         self.alive: list[Any] = list(trees.leaves(params))  # an id is a name only while its object lives
         self.views = {id(leaf): View(path) for path, leaf in zip(trees.paths(params), self.alive)}
         self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
+        self.events = 0
+        self.parts: dict[Any, int] = {}  # leaves that hold several weights, one below the other
 
     def view(self, t: Any) -> View | None:
         return self.views.get(id(t))
@@ -47,6 +50,7 @@ class Watcher(TorchFunctionMode):
             if self.on_plain is not None:
                 self.on_plain(func, args, kwargs, out)
             return out
+        self.events += 1
         match = RULES[func](args, kwargs, self.view) if func in RULES else None
         if match is not None:
             covered = {v.path for v in (match.weight, match.bias) if v is not None}
@@ -54,9 +58,16 @@ class Watcher(TorchFunctionMode):
                 if v.path not in covered:
                     self.on_opaque(v.path, call_name(func))
             return self.on_match(match, lambda: func(*args, **kwargs))
-        if isinstance(func, FunctionType) and func.__module__ in ("torch.nn.functional", "torch.functional"):
+        if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional":
+            for t, n in packed(func, args, kwargs):
+                if id(t) in self.views:
+                    self.parts[self.views[id(t)].path] = n
+            before = self.events
             with self:
-                return opened(func)(*args, **kwargs)
+                out = opened(func)(*args, **kwargs)
+            if self.events == before:  # a composite whose inner calls cannot be seen
+                self._follow(func, args, kwargs, hits, out)
+            return out
         out = func(*args, **kwargs)
         if call_name(func) and not carries_no_gradient(func):  # a call without a name is closed: the check finds it
             self._follow(func, args, kwargs, hits, out)
@@ -68,11 +79,20 @@ class Watcher(TorchFunctionMode):
             return  # a getter (.shape, .dtype), or the leaf itself
         if is_transpose(func, args, kwargs):
             v = hits[0]
-            self.views[id(out)] = View(v.path, not v.transposed)
-            self.alive.append(out)
+            self._alias(out, View(v.path, not v.transposed, v.rows))
+            return
+        cut = slices(func, args, kwargs, out) if len(hits) == 1 and not hits[0].transposed else None
+        if cut is not None:
+            first = (hits[0].rows or (0, 0))[0]
+            for part, start in cut:
+                self._alias(part, View(hits[0].path, False, (first + start, first + start + part.shape[0])))
             return
         for v in hits:
             self.on_opaque(v.path, call_name(func))
+
+    def _alias(self, t: Tensor, view: View) -> None:
+        self.views[id(t)] = view
+        self.alive.append(t)
 
 
 def tensors(args: Any, kwargs: Any) -> list[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.laws import LAWS, Case, Exempt
 
-PACKAGES = ["linmaps", "linmaps.trees", "linmaps.factorized", "fisher", "growth"]
+PACKAGES = ["linmaps", "linmaps.trees", "linmaps.factorized", "fisher", "fisher.recipes", "growth"]
 
 
 def table() -> dict[str, Case | Exempt]:

@@ -132,8 +132,28 @@ def bare(r):
         f,
         {"w": r(3, 4), "scale": r(4), "t": r(), "idle": r(2, 2)},
         r(5, 3),
-        {"w": "matmul", "scale": "exact", "t": "exact", "idle": "unused"},
+        {"w": "matmul", "scale": "scale", "t": "exact", "idle": "unused"},
     )
+
+
+def affine(r):
+    """Scales and shifts of all shapes: per feature (joined), per position, of one channel axis, a single number."""
+
+    def f(p, x):
+        h = torch.tanh(F.linear(x + p["position"], p["w"])) * p["scale"] + p["shift"]
+        h = (h[:, None] * p["channel"])[:, 0] * p["temperature"]
+        return h.mean(1) @ p["v"]
+
+    shapes = {"position": (3, 2), "w": (4, 2), "scale": (4,), "shift": (4,), "channel": (1, 1, 4), "v": (4, 3)}
+    kinds = {
+        "position": "shift",
+        "w": "linear",
+        "scale": "scale",
+        "channel": "scale",
+        "temperature": "scale",
+        "v": "matmul",
+    }
+    return Member(f, {k: r(*s) for k, s in shapes.items()} | {"temperature": r()}, r(4, 3, 2), kinds)
 
 
 def derived(r):
@@ -156,19 +176,134 @@ def attention(r):
     """Packed projections, layer norms and an inside order of time first: torch's own encoder layer."""
     net = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, batch_first=True).double().eval()
     params = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()}
-    blocks = {
-        "linear1": "linear",
-        "linear2": "linear",
-        "self_attn.in_proj_weight": "linear",
-        "self_attn.out_proj": "linear",
-    }
-    norms = {f"norm{k}.{leaf}": "exact" for k in (1, 2) for leaf in ("weight", "bias")}
+    blocks = dict.fromkeys(("linear1", "linear2", "self_attn.out_proj", *QKV), "linear")
+    norms = {"norm1": "scale", "norm2": "scale"}
     return Member(lambda p, x: functional_call(net, p, (x,)), params, r(3, 2, 4), blocks | norms, class_axis=-1)
+
+
+QKV = [f"self_attn.in_proj_weight[{k}:{k + 4}]" for k in (0, 4, 8)]
+
+
+def cross_attention(r):
+    """Queries from one sequence, keys and values from another: parts of the packed projection are used apart."""
+    net = nn.MultiheadAttention(4, 2, batch_first=True, add_bias_kv=True).double()
+    params = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()}
+    f = lambda p, x: functional_call(net, p, (x[:, :2], x, x))[0]
+    names = [n.removeprefix("self_attn.") for n in QKV]
+    return Member(
+        f,
+        params,
+        r(3, 3, 4),
+        dict.fromkeys((*names, "out_proj"), "linear") | {"bias_k": "exact", "bias_v": "exact"},
+        -1,
+    )
+
+
+def _network(r, net, *shape, kinds, class_axis=1):
+    net = net.double().eval()
+    params = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()}
+    for name, buffer in net.named_buffers():
+        if "running" in name:
+            buffer.copy_(r(*buffer.shape).abs() + 0.5)
+    f = lambda p, x: functional_call(net, p, (x,))
+    return Member(f, params, r(*shape), kinds, class_axis)
+
+
+def conv1d(r):
+    net = nn.Sequential(nn.Conv1d(2, 4, 3, stride=2, padding=1, dilation=2), nn.Tanh(), nn.Conv1d(4, 2, 2, groups=2))
+    return _network(r, net, 3, 2, 9, kinds={"0": "conv1d", "2": "conv1d"})
+
+
+def conv2d(r):
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, (3, 1), padding="same", dilation=2, bias=False), nn.BatchNorm2d(3, eps=0.1), nn.ReLU(inplace=True),
+        nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 2),
+    )  # fmt: skip
+    return _network(r, net, 3, 2, 4, 4, kinds={"0": "conv2d", "1": "scale", "3": "conv2d", "6": "linear"})
+
+
+def conv3d(r):
+    net = nn.Sequential(
+        nn.Conv3d(1, 2, 2, stride=(1, 2, 1)), nn.Tanh(), nn.ConvTranspose3d(2, 2, 2, bias=False), nn.Flatten()
+    )
+    return _network(r, net, 2, 1, 2, 3, 2, kinds={"0": "conv3d", "2": "conv_transpose3d"})
+
+
+def transposed(r):
+    """Transposed convolutions with stride, padding, output padding, dilation, groups; depthwise convolution."""
+    net = nn.Sequential(
+        nn.ConvTranspose1d(2, 4, 3, stride=2, padding=1, output_padding=1, groups=2), nn.Tanh(),
+        nn.Conv1d(4, 4, 3, groups=4, padding=1), nn.Unflatten(2, (2, 3)),
+        nn.ConvTranspose2d(4, 2, (2, 1), stride=(1, 2), padding=(2, 0), dilation=(3, 1)), nn.Tanh(), nn.Flatten(),
+    )  # fmt: skip
+    return _network(r, net, 3, 2, 3, kinds={"0": "conv_transpose1d", "2": "conv1d", "4": "conv_transpose2d"})
+
+
+def norms(r):
+    """Layer, RMS, group, instance and batch norm, on positions and without, with and without bias."""
+    net = nn.Sequential(
+        nn.LayerNorm((2, 6), eps=1e-3), nn.Conv1d(2, 4, 1), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True),
+        nn.BatchNorm1d(4), nn.RMSNorm(6, eps=1e-3), nn.LayerNorm(6, bias=False), nn.Flatten(), nn.Linear(24, 4),
+        nn.GroupNorm(2, 4), nn.BatchNorm1d(4, eps=0.3),
+    )  # fmt: skip
+    kinds = {str(k): "scale" for k in (0, 2, 3, 4, 5, 6, 9, 10)}
+    return _network(r, net, 3, 2, 6, kinds=kinds | {"1": "conv1d", "8": "linear"})
+
+
+def embedding(r):
+    """Tokens with a padding index and repetitions, positions, a table read by an index, a tied output layer would be exact."""
+
+    def f(p, x):
+        h = F.embedding(x, p["tokens"], padding_idx=1) + p["places"][torch.arange(4)]
+        return torch.tanh(h).cumsum(1) @ p["v"] + p["one"][x[:, 0]][:, None]
+
+    g = torch.Generator().manual_seed(0)
+    params = {"tokens": r(5, 3), "places": r(4, 3), "v": r(3, 2), "one": r(5, 2)}
+    kinds = {"tokens": "embedding", "one": "embedding", "v": "matmul", "places": "exact"}
+    return Member(f, params, torch.randint(5, (3, 4), generator=g), kinds, class_axis=-1)
+
+
+def tied_embedding(r):
+    """A table that is also the output layer, transposed: no common factors."""
+    f = lambda p, x: torch.tanh(F.embedding(x, p["tokens"]) @ p["w"]) @ p["tokens"].T
+    return Member(
+        f,
+        {"tokens": r(4, 3), "w": r(3, 3)},
+        torch.tensor([[0, 1, 1], [2, 3, 0]]),
+        {"tokens": "exact", "w": "matmul"},
+        -1,
+    )
+
+
+def einsum(r):
+    """Contractions over several axes, in any order, and one with a matrix for each group."""
+
+    def f(p, x):
+        h = torch.tanh(torch.einsum("bthd,hdo->bto", x, p["heads"]))
+        h = torch.tanh(torch.einsum("go,btg->bot", p["w"], h))
+        h = torch.einsum("bgt,gts->bgs", h, p["grouped"])
+        return torch.einsum("bgs,os->bog", h, p["v"])
+
+    shapes = {"heads": (2, 3, 4), "w": (4, 2), "grouped": (2, 3, 2), "v": (2, 2)}
+    return Member(f, {k: r(*s) for k, s in shapes.items()}, r(3, 3, 2, 3), dict.fromkeys(shapes, "einsum"))
+
+
+def weight_norm(r):
+    """Weight norm and cosine layers: the weight is derived from its leaves."""
+
+    def f(p, x):
+        w = p["g"][:, None] * p["v"] / p["v"].norm(dim=1, keepdim=True)
+        h = torch.tanh(F.linear(x, w))
+        c = p["c"] / (p["c"].square().sum(1, keepdim=True) + 1e-5).sqrt()
+        return F.linear(h / (h.square().sum(-1, keepdim=True) + 1e-5).sqrt(), c)
+
+    return Member(f, {"v": r(4, 3), "g": r(4), "c": r(3, 4)}, r(5, 3), {"v": "exact", "g": "exact", "c": "exact"})
 
 
 BUILDERS = [
     mlp, matmul_joined_bias, addmm, bias_apart, in_place, tied, both_ways, sequence, pooled, flattened, steps_first,
-    bare, derived, module, attention,
+    bare, derived, module, attention, affine, cross_attention, conv1d, conv2d, conv3d, transposed, norms, embedding,
+    tied_embedding, einsum, weight_norm,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

@@ -1,17 +1,20 @@
 """PMat: a symmetric matrix on parameter space as a frozen record of tensors with a static layout.
 
-d parameters, v a tree like params.  A PMat is a pytree: it passes through vmap, grad, torch.save.  Of an ensemble (from
+d parameters, v a tree like params, J a map: such a tree whose leaves have leading axes, `[B, C, *leaf]`, or a record with
+it as its field `jacobian`.  A PMat is a pytree: it passes through vmap, grad, torch.save.  Of an ensemble (from
 `vmap(lambda p: fim(...))`) use the methods by `vmap(lambda F, v: F.mv(v))(F, v)`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Number
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from fisher.pmat import maps
 from linmaps import trees
 from linmaps.trees import Layout
 
@@ -19,17 +22,22 @@ Regul = float | Tensor
 
 
 class PMat:
-    """Methods common to all representations; F(theta) = 1/B sum over b of J_b' H_b J_b."""
+    """Methods common to all representations; F(theta) = 1/B sum over b of J_b' H_b J_b.
+
+    A representation defines `mv`, `_solve`, `get_diag`, `to_torch`, `scaled` and what else has a closed form in it; the
+    rest follows here.  What has no mathematics in a representation is a ValueError that names what to use instead.
+    """
 
     layout: Layout  # structure and shapes of params: a static field, or a property
+    _solve: Callable[..., Any]  # (v, regul, kind, **options): what `solve` does to one vector; v and regul are checked
+    # kind of solve -> names of its options; None: `_solve` checks both itself
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = None
+
+    # --- a representation defines ----------------------------------------------------------------------------------
 
     def mv(self, v: Any) -> Any:
         """F v, a tree like v."""
         raise AttributeError("a representation defines mv")
-
-    def solve(self, v: Any, regul: Regul = 1e-8) -> Any:
-        """(F + regul I)^-1 v."""
-        raise AttributeError("a representation defines solve")
 
     def get_diag(self) -> Any:
         """The diagonal of F, a tree like params."""
@@ -43,29 +51,159 @@ class PMat:
         """alpha F."""
         raise AttributeError("a representation defines scaled")
 
-    # --- derived -------------------------------------------------------------------------------------------------
+    # --- a representation may define -------------------------------------------------------------------------------
+
+    def inverse(self, regul: Regul = 1e-8) -> PMat:
+        """(F + regul I)^-1, a matrix."""
+        raise self._unsupported("inverse", "use F.solve(v, regul)")
+
+    def pinv(self, rtol: float | None = None) -> PMat:
+        """The pseudo-inverse: eigenvalues below rtol times the largest of their block count as zero."""
+        raise self._unsupported("pinv", DENSE)
+
+    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
+        """(F + regul I)^p for a real number p."""
+        raise self._unsupported("pow", DENSE)
+
+    def eigendecomposition(self) -> PMat:
+        """The same matrix in its eigenbasis U: `get_eigenvalues`, `project_to_diag`, `project_from_diag` are cheap there."""
+        raise self._unsupported("eigendecomposition", DENSE)
+
+    def frobenius_norm(self) -> Tensor:
+        """sqrt of the sum of squared entries."""
+        raise self._unsupported("frobenius_norm", DENSE)
+
+    def logdet(self, regul: Regul = 1e-8) -> Tensor:
+        """log |det(F + regul I)|, over all d dimensions."""
+        raise self._unsupported("logdet", DENSE)
+
+    def get_block(self, name: str) -> Tensor:
+        """The dense block of a layer, over its flattened view."""
+        raise self._unsupported("get_block", "use PMatBlockDiag")
+
+    def _sample(self, noise: Any, regul: Regul) -> Any:
+        """R noise with R R' = (F + regul I)^-1, for one vector."""
+        raise self._unsupported("sample", DENSE)
+
+    def _spectral_norm(self, largest: bool) -> Tensor:
+        """The largest (smallest) absolute eigenvalue."""
+        raise self._unsupported("norm", f"{DENSE}, or norm('fro')")
+
+    def _plus(self, other: PMat) -> PMat | None:
+        """F + other where this representation holds it, else None; layouts are equal."""
+        return None
+
+    # --- products and solves ---------------------------------------------------------------------------------------
+
+    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "default", **options: Any) -> Any:
+        """(F + regul I)^-1 v, exactly, for a vector or a map v (one factorization for all of its right-hand sides).
+
+        kind: "default"; "lstsq" is the pseudo-inverse F^+ v whatever regul, with the relative cut-off `rtol=`; others are
+        in the docstring of the representation.  ValueError for an unknown kind or option, a negative regul, another v.
+        """
+        check_regul(regul)
+        if self.kinds is not None:
+            if kind not in self.kinds:
+                raise ValueError(
+                    f"solve: got kind={kind!r}, expected {' or '.join(map(repr, self.kinds))} for {type(self).__name__}"
+                )
+            if unknown := sorted(set(options) - set(self.kinds[kind])):
+                raise ValueError(f"solve: got options {unknown}, expected {list(self.kinds[kind])} for kind={kind!r}")
+        return maps.each(self.layout, v, "v", lambda v, n: self._solve_map(v, n, regul, kind, **options))
+
+    def mmap(self, J: Any) -> Any:
+        """F J: each vector of the map times F; J's leading axes are kept."""
+        return maps.each(self.layout, J, "J", self._mv_map)
+
+    def mapTMmap(self, J: Any, reduction: str = "sum") -> Tensor:
+        """J_bc' F J_bc: "diag" `[B, C]`, "sum" `[B]`, the sum over the outputs c (the last leading axis)."""
+        if reduction not in ("sum", "diag"):
+            raise ValueError(f"mapTMmap: got reduction={reduction!r}, expected 'sum' or 'diag'")
+        tree = J.jacobian if maps.is_map(J) else J
+        lead = maps.leading(self.layout, tree, "J")
+        if not lead:
+            raise ValueError("mapTMmap: got a vector, expected a map with leaves [B, C, *leaf]; for a vector use vTMv")
+        pairs = zip(trees.leaves(tree), trees.leaves(self.mmap(tree)))
+        parts = [(s * t).reshape(*lead, size).sum(-1) for (s, t), size in zip(pairs, self.layout.sizes)]
+        found = sum(parts[1:], parts[0])
+        return found.sum(-1) if reduction == "sum" else found
 
     def vTMv(self, v: Any) -> Tensor:
         """v' F v, a scalar."""
         return trees.dot(v, self.mv(v))
 
+    def mm(self, other: PMat) -> PMat:
+        """The product F other, where a representation holds it; ValueError that names `to_torch` elsewhere.
+
+        The product of two symmetric matrices is symmetric only where they commute: its solve is right in any case, and
+        what needs a symmetric matrix (pow, sample, ...) raises.
+        """
+        from fisher.pmat.product import multiply
+
+        return multiply(self, other)
+
+    def __matmul__(self, v: Any) -> Any:
+        if isinstance(v, PMat):
+            return self.mm(v)
+        return self.mmap(v)
+
+    def sample(self, generator: torch.Generator | None = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
+        """A vector from N(0, (F + regul I)^-1), drawn by the generator or made of standard normal `noise`.
+
+        noise: a tree like params; with leading axes as many vectors.  NaN where F + regul I is not positive definite.
+        """
+        check_regul(regul)
+        if (generator is None) == (noise is None):
+            raise ValueError(
+                "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
+            )
+        if noise is None:
+            noise = self._draw(generator)
+        return maps.each(self.layout, noise, "noise", lambda z, n: self._sample_map(z, n, regul))
+
+    # a representation may do these at once for all vectors of a map; n leading axes
+
+    def _mv_map(self, J: Any, n: int) -> Any:
+        return maps.mapped(self.mv, n)(J)
+
+    def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, **options: Any) -> Any:
+        return maps.mapped(lambda v: self._solve(v, regul, kind, **options), n)(J)
+
+    def _sample_map(self, noise: Any, n: int, regul: Regul) -> Any:
+        return maps.mapped(lambda z: self._sample(z, regul), n)(noise)
+
+    # --- the spectrum ----------------------------------------------------------------------------------------------
+
+    def get_eigenvalues(self) -> Any:
+        """The eigenvalues, in the structure of `project_to_diag`."""
+        return self.eigendecomposition().get_eigenvalues()
+
+    def project_to_diag(self, v: Any) -> Any:
+        """U'v, the coordinates of v in the eigenbasis: F = U diag(get_eigenvalues()) U'."""
+        return self.eigendecomposition().project_to_diag(v)
+
+    def project_from_diag(self, u: Any) -> Any:
+        """U u, the tree like params with these coordinates."""
+        return self.eigendecomposition().project_from_diag(u)
+
+    def norm(self, ord: str | int | None = None) -> Tensor:
+        """None or "fro": the Frobenius norm; 2 (-2): the largest (smallest) singular value."""
+        if ord in (None, "fro"):
+            return self.frobenius_norm()
+        if ord in (2, -2):
+            return self._spectral_norm(ord == 2)
+        raise ValueError(
+            f"norm: got ord={ord!r}, expected None, 'fro', 2 or -2; for others torch.linalg.matrix_norm(F.to_torch(), ord)"
+        )
+
     def trace(self) -> Tensor:
         """Sum of the diagonal."""
         return sum(t.sum() for t in trees.leaves(self.get_diag()))  # type: ignore[return-value]
 
-    def size(self, dim: int | None = None) -> tuple[int, int] | int:
-        """(d, d), or d for a given axis."""
-        if dim is not None and dim not in (0, 1, -1, -2):
-            raise ValueError(f"size: got dim {dim}, expected 0 or 1")
-        d = self.layout.numel
-        return (d, d) if dim is None else d
+    # --- algebra ---------------------------------------------------------------------------------------------------
 
-    def __matmul__(self, v: Any) -> Any:
-        if isinstance(v, PMat):
-            raise ValueError(
-                f"{type(self).__name__} @ {type(v).__name__}: expected a tree like params on the right; use to_torch()"
-            )
-        return self.mv(v)
+    def __pow__(self, p: float) -> PMat:
+        return self.pow(p)
 
     def __mul__(self, alpha: Regul) -> PMat:
         if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
@@ -89,6 +227,38 @@ class PMat:
     def __sub__(self, other: PMat) -> PMat:
         return self + (-other)
 
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def size(self, dim: int | None = None) -> tuple[int, int] | int:
+        """(d, d), or d for a given axis."""
+        if dim is not None and dim not in (0, 1, -1, -2):
+            raise ValueError(f"size: got dim {dim}, expected 0 or 1")
+        d = self.layout.numel
+        return (d, d) if dim is None else d
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers stored."""
+        return self._like().dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the numbers stored."""
+        return self._like().device
+
+    def _like(self) -> Tensor:
+        return (*trees.leaves(self), torch.zeros(0))[0]
+
+    def __repr__(self) -> str:
+        stored = sum(u.numel() for u in trees.leaves(self))
+        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
+        return f"{type(self).__name__}({self._about()}d = {self.layout.numel:,}, {stored:,} numbers stored, {kind})"
+
+    def _about(self) -> str:
+        return ""
+
+    # --- checks ----------------------------------------------------------------------------------------------------
+
     def check_vector(self, v: Any, name: str = "v") -> None:
         """Raise a ValueError that names the path unless v is a tree like params."""
         self.layout.check(v, name)
@@ -101,14 +271,16 @@ class PMat:
                 "use torch.func.vmap(lambda F, v: F.mv(v))(F, v)"
             )
 
-    def __repr__(self) -> str:
-        t = trees.leaves(self)[0] if trees.leaves(self) else torch.zeros(0)
-        stored = sum(u.numel() for u in trees.leaves(self))
-        kind = f"{str(t.dtype).removeprefix('torch.')}, {t.device}"
-        return f"{type(self).__name__}({self._about()}d = {self.layout.numel:,}, {stored:,} numbers stored, {kind})"
+    def _unsupported(self, method: str, cure: str) -> ValueError:
+        return ValueError(f"{type(self).__name__}.{method}: no such function of this representation; {cure}")
 
-    def _about(self) -> str:
-        return ""
+    def _draw(self, generator: Any) -> Any:
+        like = self._like()
+        draw = lambda s: torch.randn(s, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
+        return self.layout.unflatten([draw(s) for s in self.layout.shapes])
+
+
+DENSE = "use PMatDense(F.to_torch(), F.layout)"
 
 
 def check_regul(regul: Regul) -> None:

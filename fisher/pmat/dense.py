@@ -2,62 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fisher.pmat import spectra
 from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.blocks import Blockwise
+from fisher.pmat.eigen import PMatEigen, Whole, raveled
+from fisher.pmat.eigenblocks import in_basis
+from fisher.pmat.exact import ExactBlock
 from linmaps import trees
-from linmaps.linalg import damped, inv, positive_root, solve
+from linmaps.linalg import damped, pinv
 from linmaps.trees import Layout
 
 
-@trees.record(static=("layout",))
-class PMatDense(PMat):
+@trees.record(static=("layout", "symmetric"))
+class PMatDense(Blockwise):
     """The matrix itself: memory d^2, mv d^2, solve by one QR, about 8/3 d^3.  It may be indefinite (a difference, a Hessian).
+
+    solve kinds: "default" (QR), "eigendecomposition" (where rounding in the null space must not swamp a small regul; for
+    many values of regul keep `F.eigendecomposition()`), "lstsq" (pseudo-inverse, `rtol=`).
 
     >>> import torch, fisher
     >>> F = fisher.fim(lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}, torch.eye(2), fisher.PMatDense, "gaussian")
     >>> F, F.mv({"w": torch.ones(2, 1)})["w"].T
     (PMatDense(d = 2, 4 numbers stored, float32, cpu), tensor([[0.5000, 0.5000]]))
+    >>> (F**0.5).to_torch()
+    tensor([[0.7071, 0.0000],
+            [0.0000, 0.7071]])
     """
 
     matrix: Tensor
     layout: Layout
+    symmetric: bool = True
+    general: ClassVar[bool] = True
 
     __repr__ = PMat.__repr__
 
-    def _vector(self, v: Any) -> Tensor:
+    def _blocks(self) -> dict[str, Any]:
         self.check_single(2, self.matrix)
-        self.check_vector(v)
-        return trees.ravel(v)[0]
+        return {"": ExactBlock(self.matrix)}
 
-    def mv(self, v: Any) -> Any:
-        return self.layout.unravel(self.matrix @ self._vector(v))
+    def split(self, v: Any) -> dict[str, Tensor]:
+        return {"": raveled(v, self.layout)}
 
-    def solve(self, v: Any, regul: Regul = 1e-8) -> Any:
-        check_regul(regul)
-        return self.layout.unravel(solve(damped(self.matrix, regul), self._vector(v)))
+    def join(self, views: dict[str, Tensor]) -> Any:
+        return self.layout.unravel(views[""])
 
     def inverse(self, regul: Regul = 1e-8) -> PMatDense:
         """(F + regul I)^-1, dense."""
         check_regul(regul)
         self.check_single(2, self.matrix)
-        return PMatDense(inv(damped(self.matrix, regul)), self.layout)
+        return dataclasses.replace(self, matrix=spectra.matrix_power(self.matrix, -1, regul))
 
-    def get_diag(self) -> Any:
-        self.check_single(2, self.matrix)
-        return self.layout.unravel(self.matrix.diagonal())
+    def pinv(self, rtol: float | None = None) -> PMatDense:
+        """F^+, dense."""
+        self.spectral("pinv")
+        return PMatDense(pinv(self.matrix, rtol=rtol), self.layout)
+
+    def pow(self, p: float, regul: Regul = 0.0) -> PMatDense:
+        """(F + regul I)^p, dense."""
+        check_regul(regul)
+        self.spectral("pow")
+        return PMatDense(spectra.matrix_power(self.matrix, p, regul), self.layout)
+
+    def eigendecomposition(self) -> PMatEigen:
+        """F = U diag(values) U'; there solve, logdet, sample for any regul cost d^2."""
+        self.spectral("eigendecomposition")
+        found = in_basis(self.matrix, self.layout.numel)
+        return PMatEigen({"": found.D}, {"": found.U}, Whole(self.layout))
+
+    def get_block(self, name: str) -> Tensor:
+        raise self._unsupported("get_block", "use PMatBlockDiag, or rows and columns of to_torch()")
 
     def to_torch(self) -> Tensor:
         return self.matrix
 
-    def frobenius_norm(self) -> Tensor:
-        """sqrt of the sum of squared entries."""
-        return positive_root((self.matrix**2).sum())
-
     def scaled(self, alpha: Regul) -> PMatDense:
-        return PMatDense(alpha * self.matrix, self.layout)
+        return dataclasses.replace(self, matrix=alpha * self.matrix)
 
-    def plus(self, other: PMatDense) -> PMatDense:
-        return PMatDense(self.matrix + other.matrix, self.layout)
+    def _plus(self, other: PMat) -> PMatDense:
+        from fisher.pmat.eye import PMatEye
+
+        total = damped(self.matrix, other.alpha) if isinstance(other, PMatEye) else self.matrix + other.to_torch()
+        return PMatDense(total, self.layout, self.symmetric and getattr(other, "symmetric", True))

@@ -7,15 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.pmat import spectra
 from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.blocks import Blockwise
+from fisher.pmat.exact import DiagonalBlock
 from linmaps import trees
-from linmaps.linalg import positive_root
 from linmaps.trees import Layout
 
 
 @trees.record(static=("layout",))
-class PMatDiag(PMat):
+class PMatDiag(Blockwise):
     """The exact diagonal of F: memory d, every method O(d).
+
+    It is its own eigendecomposition: coordinates are trees like params.  pinv and kind="lstsq" drop exact zeros, or what
+    is at most `rtol` times the largest entry of its leaf.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -29,18 +34,47 @@ class PMatDiag(PMat):
 
     __repr__ = PMat.__repr__
 
-    def mv(self, v: Any) -> Any:
-        self.check_vector(v)
+    def _blocks(self) -> dict[str, Any]:
         self.check_vector(self.diag, "diag (of a stacked ensemble? use torch.func.vmap)")
-        return trees.map(torch.mul, self.diag, v)
+        return {str(n): DiagonalBlock(t) for n, t in enumerate(trees.leaves(self.diag))}
 
-    def solve(self, v: Any, regul: Regul = 1e-8) -> Any:
-        return self.inverse(regul).mv(v)
+    def split(self, v: Any) -> dict[str, Tensor]:
+        return {str(n): t for n, t in enumerate(trees.leaves(v))}
+
+    def join(self, views: dict[str, Tensor]) -> Any:
+        return self.layout.unflatten([views[str(n)] for n in range(len(views))])
 
     def inverse(self, regul: Regul = 1e-8) -> PMatDiag:
         """(F + regul I)^-1, diagonal."""
         check_regul(regul)
-        return PMatDiag(trees.map(lambda t: 1 / (t + regul), self.diag), self.layout)
+        return self._mapped(lambda t: 1 / (t + regul))
+
+    def pinv(self, rtol: float | None = None) -> PMatDiag:
+        """F^+, diagonal."""
+        return self._mapped(lambda t: spectra.pseudo(t, rtol or 0.0))
+
+    def pow(self, p: float, regul: Regul = 0.0) -> PMatDiag:
+        """(F + regul I)^p, diagonal."""
+        check_regul(regul)
+        return self._mapped(lambda t: spectra.raised(spectra.clipped(t) + regul, spectra.real(p)))
+
+    def eigendecomposition(self) -> PMatDiag:
+        """Itself."""
+        return self
+
+    def get_eigenvalues(self) -> Any:
+        return self.diag
+
+    def project_to_diag(self, v: Any) -> Any:
+        self.check_vector(v)
+        return v
+
+    def project_from_diag(self, u: Any) -> Any:
+        self.check_vector(u, "u")
+        return u
+
+    def get_block(self, name: str) -> Tensor:
+        raise self._unsupported("get_block", "use PMatBlockDiag, or get_diag()")
 
     def get_diag(self) -> Any:
         return self.diag
@@ -48,12 +82,17 @@ class PMatDiag(PMat):
     def to_torch(self) -> Tensor:
         return torch.diag(trees.ravel(self.diag)[0])
 
-    def frobenius_norm(self) -> Tensor:
-        """sqrt of the sum of squared entries."""
-        return positive_root(trees.dot(self.diag, self.diag))
-
     def scaled(self, alpha: Regul) -> PMatDiag:
-        return PMatDiag(trees.scale(alpha, self.diag), self.layout)
+        return self._mapped(lambda t: alpha * t)
 
-    def plus(self, other: PMatDiag) -> PMatDiag:
-        return PMatDiag(trees.add(self.diag, other.diag), self.layout)
+    def _mapped(self, fn: Any) -> PMatDiag:
+        return PMatDiag(trees.map(fn, self.diag), self.layout)
+
+    def _plus(self, other: PMat) -> PMat | None:
+        from fisher.pmat.eye import PMatEye
+
+        if isinstance(other, PMatDiag):
+            return PMatDiag(trees.add(self.diag, other.diag), self.layout)
+        if isinstance(other, PMatEye):
+            return self._mapped(lambda t: t + other.alpha)
+        return None

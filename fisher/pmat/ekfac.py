@@ -5,24 +5,32 @@ U [I, I], W [O, O] orthogonal bases of the input and the output side, D [O, I] t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fisher.layers import LayerCollection
-from fisher.pmat.base import Regul, check_regul
-from fisher.pmat.blocks import Blockwise, exact_inverse, exact_mv, exact_solve
-from fisher.uses import Layer
+from fisher.pmat import exact
+from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.blocks import InEigenbasis
+from fisher.pmat.eigenblocks import EigenBlock, in_basis
+from fisher.pmat.eye import PMatEye
+from fisher.pmat.factored import Stacked
 from linmaps import trees
-from linmaps.linalg import positive_root
+from linmaps.linalg import damped
 
 
 @trees.record(static=("layers",))
-class PMatEKFAC(Blockwise):
-    """blockdiag((W (x) U) diag(D) (W (x) U)'): what `PMatKFAC.eigendecomposition` and `inverse` give.
+class PMatEKFAC(InEigenbasis):
+    """blockdiag((W (x) U) diag(D) (W (x) U)'): what `PMatKFAC.eigendecomposition`, `inverse`, `pow` give.
 
     `eigenvalues[name] = D`, `bases[name] = (U, W)`, `exact[name]` as in PMatKFAC.  mv, solve: four products per layer.
+    A 1-d U `[I]` (ones) is the identity; grouped layers have an axis of groups in front of all three.
+    Derivatives through the bases are right where eigenvalues of a factor differ; else differentiate `PMatKFAC.solve`.
+
+    Source: George et al. (2018), Fast approximate natural gradient descent in a Kronecker-factored eigenbasis.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -36,40 +44,90 @@ class PMatEKFAC(Blockwise):
     exact: dict[str, Tensor]
     layers: LayerCollection
 
-    __repr__ = Blockwise.__repr__
+    __repr__ = PMat.__repr__
 
-    def _rotate(self, layer: Layer, V: Tensor, D: Tensor) -> Tensor:
-        U, W = self.bases[layer.name]
-        self.check_single(2, U)
-        return W @ (D * (W.mT @ V @ U)) @ U.mT
+    def _about(self) -> str:
+        return f"{len(self.bases)} factored + {len(self.exact)} exact blocks, "
 
-    def mv(self, v: Any) -> Any:
-        return self.apply(v, lambda layer, V: self._rotate(layer, V, self.eigenvalues[layer.name]), exact_mv)
+    def _blocks(self) -> dict[str, Any]:
+        shapes = self.shapes()
+        blocks: dict[str, Any] = {}
+        for layer in self.layers:
+            name = layer.name
+            if layer.kronecker:
+                (U, W), D = self.bases[name], self.eigenvalues[name]
+                self.check_single(2 + layer.grouped, W)
+                self.check_single(2 + layer.grouped, D)
+                block = EigenBlock(D, U, W)
+                blocks[name] = Stacked(block) if layer.grouped else block
+            else:
+                self.check_single(2 if self.exact[name].ndim else 0, self.exact[name])
+                blocks[name] = exact.exact(self.exact[name], shapes[name])
+        return blocks
 
-    def solve(self, v: Any, regul: Regul = 1e-8) -> Any:
-        check_regul(regul)
-        return self.apply(
-            v, lambda layer, V: self._rotate(layer, V, 1 / (self.eigenvalues[layer.name] + regul)), exact_solve(regul)
-        )
+    def eigenblocks(self) -> dict[str, Any]:
+        """The exact blocks in their eigenbases too."""
+        shapes = self.shapes()
+        return {
+            name: in_basis(self.exact[name], math.prod(shapes[name])) if name in self.exact else block
+            for name, block in self._blocks().items()
+        }
+
+    def update_diag(self, f: Any, params: Any, data: Any, likelihood: Any = "categorical", **options: Any) -> PMatEKFAC:
+        """The same bases with new eigenvalues, the second moments in them at these params and data; options as of `fim`.
+
+        `D[o, i] = 1/B sum over columns and b of ((W' (sum over s of g a') U)[o, i])^2`, one forward and one backward over
+        the columns: much less than new bases.  Exact blocks are kept.
+        """
+        from fisher.fim import update_diag
+
+        return update_diag(self, f, params, data, likelihood, **options)
 
     def inverse(self, regul: Regul = 1e-8) -> PMatEKFAC:
         """(F + regul I)^-1 in the same bases."""
-        values = {name: 1 / (D + regul) for name, D in self.eigenvalues.items()}
-        return PMatEKFAC(values, self.bases, self.exact_map(exact_inverse(regul)), self.layers)
+        return self.pow(-1, regul)
 
-    def block(self, layer: Layer) -> Tensor:
-        U, W = self.bases[layer.name]
-        D = self.eigenvalues[layer.name]
-        return torch.einsum("ok,il,kl,pk,jl->oipj", W, U, D, W, U).reshape(D.numel(), D.numel())
+    def pinv(self, rtol: float | None = None) -> PMatEKFAC:
+        """F^+ in the same bases."""
+        return self._with(lambda block: block.pinv(rtol), lambda m: exact.exact_pinv(m, rtol))
 
-    def block_diag(self, layer: Layer) -> Tensor:
-        U, W = self.bases[layer.name]
-        return (W**2) @ self.eigenvalues[layer.name] @ (U**2).mT
+    def pow(self, p: float, regul: Regul = 0.0) -> PMatEKFAC:
+        """(F + regul I)^p in the same bases."""
+        check_regul(regul)
+        return self._with(lambda block: block.pow(p, regul), lambda m: exact.exact_power(m, p, regul))
 
-    def frobenius_norm(self) -> Tensor:
-        """sqrt of the sum of squared entries."""
-        return positive_root(self.squares(lambda layer: (self.eigenvalues[layer.name] ** 2).sum()))
+    def get_KFE(self, name: str, split_weight_bias: bool = True) -> Tensor:
+        """The dense eigenbasis `[n, n]` of a layer, a column per eigenvalue (in the order of D, row by row).
+
+        Its rows are the layer's parameters: the weights row by row, then the biases; with split_weight_bias=False the view
+        `[W | b]` row by row, as in `get_block`.
+        """
+        blocks = self.eigenblocks()
+        if name not in blocks:
+            raise ValueError(f"get_KFE: got {name!r}, expected one of {sorted(blocks)}")
+        basis = blocks[name].basis()
+        if not split_weight_bias or name in self.exact or self.layers[name].bias is None:
+            return basis
+        shape = self.shapes()[name]
+        rows = torch.arange(len(basis), device=basis.device).reshape(shape)
+        return basis[torch.cat([rows[..., :-1].flatten(), rows[..., -1].flatten()])]
 
     def scaled(self, alpha: Regul) -> PMatEKFAC:
         values = {name: alpha * D for name, D in self.eigenvalues.items()}
-        return PMatEKFAC(values, self.bases, self.exact_map(lambda m: alpha * m), self.layers)
+        return PMatEKFAC(values, self.bases, {name: alpha * m for name, m in self.exact.items()}, self.layers)
+
+    def matrices(self) -> dict[str, Tensor]:
+        return {name: self.exact[name] if name in self.exact else b.dense() for name, b in self._blocks().items()}
+
+    def _with(self, factored: Any, each: Any) -> PMatEKFAC:
+        blocks = self._blocks()
+        found = {name: factored(blocks[name]) for name in self.bases}
+        values = {name: (b.block if isinstance(b, Stacked) else b).D for name, b in found.items()}
+        return PMatEKFAC(values, self.bases, {name: each(m) for name, m in self.exact.items()}, self.layers)
+
+    def _plus(self, other: PMat) -> PMat | None:
+        if isinstance(other, PMatEye):
+            values = {name: D + other.alpha for name, D in self.eigenvalues.items()}
+            parts = {name: damped(m, other.alpha) if m.ndim else m + other.alpha for name, m in self.exact.items()}
+            return PMatEKFAC(values, self.bases, parts, self.layers)
+        return None

@@ -5,31 +5,35 @@ A [I, I] second moment of the layer's inputs (the bias's one last), G [O, O] of 
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from numbers import Number
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from fisher.layers import LayerCollection
-from fisher.pmat.base import Regul, check_regul
-from fisher.pmat.blocks import Blockwise, exact_mv, exact_solve
+from fisher.pmat import exact
+from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.blocks import Layerwise
 from fisher.pmat.ekfac import PMatEKFAC
-from fisher.uses import Layer
+from fisher.pmat.factored import KroneckerBlock, Stacked
 from linmaps import trees
-from linmaps.linalg import constant_eigh, damped, denoised, eigh, positive_root, refined, solve
 
 
-@trees.record(static=("layers",))
-class PMatKFAC(Blockwise):
+@trees.record(static=("layers", "symmetric"))
+class PMatKFAC(Layerwise):
     """F ~ blockdiag(G (x) A): A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'.
 
     `factors[name] = (A, G)` per layer (weight and bias jointly), `exact[name]` the exact block of a leaf without a rule.
+    A 1-d A `[I]` is the diagonal of a diagonal matrix; grouped layers have an axis of groups in front of A and G.
     One forward and one backward over the columns; memory I^2 + O^2 per layer.
 
     solve(v, regul) is Tikhonov exactly, by eigen-decomposition of both factors: (G (x) A + regul I)^-1 v; its derivatives
     are right up to the second order, for repeated eigenvalues too.  `kind="pi"` damps the factors instead:
-    (G + sqrt(regul)/pi I)^-1 V (A + pi sqrt(regul) I)^-1 with pi^2 = (tr A / I) / (tr G / O)
-    (Martens and Grosse, 2015, section 6.3).
+    (G + sqrt(regul)/pi I)^-1 V (A + pi sqrt(regul) I)^-1 with pi^2 = (tr A / I) / (tr G / O), pi = 1 where a trace is 0
+    (Martens and Grosse, 2015, section 6.3).  pow and pinv without damping stay Kronecker products, all else of regul is a
+    PMatEKFAC.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -42,74 +46,78 @@ class PMatKFAC(Blockwise):
     factors: dict[str, tuple[Tensor, Tensor]]
     exact: dict[str, Tensor]
     layers: LayerCollection
+    symmetric: bool = True
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {
+        "default": (),
+        "pi": (),
+        "eigendecomposition": (),
+        "lstsq": ("rtol",),
+    }
 
-    __repr__ = Blockwise.__repr__
+    __repr__ = PMat.__repr__
 
-    def _factors(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        A, G = self.factors[layer.name]
-        self.check_single(2, A)
-        return A, G
+    def _about(self) -> str:
+        return f"{len(self.factors)} factored + {len(self.exact)} exact blocks, "
 
-    def mv(self, v: Any) -> Any:
-        def factored(layer: Layer, V: Tensor) -> Tensor:
-            A, G = self._factors(layer)
-            return G @ V @ A
-
-        return self.apply(v, factored, exact_mv)
-
-    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "exact") -> Any:
-        if kind not in ("exact", "pi"):
-            raise ValueError(f"solve: got kind={kind!r}, expected 'exact' or 'pi'")
-        method = _tikhonov if kind == "exact" else _pi_damped
-        return self.apply(v, lambda layer, V: method(*self._factors(layer), V, regul), exact_solve(regul))
+    def _blocks(self) -> dict[str, Any]:
+        shapes = self.shapes()
+        blocks: dict[str, Any] = {}
+        for layer in self.layers:
+            name = layer.name
+            if layer.kronecker:
+                A, G = self.factors[name]
+                self.check_single(2 - layer.diagonal + layer.grouped, A)
+                self.check_single(2 + layer.grouped, G)
+                block = KroneckerBlock(A, G)
+                blocks[name] = Stacked(block) if layer.grouped else block
+            else:
+                self.check_single(2 if self.exact[name].ndim else 0, self.exact[name])
+                blocks[name] = exact.exact(self.exact[name], shapes[name])
+        return blocks
 
     def eigendecomposition(self) -> PMatEKFAC:
         """The same matrix in the eigenbases of its factors; there every function of it is cheap."""
-        bases, eigenvalues = {}, {}
-        for layer in self.layers:
-            if layer.kronecker:
-                (a, U), (g, W) = (eigh(m) for m in self._factors(layer))
-                bases[layer.name], eigenvalues[layer.name] = (U, W), torch.outer(denoised(g), denoised(a))
-        return PMatEKFAC(eigenvalues, bases, self.exact, self.layers)
+        blocks = self.spectral("eigendecomposition")
+        found = {name: _plain(blocks[name].eigen()) for name in self.factors}
+        values, bases = {n: b.D for n, b in found.items()}, {n: (b.U, b.W) for n, b in found.items()}
+        return PMatEKFAC(values, bases, self.exact, self.layers)
 
     def inverse(self, regul: Regul = 1e-8) -> PMatEKFAC:
         """(F + regul I)^-1 exactly, in the eigenbases.  To differentiate at repeated eigenvalues use `solve`."""
+        check_regul(regul)
         return self.eigendecomposition().inverse(regul)
 
-    def block(self, layer: Layer) -> Tensor:
-        A, G = self._factors(layer)
-        return torch.einsum("op,ij->oipj", G, A).reshape(len(G) * len(A), len(G) * len(A))
+    def pinv(self, rtol: float | None = None) -> PMat:
+        """F^+: G^+ (x) A^+; with rtol, which cuts off eigenvalues of the product, in the eigenbases."""
+        if rtol is not None:
+            return self.eigendecomposition().pinv(rtol)
+        return self._mapped("pinv", lambda block: block.pinv(), lambda m: exact.exact_pinv(m, None))
 
-    def block_diag(self, layer: Layer) -> Tensor:
-        A, G = self._factors(layer)
-        return torch.outer(G.diagonal(), A.diagonal())
+    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
+        """(F + regul I)^p: G^p (x) A^p for regul = 0, else a PMatEKFAC."""
+        check_regul(regul)
+        if not isinstance(regul, Number) or regul != 0:
+            return self.eigendecomposition().pow(p, regul)
+        return self._mapped("pow", lambda block: block.pow(p), lambda m: exact.exact_power(m, p, 0.0))
 
-    def frobenius_norm(self) -> Tensor:
-        """sqrt of the sum of squared entries: |G (x) A| = |G| |A|."""
-
-        def factored(layer: Layer) -> Tensor:
-            A, G = self._factors(layer)
-            return (A**2).sum() * (G**2).sum()
-
-        return positive_root(self.squares(factored))
+    def get_KFE(self, name: str, split_weight_bias: bool = True) -> Tensor:
+        """The dense eigenbasis `[n, n]` of a layer, see `PMatEKFAC.get_KFE`."""
+        return self.eigendecomposition().get_KFE(name, split_weight_bias)
 
     def scaled(self, alpha: Regul) -> PMatKFAC:
         factors = {name: (A, alpha * G) for name, (A, G) in self.factors.items()}
-        return PMatKFAC(factors, self.exact_map(lambda m: alpha * m), self.layers)
+        return dataclasses.replace(self, factors=factors, exact={name: alpha * m for name, m in self.exact.items()})
+
+    def matrices(self) -> dict[str, Tensor]:
+        return {name: self.exact[name] if name in self.exact else b.dense() for name, b in self._blocks().items()}
+
+    def _mapped(self, method: str, factored: Callable[[Any], Any], each: Callable[[Tensor], Tensor]) -> PMatKFAC:
+        blocks = self.spectral(method)
+        found = {name: _plain(factored(blocks[name])) for name in self.factors}
+        parts = {name: each(m) for name, m in self.exact.items()}
+        return PMatKFAC({name: (b.A, b.G) for name, b in found.items()}, parts, self.layers)
 
 
-def _tikhonov(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
-    """X with G X A + regul X = V; eigh's own derivatives are infinite at repeated eigenvalues, X's are not."""
-    check_regul(regul)
-    (a, U), (g, W) = constant_eigh(A), constant_eigh(G)
-    spectrum = torch.outer(g, a) + (regul.detach() if isinstance(regul, Tensor) else regul)
-    return refined(lambda B: W @ ((W.mT @ B @ U) / spectrum) @ U.mT, lambda X: G @ X @ A + regul * X, V, V.detach())
-
-
-def _pi_damped(A: Tensor, G: Tensor, V: Tensor, regul: Regul) -> Tensor:
-    check_regul(regul)
-    ratio = (A.trace() / len(A)) / (G.trace() / len(G))
-    sane = (ratio > 0) & ratio.isfinite()
-    pi = torch.where(sane, torch.where(sane, ratio, 1.0).sqrt(), 1.0)
-    root = regul**0.5
-    return solve(damped(A, root * pi), solve(damped(G, root / pi), V).mT).mT
+def _plain(block: Any) -> Any:
+    """The block with its groups in front of its fields."""
+    return block.block if isinstance(block, Stacked) else block

@@ -3,7 +3,9 @@
 import torch
 
 import fisher
-from fisher import PMatDense, PMatDiag, PMatKFAC
+from fisher import PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatKFAC, PMatQuasiDiag
+from linmaps import trees
+from tests.fisher import functions
 from tests.laws import Case, Exempt, noise_like
 
 D = torch.float64
@@ -34,8 +36,12 @@ _MAKE = {
     "PMatDiag": _fim(PMatDiag, "gaussian"),
     "PMatKFAC": _fim(PMatKFAC, "gaussian"),
     "PMatEKFAC": lambda p, x: fisher.fim(f, p, x, PMatKFAC, "gaussian").inverse(0.3),
+    "PMatBlockDiag": _fim(PMatBlockDiag, "gaussian"),
+    "PMatQuasiDiag": _fim(PMatQuasiDiag, "gaussian"),
+    "PMatEye": _fim(PMatEye, "gaussian"),
     "PMatSum": lambda p, x: fisher.fim(f, p, x, PMatKFAC) + fisher.fim(f, p, x, PMatKFAC, "gaussian"),
 }
+_map = lambda v: trees.map(lambda t: torch.stack([t, t.cos()])[None], v)
 _METHODS = {
     "mv": lambda F, v: F.mv(v),
     "vTMv": lambda F, v: F.vTMv(v),
@@ -45,9 +51,17 @@ _METHODS = {
     "get_diag": lambda F, v: F.get_diag(),
     "to_torch": lambda F, v: F.to_torch(),
     "frobenius_norm": lambda F, v: F.frobenius_norm(),
+    "mmap": lambda F, v: F.mmap(_map(v)),
+    "mapTMmap": lambda F, v: F.mapTMmap(_map(v)),
+    "solve a map": lambda F, v: F.solve(_map(v), 0.3),
+    "pow": lambda F, v: F.pow(0.5, 0.3).mv(v),
+    "logdet": lambda F, v: F.logdet(0.3),
+    "norm": lambda F, v: F.norm(2),
+    "sample": lambda F, v: F.sample(noise=v, regul=0.3),
     "algebra": lambda F, v: (2.0 * F - F / 3.0 + (-F) * 0.1) @ v,
 }
 CASES: dict[str, Case | Exempt] = {
+    **functions.CASES,
     "fisher.fim/dense": Case(_fim(PMatDense), (P, X)),
     "fisher.fim/diag": Case(_fim(PMatDiag), (P, X)),
     "fisher.fim/kfac": Case(_fim(PMatKFAC), (P, X)),

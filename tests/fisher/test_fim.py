@@ -1,40 +1,114 @@
 """fim: equals the brute-force sum, in every representation, for every use of a leaf; data, estimators, ensembles."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given
 from torch.func import vmap
 
 import fisher
-from fisher import Categorical, PMatDense, PMatDiag, PMatKFAC
+from fisher import Categorical, PMatDense, PMatDiag, PMatEKFAC, PMatKFAC
+from fisher.pmat import PMatBlockDiag, PMatEye, PMatImplicit, PMatLowRank, PMatMixed, PMatQuasiDiag
 from fisher.strategies import networks
 from linmaps import trees
 from tests import oracles
-from tests.laws import close
+from tests.laws import close, noise_like
 from tests.zoo import MODELS, perturbed
 
 D = torch.float64
 REPRESENTATIONS = [PMatDense, PMatDiag, PMatKFAC]
+LINEAR = [PMatDense, PMatDiag, PMatKFAC, PMatBlockDiag, PMatQuasiDiag, PMatEye]  # sums over examples
+EVERY = [*LINEAR, PMatEKFAC, PMatMixed, PMatLowRank, PMatImplicit]
 
 
 def likelihoods(member):
     return [("categorical", Categorical(class_axis=member.class_axis)), ("gaussian", "gaussian")]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("which", [0, 1])
-def test_dense_and_diagonal_equal_the_brute_force_sum(name, which):
+@functools.cache
+def brute_force(name, which):
     m = MODELS[name]
-    kind, likelihood = likelihoods(m)[which]
-    want = oracles.fisher_matrix(m.f, m.params, m.x, kind, m.class_axis)
-    dense = fisher.fim(m.f, m.params, m.x, PMatDense, likelihood)
-    close(dense.matrix, want, 1e-10, "dense")
-    diag = fisher.fim(m.f, m.params, m.x, PMatDiag, likelihood)
-    close(diag.to_torch().diagonal(), want.diagonal(), 1e-10, "diagonal")
-    kfac = fisher.fim(m.f, m.params, m.x, PMatKFAC, likelihood)
-    for layer, (index, block) in zip(kfac.layers, kfac.dense_blocks()):
+    return oracles.fisher_matrix(m.f, m.params, m.x, likelihoods(m)[which][0], m.class_axis)
+
+
+def where(layers):
+    """Positions in the flat order of the entries of each layer's view."""
+    start, index = 0, []
+    for shape in layers.layout.shapes:
+        size = torch.Size(shape).numel()
+        index.append(torch.arange(start, start + size).reshape(shape))
+        start += size
+    return {n: t.flatten() for n, t in layers.views(layers.layout.unflatten(index)).items()}
+
+
+def by_name(name, which, representation, **options):
+    m = MODELS[name]
+    return fisher.fim(m.f, m.params, m.x, representation, likelihoods(m)[which][1], **options)
+
+
+over_models = pytest.mark.parametrize("name", MODELS)
+over_likelihoods = pytest.mark.parametrize("which", [0, 1])
+
+
+@over_models
+@over_likelihoods
+def test_dense_low_rank_implicit_equal_the_brute_force_sum(name, which):
+    want = brute_force(name, which)
+    close(by_name(name, which, PMatDense).matrix, want, 1e-10, "dense")
+    close(by_name(name, which, PMatLowRank).to_torch(), want, 1e-10, "low rank")
+    v = noise_like(MODELS[name].params, 1)
+    vector, unravel = trees.ravel(v)
+    close(by_name(name, which, PMatImplicit).mv(v), unravel(want @ vector), 1e-10, "implicit")
+
+
+@over_models
+@over_likelihoods
+def test_blocks_and_diagonals_equal_the_brute_force_sum(name, which):
+    want = brute_force(name, which)
+    close(by_name(name, which, PMatDiag).to_torch().diagonal(), want.diagonal(), 1e-10, "diagonal")
+    quasi = by_name(name, which, PMatQuasiDiag)
+    close(trees.ravel(quasi.get_diag())[0], want.diagonal(), 1e-10, "quasi-diagonal")
+    v = noise_like(MODELS[name].params, 2)
+    close(quasi.mv(v), quasi.layout.unravel(quasi.to_torch() @ trees.ravel(v)[0]), 1e-10, "quasi-diagonal")
+    close(by_name(name, which, PMatEye).trace(), want.trace(), 1e-10, "trace of the multiple of I")
+    blocks, kfac, mixed = (by_name(name, which, r) for r in (PMatBlockDiag, PMatKFAC, PMatMixed))
+    for layer in blocks.layers:
+        at = where(blocks.layers)[layer.name]
+        block = want[at][:, at]
+        if layer.family == "unused":
+            continue
+        close(blocks.get_block(layer.name), block, 1e-10, f"block of {layer.name}")
+        close(mixed.get_block(layer.name), (kfac if layer.kronecker else blocks).get_block(layer.name), 1e-12, "mixed")
         if not layer.kronecker:
-            close(block, want[index][:, index], 1e-10, f"exact block of {layer.name}")
+            close(kfac.get_block(layer.name), block, 1e-10, f"exact block of {layer.name}")
+        if layer.weight is not None and layer.bias is not None:
+            view = torch.arange(layer.numel).reshape(-1, layer.shape[1] + 1 if layer.kronecker else 2)
+            pairs = block[view[:, :-1], view[:, -1:]]
+            close(quasi.cross[layer.name].flatten(), pairs.flatten(), 1e-10, f"weights with bias of {layer.name}")
+
+
+@over_models
+@over_likelihoods
+def test_second_moments_in_the_eigenbasis(name, which):
+    """EKFAC: D is the diagonal of U' block U; its trace is that of F; one pass and two passes agree."""
+    want, F = brute_force(name, which), by_name(name, which, PMatEKFAC)
+    kfac = by_name(name, which, PMatKFAC)
+    at = where(F.layers)
+    for layer in F.layers:
+        block = want[at[layer.name]][:, at[layer.name]]
+        if layer.kronecker:
+            U = F.get_KFE(layer.name, split_weight_bias=False)
+            close(U.T @ U, torch.eye(len(U), dtype=D), 1e-10, "orthogonal")
+            close(F.eigenvalues[layer.name].flatten(), (U.T @ block @ U).diagonal(), 1e-9, layer.name)
+            errors = [(G.get_block(layer.name) - block).norm() for G in (F, kfac)]
+            assert errors[0] <= errors[1] + 1e-9 * block.norm()
+    close(F.trace(), want.trace(), 1e-9, "trace")
+    m = MODELS[name]
+    parts = fisher.fim(m.f, m.params, [m.x[:1], m.x[1:]], PMatEKFAC, likelihoods(m)[which][1], layers=F.layers)
+    close(parts.trace(), F.trace(), 1e-9, "two passes over batches")
+    if name not in ("conv3d", "transposed", "in_place"):  # whose factors have eigenspaces of more than one dimension
+        close(parts.to_torch(), F.to_torch(), 1e-8, "two passes over batches")
 
 
 @given(networks(sequence=False, max_batch=4, min_outputs=2))
@@ -53,31 +127,35 @@ def test_random_sequence_networks_against_the_brute_force_sum(network):
 
 
 def factors_by_loop(m, layers, layer, likelihood, sharing):
-    """A and G from their definition, with loops over examples, positions and columns."""
-    io = [
-        fisher.layer_io(
-            m.f, m.params, m.x, layers, lambda y: likelihood.root(y) if hasattr(likelihood, "root") else None
-        )[1][k]
-        for k in layer.uses
-    ]
-    batch, A, G = len(m.x), 0.0, 0.0
-    for b in range(batch):
-        a = torch.cat([a[b] for a, _ in io])
-        a = torch.cat(
-            ([a] if layer.weight is not None else [])
-            + ([torch.ones(len(a), 1, dtype=D)] if layer.bias is not None else []),
-            1,
-        )
-        if sharing == "reduce":
-            a = a.mean(0, keepdim=True)
-        A = A + sum(torch.outer(t, t) for t in a) / batch
-        for c in range(io[0][1].shape[0]):
-            g = torch.cat([g[c, b] for _, g in io])
-            shared = len(g)
+    """A and G from their definition, with loops over examples, positions, groups and columns."""
+    _, io = fisher.layer_io(m.f, m.params, m.x, layers, likelihood.root)
+    if layer.diagonal:
+        sharing = "expand"
+    groups, batch = layer.form.groups, len(m.x)
+    As, Gs = [], []
+    for group in range(groups):
+        A, G = 0.0, 0.0
+        for b in range(batch):
+            inputs, outputs = [], []
+            for k, cut in zip(layer.uses, layer.cuts):
+                a, g = io[k][0][b], io[k][1][:, b]
+                if layer.diagonal:
+                    a = torch.nn.functional.one_hot(a, layer.shape[1] + 1)[:, :-1].to(D)
+                if groups > 1:
+                    a, g = a[:, group], g[:, :, group]
+                inputs.append(a[:, : layer.shape[1]])
+                outputs.append(g if cut is None else g[..., cut[0] : cut[1]])
+            a, g = torch.cat(inputs), torch.cat(outputs, 1)
+            if layer.bias is not None:
+                a = torch.cat([a, torch.ones(len(a), 1, dtype=D)], 1)
+            shared = len(a)
             if sharing == "reduce":
-                g, shared = g.sum(0, keepdim=True), 1
-            G = G + sum(torch.outer(t, t) for t in g) / (batch * shared)
-    return A, G
+                a, g, shared = a.mean(0, keepdim=True), g.sum(1, keepdim=True), 1
+            A = A + sum(torch.outer(t, t) for t in a) / batch
+            G = G + sum(torch.outer(t, t) for column in g for t in column) / (batch * shared)
+        As.append(A.diagonal() if layer.diagonal else A)
+        Gs.append(G)
+    return (torch.stack(As), torch.stack(Gs)) if groups > 1 else (As[0], Gs[0])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -97,8 +175,8 @@ def test_linear_networks_are_exact(network):
     """A deep linear network with gaussian output: the Kronecker block is the exact block."""
     kfac = fisher.fim(network.f, network.params, network.x, PMatKFAC, "gaussian")
     want = oracles.fisher_matrix(network.f, network.params, network.x, "gaussian")
-    mask = oracles.block_mask(kfac.layers)
-    close(kfac.to_torch(), torch.where(mask, want, 0.0), 1e-10, "deep linear network")
+    for name, at in where(kfac.layers).items():
+        close(kfac.get_block(name), want[at][:, at], 1e-10, "deep linear network")
 
 
 @given(networks(max_batch=4))
@@ -109,8 +187,8 @@ def test_expand_is_reduce_without_sharing(network):
     close(one, two, 1e-12, "S = 1")
 
 
-@pytest.mark.parametrize("representation", REPRESENTATIONS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("representation", [r for r in EVERY if r is not PMatQuasiDiag])
+@over_models
 def test_positive_semidefinite_and_consistent(name, representation):
     m = MODELS[name]
     F = fisher.fim(m.f, m.params, m.x, representation, Categorical(class_axis=m.class_axis))
@@ -121,11 +199,11 @@ def test_positive_semidefinite_and_consistent(name, representation):
     close(trees.ravel(F.get_diag())[0], T.diagonal(), 1e-12, "diagonal")
 
 
-@pytest.mark.parametrize("representation", REPRESENTATIONS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("representation", LINEAR)
+@over_models
 def test_batching_permutation_and_duplication_change_nothing(name, representation):
     m = MODELS[name]
-    x = torch.cat([m.x, 0.5 * m.x[:2]])
+    x = torch.cat([m.x, 0.5 * m.x[:2] if m.x.is_floating_point() else m.x[:2].flip(1)])
     layers = fisher.LayerCollection.from_function(m.f, m.params, x)
     fim = lambda data: fisher.fim(
         m.f, m.params, data, representation, Categorical(class_axis=m.class_axis), layers=layers
@@ -139,9 +217,9 @@ def test_batching_permutation_and_duplication_change_nothing(name, representatio
     close(fim((x, torch.zeros(len(x)))), whole, 1e-11, "targets are not looked at")
 
 
-@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("representation", [*LINEAR, PMatMixed])
 def test_chunks_of_columns_change_nothing(representation):
-    for name in ("mlp", "bare", "sequence"):
+    for name in ("mlp", "bare", "sequence", "conv2d", "embedding"):
         m = MODELS[name]
         one, two = (
             fisher.fim(m.f, m.params, m.x, representation, Categorical(class_axis=m.class_axis), chunk_size=c)
@@ -150,8 +228,8 @@ def test_chunks_of_columns_change_nothing(representation):
         close(one, two, 1e-12, name)
 
 
-@pytest.mark.parametrize("representation", REPRESENTATIONS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("representation", [*LINEAR, PMatMixed, PMatLowRank])
+@over_models
 def test_ensemble_is_the_loop(name, representation):
     m = MODELS[name]
     members = [perturbed(m.params, k) for k in range(3)]
@@ -160,7 +238,7 @@ def test_ensemble_is_the_loop(name, representation):
     close(vmap(fim)(trees.stack(members)), trees.stack([fim(p) for p in members]), 1e-10, "vmap")
 
 
-@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("representation", LINEAR)
 def test_monte_carlo_tends_to_exact(representation):
     m = MODELS["mlp"]
     exact = fisher.fim(m.f, m.params, m.x, representation).to_torch()
@@ -262,7 +340,7 @@ def test_overflow_of_the_function_is_reported():
 def test_unknown_options():
     m = MODELS["mlp"]
     with pytest.raises(
-        ValueError, match=r"representation: got 'dict', expected one of \['PMatDense', 'PMatDiag', 'PMatKFAC'\]"
+        ValueError, match=r"representation: got 'dict', expected one of \['PMatBlockDiag', 'PMatDense', 'PMatDiag', "
     ):
         fisher.fim(m.f, m.params, m.x, dict)
     with pytest.raises(ValueError, match="sharing: got 'mean'"):

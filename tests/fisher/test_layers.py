@@ -11,10 +11,11 @@ from hypothesis import given
 from torch.func import vjp, vmap
 
 import fisher
+from fisher.products import example_gradients, gradient
 from fisher.strategies import networks
 from fisher.taps import layer_io
 from linmaps import trees
-from tests.laws import close
+from tests.laws import close, noise_like
 from tests.zoo import MODELS
 
 D = torch.float64
@@ -46,7 +47,10 @@ def test_each_leaf_is_what_it_is(name):
     layers = fisher.LayerCollection.from_function(m.f, m.params, m.x)
     assert {layer.name: layer.kind for layer in layers} == m.blocks
     assert layers.numel() == sum(t.numel() for t in trees.leaves(m.params))
-    assert sorted(n for layer in layers for n in layer.leaves) == list(range(len(trees.leaves(m.params))))
+    assert sorted({n for layer in layers for n in layer.leaves}) == list(range(len(trees.leaves(m.params))))
+    v = noise_like(m.params, 3)
+    close(layers.tree(layers.views(v)), v, 0.0, "there and back")
+    assert {l.name: t.numel() for l, t in zip(layers, layers.views(v).values())} == {l.name: l.numel for l in layers}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -55,18 +59,14 @@ def test_sum_over_uses_is_the_gradient(name):
     layers = fisher.LayerCollection.from_function(m.f, m.params, m.x)
     y, back = vjp(lambda p: m.f(p, m.x), m.params)
     cotangent = torch.cos(torch.arange(y.numel(), dtype=D)).reshape(y.shape)
-    flat = trees.leaves(back(cotangent)[0])
     _, uses = layer_io(m.f, m.params, m.x, layers, lambda _: cotangent[None])
+    views = layers.views(back(cotangent)[0])
     for layer in layers:
-        if layer.kronecker:
-            parts = [
-                (torch.einsum("bso,bsi->oi", uses[k][1][0], uses[k][0]), uses[k][1][0].sum((0, 1))) for k in layer.uses
-            ]
-            if layer.weight is not None:
-                w = flat[layer.weight]
-                close(sum(p[0] for p in parts), w.T if layer.transposed else w, 1e-12, layer.name)
-            if layer.bias is not None:
-                close(sum(p[1] for p in parts), flat[layer.bias], 1e-12, layer.name)
+        if layer.uses:
+            a, g = [uses[k][0] for k in layer.uses], [uses[k][1][0] for k in layer.uses]
+            close(gradient(layer, a, g), views[layer.name], 1e-12, layer.name)
+            rows = example_gradients(layer, a, [t[None] for t in g])
+            close(rows.sum((0, 1)), views[layer.name], 1e-12, f"{layer.name}, by example")
 
 
 @given(networks(max_batch=4))
@@ -97,11 +97,11 @@ def test_table_says_which_leaf_gets_which_block():
     assert table[0] == "LayerCollection: 4 leaves, 21 parameters, 4 blocks"
     assert [line.split()[:3] for line in table[2:]] == [
         ["idle", "none", "unused"],
-        ["scale", "exact", "exact"],
+        ["scale", "exact", "scale"],
         ["t", "exact", "exact"],
         ["w", "kronecker", "matmul"],
     ]
-    assert table[3].endswith("used by torch.Tensor.mul: no rule")
+    assert table[4].endswith("used by torch.exp: no rule")
 
 
 def test_layers_by_name():
@@ -126,9 +126,7 @@ def test_exact_blocks_by_name_of_the_layer():
 
 def test_strict_names_leaf_call_and_cure():
     m = MODELS["bare"]
-    with pytest.raises(
-        ValueError, match=r"scale: used by torch.Tensor.mul: no rule; add one with fisher.rules.register or"
-    ):
+    with pytest.raises(ValueError, match=r"t: used by torch.exp: no rule; add one with fisher.rules.register or"):
         fisher.LayerCollection.from_function(m.f, m.params, m.x, strict=True)
 
 
@@ -173,6 +171,17 @@ def test_mixed_examples_are_refused_with_the_cure():
     f = lambda p, x: F.batch_norm(x @ p["w"], None, None, training=True)
     with pytest.raises(ValueError, match=r"one example depends on other examples.*model\.eval\(\)"):
         fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D)}, X)
+
+
+def test_mixed_examples_are_refused_for_integer_inputs_too():
+    f = lambda p, x: F.batch_norm(p["w"][x], None, None, training=True)
+    params = {"w": torch.linspace(-1, 1, 10, dtype=D).reshape(5, 2) ** 3}
+    with pytest.raises(ValueError, match="one example depends on other examples"):
+        fisher.LayerCollection.from_function(f, params, torch.tensor([0, 3, 1]))
+    places = lambda p, x: (p["w"][x] + p["places"][torch.arange(4)]).flatten(1)  # four places, two examples
+    params["places"] = torch.ones(4, 2, dtype=D)
+    layers = fisher.LayerCollection.from_function(places, params, torch.tensor([[0, 3, 1, 1], [2, 2, 0, 4]]))
+    assert [l.kind for l in layers] == ["exact", "embedding"]
 
 
 def test_integer_leaf_wrong_output_and_unknown_exact():

@@ -1,15 +1,36 @@
-"""Likelihoods: columns are a root of the output Fisher, also where logits are extreme; samples are unbiased."""
+"""Likelihoods: the root, the samples and the scores are those of the distribution, also where outputs are extreme.
 
+The oracle is torch.distributions: H is the mean outer product of autograd's scores, and minus the mean Hessian of the log
+density, over all targets (enumerated; the normal distribution by Gauss-Hermite quadrature, exact for these polynomials).
+"""
+
+import dataclasses
+import io
+import itertools
+import math
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import grad
+from torch import distributions
+from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
-from fisher.columns import chunks, estimator
-from fisher.likelihoods import Categorical, Gaussian, likelihood
+from fisher.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Poisson,
+    Segmentation,
+    likelihood,
+    n_columns,
+    root_part,
+    score,
+)
 from tests.laws import close
-from tests.oracles import output_fisher
 
 D = torch.float64
 
@@ -20,95 +41,344 @@ def logits(seed, *shape, scale=1.0):
 
 def outer(columns):
     """sum over columns of r r' for each example, outputs flattened."""
-    flat = columns.flatten(2)
+    flat = columns.reshape(*columns.shape[:2], math.prod(columns.shape[2:]))
     return torch.einsum("kbi,kbj->bij", flat, flat)
 
 
-@given(st.integers(0, 99), st.integers(1, 5), st.sampled_from([(), (3,), (2, 2)]), st.sampled_from([0.1, 1.0, 30.0]))
-def test_categorical_root(seed, classes, positions, scale):
-    y = logits(seed, 2, classes, *positions, scale=scale)
-    root = Categorical().root(y)
-    assert root.shape[1:] == y.shape
-    for got, t in zip(outer(root), y):
-        close(got, output_fisher(t, "categorical"), 1e-12, "root of H")
+# --- the oracle: (log density of one example's target, all targets, their probabilities) ------------------------------
 
 
-@given(st.integers(0, 99), st.integers(2, 4), st.integers(1, 3))
-def test_categorical_root_with_classes_last(seed, classes, steps):
-    y = logits(seed, 2, steps, classes)
-    for got, t in zip(outer(Categorical(class_axis=-1).root(y)), y):
-        close(got, output_fisher(t, "categorical", -1), 1e-12, "root of H")
+def spd(n):
+    a = logits(7, n, n)
+    return a @ a.T + 0.5 * torch.eye(n, dtype=D)
 
 
-def test_categorical_root_is_accurate_in_float32_for_confident_outputs():
-    """1 - p is never computed as a difference: rows of size 1e-12 keep their accuracy relative to sqrt(H_ii H_jj)."""
-    y = torch.tensor([[30.0, 2.0, 1.0], [-20.0, 5.0, 9.0]])
-    got, want = outer(Categorical().root(y)).double(), outer(Categorical().root(y.double()))
-    size = want.diagonal(dim1=1, dim2=2).sqrt()
-    assert ((got - want).abs() <= 3e-5 * size[:, :, None] * size[:, None]).all()
-    assert size.min() < 1e-6
+def normal_targets(mean, factor, nodes=4):
+    """Targets mean + factor e, and weights that integrate polynomials of degree 7 in each e exactly."""
+    x, w = (torch.from_numpy(t) for t in np.polynomial.hermite_e.hermegauss(nodes))
+    e = torch.tensor(list(itertools.product(x.tolist(), repeat=len(factor))), dtype=D)
+    weights = torch.tensor(list(itertools.product(w.tolist(), repeat=len(factor))), dtype=D)
+    return mean + e @ factor.T, weights.prod(1) / (2 * math.pi) ** (len(factor) / 2)
 
 
-def test_categorical_root_is_differentiable_for_extreme_logits():
-    g = grad(lambda y: (Categorical().root(y) ** 2).sum())(torch.tensor([[80.0, 0.0, -80.0]], dtype=D))
-    assert g.isfinite().all()
+def of_categorical(y):
+    return (
+        lambda z, t: distributions.Categorical(logits=z, validate_args=False).log_prob(t),
+        torch.arange(len(y)),
+        torch.softmax(y, 0),
+    )
 
 
-@given(st.integers(0, 99), st.floats(0.1, 10.0), st.sampled_from([(3,), (2, 2)]))
-def test_gaussian_root(seed, variance, shape):
-    y = logits(seed, 2, *shape)
-    for got, t in zip(outer(Gaussian(variance).root(y)), y):
-        close(got, torch.eye(t.numel(), dtype=D) / variance, 1e-12, "root of H")
+def of_bernoulli(y):
+    targets = torch.tensor(list(itertools.product([0.0, 1.0], repeat=len(y))), dtype=D)
+    log = lambda z, t: distributions.Bernoulli(logits=z, validate_args=False).log_prob(t).sum()
+    return log, targets, vmap(log, (None, 0))(y, targets).exp()
 
 
-@pytest.mark.parametrize("which", [Categorical(), Gaussian(2.0)])
-@pytest.mark.parametrize("positions", [(), (2,)])
-def test_samples_are_unbiased(which, positions):
-    """The mean of g g' over 200,000 draws is H within five standard errors, entry by entry."""
-    y = logits(0, 2, 3, *positions)
-    generator = torch.Generator().manual_seed(1)
-    g = which.sample(y, which.noise((200_000, *y.shape), generator, y)).flatten(2)
-    products = g[:, :, :, None] * g[:, :, None, :]
-    error = (products.mean(0) - outer(which.root(y))).abs()
-    assert (error <= 5 * products.std(0) / 200_000**0.5 + 1e-12).all()
-    assert (g.mean(0).abs() <= 5 * g.std(0) / 200_000**0.5).all(), "the score has mean zero"
+def of_poisson(y):
+    targets = torch.tensor(list(itertools.product(range(40), repeat=len(y))), dtype=D)
+    log = lambda z, t: distributions.Poisson(z.exp(), validate_args=False).log_prob(t).sum()
+    return log, targets, distributions.Poisson(y.exp()).log_prob(targets).sum(1).exp()
 
 
-def test_monte_carlo_error_falls_as_the_root_of_the_draws():
-    y = logits(3, 1, 4)
-    want = outer(Categorical().root(y))
-    errors = []
-    for n in (100, 10_000):
-        runs = [
-            outer(estimator("mc", Categorical(), generator=torch.Generator().manual_seed(s), n_samples=n)(y)) - want
-            for s in range(20)
-        ]
-        errors.append(torch.stack(runs).pow(2).mean().sqrt().item())
-    assert 6 < errors[0] / errors[1] < 16, errors
+def of_normal(covariance):
+    factor = torch.linalg.cholesky(covariance)
+    log = lambda z, t: distributions.MultivariateNormal(z, covariance, validate_args=False).log_prob(t)
+    return lambda y: (log, *normal_targets(y, factor))
 
 
-def test_unknown_names_and_missing_randomness():
-    with pytest.raises(ValueError, match=r"likelihood: got 'poison', expected one of \['categorical', 'gaussian'\]"):
-        likelihood("poison")
-    with pytest.raises(ValueError, match=r"estimator: got 'empirial', expected one of \['exact', 'mc'\]"):
-        estimator("empirial", Gaussian())
-    with pytest.raises(ValueError, match="give either generator"):
-        estimator("mc", Gaussian())
-    with pytest.raises(ValueError, match="got noise, expected none"):
-        estimator("exact", Gaussian(), noise=torch.zeros(1, 2, 3))
-    with pytest.raises(ValueError, match="n_samples: got 0"):
-        estimator("mc", Gaussian(), generator=torch.Generator(), n_samples=0)
-    with pytest.raises(ValueError, match=r"noise: got shape \(1, 2, 2\), expected \[n, 2, 3\]"):
-        estimator("mc", Gaussian(), noise=torch.zeros(1, 2, 2))(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="variance is 0"):
-        Gaussian(0.0)
-    with pytest.raises(ValueError, match=r"expected .B, C. or"):
-        Categorical().root(torch.zeros(3))
-    with pytest.raises(ValueError, match="chunk_size: got 0"):
-        list(chunks(torch.zeros(3, 2), 0))
+def of_heteroscedastic(y):
+    mean, logvar = y.chunk(2)
+
+    def log(z, t):
+        mean, logvar = z.chunk(2)
+        return distributions.Normal(mean, (0.5 * logvar).exp(), validate_args=False).log_prob(t).sum()
+
+    return log, *normal_targets(mean, torch.diag((0.5 * logvar).exp()))
+
+
+ORACLES = {
+    "categorical": (Categorical(), of_categorical, 3),
+    "bernoulli": (Bernoulli(), of_bernoulli, 3),
+    "poisson": (Poisson(), of_poisson, 2),
+    "gaussian": (Gaussian(2.0), of_normal(2.0 * torch.eye(2, dtype=D)), 2),
+    "gaussian of variances": (Gaussian((0.5, 3.0)), of_normal(torch.diag(torch.tensor([0.5, 3.0], dtype=D))), 2),
+    "gaussian of a covariance": (Gaussian(covariance=spd(3)), of_normal(spd(3)), 3),
+    "heteroscedastic": (HeteroscedasticGaussian(), of_heteroscedastic, 4),
+}
+every = pytest.mark.parametrize("name", ORACLES)
+
+
+@every
+@pytest.mark.parametrize("seed", [0, 1])
+def test_root_is_that_of_the_mean_outer_score_and_of_minus_the_mean_hessian(name, seed):
+    which, oracle, size = ORACLES[name]
+    y = logits(seed, 3, size)
+    for got, z in zip(outer(which.root(y)), y):
+        log, targets, p = oracle(z)
+        close(p.sum(), torch.ones((), dtype=D), 1e-11, "all targets")
+        scores = vmap(grad(log), (None, 0))(z, targets)
+        close(got, torch.einsum("t,ti,tj->ij", p, scores, scores), 1e-10, "mean outer score")
+        curvature = vmap(hessian(log), (None, 0))(z, targets)
+        close(got, -torch.einsum("t,tij->ij", p, curvature), 1e-10, "minus mean Hessian")
+
+
+@every
+def test_score_and_log_prob_are_those_of_the_distribution(name):
+    which, oracle, size = ORACLES[name]
+    y = logits(5, 2, size)
+    for example in y:
+        log, targets, _ = oracle(example)
+        targets = targets[:16]
+        z = example.expand(len(targets), size)
+        close(which.log_prob(z, targets), vmap(log)(z, targets), 1e-12, "log_prob")
+        close(which.score(z, targets), vmap(grad(log))(z, targets), 1e-12, "score")
+
+
+# --- every likelihood, in every shape ---------------------------------------------------------------------------------
+
+SHAPES = {
+    "categorical": (Categorical(), (2, 4)),
+    "categorical of pixels": (Categorical(), (2, 3, 2, 2)),
+    "categorical of tokens": (Categorical(class_axis=-1), (2, 3, 4)),
+    "segmentation": (Segmentation(), (2, 3, 4)),
+    "bernoulli": (Bernoulli(), (2, 3, 2)),
+    "poisson": (Poisson(), (2, 3, 2)),
+    "gaussian": (Gaussian(0.3), (2, 3, 2)),
+    "gaussian without an axis": (Gaussian(0.3), (3,)),
+    "gaussian of variances": (Gaussian((0.5, 3.0, 1.0)), (2, 3, 2)),
+    "gaussian of variances, last": (Gaussian((0.5, 3.0), class_axis=-1), (2, 3, 2)),
+    "gaussian of a variance each": (Gaussian(torch.rand(3, 2, dtype=D) + 0.1), (2, 3, 2)),
+    "gaussian of a covariance": (Gaussian(covariance=spd(3)), (2, 3, 2)),
+    "gaussian of a covariance, last": (Gaussian(covariance=spd(3), class_axis=-1), (2, 4, 3)),
+    "heteroscedastic": (HeteroscedasticGaussian(), (2, 4, 2)),
+    "heteroscedastic of tokens": (HeteroscedasticGaussian(class_axis=-1), (2, 3, 2)),
+}
+in_every_shape = pytest.mark.parametrize("name", SHAPES)
+
+
+def targets_of(which, y, seed=0):
+    """Random targets that fit y."""
+    g = torch.Generator().manual_seed(seed)
+    if isinstance(which, Categorical):
+        z = y.movedim(which.class_axis, -1)
+        return torch.randint(z.shape[-1], z.shape[:-1], generator=g)
+    if isinstance(which, HeteroscedasticGaussian):
+        return torch.randn(y.chunk(2, which.class_axis)[0].shape, generator=g, dtype=y.dtype)
+    if isinstance(which, Gaussian):
+        return torch.randn(y.shape, generator=g, dtype=y.dtype)
+    return torch.randint(2, y.shape, generator=g).to(y.dtype)
+
+
+@in_every_shape
+def test_positions_are_apart_and_each_is_as_if_alone(name):
+    """H of an output with positions is H of each position, and zero between them."""
+    which, shape = SHAPES[name]
+    y = logits(3, *shape)
+    axis = getattr(which, "class_axis", 1)
+    if len(shape) < 3 or "each" in name:
+        want = [torch.block_diag(*[outer(which.root(t[None]))[0]]) for t in y]
+        close(outer(which.root(y)), torch.stack(want), 1e-14, "examples")
+        return
+    alone = dataclasses.replace(which, class_axis=1) if hasattr(which, "class_axis") else which
+    alone = Categorical() if isinstance(which, Segmentation) else alone
+    z = y.movedim(axis, -1).flatten(1, -2)  # [B, P, C]
+    where = torch.arange(y[0].numel()).reshape(y.shape[1:]).movedim(axis - 1 if axis > 0 else axis, -1)
+    want = torch.zeros(len(y), y[0].numel(), y[0].numel(), dtype=D)
+    for p, index in enumerate(where.reshape(-1, z.shape[-1])):
+        want[:, index[:, None], index[None]] = outer(alone.root(z[:, p]))
+    close(outer(which.root(y)), want, 1e-14, "positions")
+
+
+@in_every_shape
+@given(data=st.data())
+def test_a_part_of_the_root_is_that_part(name, data):
+    which, shape = SHAPES[name]
+    y = logits(2, *shape)
+    root, total = which.root(y), which.n_columns(y)
+    assert root.shape == (total, *y.shape)
+    start = data.draw(st.integers(0, total))
+    stop = data.draw(st.integers(0, total + 2))
+    close(root_part(which, y, start, stop), root[start:stop], 1e-15, "part")
+
+
+@in_every_shape
+def test_score_is_the_gradient_of_log_prob(name):
+    which, shape = SHAPES[name]
+    y = logits(2, *shape)
+    t = targets_of(which, y)
+    assert which.log_prob(y, t).shape == y.shape[:1]
+    want = grad(lambda y: which.log_prob(y, t).sum())(y)
+    close(which.score(y, t), want, 1e-12, "score")
+    close(vmap(which.score)(torch.stack([y, 2 * y]), torch.stack([t, t]))[0], want, 1e-12, "vmap")
+
+
+@in_every_shape
+def test_samples_are_unbiased(name):
+    """The mean of g g' over 40,000 draws is H within five standard errors, entry by entry; that of g is zero."""
+    which, shape = SHAPES[name]
+    y, n = logits(0, *shape)[:1], 40_000
+    g = which.sample(y, which.noise((n, *y.shape), torch.Generator().manual_seed(1), y)).reshape(n, y.numel())
+    second = g.T @ g / n
+    spread = ((g**2).T @ g**2 / n - second**2).clamp_min(0).sqrt()
+    want = outer(which.root(y))[0]
+    assert ((second - want).abs() <= 5 * spread / n**0.5 + 1e-9).all()
+    assert (g.mean(0).abs() <= 5 * g.std(0) / n**0.5 + 1e-9).all(), "the score has mean zero"
+
+
+@in_every_shape
+def test_derivatives_are_finite_and_equal_in_every_mode(name):
+    which, shape = SHAPES[name]
+    y, t = logits(2, *shape), targets_of(which, logits(2, *shape))
+    noise = which.noise((2, *shape), torch.Generator().manual_seed(0), y)
+    line = lambda s: y + s * torch.cos(torch.arange(y.numel(), dtype=D)).reshape(y.shape)
+    zero = torch.zeros((), dtype=D)
+
+    def along(s):
+        z = line(s)
+        parts = which.root(z), which.sample(z, noise), which.score(z, t), which.log_prob(z, t)
+        return torch.cat([part.flatten() for part in parts])
+
+    first = jacrev(along)(zero)
+    close(jacfwd(along)(zero), first, 1e-10, "first")
+    h = 1e-6
+    close(first, (along(zero + h) - along(zero - h)) / (2 * h), 1e-8, "differences")
+    second = jacrev(jacrev(along))(zero)
+    for other in (jacfwd(jacfwd(along)), jacfwd(jacrev(along)), jacrev(jacfwd(along))):
+        close(other(zero), second, 1e-10, "second")
+
+
+@in_every_shape
+def test_an_ensemble_is_its_members(name):
+    which, shape = SHAPES[name]
+    y = torch.stack([logits(s, *shape) for s in range(3)])
+    noise = which.noise((3, 2, *shape), torch.Generator().manual_seed(0), y)
+    close(vmap(which.root)(y), torch.stack([which.root(t) for t in y]), 1e-14, "root")
+    want = torch.stack([which.sample(t, n) for t, n in zip(y, noise)])
+    close(vmap(which.sample)(y, noise), want, 1e-14, "sample")
+    same = torch.stack([which.sample(t, noise[0]) for t in y])
+    close(vmap(lambda t: which.sample(t, noise[0]))(y), same, 1e-14, "the same noise")
+
+
+@in_every_shape
+@pytest.mark.parametrize("dtype", [torch.float32, D, torch.bfloat16])
+def test_results_have_the_dtype_of_the_outputs(name, dtype):
+    which, shape = SHAPES[name]
+    y, t = logits(2, *shape).to(dtype), targets_of(which, logits(2, *shape))
+    noise = which.noise((2, *shape), torch.Generator().manual_seed(0), y)
+    for got in (which.root(y), which.sample(y, noise), which.score(y, t), which.log_prob(y, t)):
+        assert got.dtype == dtype
+    tol = 0.05 if dtype == torch.bfloat16 else 1e-6
+    close(which.root(y).to(D), which.root(y.to(D)), tol, "root")
+    close(which.score(y, t).to(D), which.score(y.to(D), t), tol, "score")
+
+
+@in_every_shape
+def test_specs_are_hashable_printable_and_saved(name):
+    which, _ = SHAPES[name]
+    buffer = io.BytesIO()
+    torch.save(which, buffer)
+    buffer.seek(0)
+    for copy in (torch.load(buffer), pickle.loads(pickle.dumps(which)), eval(repr(which))):
+        assert copy == which
+        assert hash(copy) == hash(which)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        which.class_axis = 3
+
+
+def test_no_positions_and_no_examples():
+    for which, shape in [
+        (Categorical(), (2, 3, 0)),
+        (Categorical(), (0, 3)),
+        (Gaussian(), (0, 3)),
+        (Poisson(), (2, 0)),
+    ]:
+        y = torch.zeros(shape)
+        assert which.root(y).shape == (which.n_columns(y), *shape)
+
+
+# --- likelihoods of the user, names, errors ---------------------------------------------------------------------------
+
+
+class Laplace:
+    """A likelihood with the three methods alone."""
+
+    def root(self, y):
+        return Gaussian().root(y)
+
+    def noise(self, shape, generator, like):
+        return torch.rand(shape, generator=generator, dtype=like.dtype) - 0.5
+
+    def sample(self, y, noise):
+        return noise.sign().expand(len(noise), *y.shape)
+
+
+class LaplaceWithDensity(Laplace):
+    def log_prob(self, y, target):
+        return -(target - y).abs().sum(1)
 
 
 def test_any_object_with_the_three_methods_is_a_likelihood():
     assert likelihood(Categorical(class_axis=-1)) == Categorical(class_axis=-1)
+    which, y = Laplace(), logits(0, 3, 2)
+    assert likelihood(which) is which
+    assert n_columns(which, y) == 2
+    close(root_part(which, y, 1, 5), which.root(y)[1:], 0.0, "part")
+    with pytest.raises(ValueError, match=r"Laplace has no density of given targets.*score.*log_prob"):
+        score(which, y, y)
+    close(score(LaplaceWithDensity(), y, y + 1), torch.ones_like(y), 0.0, "by log_prob")
     with pytest.raises(ValueError, match="or an object with the methods"):
         likelihood(object())
+    with pytest.raises(ValueError, match="or an object with the methods"):
+        likelihood(Gaussian)
+
+
+def test_names():
+    for name in ("categorical", "segmentation", "bernoulli", "gaussian", "poisson", "heteroscedastic_gaussian"):
+        assert type(likelihood(name)).__name__.lower() == name.replace("_", "")
+    with pytest.raises(ValueError, match=r"likelihood: got 'poison', expected one of \['bernoulli', 'categorical'"):
+        likelihood("poison")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Gaussian(0.0), "variance is 0"),
+        (lambda: Gaussian((1.0, -1.0)), "expected positive numbers"),
+        (lambda: Gaussian(((1.0, 2.0), (1.0,))), "variance has rows of unequal length"),
+        (lambda: Gaussian(2.0, torch.eye(2)), "got variance and covariance"),
+        (lambda: Gaussian(covariance=torch.ones(3)), r"covariance has shape \(3,\), expected \[C, C\]"),
+        (lambda: Gaussian(covariance=torch.ones(2, 2)), "not symmetric positive definite"),
+        (lambda: Gaussian(covariance=torch.tensor([[2.0, 1.0], [0.0, 2.0]])), "not symmetric positive definite"),
+        (lambda: Gaussian(covariance=torch.eye(2)).root(torch.zeros(1, 3)), "of 2 coordinates, expected 3"),
+        (lambda: Gaussian((1.0, 2.0)).root(torch.zeros(1, 3)), "variance is of 2 coordinates, expected 3"),
+        (lambda: Gaussian(torch.ones(2, 2)).root(torch.zeros(1, 3, 2)), r"variance has shape \(2, 2\)"),
+        (lambda: Categorical(0), "class_axis is 0.*axis 0 holds the examples"),
+        (lambda: Categorical().root(torch.zeros(3)), r"expected .B, C. or"),
+        (lambda: Categorical(2).root(torch.zeros(3, 2)), "without a class axis 2"),
+        (lambda: Segmentation().root(torch.zeros(3, 2)), "segmentation: output has shape"),
+        (lambda: HeteroscedasticGaussian().root(torch.zeros(3, 3)), "expected an even number"),
+        (lambda: HeteroscedasticGaussian().score(torch.zeros(3, 4), torch.zeros(3, 4)), "one value for each mean"),
+        (lambda: Gaussian().score(torch.zeros(3, 2), torch.zeros(3)), r"target has shape \(3,\), expected \(3, 2\)"),
+        (lambda: Categorical().score(torch.zeros(2, 5, 3), torch.zeros(2, 5).long()), "class_axis=-1"),
+        (lambda: Categorical().score(torch.zeros(2, 3), torch.tensor([0, 3])), "holds class 3, expected 0 to 2"),
+        (lambda: Categorical().score(torch.zeros(2, 3), torch.tensor([0, -1])), "holds class -1"),
+    ],
+)
+def test_errors_name_the_cure(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("which", "target", "message"),
+    [
+        (Categorical(), torch.zeros(2), r"dtype torch.float32, expected whole numbers.*target.long\(\)"),
+        (Categorical(), torch.zeros(2, dtype=torch.bool), "expected whole numbers"),
+        (Poisson(), torch.zeros(2, 3, dtype=torch.complex64), "expected real numbers"),
+        (Bernoulli(), [0, 1], "target is list, expected a tensor"),
+    ],
+)
+def test_targets_of_another_type_are_refused(which, target, message):
+    with pytest.raises(TypeError, match=message):
+        which.score(torch.zeros(2, 3), target)

@@ -1,170 +1,229 @@
-"""PMats: every method of every representation against the dense matrix; algebra; persistence; ensembles; errors."""
+"""PMats: products and solves of every representation against dense linear algebra; algebra, persistence, ensembles, errors."""
 
+import dataclasses
 import io
 import pickle
+from typing import Any
 
 import optree
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import grad, jacfwd, jacrev, vmap
+from torch.func import vmap
 
-import fisher
-from fisher import PMatDense, PMatDiag, PMatEKFAC, PMatKFAC, PMatSum
-from fisher.strategies import networks, vectors
+from fisher.pmat import (
+    PMatBlockDiag,
+    PMatDense,
+    PMatDiag,
+    PMatEigen,
+    PMatEKFAC,
+    PMatEye,
+    PMatKFAC,
+    PMatQuasiDiag,
+    PMatSum,
+)
 from linmaps import trees
-from tests.laws import close, noise_like
-from tests.zoo import MODELS, perturbed
+from linmaps.trees import Layout
+from tests.fisher.fakes import KINDS, LAYERS, MAKE, PARAMS, kfac, quasidiag, rows, vector
+from tests.laws import close
 
 D = torch.float64
-NAMES = ["mlp", "bare", "bias_apart", "tied", "module", "sequence"]
-
-
-def make(kind, name="bare"):
-    m = MODELS[name]
-    fim = lambda r: fisher.fim(m.f, m.params, m.x, r, "gaussian")
-    return {
-        "dense": lambda: fim(PMatDense),
-        "diag": lambda: fim(PMatDiag),
-        "kfac": lambda: fim(PMatKFAC),
-        "ekfac": lambda: fim(PMatKFAC).eigendecomposition(),
-        "sum of kfacs": lambda: fim(PMatKFAC) + 2.0 * fim(PMatKFAC),
-        "kfac + diag": lambda: fim(PMatKFAC) + fim(PMatDiag),
-    }[kind]()
-
-
-KINDS = ["dense", "diag", "kfac", "ekfac", "sum of kfacs", "kfac + diag"]
 every = pytest.mark.parametrize("kind", KINDS)
+data = pytest.mark.parametrize("data", ["full", "deficient", "zero"])
+
+
+def dense(F):
+    """F as a matrix, column by column: by mv alone."""
+    unit = torch.eye(LAYERS.space.numel, dtype=F.dtype)
+    return torch.stack([trees.ravel(F.mv(LAYERS.space.unravel(e)))[0] for e in unit], 1)
+
+
+def pseudo(T, rtol=1e-12):
+    values, U = torch.linalg.eigh(T)
+    kept = (values.abs() > rtol * values.abs().max()) & (values != 0)
+    return (U * torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)) @ U.T
+
+
+def test_dense_matrix_is_what_the_data_say():
+    """Factored blocks by torch.kron, arrowheads entry by entry, at places found by counting."""
+    places = LAYERS.views(LAYERS.space.unravel(torch.arange(LAYERS.space.numel, dtype=D)))
+    F, Q = kfac(), quasidiag()
+    want_f, want_q = torch.zeros(F.size(), dtype=D), torch.diag(trees.ravel(Q.diag)[0])
+    for layer in LAYERS:
+        at = places[layer.name].long()
+        if not layer.kronecker:
+            want_f[at[:, None], at[None]] = F.exact[layer.name]
+            continue
+        A, G = F.factors[layer.name]
+        for g in range(max(1, layer.groups)):
+            here, a, b = (at[g], A[g], G[g]) if layer.groups else (at, torch.diag(A) if layer.diagonal else A, G)
+            flat = here.flatten()
+            want_f[flat[:, None], flat[None]] = torch.kron(b, a)
+            c = Q.cross.get(layer.name)
+            for o in range(len(here)) if c is not None else ():
+                for i in range(here.shape[1] - 1):
+                    entry = (c[g] if layer.groups else c)[o, i]
+                    want_q[here[o, i], here[o, -1]] = want_q[here[o, -1], here[o, i]] = entry
+    close(F.to_torch(), want_f, 1e-12, "kfac")
+    close(Q.to_torch(), want_q, 1e-12, "quasidiag")
 
 
 @every
-@pytest.mark.parametrize("name", NAMES)
-def test_methods_equal_those_of_the_dense_matrix(kind, name):
-    F = make(kind, name)
-    T = F.to_torch()
-    v = noise_like(MODELS[name].params, 1)
-    vector, unravel = trees.ravel(v)
-    eye = torch.eye(len(T), dtype=D)
-    close(F.mv(v), unravel(T @ vector), 1e-11, "mv")
+@data
+def test_products_equal_those_of_the_dense_matrix(kind, data):
+    F, v, J = MAKE[kind](data), vector(1), vector(2, lead=(3, 2))
+    T = dense(F)
+    flat, M = trees.ravel(v)[0], rows(J, 2)
+    close(T, T.T, 1e-12, "symmetric")
+    close(F.to_torch(), T, 1e-12, "to_torch")
     close(F @ v, F.mv(v), 0.0, "@")
-    close(F.vTMv(v), vector @ T @ vector, 1e-11, "vTMv")
+    close(F.vTMv(v), flat @ T @ flat, 1e-11, "vTMv")
     close(F.trace(), T.trace(), 1e-11, "trace")
     close(trees.ravel(F.get_diag())[0], T.diagonal(), 1e-11, "get_diag")
-    close(F.frobenius_norm(), T.norm(), 1e-11, "frobenius_norm")
+    close(rows(F.mmap(J), 2), M @ T, 1e-11, "mmap")
+    close(F @ J, F.mmap(J), 0.0, "@ a map")
+    close(F.mapTMmap(J, "diag"), ((M @ T) * M).sum(1).reshape(3, 2), 1e-11, "mapTMmap diag")
+    close(F.mapTMmap(J), ((M @ T) * M).sum(1).reshape(3, 2).sum(1), 1e-11, "mapTMmap sum")
     assert F.size() == (len(T), len(T))
     assert F.size(0) == F.size(-1) == len(T)
+    assert (F.dtype, F.device) == (D, torch.device("cpu"))
+
+
+@every
+@data
+def test_solves_equal_those_of_the_dense_matrix(kind, data):
+    F, v, J = MAKE[kind](data), vector(1), vector(2, lead=(3, 2))
+    T, flat, M = F.to_torch(), trees.ravel(v)[0], rows(J, 2)
+    kinds = ["default"] if kind == "quasidiag" else ["default", "eigendecomposition"]
     for regul in (0.1, torch.tensor(1e-3, dtype=D)):
-        damped = T + regul * eye
-        close(F.solve(v, regul), unravel(torch.linalg.solve(damped, vector)), 1e-9, "solve")
-        close(F.solve(v, regul=regul), F.solve(v, regul), 0.0, "regul by name")
-        inverse = F.inverse(regul)
-        close(inverse.to_torch(), torch.linalg.inv(damped), 1e-9, "inverse")
-        close(inverse.mv(v), F.solve(v, regul), 1e-9, "inverse.mv")
+        inverse = torch.linalg.inv(T + regul * torch.eye(len(T), dtype=D))
+        for how in kinds:
+            close(F.solve(v, regul, kind=how), LAYERS.space.unravel(inverse @ flat), 1e-9, how)
+            close(rows(F.solve(J, regul, kind=how), 2), M @ inverse, 1e-9, how + " of a map")
         close(trees.axpy(regul, F.solve(v, regul), F.mv(F.solve(v, regul))), v, 1e-10, "solve inverts")
+        close(F.inverse(regul).to_torch(), inverse, 1e-9, "inverse")
+        close(F.inverse(regul).mv(v), F.solve(v, regul), 1e-9, "inverse.mv")
+    close(F.pinv().to_torch(), pseudo(T), 1e-9, "pinv")
+    close(F.solve(v, kind="lstsq"), LAYERS.space.unravel(pseudo(T) @ flat), 1e-9, "lstsq")
+    close(rows(F.solve(J, kind="lstsq"), 2), M @ pseudo(T), 1e-9, "lstsq of a map")
+
+
+BY_LAYERS = [
+    "blockdiag",
+    "quasidiag",
+    "kfac",
+    "ekfac",
+    "eigen by layers",
+    "sum of kfacs",
+    "kfac + diag",
+    "kfac + eye",
+    "diag",
+]
+KFACS = ["kfac", "sum of kfacs", "kfac + eye"]
+PRODUCTS = (
+    {("blockdiag", k) for k in BY_LAYERS}
+    | {(k, "blockdiag") for k in BY_LAYERS}
+    | {(j, k) for j in KFACS for k in KFACS}
+    | {("diag", "diag")}
+)
 
 
 @every
 @pytest.mark.parametrize("other", KINDS)
 def test_algebra(kind, other):
-    F, G = make(kind), make(other)
+    F, G = MAKE[kind](), MAKE[other](seed=3)
     S, T = F.to_torch(), G.to_torch()
     close((F + G).to_torch(), S + T, 1e-12, "+")
     close((F - G).to_torch(), S - T, 1e-12, "-")
-    close((0.3 * F).to_torch(), 0.3 * S, 1e-12, "number * F")
-    close((F * torch.tensor(0.3, dtype=D)).to_torch(), 0.3 * S, 1e-12, "F * scalar tensor")
-    close((F / 4).to_torch(), S / 4, 1e-12, "/")
-    close((-F).to_torch(), -S, 1e-12, "-F")
-    v = noise_like(MODELS["bare"].params, 2)
+    v = vector(2)
     close((F + G).mv(v), trees.add(F.mv(v), G.mv(v)), 1e-12, "mv of the sum")
     close((F + G).frobenius_norm(), (S + T).norm(), 1e-11, "norm of the sum")
+    if not {kind, other} & {"dense", "eye"} and (kind, other) not in PRODUCTS:
+        with pytest.raises(ValueError, match=r"no representation holds this product; use F.to_torch\(\) @ G.to_torch"):
+            F @ G
+        return
+    product = F @ G
+    close(product.to_torch(), S @ T, 1e-11, "@")
+    close(product.mv(v), F.mv(G.mv(v)), 1e-11, "mv of the product")
+    close(product.trace(), (S @ T).trace(), 1e-11, "trace of the product")
+
+
+@every
+def test_scaling(kind):
+    F = MAKE[kind]()
+    T = F.to_torch()
+    close((0.3 * F).to_torch(), 0.3 * T, 1e-12, "number * F")
+    close((F * torch.tensor(0.3, dtype=D)).to_torch(), 0.3 * T, 1e-12, "F * scalar tensor")
+    close((F / 4).to_torch(), T / 4, 1e-12, "/")
+    close((-F).to_torch(), -T, 1e-12, "-F")
 
 
 def test_closed_representations_stay_themselves():
-    assert type(make("dense") + make("dense")) is PMatDense
-    assert type(make("diag") - make("diag")) is PMatDiag
-    assert type(make("kfac") + make("dense")) is PMatDense
-    assert type(make("kfac") * 2) is PMatKFAC
-    assert type(make("kfac") + make("kfac")) is PMatSum
-    assert len((make("kfac") + make("kfac") + make("ekfac")).terms) == 3
-    assert type(make("kfac").inverse(0.1)) is PMatEKFAC
+    sums = {
+        ("dense", "kfac + diag"): PMatDense,
+        ("eye", "dense"): PMatDense,
+        ("diag", "eye"): PMatDiag,
+        ("diag", "quasidiag"): PMatQuasiDiag,
+        ("quasidiag", "quasidiag"): PMatQuasiDiag,
+        ("blockdiag", "kfac"): PMatBlockDiag,
+        ("quasidiag", "blockdiag"): PMatBlockDiag,
+        ("diag", "blockdiag"): PMatBlockDiag,
+        ("ekfac", "eye"): PMatEKFAC,
+        ("eigen", "eye"): PMatEigen,
+        ("eye", "eye"): PMatEye,
+        ("kfac", "kfac"): PMatSum,
+        ("kfac + eye", "dense"): PMatDense,
+    }
+    for (a, b), kind in sums.items():
+        assert type(MAKE[a]() + MAKE[b]()) is kind, (a, b)
+        assert type(MAKE[b]() - MAKE[a]()) is kind, (b, a)
+    assert len((kfac() + kfac() + MAKE["ekfac"]()).terms) == 3
+    assert len((MAKE["kfac + diag"]() + MAKE["diag"]()).terms) == 2
+    products = {("kfac", "kfac"): PMatKFAC, ("diag", "diag"): PMatDiag, ("kfac", "blockdiag"): PMatBlockDiag}
+    for (a, b), kind in products.items():
+        assert type(MAKE[a]() @ MAKE[b]()) is kind
+    assert type(kfac() ** 2) is type(kfac() ** 0.5) is type(kfac().pinv()) is PMatKFAC
+    assert type(kfac().pow(0.5, 0.1)) is type(kfac().inverse(0.1)) is PMatEKFAC
+    assert type(quasidiag().inverse(0.1)) is PMatBlockDiag
 
 
-@given(networks(max_batch=4), st.data(), st.floats(1e-4, 10.0))
-def test_solve_inverts_on_random_networks(network, data, regul):
-    v = data.draw(vectors(network.params))
-    for representation in (PMatDense, PMatDiag, PMatKFAC):
-        F = fisher.fim(network.f, network.params, network.x, representation, "gaussian")
-        x = F.solve(v, regul)
-        close(trees.axpy(regul, x, F.mv(x)), v, 1e-9 * (1 + F.trace().item() / regul), representation.__name__)
+@given(
+    st.sampled_from(KINDS), st.integers(0, 2**16), st.floats(1e-4, 10.0), st.sampled_from(["full", "deficient", "zero"])
+)
+def test_solve_inverts(kind, seed, regul, data):
+    F, v = MAKE[kind](data, seed=seed), vector(seed)
+    x = F.solve(v, regul)
+    close(trees.axpy(regul, x, F.mv(x)), v, 1e-9 * (1 + F.norm(2).item() / regul), kind)
 
 
-def test_pi_damping_is_the_factored_formula():
-    F = make("kfac", "mlp")
-    v = noise_like(MODELS["mlp"].params, 3)
-    A, G = F.factors["a"]
-    pi = ((A.trace() / len(A)) / (G.trace() / len(G))).sqrt()
-    V = torch.cat([v["a"]["weight"], v["a"]["bias"][:, None]], 1)
-    eye_a, eye_g = torch.eye(len(A), dtype=D), torch.eye(len(G), dtype=D)
-    want = torch.linalg.inv(G + 0.3 / pi * eye_g) @ V @ torch.linalg.inv(A + 0.3 * pi * eye_a)
-    got = F.solve(v, 0.09, kind="pi")
-    close((got["a"]["weight"], got["a"]["bias"]), (want[:, :-1], want[:, -1]), 1e-12, "pi")
-    zero = F * 0.0
-    assert all(t.isfinite().all() for t in trees.leaves(zero.solve(v, 0.1, kind="pi")))
-    with pytest.raises(ValueError, match="solve: got kind='cg', expected 'exact' or 'pi'"):
-        F.solve(v, 0.1, kind="cg")
+@dataclasses.dataclass(frozen=True)
+class Jacobian:
+    jacobian: Any
+    layout: Layout
 
 
-@pytest.mark.parametrize("kind", ["dense", "kfac"])
-def test_solve_is_differentiable_where_eigenvalues_repeat(kind):
-    """Two examples against five inputs: the input factor has a null space, where eigh has no derivative."""
-    f = lambda p, x: x @ p["w"]
-    x = torch.linspace(-1, 1, 10, dtype=D).reshape(2, 5) ** 2
-    p = {"w": torch.ones(5, 3, dtype=D)}
-    v = noise_like(p, 0)
-    representation = {"dense": PMatDense, "kfac": PMatKFAC}[kind]
-
-    def g(x):
-        x_new = fisher.fim(f, p, x, representation, "gaussian", check_finite=False).solve(v, 0.5)["w"]
-        return (x_new * torch.linspace(1, 2, 15, dtype=D).reshape(5, 3)).sum()
-
-    direction = torch.cos(torch.arange(10, dtype=D)).reshape(2, 5)
-    line = lambda t: g(x + t * direction)
-    zero, h = torch.zeros((), dtype=D), 1e-4
-    first = (8 * (line(zero + h) - line(zero - h)) - (line(zero + 2 * h) - line(zero - 2 * h))) / (12 * h)
-    close((grad(g)(x) * direction).sum(), first, 1e-9, "first derivative")
-    second = (line(zero + h) + line(zero - h) - 2 * line(zero)) / h**2
-    for mode in (jacfwd(jacfwd(line)), jacfwd(jacrev(line)), jacrev(jacfwd(line)), jacrev(jacrev(line))):
-        close(mode(zero), second, 1e-5, "second derivative")
-
-
-def test_solve_is_differentiable_in_regul():
-    F, v = make("kfac"), noise_like(MODELS["bare"].params, 3)
-    g = lambda r: trees.dot(F.solve(v, r), v)
-    r = torch.tensor(0.3, dtype=D)
-    close(grad(g)(r), (g(r + 1e-5) - g(r - 1e-5)) / 2e-5, 1e-8, "d solve / d regul")
-
-
-def test_null_space_is_ruled_by_regul_in_float32():
-    """Rounding noise in the null space of a factor does not swamp a small regul."""
-    f = lambda p, x: x @ p["w"]
-    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
-    F = fisher.fim(f, {"w": torch.zeros(20, 4)}, x, PMatKFAC, "gaussian")
-    basis = torch.linalg.qr(x.T, mode="complete")[0]
-    v = {"w": basis[:, 3:].sum(1, keepdim=True).expand(20, 4).contiguous()}  # orthogonal to all examples
-    close(F.solve(v, 1e-6)["w"] * 1e-6, v["w"], 1e-2, "null space")
+@every
+def test_records_of_maps_come_back_as_records(kind):
+    F, J = MAKE[kind](), vector(2, lead=(2, 3))
+    record = Jacobian(J, LAYERS.space)
+    for got, want in ((F @ record, F @ J), (F.solve(record, 0.1), F.solve(J, 0.1))):
+        assert type(got) is Jacobian
+        close(got.jacobian, want, 0.0, "record")
+    close(F.mapTMmap(record), F.mapTMmap(J), 0.0, "mapTMmap")
+    empty = vector(2, lead=(0, 3))
+    assert trees.leaves(F.solve(empty, 0.1))[0].shape == (0, 3, 4)
 
 
 @every
 def test_pytree_and_persistence(kind):
-    F = make(kind)
+    F, v = MAKE[kind](), vector(0)
     doubled = optree.tree_map(lambda t: 2 * t, F)
     assert type(doubled) is type(F)
     for again in (pickle.loads(pickle.dumps(F)), _through_file(F)):
         assert type(again) is type(F)
         close(again, F, 0.0, "persistence")
-        v = noise_like(MODELS["bare"].params, 0)
-        close(again.mv(v), F.mv(v), 0.0, "persistence")
+        close(again.solve(v, 0.1), F.solve(v, 0.1), 0.0, "persistence")
 
 
 def _through_file(F):
@@ -176,55 +235,66 @@ def _through_file(F):
 
 @every
 def test_methods_map_over_an_ensemble(kind):
-    m = MODELS["bare"]
-    members = [perturbed(m.params, k) for k in range(3)]
-    v = noise_like(m.params, 5)
-    fim = lambda p: fisher.fim(m.f, p, m.x, PMatKFAC if "kfac" in kind else PMatDense, "gaussian")
-    stacked = vmap(fim)(trees.stack(members))
-    got = vmap(lambda F: (F.solve(v, 0.1), F.mv(v), F.trace(), F.get_diag(), F.to_torch(), F.frobenius_norm()))(stacked)
-    loop = [fim(p) for p in members]
-    want = [(F.solve(v, 0.1), F.mv(v), F.trace(), F.get_diag(), F.to_torch(), F.frobenius_norm()) for F in loop]
-    close(got, trees.stack(want), 1e-10, "ensemble")
+    v, J = vector(5), vector(1, lead=(2, 2))
+    members = [MAKE[kind](seed=k) for k in range(3)]
+    methods = lambda F: (
+        (F.mv(v), F.solve(v, 0.1), F.solve(v, kind="lstsq"), F.trace(), F.get_diag(), F.to_torch())
+        + (F.frobenius_norm(), F.norm(2), F.logdet(0.1), F.sample(noise=v, regul=0.1), F.inverse(0.1).mv(v))
+        + (F.pow(0.5).mv(v), F.pow(0.5, 0.1).mv(v), F.pinv().mv(v), (F + F).mv(v), F.eigendecomposition().mv(v))
+        + (F.mapTMmap(J),)
+    )
+    close(vmap(methods)(trees.stack(members)), trees.stack([methods(F) for F in members]), 1e-10, "ensemble")
 
 
-@pytest.mark.parametrize("kind", ["dense", "diag", "kfac"])
+@pytest.mark.parametrize("kind", [k for k in KINDS if "+" not in k and "sum" not in k])
 def test_stacked_matrix_says_vmap(kind):
-    m = MODELS["mlp"]
-    r = {"dense": PMatDense, "diag": PMatDiag, "kfac": PMatKFAC}[kind]
-    stacked = vmap(lambda p: fisher.fim(m.f, p, m.x, r))(trees.stack([m.params, m.params]))
+    stacked = trees.stack([MAKE[kind](), MAKE[kind]()])
     with pytest.raises(ValueError, match="vmap"):
-        stacked.mv(m.params)
+        stacked.mv(vector(0))
 
 
 @every
 def test_vectors_of_other_params_are_refused(kind):
-    F, v = make(kind), dict(MODELS["bare"].params)
-    for method in (F.mv, lambda v: F.solve(v, 0.1)):
-        with pytest.raises(ValueError, match=r"v: leaf w has shape \(2, 2\), expected \(3, 4\)"):
-            method(v | {"w": torch.ones(2, 2, dtype=D)})
-        with pytest.raises(ValueError, match=r"v: leaves do not match.*missing \['idle'\], unexpected \[\]"):
+    F, v = MAKE[kind](), vector(0)
+    for method in (F.mv, lambda v: F.solve(v, 0.1), F.mmap):
+        with pytest.raises(ValueError, match=r": leaf m has shape \(2, 2\), expected \(3, 2\)"):
+            method(v | {"m": torch.ones(2, 2, dtype=D)})
+        with pytest.raises(ValueError, match=r": leaves do not match.*missing \['idle'\], unexpected \[\]"):
             method({k: t for k, t in v.items() if k != "idle"})
+    with pytest.raises(ValueError, match=r"J: leaf a.weight has shape \(2, 4, 3\), expected \(5, 4, 3\)"):
+        F.mmap(vector(0, lead=(5,)) | {"a": vector(0, lead=(2,))["a"] | {"bias": torch.ones(5, 4, dtype=D)}})
+    with pytest.raises(ValueError, match="mapTMmap: got a vector, expected a map"):
+        F.mapTMmap(v)
 
 
-def test_errors_of_the_algebra():
-    F = make("kfac")
-    with pytest.raises(ValueError, match="layouts differ"):
-        F + make("kfac", "mlp")
-    with pytest.raises(TypeError, match=r"PMatKFAC \+ int: expected a PMat"):
-        F + 1
-    with pytest.raises(TypeError, match=r"PMatKFAC \* str"):
-        F * "2"
-    with pytest.raises(ValueError, match="PMatKFAC @ PMatKFAC: expected a tree"):
-        F @ F
-    with pytest.raises(ValueError, match="regul: got -1"):
-        F.solve(MODELS["bare"].params, -1)
-    with pytest.raises(ValueError, match="size: got dim 2"):
-        F.size(2)
+@every
+def test_errors_of_every_matrix(kind):
+    F, v = MAKE[kind](), vector(0)
+    other = PMatDiag({"w": torch.ones(2, dtype=D)}, Layout.of({"w": torch.ones(2)}))
+    for call, error, message in (
+        (lambda: F + other, ValueError, "layouts differ"),
+        (lambda: F @ other, ValueError, "layouts differ"),
+        (lambda: F + 1, TypeError, r"\+ int: expected a PMat"),
+        (lambda: F * "2", TypeError, r"\* str: expected a number"),
+        (lambda: F.solve(v, -1), ValueError, "regul: got -1"),
+        (lambda: F.logdet(-1), ValueError, "regul: got -1"),
+        (lambda: F.inverse(-1), ValueError, "regul: got -1"),
+        (lambda: F.pow(2, -1), ValueError, "regul: got -1"),
+        (lambda: F.sample(noise=v, regul=-1), ValueError, "regul: got -1"),
+        (lambda: F.pow("2"), TypeError, "exponent of type str"),
+        (lambda: F.solve(v, 0.1, kind="cg"), ValueError, "solve: got kind='cg', expected 'default' or"),
+        (lambda: F.solve(v, 0.1, rtol=0.1), ValueError, r"solve: got options \['rtol'\], expected \[\]"),
+        (lambda: F.size(2), ValueError, "size: got dim 2"),
+        (lambda: F.norm("nuc"), ValueError, "norm: got ord='nuc'"),
+        (lambda: F.mapTMmap(v, "mean"), ValueError, "reduction='mean'"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
 
 
 @every
 def test_repr_informs(kind):
-    text = repr(make(kind))
-    assert text.startswith(type(make(kind)).__name__ + "(")
-    assert "d = 21" in text
+    text = repr(MAKE[kind]())
+    assert text.startswith(type(MAKE[kind]()).__name__ + "(")
+    assert f"d = {sum(t.numel() for t in trees.leaves(PARAMS))}" in text
     assert "float64" in text

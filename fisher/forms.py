@@ -1,0 +1,235 @@
+"""Forms: how a call lays out its weight, its input and its output, so that z = W a at each position, whatever the call.
+
+B batch, S shared (positions), I inputs, O outputs of one group, n entries of an elementwise weight.
+A form is static.  `inputs` and `outputs` bring x and z to `[shared axes, features]`, `arrangement` the leaf to `[O, I]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from linmaps.trees import static
+
+Axes = tuple[int, ...]
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+    """A weight leaf as a matrix `[O, I]`, or `[groups, O, I]`: which of its axes are which, once axis 0 is split by groups."""
+
+    out: Axes
+    into: Axes
+    groups: int = 1
+
+    def matrix(self, leaf: Tensor) -> Tensor:
+        split = leaf.unflatten(0, (self.groups, -1)) if self.groups > 1 else leaf
+        t = split.permute(self._order)
+        sizes = (math.prod(split.shape[k] for k in self.out), math.prod(split.shape[k] for k in self.into))
+        return t.reshape(*((self.groups,) if self.groups > 1 else ()), *sizes)
+
+    def leaf(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The leaf of this shape: the way back from `matrix`."""
+        split = (self.groups, shape[0] // self.groups, *shape[1:]) if self.groups > 1 else shape
+        t = matrix.reshape([split[k] for k in self._order])
+        return t.permute([self._order.index(k) for k in range(len(split))]).reshape(shape)
+
+    @property
+    def _order(self) -> Axes:
+        return ((0,) if self.groups > 1 else ()) + self.out + self.into
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A product in which features come last: z `[..., O]` = x `[..., I]` times W'; transposed: the leaf is `[in, out]`."""
+
+    transposed: bool = False
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return Arrangement((1,), (0,)) if self.transposed else Arrangement((0,), (1,))
+
+    @property
+    def groups(self) -> int:
+        return self.arrangement.groups
+
+    @property
+    def sliceable(self) -> bool:
+        """Whether rows of the leaf are outputs, so that a part of the leaf is a layer of its own."""
+        return not self.transposed
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """x as `[shared axes, groups I]`."""
+        return x
+
+    def outputs(self, z: Tensor) -> Tensor:
+        """z as `[shared axes, groups O]`."""
+        return z
+
+    def axis(self, shared: int) -> int:
+        """The axis of z that becomes this shared axis."""
+        return shared
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Lookup(Form):
+    """Rows of a table `[vocabulary, O]`: W times a unit vector, of which only the index is kept, `[shared axes, 1]`.
+
+    Positions at padding_idx have the index `vocabulary`, one row too far: they use nothing.
+    """
+
+    transposed: bool = True
+    vocabulary: int = 0
+    padding_idx: int | None = None
+
+    def inputs(self, x: Tensor) -> Tensor:
+        index = torch.where(x < 0, x + self.vocabulary, x)
+        if self.padding_idx is not None:
+            index = torch.where(index == self.padding_idx % self.vocabulary, self.vocabulary, index)
+        return index[..., None]
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Contraction(Form):
+    """An einsum of x with a leaf: the axes of x and z in the order (shared, groups, features), and those of the leaf."""
+
+    x_axes: Axes = ()
+    z_axes: Axes = ()
+    features: tuple[int, int] = (1, 1)  # how many of the last of these axes of x and of z are groups and features
+    weight: Arrangement = Arrangement((0,), (1,))
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return self.weight
+
+    @property
+    def sliceable(self) -> bool:
+        return False
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return _folded(x.permute(self.x_axes), self.features[0])
+
+    def outputs(self, z: Tensor) -> Tensor:
+        return _folded(z.permute(self.z_axes), self.features[1])
+
+    def axis(self, shared: int) -> int:
+        return self.z_axes[shared]
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Elementwise(Form):
+    """A scale or a shift: z = w x (+ b) with w of `shape` broadcast over the shared axes, of which the first is axis 0."""
+
+    shape: tuple[int, ...] = ()
+
+    @property
+    def sliceable(self) -> bool:
+        return False
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return self.outputs(x.expand(torch.broadcast_shapes(x.shape, self.shape)))
+
+    def outputs(self, z: Tensor) -> Tensor:
+        own = self._own(z.ndim)
+        return _folded(z.permute([k for k in range(z.ndim) if k not in own] + own), len(own))
+
+    def axis(self, shared: int) -> int:
+        return shared  # 0 is the first shared axis; others before w's axes keep their places
+
+    def _own(self, ndim: int) -> list[int]:
+        lead = ndim - len(self.shape)
+        return [lead + k for k, n in enumerate(self.shape) if n > 1]
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Channels(Elementwise):
+    """A scale and a shift of each channel, axis 1, as group and batch norm have."""
+
+    def outputs(self, z: Tensor) -> Tensor:
+        return z.movedim(1, -1)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return x.movedim(1, -1)
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Convolution(Form):
+    """A convolution, or its transpose: W times the patch of x that each output position sees.
+
+    kernel, stride, padding (left, right), dilation: one entry per spatial axis.  back: transposed convolution, whose leaf is
+    `[groups I, O, *kernel]`; there x is spread by the stride first, and the kernel is turned around.
+    """
+
+    kernel: Axes = ()
+    stride: Axes = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    dilation: Axes = ()
+    n_groups: int = 1
+    back: bool = False
+
+    @property
+    def arrangement(self) -> Arrangement:
+        if self.n_groups > 1:
+            return self._grouped()
+        spatial = tuple(range(2, 2 + len(self.kernel)))
+        return Arrangement((1,), (0, *spatial)) if self.back else Arrangement((0,), (1, *spatial))
+
+    def _grouped(self) -> Arrangement:
+        spatial = tuple(range(3, 3 + len(self.kernel)))
+        return (
+            Arrangement((2,), (1, *spatial), self.n_groups)
+            if self.back
+            else Arrangement((1,), (2, *spatial), self.n_groups)
+        )
+
+    @property
+    def sliceable(self) -> bool:
+        return False
+
+    def inputs(self, x: Tensor) -> Tensor:
+        n = len(self.kernel)
+        stride = self.stride
+        if self.back:
+            for k, s in enumerate(self.stride):
+                x = _spread(x, 2 + k, s)
+            stride = (1,) * n
+        x = F.pad(x, [size for pair in reversed(self.padding) for size in pair])
+        for k in range(n):
+            reach = self.dilation[k] * (self.kernel[k] - 1) + 1
+            x = x.unfold(2 + k, reach, stride[k])[..., :: self.dilation[k]]
+        if self.back:
+            x = x.flip(tuple(range(2 + n, 2 + 2 * n)))
+        # [B, channels, *positions, *kernel] -> [B, *positions, channels * kernel]: groups are outermost in the channels
+        x = x.movedim(1, 1 + n)
+        return _folded(x, n + 1)
+
+    def outputs(self, z: Tensor) -> Tensor:
+        return z.movedim(1, -1)
+
+    def axis(self, shared: int) -> int:
+        return shared if shared == 0 else shared + 1
+
+
+def _folded(t: Tensor, last: int) -> Tensor:
+    """The last axes of t as one (a new one of size 1 for none)."""
+    lead = t.ndim - last
+    return t.reshape(*t.shape[:lead], math.prod(t.shape[lead:]))
+
+
+def _spread(x: Tensor, axis: int, step: int) -> Tensor:
+    """step - 1 zeros between neighbours along an axis."""
+    if step == 1 or x.shape[axis] == 0:
+        return x
+    x = F.pad(x.movedim(axis, -1)[..., None], (0, step - 1)).flatten(-2)[..., : -(step - 1)]
+    return x.movedim(-1, axis)

@@ -1,0 +1,52 @@
+"""Likelihoods: the Fisher matrix H_b of the output distribution at f(x_b), as columns r with sum over K of r r' = H_b.
+
+B batch, C classes or coordinates, P positions, K columns, n samples.  Outputs are `[B, C, *positions]`; sum over positions.
+Each likelihood also gives the score, the gradient of log p(t | y), at sampled and at given targets.
+"""
+
+from __future__ import annotations
+
+from fisher.likelihoods.base import Likelihood, n_columns, root_part, score
+from fisher.likelihoods.bernoulli import Bernoulli
+from fisher.likelihoods.categorical import Categorical, Segmentation
+from fisher.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
+from fisher.likelihoods.poisson import Poisson
+
+__all__ = [
+    "LIKELIHOODS",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "HeteroscedasticGaussian",
+    "Likelihood",
+    "Poisson",
+    "Segmentation",
+    "likelihood",
+    "n_columns",
+    "root_part",
+    "score",
+]
+
+LIKELIHOODS: dict[str, Likelihood] = {
+    "bernoulli": Bernoulli(),
+    "categorical": Categorical(),
+    "gaussian": Gaussian(),
+    "heteroscedastic_gaussian": HeteroscedasticGaussian(),
+    "poisson": Poisson(),
+    "segmentation": Segmentation(),
+}
+
+
+def likelihood(name: str | Likelihood) -> Likelihood:
+    """A likelihood by its name, or the object itself.
+
+    >>> likelihood("categorical")
+    Categorical(class_axis=1, ignore_index=-100)
+    """
+    if isinstance(name, str) and name in LIKELIHOODS:
+        return LIKELIHOODS[name]
+    if not isinstance(name, (str, type)) and isinstance(name, Likelihood):
+        return name
+    raise ValueError(
+        f"likelihood: got {name!r}, expected one of {sorted(LIKELIHOODS)} or an object with the methods root, noise, sample"
+    )

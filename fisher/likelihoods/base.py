@@ -1,0 +1,78 @@
+"""Likelihood: what the estimators ask of a distribution p(t | y) of the target t, given f's output y.
+
+B batch, K columns, n samples; y is `[B, *out]`, a column or a gradient at it is `[B, *out]` too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """Any object with these three methods is a likelihood; H_b is the Fisher matrix of p(t | y_b) with respect to y_b.
+
+    Optional methods, used where they exist: `n_columns(y)` and `root_part(y, start, stop)` (a part of the root without
+    the rest), `score(y, target)` or `log_prob(y, target)` (the empirical estimators).
+    """
+
+    def root(self, y: Tensor) -> Tensor:
+        """Columns `[K, *y.shape]` with sum over K of r r' = H_b for each example."""
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+        """Noise of this shape, drawn from the generator, for `sample`."""
+
+    def sample(self, y: Tensor, noise: Tensor) -> Tensor:
+        """Gradients `[n, *y.shape]` of log p(t | y) at targets t drawn by noise `[n, *y.shape]`: mean of g g' is H_b."""
+
+
+def n_columns(likelihood: Likelihood, y: Tensor) -> int:
+    """K, the number of columns of the root at y.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Categorical
+    >>> n_columns(Categorical(), torch.zeros(5, 10))
+    9
+    """
+    if hasattr(likelihood, "n_columns"):
+        return likelihood.n_columns(y)
+    return likelihood.root(y).shape[0]
+
+
+def root_part(likelihood: Likelihood, y: Tensor, start: int, stop: int) -> Tensor:
+    """Columns `start` to `stop` of the root, `[<= stop - start, *y.shape]`, as a slice takes them.
+
+    A likelihood without a `root_part` of its own makes the whole root.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Categorical
+    >>> root_part(Categorical(), torch.zeros(5, 10), 6, 20).shape
+    torch.Size([3, 5, 10])
+    """
+    if hasattr(likelihood, "root_part"):
+        return likelihood.root_part(y, start, stop)
+    return likelihood.root(y)[start:stop]
+
+
+def score(likelihood: Likelihood, y: Tensor, target: Any) -> Tensor:
+    """Gradient `[*y.shape]` of log p(target | y) with respect to y: the `score` of the likelihood, or by its `log_prob`.
+
+    Raises ValueError if the likelihood has neither.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Gaussian
+    >>> score(Gaussian(2.0), torch.zeros(1, 2), torch.tensor([[1.0, 3.0]]))
+    tensor([[0.5000, 1.5000]])
+    """
+    if hasattr(likelihood, "score"):
+        return likelihood.score(y, target)
+    if hasattr(likelihood, "log_prob"):
+        return grad(lambda t: likelihood.log_prob(t, target).sum())(y)
+    raise ValueError(
+        f"likelihood: {type(likelihood).__name__} has no density of given targets, expected a method score(y, target) -> "
+        "gradient [*y.shape] or log_prob(y, target) -> [B]; add one, or use estimator='exact' or 'mc'"
+    )

@@ -1,0 +1,49 @@
+"""Bernoulli: independent yes-or-no targets with logits y, of any shape `[B, *out]`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.likelihoods.arrays import Independent, check_target, per_example, uniform
+from linmaps import trees
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True)
+class Bernoulli(Independent):
+    """P(t = 1) = p = sigmoid(y) for each coordinate of the output, all independent: H = diag(p (1 - p)).
+
+    Targets: numbers in [0, 1] like y.  Noise: uniform in (0, 1).
+
+    >>> import torch
+    >>> Bernoulli().root(torch.zeros(1, 2))[:, 0]
+    tensor([[0.5000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+
+    def deviation(self, y: Tensor) -> Tensor:
+        """sqrt(p (1 - p)) = 1 / (2 cosh(y / 2))."""
+        return torch.exp(-torch.stack([0.5 * y, -0.5 * y]).logsumexp(0))
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+        """Uniform noise in (0, 1)."""
+        return uniform(shape, generator, like)
+
+    def sample(self, y: Tensor, noise: Tensor) -> Tensor:
+        """Scores `[n, *y.shape]` at t = 1 where noise < p."""
+        drawn = noise < torch.sigmoid(y)
+        return torch.where(drawn, torch.sigmoid(-y), -torch.sigmoid(y))
+
+    def score(self, y: Tensor, target: Any) -> Tensor:
+        """t - p, as t (1 - p) - (1 - t) p: accurate where p is close to 0 or 1."""
+        t = check_target("bernoulli", target, tuple(y.shape)).to(y.dtype)
+        return t * torch.sigmoid(-y) - (1 - t) * torch.sigmoid(y)
+
+    def log_prob(self, y: Tensor, target: Any) -> Tensor:
+        """Sum `[B]` of t log p + (1 - t) log(1 - p)."""
+        t = check_target("bernoulli", target, tuple(y.shape)).to(y.dtype)
+        return per_example(t * y - torch.stack([torch.zeros_like(y), y]).logsumexp(0))

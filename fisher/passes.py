@@ -1,0 +1,104 @@
+"""A pass over the data: what each batch adds to a representation, summed by its reducer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher import check
+from fisher.axes import batch_size
+from fisher.columns import Columns
+from fisher.fold import batches
+from fisher.fold import check_finite as data_finite
+from fisher.layers import LayerCollection
+from fisher.reducers import Options, Reducer, leaf_rows
+from fisher.taps import column_rows, pull
+from linmaps import trees
+
+Make = Callable[[LayerCollection, Options], Reducer]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """What all batches of a pass have in common; one_only: the columns fit one batch alone."""
+
+    f: Callable[..., Tensor]
+    params: Any
+    columns: Columns
+    layers: LayerCollection | None
+    chunk_size: int | None
+    progress: bool
+    dtype: torch.dtype | None
+    check_finite: bool
+    one_only: bool = False
+
+    def on(self, layers: LayerCollection) -> Pass:
+        """The same with these layers."""
+        return dataclasses.replace(self, layers=layers)
+
+    def found(self, x: Any) -> LayerCollection:
+        """The layers, found on this batch if they were not given."""
+        return self.layers if self.layers is not None else LayerCollection.from_function(self.f, self.params, x)
+
+
+def one_batch(data: Any) -> bool:
+    """Whether data are a single batch, not an iterable of them."""
+    return isinstance(data, (Tensor, tuple))
+
+
+def checked_batches(run: Pass, data: Any) -> Any:
+    """`(x, target)` of each batch that has examples, after the checks at the door."""
+    if run.check_finite:
+        check.finite(run.params, "params", "the training has diverged: go back to finite parameters")
+    for number, (x, target) in enumerate(batches(data, progress=run.progress, what="fim")):
+        if run.one_only and number:
+            raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
+        if run.check_finite:
+            data_finite(x, f"data: batch {number}")
+        if batch_size(x):
+            yield x, target
+
+
+def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
+    """The matrix that the reducer makes of all batches."""
+    seen, inputs, columns = 0, None, None
+    for x, target in checked_batches(run, data):
+        run = run.on(run.found(x))
+        reducer = make(run.layers, options)  # type: ignore[arg-type]
+        part_in, part = _one(run, x, target, reducer)
+        if run.dtype is not None:
+            part_in, part = _cast((part_in, part), run.dtype)
+        inputs = part_in if inputs is None else trees.add(inputs, part_in)
+        columns = part if columns is None else reducer.add(columns, part)
+        seen += batch_size(x)
+    if run.layers is None or not seen:
+        raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
+    made = make(run.layers, options).finish(inputs, columns, seen)
+    if run.dtype is not None:
+        dtype = trees.leaves(run.params)[0].dtype
+        made = _cast(made, dtype)
+    if run.check_finite:
+        check.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
+    return made
+
+
+def _one(run: Pass, x: Any, target: Any, reducer: Reducer) -> tuple[Any, Any]:
+    """Sums over one batch: (those of the inputs, those of the columns)."""
+    layers: LayerCollection = run.layers  # type: ignore[assignment]
+    layers.layout.check(run.params, "params (of the LayerCollection)")
+    y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
+    total = None
+    free = tuple(layer.leaves[0] for layer in layers.exact)
+    for chunk in run.columns.parts(y, target, run.chunk_size):
+        g = column_rows(layers, back(chunk), batch_size(x))
+        part = reducer.columns(kept, g, leaf_rows(run.f, run.params, x, free, chunk))
+        total = part if total is None else reducer.add(total, part)
+    return reducer.inputs(kept), total
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    return trees.map(lambda t: t.to(dtype), tree)

@@ -1,0 +1,95 @@
+"""PMatEigen: a matrix in its eigenbasis, block by block."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.blocks import InEigenbasis
+from fisher.pmat.eigenblocks import BasisBlock
+from linmaps import trees
+from linmaps.trees import Layout
+
+
+def raveled(v: Any, space: Layout) -> Tensor:
+    """The vector `[d]` of a tree; as trees.ravel, also over an empty axis of a map."""
+    return torch.cat([t.reshape(n) for t, n in zip(trees.leaves(v), space.sizes)])
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """All of parameter space as one block, in the form of a `LayerCollection`."""
+
+    space: Layout
+
+    def views(self, v: Any) -> dict[str, Tensor]:
+        return {"": raveled(v, self.space)}
+
+    def tree(self, views: dict[str, Tensor]) -> Any:
+        return self.space.unravel(views[""])
+
+
+@trees.record(static=("layers",))
+class PMatEigen(InEigenbasis):
+    """F = U diag(values) U': what `eigendecomposition` of PMatDense, PMatBlockDiag, PMatQuasiDiag and PMatSum gives.
+
+    `values[name]` `[n]`, `vectors[name]` `[n, n]` (ones `[n]`: the identity), by layer (by "" for the whole).  solve,
+    inverse, pow, logdet, sample for any regul without another factorization.  `get_eigenvalues()`, `project_to_diag(v)`
+    = U'v and `project_from_diag(u)` = U u are tensors `[d]` for the whole, dicts by layer else.  Its derivatives are right
+    where eigenvalues differ; where they repeat, differentiate the methods of the matrix itself.
+
+    >>> import torch, fisher
+    >>> f = lambda p, x: x @ p["w"]
+    >>> F = fisher.fim(f, {"w": torch.ones(2, 1)}, torch.tensor([[1.0, 2.0]]), fisher.PMatDense, "gaussian")
+    >>> E = F.eigendecomposition()
+    >>> E.get_eigenvalues(), E.solve({"w": torch.tensor([[1.0], [2.0]])}, regul=1.0)["w"].T
+    (tensor([0., 5.]), tensor([[0.1667, 0.3333]]))
+    """
+
+    values: dict[str, Tensor]
+    vectors: dict[str, Tensor]
+    layers: Any
+
+    __repr__ = PMat.__repr__
+
+    def _blocks(self) -> dict[str, Any]:
+        for values in self.values.values():
+            self.check_single(1, values)
+        return {name: BasisBlock(D, self.vectors[name]) for name, D in self.values.items()}
+
+    def coordinates(self, parts: dict[str, Tensor]) -> Any:
+        return parts[""] if isinstance(self.layers, Whole) else parts
+
+    def parts(self, coordinates: Any) -> dict[str, Tensor]:
+        return {"": coordinates} if isinstance(self.layers, Whole) else coordinates
+
+    def inverse(self, regul: Regul = 1e-8) -> PMatEigen:
+        """(F + regul I)^-1 in the same basis."""
+        return self.pow(-1, regul)
+
+    def pinv(self, rtol: float | None = None) -> PMatEigen:
+        """F^+ in the same basis."""
+        return self._with({name: block.pinv(rtol).D for name, block in self._blocks().items()})
+
+    def pow(self, p: float, regul: Regul = 0.0) -> PMatEigen:
+        """(F + regul I)^p in the same basis."""
+        check_regul(regul)
+        return self._with({name: block.pow(p, regul).D for name, block in self._blocks().items()})
+
+    def scaled(self, alpha: Regul) -> PMatEigen:
+        return self._with({name: alpha * D for name, D in self.values.items()})
+
+    def _plus(self, other: PMat) -> PMat | None:
+        from fisher.pmat.eye import PMatEye
+
+        if isinstance(other, PMatEye):
+            return self._with({name: D + other.alpha for name, D in self.values.items()})
+        return None
+
+    def _with(self, values: dict[str, Tensor]) -> PMatEigen:
+        return PMatEigen(values, self.vectors, self.layers)

@@ -1,0 +1,93 @@
+"""PMatEye: a multiple of the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.pmat import spectra
+from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.blocks import Blockwise
+from fisher.pmat.exact import DiagonalBlock
+from linmaps import trees
+from linmaps.linalg import positive_root
+from linmaps.trees import Layout
+
+
+@trees.record(static=("layout",))
+class PMatEye(Blockwise):
+    """alpha I: one number.
+
+    It is its own eigendecomposition: coordinates are trees like params.
+
+    >>> import torch, fisher
+    >>> from linmaps.trees import Layout
+    >>> params = {"w": torch.ones(2, 1)}
+    >>> F = PMatEye(torch.tensor(3.0), Layout.of(params))
+    >>> F.solve(params, regul=1.0)["w"].T, F.trace(), (F**2).alpha
+    (tensor([[0.2500, 0.2500]]), tensor(6.), tensor(9.))
+    """
+
+    alpha: Tensor
+    layout: Layout
+
+    __repr__ = PMat.__repr__
+
+    def _blocks(self) -> dict[str, Any]:
+        self.check_single(0, self.alpha)
+        return {str(n): DiagonalBlock(self.alpha.expand(s)) for n, s in enumerate(self.layout.shapes)}
+
+    def split(self, v: Any) -> dict[str, Tensor]:
+        return {str(n): t for n, t in enumerate(trees.leaves(v))}
+
+    def join(self, views: dict[str, Tensor]) -> Any:
+        return self.layout.unflatten([views[str(n)] for n in range(len(views))])
+
+    def inverse(self, regul: Regul = 1e-8) -> PMatEye:
+        """1 / (alpha + regul) I."""
+        check_regul(regul)
+        return PMatEye(1 / (self.alpha + regul), self.layout)
+
+    def pinv(self, rtol: float | None = None) -> PMatEye:
+        """1 / alpha I, or 0 for alpha = 0."""
+        return PMatEye(spectra.pseudo(self.alpha, 0.0), self.layout)
+
+    def pow(self, p: float, regul: Regul = 0.0) -> PMatEye:
+        """(alpha + regul)^p I."""
+        check_regul(regul)
+        return PMatEye(spectra.raised(self.alpha + regul, spectra.real(p)), self.layout)
+
+    def eigendecomposition(self) -> PMatEye:
+        """Itself."""
+        return self
+
+    def get_eigenvalues(self) -> Any:
+        return self.get_diag()
+
+    def project_to_diag(self, v: Any) -> Any:
+        self.check_vector(v)
+        return v
+
+    def project_from_diag(self, u: Any) -> Any:
+        self.check_vector(u, "u")
+        return u
+
+    def get_block(self, name: str) -> Tensor:
+        raise self._unsupported("get_block", "use PMatBlockDiag, or alpha")
+
+    def trace(self) -> Tensor:
+        return self.alpha * self.layout.numel
+
+    def frobenius_norm(self) -> Tensor:
+        return positive_root(self.alpha**2) * self.layout.numel**0.5
+
+    def to_torch(self) -> Tensor:
+        return self.alpha * torch.eye(self.layout.numel, dtype=self.dtype, device=self.device)
+
+    def scaled(self, alpha: Regul) -> PMatEye:
+        return PMatEye(alpha * self.alpha, self.layout)
+
+    def _plus(self, other: PMat) -> PMat | None:
+        return PMatEye(self.alpha + other.alpha, self.layout) if isinstance(other, PMatEye) else None

@@ -1,0 +1,184 @@
+"""Kronecker-factored blocks: the linear algebra of one layer.
+
+V `[K, O, I]`: the layer's matrix view of K vectors.  A `[I, I]` on the side of the inputs, G `[O, O]` of the outputs;
+G (x) A takes V to G V A.  A 1-d A `[I]` is the diagonal of a diagonal matrix, a 1-d basis U `[I]` is the identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fisher.pmat import spectra
+from fisher.pmat.base import Regul
+from fisher.pmat.eigenblocks import EigenBlock, diagonal, full, kron, right, right_t
+from linmaps import trees
+from linmaps.linalg import constant_eigh, damped, pinv, refined, solve
+
+
+@trees.record()
+class KroneckerBlock:
+    """G (x) A."""
+
+    A: Tensor
+    G: Tensor
+
+    def mv(self, V: Tensor) -> Tensor:
+        return self.G @ right_t(V, self.A)
+
+    def solve(self, V: Tensor, regul: Regul, kind: str, rtol: float | None = None) -> Tensor:
+        if kind == "pi":
+            return self._pi_damped(V, regul)
+        if kind == "lstsq":
+            return self.pinv().mv(V) if rtol is None else self.eigen().pinv(rtol).mv(V)
+        return self._tikhonov(V, regul)
+
+    def _tikhonov(self, V: Tensor, regul: Regul) -> Tensor:
+        """X with G X A + regul X = V; eigh's own derivatives are infinite at repeated eigenvalues, X's are not."""
+        (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
+        values = torch.outer(g, a) + (regul.detach() if isinstance(regul, Tensor) else regul)
+        inverse = lambda B: W @ right_t((W.mT @ right(B, U)) / values, U)
+        return refined(inverse, lambda X: self.G @ right(X, self.A) + regul * X, V, V.detach())
+
+    def _pi_damped(self, V: Tensor, regul: Regul) -> Tensor:
+        a, g = diagonal(self.A), self.G.diagonal()
+        ratio = a.mean() / g.mean()
+        sane = (ratio > 0) & ratio.isfinite()
+        pi = torch.where(sane, torch.where(sane, ratio, 1.0).sqrt(), 1.0)
+        root = regul**0.5
+        K, O, I = V.shape
+        X = solve(damped(self.G, root / pi), V.transpose(0, 1).reshape(O, K * I)).reshape(O, K, I)
+        if self.A.ndim == 1:
+            return X.transpose(0, 1) / (self.A + root * pi)
+        X = solve(damped(self.A, root * pi), X.reshape(O * K, I).mT)
+        return X.mT.reshape(O, K, I).transpose(0, 1)
+
+    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        """(G (x) A + regul I)^-1/2 Z, by the Taylor formula of `spectra.Spectrum` for the product of two."""
+        a, g = spectra.spectrum(self.A), spectra.spectrum(self.G)
+        h, h1, h2 = spectra.power(torch.outer(g.values, a.values) + regul, -0.5)
+
+        def change(Z: Tensor) -> Tensor:
+            """What the N of both add to diag(g) Z diag(a): zero as a number."""
+            NZ = g.N @ Z
+            return NZ * a.values + g.values[:, None] * right(Z, a.N) + right(NZ, a.N)
+
+        Z = g.U.mT @ right(Z, a.U)
+        first = change(Z)
+        return g.U @ right_t(h * Z + h1 * first + h2 * change(first) / 2, a.U)
+
+    def logdet(self, regul: Regul) -> Tensor:
+        """As `spectra.logdet`, in the eigenbases: D = G (x) A + regul I minus its numbers is never formed."""
+        (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
+        r0 = regul.detach() if isinstance(regul, Tensor) else regul
+        r = regul - r0
+        values = torch.outer(g, a) + r0
+        x = 1 / values
+        dG, dA = W.mT @ (self.G - self.G.detach()) @ W, _rotated(self.A - self.A.detach(), U)
+        left, below = dG.diagonal()[:, None] * a, g[:, None] * diagonal(dA)
+        across = diagonal(dG)[:, None] * diagonal(dA)
+        first = (x * (left + below + across + r)).sum()
+        xa, xg = x * a, x * g[:, None]
+        second = ((xa @ xa.mT) * dG**2).sum()
+        second = second + ((xg**2 * dA**2).sum() if dA.ndim == 1 else ((xg.mT @ xg) * dA**2).sum())
+        second = second + (x**2 * (r * r + 2 * left * below + 2 * r * (left + below))).sum()
+        return spectra.log_abs(values) + first - second / 2
+
+    def pinv(self) -> KroneckerBlock:
+        """G^+ (x) A^+."""
+        return KroneckerBlock(spectra.pseudo(self.A, 0.0) if self.A.ndim == 1 else pinv(self.A), pinv(self.G))
+
+    def pow(self, p: float) -> KroneckerBlock:
+        """G^p (x) A^p."""
+        return KroneckerBlock(spectra.matrix_power(self.A, p), spectra.matrix_power(self.G, p))
+
+    def eigen(self) -> EigenBlock:
+        """The same in its eigenbases."""
+        a, g = spectra.spectrum(self.A), spectra.spectrum(self.G)
+        values = [s.values + diagonal(s.N) for s in (g, a)]
+        return EigenBlock(torch.outer(*values), a.U, g.U)
+
+    def diag(self) -> Tensor:
+        return torch.outer(self.G.diagonal(), diagonal(self.A))
+
+    def dense(self) -> Tensor:
+        return kron(self.G, full(self.A))
+
+    def squares(self) -> Tensor:
+        return (self.A**2).sum() * (self.G**2).sum()
+
+    def extreme(self, largest: bool) -> Tensor:
+        a, g = (spectra.extremes(spectra.spectrum_values(m), largest) for m in (self.A, self.G))
+        return a * g
+
+
+@trees.record()
+class Stacked:
+    """One block per group: `block` has an axis of groups in front, V is `[K, groups, O, I]`."""
+
+    block: Any
+
+    @property
+    def D(self) -> Tensor:
+        return self.block.D
+
+    def _rows(self, method: str, V: Tensor, *args: Any, **options: Any) -> Tensor:
+        return vmap(lambda b, V: getattr(b, method)(V, *args, **options), in_dims=(0, 1), out_dims=1)(self.block, V)
+
+    def _each(self, method: str, *args: Any) -> Any:
+        return vmap(lambda b: getattr(b, method)(*args))(self.block)
+
+    def mv(self, V: Tensor) -> Tensor:
+        return self._rows("mv", V)
+
+    def solve(self, V: Tensor, regul: Regul, kind: str, **options: Any) -> Tensor:
+        return self._rows("solve", V, regul, kind, **options)
+
+    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        return self._rows("sample", Z, regul)
+
+    def to_diag(self, V: Tensor) -> Tensor:
+        return self._rows("to_diag", V)
+
+    def from_diag(self, Z: Tensor) -> Tensor:
+        return self._rows("from_diag", Z)
+
+    def logdet(self, regul: Regul) -> Tensor:
+        return self._each("logdet", regul).sum()
+
+    def pow(self, *args: Any) -> Any:
+        return self._each("pow", *args)
+
+    def pinv(self, *args: Any) -> Any:
+        return self._each("pinv", *args)
+
+    def eigen(self) -> Any:
+        return self._each("eigen")
+
+    def diag(self) -> Tensor:
+        return self._each("diag")
+
+    def basis(self) -> Tensor:
+        return torch.block_diag(*self._each("basis").unbind(0))
+
+    def dense(self) -> Tensor:
+        return torch.block_diag(*self._each("dense").unbind(0))
+
+    def squares(self) -> Tensor:
+        return self._each("squares").sum()
+
+    def extreme(self, largest: bool) -> Tensor:
+        return spectra.extremes(self._each("extreme", largest), largest)
+
+
+def _constant(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and basis of a factor as constants."""
+    return (A.detach(), torch.ones_like(A).detach()) if A.ndim == 1 else constant_eigh(A)
+
+
+def _rotated(A: Tensor, U: Tensor) -> Tensor:
+    """U' A U."""
+    return A if A.ndim == 1 else U.mT @ A @ U

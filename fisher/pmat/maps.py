@@ -1,0 +1,47 @@
+"""Maps: a tree like params whose leaves have leading axes, `[B, C, *leaf]`, or a record with it as its field `jacobian`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.func import vmap
+
+from linmaps import trees
+from linmaps.trees import Layout
+
+
+def is_map(v: Any) -> bool:
+    """Whether v is a record of a map."""
+    return dataclasses.is_dataclass(v) and hasattr(v, "jacobian") and hasattr(v, "layout")
+
+
+def leading(layout: Layout, v: Any, name: str) -> tuple[int, ...]:
+    """The leading axes of a map, () for a vector; ValueError that names the path for anything else.
+
+    >>> import torch
+    >>> leading(Layout.of({"w": torch.ones(3)}), {"w": torch.ones(5, 2, 3)}, "J")
+    (5, 2)
+    """
+    flat, shapes = trees.leaves(v), layout.shapes
+    lead: tuple[int, ...] = ()
+    if len(flat) == len(shapes) and flat and isinstance(flat[0], Tensor):
+        lead = tuple(flat[0].shape[: max(0, flat[0].ndim - len(shapes[0]))])
+    Layout(layout.treedef, tuple(lead + s for s in shapes)).check(v, name)
+    return lead
+
+
+def each(layout: Layout, v: Any, name: str, fn: Callable[[Any, int], Any]) -> Any:
+    """fn(tree, number of leading axes) of a vector or a map; of a record of a map the same record."""
+    if is_map(v):
+        return dataclasses.replace(v, jacobian=each(layout, v.jacobian, name, fn))
+    return fn(v, len(leading(layout, v, name)))
+
+
+def mapped(fn: Callable[[Any], Any], n: int) -> Callable[[Any], Any]:
+    """fn over n leading axes."""
+    for _ in range(n):
+        fn = vmap(fn)
+    return fn

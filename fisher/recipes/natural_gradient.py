@@ -1,0 +1,95 @@
+"""Natural gradient descent with Levenberg-Marquardt damping: a pure step, its state a record of one number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.pmat.base import PMat
+from linmaps import trees
+
+
+@trees.record()
+class Damping:
+    """The state between steps: `value`, a scalar tensor, is the regul of the next solve.
+
+    >>> import torch
+    >>> Damping(torch.tensor(0.1))
+    Damping(value=tensor(0.1000))
+    """
+
+    value: Tensor
+
+
+@trees.record()
+class NaturalStep:
+    """A step taken: the params and damping to go on with, the loss there, and the ratio that decided both.
+
+    >>> import torch
+    >>> one = torch.tensor(1.0)
+    >>> NaturalStep({"w": one}, Damping(one), one, one).damping.value
+    tensor(1.)
+    """
+
+    params: Any
+    damping: Damping
+    loss: Tensor
+    ratio: Tensor
+
+
+def natural_gradient_step(
+    loss: Callable[[Any], Tensor],
+    params: Any,
+    F: PMat,
+    gradient: Any,
+    damping: Damping,
+    *,
+    factor: float = 1.5,
+    lower: float = 0.25,
+    upper: float = 0.75,
+    minimum: float = 1e-10,
+    **options: Any,
+) -> NaturalStep:
+    """params - (F + damping I)^-1 gradient, and the damping for the next step.
+
+    The quadratic model q(s) = gradient's + s'F s / 2 predicts what the loss does; with
+    ratio = (loss(params) - loss(params + s)) / -q(s),
+
+        damping <- damping factor  if ratio < lower,   damping / factor  if ratio > upper,   not below minimum,
+
+    and the step is taken where the loss falls; else params stay and only the damping grows.  loss: params -> scalar, the
+    mean loss of which F is the Fisher (or Gauss-Newton) matrix and `gradient` the gradient.  options: of F.solve.
+    Two evaluations of the loss; no branch on values, so that an ensemble is one vmap.  ValueError for factor <= 1.
+
+    Levenberg (1944); Marquardt (1963); Martens and Grosse (2015), section 6.5.
+
+    >>> import torch, fisher
+    >>> f = lambda p, x: x @ p["w"]
+    >>> p, x = {"w": torch.zeros(2, 1)}, torch.eye(2)
+    >>> loss = lambda p: ((f(p, x) - 1) ** 2).sum() / 4
+    >>> F = fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
+    >>> step = natural_gradient_step(loss, p, F, torch.func.grad(loss)(p), Damping(torch.tensor(1e-3)))
+    >>> step.params["w"].T, step.damping
+    (tensor([[0.9980, 0.9980]]), Damping(value=tensor(0.0007)))
+    """
+    if not factor > 1 or not 0 < lower < upper:
+        raise ValueError(
+            f"got factor={factor}, lower={lower}, upper={upper}, expected factor > 1 and 0 < lower < upper"
+        )
+    step = trees.scale(-1.0, F.solve(gradient, damping.value, **options))
+    moved = trees.add(params, step)
+    before, after = loss(params), loss(moved)
+    predicted = -(trees.dot(gradient, step) + F.vTMv(step) / 2)
+    ratio = (before - after) / predicted
+    value = torch.where(ratio > upper, damping.value / factor, damping.value)
+    value = torch.where(ratio >= lower, value, damping.value * factor)  # a ratio that is no number counts as a bad one
+    falls = after < before
+    return NaturalStep(
+        trees.map(lambda new, old: torch.where(falls, new, old), moved, params),
+        Damping(value.clamp_min(minimum)),
+        torch.where(falls, after, before),
+        ratio,
+    )

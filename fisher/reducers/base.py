@@ -1,0 +1,114 @@
+"""Reducers: what one batch adds up for each representation.  Sums over examples; `fim` takes the mean once.
+
+B batch, S shared, I inputs, O outputs, C columns.  From one pass come, per use, a [B, S, I] and g [C, B, S, O].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from fisher.axes import batch_size
+from fisher.layers import LayerCollection
+from fisher.pmat import PMat
+from fisher.products import example_gradients
+from fisher.uses import EXACT, UNUSED, Layer
+from linmaps import trees
+
+LeafRows = dict[int, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """sharing: "expand" or "reduce", what KFAC does over positions; centered: subtract the mean gradient."""
+
+    sharing: str = "expand"
+    centered: bool = False
+
+
+class Reducer:
+    """One representation: `keep` at the call, `inputs` once per batch, `columns` per chunk of columns, `finish` at the end."""
+
+    def __init__(self, layers: LayerCollection, options: Options) -> None:
+        self.layers, self.options = layers, options
+
+    def keep(self, use: int, a: Tensor) -> Any:
+        """What is stored of a layer input a [B, S, I]."""
+        return a
+
+    def inputs(self, kept: dict[int, Any]) -> Any:
+        """Sums that need no output-gradient."""
+        return {}
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        """Sums over a chunk of columns; rows: gradients [C, B, numel] of the leaves without a rule."""
+        raise AttributeError("a representation defines columns")
+
+    def add(self, one: Any, other: Any) -> Any:
+        """The sums of two chunks, or of two batches, together."""
+        return trees.add(one, other)
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        """The matrix from the sums over so many examples."""
+        raise AttributeError("a representation defines finish")
+
+    # --- for those that need the gradients of a layer ----------------------------------------------------------------
+
+    def pieces(self, layer: Layer, kept: dict[int, Any], g: dict[int, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return [kept[k] for k in layer.uses], [g[k] for k in layer.uses]
+
+    def gradients(self, layer: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
+        """Gradient of each column at each example, `[C, B, *view]`."""
+        if layer.family == EXACT:
+            return rows[layer.leaves[0]]
+        if layer.family == UNUSED:
+            like = next(iter([*g.values(), *rows.values()]))
+            return like.new_zeros(*like.shape[:2], layer.numel)
+        return example_gradients(layer, *self.pieces(layer, kept, g))
+
+    def means(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> dict[str, Tensor]:
+        """Sum of the gradients of the one column there is, where the mean is to be subtracted."""
+        if not self.options.centered:
+            return {}
+        return {l.name: self.gradients(l, kept, g, rows).sum((0, 1)) for l in self.layers if l.family != UNUSED}
+
+
+def gram(rows: Tensor) -> Tensor:
+    """R'R of rows `[..., F]`, by its upper triangle of blocks: up to a quarter less than the whole product."""
+    return _gram(rows.flatten(0, -2))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    if rows.shape[1] < 256:
+        return rows.mT @ rows
+    left, right = rows.tensor_split(2, 1)
+    corner = left.mT @ right
+    return torch.cat([torch.cat([_gram(left), corner], 1), torch.cat([corner.mT, _gram(right)], 1)])
+
+
+def leaf_rows(f: Callable[..., Tensor], params: Any, x: Any, leaves: tuple[int, ...], columns: Tensor) -> LeafRows:
+    """Gradient of each column at each example for leaves without a rule, `{leaf: [C, B, numel]}`.
+
+    One vjp per example under vmap; memory C B numel.
+    """
+    flat, treedef = trees.flatten(params)
+
+    def one(x: Any, columns: Tensor) -> dict[int, Tensor]:
+        def output(part: dict[int, Tensor]) -> Tensor:
+            whole = treedef.unflatten([part.get(n, t) for n, t in enumerate(flat)])
+            return f(whole, trees.map(lambda t: t[None], x))[0]
+
+        _, back = vjp(output, {n: flat[n] for n in leaves})  # type: ignore[misc]
+        return vmap(lambda c: back(c)[0])(columns)
+
+    if not leaves or batch_size(x) == 0:
+        return {n: columns.new_zeros(len(columns), 0, flat[n].numel()) for n in leaves}
+    return {
+        n: t.flatten(2) if t.ndim > 2 else t[..., None]
+        for n, t in vmap(one, in_dims=(0, 1), out_dims=1)(x, columns).items()
+    }

@@ -1,0 +1,93 @@
+"""What EKFAC adds to KFAC: second moments of the gradients in the eigenbases of its factors.
+
+D[o, i] = 1/B sum over columns and b of ((W' (sum over s of g a') U)[o, i])^2, U [I, I], W [O, O].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fisher.layers import LayerCollection
+from fisher.pmat import PMat, PMatEKFAC
+from fisher.products import gradient, joined, product_squares
+from fisher.reducers.base import LeafRows, Options, Reducer
+from fisher.reducers.kfac import KFAC
+from fisher.uses import Layer
+from linmaps.linalg import eigh
+
+Bases = tuple[Tensor, Tensor]
+
+
+class EKFAC(KFAC):
+    """All of it at once, from a single batch and a single chunk of columns: inputs and output-gradients are kept."""
+
+    def keep(self, use: int, a: Tensor) -> Any:
+        return super().keep(use, a), a
+
+    def inputs(self, kept: dict[int, Any]) -> Any:
+        return {}
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        moments, whole = {k: m for k, (m, _) in kept.items()}, {k: a for k, (_, a) in kept.items()}
+        inner = super().inputs(moments)
+        outer = super().columns(whole, g, rows)
+        bases = {n: basis(self.layers[n], A, outer[0][n]) for n, A in inner.items()}
+        moved = {n: _moments(self, self.layers[n], U, whole, g) for n, U in bases.items()}
+        return inner, outer, bases, moved
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        inner, outer, bases, moved = columns
+        plain = super().finish(inner, outer, seen)
+        return PMatEKFAC(_values(moved, seen), bases, plain.exact, self.layers)  # type: ignore[attr-defined]
+
+
+class Correction(Reducer):
+    """The second moments alone, in bases that are there."""
+
+    def __init__(self, layers: LayerCollection, options: Options, F: PMatEKFAC) -> None:
+        super().__init__(layers, options)
+        self.F = F
+
+    @classmethod
+    def of(cls, F: PMatEKFAC) -> Callable[[LayerCollection, Options], Reducer]:
+        """Makes of the layers a reducer for F's bases."""
+        return lambda layers, options: cls(layers, options, F)
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        return {n: _moments(self, self.layers[n], U, kept, g) for n, U in self.F.bases.items()}
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        return PMatEKFAC(_values(columns, seen), self.F.bases, self.F.exact, self.layers)
+
+
+def basis(layer: Layer, A: Tensor, G: Tensor) -> Bases:
+    """Eigenvectors of the two factors; ones for a diagonal one."""
+    vectors = vmap(lambda m: eigh(m)[1]) if layer.grouped else (lambda m: eigh(m)[1])
+    return torch.ones_like(A, dtype=G.dtype) if layer.diagonal else vectors(A), vectors(G)
+
+
+def _moments(reducer: Reducer, layer: Layer, bases: Bases, kept: dict[int, Tensor], g: dict[int, Tensor]) -> Any:
+    """Sums of squares in the eigenbases, and of the gradients there where the mean is to be subtracted."""
+    U, W = bases
+    a, t = joined(layer, *reducer.pieces(layer, kept, g))
+    turned = torch.einsum("...gi,gij->...gj", a, U) if layer.grouped else (a if layer.diagonal else a @ U)
+    t = torch.einsum("...go,gop->...gp", t, W) if layer.grouped else t @ W
+    squares = product_squares(layer, turned, t)
+    if not reducer.options.centered:
+        return squares, {}
+    mean = gradient(layer, *[[p] if isinstance(p, Tensor) else p for p in _single(reducer, layer, kept, g)])
+    return squares, W.mT @ (mean if layer.diagonal else mean @ U)
+
+
+def _single(reducer: Reducer, layer: Layer, kept: dict[int, Tensor], g: dict[int, Tensor]) -> Any:
+    a, t = reducer.pieces(layer, kept, g)
+    return a, [u.sum(0) for u in t]
+
+
+def _values(moved: dict[str, Any], seen: int) -> dict[str, Tensor]:
+    return {n: s / seen - ((m / seen) ** 2 if isinstance(m, Tensor) else 0.0) for n, (s, m) in moved.items()}

@@ -1,0 +1,89 @@
+"""Several representations at once, one pass over the data: each reducer sees the layers that are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fisher.layers import LayerCollection
+from fisher.pmat import (
+    PMat,
+    PMatBlockDiag,
+    PMatDense,
+    PMatDiag,
+    PMatEKFAC,
+    PMatEye,
+    PMatKFAC,
+    PMatLowRank,
+    PMatMixed,
+    PMatQuasiDiag,
+)
+from fisher.reducers.base import LeafRows, Options, Reducer
+from fisher.reducers.kfac import KFAC
+from fisher.reducers.rows import BlockDiag, Dense, Diag, Eye, LowRank, QuasiDiag
+
+LARGEST_BLOCK = 4096
+PARTS: dict[type[PMat], type[Reducer]] = {
+    PMatKFAC: KFAC,
+    PMatEKFAC: KFAC,  # corrected by a second pass
+    PMatDiag: Diag,
+    PMatQuasiDiag: QuasiDiag,
+    PMatBlockDiag: BlockDiag,
+    PMatDense: Dense,
+    PMatLowRank: LowRank,
+    PMatEye: Eye,
+}
+
+
+class Mixed(Reducer):
+    """A reducer for each representation on its sub-collection of layers."""
+
+    def __init__(self, layers: LayerCollection, options: Options, layers_to: Mapping[str, type[PMat]]) -> None:
+        super().__init__(layers, options)
+        self.split = split(layers, layers_to)
+        self.parts = [PARTS[kind](own, options) for kind, own in self.split]
+
+    @classmethod
+    def of(cls, layers_to: Mapping[str, type[PMat]]) -> Callable[[LayerCollection, Options], Reducer]:
+        """Makes of the layers a reducer for this mapping of kinds and names."""
+        return lambda layers, options: cls(layers, options, layers_to)
+
+    def keep(self, use: int, a: Tensor) -> Any:
+        return {str(n): part.keep(use, a) for n, part in enumerate(self.parts) if use in part.layers.tapped}
+
+    def inputs(self, kept: dict[int, Any]) -> Any:
+        return [part.inputs(self._own(n, kept)) for n, part in enumerate(self.parts)]
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        return [part.columns(self._own(n, kept), g, rows) for n, part in enumerate(self.parts)]
+
+    def add(self, one: Any, other: Any) -> Any:
+        return [part.add(s, t) for part, s, t in zip(self.parts, one, other)]
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        made = [part.finish(i, c, seen) for part, i, c in zip(self.parts, inputs, columns)]
+        found = [F.eigendecomposition() if kind is PMatEKFAC else F for (kind, _), F in zip(self.split, made)]
+        return PMatMixed(tuple(found), tuple(own for _, own in self.split), self.layers)
+
+    def _own(self, n: int, kept: dict[int, Any]) -> dict[int, Any]:
+        return {k: t[str(n)] for k, t in kept.items() if str(n) in t}
+
+
+def split(layers: LayerCollection, layers_to: Mapping[str, type[PMat]]) -> list[tuple[type[PMat], LayerCollection]]:
+    """Which representation gets which layers: by name, else by kind, else KFAC where there are factors, blocks, diagonals."""
+    known = {*layers.names(), *(l.kind for l in layers), *(l.family for l in layers)}
+    for key, kind in layers_to.items():
+        if kind not in PARTS:
+            expected = sorted(r.__name__ for r in PARTS)
+            raise ValueError(f"layers_to[{key!r}]: got {getattr(kind, '__name__', kind)!r}, expected one of {expected}")
+        if key not in known:
+            raise ValueError(f"layers_to: got {key!r}, expected names or kinds of layers: {sorted(known)}")
+    chosen: dict[type[PMat], list[str]] = {}
+    for l in layers:
+        small = PMatBlockDiag if l.numel <= LARGEST_BLOCK else PMatDiag
+        default = PMatKFAC if l.kronecker else small
+        keys = [k for k in (l.name, l.kind, l.family) if k in layers_to]
+        chosen.setdefault(layers_to[keys[0]] if keys else default, []).append(l.name)
+    return [(kind, layers.select(names)) for kind, names in chosen.items()]

@@ -1,0 +1,141 @@
+"""Representations made of the gradients of single examples: diagonals, blocks, dense, low rank, a multiple of I."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
+from fisher.products import cross, squares
+from fisher.reducers.base import LeafRows, Reducer, gram
+from fisher.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
+from linmaps import trees
+
+
+class Diag(Reducer):
+    """Sums of squared gradients."""
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        found = {l.name: self._squares(l, kept, g, rows) for l in self.layers if l.family != UNUSED}
+        return found, self.means(kept, g, rows)
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        sums, means = columns
+        return PMatDiag(self._diag(sums, means, seen), self.layers.space)
+
+    def _squares(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
+        if l.family == EXACT:
+            return (rows[l.leaves[0]] ** 2).sum((0, 1))
+        return squares(l, *self.pieces(l, kept, g))
+
+    def _diag(self, sums: dict[str, Tensor], means: dict[str, Tensor], seen: int) -> Any:
+        views = {n: t / seen - (means[n] / seen) ** 2 if n in means else t / seen for n, t in sums.items()}
+        return self.layers.tree(_with_unused(self.layers, views))
+
+
+class Eye(Diag):
+    """The trace alone."""
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        diag = self._diag(columns[0], columns[1], seen)
+        space = self.layers.space
+        total = sum(t.sum() for t in trees.leaves(diag))
+        return PMatEye(torch.as_tensor(total) / max(1, space.numel), space)
+
+
+class QuasiDiag(Diag):
+    """The diagonal, and the products of each weight's gradient with that of its output unit's bias."""
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        crossed = {l.name: self._cross(l, kept, g) for l in self.layers if _has_both(l)}
+        return *super().columns(kept, g, rows), crossed
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        sums, means, crossed = columns
+        found = {}
+        for n, t in crossed.items():
+            found[n] = t / seen
+            if n in means:
+                found[n] = found[n] - _paired(means[n] / seen)
+        return PMatQuasiDiag(self._diag(sums, means, seen), found, self.layers)
+
+    def _cross(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor]) -> Tensor:
+        a, t = self.pieces(l, kept, g)
+        if l.family == PRODUCT:
+            return cross(l, a, t)
+        return _paired(self.gradients(l, kept, g, {})).sum((0, 1))
+
+
+class BlockDiag(Reducer):
+    """One exact block per layer."""
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        blocks = {}
+        for l in self.layers:
+            if l.family != UNUSED:
+                blocks[l.name] = gram(self.gradients(l, kept, g, rows).flatten(2))
+        return blocks, self.means(kept, g, rows)
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        sums, means = columns
+        like = next(iter(sums.values()))
+        blocks = {l.name: like.new_zeros(()) for l in self.layers if l.family == UNUSED}
+        for n, t in sums.items():
+            m = (means[n] / seen).flatten() if n in means else None
+            blocks[n] = t / seen if m is None else t / seen - torch.outer(m, m)
+        return PMatBlockDiag(blocks, self.layers)
+
+
+class Dense(Reducer):
+    """R'R of the rows of all gradients, `[C B, d]` in the flat order."""
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        whole = self.matrix(kept, g, rows)
+        return gram(whole), (whole.sum((0, 1)) if self.options.centered else {})
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        total, mean = columns
+        centre = torch.outer(mean, mean) / seen**2 if self.options.centered else 0.0
+        return PMatDense(total / seen - centre, self.layers.space)
+
+    def tree(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        """Gradients of all leaves, `[C, B, *leaf]`."""
+        views = {l.name: self.gradients(l, kept, g, rows) for l in self.layers}
+        return vmap(vmap(self.layers.tree))(views)
+
+    def matrix(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
+        """The same as `[C, B, d]`."""
+        found = trees.leaves(self.tree(kept, g, rows))
+        return torch.cat([t.flatten(2) if t.ndim > 2 else t[..., None] for t in found], -1)
+
+
+class LowRank(Dense):
+    """The rows themselves, over sqrt(B)."""
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        return trees.map(lambda t: t.flatten(0, 1), self.tree(kept, g, rows))
+
+    def add(self, one: Any, other: Any) -> Any:
+        return trees.map(lambda s, t: torch.cat([s, t]), one, other) if one else other
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
+        if self.options.centered:  # one column: as many rows as examples
+            columns = trees.map(lambda t: t - t.mean(0, keepdim=True), columns)
+        return PMatLowRank(trees.scale(seen**-0.5, columns))
+
+
+def _has_both(l: Layer) -> bool:
+    return l.family in (PRODUCT, ELEMENTWISE) and l.weight is not None and l.bias is not None
+
+
+def _paired(view: Tensor) -> Tensor:
+    """Products of the gradient of each weight with that of the bias of its output unit."""
+    return view[..., :-1] * view[..., -1:]
+
+
+def _with_unused(layers: Any, views: dict[str, Tensor]) -> dict[str, Tensor]:
+    like = next(iter(views.values()))
+    return views | {l.name: like.new_zeros(l.numel) for l in layers if l.family == UNUSED}

@@ -1,0 +1,86 @@
+"""Calls whose result is a leaf in another guise: its transpose, some of its rows; and calls that carry no gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_TRANSPOSED_ALWAYS = {torch.Tensor.T.__get__, torch.Tensor.mT.__get__, torch.Tensor.t, torch.t}  # type: ignore[attr-defined]
+_TRANSPOSED_BY = {torch.Tensor.transpose, torch.transpose, torch.swapaxes, torch.Tensor.swapaxes}
+_PERMUTED_BY = {torch.Tensor.permute, torch.permute}
+
+
+def is_transpose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Does this call give the transpose of its first argument, a matrix?"""
+    if not args or not isinstance(args[0], Tensor) or args[0].ndim != 2:
+        return False
+    if func in _TRANSPOSED_ALWAYS:
+        return True
+    numbers = [
+        a for part in (*args[1:], *kwargs.values()) for a in (part if isinstance(part, (tuple, list)) else (part,))
+    ]
+    if func in _TRANSPOSED_BY:
+        return sorted(n % 2 for n in numbers) == [0, 1]
+    return func in _PERMUTED_BY and [n % 2 for n in numbers] == [1, 0]
+
+
+_NO_GRADIENT = {
+    torch.zeros_like,
+    torch.ones_like,
+    torch.empty_like,
+    torch.full_like,
+    torch.Tensor.new_zeros,
+    torch.Tensor.new_ones,
+    torch.Tensor.new_full,
+    torch.Tensor.new_empty,
+    torch.Tensor.new_tensor,
+    torch.Tensor.detach,
+    torch.detach,
+}
+
+
+def carries_no_gradient(func: Any) -> bool:
+    """Is the result of this call constant in its tensor arguments?"""
+    return func in _NO_GRADIENT
+
+
+_SPLITS = {
+    torch.split,
+    torch.Tensor.split,
+    torch.chunk,
+    torch.Tensor.chunk,
+    torch.tensor_split,
+    torch.Tensor.tensor_split,
+}
+_NARROWS = {torch.narrow, torch.Tensor.narrow}
+
+
+def slices(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> list[tuple[Tensor, int]] | None:
+    """`(result, its first row)` of a call that cuts its first argument along axis 0; None for any other call."""
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    rest = dict(zip(("sizes", "dim", "length"), args[1:])) | kwargs
+    if func in _SPLITS and rest.get("dim", 0) == 0:
+        found, start = [], 0
+        for part in out:
+            found.append((part, start))
+            start += part.shape[0]
+        return found if start == args[0].shape[0] else None
+    if func in _NARROWS and rest.get("sizes", rest.get("dim")) == 0:
+        begin = kwargs.get("start", args[2] if len(args) > 2 else None)
+        return [(out, begin)] if isinstance(begin, int) and begin >= 0 else None
+    if func is torch.Tensor.__getitem__ and isinstance(args[1], slice) and args[1].step in (None, 1):
+        return [(out, args[1].indices(args[0].shape[0])[0])]
+    return None
+
+
+def packed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, int]]:
+    """`(tensor, number of weights in it)` for a call that packs several weights into one: attention's in-projection."""
+    if func is not F.multi_head_attention_forward:
+        return []
+    names = ("in_proj_weight", "in_proj_bias")
+    found = dict(zip(names, args[5:7])) | {k: kwargs[k] for k in names if k in kwargs}
+    return [(t, 3) for t in found.values() if isinstance(t, Tensor)]

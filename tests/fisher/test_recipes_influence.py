@@ -1,0 +1,114 @@
+"""Influence: the derivative of the minimum itself, leave-one-out retraining of ridge and logistic models of digits."""
+
+import pytest
+import torch
+from torch.func import grad, jacfwd, vmap
+
+import fisher
+from fisher.recipes.influence import influence, leave_one_out, self_influence
+from linmaps import trees
+from tests.fisher.digits import D, digits, linear, start, trained
+from tests.laws import close
+
+SQUARED = {"loss": "squared_error"}
+
+
+def ridge(n=20, regul=0.1):
+    """f, params at the minimum of the mean of (f - y)^2/2 + regul/2 |w|^2, data, test data, F, and the minimum for weights."""
+    x, label = digits(n + 5, features=4)
+    y = torch.stack([torch.sin(label.to(D)), torch.cos(label.to(D))], 1)
+    f = lambda p, x: x @ p["w"]
+    X, Y = x[:n], y[:n]
+
+    def minimum(weights):
+        A = X.T @ (weights[:, None] * X) / n + regul * torch.eye(4, dtype=D)
+        return {"w": torch.linalg.inv(A) @ X.T @ (weights[:, None] * Y) / n}
+
+    p = minimum(torch.ones(n, dtype=D))
+    F = fisher.fim(f, p, X, fisher.PMatDense, "gaussian")
+    return f, p, (X, Y), (x[n:], y[n:]), F, minimum
+
+
+def test_is_the_derivative_of_the_test_loss_in_the_weight_of_an_example():
+    f, p, data, (x, y), F, minimum = ridge()
+    ones = torch.ones(20, dtype=D)
+    test_loss = lambda e: ((f(minimum(ones + 20 * e), x) - y) ** 2).sum(1) / 2
+    want = jacfwd(test_loss)(torch.zeros(20, dtype=D))
+    got = influence(f, p, data, F, (x, y), **SQUARED, regul=0.1)
+    close(got, want, 1e-10, "influence")
+    halves = [(data[0][:8], data[1][:8]), (data[0][8:], data[1][8:])]
+    close(influence(f, p, halves, F, (x, y), **SQUARED, regul=0.1), got, 1e-12, "batches")
+    own = influence(f, p, data, F, data, **SQUARED, regul=0.1)
+    close(self_influence(f, p, data, F, **SQUARED, regul=0.1), own.diagonal(), 1e-12, "self-influence")
+    assert (own.diagonal() < 0).all()
+
+
+def test_leave_one_out_of_ridge_is_exact():
+    f, p, data, _, F, minimum = ridge()
+    got = leave_one_out(f, p, data, F, n_examples=20, **SQUARED, likelihood="gaussian", regul=0.1)
+    for b in range(20):
+        close(got["w"][b], minimum(1 - torch.eye(20, dtype=D)[b])["w"], 1e-10, f"without {b}")
+    some = leave_one_out(
+        f, p, (data[0][3:5], data[1][3:5]), F, n_examples=20, **SQUARED, likelihood="gaussian", regul=0.1
+    )
+    close(some["w"], got["w"][3:5], 1e-12, "some examples")
+
+
+def test_logistic_regression_of_digits():
+    """Retrained without an example: its params, and the change of the test loss, are foreseen."""
+    n, regul = 60, 0.02
+    x, y = digits(n + 20, features=5)
+    data, test = (x[:n], y[:n]), (x[n:], y[n:])
+    p = trained(linear, start(5, 10), *data, ridge=regul, steps=25)
+    F = fisher.fim(linear, p, data[0], fisher.PMatDense)
+    total = influence(linear, p, data, F, test, regul=regul).sum(0)
+    moved = leave_one_out(linear, p, data, F, n_examples=n, regul=regul)
+    loss = lambda p: torch.nn.functional.cross_entropy(linear(p, test[0]), test[1], reduction="sum")
+    actual, errors = [], []
+    chosen = [*total.argsort()[:4].tolist(), *total.argsort()[-4:].tolist(), 0, 1, 2, 3]
+    for b in chosen:
+        keep = torch.arange(n) != b
+        without = trained(linear, p, data[0][keep], data[1][keep], ridge=regul * n / (n - 1), steps=12)
+        actual.append(loss(without) - loss(p))
+        change = trees.sub(without, p)
+        errors.append(trees.norm(trees.sub(trees.map(lambda t, b=b: t[b], moved), without)) / trees.norm(change))
+    foreseen = -total[chosen] / n
+    assert torch.corrcoef(torch.stack([torch.stack(actual), foreseen]))[0, 1] > 0.98
+    assert torch.stack(errors).median() < 0.1
+
+
+def test_a_wrong_label_stands_out():
+    x, y = digits(150, features=16)
+    wrong = torch.arange(5) * 29
+    y = y.clone()
+    y[wrong] = (y[wrong] + 3) % 10
+    p = trained(linear, start(16, 10), x, y, ridge=0.02, steps=15)
+    for representation in (fisher.PMatDense, fisher.PMatKFAC):
+        own = self_influence(linear, p, (x, y), fisher.fim(linear, p, x, representation), regul=0.02)
+        assert len(set(own.argsort()[:15].tolist()) & set(wrong.tolist())) >= 4
+
+
+def test_ensembles_and_derivatives():
+    f, p, data, test, F, _ = ridge()
+    members = [trees.scale(c, p) for c in (1.0, 0.5, 2.0)]
+    run = lambda p: influence(f, p, data, F, test, **SQUARED, regul=0.1)
+    close(vmap(run)(trees.stack(members)), torch.stack([run(p) for p in members]), 1e-10, "ensemble")
+    both = lambda p: leave_one_out(f, p, data, F, n_examples=20, **SQUARED, likelihood="gaussian", regul=0.1)
+    close(vmap(both)(trees.stack(members)), trees.stack([both(p) for p in members]), 1e-10, "ensemble")
+    total = lambda s: influence(f, p, data, F, test, **SQUARED, regul=s).sum()
+    s, h = torch.tensor(0.1, dtype=D), 1e-5
+    close(grad(total)(s), (total(s + h) - total(s - h)) / (2 * h), 1e-6, "d / d regul")
+
+
+def test_errors():
+    f, p, data, test, F, _ = ridge()
+    with pytest.raises(ValueError, match="loss: got 'hinge', expected one of"):
+        influence(f, p, data, F, test, loss="hinge")
+    with pytest.raises(ValueError, match="batch 0 has no target"):
+        self_influence(f, p, data[0], F)
+    close(
+        self_influence(f, p, data, F, loss=lambda y, t: ((y - t) ** 2).sum(1) / 2, regul=0.1),
+        self_influence(f, p, data, F, **SQUARED, regul=0.1),
+        1e-13,
+        "a function as loss",
+    )

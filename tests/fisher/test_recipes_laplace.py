@@ -1,0 +1,139 @@
+"""Laplace: exact Bayesian linear regression in closed form; digits; the evidence and its maximum."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+import fisher
+from fisher.recipes.laplace import laplace, tune_prior_precision
+from linmaps import trees
+from tests.fisher.digits import D, digits, linear, objective, start, trained
+from tests.laws import close
+from tests.oracles import fisher_matrix, jacobians
+
+EXACT = "Dense Diag BlockDiag QuasiDiag KFAC EKFAC LowRank Mixed".split()  # noqa: SIM905
+scalar = lambda value: torch.tensor(value, dtype=D)
+
+
+def regression(prior):
+    """The posterior of a linear-Gaussian model at its mode, and the data."""
+    x, label = digits(30, features=4)
+    y = torch.sin(label[:, None].to(D))
+    f = lambda p, x: x @ p["w"]
+    w = torch.linalg.solve(x.T @ x + prior * torch.eye(4, dtype=D), x.T @ y)
+    p = {"w": w}
+    return laplace(f, p, fisher.fim(f, p, x, fisher.PMatDense, "gaussian"), 30, prior), x, y
+
+
+def gaussian_log_likelihood(f, p, x, y):
+    return -(((f(p, x) - y) ** 2).sum() + y.numel() * math.log(2 * math.pi)) / 2
+
+
+def test_the_evidence_of_a_linear_gaussian_model_is_exact():
+    """y ~ N(0, I + x x'/prior)."""
+    prior = 0.7
+    posterior, x, y = regression(prior)
+    got = posterior.log_marginal_likelihood(gaussian_log_likelihood(posterior.f, posterior.params, x, y))
+    K = torch.eye(30, dtype=D) + x @ x.T / prior
+    want = -(y.T @ torch.linalg.solve(K, y)).squeeze() / 2 - torch.linalg.slogdet(2 * math.pi * K)[1] / 2
+    close(got, want, 1e-10, "evidence")
+
+
+def test_predictions_of_a_linear_gaussian_model_are_exact():
+    posterior, x, _ = regression(0.7)
+    mean, covariance = posterior.predict(x[:6] * 1.3)
+    x2 = x[:6] * 1.3
+    inner = torch.linalg.inv(x.T @ x + 0.7 * torch.eye(4, dtype=D))
+    close(mean, x2 @ posterior.params["w"], 1e-12, "mean")
+    close(covariance.flatten(), ((x2 @ inner) * x2).sum(1), 1e-11, "variance")
+
+
+@cache
+def classifier(prior=2.0, representation=fisher.PMatDense, n=100):
+    x, y = digits(n, features=5)
+    p = trained(linear, start(5, 10), x, y, ridge=prior / n, steps=25)
+    return laplace(linear, p, fisher.fim(linear, p, x, representation), n, prior), x, y
+
+
+def test_the_covariance_of_logits_is_that_of_the_dense_formula():
+    posterior, x, _ = classifier()
+    J = jacobians(linear, posterior.params, x[:7])
+    precision = 100 * fisher_matrix(linear, posterior.params, x, "categorical") + 2.0 * torch.eye(60, dtype=D)
+    want = J @ torch.linalg.inv(precision) @ J.mT
+    mean, covariance = posterior.predict(x[:7])
+    close(mean, linear(posterior.params, x[:7]), 0.0, "mean")
+    close(covariance, want, 1e-9, "covariance")
+    layers = fisher.LayerCollection.from_function(linear, posterior.params, x)
+    close(posterior.predict(x[:7], layers=layers)[1], want, 1e-9, "covariance by layers")
+    probabilities = posterior.probabilities(x[:7])
+    scale = (1 + math.pi / 8 * want.diagonal(dim1=1, dim2=2)).sqrt()
+    close(probabilities, torch.softmax(mean / scale, -1), 1e-10, "probabilities")
+
+
+@pytest.mark.parametrize("representation", [getattr(fisher.pmat, f"PMat{name}") for name in EXACT])
+def test_the_evidence_and_its_slope_on_digits(representation):
+    posterior, x, y = classifier(2.0, representation)
+    fit = -100 * objective(linear, x, y)(posterior.params)
+    precision = 100 * posterior.F.to_torch() + 2.0 * torch.eye(60, dtype=D)
+    squared = trees.dot(posterior.params, posterior.params)
+    want = fit - squared + 30 * math.log(2.0) - torch.linalg.slogdet(precision)[1] / 2
+    close(posterior.log_marginal_likelihood(fit), want, 1e-9, "evidence")
+    slope = grad(lambda prior: posterior.log_marginal_likelihood(fit, prior))(scalar(2.0))
+    close(slope, -squared / 2 + 15 - torch.linalg.inv(precision).trace() / 2, 1e-9, "d evidence / d prior")
+
+
+@pytest.mark.parametrize("representation", [fisher.PMatDense, fisher.PMatKFAC, fisher.PMatDiag])
+@pytest.mark.parametrize("start_at", [1e-6, 2.0, 1e6])
+def test_tuning_finds_the_maximum_of_the_evidence(representation, start_at):
+    found, _, _ = classifier(2.0, representation)
+    posterior = laplace(linear, found.params, found.F, 100, start_at)
+    tuned = tune_prior_precision(posterior)
+    evidence = lambda s: tuned.log_marginal_likelihood(0.0, s.exp())
+    s = tuned.prior_precision.log()
+    assert abs(grad(evidence)(s)) < 1e-8
+    assert all(evidence(s + step) < evidence(s) for step in (-5.0, -0.5, -0.01, 0.01, 0.5, 5.0))
+    assert posterior.prior_precision == start_at
+
+
+def test_samples_have_the_posterior_covariance():
+    posterior, _, _ = classifier()
+    noise = posterior.F.layout.unravel(torch.zeros(60, dtype=D))
+    flat = lambda e: posterior.sample(noise=trees.unravel(e, noise))
+    columns = vmap(lambda e: trees.ravel(flat(e))[0])(torch.eye(60, dtype=D)) - trees.ravel(posterior.params)[0]
+    precision = 100 * posterior.F.to_torch() + 2.0 * torch.eye(60, dtype=D)
+    close(columns.T @ columns, torch.linalg.inv(precision), 1e-9, "R R' of the samples R z")
+    one, same, other = (posterior.sample(torch.Generator().manual_seed(k)) for k in (0, 0, 1))
+    close(one, same, 0.0, "the generator decides")
+    assert (one["bias"] != other["bias"]).all()
+
+
+def test_the_variance_is_larger_away_from_the_data():
+    posterior, x, _ = classifier()
+    near, far = (posterior.predict(t)[1].diagonal(dim1=1, dim2=2).mean() for t in (x, 5 * x))
+    assert far > 4 * near
+    confident = lambda q: q.amax(-1).mean()
+    assert confident(posterior.probabilities(5 * x)) < confident(torch.softmax(linear(posterior.params, 5 * x), -1))
+
+
+def test_an_ensemble_is_one_vmap():
+    x, _ = digits(20, features=3)
+    members = [start(3, 4, seed=k) for k in range(3)]
+
+    def run(p):
+        tuned = tune_prior_precision(laplace(linear, p, fisher.fim(linear, p, x, fisher.PMatKFAC), 20), steps=10)
+        return tuned.prior_precision, tuned.predict(x[:5])
+
+    close(vmap(run)(trees.stack(members)), trees.stack([run(p) for p in members]), 1e-8, "ensemble")
+
+
+def test_errors():
+    posterior, _, _ = regression(1.0)
+    with pytest.raises(ValueError, match="n_examples: got 0"):
+        laplace(posterior.f, posterior.params, posterior.F, 0)
+    with pytest.raises(ValueError, match=r"params \(of the Fisher matrix\): leaf w has shape"):
+        laplace(posterior.f, {"w": torch.ones(2, 2)}, posterior.F, 3)
+    with pytest.raises(ValueError, match="steps: got 0"):
+        tune_prior_precision(posterior, steps=0)
