@@ -74,6 +74,8 @@ def solve(matrix: Tensor, b: Tensor) -> Tensor:
 
     def run(m: Tensor, b: Tensor) -> Tensor:
         columns = b[:, None] if b.ndim == 1 else b
+        if not differentiated(m) and not differentiated(b):
+            return _inverse_of(m)(columns).reshape(b.shape)
         return refined(_inverse_of(m), lambda x: m @ x, columns, columns.detach()).reshape(b.shape)
 
     return in_working(run, matrix, b)
@@ -91,7 +93,7 @@ def inv(matrix: Tensor) -> Tensor:
     def run(m: Tensor) -> Tensor:
         value = _inverse_of(m)(torch.eye(m.shape[-1], dtype=m.dtype, device=m.device))
         x = value
-        for _ in range(2):
+        for _ in range(2 if differentiated(m) else 0):
             step = 2 * x - x @ (m @ x)
             x = value + (step - step.detach())
         return x
@@ -153,7 +155,7 @@ def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = eigh(working(m))
         return values.to(m.dtype), vectors.to(m.dtype)
     values, vectors = torch.linalg.eigh(m.detach())
-    if len(m) == 0:
+    if len(m) == 0 or not differentiated(m):
         return values, vectors
     close = (values[None, :] - values[:, None]).abs() <= 64 * len(m) * torch.finfo(m.dtype).eps * values.abs().amax()
     U = vectors
@@ -163,6 +165,11 @@ def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
         U = U + U @ torch.where(close, R / 2, (S + lam[None, :] * R) / distance)
     lam = _rayleigh(m, U)[2]
     return values + (lam - lam.detach()), vectors + (U - U.detach())
+
+
+def differentiated(t: Tensor) -> bool:
+    """Whether a derivative may be asked of t: it requires grad, or a transform of torch.func wraps it."""
+    return t.requires_grad or torch.func.debug_unwrap(t) is not t
 
 
 def constant_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
