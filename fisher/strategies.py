@@ -13,6 +13,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fisher import pmat
+from fisher.fim import fim
 from linmaps import trees
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -20,6 +22,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": torch.nn.functional.softplus,
     "identity": lambda z: z,
 }
+
+
+REPRESENTATIONS: tuple[type[pmat.PMat], ...] = (
+    pmat.PMatDense, pmat.PMatBlockDiag, pmat.PMatDiag, pmat.PMatQuasiDiag, pmat.PMatKFAC, pmat.PMatEKFAC, pmat.PMatLowRank,
+    pmat.PMatImplicit, pmat.PMatMixed, pmat.PMatEye,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +106,23 @@ def vectors(draw: Any, params: Any) -> Any:
     """
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     return trees.map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype), params)
+
+
+@st.composite
+def matrices(draw: Any, network: Network) -> Any:
+    """A Fisher matrix of a network in any representation, by any estimator that needs no targets.
+
+    >>> import torch
+    >>> from hypothesis import given
+    >>> from hypothesis import strategies as st
+    >>> @given(networks(max_layers=2), st.data())
+    ... def are_symmetric(network, data):
+    ...     F = data.draw(matrices(network)).to_torch()
+    ...     assert torch.allclose(F, F.T)
+    >>> are_symmetric()
+    """
+    representation = draw(st.sampled_from(REPRESENTATIONS))
+    options: dict[str, Any] = {}
+    if draw(st.booleans()):
+        options = {"estimator": "mc", "generator": torch.Generator().manual_seed(draw(st.integers(0, 2**16)))}
+    return fim(network.f, network.params, network.x, representation, "gaussian", **options)
