@@ -83,8 +83,7 @@ class OutputCurvature(Curvature):
 
     def product(self, params: Any, batch: Batch, v: Any) -> Any:
         output = lambda p: self.f(p, batch[0])
-        y, u = jvp(output, (params,), (v,))  # type: ignore[misc]
-        _, back = vjp(output, params)  # type: ignore[misc]
+        y, back, u = vjp(lambda p: jvp(output, (p,), (v,)), params, has_aux=True)  # type: ignore[misc]
         return back(self.at_output(y, u, batch))[0]
 
     def quadratic(self, params: Any, batch: Batch, v: Any) -> Tensor:

@@ -73,7 +73,7 @@ def product_squares(layer: Layer, a: Tensor, g: Tensor) -> Tensor:
     if layer.diagonal:
         return _table_squares(a, g, layer.shape[1])
     if g.shape[2] == 1:
-        once = (g[:, :, 0] ** 2).sum(0)
+        once = _squared(g[:, :, 0])
         return torch.einsum("bgo,bgi->goi", once, a[:, 0] ** 2) if layer.grouped else once.mT @ a[:, 0] ** 2
     how = "cbsgo,bsgi->cbgoi" if layer.grouped else "cbso,bsi->cboi"
     return by_columns(lambda g: (torch.einsum(how, g, a) ** 2).sum((0, 1)), g, g[0, :, 0].numel() * a.shape[-1])
@@ -89,7 +89,7 @@ def cross(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
     """Sum over columns and examples of each weight's gradient times that of the bias of its output unit, `[O, I]`."""
     a_, g_ = joined(layer, a, g)
     if g_.shape[2] == 1:
-        once = (g_[:, :, 0] ** 2).sum(0)
+        once = _squared(g_[:, :, 0])
         plain = a_[:, 0, ..., :-1]
         return torch.einsum("bgo,bgi->goi", once, plain) if layer.grouped else once.mT @ plain
 
@@ -98,6 +98,11 @@ def cross(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
         return (found[..., :-1] * found[..., -1:]).sum((0, 1))
 
     return by_columns(part, g_, g_[0, :, 0].numel() * a_.shape[-1])
+
+
+def _squared(g: Tensor) -> Tensor:
+    """Sum over columns of the squares."""
+    return (g**2).sum(0)
 
 
 def _elementwise(layer: Layer, a: Pieces, g: Pieces, how: str, summed: tuple[int, ...]) -> Tensor:

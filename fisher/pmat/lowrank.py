@@ -129,7 +129,21 @@ class PMatLowRank(PMat):
             outside = trees.sub(outside, back(inside(outside)))  # once more: little of the span may be left in it
             return trees.map(lambda x, y: x + y / r, back(c / (s + r)), outside)
 
-        return inverse
+        if self.weights is not None:
+            return inverse
+        spectrum = s + r
+        large = r > 128 * torch.finfo(s.dtype).eps * s.sum()  # where Woodbury's difference loses little
+
+        def woodbury(v: Any) -> Any:
+            inner = products(rows, v) @ U / spectrum
+            return trees.scale(1 / r, trees.sub(v, combination(rows, inner @ U.mT)))
+
+        def better(v: Any) -> Any:
+            x = woodbury(v)
+            rest = trees.sub(v, trees.axpy(r, x, combination(rows, products(rows, x))))
+            return trees.map(lambda s, t, u: torch.where(large, s + t, u), x, woodbury(rest), inverse(v))
+
+        return better
 
     # --- functions ---------------------------------------------------------------------------------------------------
 

@@ -79,16 +79,17 @@ class Reducer:
 
 
 def gram(rows: Tensor) -> Tensor:
-    """R'R of rows `[..., F]`, by its upper triangle of blocks: up to a quarter less than the whole product."""
-    return _gram(rows.flatten(0, -2))
-
-
-def _gram(rows: Tensor) -> Tensor:
-    if rows.shape[1] < 256:
-        return rows.mT @ rows
-    left, right = rows.tensor_split(2, 1)
-    corner = left.mT @ right
-    return torch.cat([torch.cat([_gram(left), corner], 1), torch.cat([corner.mT, _gram(right)], 1)])
+    """R'R of rows `[..., F]`, by its upper panels: up to nearly half less than the whole product."""
+    R = rows.flatten(0, -2)
+    parts = R.tensor_split(max(1, min(8, R.shape[1] // 100)), 1)
+    if len(parts) == 1:
+        return R.mT @ R
+    ends = [0]
+    for part in parts:
+        ends.append(ends[-1] + part.shape[1])
+    panels = [part.mT @ R[:, start:] for part, start in zip(parts, ends)]
+    below = lambda i, j: panels[j][:, ends[i] - ends[j] : ends[i + 1] - ends[j]].mT
+    return torch.cat([torch.cat([*(below(i, j) for j in range(i)), panel], 1) for i, panel in enumerate(panels)])
 
 
 def leaf_rows(f: Callable[..., Tensor], params: Any, x: Any, leaves: tuple[int, ...], columns: Tensor) -> LeafRows:

@@ -98,8 +98,10 @@ class Dense(Reducer):
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         total, mean = columns
-        centre = torch.outer(mean, mean) / seen**2 if self.options.centered else 0.0
-        return PMatDense(total / seen - centre, self.layers.space)
+        found = total / seen
+        return PMatDense(
+            found - torch.outer(mean, mean) / seen**2 if self.options.centered else found, self.layers.space
+        )
 
     def tree(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         """Gradients of all leaves, `[C, B, *leaf]`."""
