@@ -79,5 +79,6 @@ class Chain:
 
 
 def call_name(func: Any) -> str:
-    """A torch call's public name, for messages and tables; empty for a custom autograd function."""
-    return resolve_name(func) or ""
+    """A torch call's name, for messages and tables; empty for a custom autograd function."""
+    own = getattr(func, "__name__", "")
+    return resolve_name(func) or (f"torch.{own}" if own and getattr(torch, own, None) is func else "")
