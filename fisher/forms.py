@@ -180,18 +180,10 @@ class Convolution(Form):
 
     @property
     def arrangement(self) -> Arrangement:
-        if self.n_groups > 1:
-            return self._grouped()
-        spatial = tuple(range(2, 2 + len(self.kernel)))
-        return Arrangement((1,), (0, *spatial)) if self.back else Arrangement((0,), (1, *spatial))
-
-    def _grouped(self) -> Arrangement:
-        spatial = tuple(range(3, 3 + len(self.kernel)))
-        return (
-            Arrangement((2,), (1, *spatial), self.n_groups)
-            if self.back
-            else Arrangement((1,), (2, *spatial), self.n_groups)
-        )
+        split = int(self.n_groups > 1)  # the axis of groups comes first
+        spatial = tuple(range(2 + split, 2 + split + len(self.kernel)))
+        out, into = (1 + split, split) if self.back else (split, 1 + split)
+        return Arrangement((out,), (into, *spatial), self.n_groups)
 
     @property
     def sliceable(self) -> bool:

@@ -8,33 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from fisher.layers import LayerCollection
-from fisher.pmat import (
-    PMat,
-    PMatBlockDiag,
-    PMatDense,
-    PMatDiag,
-    PMatEKFAC,
-    PMatEye,
-    PMatKFAC,
-    PMatLowRank,
-    PMatMixed,
-    PMatQuasiDiag,
-)
+from fisher.pmat import PMat, PMatBlockDiag, PMatDiag, PMatEKFAC, PMatKFAC, PMatMixed
+from fisher.reducers import REDUCERS
 from fisher.reducers.base import LeafRows, Options, Reducer
 from fisher.reducers.kfac import KFAC
-from fisher.reducers.rows import BlockDiag, Dense, Diag, Eye, LowRank, QuasiDiag
 
 LARGEST_BLOCK = 4096
-PARTS: dict[type[PMat], type[Reducer]] = {
-    PMatKFAC: KFAC,
-    PMatEKFAC: KFAC,  # corrected by a second pass
-    PMatDiag: Diag,
-    PMatQuasiDiag: QuasiDiag,
-    PMatBlockDiag: BlockDiag,
-    PMatDense: Dense,
-    PMatLowRank: LowRank,
-    PMatEye: Eye,
-}
+PARTS: dict[type[PMat], type[Reducer]] = {**REDUCERS, PMatEKFAC: KFAC}  # KFAC, corrected by a second pass
 
 
 class Mixed(Reducer):
