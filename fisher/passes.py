@@ -66,8 +66,10 @@ def checked_batches(run: Pass, data: Any) -> Any:
 def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     """The matrix that the reducer makes of all batches."""
     seen, inputs, columns = 0, None, None
+    known = one_batch(data) and not options.centered
     for x, target in checked_batches(run, data):
         run = run.on(run.found(x))
+        options = dataclasses.replace(options, examples=batch_size(x)) if known else options
         reducer = make(run.layers, options)  # type: ignore[arg-type]
         part_in, part = _one(run, x, target, reducer)
         if run.dtype is not None:
@@ -77,7 +79,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
         seen += batch_size(x)
     if run.layers is None or not seen:
         raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
-    made = make(run.layers, options).finish(inputs, columns, seen)
+    made = make(run.layers, options).finish(inputs, columns, seen // options.examples)
     if run.dtype is not None:
         dtype = trees.leaves(run.params)[0].dtype
         made = _cast(made, dtype)
@@ -93,7 +95,9 @@ def _one(run: Pass, x: Any, target: Any, reducer: Reducer) -> tuple[Any, Any]:
     y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
     total = None
     free = tuple(layer.leaves[0] for layer in layers.exact)
+    over = reducer.options.examples**0.5
     for chunk in run.columns.parts(y, target, run.chunk_size):
+        chunk = chunk / over
         g = column_rows(layers, back(chunk), batch_size(x))
         part = reducer.columns(kept, g, leaf_rows(run.f, run.params, x, free, chunk))
         total = part if total is None else reducer.add(total, part)

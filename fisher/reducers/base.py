@@ -25,10 +25,15 @@ LeafRows = dict[int, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """sharing: "expand" or "reduce", what KFAC does over positions; centered: subtract the mean gradient."""
+    """sharing: "expand" or "reduce", what KFAC does over positions; centered: subtract the mean gradient.
+
+    examples: how many there are where that is known beforehand (a single batch).  The columns then come over its root and
+    the inputs' moments over it, so that sums are means, and no large matrix is divided.
+    """
 
     sharing: str = "expand"
     centered: bool = False
+    examples: int = 1
 
 
 class Reducer:
@@ -78,12 +83,18 @@ class Reducer:
         return {l.name: self.gradients(l, kept, g, rows).sum((0, 1)) for l in self.layers if l.family != UNUSED}
 
 
-def gram(rows: Tensor) -> Tensor:
-    """R'R of rows `[..., F]`, by its upper panels: up to nearly half less than the whole product."""
+def mean(total: Tensor, seen: int) -> Tensor:
+    """total / seen, without a copy where that is total."""
+    return total if seen == 1 else total / seen
+
+
+def gram(rows: Tensor, over: int = 1) -> Tensor:
+    """R'R / over of rows `[..., F]`, by its upper panels: up to nearly half less than the whole product."""
     R = rows.flatten(0, -2)
     parts = R.tensor_split(max(1, min(8, R.shape[1] // 100)), 1)
+    parts = parts if over == 1 else tuple(part / over for part in parts)
     if len(parts) == 1:
-        return R.mT @ R
+        return parts[0].mT @ R
     ends = [0]
     for part in parts:
         ends.append(ends[-1] + part.shape[1])

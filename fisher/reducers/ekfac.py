@@ -15,7 +15,7 @@ from torch.func import vmap
 from fisher.layers import LayerCollection
 from fisher.pmat import PMat, PMatEKFAC
 from fisher.products import gradient, joined, product_squares
-from fisher.reducers.base import LeafRows, Options, Reducer
+from fisher.reducers.base import LeafRows, Options, Reducer, mean
 from fisher.reducers.kfac import KFAC
 from fisher.uses import Layer
 from linmaps.linalg import eigh
@@ -80,8 +80,8 @@ def _moments(reducer: Reducer, layer: Layer, bases: Bases, kept: dict[int, Tenso
     squares = product_squares(layer, turned, t)
     if not reducer.options.centered:
         return squares, {}
-    mean = gradient(layer, *[[p] if isinstance(p, Tensor) else p for p in _single(reducer, layer, kept, g)])
-    return squares, W.mT @ (mean if layer.diagonal else mean @ U)
+    first = gradient(layer, *[[p] if isinstance(p, Tensor) else p for p in _single(reducer, layer, kept, g)])
+    return squares, W.mT @ (first if layer.diagonal else first @ U)
 
 
 def _single(reducer: Reducer, layer: Layer, kept: dict[int, Tensor], g: dict[int, Tensor]) -> Any:
@@ -90,4 +90,6 @@ def _single(reducer: Reducer, layer: Layer, kept: dict[int, Tensor], g: dict[int
 
 
 def _values(moved: dict[str, Any], seen: int) -> dict[str, Tensor]:
-    return {n: s / seen - ((m / seen) ** 2 if isinstance(m, Tensor) else 0.0) for n, (s, m) in moved.items()}
+    return {
+        n: mean(s, seen) - (m / seen) ** 2 if isinstance(m, Tensor) else mean(s, seen) for n, (s, m) in moved.items()
+    }

@@ -12,7 +12,7 @@ from fisher.forms import Lookup
 from fisher.layers import LayerCollection
 from fisher.pmat import PMat, PMatKFAC
 from fisher.products import cut
-from fisher.reducers.base import LeafRows, Options, Reducer, gram
+from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
 from fisher.uses import UNUSED, Layer
 
 LARGEST_EXACT = 2**15  # 4 GiB in float32
@@ -35,7 +35,7 @@ class KFAC(Reducer):
                 )
 
     def keep(self, use: int, a: Tensor) -> Any:
-        """Sum of (a, 1)(a, 1)' (of a a' without a bias); with sharing="reduce" (sum over s of (a, 1), S).
+        """Sum of (a, 1)(a, 1)' (of a a' without a bias) over options.examples; with sharing="reduce" (sum over s of (a, 1), S).
 
         Of a lookup the counts; an elementwise layer keeps a itself.
         """
@@ -49,7 +49,7 @@ class KFAC(Reducer):
             a = torch.nn.functional.pad(a, (0, 1), value=1.0)
         if self.reduce:
             return a.sum(1), a.new_full((), a.shape[1])
-        return moment(a, u.form.groups > 1)
+        return moment(a, u.form.groups > 1, self.options.examples)
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         return {l.name: self._input_factor(l, [kept[k] for k in l.uses]) for l in self.layers if l.kronecker}
@@ -74,20 +74,24 @@ class KFAC(Reducer):
         like = next(iter({**factors, **exact}.values()))
         for names in (factors, exact):
             for n in names:
-                names[n] = names[n] / seen
+                names[n] = mean(names[n], seen)
                 if n in means:
-                    names[n] = names[n] - means[n][..., :, None] * means[n][..., None, :] / seen**2
+                    m = mean(means[n], seen)
+                    names[n] = names[n] - m[..., :, None] * m[..., None, :]
         unused = {l.name: like.new_zeros(()) for l in self.layers if l.family == UNUSED}
-        made = {n: (A.to(factors[n].dtype) / seen, factors[n]) for n, A in inputs.items()}
+        made = {n: (self._mean(n, A.to(factors[n].dtype), seen), factors[n]) for n, A in inputs.items()}
         return PMatKFAC(made, exact | unused, self.layers)
+
+    def _mean(self, name: str, A: Tensor, seen: int) -> Tensor:
+        return mean(A, seen * self.options.examples if self.layers[name].diagonal else seen)
 
     def _input_factor(self, layer: Layer, kept: list[Any]) -> Tensor:
         """Sum over b, s of (a, 1)(a, 1)'; with sharing="reduce" of the means over s."""
         if layer.diagonal:
             return _total(kept)
         if self.reduce:
-            mean = _total([a for a, _ in kept]) / _total([s for _, s in kept])
-            found = moment(mean[:, None], layer.grouped)
+            shared = _total([a for a, _ in kept]) / _total([s for _, s in kept])
+            found = moment(shared[:, None], layer.grouped, self.options.examples)
         else:
             found = _total(kept)
         if layer.weight is None:  # a bias that is no column of its use's weight
@@ -107,17 +111,17 @@ class KFAC(Reducer):
         return _total([t.sum((0, 1, 2)) for t in g]) / sum(t.shape[2] for t in g)
 
 
-def moment(t: Tensor, grouped: bool) -> Tensor:
-    """Sum of t t' over all but the last axis, `[F, F]`, or `[groups, F, F]` of t `[..., groups, F]`.
+def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:
+    """Sum of t t' / over, over all but the last axis, `[F, F]`, or `[groups, F, F]` of t `[..., groups, F]`.
 
     Where features lie apart in memory (the channels of a convolution), by one small product for each example: as many
     multiplications as all positions in one product, and no copy.
     """
     if grouped:
-        return vmap(moment, in_dims=(-2, None))(t, False)
+        return vmap(moment, in_dims=(-2, None, None))(t, False, over)
     if t.ndim > 2 and t.stride(-1) != 1 and 1 < t.shape[-1] <= t.shape[-2]:
-        return (t.mT @ t).flatten(0, -3).sum(0)
-    return gram(t)
+        return mean((t.mT @ t).flatten(0, -3).sum(0), over)
+    return gram(t, over)
 
 
 def _total(parts: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.products import cross, squares
-from fisher.reducers.base import LeafRows, Reducer, gram
+from fisher.reducers.base import LeafRows, Reducer, gram, mean
 from fisher.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
 from linmaps import trees
 
@@ -32,7 +32,7 @@ class Diag(Reducer):
         return squares(l, *self.pieces(l, kept, g))
 
     def _diag(self, sums: dict[str, Tensor], means: dict[str, Tensor], seen: int) -> Any:
-        views = {n: t / seen - (means[n] / seen) ** 2 if n in means else t / seen for n, t in sums.items()}
+        views = {n: mean(t, seen) - (means[n] / seen) ** 2 if n in means else mean(t, seen) for n, t in sums.items()}
         return self.layers.tree(_with_unused(self.layers, views))
 
 
@@ -57,7 +57,7 @@ class QuasiDiag(Diag):
         sums, means, crossed = columns
         found = {}
         for n, t in crossed.items():
-            found[n] = t / seen
+            found[n] = mean(t, seen)
             if n in means:
                 found[n] = found[n] - _paired(means[n] / seen)
         return PMatQuasiDiag(self._diag(sums, means, seen), found, self.layers)
@@ -85,7 +85,7 @@ class BlockDiag(Reducer):
         blocks = {l.name: like.new_zeros(()) for l in self.layers if l.family == UNUSED}
         for n, t in sums.items():
             m = (means[n] / seen).flatten() if n in means else None
-            blocks[n] = t / seen if m is None else t / seen - torch.outer(m, m)
+            blocks[n] = mean(t, seen) if m is None else mean(t, seen) - torch.outer(m, m)
         return PMatBlockDiag(blocks, self.layers)
 
 
@@ -97,11 +97,12 @@ class Dense(Reducer):
         return gram(whole), (whole.sum((0, 1)) if self.options.centered else {})
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
-        total, mean = columns
-        found = total / seen
-        return PMatDense(
-            found - torch.outer(mean, mean) / seen**2 if self.options.centered else found, self.layers.space
-        )
+        total, summed = columns
+        found = mean(total, seen)
+        if self.options.centered:
+            m = mean(summed, seen)
+            found = found - torch.outer(m, m)
+        return PMatDense(found, self.layers.space)
 
     def tree(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         """Gradients of all leaves, `[C, B, *leaf]`."""
@@ -126,7 +127,7 @@ class LowRank(Dense):
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         if self.options.centered:  # one column: as many rows as examples
             columns = trees.map(lambda t: t - t.mean(0, keepdim=True), columns)
-        return PMatLowRank(trees.scale(seen**-0.5, columns))
+        return PMatLowRank(columns if seen == 1 else trees.scale(seen**-0.5, columns))
 
 
 def _has_both(l: Layer) -> bool:
