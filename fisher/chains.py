@@ -46,6 +46,8 @@ Step = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 def step(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
     """The call as data if it is elementwise in its first argument and all else in it is a plain constant."""
+    if _flattens(func, args, kwargs):  # entries keep their order, so a later layer sees the same numbers
+        return "torch.clone", (), ()
     rest = {k: v for k, v in kwargs.items() if k != "inplace"}
     constants = (*args[1:], *rest.values())
     if any(not (c is None or isinstance(c, (int, float, bool, str))) for c in constants):
@@ -55,6 +57,19 @@ def step(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | Non
         return None if training else ("torch.clone", (), ())
     name = _OF_CALL.get(func) or _OF_CALL.get(getattr(func, "__func__", None))
     return None if name is None else (name, args[1:], tuple(sorted(rest.items())))
+
+
+def _flattens(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call lays out the entries of each example in a row, `[B, everything]`."""
+    x, rest = args[0], args[1:]
+    if func in (torch.flatten, torch.Tensor.flatten):
+        start = rest[0] if rest else kwargs.get("start_dim", 0)
+        end = rest[1] if len(rest) > 1 else kwargs.get("end_dim", -1)
+        return start == 1 and end in (-1, x.ndim - 1)
+    if func in (torch.reshape, torch.Tensor.reshape, torch.Tensor.view) and not kwargs:
+        shape = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
+        return len(shape) == 2 and shape[0] == x.shape[0] and x.ndim > 2
+    return False
 
 
 @static

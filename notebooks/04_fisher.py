@@ -42,7 +42,6 @@ from torch.func import grad, vmap
 from tqdm import tqdm
 
 import fisher
-import linmaps
 from linmaps import trees
 
 INTERACTIVE = "get_ipython" in globals()
@@ -395,14 +394,9 @@ def exact_length_method(kind, least: float, damping: float = 0.1) -> tuple:
         g = grad(loss)(p)
         F = fisher.fim(mlp, p, x, kind, layers=mlp_layers, check_finite=False)
         whole = fisher.fim(mlp, p, x, fisher.PMatImplicit, check_finite=False)
-        D = trees.map(lambda *d: torch.stack(d), F.solve(g, damping), last)  # two directions
-        FD = trees.axpy(damping, D, whole.mmap(D))
-        M = vmap(lambda a: vmap(lambda b: trees.dot(a, b))(D))(FD)
-        slope = vmap(lambda a: trees.dot(a, g))(D)
-        lengths = -linmaps.linalg.pinv(M) @ slope
-        step = trees.map(lambda d: torch.einsum("k,k...->...", lengths, d), D)
+        step = fisher.recipes.best_step(whole, g, trees.stack([F.solve(g, damping), last]), damping)
         moved = trees.add(p, step)
-        ratio = (loss(p) - loss(moved)) / (-(lengths @ slope) / 2)
+        ratio = (loss(p) - loss(moved)) / (-trees.dot(g, step) / 2)
         damping = torch.where(ratio > 0.75, damping / 1.5, torch.where(ratio < 0.25, damping * 1.5, damping))
         return moved, damping.clamp_min(least), step
 

@@ -11,6 +11,7 @@ from fisher.pmat.blockdiag import PMatBlockDiag, added
 from fisher.pmat.blocks import Layerwise
 from fisher.pmat.dense import PMatDense
 from fisher.pmat.eye import PMatEye
+from fisher.pmat.matrixfree import MatrixFree
 from linmaps import trees
 from linmaps.linalg import positive_root
 from linmaps.trees import Layout
@@ -88,8 +89,14 @@ class PMatSum(PMat):
     # --- with another regul ----------------------------------------------------------------------------------------
 
     def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "default", **options: Any) -> Any:
-        """(F + regul I)^-1 v; kinds and options of the one term beside a multiple of I, else those of `dense()`."""
+        """(F + regul I)^-1 v; kinds and options of the one term beside a multiple of I, else those of `dense()`.
+
+        With a matrix-free term beside others (a centred implicit matrix) by conjugate gradients on products of the sum.
+        """
         check_regul(regul)
+        rest = [F for F in self.terms if not isinstance(F, PMatEye)]
+        if kind in ("default", "cg") and len(rest) > 1 and any(isinstance(F, MatrixFree) for F in rest):
+            return Products(self).solve(v, regul, kind=kind, **options)
         F, alpha = (self.dense(), 0.0) if kind == "lstsq" else self.shifted()
         return F.solve(v, regul + alpha, kind=kind, **options)
 
@@ -168,6 +175,22 @@ def same_space(F: PMat, G: PMat, sign: str) -> None:
             f"{[trees.path_str(p) for p in G.layout.paths]} {G.layout.shapes}, expected "
             f"{[trees.path_str(p) for p in F.layout.paths]} {F.layout.shapes}; take matrices of the same params"
         )
+
+
+@trees.record()
+class Products(MatrixFree):
+    """A sum of which only products are formed: what conjugate gradients need."""
+
+    total: PMatSum
+
+    __repr__ = PMat.__repr__
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        return self.total.layout
+
+    def mv(self, v: Any) -> Any:
+        return self.total.mv(v)
 
 
 def _total(parts: list[Any]) -> Any:

@@ -6,11 +6,13 @@ from fisher.recipes.influence import influence, leave_one_out, self_influence
 from fisher.recipes.laplace import Laplace, laplace, tune_prior_precision
 from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradient_step
 from fisher.recipes.pruning import prune_mask, pruning_scores, unit_mask, unit_scores
+from fisher.recipes.steps import best_step
 
 __all__ = [
     "Damping",
     "Laplace",
     "NaturalStep",
+    "best_step",
     "effective_dimension",
     "ewc_penalty",
     "ewc_total",

@@ -206,6 +206,9 @@ CASES |= {
         ).params,
         (P, V), tol=1e-6,
     ),
+    "fisher.recipes.best_step": Case(
+        lambda p, v: R.best_step(_dense(p, X.to(p["w"].dtype)), v, trees.stack([p, v]), 0.1), (P, V), tol=1e-6
+    ),
     "fisher.recipes.Damping": Exempt("record of a scalar; used in natural_gradient_step"),
     "fisher.recipes.NaturalStep": Exempt("record that natural_gradient_step returns"),
     "fisher.recipes.pruning_scores/obd": Case(lambda p, x: R.pruning_scores(_dense(p, x), p), (P, X)),

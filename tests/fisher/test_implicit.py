@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
+import fisher
 from fisher.curvature import fisher_vector
 from fisher.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Segmentation
 from fisher.pmat.implicit import PMatImplicit
@@ -315,3 +316,20 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_centred_implicit_matrix_is_solved_by_products(monkeypatch):
+    f = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"]
+    g = torch.Generator().manual_seed(4)
+    normal = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)
+    p, x, t = {"w": normal(3, 4), "v": normal(4, 3)}, normal(9, 3), torch.randint(0, 3, (9,), generator=g)
+    fim = lambda kind: fisher.fim(f, p, (x, t), kind, estimator="gradient_covariance", centered=True)
+    v, dense = {"w": normal(3, 4), "v": normal(4, 3)}, fim(fisher.PMatDense)
+    whole = fim(fisher.PMatImplicit)
+    monkeypatch.setattr(type(whole), "to_torch", None)
+    monkeypatch.setattr(type(whole), "dense", None)
+    solution, report = whole.solve(v, 0.1, kind="cg", report=True)
+    for got in (solution, whole.solve(v, 0.1)):
+        for a, b in zip(trees.leaves(got), trees.leaves(dense.solve(v, 0.1))):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert report.iterations.max() <= 24
