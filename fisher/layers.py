@@ -182,7 +182,8 @@ class LayerCollection:
     @property
     def complete(self) -> bool:
         """Whether these layers are all of f's parameters."""
-        return sum(l.numel for l in self) == self.layout.numel
+        leaves = {n for l in self for n in l.leaves}
+        return len(leaves) == len(self.layout.paths) and sum(l.numel for l in self) == self.layout.numel
 
     @property
     def space(self) -> Layout:

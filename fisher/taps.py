@@ -34,11 +34,13 @@ def pull(
     layers: LayerCollection,
     uses: tuple[int, ...],
     keep: Callable[[int, Tensor], Any],
+    also: tuple[int, ...] = (),
 ) -> tuple[Tensor, dict[int, Any], Callable[[Tensor], dict[int, Tensor]]]:
     """One forward: `(y, inputs, back)`.
 
-    inputs[k] = keep(k, a) with a [B, S, I], evaluated at the call; back(columns [C, B, ...]) = {k: gradient [C, *z]} in
-    the shape of the use's output z: `column_rows` brings it to [C, B, S, O].
+    inputs[k] = keep(k, a) with a [B, S, I], evaluated at the call, for the uses and for those of `also`;
+    back(columns [C, B, ...]) = {k: gradient [C, *z]} in the shape of the use's output z: `column_rows` brings it to
+    [C, B, S, O].
     """
     batch = batch_size(x)
     params = distinct(params)
@@ -46,7 +48,7 @@ def pull(
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)
         taps = {k: reference[layers.leaf_of(k)].new_zeros(shapes[k]) for k in uses}
-        return vjp(lambda taps: _tapped(f, params, x, layers, taps, keep, batch), taps, has_aux=True)
+        return vjp(lambda taps: _tapped(f, params, x, layers, taps, keep, batch, also), taps, has_aux=True)
 
     try:
         y, back, inputs = attempt({k: layers.uses[k].tap_shape(batch) for k in uses})
@@ -76,11 +78,13 @@ def layer_io(
     cotangent: Callable[[Tensor], Tensor],
     *,
     uses: tuple[int, ...] | None = None,
-) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    inputs_of: tuple[int, ...] = (),
+) -> tuple[Tensor, dict[int, tuple[Tensor, Any]]]:
     """`(y, {use: (a, g)})`: what enters each use, a [B, S, I] (ones for a bias alone, patches of a convolution, the
     normalized x of a norm, indices [B, S] of a lookup), and the gradient at its output,
     g [C, B, S, O] = d <cotangent(y)_c, y> / d output.  With groups they are [.., groups, I] and [.., groups, O].
 
+    uses: which, by number (None: all).  inputs_of: more of them, for which g is None: the backward need not reach them.
     One forward and one backward over C columns; memory C B S O per use.  Pure; composes with vmap, grad, jacrev, jacfwd.
     Raises ValueError where the uses met differ from `layers`.
 
@@ -93,12 +97,14 @@ def layer_io(
     [(4, 1, 2), (1, 4, 1, 3)]
     """
     wanted = layers.tapped if uses is None else uses
-    y, inputs, back = pull(f, params, x, layers, wanted, lambda k, a: a)
-    g = column_rows(layers, back(cotangent(y)), batch_size(x))
-    return y, {k: (inputs[k], g[k]) for k in wanted}
+    y, inputs, back = pull(f, params, x, layers, wanted, lambda k, a: a, inputs_of)
+    g: dict[int, Any] = column_rows(layers, back(cotangent(y)), batch_size(x))
+    return y, {k: (inputs[k], g.get(k)) for k in (*wanted, *inputs_of)}
 
 
-def _tapped(f: Any, params: Any, x: Any, layers: LayerCollection, taps: Any, keep: Any, batch: int) -> Any:
+def _tapped(
+    f: Any, params: Any, x: Any, layers: LayerCollection, taps: Any, keep: Any, batch: int, also: tuple[int, ...]
+) -> Any:
     inputs: dict[int, Any] = {}
     player = _Replay(layers.uses)
 
@@ -106,12 +112,12 @@ def _tapped(f: Any, params: Any, x: Any, layers: LayerCollection, taps: Any, kee
         k = player.index(match)
         if k is None:
             return run()
-        if k in taps and match.inputs is not None:
+        if (k in taps or k in also) and match.inputs is not None:
             x_in = match.inputs if match.feature is None else match.feature(match.inputs)
             a = layers.uses[k].inputs(x_in, batch)
             inputs[k] = keep(k, a.clone() if layers.uses[k].mutated else a)
         z = run()
-        if k in taps and match.inputs is None:
+        if (k in taps or k in also) and match.inputs is None:
             inputs[k] = keep(k, torch.ones_like(layers.uses[k].outputs(z, batch)[..., :1]))
         if k in taps:
             if taps[k].shape != z.shape:

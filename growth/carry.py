@@ -1,35 +1,58 @@
-"""Carry optimizer moments and other state over a growth step: old entries keep place and value, new ones are zero."""
+"""Carry state over a change of widths: old entries keep place and value, new ones are zero, those of pruned units go."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from fisher.fmat import FMatDense
+from fisher.layers import LayerCollection
+from fisher.pmat import PMat
+from growth.layouts import carried_layers, carried_statistics
+from growth.matrices import carried_matrix
+from growth.moves import Move, Moves, growing, pruning
+from growth.pairs import Pair
+from growth.prune import Units
+from growth.statistics import Statistics
 from linmaps import trees
 from linmaps.trees import Path, path_str
 
-Shape = tuple[int, ...]
+FILLS = ("zero", "mean")
+SCALES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "step_size")  # what steps are divided by
+FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of L-BFGS: all parameters as one vector
 
 
-def grow_like(state: Any, params: Any, grown: Any) -> Any:
+def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero") -> Any:
     """`state` with every leaf that belongs to a grown leaf of params padded with zeros to its new shape.
 
     A leaf of the state belongs to a leaf of params of its shape
 
     1. whose path ends its own: moments, averages and other trees shaped like params, anywhere in the state;
     2. by number, in lists and in a `torch.optim` state dict: the parameters in the order of insertion, or else in the
-       leaf order of optree, whichever has the shapes of all entries;
+       leaf order of optree, whichever has the shapes of all entries (the flat vectors of L-BFGS where both agree);
     3. or, failing these, by its shape alone, if that says what the new shape is.
 
-    Anything else (step counters, scalars, leaves of other shapes) is copied.  So the next optimizer step moves
-    the old entries as it would have without growth where the new units are zero on one side.  Stacked ensembles work
-    alike.
+    Records are known for what they are.  Of `Statistics` the entries of new units are zero, as if these had been silent so
+    far; merged with a later pass they tend to the truth.  Of a matrix (PMat) over params the old block is kept and the
+    rows and columns of new parameters are zero: PMatDense, BlockDiag, Diag, QuasiDiag, KFAC (zeros in A and G), EKFAC and
+    Eigen (zero eigenvalues on new axes of the basis), LowRank, Range, Mixed, Sum of these; a multiple of the identity
+    stays one.  LayerCollections get the new sizes.  Matrices over functions (FMatDense) do not change.
 
-    Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, and (naming the leaf)
-    where a shape fits several leaves that grew differently.
+    Anything else (step counters, scalars, leaves of other shapes) is copied.  So the next optimizer step moves
+    the old entries as it would have without growth where the new units are zero on one side.  Stacked ensembles of plain
+    trees work alike, records by `torch.func.vmap`.
+
+    Step counters are kept too, so Adam's bias correction takes the zero moments of new entries for settled ones: their
+    first steps are (1 - beta1) / sqrt(1 - beta2) times the learning rate at most, 3.2 for (.9, .999), falling to 1 within
+    1 / (1 - beta2) steps.  fill="mean": in a `torch.optim` state dict, what steps are divided by (second moments, norms)
+    starts at the mean of the old entries of its leaf, so that new entries move about as much as old ones.
+
+    Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, (naming the leaf)
+    where a shape fits several leaves that grew differently, for another fill, and for matrices that hold functions
+    (PMatImplicit, PMatPullback) or are of other params: compute them anew.
 
     >>> import torch
     >>> params, grown = {"w": torch.ones(2, 1), "b": torch.ones(2)}, {"w": torch.ones(3, 1), "b": torch.ones(3)}
@@ -38,29 +61,48 @@ def grow_like(state: Any, params: Any, grown: Any) -> Any:
         [1.],
         [0.]]), 'b': tensor([1., 1., 0.])}}
     """
-    return _Carrier(params, grown).walk(state, ())
+    return Carrier(growing(params, grown), fill).walk(state, ())
 
 
-class _Carrier:
-    """Old and new shape of each leaf of params, by path and in both orders."""
+def prune_like(state: Any, params: Any, pair: Pair, units: Units) -> Any:
+    """`state` without the entries of hidden units of a pair, as `prune(params, pair, units)` is params without them.
 
-    def __init__(self, params: Any, grown: Any) -> None:
-        trees.check_like(grown, params, "grown", shapes=False)
-        self.shapes: dict[Path, tuple[Shape, Shape]] = {}
-        for path, old, new in zip(trees.paths(params), trees.leaves(params), trees.leaves(grown)):
-            a, b = tuple(old.shape), tuple(new.shape)
-            if len(a) != len(b) or any(m > n for m, n in zip(a, b)):
-                raise ValueError(
-                    f"grown: {path_str(path)} has shape {b}, expected at least {a}; give grow(params, ...)"
-                )
-            self.shapes[path] = a, b
-        self.by_name = {path_str(p): s for p, s in self.shapes.items()}
-        inserted = [self.shapes[p] for p in _inserted(params, ())]
-        self.orders = [inserted, list(self.shapes.values())]
+    What of the state belongs to which leaf of params is found as in `grow_like`, and of records the same is said: rows
+    and columns of the units go (of KFAC those of A and G; EKFAC and Eigen raise, since a part of a basis is none:
+    `F.to_torch()`, or a KFAC, can be cut).  Step counters are kept.
+
+    Raises ValueError as `grow_like` and `prune`.
+
+    >>> import torch
+    >>> params = {"a.weight": torch.ones(2, 1), "b.weight": torch.ones(1, 2)}
+    >>> m = {"a.weight": torch.tensor([[1.0], [2.0]]), "b.weight": torch.tensor([[3.0, 4.0]])}
+    >>> prune_like({"step": 4, "m": m}, params, Pair("a", "b"), [0])
+    {'step': 4, 'm': {'a.weight': tensor([[2.]]), 'b.weight': tensor([[4.]])}}
+    """
+    return Carrier(pruning(params, pair, units)).walk(state, ())
+
+
+class Carrier:
+    """One walk through a state: each leaf of it is moved as the leaf of params that it belongs to."""
+
+    def __init__(self, moves: Moves, fill: str = "zero") -> None:
+        if fill not in FILLS:
+            raise ValueError(f"fill: got {fill!r}, expected one of {list(FILLS)}")
+        self.moves, self.fill = moves, fill
+        self.by_name = {path_str(p): m for p, m in moves.leaves.items()}
+        self.orders = [[moves.leaves[p] for p in moves.inserted], list(moves.leaves.values())]
 
     def walk(self, node: Any, path: Path) -> Any:
         if isinstance(node, Tensor):
             return self.leaf(node, path)
+        if isinstance(node, LayerCollection):
+            return carried_layers(node, self.moves)
+        if isinstance(node, PMat):
+            return carried_matrix(node, self.moves)
+        if isinstance(node, Statistics):
+            return carried_statistics(node, self.moves)
+        if isinstance(node, FMatDense):
+            return trees.map(Tensor.clone, node)
         if isinstance(node, dict):
             if {"state", "param_groups"} <= node.keys() and isinstance(node["state"], dict):
                 return type(node)((k, self.optimizer(v) if k == "state" else v) for k, v in node.items())
@@ -71,8 +113,7 @@ class _Carrier:
         keys, children, rebuild = level
         numbered = self.numbered(children) if isinstance(node, (list, tuple)) else None
         if numbered is not None:
-            padded: list[Any] = [_padded(t, s) for t, s in zip(node, numbered)]
-            return rebuild(padded)
+            return rebuild([move(t) for t, move in zip(node, numbered)])
         return rebuild([self.walk(c, (*path, k)) for k, c in zip(keys, children)])
 
     def leaf(self, t: Tensor, path: Path) -> Tensor:
@@ -80,25 +121,25 @@ class _Carrier:
         parts = path_str(path).split(".") if path else []
         for n in range(len(parts) + 1):  # the longest end first
             found = self.by_name.get(".".join(parts[n:]))
-            if found is not None and found[0] == shape:
-                return _padded(t, found[1])
-        targets = {new for old, new in self.shapes.values() if old == shape}
-        if len(targets) > 1:
-            names = [path_str(p) for p, (old, _) in self.shapes.items() if old == shape]
+            if found is not None and found.old == shape:
+                return found(t)
+        fitting = {p: m for p, m in self.by_name.items() if m.old == shape}
+        first = next(iter(fitting.values()), None)
+        if first is None:
+            return t.clone()
+        if any(not m.same(first) for m in fitting.values()):
+            targets = sorted({m.new for m in fitting.values()})
             raise ValueError(
-                f"state: {path_str(path)} has shape {shape}, which fits {names}, grown to {sorted(targets)}; "
-                "expected one new shape: keep such state in trees with the structure of params"
+                f"state: {path_str(path)} has shape {shape}, which fits {list(fitting)}, resized to {targets}; "
+                "expected one way to resize it: keep such state in trees with the structure of params"
             )
-        return _padded(t, targets.pop() if targets else shape)
+        return first(t)
 
-    def numbered(self, children: Sequence[Any]) -> list[Shape] | None:
-        """The new shapes of a list with one tensor per leaf of params."""
-        if len(children) != len(self.shapes) or not all(isinstance(c, Tensor) for c in children):
+    def numbered(self, children: Sequence[Any]) -> list[Move] | None:
+        """How a list with one tensor per leaf of params moves."""
+        if len(children) != len(self.by_name) or not all(isinstance(c, Tensor) for c in children):
             return None
-        for order in self.orders:
-            if all(tuple(c.shape) == old for c, (old, _) in zip(children, order)):
-                return [new for _, new in order]
-        return None
+        return next((o for o in self.orders if all(tuple(c.shape) == m.old for c, m in zip(children, o))), None)
 
     def optimizer(self, entries: dict[Any, Any]) -> dict[Any, Any]:
         order = next((o for o in self.orders if all(_fits(e, o, i) for i, e in entries.items())), None)
@@ -109,34 +150,52 @@ class _Carrier:
             }
             raise ValueError(
                 f"state: the entries of this torch.optim state dict have shapes {got}, expected those of params in "
-                f"some order: {[old for old, _ in self.orders[0]]} or {[old for old, _ in self.orders[1]]}; give the "
+                f"some order: {[m.old for m in self.orders[0]]} or {[m.old for m in self.orders[1]]}; give the "
                 "params that the optimizer was made for"
             )
-        return {i: trees.map(lambda t, s=order[i]: _entry(t, s), e) for i, e in entries.items()}
+        if any(lbfgs(e) for e in entries.values()) and any(
+            not a.same(b) or a.old != b.old for a, b in zip(*self.orders)
+        ):
+            raise ValueError(
+                "state: L-BFGS keeps all parameters as one vector of unknown order: that of insertion and the leaf order "
+                "of optree differ, expected params in which they agree (a list); or use swap_parameters on the optimizer"
+            )
+        return {i: self.entry(e, order[i], order) for i, e in entries.items()}
+
+    def entry(self, entry: dict[str, Any], move: Move, order: Sequence[Move]) -> dict[str, Any]:
+        """An optimizer's state of one parameter; order: how all of its parameters move."""
+        if lbfgs(entry):
+            return {k: trees.map(lambda t: _flat(t, order), v) if k in FLAT else _copied(v) for k, v in entry.items()}
+        return {k: self.moment(k, v, move) for k, v in entry.items()}
+
+    def moment(self, key: str, value: Any, move: Move) -> Any:
+        if not isinstance(value, Tensor) or tuple(value.shape) != move.old:
+            return _copied(value)
+        return move.filled(value) if self.fill == "mean" and key in SCALES else move(value)
 
 
-def _inserted(node: Any, path: Path) -> list[Path]:
-    """Paths of the leaves in the order of insertion of dicts."""
-    level = trees.one_level(node)
-    if level is None:
-        return [] if node is None else [path]
-    return [p for k, c in zip(level[0], level[1]) for p in _inserted(c, (*path, k))]
+def lbfgs(entry: Any) -> bool:
+    """Whether an optimizer's entry is that of `torch.optim.LBFGS`, which keeps all parameters as one vector."""
+    return isinstance(entry, dict) and "prev_flat_grad" in entry
 
 
-def _fits(entry: Any, order: list[tuple[Shape, Shape]], i: Any) -> bool:
+def _fits(entry: Any, order: Sequence[Move], i: Any) -> bool:
     """Whether the tensors of an optimizer's entry, scalars apart, have the shape of parameter i."""
+    if not isinstance(i, int) or i >= len(order):
+        return False
     shapes = {tuple(t.shape) for t in trees.leaves(entry) if isinstance(t, Tensor)} - {()}
-    return isinstance(i, int) and i < len(order) and shapes <= {order[i][0]}
+    if lbfgs(entry):
+        return shapes <= {(sum(m.numel for m in order),)}
+    return shapes <= {order[i].old}
 
 
-def _entry(t: Any, shapes: tuple[Shape, Shape]) -> Any:
-    return _padded(t, shapes[1] if tuple(t.shape) == shapes[0] else tuple(t.shape)) if isinstance(t, Tensor) else t
+def _flat(t: Any, order: Sequence[Move]) -> Any:
+    """The vector of all parameters, one behind the other."""
+    if not isinstance(t, Tensor) or t.ndim == 0:
+        return _copied(t)
+    parts = zip(t.split([m.numel for m in order]), order)
+    return torch.cat([m(part.reshape(m.old)).flatten() for part, m in parts])
 
 
-def _padded(t: Tensor, shape: Shape) -> Tensor:
-    """A new tensor in any case: optimizers change their state in place."""
-    return (
-        pad(t, [n for a, b in zip(reversed(t.shape), reversed(shape)) for n in (0, b - a)])
-        if t.shape != shape
-        else t.clone()
-    )
+def _copied(value: Any) -> Any:
+    return trees.map(lambda t: t.clone() if isinstance(t, Tensor) else t, value)

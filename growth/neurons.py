@@ -1,22 +1,28 @@
 """The best new hidden units between two layers, in closed form.
 
-k new units, r, p, q as in `statistics`; A `[k, r+1]` incoming (last column the bias), Ω `[q, k]` outgoing.
+k new units, r, p, q as in `statistics`; A `[k, r+1]` incoming (last column the bias), Ω `[q taps, k]`
+outgoing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from growth.delta import Delta, check_solver, make_delta, optimal_delta, split
+from growth.delta import Delta, check_solver, check_statistics, make_delta, optimal_delta, split
+from growth.metric import check_metric, on_outputs, output_root, shrunk
+from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
-from linmaps.linalg import eigh, pinv, working
+from linmaps.linalg import eigh, working
 from linmaps.trees import record
 
 
 @record()
 class Neurons:
-    """New hidden units: fan_in `[k, r]`, fan_in_bias `[k]` (None without a bias), fan_out `[q, k]`.
+    """New hidden units: fan_in `[k, r]`, fan_in_bias `[k]` (None without a bias), fan_out `[q taps, k]`.
 
     eigenvalues `[k]`: singular values λ of the whitened N, descending; a unit with λ = 0 is masked (zero in, zero out).
     gains `[k]`: first-order decrease of the mean loss by each unit (loss per unit of amplitude); gain: their sum.
@@ -57,32 +63,45 @@ def optimal_neurons(
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
     delta: Delta | None = None,
+    input_metric: str | None = "covariance",
+    output_metric: str | None = None,
+    shrinkage: float | Tensor = 0.0,
+    threshold: float | Tensor = 0.0,
+    noise_floor: float | Tensor | None = None,
 ) -> Neurons:
     """The k units whose joint effect on the output is the best rank-k approximation of the desired move.
 
     With the whitened target S_prev^{-1/2} N = Y diag(λ) Z',  N = -M_prev + P ΔW' (residual: what changing the layer
     after by ΔW leaves) or N = -M_prev (gradient):
 
-        A = diag(√λ) Y' S_prev^{-1/2} [k, r+1],    Ω = Z diag(√λ) [q, k],    A_j S_prev A_j' = |Ω_j|² = λ_j,
+        A = diag(√λ) Y' S_prev^{-1/2} [k, r+1],    Ω = Z diag(√λ) [q taps, k],    A_j S_prev A_j' = |Ω_j|² = λ_j,
 
     which minimise E |R - Ω A b2|², R = -(G - ΔW b1), and lower it by Σ λ_j².  The units are added:
-    W -> [W, √t Ω], U -> [U; √t A].  gains = -σ'(0) A_j M_prev Ω_j is the exact slope in t of the mean loss for an
-    activation smooth at 0; for one with a kink σ' is the mean of both sides, and then the slope of the better sign of
-    each unit is at least this: see `choose_sign`.
+    W -> [W, √t Ω], U -> [U; √t A].  gains = -σ'(0) A_j M_prev Ω_j is the exact slope in t of the mean loss, whatever the
+    metrics, for an activation smooth at 0; for one with a kink σ' is the mean of both sides, and then the slope of the
+    better sign of each unit is at least this: see `choose_sign`.
+
+    Metrics.  input_metric=None: I for S_prev, so that A_j A_j' = λ_j (large inputs count more; that of GradMax).
+    output_metric="fisher": the desired move is the natural one and errors are measured by the metric of outputs E_α =
+    (1 - α) E + α tr(E)/q I, α = shrinkage: the least of E |E_α^{1/2} (E_α⁺ R - Ω A b2)|², of S_prev^{-1/2} N E_α^{-1/2} =
+    Y diag(λ) Z', with Ω = E_α^{-1/2} Z diag(√λ), Ω_j' E_α Ω_j = λ_j.  E may be exact: `with_fisher`.  With both metrics λ
+    and what units do to the function are the same in all units of inputs and outputs.
 
     joint=True solves for units and ΔW at once: S_prev is replaced by its Schur complement S_prev - P S⁺ P', `delta` of
     the answer is ΔW + Ω A P S⁺ and must be applied with the units at the same amplitude; the drop is decrease(ΔW) + Σ
     λ_j², exactly, for linearised units.  The threshold on a difference is cautious, above all in float32; and on ReLU
     networks joint units with a line search were measured worse than the default.
 
-    k is static; units beyond the rank (at most min(q, rank S_prev)), without gain or below rounding are zero rows at
-    the end.
-    ridge, rtol: as in `optimal_delta`, for S and for S_prev.  delta: a solve of `optimal_delta` to be used again.
+    k is static; units beyond the rank (at most min(q taps, rank S_prev)), without gain or below rounding are zero rows at
+    the end, and so are those with λ < threshold λ_1 (in [0, 1)) or λ < noise_floor (in units of λ: `growth.noise_floor`).
+    ridge, rtol: as in `optimal_delta`, for S and for S_prev.  delta: a solve of `optimal_delta` to be used
+    again, of the same output metric.
     The sign of a unit is fixed by a generic linear form of Ω_j, so that an ensemble equals the loop; where λ's are equal
     only what does not depend on the basis is a smooth function: ΩA, λ, gains.
 
-    Raises ValueError for k < 0, an unknown target, joint with target="gradient", a delta of another shape.
-    Source: Verbockhaven et al., "Growing tiny networks" (2024).
+    Raises ValueError for k < 0, an unknown target or metric, joint with target="gradient", without the input metric or
+    with several taps, a delta of another shape, statistics that are not finite.
+    Source: Verbockhaven et al., "Growing tiny networks" (2024); input_metric=None: Evci et al., "GradMax" (2022).
 
     >>> import torch, growth
     >>> f = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T
@@ -94,40 +113,34 @@ def optimal_neurons(
     (tensor([2.1210, 0.7070, 0.0000]), tensor(5.))
     """
     check_solver(ridge, rtol)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: got {k!r}, expected an int, the number of units to add (it is static)")
-    if k < 0:
-        raise ValueError(f"k: got {k}, expected >= 0; use growth.prune to remove units")
-    if target not in ("residual", "gradient"):
-        raise ValueError(f'target: got {target!r}, expected "residual" or "gradient"')
-    if joint and target != "residual":
-        raise ValueError('joint=True: got target="gradient", expected "residual"; both are solved for together')
-    M_prev, P, S_prev = working(stats.M_prev), working(stats.P), working(stats.S_prev)
-    N, metric, size = -M_prev, S_prev, None
-    inverse = moved = None
+    check_metric(output_metric, shrinkage)
+    _check(k, target, joint, input_metric, threshold, noise_floor, stats.taps)
+    check_statistics(stats, "S", "M", "S_prev", "M_prev", "P", *(["E"] if output_metric else []))
+    M_prev, S_prev = working(stats.M_prev), working(stats.S_prev)
+    N, metric, size = -M_prev, S_prev if input_metric else None, None
+    plain = fit = None
     if target == "residual":
         if joint:
-            inverse = pinv(working(stats.S), ridge, rtol)
-            metric, size = _schur(stats, inverse)
-        if delta is None:
-            delta = (
-                make_delta(stats, (inverse @ working(stats.M)).mT)
-                if inverse is not None
-                else optimal_delta(stats, ridge, rtol)
-            )
-        moved = working(delta.joined)
-        if tuple(moved.shape) != (stats.M.shape[1], stats.M.shape[0]):
-            raise ValueError(
-                f"delta: got [weight | bias] of shape {tuple(moved.shape)}, expected {tuple(stats.M.mT.shape)}; give "
-                "optimal_delta of the same statistics"
-            )
-        N = N + P @ moved.mT
-    A, fan_out, values = _decompose(N, pinv(metric, ridge, rtol, size=size), k, _floor(M_prev, S_prev))
+            solved = pseudo_solve(
+                working(stats.S), torch.cat([working(stats.M), working(stats.P).mT], 1), ridge, rtol
+            ).split([stats.M.shape[1], len(S_prev)], 1)
+            plain, fit = solved[0].mT, solved[1].mT
+            metric, size = _schur(stats, fit)
+        if delta is not None:
+            plain = _plain(stats, delta, output_metric, shrinkage)
+        elif plain is None:
+            plain = working(optimal_delta(stats, ridge, rtol).joined)
+        N = N + working(stats.crossed(plain))
+    solve = (lambda t: t) if metric is None else lambda t: pseudo_solve(metric, t, ridge, rtol, size=size)
+    root = None if output_metric is None else output_root(stats, shrinkage)
+    floors = threshold, noise_floor, _scale(M_prev, None if metric is None else S_prev, root)
+    A, fan_out, values = _decompose(N, solve, root, k, stats.taps, floors)
     gains = -working(stats.slope) * ((A @ M_prev) * fan_out.mT).sum(1)
+    again = None
+    if fit is not None and plain is not None:
+        natural = plain if output_metric is None else pseudo_solve(shrunk(stats.E, shrinkage), plain)
+        again = make_delta(stats, natural + fan_out @ (A @ fit))
     dtype = stats.S.dtype
-    solved = None
-    if inverse is not None and moved is not None:
-        solved = make_delta(stats, moved + fan_out @ (A @ P @ inverse))
     fan_in, fan_in_bias = split(A.to(dtype), stats.bias_before)
     return Neurons(
         fan_in,
@@ -137,50 +150,107 @@ def optimal_neurons(
         gains.to(dtype),
         gains.sum().to(dtype),
         stats.sigma0,
-        solved,
+        again,
     )
 
 
-def _schur(stats: Statistics, inverse: Tensor) -> tuple[Tensor, Tensor]:
+def _plain(stats: Statistics, delta: Delta, output_metric: str | None, shrinkage: float | Tensor) -> Tensor:
+    """The least-squares change of which a given delta is the natural one."""
+    moved = working(delta.joined)
+    if tuple(moved.shape) != (stats.M.shape[1], stats.M.shape[0]):
+        raise ValueError(
+            f"delta: got [weight | bias] of shape {tuple(moved.shape)}, expected {tuple(stats.M.mT.shape)}; give "
+            "optimal_delta of the same statistics"
+        )
+    return moved if output_metric is None else shrunk(stats.E, shrinkage) @ moved
+
+
+def _check(
+    k: Any, target: str, joint: bool, input_metric: str | None, threshold: Any, noise_floor: Any, taps: int
+) -> None:
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k: got {k!r}, expected an int, the number of units to add (it is static)")
+    if k < 0:
+        raise ValueError(f"k: got {k}, expected >= 0; use growth.prune to remove units")
+    if target not in ("residual", "gradient"):
+        raise ValueError(f'target: got {target!r}, expected "residual" or "gradient"')
+    if input_metric not in (None, "covariance"):
+        raise ValueError(f'input_metric: got {input_metric!r}, expected "covariance" or None')
+    if joint and target != "residual":
+        raise ValueError('joint=True: got target="gradient", expected "residual"; both are solved for together')
+    if joint and input_metric is None:
+        raise ValueError(
+            'joint=True: got input_metric=None, expected "covariance"; the joint optimum has its own metric'
+        )
+    if joint and taps > 1:
+        raise ValueError(
+            f'joint=True: got statistics with {taps} taps, expected 1; their positions overlap: use taps="centre" or '
+            "joint=False"
+        )
+    for name, value, most in (("threshold", threshold, 1.0), ("noise_floor", noise_floor, float("inf"))):
+        if isinstance(value, Tensor):
+            wrong = value.ndim > 0
+        elif value is None:
+            wrong = name == "threshold"
+        else:
+            wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < most
+        if wrong:
+            raise ValueError(f"{name}: got {value!r}, expected a number in [0, {most}) or a scalar tensor")
+
+
+def _schur(stats: Statistics, fit: Tensor) -> tuple[Tensor, Tensor]:
     """S_prev - P S⁺ P', what the inputs of `after` leave unexplained of those of `before`; and the size of its terms.
 
-    Rounding of S, P and S_prev moves it by machine epsilon times |S_prev| + |P S⁺|² |S|.
+    fit = P S⁺ `[r+1, p+1]`.  Rounding of S, P and S_prev moves it by machine epsilon times |S_prev| + |P S⁺|² |S|.
     """
     P, S_prev = working(stats.P), working(stats.S_prev)
-    fit = P @ inverse
     metric = S_prev - fit @ P.mT
-    if stats.bias_before and stats.bias_after:  # the constant is an input of both: explained, exactly
-        metric = torch.nn.functional.pad(metric[:-1, :-1], (0, 1, 0, 1))
+    if stats.bias_before and stats.bias_after:  # a constant that is an input of both is explained, exactly
+        ones = torch.stack([t.detach()[-1, -1] for t in (S_prev, P, working(stats.S))])
+        rest = torch.nn.functional.pad(metric[:-1, :-1], (0, 1, 0, 1))
+        metric = torch.where((ones == ones[0]).all(), rest, metric)
     norm = torch.linalg.matrix_norm
     return metric, norm(S_prev.detach()) + norm(fit.detach()) ** 2 * norm(working(stats.S).detach())
 
 
-def _floor(M_prev: Tensor, S_prev: Tensor) -> Tensor:
-    """|M_prev|² / |S_prev|, the natural scale of λ²: rounding alone makes λ² of machine epsilon times this."""
-    size = (S_prev * S_prev).sum().detach().sqrt()
+def _scale(M_prev: Tensor, S_prev: Tensor | None, root: tuple[Tensor, Tensor] | None) -> Tensor:
+    """|M_prev|² / (|S_prev| |E|), the natural scale of λ²: rounding alone makes λ² of machine epsilon times this."""
+    size = M_prev.new_ones(()) if S_prev is None else (S_prev * S_prev).sum().detach().sqrt()
+    size = size if root is None else size * root[1] * len(root[0]) ** 0.5
     return (M_prev * M_prev).sum().detach() / torch.where(size > 0, size, 1.0)
 
 
-def _decompose(N: Tensor, inverse: Tensor, k: int, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A `[k, r+1]`, Ω `[q, k]`, λ `[k]` from N' S_prev⁺ N `[q, q]`, whose eigenvectors are Z: no root of S_prev."""
-    q = N.shape[1]
+def _decompose(
+    N: Tensor,
+    solve: Callable[[Tensor], Tensor],
+    root: tuple[Tensor, Tensor] | None,
+    k: int,
+    taps: int,
+    floors: tuple[float | Tensor, float | Tensor | None, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A `[k, r+1]`, Ω `[q taps, k]`, λ `[k]` from R' N' S_prev⁺ N R, whose eigenvectors are Z: no root of S_prev."""
+    Q = N.shape[1]
     peak = N.detach().abs().amax() if N.numel() else N.new_zeros(())
     unit = torch.where(peak > 0, peak, 1.0)  # keeps squares away from underflow at any scale of loss and inputs
     N = N / unit
-    whitened = inverse @ N
+    N = N if root is None else on_outputs(root[0], N.mT, taps).mT
+    whitened = solve(N)
     squares, Z = (t.flip(-1) for t in eigh(N.mT @ whitened))  # descending
-    generic = torch.cos(1.7 * torch.arange(q, device=N.device)).to(N.dtype)
-    Z = torch.where(generic @ Z.detach() < 0, -Z, Z)  # LAPACK's signs depend on rounding; these do not
-    keep = min(k, q)
-    squares, Z = squares[:keep], Z[:, :keep]
-    rounding = 8 * max(q, 8) * torch.finfo(N.dtype).eps
-    largest = squares.detach()[:1].sum()
-    alive = (squares.detach() > rounding * largest) & (squares.detach() > rounding * floor / unit**2)
+    keep = min(k, Q)
+    largest, squares, Z = squares.detach()[:1].sum(), squares[:keep], Z[:, :keep]
+    out = Z if root is None else on_outputs(root[0].mT, Z, taps)
+    generic = torch.cos(1.7 * torch.arange(Q, device=N.device)).to(N.dtype)
+    turn = torch.where(generic @ out.detach() < 0, -1.0, 1.0).to(N.dtype)  # LAPACK's signs depend on rounding
+    threshold, noise, scale = floors
+    gauge = unit if root is None else unit / root[1].sqrt()
+    seen = squares.detach()
+    least = 8 * max(Q, 8) * torch.finfo(N.dtype).eps
+    alive = (seen > least * largest) & (seen > least * scale / gauge**2) & (seen >= threshold**2 * largest)
     values = torch.where(alive, squares, 1.0).sqrt()
-    root = values.sqrt()
-    A = torch.where(alive[:, None], (whitened @ Z).mT / root[:, None], 0.0)
-    fan_out = torch.where(alive, Z * root, 0.0)
-    more = k - keep
-    pad = torch.nn.functional.pad
-    A, fan_out = A * unit**0.5, fan_out * unit**0.5
-    return pad(A, (0, 0, 0, more)), pad(fan_out, (0, more)), pad(torch.where(alive, values, 0.0) * unit, (0, more))
+    if noise is not None:
+        alive = alive & (values.detach() * gauge >= noise)
+    half = values.sqrt()
+    A = torch.where(alive[:, None], (turn * (whitened @ Z)).mT / half[:, None], 0.0) * gauge**0.5
+    fan_out = torch.where(alive, turn * out * half, 0.0) * (gauge**0.5 * (1.0 if root is None else 1 / root[1].sqrt()))
+    more, pad = k - keep, torch.nn.functional.pad
+    return pad(A, (0, 0, 0, more)), pad(fan_out, (0, more)), pad(torch.where(alive, values, 0.0) * gauge, (0, more))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher import LayerCollection
+from growth.link import CENTRE
 from growth.losses import Loss
 from growth.neurons import Neurons
 from growth.observe import View, constants, observe
@@ -26,6 +27,7 @@ def choose_sign(
     loss: str | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
+    taps: str = "all",
     progress: bool = False,
     check_finite: bool = True,
 ) -> Any:
@@ -35,7 +37,8 @@ def choose_sign(
 
     is the slope of the mean loss in the amplitude t at 0+ when unit j is added as (√t A_j, √t Ω_j), for any activation
     (σ(0) being compensated).  Where σ is smooth at 0 both signs have the same gain and the unit stays as it is.
-    One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.
+    One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
+    `statistics` of these units.
 
     Raises ValueError where `statistics` does, and for units whose shapes are not those of the layers.
 
@@ -50,15 +53,15 @@ def choose_sign(
     pairs, alone = check_pairs(pair)
     units = as_list(new, len(pairs), "new")
     for p, n in zip(pairs, units):
-        _check(params, p, n)
+        _check(params, p, n, taps)
     slopes: list[tuple[Tensor, Tensor]] = []
     sums: list[tuple[Tensor, Tensor]] = []
     samples = 0
-    for _, views in observe(f, params, data, pairs, loss, layers, progress, check_finite):
+    for _, count, views in observe(f, params, data, pairs, loss, layers, progress, check_finite, taps):
         parts = [_sides(v, n) for v, n in zip(views, units)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
         slopes = slopes or [constants(v.activation, v.b1)[1:] for v in views]
-        samples += views[0].samples
+        samples += count
     out = []
     for n, (up, down), (plus, minus) in zip(units, sums, slopes):
         out.append(_chosen(n, (minus * down - plus * up) / samples, (plus * down - minus * up) / samples))
@@ -66,12 +69,12 @@ def choose_sign(
 
 
 def _sides(view: View, new: Neurons) -> tuple[Tensor, Tensor]:
-    """Σ_i (G_i · Ω_j) max(u, 0) and Σ_i (G_i · Ω_j) max(-u, 0) with u = A_j · b2_i: `[k]` each."""
+    """Σ_i (G_i · Ω_j) max(u, 0) and Σ_i (G_i · Ω_j) max(-u, 0) with u = A_j · b2_i over hidden positions i: `[k]` each."""
     u = view.b2 @ working(new.fan_in).to(view.b2.dtype).mT
     if new.fan_in_bias is not None:
         u = u + working(new.fan_in_bias).to(u.dtype)
-    w = view.g @ working(new.fan_out).to(view.g.dtype)
-    return (w * u.clamp(min=0)).sum(0), (w * (-u).clamp(min=0)).sum(0)
+    w = view.link.back(view.g, working(new.fan_out).to(view.g.dtype))
+    return (w * u.clamp(min=0)).sum((0, 1)), (w * (-u).clamp(min=0)).sum((0, 1))
 
 
 def _chosen(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
@@ -91,14 +94,15 @@ def _chosen(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
     )
 
 
-def _check(params: Any, pair: Pair, new: Neurons) -> None:
+def _check(params: Any, pair: Pair, new: Neurons, taps: str) -> None:
     if not isinstance(new, Neurons):
         raise TypeError(f"new: got {type(new).__name__}, expected growth.Neurons (of optimal_neurons), one per pair")
     before, after = layers_of(params, pair)
-    want = (new.size, before.weight.shape[1]), (after.weight.shape[0], new.size)
+    each = 1 if taps == CENTRE else after.taps
+    want = (new.size, sum(layer.inputs for layer in before.all)), (after.weight.shape[0] * each, new.size)
     got = tuple(new.fan_in.shape), tuple(new.fan_out.shape)
     if got != want:
         raise ValueError(
             f"{pair}: new has fan_in {got[0]} and fan_out {got[1]}, expected {want[0]} and {want[1]}; give units made "
-            "from statistics of this pair"
+            "from statistics of this pair, and the same taps"
         )

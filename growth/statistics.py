@@ -1,7 +1,7 @@
 """First-order statistics of a pair of layers: all that closed-form growth needs, in one pass over data.
 
 n samples (sums over positions, means over samples); r inputs of `before`, p of `after`, q outputs of `after`; with a
-bias the input has a last coordinate 1, so the sizes are r+1 and p+1.
+bias the input has a last coordinate 1, so the sizes are r+1 and p+1.  Of a convolution the inputs are the entries of a patch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher import LayerCollection
+from fisher.reducers import gram
 from growth.losses import Loss
 from growth.observe import View, constants, observe
 from growth.pairs import Pair, check_pairs, layers_of
@@ -24,7 +25,7 @@ from linmaps.trees import record
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
 
 
-@record(static=("bias_before", "bias_after", "pair"))
+@record(static=("bias_before", "bias_after", "pair", "taps"))
 class Statistics:
     """What one pass leaves of the data; means over samples, so `a + b` merges passes over different samples.
 
@@ -35,8 +36,12 @@ class Statistics:
         S_prev = E[b2 b2'] [r+1, r+1]   M_prev = E[b2 G'] [r+1, q]    E = E[G G'] [q, q]
 
     count: samples; positions: rows over all samples; sigma0, slope_plus, slope_minus: value and one-sided derivatives
-    of the activation at 0.  Static: whether each layer has a bias, and the pair.  S in units of input^2, M of input x
-    loss/output.
+    of the activation at 0.  Static: whether each layer has a bias, the pair, and taps.  S in units of input^2, M of input
+    x loss/output.
+
+    taps e: positions of `after`'s kernel that a new unit may use.  More than one: G belongs to the output position, b2 to
+    the hidden position under the tap (zero where that is padding, also its 1), S_prev sums over taps, and there is one
+    column per output and tap: M_prev `[r+1, q e]`, output-major, and P `[e, r+1, p+1]`.
 
     Source: Verbockhaven, Rudkiewicz, Charpiat, Chevallier, "Growing tiny networks" (2024).
 
@@ -63,6 +68,14 @@ class Statistics:
     bias_before: bool = True
     bias_after: bool = True
     pair: Pair | None = None
+    taps: int = 1
+
+    def crossed(self, change: Tensor) -> Tensor:
+        """P ΔW', how the change `[q, p+1]` of `after` meets the inputs of `before`: `[r+1, q taps]`, like M_prev."""
+        P = self.P.to(change.dtype)
+        if self.taps == 1:
+            return P @ change.mT
+        return torch.einsum("erd,qd->rqe", P, change).flatten(1)
 
     @property
     def slope(self) -> Tensor:
@@ -73,7 +86,7 @@ class Statistics:
         if not isinstance(other, Statistics):
             return NotImplemented
         trees.check_like(other, self, "Statistics + Statistics")
-        static = [(s.bias_before, s.bias_after, str(s.pair)) for s in (self, other)]
+        static = [(s.bias_before, s.bias_after, str(s.pair), s.taps) for s in (self, other)]
         if static[0] != static[1]:
             raise ValueError(
                 f"Statistics + Statistics: got {static[1]} after {static[0]}, expected statistics of one pair"
@@ -92,6 +105,7 @@ def statistics(
     loss: str | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
+    taps: str = "all",
     progress: bool = False,
     check_finite: bool = True,
 ) -> Any:
@@ -105,6 +119,9 @@ def statistics(
     data: `(x, target)`, or an iterable of those.  loss: "cross_entropy" (logits `[B, ..., C]`, classes `[B, ...]`),
     "squared_error" (half the sum of squares of a sample), or a callable (y, target) -> `[B]`.
     layers: the LayerCollection of f; None makes it from the first 32 samples, so f must take any number of them.
+    taps: of a convolution `after`, "all": new units get whole kernels, of which the best rank-k choice takes the taps as
+    if they did not overlap (slopes stay exact); "centre": kernels that are zero but at their centre, for which all
+    closed forms are exact.
     progress: a bar on standard error.
     check_finite: look for NaN and infinity, and name the batch.
     Half-precision networks get statistics in float32.  Differentiable in params, and maps over stacked params.
@@ -121,55 +138,72 @@ def statistics(
     (torch.Size([2, 2]), torch.Size([3, 3]), torch.Size([3, 2]), torch.Size([2, 3]))
     """
     pairs, alone = check_pairs(pair)
-    bias = [tuple(layer.bias is not None for layer in layers_of(params, p)) for p in pairs]
+    bias = [(before.biased, after.biased) for before, after in (layers_of(params, p) for p in pairs)]
     sums: list[Statistics] = []
-    for name, views in observe(f, params, data, pairs, loss, layers, progress, check_finite):
-        if sums:
-            new = [_sums(v, *b) for v, b in zip(views, bias)]
-        else:
-            new = [dataclasses.replace(_sums(v, *b), pair=_named(p)) for v, b, p in zip(views, bias, pairs)]
-            sums = new = [_with_constants(s, v, p) for s, v, p in zip(new, views, pairs)]
+    for name, samples, views in observe(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+        moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
+        new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
+        if not sums:
+            new = [_with_constants(s, v, p) for s, v, p in zip(new, views, pairs)]
         if check_finite:
             _check(new, name)
-        if new is not sums:
-            sums = [_total(s, t) for s, t in zip(sums, new)]
+        sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
     out = [dataclasses.replace(s, **{n: getattr(s, n) / s.count for n in MEANS}) for s in sums]
     return out[0] if alone else out
 
 
-def _named(pair: Pair) -> Pair:
-    return Pair(pair.before, pair.after)  # a callable would make two passes over one pair differ
+def _sums(
+    view: View, samples: int, bias_before: bool, bias_after: bool, moments: dict[tuple[tuple[int, ...], bool], Tensor]
+) -> Statistics:
+    b1, g = view.b1.flatten(0, 1), view.g.flatten(0, 1)
 
+    def moment(use: tuple[int, ...], rows: Tensor, one: bool) -> Tensor:
+        if (use, one) not in moments:
+            moments[use, one] = _with_ones(gram(rows), rows, rows, one, one)
+        return moments[use, one]
 
-def _sums(view: View, bias_before: bool, bias_after: bool) -> Statistics:
-    b2, b1, g = view.b2, view.b1, view.g
+    if view.link.index is None:
+        b2 = view.b2.flatten(0, 1)
+        S_prev = moment(view.uses[0], b2, bias_before)
+        M_prev = _with_ones(b2.mT @ g, b2, g, bias_before, False)
+        P = _with_ones(b2.mT @ b1, b2, b1, bias_before, bias_after)
+    else:
+        hidden, inputs = _ones_beside(view.b2, bias_before), _ones_beside(view.b1, bias_after)
+        S_prev = view.link.own(hidden)
+        M_prev = view.link.cross(hidden, view.g).permute(1, 2, 0).flatten(1)
+        P = view.link.cross(hidden, inputs)
+        P = P[0] if view.link.taps == 1 else P
     zero = b1.new_zeros(())
     return Statistics(
-        S=_product(b1, b1, bias_after, bias_after),
-        M=_product(b1, g, bias_after, False),
-        S_prev=_product(b2, b2, bias_before, bias_before),
-        M_prev=_product(b2, g, bias_before, False),
-        P=_product(b2, b1, bias_before, bias_after),
-        E=_product(g, g, False, False),
-        count=torch.full((), float(view.samples), dtype=b1.dtype, device=b1.device),
+        S=moment(view.uses[1], b1, bias_after),
+        M=_with_ones(b1.mT @ g, b1, g, bias_after, False),
+        S_prev=S_prev,
+        M_prev=M_prev,
+        P=P,
+        E=gram(g),
+        count=torch.full((), float(samples), dtype=b1.dtype, device=b1.device),
         positions=torch.full((), float(b1.shape[0]), dtype=b1.dtype, device=b1.device),
         sigma0=zero,
         slope_plus=zero,
         slope_minus=zero,
         bias_before=bias_before,
         bias_after=bias_after,
+        taps=view.link.taps,
     )
 
 
-def _product(x: Tensor, y: Tensor, one_x: bool, one_y: bool) -> Tensor:
-    """`[x 1]' [y 1]`, without building the column of ones."""
-    out = x.mT @ y
+def _with_ones(product: Tensor, x: Tensor, y: Tensor, one_x: bool, one_y: bool) -> Tensor:
+    """`[x 1]' [y 1]` from x' y, without building the column of ones."""
     if one_y:
-        out = torch.cat([out, x.sum(0)[:, None]], 1)
+        product = torch.cat([product, x.sum(0)[:, None]], 1)
     if one_x:
         last = [y.sum(0), *([y.new_full((1,), float(y.shape[0]))] if one_y else [])]
-        out = torch.cat([out, torch.cat(last)[None]], 0)
-    return out
+        product = torch.cat([product, torch.cat(last)[None]], 0)
+    return product
+
+
+def _ones_beside(t: Tensor, one: bool) -> Tensor:
+    return torch.nn.functional.pad(t, (0, 1), value=1.0) if one else t
 
 
 def _total(a: Statistics, b: Statistics) -> Statistics:
@@ -180,13 +214,21 @@ def _total(a: Statistics, b: Statistics) -> Statistics:
 def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
     sigma0, plus, minus = constants(view.activation, view.b1)
     value = debug_unwrap(sigma0, recurse=True)
-    if not sums.bias_after and bool((value != 0).any()):
+    shifted = bool((value != 0).any())
+    if shifted and view.link.bordered:
+        raise ValueError(
+            f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and {pair.after} pads its input with zeros, "
+            "expected 0 or no padding: new units would add another constant at the border than inside, which no bias "
+            'takes away; use taps="centre" where the centre never falls on padding'
+        )
+    if shifted and not sums.bias_after:
         raise ValueError(
             f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and the layer "
             "after has no bias, expected 0 or a bias: new units would add a constant that nothing compensates; give "
             f"{pair.after} a bias (zero is enough)"
         )
-    return dataclasses.replace(sums, sigma0=sigma0, slope_plus=plus, slope_minus=minus)
+    named = Pair(pair.before, pair.after)  # a callable would make two passes over one pair differ
+    return dataclasses.replace(sums, sigma0=sigma0, slope_plus=plus, slope_minus=minus, pair=named)
 
 
 def _check(sums: list[Statistics], name: str) -> None:

@@ -1,6 +1,7 @@
 """Enlarge params by new hidden units and changed weights: a new tree, the old one stays valid.
 
-k new units between `before` `[p, r]` and `after` `[q, p]`; new units come last.
+k new units between `before` `[p, r]` and `after` `[q, p]`; new units come last.  Weights of convolutions have the kernel
+behind; the units' own vectors are flat (fan_in `[k, r kernel]`, fan_out `[q taps, k]`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from growth.delta import Delta
+from growth.link import centre
 from growth.neurons import Neurons
-from growth.pairs import Dense, Pair, as_list, check_pairs, layers_of
+from growth.pairs import Layer, Pair, as_list, check_pairs, layers_of, norm_leaves
 from linmaps import trees
 
 Scale = float | Tensor | tuple[float | Tensor, float | Tensor]
@@ -34,6 +36,7 @@ def grow(
 
     pair, new, delta may be lists of one length (entries of new and delta may be None); neighbours are allowed in either
     order, in one call or in several: an update computed before a neighbour grew is padded with zeros.
+    Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1.
     The tensors are connected to params by autograd: detach them to make new leaves for an optimizer.
     Differentiable in everything; entries go as √t, whose infinite derivative at t = 0 is reported as 0.
 
@@ -88,16 +91,32 @@ def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
     if not isinstance(delta, Delta):
         raise TypeError(f"delta: got {type(delta).__name__}, expected growth.Delta (of optimal_delta) or None")
     _, after = layers_of(params, pair)
-    change = s * _fitted(delta.weight, after.weight.shape, f"{pair}: delta.weight")
-    params = trees.replace(params, after.weight_path, after.weight - _like(change, after.weight))
+    for layer, part in zip(after.all, _split(delta.weight, after, f"{pair}: delta.weight")):
+        change = s * _fitted(_kernels(part, layer.weight), layer.weight.shape, f"{pair}: delta.weight")
+        params = trees.replace(params, layer.weight_path, layer.weight - _like(change, layer.weight))
     if delta.bias is None:
         return params
-    if after.bias is None:
+    if not after.biased:
         raise ValueError(
             f"{pair}: delta has a bias, but {after.name} has none; give a delta of statistics of this pair"
         )
-    move = s * _fitted(delta.bias, after.bias.shape, f"{pair}: delta.bias")
-    return trees.replace(params, after.bias_path, after.bias - _like(move, after.bias))  # type: ignore[arg-type]
+    return _lowered(params, after, s * delta.bias, f"{pair}: delta.bias")
+
+
+def _lowered(params: Any, after: Layer, move: Tensor, name: str) -> Any:
+    """params with the first bias of the layers less move."""
+    path, bias = next((layer.bias_path, layer.bias) for layer in after.all if layer.bias is not None)
+    return trees.replace(params, path, bias - _like(_fitted(move, bias.shape, name), bias))  # type: ignore[arg-type,union-attr]
+
+
+def _split(flat: Tensor, layer: Layer, name: str) -> list[Tensor]:
+    """Columns `[n, inputs]` of the layers that are added, one part for each; the first may have been narrower."""
+    rest = [other.inputs for other in layer.others]
+    if not rest:
+        return [flat]
+    if flat.ndim != 2 or flat.shape[1] < sum(rest):
+        raise ValueError(f"{name}: got shape {tuple(flat.shape)}, expected [n, {layer.inputs + sum(rest)}]")
+    return list(flat.split([flat.shape[1] - sum(rest), *rest], 1))
 
 
 def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any:
@@ -110,30 +129,67 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
             f"{pair}: new has fan_in {tuple(new.fan_in.shape)} and fan_out {tuple(new.fan_out.shape)}, expected [k, r] "
             "and [q, k]; map over an ensemble with torch.func.vmap"
         )
-    fan_in = _fitted(new.fan_in, (k, before.weight.shape[1]), f"{pair}: new.fan_in")
-    fan_out = _fitted(new.fan_out, (after.weight.shape[0], k), f"{pair}: new.fan_out")
-    params = _appended(params, before, root * fan_in, _new_bias(pair, new, before, root))
+    fan_out = _columns(new.fan_out, after, f"{pair}: new.fan_out")
+    fan_out = _fitted(
+        fan_out, (after.weight.shape[0], k * after.columns, *after.weight.shape[2:]), f"{pair}: new.fan_out"
+    )
+    for path, leaf, fill in norm_leaves(params, pair):
+        params = trees.replace(params, path, pad(leaf, (0, k), value=fill))
+    bias = _new_bias(pair, new, before, root)
+    for layer, part in zip(before.all, _split(new.fan_in, before, f"{pair}: new.fan_in")):
+        fan_in = _fitted(_kernels(part, layer.weight), (k, *layer.weight.shape[1:]), f"{pair}: new.fan_in")
+        params = _appended(params, layer, root * fan_in, bias)
+        bias = torch.zeros_like(bias) if layer.bias is not None and bias is not None else bias
     weight = torch.cat([after.weight, _like(root * fan_out, after.weight)], 1)
     params = trees.replace(params, after.weight_path, weight)
-    if after.bias is None:
+    if not after.biased:
         return params
-    constant = root * (fan_out.sum(1) * new.sigma0)
-    return trees.replace(params, after.bias_path, after.bias - _like(constant, after.bias))  # type: ignore[arg-type]
+    return _lowered(params, after, root * (fan_out.flatten(1).sum(1) * new.sigma0), str(pair))
 
 
-def _new_bias(pair: Pair, new: Neurons, before: Dense, root: float | Tensor) -> Tensor | None:
-    if before.bias is None:
+def _kernels(flat: Tensor, weight: Tensor) -> Tensor:
+    """Rows `[n, inputs kernel]` in the shape of a convolution's weight `[n, inputs, *kernel]`; a dense layer's stay."""
+    kernel = weight.shape[2:]
+    if not kernel or flat.ndim != 2 or flat.shape[1] % math.prod(kernel):
+        return flat
+    return flat.reshape(flat.shape[0], flat.shape[1] // math.prod(kernel), *kernel)
+
+
+def _columns(fan_out: Tensor, after: Layer, name: str) -> Tensor:
+    """fan_out `[q taps, k]` in the shape of the weight of `after`, `[q, k, *kernel]` or `[q, k columns]`."""
+    kernel, k = after.weight.shape[2:], fan_out.shape[1]
+    if after.taps == 1:
+        return fan_out.reshape(*fan_out.shape, *kernel)
+    q = after.weight.shape[0]
+    if fan_out.shape[0] == q and kernel:  # at the centre alone
+        return _at_centre(fan_out, kernel)
+    if fan_out.shape[0] % after.taps:
+        raise ValueError(
+            f"{name}: got {fan_out.shape[0]} rows, expected {q} outputs x {after.taps} taps, or {q} for the centre taps"
+        )
+    each = fan_out.unflatten(0, (-1, after.taps)).transpose(1, 2)  # [q, k, taps]
+    return each.reshape(each.shape[0], k, *kernel) if kernel else each.flatten(1)
+
+
+def _at_centre(fan_out: Tensor, kernel: Sequence[int]) -> Tensor:
+    number = centre(tuple(kernel))
+    flat = pad(fan_out[..., None], (number, math.prod(kernel) - number - 1))
+    return flat.reshape(*fan_out.shape, *kernel)
+
+
+def _new_bias(pair: Pair, new: Neurons, before: Layer, root: float | Tensor) -> Tensor | None:
+    if not before.biased:
         if new.fan_in_bias is not None:
             raise ValueError(
                 f"{pair}: new has a fan_in_bias, but {before.name} has no bias; give units made for this pair"
             )
         return None
     if new.fan_in_bias is None:
-        return before.bias.new_zeros((new.fan_in.shape[0],))
+        return before.weight.new_zeros((new.fan_in.shape[0],))
     return root * new.fan_in_bias
 
 
-def _appended(params: Any, before: Dense, rows: Tensor, bias: Tensor | None) -> Any:
+def _appended(params: Any, before: Layer, rows: Tensor, bias: Tensor | None) -> Any:
     params = trees.replace(params, before.weight_path, torch.cat([before.weight, _like(rows, before.weight)], 0))
     if bias is None or before.bias is None or before.bias_path is None:
         return params

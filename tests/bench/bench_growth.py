@@ -1,85 +1,175 @@
-"""Growth: statistics and both solves against the same by hand, and an ensemble in one call against a loop."""
+"""Growth beside its bound and gromo, float32, two threads: MLP 784-256-256-10 on 4,096 samples, statistics, delta, 5 units.
+
+Cells: the last pair, both pairs, their parts, the peak memory above that at the call, and 8 networks grown by one call
+under vmap against a loop.  All ways are compared before they are timed.  The bound is written by hand for this network:
+no taps, no autograd, the matrices, Cholesky solves, an eigen-decomposition of N' S⁺ N.  Words choose cells:
+`python -m tests.bench.bench_growth both`.  The peer is optional (tests/growth/peers.py); without it ours alone is timed.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.func import vmap
 from torch.nn import functional as F
 
 import growth
 from fisher import LayerCollection
 from linmaps import trees
+from tests.bench.bench_fisher import peak
 from tests.bench.harness import race
+from tests.growth import peers
 
-PAIR = growth.Pair("hidden", "output")
+NAMES = ("first", "hidden", "output")
+PAIRS = [growth.Pair("hidden", "output"), growth.Pair("first", "hidden")]
+K, CLASSES = 5, 10
 
 
-def mlp(sizes: tuple[int, ...], seed: int):
+def mlp(sizes: tuple[int, ...], seed: int) -> dict[str, dict[str, Tensor]]:
     g = torch.Generator().manual_seed(seed)
-    names = ["first", "hidden", "output"]
     return {
         n: {"weight": torch.randn(o, i, generator=g) / i**0.5, "bias": torch.zeros(o)}
-        for n, i, o in zip(names, sizes, sizes[1:])
+        for n, i, o in zip(NAMES, sizes, sizes[1:])
     }
 
 
 def f(params, x):
-    for name in ("first", "hidden"):
+    for name in NAMES[:-1]:
         x = torch.relu(F.linear(x, params[name]["weight"], params[name]["bias"]))
     return F.linear(x, params["output"]["weight"], params["output"]["bias"])
 
 
-def by_hand(params, x, y, k):
-    """No taps, no autograd: G = softmax - onehot; the matrices; a pseudo-inverse and a root by eigh; an SVD."""
-    b2 = torch.relu(F.linear(x, params["first"]["weight"], params["first"]["bias"]))
-    b1 = torch.relu(F.linear(b2, params["hidden"]["weight"], params["hidden"]["bias"]))
-    g = F.linear(b1, params["output"]["weight"], params["output"]["bias"]).softmax(1) - F.one_hot(y, 10)
+def by_hand(params, x, y, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(ΔW, fan_out @ [fan_in | bias], λ) of the last `count` pairs."""
     one, n = torch.ones(len(x), 1), len(x)
-    b2, b1 = torch.cat([b2, one], 1), torch.cat([b1, one], 1)
-    S, M, S2, M2, P, E = b1.T @ b1 / n, b1.T @ g / n, b2.T @ b2 / n, b2.T @ g / n, b2.T @ b1 / n, g.T @ g / n
-    change = torch.linalg.pinv(S, hermitian=True) @ M
-    e, v = torch.linalg.eigh(S2)
-    root = (v * torch.where(e > 1e-5 * e[-1], e.clamp(min=1e-12) ** -0.5, 0.0)) @ v.T
-    u, s, w = torch.linalg.svd(root @ (P @ change - M2), full_matrices=False)
-    return change, (root @ u[:, :k] * s[:k].sqrt()).T, w[:k].T * s[:k].sqrt(), E
+    inputs = [x]
+    for name in NAMES[:-1]:
+        inputs.append(torch.relu(torch.addmm(params[name]["bias"], inputs[-1], params[name]["weight"].T)))
+    g = torch.addmm(params["output"]["bias"], inputs[-1], params["output"]["weight"].T).softmax(1)
+    g = g - F.one_hot(y, CLASSES)
+    found, moments = [], {}
+
+    def moment(level: int) -> Tensor:
+        if level not in moments:
+            b = torch.cat([inputs[level], one], 1)
+            moments[level] = (b, b.T @ b / n)
+        return moments[level]
+
+    for level in (2, 1)[:count]:
+        (b1, S), (b2, S_prev) = moment(level), moment(level - 1)
+        M, M_prev, P, _ = b1.T @ g / n, b2.T @ g / n, b2.T @ b1 / n, g.T @ g / n
+        change = torch.cholesky_solve(M, torch.linalg.cholesky(S))
+        N = P @ change - M_prev
+        whitened = torch.cholesky_solve(N, torch.linalg.cholesky(S_prev))
+        squares, Z = torch.linalg.eigh(N.T @ whitened)
+        lam = squares[-K:].flip(0).clamp(min=1e-30).sqrt()
+        Z = Z[:, -K:].flip(1)
+        fan_in = (whitened @ Z / lam.sqrt()).T
+        found.append((change.T, (Z * lam.sqrt()) @ fan_in, lam))
+        g = (g @ params[NAMES[level]]["weight"]) * (inputs[level] > 0)
+    return found
 
 
-def main() -> None:
-    g = torch.Generator().manual_seed(1)
-    x, y = torch.randn(4096, 784, generator=g), torch.randint(0, 10, (4096,), generator=g)
-    params = mlp((784, 256, 256, 10), 0)
-    layers = LayerCollection.from_function(f, params, x[:8])
-
-    def step(layers):
-        stats = growth.statistics(f, params, (x, y), PAIR, layers=layers)
+def ours(params, x, y, count: int, layers: LayerCollection | None):
+    found = []
+    for stats in growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers):
         delta = growth.optimal_delta(stats)
-        return growth.optimal_neurons(stats, 5, delta=delta)
+        found.append((delta, growth.optimal_neurons(stats, K, delta=delta)))
+    return found
 
-    stats = growth.statistics(f, params, (x, y), PAIR, layers=layers)
-    delta = growth.optimal_delta(stats)
-    ways = {
-        "by hand": lambda: by_hand(params, x, y, 5),
-        "growth, layers found before": lambda: step(layers),
-        "growth, layers found in the call": lambda: step(None),
-        "  statistics alone": lambda: growth.statistics(f, params, (x, y), PAIR, layers=layers),
-        "  optimal_delta alone": lambda: growth.optimal_delta(stats),
-        "  optimal_neurons alone": lambda: growth.optimal_neurons(stats, 5, delta=delta),
+
+def agree(want: Any, got: Any, tolerance: float = 2e-2) -> None:
+    """ΔW, the move of the units and λ of all pairs; in float32 with condition numbers of ten thousand."""
+    for pair, (a, b) in enumerate(zip(want, got, strict=True)):
+        for s, t in zip(a, b, strict=True):
+            gap = (s - t).norm() / s.norm()
+            assert gap < tolerance, f"pair {pair}: differs by {gap}"
+
+
+def plain(found) -> list[tuple[Tensor, Tensor, Tensor]]:
+    return [(d.joined, n.fan_out @ n.joined, n.eigenvalues) for d, n in found]
+
+
+def pairs(count: int) -> None:
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(4096, 784, generator=g), torch.randint(0, CLASSES, (4096,), generator=g)
+    params = mlp((784, 256, 256, CLASSES), 0)
+    layers = LayerCollection.from_function(f, params, x[:8])
+    ways: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours(params, x, y, count, layers),
+        "ours, layers found in the call": lambda: ours(params, x, y, count, None),
+        "bound": lambda: by_hand(params, x, y, count),
     }
-    race("784-256-256-10, 4096 samples, last pair", ways, base="by hand", rounds=9)
+    want = plain(ours(params, x, y, count, layers))
+    agree(want, by_hand(params, x, y, count))
+    if peers.installed():
+        modules = peers.network([(params[n]["weight"], params[n]["bias"]) for n in NAMES], torch.nn.ReLU)
+        loss = lambda out: F.cross_entropy(out, y, reduction="sum")
+        chosen = [2, 1][:count]
+        ways["gromo"] = lambda: peers.step(modules, chosen, loss, x, K, statistical_threshold=0.0)
+        theirs = ways["gromo"]()
+        agree(
+            want,
+            [
+                (t["delta"], t["fan_out"] @ torch.cat([t["fan_in"], t["fan_in_bias"][:, None]], 1), t["eigenvalues"])
+                for t in theirs
+            ],
+        )
+    memory = {n: peak(way) / 2**20 for n, way in ways.items()}
+    title = f"784-256-256-10, 4096 samples, {'last pair' if count == 1 else 'both pairs'}"
+    ratios = race(title, ways, base="ours", rounds=9, threads=2)
+    print("  peak memory, MiB: " + ", ".join(f"{n} {m:.3g}" for n, m in memory.items()))
+    theirs = f"; {1 / ratios['gromo']:.3f} x gromo" if "gromo" in ratios else ""
+    print(f"  => ours {1 / ratios['bound']:.3f} x the bound{theirs}\n")
 
+    stats = growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers)
+    deltas = [growth.optimal_delta(s) for s in stats]
+    parts: dict[str, Callable[[], Any]] = {
+        "statistics": lambda: growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers),
+        "optimal_delta": lambda: [growth.optimal_delta(s) for s in stats],
+        "optimal_neurons": lambda: [growth.optimal_neurons(s, K, delta=d) for s, d in zip(stats, deltas)],
+    }
+    if peers.installed():
+        parts["gromo's statistics"] = lambda: peers.passed(modules, chosen, loss, x)
+    race("  the parts", parts, base="statistics", rounds=9, threads=2)
+    print()
+
+
+def ensemble() -> None:
+    """A whole growth step of 8 networks 8-16-16-4 on 128 samples."""
+    g = torch.Generator().manual_seed(2)
     members = [mlp((8, 16, 16, 4), s) for s in range(8)]
-    xs, ys = torch.randn(128, 8, generator=g), torch.randint(0, 4, (128,), generator=g)
-    small = LayerCollection.from_function(f, members[0], xs)
+    x, y = torch.randn(128, 8, generator=g), torch.randint(0, 4, (128,), generator=g)
+    layers = LayerCollection.from_function(f, members[0], x)
     stacked = trees.stack(members)
 
     def grown(p):
-        stats = growth.statistics(f, p, (xs, ys), PAIR, layers=small)
+        stats = growth.statistics(f, p, (x, y), PAIRS[0], layers=layers)
         delta = growth.optimal_delta(stats)
-        return growth.grow(p, PAIR, growth.optimal_neurons(stats, 3, delta=delta), delta=delta, scale=0.1)
+        return growth.grow(p, PAIRS[0], growth.optimal_neurons(stats, 3, delta=delta), delta=delta, scale=0.1)
 
-    ways = {"loop": lambda: [grown(p) for p in members], "vmap": lambda: vmap(grown)(stacked)}
-    race("ensemble of 8 nets 8-16-16-4, a whole growth step", ways, base="loop", rounds=15)
+    loop, together = trees.stack([grown(p) for p in members]), vmap(grown)(stacked)
+    for a, b in zip(trees.leaves(loop), trees.leaves(together), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    ways = {"vmap": lambda: vmap(grown)(stacked), "loop": lambda: [grown(p) for p in members]}
+    ratios = race("ensemble of 8 nets 8-16-16-4, a whole growth step", ways, base="vmap", rounds=15)
+    print(f"  => vmap {ratios['loop']:.3g} times as fast as the loop\n")
+
+
+CELLS: dict[str, Callable[[], None]] = {"last": lambda: pairs(1), "both": lambda: pairs(2), "ensemble": ensemble}
+
+
+def main(words: tuple[str, ...] = ()) -> None:
+    if not peers.installed():
+        print(peers.ABSENT)
+    for name, cell in CELLS.items():
+        if not words or name in words:
+            cell()
 
 
 if __name__ == "__main__":
-    main()
+    main(tuple(sys.argv[1:]))

@@ -7,12 +7,15 @@ import optree
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch.func import grad, vmap
 
+import fisher
 import growth
 from growth.strategies import network, networks
 from linmaps import trees
 from tests.growth.oracle import close
+from tests.growth.rows_surgery import collect, dense, matrices
 
 
 def grown_of(net, zero=None, k=2):
@@ -163,3 +166,70 @@ def test_bad_arguments():
         growth.grow_like({}, net.params, {"hidden": net.params["hidden"]})
     with pytest.raises(ValueError, match=r"grown: .* expected at least"):
         growth.grow_like({}, grown_of(net), net.params)
+
+
+@given(networks(p=4), st.lists(st.integers(-4, 3), unique_by=lambda i: i % 4, max_size=4))
+def test_moments_of_pruned_units_go(net, units):
+    state = {
+        "opt": [Adam(7, net.params, trees.scale(2.0, net.params)), ()],
+        "list": trees.leaves(net.params),
+        "lr": 0.1,
+        "none": None,
+    }
+    carried = growth.prune_like(state, net.params, net.pair, units)
+    small = growth.prune(net.params, net.pair, units)
+    assert type(carried["opt"][0]) is Adam
+    assert (carried["opt"][0].step, carried["lr"], carried["none"]) == (7, 0.1, None)
+    for got, want in (
+        (carried["opt"][0].mu, small),
+        (carried["opt"][0].nu, trees.scale(2.0, small)),
+        (carried["list"], trees.leaves(small)),
+    ):
+        for a, b in zip(trees.leaves(got), trees.leaves(want), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_prune_like_undoes_grow_like():
+    net = dense()
+    grown = growth.widen(net.params, net.pair, 2, "zero_out", torch.Generator().manual_seed(0))
+    state = {"m": net.params, "F": matrices(net)["kfac"], "D": matrices(net)["dense"], "s": collect(net, net.params)}
+    back = growth.prune_like(growth.grow_like(state, net.params, grown), grown, net.pair, [4, 5])
+    for a, b in zip(trees.leaves(back), trees.leaves(state), strict=True):
+        assert torch.equal(a, b)
+    assert back["F"].layers == state["F"].layers
+    assert back["F"].layout == state["F"].layout
+
+
+def test_pruning_by_score_over_an_ensemble():
+    net = dense()
+    pair, members = net.pair, trees.stack([dense(seed=s).params for s in range(3)])
+
+    def member(p):
+        units = growth.weakest_units(growth.unit_scores(p, pair), keep=3)
+        F = fisher.fim(net.f, p, net.x, fisher.PMatKFAC, layers=layers)
+        return growth.prune_like({"m": trees.scale(3.0, p), "F": F}, p, pair, units)
+
+    layers = fisher.LayerCollection.from_function(net.f, net.params, net.x)
+    mapped = vmap(member)(members)
+    loop = trees.stack([member(p) for p in trees.unstack(members)])
+    for a, b in zip(trees.leaves(mapped), trees.leaves(loop), strict=True):
+        close(a, b, 1e-10)
+
+
+def test_pruning_by_shape_alone():
+    params = {"a": {"weight": torch.ones(5, 3)}, "b": {"weight": torch.ones(2, 5)}, "c": torch.ones(5, 3)}
+    pair = growth.Pair("a", "b")
+    assert growth.prune_like({"x": torch.ones(2, 5)}, params, pair, [0])["x"].shape == (2, 4)
+    with pytest.raises(ValueError, match=r"x has shape \(5, 3\), which fits \['a.weight', 'c'\]"):
+        growth.prune_like({"x": torch.ones(5, 3)}, params, pair, [0])
+
+
+def test_carried_tensors_are_new():
+    """Optimizers change their state in place: a carried state must not share memory with the old one."""
+    net = dense()
+    state = {"m": net.params, "s": collect(net, net.params), "t": torch.tensor(3.0), **matrices(net)}
+    same = growth.grow_like(state, net.params, net.params)
+    pointers = {t.data_ptr() for t in trees.leaves(state) if t.numel()}
+    assert not pointers & {t.data_ptr() for t in trees.leaves(same) if t.numel()}
+    for a, b in zip(trees.leaves(same), trees.leaves(state), strict=True):
+        assert torch.equal(a, b)

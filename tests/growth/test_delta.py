@@ -139,3 +139,70 @@ def test_dtype_is_kept(dtype):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         growth.optimal_delta(from_rows(*rows(0, 9, 2, 2, 2)), **options)
+
+
+# --- what closed forms must not depend on ----------------------------------------------------------------------------
+
+
+def test_mean_and_sum_losses_and_batch_sizes_give_one_delta():
+    """A loss divided by the size of the batch is refused; per-sample losses give the same delta for any batches."""
+    net = network(13, samples=12)
+    per_sample = lambda y, t: torch.nn.functional.cross_entropy(y, t, reduction="none")
+    whole = growth.optimal_delta(growth.statistics(net.f, net.params, net.data, net.pair, per_sample))
+    for size in (1, 5, 12):
+        batches = list(zip(net.x.split(size), net.target.split(size)))
+        delta = growth.optimal_delta(growth.statistics(net.f, net.params, batches, net.pair))
+        close(delta.joined, whole.joined, 1e-10)
+        close(delta.decrease, whole.decrease, 1e-10)
+    with pytest.raises(ValueError, match="one loss per sample"):
+        growth.statistics(net.f, net.params, net.data, net.pair, torch.nn.functional.cross_entropy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_duplicate_columns_never_give_a_large_delta(dtype):
+    """Exact duplicates leave rounding on the null directions of S: over many seeds the norm stays the least one."""
+    members, wants = [], []
+    for seed in range(50):
+        _, b1, g = rows(seed, 100, 1, 16, 5)
+        b1 = torch.cat([b1, b1[:, :4]], 1).to(dtype)
+        members.append(trees.map(lambda t: t.to(dtype), from_rows(b1, b1, g.to(dtype))))
+        full = torch.cat([b1.double(), torch.ones(100, 1, dtype=torch.float64)], 1)
+        wants.append(torch.linalg.lstsq(full, g, driver="gelsd", rcond=1e-6).solution.T)
+    got = vmap(lambda s: growth.optimal_delta(s).joined)(trees.stack(members)).double()
+    close(got, torch.stack(wants), 1e-10 if dtype == torch.float64 else 1e-4)
+    for m, want in zip(members[::10], wants[::10]):
+        close(growth.optimal_delta(m).joined.double(), want, 1e-10 if dtype == torch.float64 else 1e-4)
+
+
+def test_asymmetry_at_the_size_of_rounding_is_no_error():
+    stats = from_rows(*rows(14, 40, 3, 4, 2))
+    noise = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    S = 2500 * stats.S
+    tilted = dataclasses.replace(stats, S=S + 1e-4 * noise)
+    symmetric = dataclasses.replace(stats, S=S + 5e-5 * (noise + noise.mT))
+    close(growth.optimal_delta(tilted).joined * 2500, growth.optimal_delta(symmetric).joined * 2500, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["S", "M"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(name, value):
+    stats = from_rows(*rows(15, 20, 3, 3, 2))
+    bad = getattr(stats, name).clone()
+    bad[1, 0] = value
+    with pytest.raises(ValueError, match=rf"statistics: \['{name}'\] are not finite"):
+        growth.optimal_delta(dataclasses.replace(stats, **{name: bad}))
+    with pytest.raises(ValueError, match=name):
+        vmap(growth.optimal_delta)(trees.stack([stats, dataclasses.replace(stats, **{name: bad})]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["full", "deficient", "zero"])
+def test_every_way_keeps_the_dtype_and_the_arguments(dtype, kind):
+    b2, b1, g = rows(16, 30, 3, 4, 2, deficient=kind == "deficient")
+    b1 = b1 * (torch.arange(4) > 0) if kind == "zero" else b1
+    stats = trees.map(lambda t: t.to(dtype), from_rows(b2, b1, g))
+    kept = trees.map(torch.clone, stats)
+    for options in ({}, {"ridge": 0.1}, {"rtol": 1e-3}, {"output_metric": "fisher", "shrinkage": 0.5}):
+        assert {t.dtype for t in optree.tree_leaves(growth.optimal_delta(stats, **options))} == {dtype}
+        assert {t.dtype for t in optree.tree_leaves(growth.optimal_neurons(stats, 2, **options))} == {dtype}
+    assert all(torch.equal(a, b) for a, b in zip(optree.tree_leaves(stats), optree.tree_leaves(kept), strict=True))

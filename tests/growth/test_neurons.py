@@ -266,3 +266,119 @@ def test_dtype_is_kept(dtype):
 def test_bad_options(k, options, error, message):
     with pytest.raises(error, match=message):
         growth.optimal_neurons(from_rows(*rows(0, 9, 2, 2, 2)), k, **options)
+
+
+# --- what closed forms must not depend on ----------------------------------------------------------------------------
+
+
+def test_batch_sizes_change_no_choice():
+    net = network(14, samples=12, activation="gelu")
+    whole = growth.optimal_neurons(growth.statistics(net.f, net.params, net.data, net.pair), 4)
+    for size in (1, 5):
+        batches = list(zip(net.x.split(size), net.target.split(size)))
+        new = growth.optimal_neurons(growth.statistics(net.f, net.params, batches, net.pair), 4)
+        assert ((new.eigenvalues > 0) == (whole.eigenvalues > 0)).all()
+        close(new.eigenvalues, whole.eigenvalues, 1e-10)
+        close(new.fan_out @ new.joined, whole.fan_out @ whole.joined, 1e-9)
+
+
+@pytest.mark.parametrize("zeroed", ["fan_in", "fan_out"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_units_that_preserve_the_function_promise_no_decrease(zeroed, activation):
+    net = network(15, activation=activation)
+    new = growth.optimal_neurons(growth.statistics(net.f, net.params, net.data, net.pair), 2)
+    assert (new.gains.abs() > 1e-6).any()
+    parts = {"fan_in": 0 * new.fan_in, "fan_in_bias": 0 * new.fan_in_bias}
+    still = dataclasses.replace(new, **(parts if zeroed == "fan_in" else {"fan_out": 0 * new.fan_out}))
+    exact = growth.choose_sign(net.f, net.params, net.data, net.pair, still)
+    assert (exact.gains == 0).all()
+    assert exact.gain == 0
+    masked = growth.optimal_neurons(growth.statistics(net.f, net.params, net.data, net.pair), 9)
+    dead = masked.eigenvalues == 0
+    assert dead.any()
+    assert (masked.gains[dead] == 0).all()
+
+
+@pytest.mark.parametrize("c", [1e-8, 1e-2, 1e8])
+@pytest.mark.parametrize("d", [1e-8, 1e-4, 1e8])
+def test_as_many_units_at_any_scale_of_loss_and_inputs(c, d):
+    """Well-conditioned inputs of scale 1e-4 have their full rank, small gradients near convergence keep all units."""
+    b2, b1, g = rows(17, 60, 6, 4, 5)
+    for dtype in (torch.float32, torch.float64):
+        stats = trees.map(lambda t: t.to(dtype), from_rows(d * b2, d * b1, c * g, (False, False)))  # noqa: B023
+        for options in ({}, {"joint": True}, {"target": "gradient"}):
+            assert (growth.optimal_neurons(stats, 5, **options).eigenvalues > 0).all()
+
+
+def test_a_residual_of_zero_keeps_no_unit_and_a_gradient_of_zero_neither():
+    b2, b1, g = rows(18, 30, 4, 3, 5)
+    fitted = b1 @ torch.linalg.lstsq(b1, g).solution
+    for gradients in (0 * g, fitted):
+        for k in (1, 4, 9):
+            new = growth.optimal_neurons(from_rows(b2, b1, gradients, (True, False)), k)
+            assert new.size == k
+            assert all((t == 0).all() for t in (new.joined, new.fan_out, new.eigenvalues, new.gains, new.gain))
+
+
+def test_the_units_of_sequences_count_samples_once():
+    """Targets of sequences are sums over positions, means over samples, in every statistic: the drop is in these units."""
+    n, positions = 6, 5
+    b2, b1, g = rows(19, n * positions, 4, 3, 3)
+    by_row = from_rows(b2, b1, g)
+    names = ("S", "M", "S_prev", "M_prev", "P", "E")
+    stats = dataclasses.replace(
+        by_row, **{m: positions * getattr(by_row, m) for m in names}, count=by_row.count / positions
+    )
+    new, delta = growth.optimal_neurons(stats, 2), growth.optimal_delta(stats)
+    close(delta.joined, growth.optimal_delta(by_row).joined, 1e-10)
+    one2, one1 = (torch.cat([b, torch.ones(len(b), 1, dtype=b.dtype)], 1) for b in (b2, b1))
+    R = -(g - one1 @ delta.joined.T)
+    move = one2 @ new.joined.T @ new.fan_out.T
+    close(((R**2).sum() - ((R - move) ** 2).sum()) / n, (new.eigenvalues**2).sum(), 1e-10)
+    net = network(20, positions=3, samples=4)
+    seen = growth.statistics(net.f, net.params, net.data, net.pair)
+    assert (seen.count, seen.positions) == (4, 12)
+    flat = growth.statistics(net.f, net.params, (net.x.flatten(0, 1), net.target.flatten()), net.pair)
+    close(growth.optimal_neurons(seen, 2).eigenvalues, 3**0.5 * growth.optimal_neurons(flat, 2).eigenvalues, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("activation", "slope_at_0"),
+    [
+        (torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Dropout(0.5).eval()), 0.5),
+        (torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Hardtanh()), 1.0),
+        (lambda z: 3 * torch.tanh(2 * z), 6.0),
+        (torch.nn.PReLU(init=0.5).double().requires_grad_(False), 0.75),
+    ],
+)
+def test_gains_use_the_slope_of_the_composed_activation(activation, slope_at_0):
+    net = network(16)
+    f = lambda p, x: torch.nn.functional.linear(
+        activation(torch.nn.functional.linear(x, p["hidden"]["weight"], p["hidden"]["bias"])),
+        p["output"]["weight"],
+        p["output"]["bias"],
+    )
+    params = {"hidden": net.params["hidden"], "output": net.params["output"]}
+    pair = growth.Pair("hidden", "output", activation=activation)
+    target = net.target % 3
+    for _ in range(2):
+        stats = growth.statistics(f, params, (net.x, target), pair)
+        new = growth.optimal_neurons(stats, 2)
+        assert abs(stats.slope.item() - slope_at_0) < 1e-12
+        close(new.gains, -slope_at_0 * torch.einsum("ki,iq,qk->k", new.joined, stats.M_prev, new.fan_out), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_metric": "fisher"}, "input_metric: got 'fisher'"),
+        ({"input_metric": None, "joint": True}, "input_metric=None"),
+        ({"threshold": 1.0}, "threshold: got 1.0"),
+        ({"threshold": None}, "threshold: got None"),
+        ({"noise_floor": -1.0}, "noise_floor: got -1.0"),
+        ({"noise_floor": torch.ones(2)}, "noise_floor"),
+    ],
+)
+def test_bad_metrics_and_floors(options, message):
+    with pytest.raises(ValueError, match=message):
+        growth.optimal_neurons(from_rows(*rows(0, 9, 2, 2, 2)), 1, **options)

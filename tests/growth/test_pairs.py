@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 import growth
 from fisher import LayerCollection
-from growth.pairs import dense, layers_of, locate
+from growth.locate import locate
+from growth.pairs import layer_at, layers_of
 from growth.strategies import network
 from linmaps import trees
 
@@ -22,10 +23,10 @@ def test_layers_in_any_tree():
         ({"net": [{"weight": w, "bias": b}]}, ("net", 0)),
         ([{"weight": w, "bias": b}], "0"),
     ]:
-        layer = dense(params, path)
+        layer = layer_at(params, path)
         assert layer.weight is w
         assert layer.bias is b
-    assert dense({"w1": w}, "w1").bias is None
+    assert layer_at({"w1": w}, "w1").bias is None
 
 
 def test_paths_reach_statistics_and_surgery():
@@ -37,7 +38,7 @@ def test_paths_reach_statistics_and_surgery():
             want = growth.statistics(net.f, net.params, net.data, net.pair)
             assert torch.equal(s.S, want.S)
             grown = growth.grow(other.params, pair, growth.optimal_neurons(s, 1))
-            assert growth.pairs.dense(grown, pair.before).weight.shape == (5, 3)
+            assert growth.pairs.layer_at(grown, pair.before).weight.shape == (5, 3)
 
 
 def test_bare_leaves_without_bias():
@@ -120,13 +121,13 @@ def square(bias=()):
         (
             lambda p, x: torch.tanh(x @ p["a"]["weight"].T) @ p["a"]["weight"].T @ p["b"]["weight"].T,
             "",
-            "used by 2 dense calls",
+            "used by 2 calls",
         ),
-        (lambda p, x: torch.tanh(x @ p["a"]["weight"].T), "", r"b.weight: used by 0 dense calls"),
+        (lambda p, x: torch.tanh(x @ p["a"]["weight"].T), "", r"b.weight: used by 0 calls"),
         (
             lambda p, x: F.linear(F.linear(F.linear(x, p["a"]["weight"]), p["c"]["weight"]), p["b"]["weight"]),
             "",
-            "comes from c.weight",
+            "comes from linear of c.weight",
         ),
         (
             lambda p, x: F.linear(h := F.linear(x, p["a"]["weight"]), p["b"]["weight"]) + h,
@@ -147,9 +148,9 @@ def test_uses_that_cannot_grow(f, bias, message):
 
 def test_the_activation_between_is_read():
     f = lambda p, x: F.linear(torch.relu(F.linear(x, p["a"]["weight"]) + p["a"]["bias"]) * 0.5, p["b"]["weight"])
-    _, _, activation = found(f, square("a"))
+    activation = found(f, square("a")).activation
     z = torch.tensor([-1.0, 2.0])
     assert torch.equal(activation(z), torch.tensor([0.0, 1.0]))
     given = growth.Pair("a", "b", torch.sin)
-    assert found(f, square("a"), given)[2] is torch.sin
+    assert found(f, square("a"), given).activation is torch.sin
     assert trees.path_str(given.before) == "a"

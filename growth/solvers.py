@@ -1,0 +1,111 @@
+"""Pseudo-inverse solves and roots of symmetric matrices of statistics: Cholesky where that is safe, else eigh.
+
+d size of the matrix, k columns.  Which way is taken shows in the time and not, beyond rounding, in the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import debug_unwrap
+
+from linmaps.linalg import damped, differentiated, pinv, refined, rounding
+
+PROBES, STEPS = 4, 3
+
+
+def pseudo_solve(
+    a: Tensor, b: Tensor, ridge: float | Tensor = 0.0, rtol: float | None = None, *, size: Tensor | None = None
+) -> Tensor:
+    """(a + ridge I)⁺ b of a symmetric a `[d, d]` with no negative eigenvalue but by rounding, b `[d, k]`.
+
+    As `linmaps.linalg.pinv`, whose threshold (rtol, size) it has, by a Cholesky factorization in float64 where that is
+    ten times faster and as good: rtol is None, and the eigenvalues, inputs that are constant 0 left out, are all well
+    above the threshold and span less than half of the digits of float64.  Under `vmap` one way is taken for all members.
+    Derivatives are right to the second order.
+
+    >>> import torch
+    >>> pseudo_solve(torch.diag(torch.tensor([4.0, 0.0, 2.0])), torch.ones(3, 1)).T
+    tensor([[0.2500, 0.0000, 0.5000]])
+    """
+    if a.shape[-1] == 0:
+        return b
+    a = torch.lerp(a, a.mT, 0.5)  # in one step: fresh memory of a large matrix costs as much as its factorization
+    if isinstance(ridge, Tensor) or ridge:
+        a = damped(a, ridge)
+    if rtol is None:
+        m, diagonal = a.detach(), a.detach().diagonal()
+        dead = diagonal == 0
+        some = bool(debug_unwrap(dead, recurse=True).any())
+        if some:
+            m = torch.where(dead[:, None] | dead, torch.diag(torch.where(dead, diagonal.amax(), 0.0)), m)
+        factor = _factor(m, size)
+        if factor is not None:
+            return _solved(factor, a, b, dead if some else None)
+    return pinv(a, 0.0, rtol, size=size) @ b
+
+
+def _factor(m: Tensor, size: Tensor | None) -> Tensor | None:
+    """The Cholesky factor of m, or None where an eigenvalue of m may be close to the threshold."""
+    factor, info = torch.linalg.cholesky_ex(m.to(torch.float64))
+    index = torch.arange(PROBES * len(m), dtype=torch.float64, device=m.device)
+    y = (0.618033988749895 * index * index % 1 - 0.5).reshape(len(m), PROBES)  # a chirp: no smooth or sparse vector
+    x = y.to(m.dtype)
+    norm = torch.linalg.matrix_norm
+    largest = smallest = m.new_ones(())
+    for _ in range(STEPS):
+        x, y = m @ (x / norm(x)), _backsolved(factor, y / norm(y))
+        largest, smallest = norm(x), 1 / norm(y)
+    limit = max(4 * rounding(m[0]), torch.finfo(torch.float64).eps ** 0.5)
+    safe = (info == 0) & (smallest > limit * (largest if size is None else size.detach()))
+    return factor if bool(debug_unwrap(safe, recurse=True).all()) else None
+
+
+def _backsolved(factor: Tensor, b: Tensor) -> Tensor:
+    half = torch.linalg.solve_triangular(factor, b.to(factor.dtype), upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+
+
+def _solved(factor: Tensor, a: Tensor, b: Tensor, dead: Tensor | None) -> Tensor:
+    """a⁺ b with a = [D, C'; C, C D⁻¹ C'], D on the inputs alive and C = 0 but in derivatives: see `linmaps.linalg.pinv`."""
+    back = lambda u: _backsolved(factor, u).to(b.dtype)
+    plain = not differentiated(a) and not differentiated(b)
+    if dead is None:
+        return back(b) if plain else refined(back, lambda u: a @ u, b, b.detach())
+    alive = ~dead[:, None]
+    kept = torch.where(alive, b, 0.0)
+    if plain:
+        return torch.where(alive, back(kept), 0.0)
+    D = torch.where(alive & alive.mT, a, torch.diag(dead.to(a.dtype)))
+    C = torch.where(dead[:, None] & alive.mT, a, 0.0)
+    solve = lambda u: torch.where(alive, refined(back, lambda v: D @ v, u, u.detach()), 0.0)
+    shrunk = lambda u: u - solve(C.mT @ (C @ solve(u)))  # H = (I + F'F)⁻¹, F = C D⁻¹
+    w = shrunk(solve(shrunk(kept + solve(C.mT @ b))))
+    return w + C @ solve(w)
+
+
+def pseudo_root(a: Tensor) -> Tensor:
+    """R `[d, d]` with R R' = a⁺ of a symmetric a without negative eigenvalues; which one depends on rounding, R R' does not.
+
+    By the formula of `linmaps.linalg.pinv`, with D^{-1/2} from the series of (I + X)^{-1/2}, X = 0 but in derivatives;
+    so R R' has the derivatives of a⁺, to the second order, while the rank does not change.
+
+    >>> import torch
+    >>> R = pseudo_root(torch.diag(torch.tensor([4.0, 0.0])))
+    >>> R @ R.T
+    tensor([[0.2500, 0.0000],
+            [0.0000, 0.0000]])
+    """
+    if a.shape[-1] == 0:
+        return a
+    a = (a + a.mT) / 2
+    values, v = (t.detach() for t in torch.linalg.eigh(a.detach()))
+    kept = values > rounding(values) * values.amax()
+    start = torch.where(kept, torch.where(kept, values, 1.0) ** -0.5, 0.0)
+    b = v.mT @ a @ v
+    eye = torch.diag(kept.to(a.dtype))
+    x = start[:, None] * torch.where(kept[:, None] & kept, b, 0.0) * start - eye
+    root = start[:, None] * (eye - x / 2 + 0.375 * x @ x)
+    f = torch.where(~kept[:, None] & kept, b, 0.0) @ (root @ root.mT)
+    left = eye + f
+    return v @ (left - left @ (f.mT @ f)) @ root
