@@ -14,7 +14,7 @@ from torch import Tensor
 from growth.delta import Delta, check_solver, make_delta, optimal_delta
 from growth.graph import Activation, Graph, Node
 from growth.graph_statistics import GraphStatistics, check_targets
-from growth.neurons import Neurons, _schur, optimal_neurons
+from growth.neurons import Neurons, optimal_neurons, schur
 from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
 from linmaps.linalg import working
@@ -173,7 +173,7 @@ def new_edge(
     N, metric, size, fit = -working(stats.M_prev), working(stats.S_prev), None, None
     if target == "residual":
         fit = pseudo_solve(working(stats.S), working(stats.P).mT, ridge, rtol).mT
-        metric, size = _schur(stats, fit)
+        metric, size = schur(stats, fit)
         N = N + fit @ working(stats.M)
     weight = pseudo_solve(metric, N, ridge, rtol, size=size).mT
     delta = None if fit is None else _as_change(graph, v, make_delta(stats, weight @ fit))

@@ -13,8 +13,8 @@ from growth.graph_growth import NewEdge, NewUnits, NodeDelta, new_edge, new_node
 from growth.graph_statistics import GraphStatistics, observe_graph
 from growth.losses import Loss
 from growth.observe import constants
-from growth.signs import _chosen
-from growth.surgery import Scale, _amplitudes, _fitted, _like
+from growth.signs import better_sign
+from growth.surgery import Scale, amplitudes, cast_like, fitted
 from linmaps import trees
 from linmaps.linalg import working
 from linmaps.trees import record
@@ -180,7 +180,7 @@ def choose_graph_sign(
     for i, (up, down) in zip(units, sums):
         _, plus, minus = constants(i.activation or (lambda z: 1.0 * z), up)
         kept, flipped = (minus * down - plus * up) / samples, (plus * down - minus * up) / samples
-        signed.append(dataclasses.replace(i, neurons=_chosen(i.neurons, kept, flipped)))
+        signed.append(dataclasses.replace(i, neurons=better_sign(i.neurons, kept, flipped)))
     rest = iter(signed)
     done = [next(rest) if isinstance(i, NewUnits) else i for i in listed]
     if isinstance(items, Candidates):
@@ -220,7 +220,7 @@ def grow_graph(graph: Graph, params: Any, items: Any, *, scale: Scale = 1.0) -> 
             [3.]])
     """
     graph.check(params)
-    s, root = _amplitudes(scale)
+    s, root = amplitudes(scale)
     t = scale[1] if isinstance(scale, tuple) else scale
     params = {kind: dict(params[kind]) if kind in params else {} for kind in ("edges", "nodes")}
     for item in items if isinstance(items, (list, tuple)) else [items]:
@@ -232,7 +232,7 @@ def grow_graph(graph: Graph, params: Any, items: Any, *, scale: Scale = 1.0) -> 
                 params = _with_units(graph, params, item, name, root)
             else:
                 shape = graph.width(item.target), graph.width(item.source)
-                weight = _like(_fitted(t * item.weight, shape, name), _some(params, item.weight))
+                weight = cast_like(fitted(t * item.weight, shape, name), _some(params, item.weight))
                 params = _put(params, "edges", name, "weight", weight)
                 params = params if item.delta is None else _moved(params, item.delta.change, t)
         else:
@@ -272,8 +272,8 @@ def _moved(params: Any, change: dict[str, Any], s: float | Tensor) -> Any:
     """params - s change, on the leaves that change has."""
     for path in trees.paths(change):
         old = trees.get(params, path)
-        move = _fitted(s * trees.get(change, path), old.shape, trees.path_str(path))
-        params = trees.replace(params, path, old - _like(move, old))
+        move = fitted(s * trees.get(change, path), old.shape, trees.path_str(path))
+        params = trees.replace(params, path, old - cast_like(move, old))
     return params
 
 
@@ -286,13 +286,13 @@ def _with_units(graph: Graph, params: Any, item: NewUnits, name: str, root: floa
 
     def joined(kind: str, key: str, leaf: str, block: Tensor, axis: int) -> Any:
         there = [params[kind][key][leaf]] if item.wider else []
-        return _put(params, kind, key, leaf, torch.cat([*there, _like(block, like)], axis))
+        return _put(params, kind, key, leaf, torch.cat([*there, cast_like(block, like)], axis))
 
     for u in graph.parents(name):
-        block = _fitted(rows.get(u, new.fan_in.new_zeros(k, 0)), (k, graph.width(u)), f"{item}: fan_in from {u}")
+        block = fitted(rows.get(u, new.fan_in.new_zeros(k, 0)), (k, graph.width(u)), f"{item}: fan_in from {u}")
         params = joined("edges", f"{u}->{name}", "weight", block, 0)
     for v in graph.children(name):
-        block = _fitted(columns.get(v, new.fan_out.new_zeros(0, k)), (graph.width(v), k), f"{item}: fan_out to {v}")
+        block = fitted(columns.get(v, new.fan_out.new_zeros(0, k)), (graph.width(v), k), f"{item}: fan_out to {v}")
         params = joined("edges", f"{name}->{v}", "weight", block, 1)
         if graph.has_bias(v):
             params = _moved(params, {"nodes": {v: {"bias": block.sum(1) * new.sigma0}}}, 1.0)

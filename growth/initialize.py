@@ -6,7 +6,6 @@ k new units between `before` `[p, r]` and `after` `[q, p]` (times the kernel for
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,8 +69,9 @@ def initialize(
     check_count(k)
     before, after = layers_of(params, pair)
     like = working(before.weight)
-    r, q = math.prod(before.weight.shape[1:]), after.weight.shape[0] * after.taps
-    rows = r if before.bias is None else r + 1
+    r, q = sum(layer.inputs for layer in before.all), after.weight.shape[0] * after.taps
+    bias = next((layer.bias for layer in before.all if layer.bias is not None), None)
+    rows = r if bias is None else r + 1
     parts: list[Tensor | None] = [None, None, None]
     if draws is not None:
         check_draws(draws, (k, rows + q))
@@ -81,7 +81,7 @@ def initialize(
         return _drawn(rule, name, shape, leaf.to(like), inputs, given, generator).to(like)
 
     A = draw(fan_in, "fan_in", (k, r), before.weight, r, parts[0])
-    a = None if before.bias is None else draw(fan_in, "fan_in", (k,), before.bias, r, parts[1])
+    a = None if bias is None else draw(fan_in, "fan_in", (k,), bias, r, parts[1])
     inputs = (before.weight.shape[0] + k) * after.taps
     out = draw(fan_out, "fan_out", (q, k), after.weight, inputs, parts[2])
     if sigma0 is None:

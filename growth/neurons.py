@@ -125,7 +125,7 @@ def optimal_neurons(
                 working(stats.S), torch.cat([working(stats.M), working(stats.P).mT], 1), ridge, rtol
             ).split([stats.M.shape[1], len(S_prev)], 1)
             plain, fit = solved[0].mT, solved[1].mT
-            metric, size = _schur(stats, fit)
+            metric, size = schur(stats, fit)
         if delta is not None:
             plain = _plain(stats, delta, output_metric, shrinkage)
         elif plain is None:
@@ -198,7 +198,7 @@ def _check(
             raise ValueError(f"{name}: got {value!r}, expected a number in [0, {most}) or a scalar tensor")
 
 
-def _schur(stats: Statistics, fit: Tensor) -> tuple[Tensor, Tensor]:
+def schur(stats: Statistics, fit: Tensor) -> tuple[Tensor, Tensor]:
     """S_prev - P S⁺ P', what the inputs of `after` leave unexplained of those of `before`; and the size of its terms.
 
     fit = P S⁺ `[r+1, p+1]`.  Rounding of S, P and S_prev moves it by machine epsilon times |S_prev| + |P S⁺|² |S|.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from growth.delta import Delta
 from growth.neurons import Neurons
-from growth.pairs import Layer, Pair, layers_of
+from growth.pairs import Layer, Pair, plain_layers
 from growth.select import check_units, live, scale_neurons
 from linmaps.linalg import positive_root
 
@@ -72,7 +72,7 @@ def normalize(
         check_units(new)
     if delta is not None and not isinstance(delta, Delta):
         raise TypeError(f"delta: got {type(delta).__name__}, expected growth.Delta (of optimal_delta) or None")
-    before, after = layers_of(params, pair)
+    before, after = plain_layers(params, pair, "normalize")
     if kind == "gradmax":
         if new is None:
             raise ValueError('new: got None, expected units; kind="gradmax" sets the norms of their columns')

@@ -201,6 +201,16 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
     return before, after
 
 
+def plain_layers(params: Any, pair: Pair, name: str) -> tuple[Layer, Layer]:
+    """`layers_of` for a function of this name that has no meaning for a Sum: ValueError for one."""
+    before, after = layers_of(params, pair)
+    if before.others or after.others:
+        raise ValueError(
+            f"{pair}: {name} got a Sum of layers, expected two layers; give a Pair of one of them at a time"
+        )
+    return before, after
+
+
 def _side(params: Any, pair: Pair, side: str | Path | Sum) -> Layer:
     first, *others = (layer_at(params, path) for path in parts(side))
     for layer in others:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from growth.initialize import check_count
 from growth.normalize import deviation
-from growth.pairs import Layer, Pair, layers_of, norm_leaves
+from growth.pairs import Layer, Pair, norm_leaves, plain_layers
 from linmaps import trees
 from linmaps.linalg import working
 from linmaps.paths import path_str
@@ -55,7 +55,7 @@ def rescale(params: Any, pair: Pair, k: int, *, kind: str = "default", preserve:
     check_count(k)
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {list(KINDS)}")
-    before, after = layers_of(params, pair)
+    before, after = plain_layers(params, pair, "rescale")
     p = before.weight.shape[0]
     if p == 0:
         return params

@@ -64,7 +64,7 @@ def choose_sign(
         samples += count
     out = []
     for n, (up, down), (plus, minus) in zip(units, sums, slopes):
-        out.append(_chosen(n, (minus * down - plus * up) / samples, (plus * down - minus * up) / samples))
+        out.append(better_sign(n, (minus * down - plus * up) / samples, (plus * down - minus * up) / samples))
     return out[0] if alone else out
 
 
@@ -77,7 +77,7 @@ def _sides(view: View, new: Neurons) -> tuple[Tensor, Tensor]:
     return (w * u.clamp(min=0)).sum((0, 1)), (w * (-u).clamp(min=0)).sum((0, 1))
 
 
-def _chosen(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
+def better_sign(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
     flip = flipped > kept
     gains = torch.where(flip, flipped, kept).to(new.gains.dtype)
 

@@ -54,7 +54,7 @@ def grow(
     pairs, _ = check_pairs(pair)
     units, deltas, scales = (as_list(v, len(pairs), n) for v, n in ((new, "new"), (delta, "delta"), (scale, "scale")))
     for one, n, d, amplitude in zip(pairs, units, deltas, scales):
-        s, root = _amplitudes(amplitude)
+        s, root = amplitudes(amplitude)
         if d is not None:
             params = _changed(params, one, d, s)
         if n is not None:
@@ -92,8 +92,8 @@ def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
         raise TypeError(f"delta: got {type(delta).__name__}, expected growth.Delta (of optimal_delta) or None")
     _, after = layers_of(params, pair)
     for layer, part in zip(after.all, _split(delta.weight, after, f"{pair}: delta.weight")):
-        change = s * _fitted(_kernels(part, layer.weight), layer.weight.shape, f"{pair}: delta.weight")
-        params = trees.replace(params, layer.weight_path, layer.weight - _like(change, layer.weight))
+        change = s * fitted(_kernels(part, layer.weight), layer.weight.shape, f"{pair}: delta.weight")
+        params = trees.replace(params, layer.weight_path, layer.weight - cast_like(change, layer.weight))
     if delta.bias is None:
         return params
     if not after.biased:
@@ -106,7 +106,7 @@ def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
 def _lowered(params: Any, after: Layer, move: Tensor, name: str) -> Any:
     """params with the first bias of the layers less move."""
     path, bias = next((layer.bias_path, layer.bias) for layer in after.all if layer.bias is not None)
-    return trees.replace(params, path, bias - _like(_fitted(move, bias.shape, name), bias))  # type: ignore[arg-type,union-attr]
+    return trees.replace(params, path, bias - cast_like(fitted(move, bias.shape, name), bias))  # type: ignore[arg-type,union-attr]
 
 
 def _split(flat: Tensor, layer: Layer, name: str) -> list[Tensor]:
@@ -130,17 +130,17 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
             "and [q, k]; map over an ensemble with torch.func.vmap"
         )
     fan_out = _columns(new.fan_out, after, f"{pair}: new.fan_out")
-    fan_out = _fitted(
+    fan_out = fitted(
         fan_out, (after.weight.shape[0], k * after.columns, *after.weight.shape[2:]), f"{pair}: new.fan_out"
     )
     for path, leaf, fill in norm_leaves(params, pair):
         params = trees.replace(params, path, pad(leaf, (0, k), value=fill))
     bias = _new_bias(pair, new, before, root)
     for layer, part in zip(before.all, _split(new.fan_in, before, f"{pair}: new.fan_in")):
-        fan_in = _fitted(_kernels(part, layer.weight), (k, *layer.weight.shape[1:]), f"{pair}: new.fan_in")
+        fan_in = fitted(_kernels(part, layer.weight), (k, *layer.weight.shape[1:]), f"{pair}: new.fan_in")
         params = _appended(params, layer, root * fan_in, bias)
         bias = torch.zeros_like(bias) if layer.bias is not None and bias is not None else bias
-    weight = torch.cat([after.weight, _like(root * fan_out, after.weight)], 1)
+    weight = torch.cat([after.weight, cast_like(root * fan_out, after.weight)], 1)
     params = trees.replace(params, after.weight_path, weight)
     if not after.biased:
         return params
@@ -190,13 +190,13 @@ def _new_bias(pair: Pair, new: Neurons, before: Layer, root: float | Tensor) -> 
 
 
 def _appended(params: Any, before: Layer, rows: Tensor, bias: Tensor | None) -> Any:
-    params = trees.replace(params, before.weight_path, torch.cat([before.weight, _like(rows, before.weight)], 0))
+    params = trees.replace(params, before.weight_path, torch.cat([before.weight, cast_like(rows, before.weight)], 0))
     if bias is None or before.bias is None or before.bias_path is None:
         return params
-    return trees.replace(params, before.bias_path, torch.cat([before.bias, _like(bias, before.bias)]))
+    return trees.replace(params, before.bias_path, torch.cat([before.bias, cast_like(bias, before.bias)]))
 
 
-def _fitted(t: Tensor, shape: Sequence[int], name: str) -> Tensor:
+def fitted(t: Tensor, shape: Sequence[int], name: str) -> Tensor:
     """An update of the shape before a neighbour grew, with zeros for the units that came last since."""
     if t.ndim != len(shape) or any(a > b for a, b in zip(t.shape, shape)):
         raise ValueError(
@@ -206,11 +206,11 @@ def _fitted(t: Tensor, shape: Sequence[int], name: str) -> Tensor:
     return pad(t, [n for a, b in zip(reversed(t.shape), reversed(shape)) for n in (0, b - a)])
 
 
-def _like(t: Tensor, leaf: Tensor) -> Tensor:
+def cast_like(t: Tensor, leaf: Tensor) -> Tensor:
     return t.to(dtype=leaf.dtype, device=leaf.device)
 
 
-def _amplitudes(scale: Scale) -> tuple[float | Tensor, float | Tensor]:
+def amplitudes(scale: Scale) -> tuple[float | Tensor, float | Tensor]:
     """(s, √t) of a scale, a number, a scalar tensor, or a tuple of two of them."""
     parts = scale if isinstance(scale, tuple) else (scale, scale)
     wrong = len(parts) != 2 or any(

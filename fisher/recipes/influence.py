@@ -49,7 +49,7 @@ def influence(
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, torch.eye(2)
     >>> F = fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
     >>> influence(f, p, (x, torch.ones(2, 1)), F, (x[:1], torch.ones(1, 1)), loss="squared_error", regul=0.0)
-    tensor([[-2., -0.]])
+    tensor([[-2.0000, -0.0000]])
     """
     solved = F.solve(_gradients(f, params, test, loss), regul)
     return -_products(solved, _gradients(f, params, data, loss), "tn,bn->tb")
@@ -72,7 +72,7 @@ def self_influence(
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, torch.eye(2)
     >>> F = fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
     >>> self_influence(f, p, (x, torch.tensor([[1.0], [2.0]])), F, loss="squared_error", regul=0.0)
-    tensor([-2., -8.])
+    tensor([-2.0000, -8.0000])
     """
     g = _gradients(f, params, data, loss)
     return -_products(F.solve(g, regul), g, "bn,bn->b")

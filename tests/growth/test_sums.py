@@ -111,6 +111,32 @@ def test_ensembles():
             close(s, t, 1e-10)
 
 
+def test_surgery_knows_all_layers():
+    f, params, data = net(("uv", "ws"))
+    y = f(params, data[0])
+    g = lambda: torch.Generator().manual_seed(0)
+    for larger in (
+        growth.widen(params, PAIR, 2),
+        growth.widen(params, PAIR, 2, "pair", g()),
+        growth.widen(params, PAIR, 2, "zero_out", g()),
+        growth.grow(params, PAIR, growth.initialize(params, PAIR, 2, generator=g())),
+    ):
+        assert larger["u"]["weight"].shape == larger["v"]["weight"].shape == (6, 3)
+        assert larger["u"]["bias"].shape == larger["v"]["bias"].shape == (6,)
+        close(f(larger, data[0]), y, 1e-12)
+        state = growth.grow_like({"m": params}, params, larger)["m"]
+        back = growth.prune_like(state, larger, PAIR, [4, 5])
+        for a, b in zip(trees.leaves(growth.prune(larger, PAIR, [4, 5])), trees.leaves(back)):
+            assert a.shape == b.shape
+    smaller, removed = growth.cut(params, PAIR, [1])
+    assert smaller["v"]["weight"].shape == (3, 3)
+    for a, b in zip(trees.leaves(growth.restore(smaller, PAIR, removed)), trees.leaves(params)):
+        assert torch.equal(a, b)
+    for fn in (lambda: growth.rescale(params, PAIR, 2), lambda: growth.normalize(None, None, params, PAIR)):
+        with pytest.raises(ValueError, match="got a Sum of layers"):
+            fn()
+
+
 def test_what_is_no_sum_is_refused():
     f, params, data = net(("", ""))
     with pytest.raises(ValueError, match="different gradients"):
