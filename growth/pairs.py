@@ -54,7 +54,8 @@ class Pair:
     before, after: paths of the layers, dotted strings or tuples of keys; `"hidden"` names the leaves `hidden.weight`
     `[p, r]` and `hidden.bias` `[p]` (which may be absent), in nested dicts as in flat ones with dotted keys.  Two
     convolutions without groups, weights `[p, r, *kernel]` and `[q, p, *kernel]`, are a pair too, and so are a
-    convolution and the dense layer behind its flattened map, weight `[q, p m]` for m positions.
+    convolution and the dense layer behind its flattened map, weight `[q, p m]` for m positions.  p may be 0; but
+    torch's convolutions know no width 0: start from one unit of zeros, and `prune` it once there are others.
     Either may be a `Sum` of layers whose outputs f adds.
     activation: the elementwise map between them; None lets `statistics` read it from what f does (behind a Sum name it).
     norm: path of a batch norm between them, whose leaves (weight, bias, running_mean, running_var) `[p]` grow along.

@@ -130,3 +130,55 @@ def test_growth_of_an_ensemble(device):
     same(got, want, device, 1e-8)
     state = growth.grow_like(to(stacked, device), to(stacked, device), got[0])
     assert state["hidden"]["weight"].shape == (2, 6, 3)
+
+
+@on_each
+def test_growth_of_convolutions_and_what_surrounds_it(device):
+    from tests.growth.test_convolution import net
+
+    n = net("stride", torch.relu)
+
+    def run(params, x, t):
+        data, like = (x, t), params["first"]["weight"]
+        stats = growth.with_fisher(growth.statistics(n.f, params, data, n.pair), n.f, params, data, n.pair)
+        delta = growth.optimal_delta(stats, output_metric="fisher", shrinkage=0.1)
+        new = growth.optimal_neurons(stats, 2, delta=delta, output_metric="fisher", shrinkage=0.1)
+        new = growth.choose_sign(n.f, params, data, n.pair, new)
+        found = growth.line_search(n.f, params, data, n.pair, new, delta)
+        grown = growth.grow(params, n.pair, new, delta=delta, scale=found.scale)
+        wide = growth.widen(grown, n.pair, 2)
+        scores = growth.unit_scores(wide, n.pair, stats=growth.statistics(n.f, wide, data, n.pair))
+        small = growth.prune(wide, n.pair, growth.weakest_units(scores, keep=4))
+        draws = torch.linspace(-1, 1, 2 * sum(stats.M_prev.shape), dtype=D, device=like.device).reshape(2, -1)
+        return {
+            "loss": found.loss,
+            "small": small,
+            "norms": growth.gradient_norms(stats, growth.gradmax(stats, 2, draws=draws)),
+            "floor": growth.noise_floor(stats),
+            "senn": growth.senn_score(stats, 0.1),
+            "start": growth.initialize(
+                params, n.pair, 2, draws=draws[:, : stats.M_prev.shape[0] + stats.M_prev.shape[1]]
+            ),
+        }
+
+    same(run(to(n.params, device), n.x.to(device), n.t.to(device)), run(n.params, n.x, n.t), device, 1e-7)
+
+
+@on_each
+def test_growth_of_graphs_and_ranks(device):
+    params, x, t = problem()
+    nodes = (growth.Node("x", 3), growth.Node("h", 2, torch.tanh), growth.Node("y", 3))
+    graph = growth.Graph(nodes, ("x->h", "h->y"))
+    params = graph.init(torch.Generator().manual_seed(0), dtype=D)
+
+    def run(params, x, t):
+        stats = growth.graph_statistics(graph, params, (x, t))
+        items = [growth.node_delta(stats, "y"), growth.new_edge(stats, "x", "y"), growth.wider_node(stats, "h", 2)]
+        return growth.grow_graph(graph, params, items, scale=0.1)[1]
+
+    same(run(to(params, device), x.to(device), t.to(device)), run(params, x, t), device, 1e-8)
+    spec = linmaps.Factorized((2, 3), (3, 2), factorization="tucker", rank=2)
+    leaves = spec.init(torch.Generator().manual_seed(0), dtype=D)
+    larger, want = growth.grow_rank(spec, leaves, 1, gradient=torch.ones(6, 6, dtype=D))
+    _, got = growth.grow_rank(spec, to(leaves, device), 1, gradient=torch.ones(6, 6, dtype=D, device=device))
+    same(larger.effective_W(got), larger.effective_W(want), device)

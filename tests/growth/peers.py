@@ -19,10 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABSENT = (
-    "needs the peer: pip install --no-deps --target DIR gromo==0.1.0 networkx torchmetrics lightning-utilities "
-    "deprecated wrapt, and TORCHGROVE_PEERS=DIR"
-)
+ABSENT = "needs the peer: pip install --no-deps --target DIR gromo==0.1.0, and TORCHGROVE_PEERS=DIR"
 NEEDS = ("networkx",)
 
 

@@ -327,3 +327,36 @@ def test_what_cannot_grow_says_why():
     new = growth.optimal_neurons(collect(n), 2)
     with pytest.raises(ValueError, match="4 outputs x 9 taps"):
         growth.grow(n.params, n.pair, dataclasses.replace(new, fan_out=new.fan_out[:-1]))
+
+
+def test_a_residual_block_grows_from_nothing():
+    """A unit of zeros stands for none: it moves nothing, and goes again."""
+    g = torch.Generator().manual_seed(0)
+    normal = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)
+    zeros = lambda *s: torch.zeros(*s, dtype=torch.float64)
+    params = {
+        "first": {"weight": normal(3, 1, 3, 3), "bias": normal(3)},
+        "a": {"weight": zeros(1, 3, 3, 3), "bias": zeros(1)},
+        "b": {"weight": zeros(3, 1, 3, 3), "bias": zeros(3)},
+        "head": {"weight": normal(4, 3), "bias": normal(4)},
+    }
+
+    def f(p, x):
+        conv = lambda n, x: F.conv2d(x, p[n]["weight"], p[n]["bias"], padding=1)
+        h = torch.tanh(conv("first", x))
+        h = h + conv("b", torch.relu(conv("a", h)))
+        return F.linear(torch.tanh(h).mean((2, 3)), p["head"]["weight"], p["head"]["bias"])
+
+    data = normal(30, 1, 5, 5), torch.randint(0, 4, (30,), generator=g)
+    loss = lambda p: per_sample("cross_entropy")(f(p, data[0]), data[1]).mean()
+    pair = growth.Pair("a", "b")
+    s = growth.statistics(f, params, data, pair)
+    delta = growth.optimal_delta(s)
+    assert not delta.weight.any()
+    new = growth.choose_sign(f, params, data, pair, growth.optimal_neurons(s, 2, delta=delta))
+    grown = lambda t: growth.prune(growth.grow(params, pair, new, scale=t), pair, [0])
+    assert grown(1.0)["b"]["weight"].shape == (3, 2, 3, 3)
+    close(f(grown(0.0), data[0]), f(params, data[0]), 1e-14)
+    assert abs(slope(lambda t: loss(grown(t)), 1e-2, root=True) / -new.gain - 1) < 1e-4
+    found = growth.line_search(f, params, data, pair, new, delta)
+    assert found.loss < 0.99 * found.start
