@@ -69,7 +69,7 @@ Coming from gromo (its modules hold their statistics, pending updates and amplit
     GrowingBatchNorm, LayerNorm, GroupNorm: grow           Pair.norm: batch norms grow along with their unit
     GrowingDropout                                         Pair: dropout is the identity where statistics are taken
     GrowingContainer, select_best_update                   compare(pairs, news, deltas), statistics of a list of pairs
-    SequentialGrowingModel, set_growing_layers             fit_and_grow(f, params, data, pair): pairs in turn
+    SequentialGrowingModel, set_growing_layers             fit_and_grow(f, params, data, pair): one or several
     GrowingMLP, Perceptron, GrowingResidualBlock           Pair: write f; residual sums need nothing special
     GrowingDAG, expand_node, define_next_actions           Graph, candidates(gstats, k), grow_graph
     line_search                                            line_search(f, params, data, pair, new, delta)
@@ -83,7 +83,8 @@ Coming from gromo (its modules hold their statistics, pending updates and amplit
 from growth.carry import grow_like, prune_like
 from growth.deepen import deepen
 from growth.delta import Delta, optimal_delta
-from growth.fit import Fit, Optimizer, Step, adam, fit_and_grow, sgd
+from growth.descent import Optimizer, adam, sgd
+from growth.fit import Fit, Step, fit_and_grow
 from growth.graph import Graph, Node, carry_graph
 from growth.graph_growth import NewEdge, NewUnits, NodeDelta, new_edge, new_node, node_delta, wider_node
 from growth.graph_statistics import GraphStatistics, graph_statistics

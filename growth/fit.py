@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,13 @@ from torch.func import grad
 from tqdm import tqdm
 
 from fisher.axes import batch_size as count_samples
+from growth.buffers import buffers_fixed
 from growth.carry import grow_like
 from growth.delta import optimal_delta
+from growth.descent import Optimizer, sgd
 from growth.losses import Loss, per_sample
 from growth.neurons import Neurons, optimal_neurons
-from growth.pairs import Pair, layers_of
+from growth.pairs import Pair, check_pairs, layers_of
 from growth.schedules import in_steps_of
 from growth.scores import aligned
 from growth.search import line_search
@@ -35,67 +37,9 @@ CHUNK = 4096
 METRIC: dict[str, Any] = {"output_metric": "fisher", "shrinkage": 0.1}
 
 
-class Optimizer(NamedTuple):
-    """Two pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
-
-    >>> import torch
-    >>> rule = sgd(0.5)
-    >>> rule.update({"w": torch.ones(1)}, rule.init({"w": torch.zeros(1)}), {"w": torch.zeros(1)})[0]
-    {'w': tensor([-0.5000])}
-    """
-
-    init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any], tuple[Any, Any]]
-
-
-def sgd(lr: float = 0.1, momentum: float = 0.9) -> Optimizer:
-    """Gradient descent with momentum as in `torch.optim.SGD`: m <- μ m + g, step -lr m.
-
-    >>> import torch
-    >>> rule, w = sgd(1.0, 0.5), {"w": torch.zeros(())}
-    >>> step, state = rule.update({"w": torch.ones(())}, rule.init(w), w)
-    >>> rule.update({"w": torch.ones(())}, state, w)[0]
-    {'w': tensor(-1.5000)}
-    """
-
-    def update(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        moment = trees.axpy(momentum, state["momentum"], gradient)
-        return trees.scale(-lr, moment), {"momentum": moment}
-
-    return Optimizer(lambda params: {"momentum": trees.zeros_like(params)}, update)
-
-
-def adam(lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> Optimizer:
-    """Adam as in `torch.optim.Adam`; entries added by growth start with zero moments and the common step count.
-
-    Source: Kingma and Ba, "Adam: a method for stochastic optimization" (2015).
-
-    >>> import torch
-    >>> rule, w = adam(0.1), {"w": torch.zeros(())}
-    >>> rule.update({"w": torch.tensor(7.0)}, rule.init(w), w)[0]
-    {'w': tensor(-0.1000)}
-    """
-    first, second = betas
-
-    def init(params: Any) -> Any:
-        one = next(t for t in trees.leaves(params) if t.is_floating_point())
-        zero = trees.zeros_like(params)
-        return {"step": one.new_zeros(()), "mean": zero, "square": zero}
-
-    def update(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        t = state["step"] + 1
-        mean = trees.map(lambda m, g: first * m + (1 - first) * g, state["mean"], gradient)
-        square = trees.map(lambda v, g: second * v + (1 - second) * g * g, state["square"], gradient)
-        a, b = 1 - first**t, 1 - second**t
-        step = trees.map(lambda m, v: -lr * (m / a) / ((v / b).sqrt() + eps), mean, square)
-        return step, {"step": t, "mean": mean, "square": square}
-
-    return Optimizer(init, update)
-
-
 @record(static=("width", "parameters"))
 class Step:
-    """One phase: width p after growth, number of parameters, and scalars; losses are means over all data.
+    """One phase: width p after growth (of several pairs a tuple), number of parameters, and scalars; losses are means.
 
     before: loss at the start; grown: after growth; trained: after training; scale: amplitudes (t_delta, t_neurons); gain,
     decrease: slopes of units and delta; score: what the callable `score` gave after training (NaN without).
@@ -106,7 +50,7 @@ class Step:
     2
     """
 
-    width: int
+    width: int | tuple[int, ...]
     parameters: int
     before: Tensor
     grown: Tensor
@@ -156,10 +100,10 @@ def fit_and_grow(
     f: Callable[..., Tensor],
     params: Any,
     data: tuple[Any, Any],
-    pair: Pair,
+    pair: Pair | Sequence[Pair],
     *,
     order: Sequence[Tensor],
-    target: int,
+    target: int | Sequence[int],
     k: int | Sequence[int],
     loss: str | Loss = "cross_entropy",
     optimizer: Optimizer | None = None,
@@ -170,11 +114,12 @@ def fit_and_grow(
     score: Callable[[Any], Tensor] | None = None,
     progress: bool = False,
 ) -> Fit:
-    """Train `f(params, x)`, and between phases of training grow the pair by k units at a time to the width `target`.
+    """Train `f(params, x)`, and between phases of training grow a pair by k units at a time to the width `target`.
 
     A growth step is one `statistics`, `optimal_delta`, `method(stats, k)`, `choose_sign`, `line_search`, `grow`, and
     `grow_like` for the optimizer's state.
 
+    pair: one or several, neighbours too, which grow at once, by amplitudes in common; then target may be a list.
     data: (x, target) in memory.  order: indices of batches, one tensor `[steps, B]` per phase, see `shuffles`; there is
     one phase before each growth step and one at the end.  k: units per step, or a list of them (`growth.geometric`, ...).
     optimizer: `sgd()` by default; any pair of pure functions (init, update).
@@ -202,9 +147,10 @@ def fit_and_grow(
     >>> [step.width for step in fit.steps], bool(fit.steps[1].grown < fit.steps[1].before)
     ([1, 2], True)
     """
-    params = trees.map(lambda t: t.detach(), params)
-    width = layers_of(params, pair)[0].weight.shape[0]
-    plan = _plan(width, target, k, order)
+    params, f = trees.map(lambda t: t.detach(), params), buffers_fixed(f)
+    pairs, alone = check_pairs(pair)
+    widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
+    plans = _plans(widths, target, k, order)
     optimizer = sgd() if optimizer is None else optimizer
     each, parts = per_sample(loss), _parts(data)
     state, steps = optimizer.init(params), []
@@ -212,46 +158,61 @@ def fit_and_grow(
     zero = torch.zeros_like(final)
     fixed = None if scale is None else [zero + t for t in (scale if isinstance(scale, tuple) else (scale, scale))]
     with tqdm(total=sum(len(t) for t in order), desc="fit_and_grow", leave=False, disable=not progress) as bar:
-        for units, batches in zip([0, *plan], order):
+        for units, batches in zip([[0] * len(pairs), *zip(*plans)], order):
             before, grown, used, gain, decrease = final, final, (zero, zero), zero, zero
-            if units:
-                stats = statistics(f, params, parts, pair, loss)
-                change = optimal_delta(stats, _size(stats.S, ridge), **METRIC)
+            chosen = [p for p, n in zip(pairs, units) if n]
+            if chosen:
+                stats = statistics(f, params, parts, chosen, loss)
+                changes = [optimal_delta(one, _size(one.S, ridge), **METRIC) for one in stats]
                 if method is None:
-                    size = _size(stats.S_prev, ridge)
-                    new = optimal_neurons(stats, units, delta=change, ridge=size, **METRIC)
+                    news = [
+                        optimal_neurons(one, n, delta=change, ridge=_size(one.S_prev, ridge), **METRIC)
+                        for one, n, change in zip(stats, filter(None, units), changes)
+                    ]
                 else:
-                    new = method(stats, units)
-                change = change if delta else None  # type: ignore[assignment]
-                new = choose_sign(f, params, parts, pair, new, loss)
-                s, t = fixed or line_search(f, params, parts, pair, new, change, loss).scale
-                awake, amplitude = _awake(new, t, stats)
-                larger = grow(params, pair, awake, delta=change, scale=(s, amplitude))
+                    news = [method(one, n) for one, n in zip(stats, filter(None, units))]
+                given = changes if delta else [None] * len(chosen)
+                news = choose_sign(f, params, parts, chosen, news, loss)
+                s, t = fixed or line_search(f, params, parts, chosen, news, given, loss).scale
+                awake = [_awake(new, t, one) for new, one in zip(news, stats)]
+                scales: Any = [(s, amplitude) for _, amplitude in awake]
+                larger = grow(params, chosen, [new for new, _ in awake], delta=given, scale=scales)
                 state, params = grow_like(state, params, larger), larger
-                used, gain, decrease = (s, t), new.gain, zero if change is None else change.decrease
-                grown, width = _mean_loss(f, params, parts, each), width + units
+                used, gain = (s, t), torch.stack([new.gain for new in news]).sum()
+                decrease = torch.stack([change.decrease for change in changes]).sum() if delta else zero
+                grown, widths = _mean_loss(f, params, parts, each), [w + n for w, n in zip(widths, units)]
             for index in batches:
                 params, state = _trained(f, params, state, data, index, each, optimizer)
                 bar.update()
             final = _mean_loss(f, params, parts, each)
             found = torch.full_like(zero, torch.nan) if score is None else score(params)
             size = sum(t.numel() for t in trees.leaves(params))
+            width = widths[0] if alone else tuple(widths)
             steps.append(Step(width, size, before, grown, final, used, gain, decrease, found))
     return Fit(params, state, tuple(steps))
 
 
-def _plan(width: int, target: int, k: int | Sequence[int], order: Sequence[Tensor]) -> list[int]:
-    plan = in_steps_of(width, target, k) if isinstance(k, int) else [int(n) for n in k]
-    if width + sum(plan) != target or any(n < 0 for n in plan):
+def _plans(
+    widths: list[int], target: int | Sequence[int], k: int | Sequence[int], order: Sequence[Tensor]
+) -> list[list[int]]:
+    """Units per step, for each pair."""
+    targets = [target] * len(widths) if isinstance(target, int) else list(target)
+    if len(targets) != len(widths):
+        raise ValueError(f"target: got {len(targets)}, expected {len(widths)}, one per pair")
+    plans = [in_steps_of(w, n, k) if isinstance(k, int) else [int(u) for u in k] for w, n in zip(widths, targets)]
+    most = max(map(len, plans))
+    plans = [plan + [0] * (most - len(plan)) for plan in plans]
+    for width, plan, n in zip(widths, plans, targets):
+        if width + sum(plan) != n or any(u < 0 for u in plan):
+            raise ValueError(
+                f"k: got steps {plan} from width {width}, expected units >= 0 that add up to {n} - {width}"
+            )
+    if len(order) != most + 1:
         raise ValueError(
-            f"k: got steps {plan} from width {width}, expected units >= 0 that add up to {target} - {width}"
-        )
-    if len(order) != len(plan) + 1:
-        raise ValueError(
-            f"order: got {len(order)} phases, expected {len(plan) + 1}: one before each of the growth steps {plan} and one "
+            f"order: got {len(order)} phases, expected {most + 1}: one before each of the growth steps {plans[0]} and one "
             "at the end; make them with shuffles(n, epochs, batch, generator=...)"
         )
-    return plan
+    return plans
 
 
 def _parts(data: Any) -> list[tuple[Any, Any]]:

@@ -152,14 +152,14 @@ def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
     if stats.pair is None:
         raise ValueError("state: Statistics without a pair, expected that of growth.statistics; compute them anew")
     before, after = layers_of(moves.params, stats.pair)
-    b2, b1 = (moves.leaves[layer.weight_path] for layer in (before, after))
+    b2, b1 = ([moves.leaves[layer.weight_path] for layer in side.all] for side in (before, after))
     into1, into2 = _Inputs(b1, stats.bias_after), _Inputs(b2, stats.bias_before)
-    out = _Outputs(b1, 1)
+    out = _Outputs(b1[0], 1)
     ways: dict[str, tuple[Any, ...]] = {
         "S": (into1, into1),
         "M": (into1, out),
         "S_prev": (into2, into2),
-        "M_prev": (into2, _Outputs(b1, stats.taps)),
+        "M_prev": (into2, _Outputs(b1[0], stats.taps)),
         "P": (into2, into1),
         "E": (out, out),
     }
@@ -179,18 +179,18 @@ def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
 
 
 class _Inputs:
-    """The inputs of a layer, the entries of a row of its weight, and the 1 of the bias."""
+    """The inputs of layers side by side, each the entries of a row of its weight, and the 1 of the bias."""
 
-    def __init__(self, move: Move, bias: bool) -> None:
-        self.row = Move((1, *move.old[1:]), (1, *move.new[1:]), {a: t for a, t in move.take.items() if a > 0})
-        self.bias, self.size = bias, math.prod(move.old[1:]) + bias
+    def __init__(self, moves: list[Move], bias: bool) -> None:
+        self.rows = [Move((1, *m.old[1:]), (1, *m.new[1:]), {a: t for a, t in m.take.items() if a > 0}) for m in moves]
+        self.sizes = [math.prod(m.old[1:]) for m in moves]
+        self.size = sum(self.sizes) + bias
 
     def __call__(self, t: Tensor) -> Tensor:
-        n = self.size - self.bias
         lead = t.shape[:-1]
-        return torch.cat(
-            [self.row.lifted(lead)(t[..., :n].reshape(*lead, *self.row.old)).flatten(len(lead)), t[..., n:]], -1
-        )
+        *parts, one = t.split([*self.sizes, self.size - sum(self.sizes)], -1)
+        moved = [m.lifted(lead)(p.reshape(*lead, *m.old)).flatten(len(lead)) for p, m in zip(parts, self.rows)]
+        return torch.cat([*moved, one], -1)
 
 
 class _Outputs:

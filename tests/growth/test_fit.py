@@ -162,3 +162,28 @@ def test_errors_say_what_was_got(options, error, message):
 def test_data_must_be_in_memory():
     with pytest.raises(TypeError, match="data: got list"):
         growth.fit_and_grow(NET.f, NET.params, [NET.data], NET.pair, order=order(0), target=5, k=2)
+
+
+def test_several_pairs_neighbours_too_grow_at_once():
+    pairs = [growth.Pair("first", "hidden"), NET.pair]
+    fit = growth.fit_and_grow(NET.f, NET.params, NET.data, pairs, order=order(0), target=[6, 5], k=2)
+    assert [s.width for s in fit.steps] == [(4, 2), (6, 4), (6, 5)]
+    assert fit.params["hidden"]["weight"].shape == (5, 6)
+    for step in fit.steps[1:]:
+        assert step.grown < step.before
+    assert fit.steps[1].gain > fit.steps[2].gain
+    assert fit.state["momentum"]["hidden"]["weight"].shape == (5, 6)
+    with pytest.raises(ValueError, match="target: got 3, expected 2"):
+        growth.fit_and_grow(NET.f, NET.params, NET.data, pairs, order=order(0), target=[6, 5, 4], k=2)
+
+
+def test_convolutions_with_batch_norm_and_its_running_statistics():
+    from tests.growth.test_convolution import net
+
+    n = net("same", torch.relu, norm=True)
+    pair = growth.Pair("hidden", "output", norm="norm")
+    batches = growth.shuffles(len(n.x), [1, 1], 7, generator=torch.Generator().manual_seed(0))
+    fit = growth.fit_and_grow(n.f, n.params, (n.x, n.t), pair, order=batches, target=5, k=2, optimizer=growth.sgd(0.01))
+    assert fit.params["norm"]["running_var"].shape == (5,)
+    assert torch.equal(fit.params["norm"]["running_mean"][:3], n.params["norm"]["running_mean"])
+    assert fit.steps[1].grown < fit.steps[1].before

@@ -137,6 +137,20 @@ def test_surgery_knows_all_layers():
             fn()
 
 
+def test_statistics_are_carried():
+    f, params, data = net(("v", "ws"))
+    stats = growth.statistics(f, params, data, PAIR)
+    grown = growth.grow(params, PAIR, growth.optimal_neurons(stats, 2))
+    carried, new = growth.grow_like(stats, params, grown), growth.statistics(f, grown, data, PAIR)
+    kept = torch.tensor([0, 1, 2, 3, 6, 7, 8, 9])  # 4 + 2 hidden units, 3 inputs of the other layer, 1
+    for name in ("S", "M", "S_prev", "M_prev", "P", "E"):
+        assert getattr(carried, name).shape == getattr(new, name).shape
+    close(carried.S[kept][:, kept], stats.S, 0.0)
+    assert not carried.S[4:6].any()
+    close(growth.prune_like(carried, grown, PAIR, [4, 5]).S, stats.S, 0.0)
+    assert (carried + new).count == 40
+
+
 def test_what_is_no_sum_is_refused():
     f, params, data = net(("", ""))
     with pytest.raises(ValueError, match="different gradients"):

@@ -1,0 +1,66 @@
+"""Optimizers as pairs of pure functions, for recipes that train in between: gradient descent with momentum, Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from linmaps import trees
+
+
+class Optimizer(NamedTuple):
+    """Two pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
+
+    >>> import torch
+    >>> rule = sgd(0.5)
+    >>> rule.update({"w": torch.ones(1)}, rule.init({"w": torch.zeros(1)}), {"w": torch.zeros(1)})[0]
+    {'w': tensor([-0.5000])}
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def sgd(lr: float = 0.1, momentum: float = 0.9) -> Optimizer:
+    """Gradient descent with momentum as in `torch.optim.SGD`: m <- μ m + g, step -lr m.
+
+    >>> import torch
+    >>> rule, w = sgd(1.0, 0.5), {"w": torch.zeros(())}
+    >>> step, state = rule.update({"w": torch.ones(())}, rule.init(w), w)
+    >>> rule.update({"w": torch.ones(())}, state, w)[0]
+    {'w': tensor(-1.5000)}
+    """
+
+    def update(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        moment = trees.axpy(momentum, state["momentum"], gradient)
+        return trees.scale(-lr, moment), {"momentum": moment}
+
+    return Optimizer(lambda params: {"momentum": trees.zeros_like(params)}, update)
+
+
+def adam(lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> Optimizer:
+    """Adam as in `torch.optim.Adam`; entries added by growth start with zero moments and the common step count.
+
+    Source: Kingma and Ba, "Adam: a method for stochastic optimization" (2015).
+
+    >>> import torch
+    >>> rule, w = adam(0.1), {"w": torch.zeros(())}
+    >>> rule.update({"w": torch.tensor(7.0)}, rule.init(w), w)[0]
+    {'w': tensor(-0.1000)}
+    """
+    first, second = betas
+
+    def init(params: Any) -> Any:
+        one = next(t for t in trees.leaves(params) if t.is_floating_point())
+        zero = trees.zeros_like(params)
+        return {"step": one.new_zeros(()), "mean": zero, "square": zero}
+
+    def update(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        t = state["step"] + 1
+        mean = trees.map(lambda m, g: first * m + (1 - first) * g, state["mean"], gradient)
+        square = trees.map(lambda v, g: second * v + (1 - second) * g * g, state["square"], gradient)
+        a, b = 1 - first**t, 1 - second**t
+        step = trees.map(lambda m, v: -lr * (m / a) / ((v / b).sqrt() + eps), mean, square)
+        return step, {"step": t, "mean": mean, "square": square}
+
+    return Optimizer(init, update)
