@@ -1,4 +1,4 @@
-"""Hypothesis strategies for growth: small networks with a pair and data, and statistics of random rows.
+"""Hypothesis strategies for growth: small networks with a pair and data, graphs, statistics of random rows, new units.
 
 Needs hypothesis, so `growth` itself does not import this file.  r inputs of the pair, p hidden units, q outputs.
 """
@@ -6,7 +6,7 @@ Needs hypothesis, so `growth` itself does not import this file.  r inputs of the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from growth.pairs import Pair
+from growth.graph import Graph, Node
+from growth.neurons import Neurons, optimal_neurons
+from growth.pairs import Activation, Pair
 from growth.statistics import Statistics
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -175,3 +177,112 @@ def statistics(max_size: int = 4) -> st.SearchStrategy[Statistics]:
     arguments = st.tuples(st.integers(0, 10**6), st.integers(1, 20), size, size, size, st.booleans())
     biases = st.tuples(st.booleans(), st.booleans())
     return st.builds(lambda a, b: from_rows(*rows(*a), bias=b), arguments, biases)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionalNetwork(Network):
+    """The same of convolutions: x `[B, 3, H, W]`, hidden 2 x 2, output of any geometry or dense behind the flattened map."""
+
+    taps: int = 1
+
+
+def convolutional_network(
+    seed: int = 0,
+    *,
+    p: int = 3,
+    q: int = 3,
+    samples: int = 12,
+    size: int = 5,
+    kernel: int | None = 3,
+    stride: int = 1,
+    padding: int = 1,
+    dilation: int = 1,
+    activation: str = "tanh",
+    bias: tuple[bool, bool] = (True, True),
+    dtype: torch.dtype = torch.float64,
+) -> ConvolutionalNetwork:
+    """One small convolutional network; kernel: of the layer `output`, None for a dense one behind the flattened map.
+
+    >>> net = convolutional_network(kernel=None)
+    >>> net.f(net.params, net.x).shape, net.params["output"]["weight"].shape
+    (torch.Size([12, 4]), torch.Size([3, 48]))
+    """
+    generator = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def layer(has_bias: bool, *shape: int) -> dict[str, Tensor]:
+        weight = {"weight": normal(*shape) / max(1, shape[1]) ** 0.5}
+        return weight | ({"bias": 0.3 * normal(shape[0])} if has_bias else {})
+
+    output = (q, p, kernel, kernel) if kernel is not None else (q, p * (size - 1) ** 2)
+    params = {"hidden": layer(bias[0], p, 3, 2, 2), "output": layer(bias[1], *output), "head": layer(True, 4, q)}
+    act = ACTIVATIONS[activation]
+
+    def f(params: Any, x: Tensor) -> Tensor:
+        leaves = lambda name: (params[name]["weight"], params[name].get("bias"))
+        h = act(F.conv2d(x, *leaves("hidden")))
+        if kernel is None:
+            a = F.linear(h.flatten(1), *leaves("output"))
+        else:
+            a = F.conv2d(h, *leaves("output"), stride=stride, padding=padding, dilation=dilation)
+        return F.linear(torch.tanh(a).flatten(2).mean(-1) if kernel is not None else torch.tanh(a), *leaves("head"))
+
+    x, target = normal(samples, 3, size, size), torch.randint(0, 4, (samples,), generator=generator)
+    taps = kernel**2 if kernel is not None else (size - 1) ** 2
+    return ConvolutionalNetwork(f, params, x, target, "cross_entropy", Pair("hidden", "output"), act, bias, taps)
+
+
+def convolutional_networks(**fixed: Any) -> st.SearchStrategy[ConvolutionalNetwork]:
+    """Small convolutional networks: widths, biases, activations, kernels, strides, paddings, flattened maps.
+
+    A keyword of `convolutional_network` fixes that choice.
+    """
+    choices: dict[str, st.SearchStrategy[Any]] = {
+        "seed": st.integers(0, 10**6),
+        "p": st.integers(1, 4),
+        "q": st.integers(1, 4),
+        "samples": st.integers(1, 12),
+        "size": st.integers(4, 6),
+        "kernel": st.sampled_from([None, 1, 2, 3]),
+        "stride": st.integers(1, 2),
+        "padding": st.integers(0, 1),
+        "activation": st.sampled_from(sorted(set(ACTIVATIONS) - set(SHIFTED))),
+        "bias": st.tuples(st.booleans(), st.booleans()),
+    }
+    drawn = {k: st.just(fixed[k]) if k in fixed else s for k, s in choices.items()}
+    rest = {k: st.just(v) for k, v in fixed.items() if k not in choices}
+    return st.fixed_dictionaries({**drawn, **rest}).map(lambda values: convolutional_network(**values))
+
+
+def random_graph(seed: int, size: int, activations: Sequence[Activation | None] = (None, torch.tanh, F.gelu)) -> Graph:
+    """A graph of this many nodes, their order in the tuple included; widths 0 to 3, every acyclic edge with probability 1/2.
+
+    >>> random_graph(0, 3).order()[0]
+    'a'
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda n: int(torch.randint(0, n, (), generator=generator))
+    names = [chr(ord("a") + i) for i in range(size)]
+    nodes = [Node(names[0], 1 + draw(3))]
+    nodes += [Node(n, draw(4), activations[draw(len(activations))], bool(draw(3))) for n in names[1:-1]]
+    nodes += [Node(names[-1], 1 + draw(3), None, bool(draw(3)))]
+    pairs = [(u, v) for i, u in enumerate(nodes) for v in nodes[i + 1 :]]
+    edges = [(u.name, v.name) for u, v in pairs if draw(2)]
+    identities = [(u.name, v.name) for u, v in pairs if u.width == v.width and draw(2)]
+    inner = torch.randperm(size - 2, generator=generator).tolist()
+    return Graph((nodes[0], *(nodes[1 + i] for i in inner), nodes[-1]), tuple(edges), tuple(identities))
+
+
+SMOOTH = (None, *(ACTIVATIONS[n] for n in ("tanh", "gelu", *SHIFTED)))
+
+
+def graphs(max_size: int = 5) -> st.SearchStrategy[Graph]:
+    """Graphs of two to `max_size` nodes with activations smooth at 0."""
+    return st.builds(
+        lambda seed, size: random_graph(seed, size, SMOOTH), st.integers(0, 10**6), st.integers(2, max_size)
+    )
+
+
+def neurons(max_size: int = 4) -> st.SearchStrategy[Neurons]:
+    """New units: the optimal ones of random statistics, masked ones among them."""
+    return st.builds(optimal_neurons, statistics(max_size), st.integers(0, max_size + 1))

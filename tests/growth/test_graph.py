@@ -10,11 +10,11 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 import growth
-from growth import Graph, Node
+from growth import Graph, Node, strategies
 from linmaps import trees
 from tests.growth.oracle import close
 
-SMOOTH = [None, torch.tanh, F.gelu, torch.sigmoid, F.softplus]
+SMOOTH = list(strategies.SMOOTH)
 LOSSES = {
     "cross_entropy": lambda y, t: F.cross_entropy(y.reshape(-1, y.shape[-1]), t.reshape(-1), reduction="sum"),
     "squared_error": lambda y, t: 0.5 * ((y - t) ** 2).sum(),
@@ -32,22 +32,7 @@ def made(graph, seed=0, positions=0, samples=9, loss="cross_entropy", dtype=torc
     return params, (x, target)
 
 
-def random_graph(seed, size, activations=SMOOTH):
-    """Nodes in any order in the tuple; every acyclic edge with probability 1/2, identities where widths allow."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda n: int(torch.randint(0, n, (), generator=generator))
-    names = [chr(ord("a") + i) for i in range(size)]
-    nodes = [Node(names[0], 1 + draw(3))]
-    nodes += [Node(n, draw(4), activations[draw(len(activations))], bool(draw(3))) for n in names[1:-1]]
-    nodes += [Node(names[-1], 1 + draw(3), None, bool(draw(3)))]
-    pairs = [(u, v) for i, u in enumerate(nodes) for v in nodes[i + 1 :]]
-    edges = [(u.name, v.name) for u, v in pairs if draw(2)]
-    identities = [(u.name, v.name) for u, v in pairs if u.width == v.width and draw(2)]
-    inner = torch.randperm(size - 2, generator=generator).tolist()
-    return Graph((nodes[0], *(nodes[1 + i] for i in inner), nodes[-1]), tuple(edges), tuple(identities))
-
-
-graphs = st.builds(random_graph, st.integers(0, 10**6), st.integers(2, 5))
+graphs = strategies.graphs()
 
 MERGE = Graph(
     (Node("x", 3), Node("a", 2, torch.tanh), Node("b", 3, F.gelu), Node("c", 3, torch.tanh), Node("y", 3)),
