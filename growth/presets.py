@@ -19,6 +19,7 @@ from growth.delta import check_statistics, split
 from growth.initialize import check_count, standard
 from growth.neurons import Neurons, optimal_neurons
 from growth.normalize import check_positive
+from growth.rank.directions import drawing
 from growth.statistics import Statistics
 from linmaps.linalg import positive_root, working
 
@@ -167,7 +168,7 @@ def random(
 
     are the eigenvalues, at most those of `optimal_neurons(stats, k, "gradient")`: what the best Ω_j could gain.  So the
     head of many candidates, `truncate(random(stats, 100, ...), 10)`, is a selection.  Without any gradient λ = 0.
-    generator or draws (standard normal `[k, r+1 + q taps]`) is needed.
+    generator or draws (standard normal `[k, r+1 + q taps]`); without either fixed generic numbers, the same at every call.
 
     >>> import torch
     >>> from growth.strategies import from_rows, rows
@@ -177,6 +178,8 @@ def random(
     check_count(k)
     check_statistics(stats, "S_prev", "M_prev")
     S_prev, M_prev = working(stats.S_prev), working(stats.M_prev)
+    if generator is None and draws is None:
+        draws = 2**0.5 * drawing(None, M_prev)(k, sum(M_prev.shape))
     normal = standard((k, sum(M_prev.shape)), M_prev, generator, draws)
     A = normal[:, : len(M_prev)] * (1 / _input_size(stats) if std is None else std)
     squares = ((A @ S_prev) * A).sum(1)

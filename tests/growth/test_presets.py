@@ -216,8 +216,10 @@ def test_random_sizes():
     new = growth.random(stats, 4000, generator=generator(), std=0.2, std_out=0.7)
     assert abs(new.joined.std() - 0.2) < 0.01
     assert abs(new.fan_out.std() - 0.7) < 0.03
-    with pytest.raises(ValueError, match="generator: got None"):
-        growth.random(stats, 2)
+    fixed = growth.random(stats, 2000, std=1.0)
+    assert torch.equal(fixed.fan_in, growth.random(stats, 2000, std=1.0).fan_in)
+    assert abs(fixed.joined.std() - 1) < 0.02
+    assert abs(fixed.joined.mean()) < 0.02
 
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu", "sigmoid", "softplus"])
