@@ -61,3 +61,10 @@ def slope(fn, h: float = 1e-3, *, root: bool = False) -> float:
     d = [(fn(s * s) - zero) / (s * s) if root else (fn(s) - zero) / s for s in steps]
     first = [2 * d[1] - d[0], 2 * d[2] - d[1]]
     return ((4 * first[1] - first[0]) / 3).item()
+
+
+def clear(rows: Tensor, least: float = 1e-4) -> bool:
+    """Whether the singular values of rows are zero or well above it: of those between, the squares are lost in S."""
+    s = torch.linalg.svdvals(rows) if rows.numel() else rows.new_zeros(0)
+    s = s / s.max() if s.numel() and s.max() > 0 else s
+    return not bool(((s > 1e-12) & (s < least)).any())

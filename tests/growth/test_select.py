@@ -28,7 +28,8 @@ def units(seed=0, k=4, bias=(True, True), target="gradient"):
 def test_truncation_is_the_smaller_solution(stats, k, data):
     new = growth.optimal_neurons(stats, k)
     some = data.draw(st.integers(0, k))
-    equal(growth.truncate(new, some), growth.optimal_neurons(stats, some))
+    for a, b in zip(trees.leaves(growth.truncate(new, some)), trees.leaves(growth.optimal_neurons(stats, some))):
+        close(a, b, 1e-13)
 
 
 @given(statistics(), st.integers(0, 5))
