@@ -5,6 +5,8 @@ r, p, q as in `statistics`; ΔW `[q, p+1]`, its last column the bias.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.func import debug_unwrap
@@ -16,11 +18,12 @@ from linmaps.linalg import working
 from linmaps.trees import record
 
 
-@record()
+@record(static=("output_metric",))
 class Delta:
     """A change of `after`, to be subtracted: weight `[q, p]`, bias `[q]` (None without a bias), decrease `[]`.
 
     decrease is the slope of the mean loss along it: mean loss(W - t ΔW) = mean loss - t decrease + O(t²).
+    output_metric: that of `optimal_delta` which made it.
 
     >>> import torch
     >>> Delta(torch.ones(1, 2), None, torch.tensor(0.5)).bias is None
@@ -30,6 +33,7 @@ class Delta:
     weight: Tensor
     bias: Tensor | None
     decrease: Tensor
+    output_metric: str | None = dataclasses.field(default=None, repr=False)
 
     @property
     def joined(self) -> Tensor:
@@ -83,13 +87,13 @@ def optimal_delta(
     change = pseudo_solve(working(stats.S), working(stats.M), ridge, rtol).mT
     if output_metric is not None:
         change = pseudo_solve(shrunk(stats.E, shrinkage), change)
-    return make_delta(stats, change)
+    return make_delta(stats, change, output_metric)
 
 
-def make_delta(stats: Statistics, joined: Tensor) -> Delta:
+def make_delta(stats: Statistics, joined: Tensor, output_metric: str | None = None) -> Delta:
     """The record of a change `[q, p+1]`, with its slope tr(M' ΔW')."""
     weight, bias = split(joined.to(stats.S.dtype), stats.bias_after)
-    return Delta(weight, bias, (working(stats.M) * joined.mT).sum().to(stats.S.dtype))
+    return Delta(weight, bias, (working(stats.M) * joined.mT).sum().to(stats.S.dtype), output_metric)
 
 
 def check_solver(ridge: float | Tensor, rtol: float | None) -> None:

@@ -139,7 +139,7 @@ def optimal_neurons(
     again = None
     if fit is not None and plain is not None:
         natural = plain if output_metric is None else pseudo_solve(shrunk(stats.E, shrinkage), plain)
-        again = make_delta(stats, natural + fan_out @ (A @ fit))
+        again = make_delta(stats, natural + fan_out @ (A @ fit), output_metric)
     dtype = stats.S.dtype
     fan_in, fan_in_bias = split(A.to(dtype), stats.bias_before)
     return Neurons(
@@ -161,6 +161,11 @@ def _plain(stats: Statistics, delta: Delta, output_metric: str | None, shrinkage
         raise ValueError(
             f"delta: got [weight | bias] of shape {tuple(moved.shape)}, expected {tuple(stats.M.mT.shape)}; give "
             "optimal_delta of the same statistics"
+        )
+    if delta.output_metric != output_metric:
+        raise ValueError(
+            f"delta: made with output_metric={delta.output_metric!r}, expected {output_metric!r} as for the units; the "
+            "residual of one metric is none of another"
         )
     return moved if output_metric is None else shrunk(stats.E, shrinkage) @ moved
 

@@ -417,3 +417,12 @@ def test_exact_fisher_refuses_what_is_not_there():
         growth.output_fisher(net.f, net.params, net.x * float("nan"), net.pair)
     with pytest.raises(ValueError, match="likelihood"):
         growth.output_fisher(net.f, net.params, net.x, net.pair, "softmax")
+
+
+def test_a_delta_of_another_metric_is_refused():
+    stats = from_rows(*rows(5, 30, 4, 3, 3))
+    for metric, other in ((None, "fisher"), ("fisher", None)):
+        delta = growth.optimal_delta(stats, output_metric=metric)
+        growth.optimal_neurons(stats, 2, delta=delta, output_metric=metric)
+        with pytest.raises(ValueError, match="is none of another"):
+            growth.optimal_neurons(stats, 2, delta=delta, output_metric=other)
