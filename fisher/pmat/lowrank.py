@@ -6,11 +6,13 @@ Where n >= d, what needs a spectrum goes through the dense matrix, which is the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Number
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import debug_unwrap
 
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.dense import PMatDense
@@ -18,7 +20,7 @@ from fisher.pmat.eigen import raveled
 from fisher.pmat.range import PMatRange, combination, gram, products, row_layout
 from fisher.pmat.spectra import extremes, logdet, matrix_power, real, spectrum_values
 from linmaps import trees
-from linmaps.linalg import constant_eigh, eigh, pinv, positive_root, refined
+from linmaps.linalg import constant_eigh, damped, eigh, pinv, positive_root, refined
 from linmaps.trees import Layout
 
 
@@ -112,7 +114,11 @@ class PMatLowRank(PMat):
         """v -> (F + regul I)^-1 v, constant in F and regul."""
         rows = trees.map(lambda t: t.detach(), self.rows)
         r = regul.detach() if isinstance(regul, Tensor) else regul
-        s, U = constant_eigh(gram(rows))
+        K = gram(rows)
+        large = torch.as_tensor(r > 128 * torch.finfo(K.dtype).eps * K.diagonal().sum())  # Woodbury loses little
+        if self.weights is None and bool(debug_unwrap(large, recurse=True).all()):
+            return _improved(rows, r, _cholesky_inverse(damped(K, r)))  # eigenvectors would give the same, later
+        s, U = constant_eigh(K)
         s = s.clamp_min(0.0)
         used = s > 0
         T = U * torch.where(used, torch.where(used, s, 1.0).rsqrt(), 0.0)
@@ -132,18 +138,8 @@ class PMatLowRank(PMat):
         if self.weights is not None:
             return inverse
         spectrum = s + r
-        large = r > 128 * torch.finfo(s.dtype).eps * s.sum()  # where Woodbury's difference loses little
-
-        def woodbury(v: Any) -> Any:
-            inner = products(rows, v) @ U / spectrum
-            return trees.scale(1 / r, trees.sub(v, combination(rows, inner @ U.mT)))
-
-        def better(v: Any) -> Any:
-            x = woodbury(v)
-            rest = trees.sub(v, trees.axpy(r, x, combination(rows, products(rows, x))))
-            return trees.map(lambda s, t, u: torch.where(large, s + t, u), x, woodbury(rest), inverse(v))
-
-        return better
+        woodbury = _improved(rows, r, lambda c: (c @ U / spectrum) @ U.mT)
+        return lambda v: trees.map(lambda x, y: torch.where(large, x, y), woodbury(v), inverse(v))
 
     # --- functions ---------------------------------------------------------------------------------------------------
 
@@ -251,3 +247,28 @@ class PMatLowRank(PMat):
         if self.weights is None and other.weights is None:
             return PMatLowRank(rows)
         return PMatLowRank(rows, torch.cat([self._all_weights(), other._all_weights()]))
+
+
+def _improved(rows: Any, r: Any, inverse: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+    """v -> (R'R + r I)^-1 v by Woodbury, (v - R'(R R' + r I)^-1 R v) / r, and once more on what is left of v."""
+
+    def woodbury(v: Any) -> Any:
+        return trees.scale(1 / r, trees.sub(v, combination(rows, inverse(products(rows, v)))))
+
+    def better(v: Any) -> Any:
+        x = woodbury(v)
+        rest = trees.sub(v, trees.axpy(r, x, combination(rows, products(rows, x))))
+        return trees.add(x, woodbury(rest))
+
+    return better
+
+
+def _cholesky_inverse(m: Tensor) -> Callable[[Tensor], Tensor]:
+    """c -> m^-1 c of a positive definite m."""
+    L = torch.linalg.cholesky_ex(m).L
+
+    def inverse(c: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(L, c[:, None], upper=False)
+        return torch.linalg.solve_triangular(L.mT, half, upper=True)[:, 0]
+
+    return inverse
