@@ -51,6 +51,15 @@ def objective(f, x, y, ridge=0.0):
     return loss
 
 
+def quadratic():
+    """Params, loss and Fisher matrix of a least-squares problem on digits: its quadratic model is exact."""
+    x, _ = digits(40, features=5)
+    f = lambda p, x: x @ p["w"]
+    y = torch.sin(torch.arange(80, dtype=D)).reshape(40, 2)
+    p = {"w": torch.ones(5, 2, dtype=D)}
+    return p, objective(f, x, y), fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
+
+
 def trained(f, params, x, y, ridge=0.0, steps=30):
     """The minimum of the objective: Gauss-Newton steps, halved until the objective falls (Newton's for a linear f)."""
     likelihood = "gaussian" if y.is_floating_point() else "categorical"

@@ -1,6 +1,5 @@
 """The migration table of the package resolves: each name on our side, each argument and option it mentions."""
 
-import inspect
 import re
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 import fisher
 import linmaps
 from linmaps import trees
+from tests import migration
 
 ROOTS = {
     "F": fisher.PMat,
@@ -34,51 +34,24 @@ THEIRS = """
 """
 
 
-def rows():
-    lines = fisher.__doc__.splitlines()
-    rules = [i for i, line in enumerate(lines) if line.strip().startswith("====")]
-    if len(rules) != 3:
-        return []
-    start = lines[rules[0]].rindex("  ") + 2
-    return [(line[:start].strip(), line[start:]) for line in lines[rules[1] + 1 : rules[2]]]
-
-
-ROWS = rows()
-
-
-def found(path):
-    """fisher.path, or path from one of the roots; a field of a record counts."""
-    first, *rest = path.split(".")
-    thing = ROOTS[first] if first in ROOTS else getattr(fisher, first)
-    for name in rest:
-        fields = getattr(thing, "__dataclass_fields__", {})
-        thing = fields[name] if name in fields else getattr(thing, name)
-    return thing
-
-
-def test_the_package_has_the_table():
-    assert len(ROWS) > 50
+ROWS = migration.rows(fisher)
 
 
 def test_every_public_name_of_theirs_has_a_row():
-    left = " ".join(theirs for theirs, _ in ROWS)
-    assert not [name for name in THEIRS.split() if not re.search(rf"(?<![A-Za-z]){name}\b", left)]
+    assert len(ROWS) > 50
+    assert not migration.without_row(THEIRS.split(), ROWS)
 
 
 @pytest.mark.parametrize(("theirs", "ours"), ROWS, ids=[r[0] for r in ROWS])
 def test_row_resolves(theirs, ours):
     code = re.sub(r'"\w+"', "", ours)
-    calls = re.findall(r"([\w.]+)\(([^()]*)\)", code)
     outside = re.sub(r"\([^()]*\)|\[[^\]]*\]", " ", code)
     known = {*ROOTS, *fisher.__all__}
     names = {n.rstrip(".") for n in re.findall(r"[A-Za-z_][\w.]*", outside)}
     names = {n for n in names if n.split(".")[0] in known or "_" in n or "." in n}
     assert names, "a row names something of ours"
     for name in names:
-        assert found(name) is not None
-    for name, arguments in calls:
-        if name in ("f", "trees.map", "torch.save") or name.startswith("torch.func."):
-            continue
-        options = inspect.signature(found(name)).parameters
-        for argument in filter(None, (a.strip() for a in arguments.split(","))):
-            assert argument.removesuffix("=") in options, f"{name} has no argument {argument}"
+        assert migration.found(name, fisher, ROOTS) is not None
+    own = lambda name: name not in ("f", "trees.map", "torch.save") and not name.startswith("torch.func.")
+    calls = [c for c in re.findall(r"([\w.]+)\(([^()]*)\)", code) if own(c[0])]
+    migration.check_calls(calls, fisher, ROOTS, set())

@@ -7,18 +7,10 @@ from torch.func import grad, vmap
 import fisher
 from fisher.recipes.natural_gradient import Damping, natural_gradient_step
 from linmaps import trees
-from tests.fisher.digits import D, digits, linear, mlp, objective, start
+from tests.fisher.digits import D, digits, linear, mlp, objective, quadratic, start
 from tests.laws import close
 
 scalar = lambda value: torch.tensor(value, dtype=D)
-
-
-def quadratic():
-    x, _ = digits(40, features=5)
-    f = lambda p, x: x @ p["w"]
-    y = torch.sin(torch.arange(80, dtype=D)).reshape(40, 2)
-    p = {"w": torch.ones(5, 2, dtype=D)}
-    return p, objective(f, x, y), fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
 
 
 def test_a_quadratic_loss_is_solved_in_one_step():

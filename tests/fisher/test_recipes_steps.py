@@ -6,16 +6,8 @@ from torch.func import grad, vmap
 import fisher
 from fisher.recipes import Damping, best_step, natural_gradient_step
 from linmaps import trees
-from tests.fisher.digits import D, digits, mlp, objective, start
+from tests.fisher.digits import D, digits, mlp, objective, quadratic, start
 from tests.laws import close, noise_like
-
-
-def quadratic():
-    x, _ = digits(40, features=5)
-    f = lambda p, x: x @ p["w"]
-    y = torch.sin(torch.arange(80, dtype=D)).reshape(40, 2)
-    p = {"w": torch.ones(5, 2, dtype=D)}
-    return p, objective(f, x, y), fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
 
 
 def test_no_other_combination_lowers_the_model_further():

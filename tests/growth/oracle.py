@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.func import jacfwd, jacrev
 from torch.nn import functional as F
 
 from growth.strategies import Network
@@ -68,3 +69,15 @@ def clear(rows: Tensor, least: float = 1e-4) -> bool:
     s = torch.linalg.svdvals(rows) if rows.numel() else rows.new_zeros(0)
     s = s / s.max() if s.numel() and s.max() > 0 else s
     return not bool(((s > 1e-12) & (s < least)).any())
+
+
+def twice_differentiable(value) -> None:
+    """First and second derivative at 0 of a scalar function equal central differences, in all nested modes."""
+    zero, h = torch.zeros((), dtype=torch.float64), 3e-3
+    v = {i: value(zero + i * h) for i in (-2, -1, 0, 1, 2)}
+    first = (8 * (v[1] - v[-1]) - (v[2] - v[-2])) / (12 * h)
+    second = (16 * (v[1] + v[-1]) - (v[2] + v[-2]) - 30 * v[0]) / (12 * h * h)
+    for outer in (jacfwd, jacrev):
+        close(outer(value)(zero), first, 1e-6)
+        for inner in (jacfwd, jacrev):
+            close(outer(inner(value))(zero), second, 1e-4)

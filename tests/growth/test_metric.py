@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import grad, jacfwd, jacrev, vmap
+from torch.func import grad, jacrev, vmap
 from torch.nn import functional as F
 
 import growth
@@ -16,6 +16,7 @@ from fisher.likelihoods import Gaussian
 from growth.metric import shrunk
 from growth.strategies import from_rows, network, rows
 from linmaps import trees
+from tests.growth import oracle
 from tests.growth.oracle import close, mean_loss, slope
 
 METRICS = list(itertools.product(["covariance", None], [None, "fisher"]))
@@ -323,14 +324,7 @@ def test_differentiable_in_every_metric_also_with_singular_E(metrics, options):
         total = (move * torch.cos(torch.arange(move.numel()).reshape(move.shape))).sum() + new.gain + new.eigenvalues[0]
         return total + delta.weight.sum() + delta.decrease
 
-    zero, h = torch.zeros((), dtype=torch.float64), 3e-3
-    v = {i: value(zero + i * h) for i in (-2, -1, 0, 1, 2)}
-    first = (8 * (v[1] - v[-1]) - (v[2] - v[-2])) / (12 * h)
-    second = (16 * (v[1] + v[-1]) - (v[2] + v[-2]) - 30 * v[0]) / (12 * h * h)
-    for outer in (jacfwd, jacrev):
-        close(outer(value)(zero), first, 1e-6)
-        for inner in (jacfwd, jacrev):
-            close(outer(inner(value))(zero), second, 1e-4)
+    oracle.twice_differentiable(value)
 
 
 @pytest.mark.parametrize("metrics", METRICS)

@@ -1,6 +1,5 @@
 """The migration table of the package resolves: each name on our side, each argument it mentions, every member of theirs."""
 
-import inspect
 import re
 
 import pytest
@@ -10,6 +9,7 @@ import growth
 import linmaps
 from growth.pairs import layers_of
 from linmaps import trees
+from tests import migration
 
 ROOTS = {"trees": trees, "linmaps": linmaps, "torch": torch, "layers_of": layers_of, "Layout": trees.Layout}
 PLAIN = {"params", "path", "data", "new", "delta", "grown", "stats"}
@@ -31,46 +31,21 @@ THEIRS = """
 """.split()  # noqa: SIM905
 
 
-def rows():
-    lines = growth.__doc__.splitlines()
-    rules = [i for i, line in enumerate(lines) if line.strip().startswith("====")]
-    start = lines[rules[0]].rindex("  ") + 2
-    return [(line[:start].strip(), line[start:]) for line in lines[rules[1] + 1 : rules[2]]]
-
-
-ROWS = rows()
-
-
-def found(path):
-    first, *rest = path.split(".")
-    thing = ROOTS[first] if first in ROOTS else getattr(growth, first)
-    for name in rest:
-        fields = getattr(thing, "__dataclass_fields__", {})
-        thing = fields[name] if name in fields else getattr(thing, name)
-    return thing
+ROWS = migration.rows(growth)
 
 
 def test_every_public_name_of_theirs_has_a_row():
-    left = " ".join(theirs for theirs, _ in ROWS)
-    assert not [name for name in THEIRS if not re.search(rf"(?<![A-Za-z_]){name}\b", left)]
+    assert len(ROWS) > 50
+    assert not migration.without_row(THEIRS, ROWS)
 
 
 @pytest.mark.parametrize(("theirs", "ours"), ROWS, ids=[r[0] for r in ROWS])
 def test_row_resolves(theirs, ours):
     code = re.sub(r'"\w+"', "", ours.split(": ")[0])
-    calls = re.findall(r"([\w.]+)\(([^()]*)\)", code)
-    outside = re.sub(r"\([^()]*\)", " ", code)
-    known = {*ROOTS, *growth.__all__}
-    names = [n.rstrip(".") for n in re.findall(r"[A-Za-z_][\w.]*", outside)]
-    names = [n for n in names if n.split(".")[0] in known]
+    names = [n.rstrip(".") for n in re.findall(r"[A-Za-z_][\w.]*", re.sub(r"\([^()]*\)", " ", code))]
+    names = [n for n in names if n.split(".")[0] in {*ROOTS, *growth.__all__}]
     assert names, "a row names something of ours"
     for name in names:
-        assert found(name) is not None
-    for name, arguments in calls:
-        if name in ("torch.save", "torch.func.grad"):
-            continue
-        thing = found(name)
-        options = inspect.signature(thing).parameters
-        for argument in filter(None, (a.strip() for a in arguments.split(","))):
-            given = argument.removesuffix("=")
-            assert given in options or given in PLAIN, f"{name} has no argument {argument}"
+        assert migration.found(name, growth, ROOTS) is not None
+    calls = [c for c in re.findall(r"([\w.]+)\(([^()]*)\)", code) if not c[0].startswith("torch.")]
+    migration.check_calls(calls, growth, ROOTS, PLAIN)

@@ -6,16 +6,9 @@ import re
 import pytest
 
 import linmaps
+from tests import migration
 
-
-def rows():
-    lines = linmaps.__doc__.splitlines()
-    rules = [i for i, line in enumerate(lines) if line.strip().startswith("====")]
-    start = lines[rules[0]].rindex("  ") + 2
-    return [(line[:start].strip(), line[start:]) for line in lines[rules[1] + 1 : rules[2]]]
-
-
-ROWS = rows()
+ROWS = migration.rows(linmaps)
 
 
 def test_every_class_of_theirs_has_a_row():
