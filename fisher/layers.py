@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fisher import check as checks
-from fisher.axes import batch_axes, batch_size
-from fisher.chains import Chain
+from fisher.axes import batch_size
 from fisher.grouping import leaves_to_layers as _layers
 from fisher.trace import Tracer
 from fisher.uses import EXACT, PRODUCT, UNUSED, Layer, Use
@@ -65,7 +64,7 @@ class LayerCollection:
             x = trees.map(lambda t: torch.cat([t, t]), x)
         tracer = Tracer(batch_size(x))
         y, back = checks.watched(lambda params, x: tracer.run(f, params, x), params, x)
-        uses = _resolve(tracer)
+        uses = tracer.resolved()
         forced = {leaf: "asked for" for p in exact for leaf in _leaves_at(p, layout)}
         opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
         made = cls(_layers(layout, uses, opaque, tracer.parts), uses, layout)
@@ -285,44 +284,3 @@ def _leaves_at(path: str | Path, layout: Layout) -> list[Path]:
     if not found:
         raise ValueError(f"{name}: no such leaf, expected one of {[path_str(p) for p in layout.paths]}")
     return found
-
-
-def _resolve(tracer: Tracer) -> tuple[Use, ...]:
-    """Join each bias to the layer whose output it is added to, where that output goes nowhere else."""
-    raw = tracer.uses
-    number: dict[int, int] = {}
-    joined: dict[int, Path] = {}
-    for k, u in enumerate(raw):
-        j = u["joins"]
-        free = j is not None and raw[j]["bias"] is None and raw[j]["weight"] is not None and j not in joined
-        if u["kind"] == "bias" and free and (u["in_place"] or tracer.consumers.get(u["touched"]) == 1):
-            joined[j] = u["bias"]
-            number[k] = number[j]
-        else:
-            number[k] = len(set(number.values()))
-    uses = []
-    for k, u in enumerate(raw):
-        if u["kind"] == "bias" and u["joins"] is not None and number[k] == number[u["joins"]]:
-            continue
-        source = None
-        if u["source"] is not None and u["kind"] != "bias":
-            start, steps, ids = u["source"]
-            if all(tracer.consumers.get(i, 0) == 1 for i in {*ids, u["touched"]}):
-                source = (number[start], Chain(steps))
-        uses.append(
-            Use(
-                kind=u["kind"],
-                weight=u["weight"],
-                bias=joined.get(k, u["bias"]),
-                form=u["form"],
-                part=u["rows"][0],
-                joined=k in joined,
-                shape=u["shape"],
-                shared=u["shared"],
-                batch=tracer.batch,
-                axis=(*batch_axes(u["shared"], tracer.batch), 0)[0],
-                mutated=u["mutated"],
-                source=source,
-            )
-        )
-    return tuple(uses)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from fisher.axes import batch_axes
-from fisher.chains import step
+from fisher.chains import Chain, step
 from fisher.forms import Elementwise, Form
 from fisher.rules.match import Match
+from fisher.uses import Use
 from fisher.watch import Watcher, tensors
 from linmaps import trees
+from linmaps.trees import Path
 
 
 class Tracer:
@@ -115,6 +117,46 @@ class Tracer:
     def _remember(self, t: Tensor, origin: tuple[int, tuple[Any, ...], tuple[int, ...]]) -> None:
         self.origin[id(t)] = origin
         self.alive.append(t)
+
+    def resolved(self) -> tuple[Use, ...]:
+        """Join each bias to the layer whose output it is added to, where that output goes nowhere else."""
+        raw = self.uses
+        number: dict[int, int] = {}
+        joined: dict[int, Path] = {}
+        for k, u in enumerate(raw):
+            j = u["joins"]
+            free = j is not None and raw[j]["bias"] is None and raw[j]["weight"] is not None and j not in joined
+            if u["kind"] == "bias" and free and (u["in_place"] or self.consumers.get(u["touched"]) == 1):
+                joined[j] = u["bias"]
+                number[k] = number[j]
+            else:
+                number[k] = len(set(number.values()))
+        uses = []
+        for k, u in enumerate(raw):
+            if u["kind"] == "bias" and u["joins"] is not None and number[k] == number[u["joins"]]:
+                continue
+            source = None
+            if u["source"] is not None and u["kind"] != "bias":
+                start, steps, ids = u["source"]
+                if all(self.consumers.get(i, 0) == 1 for i in {*ids, u["touched"]}):
+                    source = (number[start], Chain(steps))
+            uses.append(
+                Use(
+                    kind=u["kind"],
+                    weight=u["weight"],
+                    bias=joined.get(k, u["bias"]),
+                    form=u["form"],
+                    part=u["rows"][0],
+                    joined=k in joined,
+                    shape=u["shape"],
+                    shared=u["shared"],
+                    batch=self.batch,
+                    axis=(*batch_axes(u["shared"], self.batch), 0)[0],
+                    mutated=u["mutated"],
+                    source=source,
+                )
+            )
+        return tuple(uses)
 
 
 def _version(t: Tensor) -> int:

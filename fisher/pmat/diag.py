@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from fisher.pmat import spectra
+from fisher.pmat.aligned import AxisAligned
 from fisher.pmat.base import PMat, Regul, check_regul
-from fisher.pmat.blocks import Blockwise
 from fisher.pmat.exact import DiagonalBlock
 from linmaps import trees
 from linmaps.trees import Layout
 
 
 @trees.record(static=("layout",))
-class PMatDiag(Blockwise):
+class PMatDiag(AxisAligned):
     """The exact diagonal of F: memory d, every method O(d).
 
     It is its own eigendecomposition: coordinates are trees like params.  pinv and kind="lstsq" drop exact zeros, or what
@@ -38,12 +38,6 @@ class PMatDiag(Blockwise):
         self.check_vector(self.diag, "diag (of a stacked ensemble? use torch.func.vmap)")
         return {str(n): DiagonalBlock(t) for n, t in enumerate(trees.leaves(self.diag))}
 
-    def split(self, v: Any) -> dict[str, Tensor]:
-        return {str(n): t for n, t in enumerate(trees.leaves(v))}
-
-    def join(self, views: dict[str, Tensor]) -> Any:
-        return self.layout.unflatten([views[str(n)] for n in range(len(views))])
-
     def inverse(self, regul: Regul = 1e-8) -> PMatDiag:
         """(F + regul I)^-1, diagonal."""
         check_regul(regul)
@@ -57,21 +51,6 @@ class PMatDiag(Blockwise):
         """(F + regul I)^p, diagonal."""
         check_regul(regul)
         return self._mapped(lambda t: spectra.raised(spectra.clipped(t) + regul, spectra.real(p)))
-
-    def eigendecomposition(self) -> PMatDiag:
-        """Itself."""
-        return self
-
-    def get_eigenvalues(self) -> Any:
-        return self.diag
-
-    def project_to_diag(self, v: Any) -> Any:
-        self.check_vector(v)
-        return v
-
-    def project_from_diag(self, u: Any) -> Any:
-        self.check_vector(u, "u")
-        return u
 
     def get_block(self, name: str) -> Tensor:
         raise self._unsupported("get_block", "use PMatBlockDiag, or get_diag()")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fisher.pmat import spectra
+from fisher.pmat.aligned import AxisAligned
 from fisher.pmat.base import PMat, Regul, check_regul
-from fisher.pmat.blocks import Blockwise
 from fisher.pmat.exact import DiagonalBlock
 from linmaps import trees
 from linmaps.linalg import positive_root
@@ -17,7 +17,7 @@ from linmaps.trees import Layout
 
 
 @trees.record(static=("layout",))
-class PMatEye(Blockwise):
+class PMatEye(AxisAligned):
     """alpha I: one number.
 
     It is its own eigendecomposition: coordinates are trees like params.
@@ -39,12 +39,6 @@ class PMatEye(Blockwise):
         self.check_single(0, self.alpha)
         return {str(n): DiagonalBlock(self.alpha.expand(s)) for n, s in enumerate(self.layout.shapes)}
 
-    def split(self, v: Any) -> dict[str, Tensor]:
-        return {str(n): t for n, t in enumerate(trees.leaves(v))}
-
-    def join(self, views: dict[str, Tensor]) -> Any:
-        return self.layout.unflatten([views[str(n)] for n in range(len(views))])
-
     def inverse(self, regul: Regul = 1e-8) -> PMatEye:
         """1 / (alpha + regul) I."""
         check_regul(regul)
@@ -58,21 +52,6 @@ class PMatEye(Blockwise):
         """(alpha + regul)^p I."""
         check_regul(regul)
         return PMatEye(spectra.raised(self.alpha + regul, spectra.real(p)), self.layout)
-
-    def eigendecomposition(self) -> PMatEye:
-        """Itself."""
-        return self
-
-    def get_eigenvalues(self) -> Any:
-        return self.get_diag()
-
-    def project_to_diag(self, v: Any) -> Any:
-        self.check_vector(v)
-        return v
-
-    def project_from_diag(self, u: Any) -> Any:
-        self.check_vector(u, "u")
-        return u
 
     def get_block(self, name: str) -> Tensor:
         raise self._unsupported("get_block", "use PMatBlockDiag, or alpha")
