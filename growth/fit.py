@@ -19,6 +19,7 @@ from growth.buffers import buffers_fixed
 from growth.carry import grow_like
 from growth.delta import optimal_delta
 from growth.descent import Optimizer, sgd
+from growth.draws import drawing
 from growth.losses import Loss, per_sample
 from growth.neurons import Neurons, optimal_neurons
 from growth.pairs import Pair, check_pairs, layers_of
@@ -249,7 +250,7 @@ def _awake(new: Neurons, t: Tensor, stats: Statistics) -> tuple[Neurons, Tensor]
     idle = t <= 0
     amplitude = torch.where(idle, 1.0, t)
     k, d = new.joined.shape
-    rows = torch.cos(1.7 * torch.arange(1, k * d + 1, device=t.device).reshape(k, d) ** 1.5).to(new.fan_in)
+    rows = drawing(None, new.fan_in)(k, d)
     energy = stats.S_prev.diagonal().sum() * amplitude / 2
     rows = rows / torch.where(energy > 0, energy, 1.0).sqrt()
     mean = stats.S_prev[-1] if stats.bias_before else stats.S_prev.new_ones(d)

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.draws import check_draws, standard
 from growth.neurons import Neurons
 from growth.normalize import deviation
 from growth.observe import constants
 from growth.pairs import Pair, layers_of
 from growth.select import check_units, live
 from linmaps.linalg import working
-from linmaps.numeric import normal, uniform
 
 Rule = str | Callable[[tuple[int, ...], Tensor, int, torch.Generator | None], Tensor]
 RULES = ("copy_uniform", "copy_normal", "kaiming_uniform", "kaiming_normal", "zeros")
@@ -146,34 +146,12 @@ def paired(
     return dataclasses.replace(new, fan_out=new.fan_out + torch.where(mask, size * unit, 0.0))
 
 
-def standard(
-    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None, draws: Tensor | None, *, flat: bool = False
-) -> Tensor:
-    """Numbers of mean 0 and variance 1, normal or (flat) uniform, from a generator; or `draws`, checked."""
-    if draws is not None:
-        check_draws(draws, shape)
-        return draws.to(like)
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(
-            f"generator: got {generator!r}, expected a torch.Generator, or draws, numbers {shape} of mean 0 and variance 1"
-        )
-    numbers = uniform(generator, shape, 3**0.5, like.dtype) if flat else normal(generator, shape, like.dtype)
-    return numbers.to(like)
-
-
 def check_count(k: int) -> None:
     """Raise unless k is a number of units to add."""
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k: got {k!r}, expected an int, the number of units to add (it is static)")
     if k < 0:
         raise ValueError(f"k: got {k}, expected >= 0; use growth.prune to remove units")
-
-
-def check_draws(draws: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise unless draws is a tensor of that shape."""
-    if not isinstance(draws, Tensor) or tuple(draws.shape) != shape:
-        got = tuple(draws.shape) if isinstance(draws, Tensor) else type(draws).__name__
-        raise ValueError(f"draws: got {got}, expected numbers {shape} of mean 0 and variance 1")
 
 
 def _drawn(

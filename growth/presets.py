@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from growth.delta import check_statistics, split
-from growth.initialize import check_count, standard
+from growth.draws import drawing, standard
+from growth.initialize import check_count
 from growth.neurons import Neurons, optimal_neurons
 from growth.normalize import check_positive
-from growth.rank.directions import drawing
 from growth.statistics import Statistics
 from linmaps.linalg import positive_root, working
 

@@ -17,7 +17,8 @@ from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.blocks import InEigenbasis
 from fisher.pmat.eigenblocks import EigenBlock, in_basis
 from fisher.pmat.eye import PMatEye
-from fisher.pmat.factored import Stacked
+from fisher.pmat.factored import layer_blocks, unstacked
+from fisher.uses import Layer
 from linmaps import trees
 from linmaps.linalg import damped
 
@@ -50,20 +51,13 @@ class PMatEKFAC(InEigenbasis):
         return f"{len(self.bases)} factored + {len(self.exact)} exact blocks, "
 
     def _blocks(self) -> dict[str, Any]:
-        shapes = self.shapes()
-        blocks: dict[str, Any] = {}
-        for layer in self.layers:
-            name = layer.name
-            if layer.kronecker:
-                (U, W), D = self.bases[name], self.eigenvalues[name]
-                self.check_single(2 + layer.grouped, W)
-                self.check_single(2 + layer.grouped, D)
-                block = EigenBlock(D, U, W)
-                blocks[name] = Stacked(block) if layer.grouped else block
-            else:
-                self.check_single(2 if self.exact[name].ndim else 0, self.exact[name])
-                blocks[name] = exact.exact(self.exact[name], shapes[name])
-        return blocks
+        def factored(layer: Layer) -> EigenBlock:
+            (U, W), D = self.bases[layer.name], self.eigenvalues[layer.name]
+            self.check_single(2 + layer.grouped, W)
+            self.check_single(2 + layer.grouped, D)
+            return EigenBlock(D, U, W)
+
+        return layer_blocks(self, factored)
 
     def eigenblocks(self) -> dict[str, Any]:
         """The exact blocks in their eigenbases too."""
@@ -122,7 +116,7 @@ class PMatEKFAC(InEigenbasis):
     def _with(self, factored: Any, each: Any) -> PMatEKFAC:
         blocks = self._blocks()
         found = {name: factored(blocks[name]) for name in self.bases}
-        values = {name: (b.block if isinstance(b, Stacked) else b).D for name, b in found.items()}
+        values = {name: unstacked(b).D for name, b in found.items()}
         return PMatEKFAC(values, self.bases, {name: each(m) for name, m in self.exact.items()}, self.layers)
 
     def _plus(self, other: PMat) -> PMat | None:

@@ -6,17 +6,39 @@ G (x) A takes V to G V A.  A 1-d A `[I]` is the diagonal of a diagonal matrix, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat import spectra
+from fisher.pmat import exact, spectra
 from fisher.pmat.base import Regul
 from fisher.pmat.eigenblocks import EigenBlock, diagonal, full, kron, right, right_t
+from fisher.uses import Layer
 from linmaps import trees
 from linmaps.linalg import constant_eigh, damped, pinv, refined, solve
+
+
+def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
+    """The blocks of a matrix by layer: factored ones, one for each group, and exact ones of `F.exact`."""
+    shapes = F.shapes()
+    blocks: dict[str, Any] = {}
+    for layer in F.layers:
+        name = layer.name
+        if layer.kronecker:
+            block = factored(layer)
+            blocks[name] = Stacked(block) if layer.grouped else block
+        else:
+            F.check_single(2 if F.exact[name].ndim else 0, F.exact[name])
+            blocks[name] = exact.exact(F.exact[name], shapes[name])
+    return blocks
+
+
+def unstacked(block: Any) -> Any:
+    """The block with its groups in front of its fields."""
+    return block.block if isinstance(block, Stacked) else block
 
 
 @trees.record()

@@ -17,7 +17,8 @@ from fisher.pmat import exact
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.blocks import Layerwise
 from fisher.pmat.ekfac import PMatEKFAC
-from fisher.pmat.factored import KroneckerBlock, Stacked
+from fisher.pmat.factored import KroneckerBlock, layer_blocks, unstacked
+from fisher.uses import Layer
 from linmaps import trees
 
 
@@ -60,25 +61,18 @@ class PMatKFAC(Layerwise):
         return f"{len(self.factors)} factored + {len(self.exact)} exact blocks, "
 
     def _blocks(self) -> dict[str, Any]:
-        shapes = self.shapes()
-        blocks: dict[str, Any] = {}
-        for layer in self.layers:
-            name = layer.name
-            if layer.kronecker:
-                A, G = self.factors[name]
-                self.check_single(2 - layer.diagonal + layer.grouped, A)
-                self.check_single(2 + layer.grouped, G)
-                block = KroneckerBlock(A, G)
-                blocks[name] = Stacked(block) if layer.grouped else block
-            else:
-                self.check_single(2 if self.exact[name].ndim else 0, self.exact[name])
-                blocks[name] = exact.exact(self.exact[name], shapes[name])
-        return blocks
+        def factored(layer: Layer) -> KroneckerBlock:
+            A, G = self.factors[layer.name]
+            self.check_single(2 - layer.diagonal + layer.grouped, A)
+            self.check_single(2 + layer.grouped, G)
+            return KroneckerBlock(A, G)
+
+        return layer_blocks(self, factored)
 
     def eigendecomposition(self) -> PMatEKFAC:
         """The same matrix in the eigenbases of its factors; there every function of it is cheap."""
         blocks = self.spectral("eigendecomposition")
-        found = {name: _plain(blocks[name].eigen()) for name in self.factors}
+        found = {name: unstacked(blocks[name].eigen()) for name in self.factors}
         values, bases = {n: b.D for n, b in found.items()}, {n: (b.U, b.W) for n, b in found.items()}
         return PMatEKFAC(values, bases, self.exact, self.layers)
 
@@ -113,11 +107,6 @@ class PMatKFAC(Layerwise):
 
     def _mapped(self, method: str, factored: Callable[[Any], Any], each: Callable[[Tensor], Tensor]) -> PMatKFAC:
         blocks = self.spectral(method)
-        found = {name: _plain(factored(blocks[name])) for name in self.factors}
+        found = {name: unstacked(factored(blocks[name])) for name in self.factors}
         parts = {name: each(m) for name, m in self.exact.items()}
         return PMatKFAC({name: (b.A, b.G) for name, b in found.items()}, parts, self.layers)
-
-
-def _plain(block: Any) -> Any:
-    """The block with its groups in front of its fields."""
-    return block.block if isinstance(block, Stacked) else block

@@ -8,7 +8,8 @@ import operator
 import torch
 from torch import Tensor
 
-from growth.rank.directions import Draw, beside, column_size, rounding
+from growth.draws import Draw
+from growth.rank.directions import beside, column_size, rounding
 from linmaps.checks import Params
 from linmaps.factorized.decompose import cp_als, khatri_rao, reconstruct_cp
 from linmaps.factorized.kinds.base import listed, named

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.draws import Draw, drawing
 from growth.rank import canonical, matrices, spectral, trains, tucker
 from growth.rank.curvature import Curvature, curvature
-from growth.rank.directions import Draw, drawing
 from linmaps import Factorized, LowRank, Map, Spectral
 from linmaps.checks import Params
 from linmaps.factorized.kinds import KINDS

@@ -5,37 +5,12 @@ M `[m, n]` what the directions should express, Q `[m, r]` orthonormal columns th
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from linmaps.factorized.decompose import svd
 from linmaps.linalg import positive_root
-from linmaps.numeric import normal
-
-Draw = Callable[..., Tensor]
-
-
-def drawing(generator: torch.Generator | None, like: Tensor) -> Draw:
-    """shape -> normal numbers of the generator, or, without one, a fixed generic array, another one at each call.
-
-    The fixed numbers are sin(c n^2), n the place of the entry: no two rows or columns are alike, and `vmap` may map it.
-    """
-    calls = itertools.count(1)
-
-    def draw(*shape: int) -> Tensor:
-        if generator is not None:
-            return normal(generator, shape, like.dtype).to(like.device)
-        n = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=like.device)
-        phase = math.sqrt(next(calls) ** 2 + 1) * n * n
-        array = torch.polar(torch.ones_like(phase), phase) if like.is_complex() else phase.sin()
-        return array.to(like.dtype).reshape(shape)
-
-    return draw
 
 
 def rounding(M: Tensor) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from growth.rank.directions import Draw, away, beside, column_size, leading, span, with_zeros
+from growth.draws import Draw
+from growth.rank.directions import away, beside, column_size, leading, span, with_zeros
 from linmaps.checks import Params
 from linmaps.factorized.decompose import svd
 from linmaps.numeric import frobenius, norm_or

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from growth.rank.directions import Draw, leading
+from growth.draws import Draw
+from growth.rank.directions import leading
 from linmaps import Spectral, householder
 from linmaps.checks import Params
 from linmaps.factorized.decompose import svd

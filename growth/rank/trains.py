@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from growth.rank.directions import Draw, beside, column_size, leading, span, with_zeros
+from growth.draws import Draw
+from growth.rank.directions import beside, column_size, leading, span, with_zeros
 from growth.rank.matrices import residual
 from linmaps.factorized.decompose import svd
 from linmaps.linalg import pinv
