@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from linmaps.numeric import HALF
 from linmaps.numeric import working as working_dtype
@@ -168,8 +169,8 @@ def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def differentiated(t: Tensor) -> bool:
-    """Whether a derivative may be asked of t: it requires grad, or a transform of torch.func wraps it."""
-    return t.requires_grad or torch.func.debug_unwrap(t) is not t
+    """Whether a derivative may be asked of t: it requires grad, a transform of torch.func wraps it, or it has a tangent."""
+    return t.requires_grad or torch.func.debug_unwrap(t) is not t or unpack_dual(t).tangent is not None
 
 
 def constant_eigh(m: Tensor) -> tuple[Tensor, Tensor]:

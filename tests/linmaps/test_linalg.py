@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch.func import jacfwd, jacrev, vmap
+from torch.autograd import forward_ad
+from torch.func import jacfwd, jacrev, jvp, vmap
 
 from linmaps.linalg import constant_eigh, eigh, inv, logabsdet, negative_determinant, pinv, solve
 from tests.growth.oracle import close
@@ -222,3 +223,13 @@ def test_complex_systems():
     assert torch.allclose(m @ solve(m, b), b, atol=1e-12)
     assert torch.allclose(m @ inv(m), torch.eye(5, dtype=m.dtype), atol=1e-12)
     assert torch.allclose(logabsdet(m), torch.linalg.slogdet(m).logabsdet, atol=1e-12)
+
+
+@pytest.mark.parametrize("fn", [lambda m: solve(m, m[:, :2].detach()), inv, lambda m: eigh(m)[0], pinv, logabsdet])
+def test_tangents_of_torch_autograd_are_those_of_jvp(fn):
+    g = torch.Generator().manual_seed(0)
+    root, direction = (torch.randn(4, 4, generator=g, dtype=torch.float64) for _ in range(2))
+    a, d = root @ root.T + torch.eye(4, dtype=torch.float64), direction + direction.T
+    with forward_ad.dual_level():
+        got = forward_ad.unpack_dual(fn(forward_ad.make_dual(a, d))).tangent
+    close(got, jvp(fn, (a,), (d,))[1], 1e-12)
