@@ -1,15 +1,128 @@
-"""Checks at the door of a map: structural only, so that nothing depends on a tensor's values."""
+"""Checks at the door: of numbers, sizes and dtypes that any function is given, and of what a map is given.
+
+They look at a tensor's values only to raise: no result depends on them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from linmaps import trees
 
 Params = Mapping[str, Any]  # of tensors; the maps made of maps nest the params of their parts
 Shape = tuple[int, ...]
+
+
+def values(t: Tensor) -> Tensor | None:
+    """The values under every transform; None where there are none to look at (a meta tensor, a traced function).
+
+    >>> values(torch.ones(2)), values(torch.ones(2, device="meta"))
+    (tensor([1., 1.]), None)
+    """
+    if torch.compiler.is_compiling() or get_proxy_mode() is not None:
+        return None
+    plain = torch.func.debug_unwrap(t, recurse=True)
+    return plain.detach() if type(plain) in (Tensor, torch.nn.Parameter) and plain.device.type != "meta" else None
+
+
+def number(
+    value: Any,
+    name: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    below: bool = False,
+    tensor: bool = True,
+    cure: str = "",
+) -> None:
+    """Raise unless value is a finite number from low to high (above, below: without that end), or a real tensor without axes.
+
+    tensor: whether a tensor is taken; under a transform every member's value is looked at.  TypeError for another type,
+    ValueError for another shape or value.
+
+    >>> number(-1.0, "regul", low=0)
+    Traceback (most recent call last):
+    ValueError: regul: got -1.0, expected a finite number >= 0
+    """
+    bounds = [f"{'>' if above else '>='} {low}"] * (low > -math.inf) + [f"{'<' if below else '<='} {high}"] * (
+        high < math.inf
+    )
+    expected = " ".join(["a finite number", " and ".join(bounds)]).strip() + (f"; {cure}" if cure else "")
+    if isinstance(value, Tensor) and tensor:
+        if value.dtype == torch.bool or value.is_complex():
+            raise TypeError(f"{name}: got a tensor of {value.dtype}, expected {expected}")
+        if value.ndim:
+            raise ValueError(
+                f"{name}: got a tensor of shape {tuple(value.shape)}, expected {expected}, or a tensor without axes"
+            )
+        found = values(value)
+        if found is None:
+            return
+        fine = (
+            found.isfinite()
+            & ((found > low) if above else (found >= low))
+            & ((found < high) if below else (found <= high))
+        )
+        if not bool(fine.all()):
+            raise ValueError(
+                f"{name}: got {found[~fine].flatten()[0].item() if found.ndim else found.item()}, expected {expected}"
+            )
+        return
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+    inside = (value > low if above else value >= low) and (value < high if below else value <= high)
+    if not (math.isfinite(value) and inside):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
+
+
+def size(value: Any, name: str, low: int = 0, high: int | None = None, *, cure: str = "") -> None:
+    """Raise unless value is an int from low to high: TypeError for another type, ValueError for another number.
+
+    >>> size(2.0, "k")
+    Traceback (most recent call last):
+    TypeError: k: got float, expected an int >= 0
+    """
+    expected = f"an int >= {low}" if high is None else f"an int from {low} to {high}"
+    expected += f"; {cure}" if cure else ""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
+
+
+def alike(tree: Any, name: str, like: Any, like_name: str) -> None:
+    """Raise a TypeError that names both unless all floating tensors of tree have one dtype and device, that of like's.
+
+    Integer and bool tensors may have any dtype, but must be on that device.
+
+    >>> alike({"a": torch.ones(1, dtype=torch.float64)}, "v", [torch.ones(1)], "params")
+    Traceback (most recent call last):
+    TypeError: v: a: got torch.float64, expected torch.float32 as params; convert one with .to(...)
+    """
+    inexact = lambda t: isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
+    reference = next((t for t in trees.leaves(like) if inexact(t)), None)
+    if reference is None:
+        return
+    for path, t in zip(trees.paths(tree), trees.leaves(tree)):
+        if not isinstance(t, Tensor):
+            continue
+        where = f"{name}: {trees.path_str(path)}" if path else name
+        if inexact(t) and t.dtype.to_real() != reference.dtype.to_real():
+            raise TypeError(
+                f"{where}: got {t.dtype}, expected {reference.dtype} as {like_name}; convert one with .to(...)"
+            )
+        if t.device != reference.device:
+            raise TypeError(
+                f"{where}: got {t.device}, expected {reference.device} as {like_name}; move one with .to(...)"
+            )
 
 
 class Checked:
