@@ -6,7 +6,8 @@ They look at raw values (under vmap and grad at those of all members), only to r
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from fisher.products import gradient
 from fisher.taps import pull
 from fisher.uses import EXACT, NEVER_MET
 from linmaps import trees
+from linmaps.checks import values
 from linmaps.trees import path_str
 
 if TYPE_CHECKING:
@@ -101,12 +103,73 @@ def watched(run: Callable[[Any, Any], Tensor], params: Any, x: Any) -> tuple[Ten
     return y, back
 
 
+def repeatable(
+    run: Callable[[Any, Any], Tensor], params: Any, x: Any, name: str = "f(params, x)"
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """`watched(run, params, x)`, after a second run on the same input: ValueError where their outputs or gradients differ.
+
+    Gradients too, since noise that zero weights multiply (dropout before a layer that starts at zero) shows in them alone.
+
+    >>> import torch
+    >>> repeatable(lambda p, x: p * torch.rand_like(x), torch.ones(()), torch.ones(2))
+    Traceback (most recent call last):
+    ValueError: f(params, x): is random: two runs on the same input differ, ...
+    """
+    with no_random_call(name):
+        y, back = watched(run, params, x)
+        again, back_again = watched(run, params, x)
+        ramp = trees.map(generic, y)
+        one, other = trees.leaves((y, back(ramp))), trees.leaves((again, back_again(ramp)))
+    if len(one) != len(other) or not all(repeats(s, t) for s, t in zip(one, other)):
+        raise _random(name)
+    return y, back
+
+
+@contextmanager
+def no_random_call(name: str = "f(params, x)") -> Iterator[None]:
+    """torch's refusal of a random call under vmap, as the ValueError that `repeatable` raises."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "called random operation while in randomness error mode" not in str(error):
+            raise
+        raise _random(name) from error
+
+
+def _random(name: str) -> ValueError:
+    return ValueError(
+        f"{name}: is random: two runs on the same input differ, expected a deterministic function; put dropout into eval "
+        "mode (model.eval()), or pass its noise as an input"
+    )
+
+
+def generic(y: Tensor) -> Tensor:
+    """A cotangent of y that nothing is orthogonal to by accident."""
+    return torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+
+
+def repeats(one: Tensor, other: Tensor) -> bool:
+    """Whether two results of one computation differ by rounding at most (threads and atomics sum in any order)."""
+    a, b = values(one), values(other)
+    if a is None or b is None:
+        return True
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not (a.is_floating_point() or a.is_complex()):
+        return bool((a == b).all())
+    finite = a.isfinite() & b.isfinite()
+    scale = torch.where(finite, b, torch.zeros_like(b)).abs().amax() if b.numel() else 0.0
+    tol = min(0.1, 1000 * torch.finfo(a.dtype).eps)
+    same = (a == b) | (a.isnan() & b.isnan()) | (finite & ((a - b).abs() <= tol * scale))
+    return bool(same.all())
+
+
 def evidence(
     f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection, y: Tensor, back: Callable[[Tensor], Any]
 ) -> Evidence:
     """One tapped forward, one backward over two columns, and two backward passes of the first pass."""
     finite(y, "f(params, x)", "f overflows at these params and data")
-    ramp = torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+    ramp = generic(y)
     first = torch.zeros_like(ramp)
     first[:1] = ramp[:1]
     _, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
