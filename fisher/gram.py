@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fisher import check
 from fisher.axes import batch_size
+from fisher.batches import batches
 from fisher.fmat import AXES, FMatDense
-from fisher.fold import batches
 from fisher.jacobian import sweep
 from fisher.layers import LayerCollection
 from fisher.products import example_gradients, joined

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.batches import batches
 from fisher.curvature import GaussNewton, HessianCurvature
-from fisher.fold import batches
 from fisher.pmat.base import PMat
 from fisher.pmat.dense import PMatDense
 from fisher.pmat.diag import PMatDiag

@@ -15,8 +15,8 @@ from torch.func import vjp, vmap
 
 from fisher import check
 from fisher.axes import batch_size
+from fisher.batches import batches
 from fisher.columns import chunks
-from fisher.fold import batches
 from fisher.layers import LayerCollection
 from fisher.pfmap import PFMap, PFMapDense, PFMapImplicit, outputs
 from fisher.products import example_gradients

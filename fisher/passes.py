@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fisher import check
 from fisher.axes import batch_size
+from fisher.batches import batches
+from fisher.batches import check_finite as data_finite
 from fisher.columns import Columns
-from fisher.fold import batches
-from fisher.fold import check_finite as data_finite
 from fisher.layers import LayerCollection
 from fisher.reducers import Options, Reducer, leaf_rows
 from fisher.taps import column_rows, pull

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import debug_unwrap, grad
 
 from fisher.axes import batch_size
-from fisher.fold import batches
-from fisher.fold import check_finite as check_data
+from fisher.batches import batches
+from fisher.batches import check_finite as check_data
 from growth.graph import Activation, Graph
 from growth.losses import Loss, per_sample
 from growth.observe import constants

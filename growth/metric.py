@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.axes import batch_size
+from fisher.batches import batches
+from fisher.batches import check_finite as check_data
 from fisher.check import finite
 from fisher.columns import estimator
-from fisher.fold import batches
-from fisher.fold import check_finite as check_data
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.taps import column_rows, pull

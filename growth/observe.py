@@ -17,8 +17,8 @@ from torch.func import debug_unwrap, jvp
 
 from fisher import LayerCollection
 from fisher.axes import batch_size
-from fisher.fold import batches
-from fisher.fold import check_finite as check_data
+from fisher.batches import batches
+from fisher.batches import check_finite as check_data
 from fisher.forms import Convolution
 from fisher.taps import layer_io
 from growth.buffers import buffers_fixed

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.axes import batch_size
-from fisher.fold import batches
+from fisher.batches import batches
 from growth.losses import Loss, per_sample
 from growth.pairs import Pair, as_list, check_pairs
 from growth.scores import aligned

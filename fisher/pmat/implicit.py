@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fisher.axes import batch_size
+from fisher.batches import batches
 from fisher.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
-from fisher.fold import batches
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.pmat.base import PMat, Regul

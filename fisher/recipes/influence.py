@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
-from fisher.fold import batches
+from fisher.batches import batches
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.pmat.base import PMat, Regul
