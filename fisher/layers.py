@@ -204,7 +204,7 @@ class LayerCollection:
 
         ValueError that names the path for a v of another structure or shape.
         """
-        self.space.check(v, "v")
+        v = self.space.check(v, "v")
         flat = dict(zip(self._numbers, trees.leaves(v)))
         return {l.name: l.matrix(flat) for l in self}
 

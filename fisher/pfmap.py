@@ -67,7 +67,7 @@ class PFMapDense(PFMap):
     layout: Layout
 
     def jvp(self, v: Any) -> Tensor:
-        self.layout.check(v, "v")
+        v = self.layout.check(v, "v")
         parts = [r @ t.reshape(t.numel()) for r, t in zip(self._flat(), trees.leaves(v))]
         return sum(parts[1:], parts[0])
 
@@ -149,7 +149,7 @@ class PFMapImplicit(PFMap):
         return Layout.of(self.params)
 
     def jvp(self, v: Any) -> Tensor:
-        self.layout.check(v, "v")
+        v = self.layout.check(v, "v")
         flat, output = self._output()
         return jvp(output, (flat,), (trees.leaves(v),))[1]
 

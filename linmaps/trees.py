@@ -17,6 +17,7 @@ import torch.utils._pytree as torch_pytree
 from optree.registry import __GLOBAL_NAMESPACE as GLOBAL
 from torch import Tensor
 
+from linmaps.mappings import conformed
 from linmaps.paths import Path, path_str, walk
 from linmaps.records import frozen
 
@@ -193,7 +194,7 @@ def dot(a: Tree, b: Tree) -> Tensor:
     >>> dot({"a": torch.ones(2), "b": torch.ones(())}, {"a": torch.ones(2), "b": torch.ones(())})
     tensor(3.)
     """
-    check_like(b, a, "dot(a, b)")
+    b = check_like(b, a, "dot(a, b)")
     terms = [(s.conj() * t).sum() for s, t in zip(optree.tree_leaves(a), optree.tree_leaves(b))]
     return _total(terms)
 
@@ -215,18 +216,20 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 
 def _binary(fn: Callable[..., Any], a: Tree, b: Tree) -> Tree:
-    check_like(b, a, "second tree")
+    b = check_like(b, a, "second tree")
     return optree.tree_map(fn, a, b)
 
 
-def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> None:
-    """Raise a ValueError that names the path unless `tree` has the structure (and shapes) of `like`.
+def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tree:
+    """`tree` with its mappings as those of `like`; ValueError that names the path unless its structure (and shapes) are.
 
     >>> import torch
     >>> check_like({"a": torch.ones(3)}, {"a": torch.ones(2)}, "v")
     Traceback (most recent call last):
     ValueError: v: leaf a has shape (3,), expected (2,); give a tree with the shapes of the one it belongs to
     """
+    if optree.tree_structure(tree) != optree.tree_structure(like):
+        tree = conformed(tree, like, one_level)
     got, want = paths(tree), paths(like)
     if got != want:
         extra = [path_str(p) for p in got if p not in want]
@@ -242,6 +245,7 @@ def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Non
                     f"{name}: leaf {path_str(p)} has shape {tuple(t.shape)}, expected {tuple(u.shape)}; "
                     "give a tree with the shapes of the one it belongs to"
                 )
+    return tree
 
 
 # --- ensembles ---------------------------------------------------------------------------------------------------
@@ -258,7 +262,7 @@ def stack(trees: Sequence[Tree]) -> Tree:
     if not members:
         raise ValueError("stack: got an empty sequence, expected at least one tree")
     for i, member in enumerate(members[1:], 1):
-        check_like(member, members[0], f"stack: member {i}")
+        members[i] = check_like(member, members[0], f"stack: member {i}")
     return optree.tree_map(lambda *ts: torch.stack(ts), *members)
 
 
@@ -333,10 +337,9 @@ class Layout:
         parts = vector.split(list(self.sizes))
         return self.unflatten([t.reshape(s) for t, s in zip(parts, self.shapes)])
 
-    def check(self, tree: Tree, name: str) -> None:
-        """Raise a ValueError that names the path unless `tree` has this structure and these shapes."""
-        like = self.unflatten([_Shape(s) for s in self.shapes])
-        check_like(tree, like, name)
+    def check(self, tree: Tree, name: str) -> Tree:
+        """`check_like` with a tree of this structure and these shapes."""
+        return check_like(tree, self.unflatten([_Shape(s) for s in self.shapes]), name)
 
     def __getstate__(self) -> tuple[Any, ...]:  # a skeleton of plain containers, which torch.load reads without trust
         return self.treedef.unflatten(range(len(self.shapes))), self.shapes
@@ -417,7 +420,8 @@ def one_level(node: Any) -> tuple[list[Any], list[Any], Callable[[list[Any]], An
     if isinstance(node, Tensor) or node is None or optree.tree_is_leaf(node):
         return None
     if isinstance(node, dict):  # insertion order, which the flat order is not
-        return list(node), list(node.values()), lambda values: type(node)(zip(node, values))
+        first = (node.default_factory,) if hasattr(node, "default_factory") else ()
+        return list(node), list(node.values()), lambda values: type(node)(*first, zip(node, values))
     children, settings, entries, unflatten = optree.tree_flatten_one_level(node)
     names = getattr(type(node), "_fields", None)
     return [names[i] for i in entries] if names else list(entries), children, lambda values: unflatten(settings, values)

@@ -27,9 +27,7 @@ class AxisAligned(Blockwise):
         return self.get_diag()
 
     def project_to_diag(self, v: Any) -> Any:
-        self.check_vector(v)
-        return v
+        return self.check_vector(v)
 
     def project_from_diag(self, u: Any) -> Any:
-        self.check_vector(u, "u")
-        return u
+        return self.check_vector(u, "u")

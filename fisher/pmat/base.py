@@ -119,8 +119,7 @@ class PMat:
         """J_bc' F J_bc: "diag" `[B, C]`, "sum" `[B]`, the sum over the outputs c (the last leading axis)."""
         if reduction not in ("sum", "diag"):
             raise ValueError(f"mapTMmap: got reduction={reduction!r}, expected 'sum' or 'diag'")
-        tree = J.jacobian if maps.is_map(J) else J
-        lead = maps.leading(self.layout, tree, "J")
+        tree, lead = maps.conformed(self.layout, J.jacobian if maps.is_map(J) else J, "J")
         if not lead:
             raise ValueError("mapTMmap: got a vector, expected a map with leaves [B, C, *leaf]; for a vector use vTMv")
         pairs = zip(trees.leaves(tree), trees.leaves(self.mmap(tree)))
@@ -130,6 +129,7 @@ class PMat:
 
     def vTMv(self, v: Any) -> Tensor:
         """v' F v, a scalar."""
+        v = self.check_vector(v)
         return trees.dot(v, self.mv(v))
 
     def mm(self, other: PMat) -> PMat:
@@ -259,9 +259,9 @@ class PMat:
 
     # --- checks ----------------------------------------------------------------------------------------------------
 
-    def check_vector(self, v: Any, name: str = "v") -> None:
-        """Raise a ValueError that names the path unless v is a tree like params."""
-        self.layout.check(v, name)
+    def check_vector(self, v: Any, name: str = "v") -> Any:
+        """v with its mappings as those of params; ValueError that names the path unless it is a tree like params."""
+        return self.layout.check(v, name)
 
     def check_single(self, ndim: int, t: Tensor) -> None:
         """Raise unless `t` has `ndim` axes: one more is a stacked ensemble."""

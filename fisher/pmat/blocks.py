@@ -67,7 +67,7 @@ class Blockwise(PMat):
 
     def mv(self, v: Any) -> Any:
         """F v, a tree like v."""
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self._mv_map(v, 0)
 
     def _mv_map(self, J: Any, n: int) -> Any:
@@ -165,7 +165,7 @@ class InEigenbasis(Layerwise):
 
     def project_to_diag(self, v: Any) -> Any:
         blocks = self._eigen()
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self.coordinates({name: blocks[name].to_diag(V[None])[0] for name, V in self.split(v).items()})
 
     def project_from_diag(self, u: Any) -> Any:

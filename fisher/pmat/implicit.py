@@ -93,12 +93,12 @@ class PMatImplicit(MatrixFree):
         return trees.map(lambda t: self.scale * t, total)
 
     def mv(self, v: Any) -> Any:
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self._total(lambda batch: self.curvature.product(self.params, batch, v))
 
     def vTMv(self, v: Any) -> Tensor:
         """v'F v, a scalar, from the forward-mode pass alone."""
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self._total(lambda batch: self.curvature.quadratic(self.params, batch, v))
 
     def scaled(self, alpha: Regul) -> PMatImplicit:
@@ -149,7 +149,7 @@ class PMatImplicit(MatrixFree):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
             )
-        z = self._draw(generator) if noise is None else noise[0]
+        z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         colored = self._colored(generator, None if noise is None else noise[1])
         root = torch.as_tensor(regul, dtype=self.scale.dtype, device=self.scale.device).sqrt()
         return self.solve(trees.axpy(root, z, colored), regul)

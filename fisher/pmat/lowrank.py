@@ -77,7 +77,7 @@ class PMatLowRank(PMat):
     # --- products ----------------------------------------------------------------------------------------------------
 
     def mv(self, v: Any) -> Any:
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self._mv_map(v, 0)
 
     def _mv_map(self, J: Any, n: int) -> Any:
@@ -85,7 +85,7 @@ class PMatLowRank(PMat):
 
     def vTMv(self, v: Any) -> Tensor:
         """v' F v = sum of w (R v)^2, a scalar."""
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self._weighted(products(self.rows, v) ** 2).sum()
 
     # --- solve -------------------------------------------------------------------------------------------------------

@@ -25,19 +25,25 @@ def leading(layout: Layout, v: Any, name: str) -> tuple[int, ...]:
     >>> leading(Layout.of({"w": torch.ones(3)}), {"w": torch.ones(5, 2, 3)}, "J")
     (5, 2)
     """
-    flat, shapes = trees.leaves(v), layout.shapes
+    return conformed(layout, v, name)[1]
+
+
+def conformed(layout: Layout, v: Any, name: str) -> tuple[Any, tuple[int, ...]]:
+    """v with its mappings as those of params, and its leading axes."""
+    v = trees.check_like(v, layout.unflatten([0] * len(layout.shapes)), name, shapes=False)
+    first = trees.leaves(v)[:1]
     lead: tuple[int, ...] = ()
-    if len(flat) == len(shapes) and flat and isinstance(flat[0], Tensor):
-        lead = tuple(flat[0].shape[: max(0, flat[0].ndim - len(shapes[0]))])
-    Layout(layout.treedef, tuple(lead + s for s in shapes)).check(v, name)
-    return lead
+    if first and isinstance(first[0], Tensor):
+        lead = tuple(first[0].shape[: max(0, first[0].ndim - len(layout.shapes[0]))])
+    return Layout(layout.treedef, tuple(lead + s for s in layout.shapes)).check(v, name), lead
 
 
 def each(layout: Layout, v: Any, name: str, fn: Callable[[Any, int], Any]) -> Any:
     """fn(tree, number of leading axes) of a vector or a map; of a record of a map the same record."""
     if is_map(v):
         return dataclasses.replace(v, jacobian=each(layout, v.jacobian, name, fn))
-    return fn(v, len(leading(layout, v, name)))
+    v, lead = conformed(layout, v, name)
+    return fn(v, len(lead))
 
 
 def mapped(fn: Callable[[Any], Any], n: int) -> Callable[[Any], Any]:

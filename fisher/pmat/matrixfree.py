@@ -81,8 +81,10 @@ class MatrixFree(PMat):
         return (unravel(x), how) if report else unravel(x)
 
     def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, *, x0: Any = None, **options: Any) -> Any:
-        if x0 is not None and maps.leading(self.layout, x0, "x0") != maps.leading(self.layout, J, "v"):
-            raise ValueError("x0: leading axes differ from those of v; give one start for each right-hand side")
+        if x0 is not None:
+            x0, lead = maps.conformed(self.layout, x0, "x0")
+            if lead != maps.leading(self.layout, J, "v"):
+                raise ValueError("x0: leading axes differ from those of v; give one start for each right-hand side")
         solve = lambda v, x0: self._solve(v, regul, kind, x0=x0, **options)
         for _ in range(n):
             solve = vmap(solve, in_dims=(0, None if x0 is None else 0))
@@ -166,8 +168,7 @@ class MatrixFree(PMat):
 
     def _start(self, start: Any, generator: torch.Generator | None) -> Tensor:
         if start is not None:
-            self.check_vector(start, "start")
-            return raveled(start, self.layout)
+            return raveled(self.check_vector(start, "start"), self.layout)
         like = self._like()
         if generator is None:
             return torch.cos(torch.arange(self.layout.numel, dtype=like.dtype, device=like.device) ** 2)
@@ -206,7 +207,7 @@ class MatrixFree(PMat):
         if probes is None:
             like = self._like()
             return traces.signs(generator, n_probes, self.layout.numel, dtype=like.dtype, device=like.device)  # type: ignore[arg-type]
-        lead = maps.leading(self.layout, probes, "probes")
+        probes, lead = maps.conformed(self.layout, probes, "probes")
         if len(lead) != 1:
             raise ValueError(f"probes: got {len(lead)} leading axes, expected one: a tree with leaves [m, *leaf]")
         return vmap(lambda z: raveled(z, self.layout))(probes)

@@ -87,7 +87,7 @@ class PMatMixed(PMat):
         return self._join([fn(part, share) for part, share in zip(self.parts, self._cut(v))])
 
     def mv(self, v: Any) -> Any:
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self._each(v, lambda part, share: part.mv(share))
 
     def _solve(self, v: Any, regul: Regul, kind: Any, **options: Any) -> Any:
@@ -122,7 +122,7 @@ class PMatMixed(PMat):
         return [part.get_eigenvalues() for part in self.parts]
 
     def project_to_diag(self, v: Any) -> Any:
-        self.check_vector(v)
+        v = self.check_vector(v)
         return [part.project_to_diag(share) for part, share in zip(self.parts, self._cut(v))]
 
     def project_from_diag(self, u: Any) -> Any:

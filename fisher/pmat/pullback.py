@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 
+from fisher.forward import jvp, vjp
 from fisher.pmat.base import PMat, Regul
 from fisher.pmat.matrixfree import MatrixFree
 from linmaps import trees
@@ -44,17 +44,17 @@ class PMatPullback(MatrixFree):
         return trees.leaves(self.params)[0]
 
     def mv(self, v: Any) -> Any:
-        self.check_vector(v)
-        _, u = jvp(self.effective, (self.params,), (v,))  # type: ignore[misc]
+        v = self.check_vector(v)
+        _, u = jvp(self.effective, (self.params,), (v,))
         return self._pulled(self.F.mv(u))
 
     def vTMv(self, v: Any) -> Tensor:
         """(J v)'F (J v), a scalar."""
-        self.check_vector(v)
+        v = self.check_vector(v)
         return self.F.vTMv(jvp(self.effective, (self.params,), (v,))[1])
 
     def _pulled(self, w: Any) -> Any:
-        return vjp(self.effective, self.params)[1](w)[0]
+        return vjp(self.effective, self.params)[1](w)
 
     def scaled(self, alpha: Regul) -> PMatPullback:
         return PMatPullback(self.F.scaled(alpha), self.params, self.effective)
@@ -69,7 +69,7 @@ class PMatPullback(MatrixFree):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
             )
-        z = self._draw(generator) if noise is None else noise[0]
+        z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         like = self._like()
         root = torch.as_tensor(regul, dtype=like.dtype, device=like.device).sqrt()
         colored = self._colored(generator, None if noise is None else noise[1])

@@ -101,12 +101,12 @@ class PMatRange(PMat):
         return inside, trees.sub(outside, combination(self.basis, products(self.basis, outside)))
 
     def mv(self, v: Any) -> Any:
-        self.check_vector(v)
+        v = self.check_vector(v)
         inside, outside = self._split(v)
         return trees.axpy(self.rest, outside, combination(self.basis, self._matrix() @ inside))
 
     def _solve(self, v: Any, regul: Regul, kind: str, rtol: float | None = None) -> Any:  # type: ignore[override]
-        self.check_vector(v)
+        v = self.check_vector(v)
         return (self.pinv(rtol) if kind == "lstsq" else self.inverse(regul)).mv(v)
 
     def inverse(self, regul: Regul = 1e-8) -> PMatRange:

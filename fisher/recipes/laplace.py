@@ -94,7 +94,7 @@ def laplace(
     """
     if n_examples < 1:
         raise ValueError(f"n_examples: got {n_examples}, expected the number of examples that F is a mean over")
-    F.layout.check(params, "params (of the Fisher matrix)")
+    params = F.layout.check(params, "params (of the Fisher matrix)")
     like = trees.leaves(params)[0]
     return Laplace(f, n_examples, params, F, torch.as_tensor(prior_precision, dtype=like.dtype, device=like.device))
 

@@ -33,7 +33,7 @@ def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 
     """
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {list(METHODS)}")
-    F.check_vector(params, "params")
+    params = F.check_vector(params, "params")
     if method == "obd":
         return trees.map(lambda w, h: w**2 * h / 2, params, F.get_diag())
     return trees.map(lambda w, h: w**2 / h / 2, params, F.inverse(regul).get_diag())
