@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -36,8 +37,10 @@ class Place:
     layer: Layer
 
 
-def locate(layers: LayerCollection, params: object, pair: Pair) -> Place:
+def locate(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
     """The uses of the two layers in a LayerCollection, and the activation between them.
+
+    words: what to say of an activation that cannot be read, from why it cannot (`between.refusal`).
 
     Raises ValueError where a layer is used twice, stored [in, out] or in groups, where its bias is not added to its
     output, and where the activation can neither be read from f nor is given.
@@ -51,12 +54,9 @@ def locate(layers: LayerCollection, params: object, pair: Pair) -> Place:
     if source is not None and pair.norm is not None and source[0] != i:
         source = _through_norm(layers.uses, pair, source)
     if source is None or source[0] != i:
-        other = "cannot be read" if source is None else f"comes from {layers.uses[source[0]].describe()}"
-        raise ValueError(
-            f"{pair}: the input of {after.name} {other}, expected an elementwise function of the output of "
-            f"{before.name} alone; if there is one, name it: Pair(before, after, activation=...); a batch norm between "
-            "them: Pair(before, after, norm=...)"
-        )
+        why = "cannot be read" if source is None else f"comes from {layers.uses[source[0]].describe()}"
+        plain = f"{pair}: the input of {after.name} {why}, expected an elementwise function of the output of {before.name} alone"
+        raise ValueError(plain if words is None else words(why))
     return Place(first, second, source[1], after)
 
 

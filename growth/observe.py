@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap, jvp
+from torch.func import debug_unwrap, vjp
 
 from fisher import LayerCollection
 from fisher.axes import batch_size
@@ -21,6 +21,7 @@ from fisher.batches import batches
 from fisher.batches import check_finite as check_data
 from fisher.forms import Convolution
 from fisher.taps import layer_io
+from growth.between import elementwise, refusal, verify
 from growth.buffers import buffers_fixed
 from growth.link import TAPS, Link, link
 from growth.locate import Place, locate
@@ -76,7 +77,11 @@ def observe(
             # examples go apart, so a few of them show how f uses its leaves
             found = LayerCollection.from_function(f, params, trees.map(lambda t: t[:FEW], x)), sizes
         known: LayerCollection = found[0] if layers is None else layers
-        places = [locate(known, params, pair) for pair in pairs]
+        few = trees.map(lambda t: t[:FEW], x)
+        first = not places
+        places = [locate(known, params, p, lambda why, p=p, x=few: refusal(f, params, p, x, why)) for p in pairs]
+        if first:
+            verify(f, params, pairs, known, places, few)
         both = [side for p in places for side in (p.before, p.after)]
         uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
         rest = {k for side in both for k in side} - uses
@@ -133,10 +138,6 @@ def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Ten
     """
     tiny = torch.finfo(like.dtype).tiny ** 0.5
     at = torch.tensor([0.0, tiny, -tiny], dtype=like.dtype, device=like.device)
-    value, slope = jvp(activation, (at,), (torch.ones_like(at),))  # type: ignore[misc]
-    if value.shape != at.shape:
-        raise ValueError(
-            f"activation: returned shape {tuple(value.shape)} for input (3,), expected (3,); only elementwise maps may "
-            "stand between the layers of a Pair"
-        )
+    value, back = vjp(lambda z: elementwise(activation, z), at)  # type: ignore[misc]
+    (slope,) = back(torch.ones_like(at))
     return value[0], slope[1], slope[2]
