@@ -124,14 +124,16 @@ def leaves(tree: Tree) -> list[Any]:
     return optree.tree_leaves(tree)
 
 
-def flatten(tree: Tree) -> tuple[list[Any], Any]:
+def flatten(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Any]:
     """Leaves and structure: `flat, treedef = flatten(tree)`, `treedef.unflatten(flat)` is the tree.
+
+    is_leaf: nodes that are taken whole.
 
     >>> flat, treedef = flatten({"a": 1})
     >>> treedef.unflatten([2])
     {'a': 2}
     """
-    flat, treedef = optree.tree_flatten(tree)
+    flat, treedef = optree.tree_flatten(tree, is_leaf)
     return flat, treedef
 
 

@@ -33,6 +33,16 @@ class PMat:
     # kind of solve -> names of its options; None: `_solve` checks both itself
     kinds: ClassVar[dict[str, tuple[str, ...]] | None] = None
 
+    @property
+    def linear(self) -> bool:
+        """Whether the mean of the numbers stored is that of the matrices, so that leaves may be averaged or all-reduced.
+
+        Of moments in Kronecker factors it is True by convention: the mean over batches of a PMatKFAC, as `fim` takes it, is
+        that of its factors.  False for eigenbases, rows, and functions kept with their data: `fisher.Mean`, `fisher.ema`
+        and `+` add such matrices as matrices.
+        """
+        return False
+
     # --- a representation defines ----------------------------------------------------------------------------------
 
     def mv(self, v: Any) -> Any:
@@ -92,6 +102,10 @@ class PMat:
     def _plus(self, other: PMat) -> PMat | None:
         """F + other where this representation holds it, else None; layouts are equal."""
         return None
+
+    def _compact(self) -> PMat:
+        """The same matrix in the representation that stores less, where a sum has grown beyond it."""
+        return self
 
     # --- products and solves ---------------------------------------------------------------------------------------
 
@@ -281,6 +295,12 @@ class PMat:
 
 
 DENSE = "use PMatDense(F.to_torch(), F.layout)"
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Whether two trees hold the same tensors, not only equal ones."""
+    s, t = trees.leaves(a), trees.leaves(b)
+    return len(s) == len(t) and all(x is y for x, y in zip(s, t))
 
 
 def check_regul(regul: Regul) -> None:

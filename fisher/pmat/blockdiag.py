@@ -21,7 +21,6 @@ from fisher.pmat.eigen import PMatEigen
 from fisher.pmat.eigenblocks import in_basis
 from fisher.pmat.eye import PMatEye
 from linmaps import trees
-from linmaps.linalg import damped
 
 
 @trees.record(static=("layers", "symmetric"))
@@ -46,6 +45,7 @@ class PMatBlockDiag(Layerwise):
     general: ClassVar[bool] = True
 
     __repr__ = PMat.__repr__
+    linear = True  # type: ignore[assignment]
 
     def _about(self) -> str:
         return f"{len(self.blocks)} blocks, "
@@ -95,7 +95,7 @@ def added(F: Layerwise, G: PMat) -> PMatBlockDiag | None:
     found = block_matrices(G, F.layers)
     if found is None:
         return None
-    total = {name: _sum(block, found[name]) for name, block in F.matrices().items()}
+    total = {name: exact.exact_sum(block, found[name]) for name, block in F.matrices().items()}
     return PMatBlockDiag(total, F.layers, F.symmetric and getattr(G, "symmetric", True))
 
 
@@ -108,12 +108,6 @@ def block_matrices(F: PMat, layers: LayerCollection) -> dict[str, Tensor] | None
     if isinstance(F, PMatDiag):
         return {name: torch.diag(view.flatten()) for name, view in layers.views(F.diag).items()}
     return None
-
-
-def _sum(a: Tensor, b: Tensor) -> Tensor:
-    if a.ndim == b.ndim:
-        return a + b
-    return damped(a, b) if a.ndim else damped(b, a)
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class PMatDense(Blockwise):
     general: ClassVar[bool] = True
 
     __repr__ = PMat.__repr__
+    linear = True  # type: ignore[assignment]
 
     def _blocks(self) -> dict[str, Any]:
         self.check_single(2, self.matrix)

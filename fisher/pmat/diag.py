@@ -33,6 +33,7 @@ class PMatDiag(AxisAligned):
     layout: Layout
 
     __repr__ = PMat.__repr__
+    linear = True  # type: ignore[assignment]
 
     def _blocks(self) -> dict[str, Any]:
         self.check_vector(self.diag, "diag (of a stacked ensemble? use torch.func.vmap)")

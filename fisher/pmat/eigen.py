@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul, check_regul, identical
 from fisher.pmat.blocks import InEigenbasis
 from fisher.pmat.eigenblocks import BasisBlock
 from linmaps import trees
@@ -89,6 +89,8 @@ class PMatEigen(InEigenbasis):
 
         if isinstance(other, PMatEye):
             return self._with({name: D + other.alpha for name, D in self.values.items()})
+        if isinstance(other, PMatEigen) and other.layers == self.layers and identical(self.vectors, other.vectors):
+            return self._with({name: D + other.values[name] for name, D in self.values.items()})
         return None
 
     def _with(self, values: dict[str, Tensor]) -> PMatEigen:

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from fisher.layers import LayerCollection
 from fisher.pmat import exact
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul, check_regul, identical
 from fisher.pmat.blocks import InEigenbasis
 from fisher.pmat.eigenblocks import EigenBlock, in_basis
 from fisher.pmat.eye import PMatEye
 from fisher.pmat.factored import layer_blocks, unstacked
 from fisher.uses import Layer
 from linmaps import trees
-from linmaps.linalg import damped
 
 
 @trees.record(static=("layers",))
@@ -29,6 +28,8 @@ class PMatEKFAC(InEigenbasis):
 
     `eigenvalues[name] = D`, `bases[name] = (U, W)`, `exact[name]` as in PMatKFAC.  mv, solve: four products per layer.
     A 1-d U `[I]` (ones) is the identity; grouped layers have an axis of groups in front of all three.
+    F + G is a PMatEKFAC where both have the same bases (the same tensors: after `update_diag`, `inverse`, `pow`), else a
+    PMatSum: to average over batches or time average PMatKFAC, then take `.eigendecomposition().update_diag(...)`.
     Derivatives through the bases are right where eigenvalues of a factor differ; else differentiate `PMatKFAC.solve`.
 
     Source: George et al. (2018), Fast approximate natural gradient descent in a Kronecker-factored eigenbasis.
@@ -122,6 +123,10 @@ class PMatEKFAC(InEigenbasis):
     def _plus(self, other: PMat) -> PMat | None:
         if isinstance(other, PMatEye):
             values = {name: D + other.alpha for name, D in self.eigenvalues.items()}
-            parts = {name: damped(m, other.alpha) if m.ndim else m + other.alpha for name, m in self.exact.items()}
+            parts = {name: exact.exact_sum(m, other.alpha) for name, m in self.exact.items()}
+            return PMatEKFAC(values, self.bases, parts, self.layers)
+        if isinstance(other, PMatEKFAC) and other.layers == self.layers and identical(self.bases, other.bases):
+            values = {name: D + other.eigenvalues[name] for name, D in self.eigenvalues.items()}
+            parts = {name: exact.exact_sum(m, other.exact[name]) for name, m in self.exact.items()}
             return PMatEKFAC(values, self.bases, parts, self.layers)
         return None

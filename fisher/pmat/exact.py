@@ -111,3 +111,10 @@ def exact_power(block: Tensor, p: float, regul: Regul) -> Tensor:
 def exact_pinv(block: Tensor, rtol: float | None) -> Tensor:
     """The pseudo-inverse."""
     return pinv(block, rtol=rtol) if block.ndim else spectra.pseudo(block, rtol or 0.0)
+
+
+def exact_sum(a: Tensor, b: Tensor) -> Tensor:
+    """a + b."""
+    if a.ndim == b.ndim:
+        return a + b
+    return damped(a, b) if a.ndim else damped(b, a)

@@ -34,6 +34,7 @@ class PMatEye(AxisAligned):
     layout: Layout
 
     __repr__ = PMat.__repr__
+    linear = True  # type: ignore[assignment]
 
     def _blocks(self) -> dict[str, Any]:
         self.check_single(0, self.alpha)

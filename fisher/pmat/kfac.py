@@ -22,7 +22,7 @@ from fisher.uses import Layer
 from linmaps import trees
 
 
-@trees.record(static=("layers", "symmetric"))
+@trees.record(static=("layers", "symmetric", "moments"))
 class PMatKFAC(Layerwise):
     """F ~ blockdiag(G (x) A): A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'.
 
@@ -36,6 +36,10 @@ class PMatKFAC(Layerwise):
     (Martens and Grosse, 2015, section 6.3).  pow and pinv without damping stay Kronecker products, all else of regul is a
     PMatEKFAC.
 
+    moments: whether the factors are second moments, whose mean over batches is that of all data; not so of powers and
+    products, which `fisher.Mean` and `fisher.ema` add as matrices.  F + G is a PMatKFAC where the two share the factors of
+    one side (the same tensors, as in F + 2 F), else a PMatSum.
+
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
     >>> F = fisher.fim(f, {"w": torch.ones(2, 1)}, torch.eye(2), fisher.PMatKFAC, "gaussian")
@@ -48,6 +52,7 @@ class PMatKFAC(Layerwise):
     exact: dict[str, Tensor]
     layers: LayerCollection
     symmetric: bool = True
+    moments: bool = True
     kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {
         "default": (),
         "pi": (),
@@ -56,6 +61,10 @@ class PMatKFAC(Layerwise):
     }
 
     __repr__ = PMat.__repr__
+
+    @property
+    def linear(self) -> bool:
+        return self.moments
 
     def _about(self) -> str:
         return f"{len(self.factors)} factored + {len(self.exact)} exact blocks, "
@@ -109,4 +118,18 @@ class PMatKFAC(Layerwise):
         blocks = self.spectral(method)
         found = {name: unstacked(factored(blocks[name])) for name in self.factors}
         parts = {name: each(m) for name, m in self.exact.items()}
-        return PMatKFAC({name: (b.A, b.G) for name, b in found.items()}, parts, self.layers)
+        return PMatKFAC({name: (b.A, b.G) for name, b in found.items()}, parts, self.layers, moments=False)
+
+    def _plus(self, other: PMat) -> PMat | None:
+        """G (x) A + H (x) A = (G + H) (x) A, and so for the other side."""
+        if not isinstance(other, PMatKFAC) or other.layers != self.layers:
+            return None
+        factors = {}
+        for name, (A, G) in self.factors.items():
+            B, H = other.factors[name]
+            if A is not B and G is not H:
+                return None
+            factors[name] = (A, G + H) if A is B else (A + B, G)
+        parts = {name: exact.exact_sum(m, other.exact[name]) for name, m in self.exact.items()}
+        flags = self.symmetric and other.symmetric, self.moments and other.moments
+        return PMatKFAC(factors, parts, self.layers, *flags)

@@ -240,6 +240,10 @@ class PMatLowRank(PMat):
         like = trees.leaves(self.rows)[0]
         return like.new_ones(self.n) if self.weights is None else self.weights
 
+    def _compact(self) -> PMat:
+        """Dense once there are more than d rows."""
+        return self._dense() if self.n > self.layout.numel else self
+
     def _plus(self, other: PMat) -> PMat | None:
         if not isinstance(other, PMatLowRank):
             return None

@@ -46,6 +46,10 @@ class PMatMixed(PMat):
         )
 
     @property
+    def linear(self) -> bool:
+        return all(part.linear for part in self.parts)
+
+    @property
     def layout(self) -> Layout:  # type: ignore[override]
         return self.layers.space
 
@@ -160,6 +164,9 @@ class PMatMixed(PMat):
 
     def scaled(self, alpha: Regul) -> PMatMixed:
         return self.replaced([part.scaled(alpha) for part in self.parts])
+
+    def _compact(self) -> PMatMixed:
+        return self.replaced([part._compact() for part in self.parts])
 
     def _plus(self, other: PMat) -> PMat | None:
         return self._by_parts(other, lambda F, G: F + G)

@@ -59,7 +59,7 @@ def _factored(F: PMatKFAC, G: PMatKFAC) -> PMatKFAC:
         if layer.kronecker:
             (A, H), (B, K) = F.factors[layer.name], G.factors[layer.name]
             factors[layer.name] = (A * B if layer.diagonal else A @ B, H @ K)
-    return PMatKFAC(factors, {n: times(m, G.exact[n]) for n, m in F.exact.items()}, F.layers, False)
+    return PMatKFAC(factors, {n: times(m, G.exact[n]) for n, m in F.exact.items()}, F.layers, False, False)
 
 
 def _sum(parts: list[PMat]) -> PMat:

@@ -49,6 +49,7 @@ class PMatQuasiDiag(Layerwise):
     kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "lstsq": ("rtol",)}
 
     __repr__ = PMat.__repr__
+    linear = True  # type: ignore[assignment]
 
     def _about(self) -> str:
         return f"{len(self.cross)} layers with a bias, "

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from fisher.pmat import maps
 from fisher.pmat.base import PMat, Regul, check_regul
-from fisher.pmat.blockdiag import PMatBlockDiag, added
+from fisher.pmat.blockdiag import PMatBlockDiag
 from fisher.pmat.blocks import Layerwise
 from fisher.pmat.dense import PMatDense
+from fisher.pmat.diag import PMatDiag
+from fisher.pmat.eigen import raveled
+from fisher.pmat.exact import DiagonalBlock
 from fisher.pmat.eye import PMatEye
+from fisher.pmat.factored import Stacked
+from fisher.pmat.limits import check_dense
 from fisher.pmat.matrixfree import MatrixFree
+from fisher.pmat.sumblocks import DIRECT, SumBlock, conjugate
 from linmaps import trees
 from linmaps.linalg import positive_root
 from linmaps.trees import Layout
@@ -19,17 +28,19 @@ from linmaps.trees import Layout
 
 @trees.record()
 class PMatSum(PMat):
-    """F_1 + F_2 + ...: mv, trace and diagonal by linearity; all else through `dense()`.
+    """F_1 + F_2 + ...: mv, trace and diagonal by linearity, solve by parts too; all else through `dense()`.
 
     A matrix plus a multiple of the identity is that matrix with another regul.  Where all other terms are direct sums over
-    the same layers, dense blocks are as large as a layer (PMatBlockDiag); else there is one of d (PMatDense).
+    the same layers, dense blocks are as large as a layer (PMatBlockDiag); else there is one of d (PMatDense).  It stores
+    what its terms store: to sum over batches average them (`fisher.Mean`), where they are linear in their numbers.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
     >>> F = fisher.fim(f, {"w": torch.ones(2, 1)}, torch.eye(2), fisher.PMatKFAC, "gaussian")
-    >>> F + F
+    >>> G = fisher.fim(f, {"w": torch.ones(2, 1)}, torch.ones(1, 2), fisher.PMatKFAC, "gaussian")
+    >>> F + G
     PMatSum(2 terms, d = 2, 10 numbers stored, float32, cpu)
-    >>> (F + F).dense()
+    >>> (F + G).dense()
     PMatBlockDiag(1 blocks, d = 2, 4 numbers stored, float32, cpu)
     """
 
@@ -41,26 +52,53 @@ class PMatSum(PMat):
         return f"{len(self.terms)} terms, "
 
     @property
+    def linear(self) -> bool:
+        return all(F.linear for F in self.terms)
+
+    @property
     def layout(self) -> Layout:  # type: ignore[override]
         return self.terms[0].layout
 
     def dense(self) -> PMatBlockDiag | PMatDense:
-        """The sum as a matrix: by layers where all terms are, else whole."""
+        """The sum as a matrix: by layers where all terms are, else whole.  ValueError beyond 2^15 rows of a block."""
+        layered = self._layered()
+        if layered is not None:
+            return PMatBlockDiag(layered.matrices(), layered.layers, self.symmetric)
+        return PMatDense(self.to_torch(), self.layout, self.symmetric)
+
+    @property
+    def symmetric(self) -> bool:
+        return all(getattr(F, "symmetric", True) for F in self.terms)
+
+    def _layered(self) -> Layered | None:
+        """The same by layers, where all terms are direct sums over the same layers."""
         first = next((F for F in self.terms if isinstance(F, Layerwise)), None)
-        if first is not None:
-            total: Any = PMatBlockDiag(first.matrices(), first.layers, first.symmetric)
-            for F in self.terms:
-                total = total if F is first or total is None else added(total, F)
-            if total is not None:
-                return total
-        symmetric = all(getattr(F, "symmetric", True) for F in self.terms)
-        return PMatDense(_total([F.to_torch() for F in self.terms]), self.layout, symmetric)
+        if first is None:
+            return None
+        by_layer = lambda F: (
+            isinstance(F, (PMatEye, PMatDiag)) or (isinstance(F, Layerwise) and F.layers == first.layers)
+        )
+        return Layered(self.terms, first.layers, self.symmetric) if all(map(by_layer, self.terms)) else None
+
+    def _compact(self) -> PMat:
+        """Dense where that stores less."""
+        if any(isinstance(F, MatrixFree) for F in self.terms):
+            return self
+        layered = self._layered()
+        sizes = [self.layout.numel] if layered is None else [math.prod(s) for s in layered.shapes().values()]
+        stored = sum(t.numel() for t in trees.leaves(self))
+        return self.dense() if stored > sum(n**2 for n in sizes) else self
+
+    def _apart(self) -> tuple[PMat | None, Regul]:
+        """(F, alpha) with the sum = F + alpha I, for one term beside a PMatEye."""
+        eyes = [F for F in self.terms if isinstance(F, PMatEye)]
+        rest = [F for F in self.terms if not isinstance(F, PMatEye)]
+        return (rest[0], eyes[0].alpha) if len(eyes) == len(rest) == 1 else (None, 0.0)
 
     def shifted(self) -> tuple[PMat, Regul]:
         """(F, alpha) with the sum = F + alpha I: alpha is 0 but for one term and a PMatEye."""
-        eyes = [F for F in self.terms if isinstance(F, PMatEye)]
-        rest = [F for F in self.terms if not isinstance(F, PMatEye)]
-        return (rest[0], eyes[0].alpha) if len(eyes) == len(rest) == 1 else (self.dense(), 0.0)
+        F, alpha = self._apart()
+        return (self.dense() if F is None else F), alpha
 
     # --- by linearity ----------------------------------------------------------------------------------------------
 
@@ -78,10 +116,11 @@ class PMatSum(PMat):
         return _total([F.trace() for F in self.terms])
 
     def to_torch(self) -> Tensor:
+        check_dense(self.layout.numel, "PMatSum.to_torch", self.dtype, "use F.mv(v) and F.solve(v, regul)")
         return _total([F.to_torch() for F in self.terms])
 
     def get_block(self, name: str) -> Tensor:
-        return self.dense().get_block(name)
+        return (self._layered() or self.dense()).get_block(name)
 
     def scaled(self, alpha: Regul) -> PMatSum:
         return PMatSum(tuple(F.scaled(alpha) for F in self.terms))
@@ -91,14 +130,40 @@ class PMatSum(PMat):
     def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "default", **options: Any) -> Any:
         """(F + regul I)^-1 v; kinds and options of the one term beside a multiple of I, else those of `dense()`.
 
-        With a matrix-free term beside others (a centred implicit matrix) by conjugate gradients on products of the sum.
+        Dense up to 2,048 rows of a layer (of all, where the terms are no direct sums over layers), beyond by conjugate
+        gradients on products of the parts: ValueError where these do not converge, as they need not for an indefinite sum.
+        With a matrix-free term beside others (a centred implicit matrix) in any case, with the options of PMatImplicit.
         """
         check_regul(regul)
-        rest = [F for F in self.terms if not isinstance(F, PMatEye)]
-        if kind in ("default", "cg") and len(rest) > 1 and any(isinstance(F, MatrixFree) for F in rest):
+        F, alpha = self._apart()
+        if F is not None and kind != "lstsq":
+            return F.solve(v, regul + alpha, kind=kind, **options)
+        if kind in ("default", "cg") and any(isinstance(F, MatrixFree) for F in self.terms):
             return Products(self).solve(v, regul, kind=kind, **options)
-        F, alpha = (self.dense(), 0.0) if kind == "lstsq" else self.shifted()
-        return F.solve(v, regul + alpha, kind=kind, **options)
+        layered = self._layered()
+        if layered is not None:
+            return layered.solve(v, regul, kind=kind, **options)
+        if kind == "default" and not options and self.symmetric and self.layout.numel > DIRECT:
+            return maps.each(self.layout, v, "v", lambda v, n: self._iterated(v, n, regul))
+        return self.dense().solve(v, regul, kind=kind, **options)
+
+    def _iterated(self, v: Any, n: int, regul: Regul) -> Any:
+        """By conjugate gradients in float64, preconditioned by the diagonal."""
+        flat, treedef = trees.flatten(v)
+        lead, space = flat[0].shape[:n], self.layout
+        rows = torch.cat([t.reshape(-1, size) for t, size in zip(flat, space.sizes)], 1)
+        shared = {"F": self, "regul": torch.as_tensor(regul, dtype=rows.dtype, device=rows.device)}
+        wide = trees.map(lambda t: t.to(torch.float64) if t.is_floating_point() else t, shared)
+        D = raveled(wide["F"].get_diag(), space).detach().abs()
+        x = conjugate(
+            lambda s, b: raveled(s["F"].mv(space.unravel(b)), space) + s["regul"] * b,
+            lambda s, b: b / (s["D"] + s["regul"]),
+            wide | {"D": D},
+            rows,
+            D.amax() + wide["regul"].detach(),
+        )
+        parts = x.split(list(space.sizes), 1)
+        return treedef.unflatten([t.reshape(*lead, *s) for t, s in zip(parts, space.shapes)])
 
     def inverse(self, regul: Regul = 1e-8) -> PMat:
         """(F + regul I)^-1, as the inverse of the one term beside a multiple of I, else dense."""
@@ -123,9 +188,9 @@ class PMatSum(PMat):
         return F.sample(generator, regul + alpha, noise=noise)
 
     def frobenius_norm(self) -> Tensor:
-        F, alpha = self.shifted()
-        if isinstance(alpha, float):
-            return F.frobenius_norm()
+        F, alpha = self._apart()
+        if F is None:
+            return (self._layered() or self.dense()).frobenius_norm()
         return positive_root(F.frobenius_norm() ** 2 + 2 * alpha * F.trace() + alpha**2 * self.layout.numel)
 
     # --- through the dense matrix ----------------------------------------------------------------------------------
@@ -175,6 +240,34 @@ def same_space(F: PMat, G: PMat, sign: str) -> None:
             f"{[trees.path_str(p) for p in G.layout.paths]} {G.layout.shapes}, expected "
             f"{[trees.path_str(p) for p in F.layout.paths]} {F.layout.shapes}; take matrices of the same params"
         )
+
+
+@trees.record(static=("layers", "symmetric"))
+class Layered(Layerwise):
+    """A sum of direct sums over the same layers: a sum of blocks for each layer."""
+
+    terms: tuple[Any, ...]
+    layers: Any
+    symmetric: bool
+    general: ClassVar[bool] = True
+
+    __repr__ = PMat.__repr__
+
+    def _blocks(self) -> dict[str, Any]:
+        parts = [self._of(F) for F in self.terms]
+        return {name: self._sum([blocks[name] for blocks in parts]) for name in parts[0]}
+
+    def _of(self, F: PMat) -> dict[str, Any]:
+        if isinstance(F, Layerwise):
+            return F._blocks()
+        if isinstance(F, PMatDiag):
+            return {name: DiagonalBlock(view) for name, view in self.split(F.get_diag()).items()}
+        return {name: DiagonalBlock(F.alpha.expand(s)) for name, s in self.shapes().items()}  # type: ignore[attr-defined]
+
+    def _sum(self, blocks: list[Any]) -> Any:
+        if all(isinstance(b, Stacked) for b in blocks):
+            return Stacked(SumBlock(tuple(b.block for b in blocks), self.symmetric))
+        return SumBlock(tuple(blocks), self.symmetric)
 
 
 @trees.record()
