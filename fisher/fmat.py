@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.pmat.base import check_regul
-from linmaps import trees
+from linmaps import lapack, trees
 from linmaps.linalg import damped, eigh, logabsdet, pinv, positive_root, solve
 
 Regul = float | Tensor
@@ -145,7 +145,7 @@ class FMatDense:
             return positive_root((self.kernel**2).sum())
         if ord not in (2, -2):
             raise ValueError(f"norm: got ord={ord!r}, expected None, 'fro', 2 or -2")
-        s = self._each(torch.linalg.svdvals, self._matrix())
+        s = self._each(lapack.svdvals, self._matrix())
         return s.amax() if ord == 2 else s.amin()
 
     # --- algebra ---------------------------------------------------------------------------------------------------

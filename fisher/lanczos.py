@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from linmaps import lapack
+
 Operator = Callable[[Tensor], Tensor]
 
 
@@ -84,7 +86,7 @@ def eigenpairs(operator: Operator, start: Tensor, k: int, steps: int | None = No
     if steps < k:
         raise ValueError(f"steps: got {steps}, expected at least k = {k}")
     T, Q = lanczos(operator, start, steps)
-    theta, S = torch.linalg.eigh(T)
+    theta, S = lapack.eigh(T)
     vectors = S[:, -k:].mT @ Q
     applied = torch.func.vmap(operator)(vectors)
     rayleigh = (vectors * applied).sum(1)
@@ -101,7 +103,7 @@ def extreme(operator: Operator, start: Tensor, steps: int | None = None) -> Tens
     tensor(3.)
     """
     T, Q = lanczos(operator, start, 60 if steps is None else steps)
-    theta, S = torch.linalg.eigh(T)
+    theta, S = lapack.eigh(T)
     if theta.shape[0] == 0:
         return start.new_zeros(())
     vector = S[:, theta.abs().argmax()] @ Q
@@ -127,7 +129,7 @@ def log_quadrature(operator: Operator, probes: Tensor, steps: int | None = None)
 
     def one(z: Tensor) -> Tensor:
         T, Q = lanczos(operator, z, 40 if steps is None else steps)
-        theta, S = torch.linalg.eigh(T)
+        theta, S = lapack.eigh(T)
         z = z.detach()
         value = (z @ z) * (S[0] ** 2 * theta.log()).sum()
         solved = torch.linalg.vector_norm(z) * ((S[0] / theta) @ S.mT @ Q)

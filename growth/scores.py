@@ -17,6 +17,7 @@ from growth.delta import Delta, check_solver, optimal_delta
 from growth.neurons import Neurons
 from growth.pairs import Pair, as_list, check_pairs
 from growth.statistics import Statistics
+from linmaps import lapack
 from linmaps.linalg import pinv, working
 from linmaps.trees import record
 
@@ -182,7 +183,8 @@ def north_score(stats: Statistics | Tensor, eps: float = 0.01) -> Tensor:
         raise ValueError(f"eps: got {eps}, expected >= 0, in units of the activations")
     if S.shape[0] == 0:
         return S.new_ones((), dtype=dtype)
-    return (torch.linalg.eigvalsh(S.detach()) > eps**2).to(dtype).mean()
+    values = lapack.eigvalsh(S.detach()).to(dtype)
+    return torch.where(values.isnan(), values, (values > eps**2).to(dtype)).mean()
 
 
 def north_trigger(score: Tensor, baseline: Tensor, width: int, *, gamma: float = 0.97, most: int) -> Tensor:
@@ -225,7 +227,7 @@ def gradmax_score(stats: Statistics, k: int | None = None) -> Tensor:
         return (M * M).sum().to(stats.S.dtype)
     if k < 0:
         raise ValueError(f"k: got {k}, expected >= 0, the number of units")
-    values = torch.linalg.svdvals(M)[:k]
+    values = lapack.svdvals(M)[:k]
     return (values * values).sum().to(stats.S.dtype)
 
 

@@ -19,7 +19,7 @@ from growth.losses import Loss, per_sample
 from growth.pairs import Pair, as_list, check_pairs
 from growth.scores import aligned
 from growth.surgery import apply_extended
-from linmaps import trees
+from linmaps import lapack, trees
 from linmaps.linalg import differentiated
 from linmaps.trees import record
 
@@ -162,7 +162,7 @@ def _bottom(offsets: Tensor, losses: Tensor, tied: bool) -> Tensor:
     """The minimum in the box [-1, 1]² of the quadratic least-squares model of losses at offsets, on a fine grid."""
     fine = torch.linspace(-1, 1, FINE, dtype=offsets.dtype, device=offsets.device)
     box = torch.stack([fine, fine], 1) if tied else torch.cartesian_prod(fine, fine)
-    model = _features(box) @ (torch.linalg.pinv(_features(offsets)) @ losses.to(offsets.dtype))
+    model = _features(box) @ (lapack.pinv(_features(offsets)) @ losses.to(offsets.dtype))
     return box.index_select(0, model.argmin()[None])[0]
 
 

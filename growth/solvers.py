@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from linmaps import lapack
 from linmaps.linalg import damped, differentiated, pinv, refined, rounding
 
 PROBES, STEPS = 4, 3
@@ -99,7 +100,7 @@ def pseudo_root(a: Tensor) -> Tensor:
     if a.shape[-1] == 0:
         return a
     a = (a + a.mT) / 2
-    values, v = (t.detach() for t in torch.linalg.eigh(a.detach()))
+    values, v = (t.detach() for t in lapack.eigh(a.detach()))
     kept = values > rounding(values) * values.amax()
     start = torch.where(kept, torch.where(kept, values, 1.0) ** -0.5, 0.0)
     b = v.mT @ a @ v

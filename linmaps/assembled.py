@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linmaps import trees
+from linmaps import lapack, trees
 from linmaps.base import Map
 from linmaps.checks import Params
 from linmaps.composite import Composite, matrix, times, times_inverse, times_transpose
@@ -152,7 +152,7 @@ class Sum(_OfSeveral):
         if any(part._eig(params[key], False)[0].is_complex() for key, part in self._parts.items()):
             return super()._eig(params, vectors)
         W = self._weight(params)
-        return eigh(W) if vectors else (torch.linalg.eigvalsh(W), None)
+        return eigh(W) if vectors else (lapack.eigvalsh(W), None)
 
 
 @trees.static

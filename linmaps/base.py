@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from linmaps import trees
+from linmaps import lapack, trees
 from linmaps.checks import Checked, Params, Shape
 from linmaps.linalg import eigvals, logabsdet, shifted, solve
-from linmaps.numeric import HALF, eye_like, frobenius, uniform, working
+from linmaps.numeric import HALF, eye_like, frobenius, nan_where, uniform, working
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ class Map(Checked, abc.ABC):
         tensor([5.])
         """
         self._check(params)
-        return self._down(self._singular_values(self._up(params, always=True)), params)
+        values = self._singular_values(self._up(params, always=True))
+        return self._down(nan_where(self._of_W(params), values), params)
 
     def solve(self, params: Params, y: Tensor) -> Tensor:
         """x [..., in] with `apply(params, x) = y` for y [..., out] and a square map: `(y - b) W^-1`, as cheap as W allows.
@@ -229,7 +230,8 @@ class Map(Checked, abc.ABC):
         """
         self._check(params)
         self._check_square("logabsdet", "only square maps have a determinant")
-        return self._down(self._logabsdet(self._up(params, always=True)), params)
+        value = self._logabsdet(self._up(params, always=True))
+        return self._down(nan_where(self._of_W(params), value), params)
 
     def violation(self, W: Tensor) -> Tensor:
         """How far a matrix W [in, out] is from the promised set: a scalar >= 0, and 0 (up to rounding) on the set.
@@ -241,7 +243,7 @@ class Map(Checked, abc.ABC):
         tensor(4.2426)
         """
         self._check_matrix(W, "violation")
-        return self._violation(W.to(working(W.dtype))).to(W.dtype.to_real())
+        return nan_where([W], self._violation(W.to(working(W.dtype)))).to(W.dtype.to_real())
 
     def project(self, params: Params) -> dict[str, Any]:
         """Params moved to where the map wants them after an optimizer's step; unchanged for all maps but a few.
@@ -316,11 +318,11 @@ class Map(Checked, abc.ABC):
         W = self._weight(params)
         if not vectors:
             return eigvals(W), None
-        values, right = torch.linalg.eig(shifted(W))
+        values, right = lapack.eig(shifted(W))
         return values, right
 
     def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.svdvals(self._weight(params))
+        return lapack.svdvals(self._weight(params))
 
     def _solve(self, params: Params, y: Tensor) -> Tensor:
         rows = y.reshape(-1, self.out_features)
@@ -378,6 +380,10 @@ class Map(Checked, abc.ABC):
         """A result in the dtype of params, if that is half precision."""
         dtype = self._like(params).dtype
         return result.to(dtype) if dtype in HALF else result
+
+    @staticmethod
+    def _of_W(params: Params) -> list[Tensor]:
+        return trees.leaves({key: p for key, p in params.items() if key != "bias"})
 
     @staticmethod
     def _like(params: Params) -> Tensor:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.numeric import between, eye_like, frobenius, unbetween, uniform
@@ -66,6 +67,8 @@ class BoundedNorm(Map):
     def _norm(self, W: Tensor) -> Tensor:
         if self.p == "fro":
             return frobenius(W)
+        if self.p == 2:
+            return lapack.svdvals(W)[0]
         return torch.linalg.matrix_norm(W, math.inf if self.p == "inf" else self.p)
 
     def _shapes(self) -> dict[str, Shape]:

@@ -16,7 +16,7 @@ def spectral_excess(W: Tensor, excess: Callable[[Tensor], Tensor], inside: float
 
     inside: a number without excess.
     """
-    out = excess(eigvals(W.detach())) > 0
+    out = ~(excess(eigvals(W.detach())) <= 0)  # true of NaN too
     return torch.where(out, excess(eigvals(torch.where(out, W, inside * eye_like(W, len(W))))), 0.0)
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.bounds import modulus, onto_l1_ball, spectral_excess
 from linmaps.checks import Params, Shape
@@ -129,12 +130,12 @@ class Gershgorin(Map):
         if not self.real:
             return super()._eig(params, vectors)
         W = self._weight(params)
-        return eigh(W) if vectors else (torch.linalg.eigvalsh(W), None)
+        return eigh(W) if vectors else (lapack.eigvalsh(W), None)
 
     def _violation(self, W: Tensor) -> Tensor:
         if not self.real:
             return spectral_excess(W, lambda values: frobenius(relu(modulus(values - self._c) - self._R)), self._c)
-        values = torch.linalg.eigvalsh((W + W.mT) / 2)
+        values = lapack.eigvalsh((W + W.mT) / 2)
         return frobenius(relu(values - self.sigma_max), relu(self.sigma_min - values), W - W.mT)
 
     def _from_matrix(self, W: Tensor) -> Params:

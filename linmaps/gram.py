@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh, positive_root
@@ -94,7 +95,7 @@ class PSD(SymmetricMap):
         return y + self.eps * x if self.eps else y
 
     def _violation(self, W: Tensor) -> Tensor:
-        values = torch.linalg.eigvalsh((W + W.mT) / 2) - self.eps
+        values = lapack.eigvalsh((W + W.mT) / 2) - self.eps
         null = values[: self.in_features - self._rank]
         return frobenius(W - W.mT, values.clamp(max=0), null.clamp(min=0))
 
@@ -165,7 +166,7 @@ class TrivialNullSpace(Map):
         return torch.cat([G, params["G2"].mT], dim=1) if "G2" in params else G
 
     def _violation(self, W: Tensor) -> Tensor:
-        return frobenius((self.epsilon - torch.linalg.svdvals(W)).clamp(min=0))
+        return frobenius((self.epsilon - lapack.svdvals(W)).clamp(min=0))
 
     def _from_matrix(self, W: Tensor) -> Params:
         n = self.in_features

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.arrays import OfArrays
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet
@@ -103,12 +104,12 @@ class Kronecker(OfArrays):
         if not self._by_factor:
             return super()._eig(params, vectors)
         if not vectors:
-            return reduce(torch.kron, [torch.linalg.eigvals(A) for A in self._factors(params)]), None
-        pairs = [torch.linalg.eig(A) for A in self._factors(params)]
+            return reduce(torch.kron, [lapack.eigvals(A) for A in self._factors(params)]), None
+        pairs = [lapack.eig(A) for A in self._factors(params)]
         return reduce(torch.kron, [p[0] for p in pairs]), reduce(torch.kron, [p[1] for p in pairs])
 
     def _singular_values(self, params: Params) -> Tensor:
-        s = reduce(torch.kron, [torch.linalg.svdvals(A) for A in self._factors(params)]).sort(descending=True).values
+        s = reduce(torch.kron, [lapack.svdvals(A) for A in self._factors(params)]).sort(descending=True).values
         return torch.nn.functional.pad(s, (0, min(self.in_features, self.out_features) - len(s)))
 
     def _violation(self, W: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class Kronecker(OfArrays):
             p, q = self.in_shape[k], self.out_shape[k]
             rest = W.reshape(p, W.shape[0] // p, q, W.shape[1] // q)
             blocks = rest.transpose(1, 2).reshape(p * q, -1)  # a Kronecker product becomes an outer product
-            U, s, V = torch.linalg.svd(blocks, full_matrices=False)
+            U, s, V = lapack.svd(blocks)
             share = s[0] ** (1 / (len(self.in_shape) - k))
             factors.append((share * U[:, 0]).reshape(p, q))
             W = ((s[0] / torch.where(share > 0, share, 1.0)) * V[0]).reshape(rest.shape[1], rest.shape[3])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from linmaps import lapack
 from linmaps.numeric import HALF
 from linmaps.numeric import working as working_dtype
 
@@ -29,8 +30,8 @@ def in_working(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
 
 
 def positive_root(squared: Tensor) -> Tensor:
-    """sqrt with derivative 0 at 0."""
-    positive = squared > 0
+    """sqrt with derivative 0 at 0; of what rounding made negative 0."""
+    positive = ~(squared <= 0)  # true of NaN too
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
 
 
@@ -109,7 +110,7 @@ def logabsdet(matrix: Tensor) -> Tensor:
     >>> logabsdet(torch.diag(torch.tensor([1.0, -1.0])))
     tensor(0.)
     """
-    return in_working(lambda m: torch.linalg.qr(m).R.diagonal().abs().log().sum(), matrix)
+    return in_working(lambda m: lapack.qr(m)[1].diagonal().abs().log().sum(), matrix)
 
 
 def shifted(m: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ def shifted(m: Tensor) -> Tensor:
 
 def product_svdvals(U: Tensor, V: Tensor) -> Tensor:
     """Singular values of U V for U [n, r], V [r, m], r <= min(n, m), at size r; smooth where those of the product are not."""
-    s = torch.linalg.svdvals(torch.linalg.qr(U).R @ torch.linalg.qr(V.mT).R.mT)
+    s = lapack.svdvals(lapack.qr(U)[1] @ lapack.qr(V.mT)[1].mT)
     return torch.nn.functional.pad(s, (0, min(len(U), V.shape[-1]) - V.shape[-2]))
 
 
@@ -135,7 +136,7 @@ def eigvals(m: Tensor) -> Tensor:
     >>> eigvals(torch.full((20, 20), 50.0, dtype=torch.float64)).abs().amax()
     tensor(1000.0000, dtype=torch.float64)
     """
-    return torch.linalg.eigvals(shifted(m))
+    return lapack.eigvals(shifted(m))
 
 
 def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +156,7 @@ def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     if working(m) is not m:
         values, vectors = eigh(working(m))
         return values.to(m.dtype), vectors.to(m.dtype)
-    values, vectors = torch.linalg.eigh(m.detach())
+    values, vectors = lapack.eigh(m.detach())
     if len(m) == 0 or not differentiated(m):
         return values, vectors
     close = (values[None, :] - values[:, None]).abs() <= 64 * len(m) * torch.finfo(m.dtype).eps * values.abs().amax()
@@ -175,7 +176,7 @@ def differentiated(t: Tensor) -> bool:
 
 def constant_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     """The same without derivatives, and with `denoised` eigenvalues."""
-    values, vectors = torch.linalg.eigh(working(m.detach()))
+    values, vectors = lapack.eigh(working(m.detach()))
     return denoised(values).to(m.dtype), vectors.to(m.dtype)
 
 
@@ -224,7 +225,7 @@ def pinv(a: Tensor, ridge: float | Tensor = 0.0, rtol: float | None = None, *, s
     a = (a + a.mT) / 2
     if isinstance(ridge, Tensor) or ridge:
         a = damped(a, ridge)
-    values, v = (t.detach() for t in torch.linalg.eigh(a.detach()))
+    values, v = (t.detach() for t in lapack.eigh(a.detach()))
     kept = values.abs() > (rounding(values) if rtol is None else rtol) * (
         values.abs().amax() if size is None else size.detach()
     )

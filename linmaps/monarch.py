@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import logabsdet, solve
@@ -113,10 +114,10 @@ class Monarch(Map):
         k, c = torch.arange(b, device=W.device)[:, None], torch.arange(b, device=W.device)
         rank = ((c + 1) * q - k + b - 1) // b - (c * q - k + b - 1) // b
         tail = torch.arange(q, device=W.device) >= rank[..., None]
-        return frobenius(torch.where(tail, torch.linalg.svdvals(self._grid(W)), 0.0))
+        return frobenius(torch.where(tail, lapack.svdvals(self._grid(W)), 0.0))
 
     def _from_matrix(self, W: Tensor) -> Params:
-        U, s, V = torch.linalg.svd(self._grid(W), full_matrices=False)
+        U, s, V = lapack.svd(self._grid(W))
         c, place, which = self._sequence(W)
         b, q = c.shape
         k = torch.arange(b, device=W.device)[:, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,13 @@ def relu(t: Tensor) -> Tensor:
     """max(t, 0) with derivative 1 at 0, so that a parameter projected onto 0 is not dead."""
     info = torch.finfo(t.dtype)
     return torch.nn.functional.threshold(t, -info.tiny * info.eps, 0.0)  # faster than where; no number lies between
+
+
+def nan_where(given: Iterable[Tensor], result: Tensor) -> Tensor:
+    """The result, or NaN if a given tensor has a NaN: what is constant, or clamped, does not say so by itself."""
+    for t in given:
+        result = torch.where(t.isnan().any(), torch.nan, result)
+    return result
 
 
 def norm_or(t: Tensor, otherwise: float = 1.0) -> Tensor:

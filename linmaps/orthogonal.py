@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linmaps import householder
+from linmaps import householder, lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, negative_determinant
@@ -187,7 +187,7 @@ def polar(W: Tensor, det: int | None) -> Tensor:
     tensor([[1., 0.],
             [0., 1.]])
     """
-    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
+    U, _, Vh = lapack.svd(W)
     if det is None:
         return U @ Vh
     return householder.flip_last(U, householder.wrong_component(U @ Vh, det)) @ Vh
@@ -201,11 +201,11 @@ def log_rotation(Q: Tensor, method: str = "exp") -> Tensor:
     """
     n = len(Q)
     even, odd = (Q + Q.mT) / 2, (Q - Q.mT) / 2
-    cosines, E = torch.linalg.eigh(even)
+    cosines, E = lapack.eigh(even)
     opposite = (1 + cosines < 64 * n * torch.finfo(Q.dtype).eps).to(Q.dtype)  # ascending: these come first
     pairs = torch.diag_embed(Q.new_ones(n - 1) * (torch.arange(n - 1, device=Q.device) % 2 == 0), 1)
     pairs = (pairs - pairs.mT) * opposite[:, None] * opposite
-    P = torch.linalg.eigh(math.cos(1) * even - 1j * math.sin(1) * odd).eigenvectors
+    P = lapack.eigh(math.cos(1) * even - 1j * math.sin(1) * odd)[1]
     angle = ((P.conj() * (Q.to(P.dtype) @ P)).sum(0)).angle()
     far = math.pi - 1e-7
     angle = torch.where(angle.abs() < far, angle, 0.0)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigvals, shifted
@@ -95,7 +96,7 @@ class PerronFrobenius(Map):
         params = {}
         if self.exact:
             W = W.clamp(min=MARGIN * self.sigma_max)
-            values, vectors = torch.linalg.eig(shifted(W))
+            values, vectors = lapack.eig(shifted(W))
             r = values.abs().amax()
             v = (vectors * (values.abs() == r)).sum(1).abs()
             v = v.clamp(min=torch.finfo(v.dtype).tiny)

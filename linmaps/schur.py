@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linmaps import householder
+from linmaps import householder, lapack
 from linmaps.base import Map
 from linmaps.bounds import radius_excess
 from linmaps.checks import Params, Shape
@@ -158,7 +158,7 @@ class Schur(Map):
 
     def _singular_values(self, params: Params) -> Tensor:
         if "T" in params:
-            return torch.linalg.svdvals(self._core(params))
+            return lapack.svdvals(self._core(params))
         # a normal matrix has the moduli of its eigenvalues, of which pairs coincide: a decomposition would differentiate
         # their difference
         values = [params["gamma"].sigmoid().repeat_interleave(2)] if self._m else []

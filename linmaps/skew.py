@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linmaps import householder
+from linmaps import householder, lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import positive_root
@@ -52,8 +52,8 @@ class SkewSymmetric(Map):
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         hermitian = self._weight(params) / 1j
         if not vectors:
-            return 1j * torch.linalg.eigvalsh(hermitian), None
-        values, right = torch.linalg.eigh(hermitian)
+            return 1j * lapack.eigvalsh(hermitian), None
+        values, right = lapack.eigh(hermitian)
         return 1j * values, right
 
     def _singular_values(self, params: Params) -> Tensor:

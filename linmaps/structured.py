@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet, product_svdvals
@@ -67,10 +68,10 @@ class LowRank(Map):
         return product_svdvals(params["U"], params["V"])
 
     def _violation(self, W: Tensor) -> Tensor:
-        return frobenius(torch.linalg.svdvals(W)[self.rank :])
+        return frobenius(lapack.svdvals(W)[self.rank :])
 
     def _from_matrix(self, W: Tensor) -> Params:
-        U, s, V = torch.linalg.svd(W, full_matrices=False)
+        U, s, V = lapack.svd(W)
         share = s[: self.rank].sqrt()
         return {"U": U[:, : self.rank] * share, "V": share[:, None] * V[: self.rank]}
 
@@ -237,12 +238,12 @@ class BlockDiagonal(Map):
 
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         if not vectors:
-            return torch.linalg.eigvals(params["blocks"]).flatten(), None
-        values, right = torch.linalg.eig(params["blocks"])
+            return lapack.eigvals(params["blocks"]).flatten(), None
+        values, right = lapack.eig(params["blocks"])
         return values.flatten(), self._spread(right)
 
     def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.svdvals(params["blocks"]).flatten().sort(descending=True).values
+        return lapack.svdvals(params["blocks"]).flatten().sort(descending=True).values
 
     def _blocks(self, W: Tensor) -> Tensor:
         b, p, q = self._shapes()["blocks"]

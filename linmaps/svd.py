@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from linmaps import householder
+from linmaps import householder, lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
@@ -102,10 +102,10 @@ class SVD(Map):
         return distance(params["U"]) + distance(params["V"].mT)
 
     def _violation(self, W: Tensor) -> Tensor:
-        return frobenius(*outside(self, torch.linalg.svdvals(W)))
+        return frobenius(*outside(self, lapack.svdvals(W)))
 
     def _from_matrix(self, W: Tensor) -> Params:
-        U, s, V = torch.linalg.svd(W, full_matrices=False)
+        U, s, V = lapack.svd(W)
         return {"U": U, "V": V} | ({"p": unbetween(self.sigma_min, self.sigma_max, s)} if "p" in self._shapes() else {})
 
 
@@ -233,7 +233,7 @@ class SymmetricSVD(SymmetricMap):
         return distance(params["Q"])
 
     def _violation(self, W: Tensor) -> Tensor:
-        return frobenius(W - W.mT, *outside(self, torch.linalg.eigvalsh((W + W.mT) / 2)))
+        return frobenius(W - W.mT, *outside(self, lapack.eigvalsh((W + W.mT) / 2)))
 
     def _from_matrix(self, W: Tensor) -> Params:
         lam, Q = eigh((W + W.mT) / 2)

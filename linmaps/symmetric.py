@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import eigh
@@ -22,11 +23,11 @@ class SymmetricMap(Map):
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         W = self._weight(params)
         if not vectors:
-            return torch.linalg.eigvalsh(W), None
+            return lapack.eigvalsh(W), None
         return eigh(W)
 
     def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.eigvalsh(self._weight(params)).abs().sort(descending=True).values
+        return lapack.eigvalsh(self._weight(params)).abs().sort(descending=True).values
 
 
 @register

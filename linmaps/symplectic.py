@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet, solve
@@ -165,7 +166,7 @@ class Hamiltonian(Even):
         return -times_J(self._symmetric(params))
 
     def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.eigvalsh(self._symmetric(params)).abs().sort(descending=True).values
+        return lapack.eigvalsh(self._symmetric(params)).abs().sort(descending=True).values
 
     def _violation(self, W: Tensor) -> Tensor:
         S = times_J(W)
@@ -216,14 +217,14 @@ class BlockSkew(Even):
 
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
         if not vectors:
-            s = torch.linalg.svdvals(params["A"])
+            s = lapack.svdvals(params["A"])
             return 1j * torch.cat([s, -s]), None
-        U, s, Vh = torch.linalg.svd(params["A"])
+        U, s, Vh = lapack.svd(params["A"])
         u, v = U * 0.5**0.5, 1j * Vh.mT * 0.5**0.5
         return 1j * torch.cat([s, -s]), torch.cat([torch.cat([u, u], dim=1), torch.cat([v, -v], dim=1)])
 
     def _singular_values(self, params: Params) -> Tensor:
-        return torch.linalg.svdvals(params["A"]).repeat_interleave(2)
+        return lapack.svdvals(params["A"]).repeat_interleave(2)
 
     def _solve(self, params: Params, y: Tensor) -> Tensor:
         m, A = self._m, params["A"]

@@ -209,7 +209,7 @@ def norm(a: Tree) -> Tensor:
     tensor(5.)
     """
     squared = _total([(t.real**2 + t.imag**2 if t.is_complex() else t * t).sum() for t in optree.tree_leaves(a)])
-    positive = squared > 0
+    positive = squared != 0  # true of NaN too
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.linalg import Number, constant_eigh, damped, denoised, eigh, inv, rounding
 
 Taylor = tuple[Tensor, Tensor, Tensor]  # h, h', h'' of a function at the eigenvalues
@@ -195,7 +196,7 @@ def logdet(m: Tensor, regul: Number) -> Tensor:
     >>> logdet(torch.zeros(2, 2), 1.0)
     tensor(0.)
     """
-    values, U = torch.linalg.eigh(m.detach())
+    values, U = lapack.eigh(m.detach())
     r = regul.detach() if isinstance(regul, Tensor) else regul
     values = denoised(values) + r
     change = damped(m, regul)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.linalg import refined
 from linmaps.numeric import HALF, eye_like, working
 
@@ -33,7 +34,7 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> svd(torch.diag(torch.tensor([3.0, 4.0])))[1]
     tensor([4., 3.])
     """
-    (m, n), (U, s, Vh) = M.shape, torch.linalg.svd(M.detach(), full_matrices=False)
+    (m, n), (U, s, Vh) = M.shape, lapack.svd(M.detach())
     k, V = len(s), Vh.mH
     rounding = 64 * max(m, n) * torch.finfo(s.dtype).eps * s[:1]
     same, zero = (s[:, None] - s).abs() <= rounding, s <= rounding

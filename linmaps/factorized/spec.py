@@ -14,12 +14,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.arrays import OfArrays
 from linmaps.checks import Params, Shape
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.layers import Layer, Layers
 from linmaps.factorized.multiply import IMPLEMENTATIONS, multiply, plan_for
 from linmaps.factorized.plan import Plan
+from linmaps.linalg import positive_root
 from linmaps.numeric import HALF, frobenius, uniform, working
 from linmaps.registry import register
 
@@ -338,7 +340,7 @@ class Factorized(Layers, OfArrays):
 
     def _violation(self, W: Tensor) -> Tensor:
         found = self._kind.unfoldings(W, self.ranks, self.n_layers, self.out_shape, self.in_shape)
-        tails = [torch.linalg.svdvals(M)[r:] for M, r in found if r < min(M.shape)]
+        tails = [lapack.svdvals(M)[r:] for M, r in found if r < min(M.shape)]
         return frobenius(*tails) if tails else 0 * W.real.sum()
 
     def norm(self, params: Params) -> Tensor:
@@ -352,5 +354,4 @@ class Factorized(Layers, OfArrays):
         """
         self._check(params)
         square = self._kind.squared_norm(self._up(params, always=True)).clamp(min=0.0)
-        root = torch.where(square > 0, square, 1.0).sqrt()
-        return self._down(torch.where(square > 0, root, 0.0), params)
+        return self._down(positive_root(square), params)

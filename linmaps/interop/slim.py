@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from linmaps import lapack
 from linmaps.assembled import Sum
 from linmaps.bounded import BoundedNorm
 from linmaps.compose import Scale
@@ -163,7 +164,7 @@ def _null_space(seen: Seen) -> Found:
     (n, m), rank = seen.sizes, seen.get("rank", int)
     G1, G2 = seen.tensor("Gl1", rank, n), seen.tensor("Gl2", m - n, n)
     spec = TrivialNullSpace(n, m, rank=min(rank, n), epsilon=seen.number("epsilon"))
-    params = {"G1": torch.linalg.qr(G1).R if rank > n else G1, "G2": G2}
+    params = {"G1": lapack.qr(G1)[1] if rank > n else G1, "G2": G2}
     return spec, {key: params[key] for key in spec.shapes()}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linmaps import lapack
 from linmaps.factorized.plan import Cost, Way, product
 from linmaps.numeric import normal
 
@@ -104,7 +105,7 @@ class Kind(abc.ABC):
 
     def singular_values(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         """Those of W of a single layer."""
-        return torch.linalg.svdvals(self.matrix(params, O, I))
+        return lapack.svdvals(self.matrix(params, O, I))
 
     # --- the same for all kinds --------------------------------------------------------------------------------------
 
