@@ -11,19 +11,22 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from growth.doors import bare, owned
 from growth.metric import check_metric, shrunk
+from growth.pairs import Pair
 from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
+from linmaps.checks import number
 from linmaps.linalg import working
 from linmaps.trees import record
 
 
-@record(static=("output_metric",))
+@record(static=("output_metric", "pair"))
 class Delta:
     """A change of `after`, to be subtracted: weight `[q, p]`, bias `[q]` (None without a bias), decrease `[]`.
 
     decrease is the slope of the mean loss along it: mean loss(W - t ΔW) = mean loss - t decrease + O(t²).
-    output_metric: that of `optimal_delta` which made it.
+    output_metric: that of `optimal_delta` which made it; pair: that of the statistics (None: not known).
 
     >>> import torch
     >>> Delta(torch.ones(1, 2), None, torch.tensor(0.5)).bias is None
@@ -34,6 +37,7 @@ class Delta:
     bias: Tensor | None
     decrease: Tensor
     output_metric: str | None = dataclasses.field(default=None, repr=False)
+    pair: Pair | None = dataclasses.field(default=None, repr=False)
 
     @property
     def joined(self) -> Tensor:
@@ -82,6 +86,7 @@ def optimal_delta(
     Delta(weight=tensor([[-1., -3.]]), bias=None, decrease=tensor(5.))
     """
     check_solver(ridge, rtol)
+    owned(stats, "stats", None, Statistics, "growth.statistics")
     check_metric(output_metric, shrinkage)
     check_statistics(stats, "S", "M", *(["E"] if output_metric else []))
     change = pseudo_solve(working(stats.S), working(stats.M), ridge, rtol).mT
@@ -93,18 +98,19 @@ def optimal_delta(
 def make_delta(stats: Statistics, joined: Tensor, output_metric: str | None = None) -> Delta:
     """The record of a change `[q, p+1]`, with its slope tr(M' ΔW')."""
     weight, bias = split(joined.to(stats.S.dtype), stats.bias_after)
-    return Delta(weight, bias, (working(stats.M) * joined.mT).sum().to(stats.S.dtype), output_metric)
+    return Delta(weight, bias, slope_of(stats, joined).to(stats.S.dtype), output_metric, bare(stats.pair))
+
+
+def slope_of(stats: Statistics, joined: Tensor) -> Tensor:
+    """tr(M' ΔW'), the decrease of a change `[q, p+1]`."""
+    return (working(stats.M) * joined.mT).sum()
 
 
 def check_solver(ridge: float | Tensor, rtol: float | None) -> None:
-    """Raise a ValueError unless `ridge` is a number >= 0 (or a scalar tensor) and `rtol` a number in [0, 1) or None."""
-    if isinstance(ridge, Tensor):
-        if ridge.ndim:
-            raise ValueError(f"ridge: got a tensor of shape {tuple(ridge.shape)}, expected a number or a scalar tensor")
-    elif isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
-        raise ValueError(f"ridge: got {ridge!r}, expected a number >= 0; it is added to the diagonal")
-    if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 <= rtol < 1):
-        raise ValueError(f"rtol: got {rtol!r}, expected a number in [0, 1), or None for the dtype's accuracy")
+    """Raise unless `ridge` is a number >= 0 (or a scalar tensor) and `rtol` a number in [0, 1) or None."""
+    number(ridge, "ridge", low=0, cure="it is added to the diagonal")
+    if rtol is not None:
+        number(rtol, "rtol", low=0, high=1, below=True, tensor=False, cure="None is the dtype's accuracy")
 
 
 def check_statistics(stats: Statistics, *names: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from linmaps import trees
+from linmaps.checks import number
 
 
 class Optimizer(NamedTuple):
@@ -31,6 +32,9 @@ def sgd(lr: float = 0.1, momentum: float = 0.9) -> Optimizer:
     {'w': tensor(-1.5000)}
     """
 
+    number(lr, "lr", low=0)
+    number(momentum, "momentum", low=0, high=1, below=True)
+
     def update(gradient: Any, state: Any, params: Any) -> tuple[Any, Any]:
         moment = trees.axpy(momentum, state["momentum"], gradient)
         return trees.scale(-lr, moment), {"momentum": moment}
@@ -48,7 +52,11 @@ def adam(lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: fl
     >>> rule.update({"w": torch.tensor(7.0)}, rule.init(w), w)[0]
     {'w': tensor(-0.1000)}
     """
+    number(lr, "lr", low=0)
+    number(eps, "eps", low=0)
     first, second = betas
+    for beta in betas:
+        number(beta, "betas", low=0, high=1, below=True)
 
     def init(params: Any) -> Any:
         one = next(t for t in trees.leaves(params) if t.is_floating_point())

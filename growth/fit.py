@@ -19,6 +19,7 @@ from growth.buffers import buffers_fixed
 from growth.carry import grow_like
 from growth.delta import optimal_delta
 from growth.descent import Optimizer, sgd
+from growth.doors import count
 from growth.draws import drawing
 from growth.losses import Loss, per_sample
 from growth.neurons import Neurons, optimal_neurons
@@ -31,6 +32,7 @@ from growth.signs import choose_sign
 from growth.statistics import Statistics, statistics
 from growth.surgery import Scale, grow
 from linmaps import trees
+from linmaps.checks import number
 from linmaps.trees import record
 
 Method = Callable[[Statistics, int], Neurons]
@@ -149,6 +151,7 @@ def fit_and_grow(
     ([1, 2], True)
     """
     params, f = trees.map(lambda t: t.detach(), params), buffers_fixed(f)
+    number(ridge, "ridge", low=0, tensor=False)
     pairs, alone = check_pairs(pair)
     widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
     plans = _plans(widths, target, k, order)
@@ -197,10 +200,13 @@ def _plans(
     widths: list[int], target: int | Sequence[int], k: int | Sequence[int], order: Sequence[Tensor]
 ) -> list[list[int]]:
     """Units per step, for each pair."""
+    for value, name in ((target, "target"), (k, "k")):
+        for n in [value] if isinstance(value, int) else value:
+            count(n, name)
     targets = [target] * len(widths) if isinstance(target, int) else list(target)
     if len(targets) != len(widths):
         raise ValueError(f"target: got {len(targets)}, expected {len(widths)}, one per pair")
-    plans = [in_steps_of(w, n, k) if isinstance(k, int) else [int(u) for u in k] for w, n in zip(widths, targets)]
+    plans = [in_steps_of(w, n, k) if isinstance(k, int) else list(k) for w, n in zip(widths, targets)]
     most = max(map(len, plans))
     plans = [plan + [0] * (most - len(plan)) for plan in plans]
     for width, plan, n in zip(widths, plans, targets):

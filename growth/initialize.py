@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.doors import bare, count
 from growth.draws import check_draws, standard
 from growth.neurons import Neurons
 from growth.normalize import deviation
 from growth.observe import constants
 from growth.pairs import Pair, layers_of
 from growth.select import check_units, live
+from linmaps.checks import number
 from linmaps.linalg import working
 
 Rule = str | Callable[[tuple[int, ...], Tensor, int, torch.Generator | None], Tensor]
@@ -66,7 +68,7 @@ def initialize(
     >>> new.fan_in.shape, new.fan_out.shape, new.fan_out.any()
     (torch.Size([2, 3]), torch.Size([3, 2]), tensor(False))
     """
-    check_count(k)
+    count(k)
     before, after = layers_of(params, pair)
     like = working(before.weight)
     r, q = sum(layer.inputs for layer in before.all), after.weight.shape[0] * after.taps
@@ -84,7 +86,9 @@ def initialize(
     a = None if bias is None else draw(fan_in, "fan_in", (k,), bias, r, parts[1])
     inputs = (before.weight.shape[0] + k) * after.taps
     out = draw(fan_out, "fan_out", (q, k), after.weight, inputs, parts[2])
-    if sigma0 is None:
+    if sigma0 is not None:
+        number(sigma0, "sigma0")
+    else:
         sigma0 = 0.0 if pair.activation is None else constants(pair.activation, like)[0]
     zero = like.new_zeros(k)
     new = Neurons(
@@ -95,6 +99,7 @@ def initialize(
         gains=zero,
         gain=zero.sum(),
         sigma0=sigma0 * like.new_ones(()),
+        pair=bare(pair),
     )
     return dataclasses.replace(new, eigenvalues=live(new).to(like))
 
@@ -121,6 +126,7 @@ def paired(
     (tensor([[1., 1.]]), tensor([[ 1., -1.]]))
     """
     check_units(new)
+    number(noise, "noise", low=0, cure="it is relative to the entries of fan_out")
     if new.size % 2:
         raise ValueError(f"new: got {new.size} units, expected an even number: the second half mirrors the first")
     half = new.size // 2
@@ -138,20 +144,10 @@ def paired(
     )
     if not isinstance(noise, Tensor) and noise == 0:
         return new
-    if isinstance(noise, bool) or (noise.ndim > 0 if isinstance(noise, Tensor) else not 0 < noise < float("inf")):
-        raise ValueError(f"noise: got {noise!r}, expected a number >= 0, relative to the entries of fan_out")
     unit = standard(tuple(new.fan_out.shape), new.fan_out, generator, draws)
     mask = live(new)
     size = noise * deviation(new.fan_out.mT, mask)
     return dataclasses.replace(new, fan_out=new.fan_out + torch.where(mask, size * unit, 0.0))
-
-
-def check_count(k: int) -> None:
-    """Raise unless k is a number of units to add."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: got {k!r}, expected an int, the number of units to add (it is static)")
-    if k < 0:
-        raise ValueError(f"k: got {k}, expected >= 0; use growth.prune to remove units")
 
 
 def _drawn(

@@ -21,27 +21,24 @@ from fisher.columns import estimator
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.taps import column_rows, pull
+from growth.doors import owned
 from growth.locate import locate
 from growth.observe import FEW
 from growth.pairs import Pair, as_list, check_pairs
 from growth.solvers import pseudo_root
 from growth.statistics import Statistics
 from linmaps import trees
+from linmaps.checks import number
 from linmaps.linalg import working
 
 
 def check_metric(output_metric: str | None, shrinkage: float | Tensor) -> None:
-    """Raise a ValueError unless the metric is None or "fisher" and the shrinkage, a number in [0, 1], has a metric."""
+    """Raise unless the metric is None or "fisher" and the shrinkage, a number in [0, 1], has a metric."""
     if output_metric not in (None, "fisher"):
         raise ValueError(
             f'output_metric: got {output_metric!r}, expected None or "fisher" (the matrix E of statistics)'
         )
-    if isinstance(shrinkage, Tensor):
-        wrong = shrinkage.ndim > 0
-    else:
-        wrong = isinstance(shrinkage, bool) or not isinstance(shrinkage, (int, float)) or not 0 <= shrinkage <= 1
-    if wrong:
-        raise ValueError(f"shrinkage: got {shrinkage!r}, expected a number in [0, 1] or a scalar tensor")
+    number(shrinkage, "shrinkage", low=0, high=1)
     if output_metric is None and (isinstance(shrinkage, Tensor) or shrinkage):
         raise ValueError(f'shrinkage: got {shrinkage} without a metric, expected output_metric="fisher" beside it')
 
@@ -112,12 +109,12 @@ def output_fisher(
     columns = estimator("exact", rule)
     sums: list[Tensor] = []
     samples = 0
-    for number, (x, _) in enumerate(batches(data, progress=progress, what="output Fisher")):
+    for index, (x, _) in enumerate(batches(data, progress=progress, what="output Fisher")):
         n = batch_size(x)
         if n == 0:
             continue
         if check_finite:
-            check_data(x, f"data: batch {number}")
+            check_data(x, f"data: batch {index}")
         if layers is None:
             layers = LayerCollection.from_function(f, params, trees.map(lambda t: t[:FEW], x))
         known: LayerCollection = layers
@@ -161,8 +158,7 @@ def with_fisher(
     pairs, alone = check_pairs(pair)
     old = as_list(stats, len(pairs), "stats")
     for s, p in zip(old, pairs):
-        if not isinstance(s, Statistics):
-            raise TypeError(f"stats: got {type(s).__name__}, expected growth.Statistics of {p}")
+        owned(s, "stats", p, Statistics, "growth.statistics")
     new = []
     for s, p, E in zip(old, pairs, output_fisher(f, params, data, pairs, likelihood, **options)):
         if s.E.shape != E.shape:

@@ -6,27 +6,32 @@ outgoing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from growth.delta import Delta, check_solver, check_statistics, make_delta, optimal_delta, split
+from growth.delta import Delta, check_solver, check_statistics, make_delta, optimal_delta, slope_of, split
+from growth.doors import bare, count, owned
 from growth.metric import check_metric, on_outputs, output_root, shrunk
+from growth.pairs import Pair
 from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
+from linmaps.checks import number, values
 from linmaps.linalg import eigh, working
 from linmaps.trees import record
 
 
-@record()
+@record(static=("pair",))
 class Neurons:
     """New hidden units: fan_in `[k, r]`, fan_in_bias `[k]` (None without a bias), fan_out `[q taps, k]`.
 
     eigenvalues `[k]`: singular values λ of the whitened N, descending; a unit with λ = 0 is masked (zero in, zero out).
     gains `[k]`: first-order decrease of the mean loss by each unit (loss per unit of amplitude); gain: their sum.
     sigma0: the activation at 0, which `grow` compensates.  delta: with joint=True the change to be applied along.
+    pair: that of the statistics (None: not known), checked where the units are used.
 
     >>> import torch
     >>> zero = torch.zeros(())
@@ -42,6 +47,7 @@ class Neurons:
     gain: Tensor
     sigma0: Tensor
     delta: Delta | None = None
+    pair: Pair | None = dataclasses.field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -112,6 +118,7 @@ def optimal_neurons(
     >>> new.eigenvalues.round(decimals=3), new.gain.round(decimals=3)
     (tensor([2.1210, 0.7070, 0.0000]), tensor(5.))
     """
+    owned(stats, "stats", None, Statistics, "growth.statistics")
     check_solver(ridge, rtol)
     check_metric(output_metric, shrinkage)
     _check(k, target, joint, input_metric, threshold, noise_floor, stats.taps)
@@ -151,11 +158,13 @@ def optimal_neurons(
         gains.sum().to(dtype),
         stats.sigma0,
         again,
+        bare(stats.pair),
     )
 
 
 def _plain(stats: Statistics, delta: Delta, output_metric: str | None, shrinkage: float | Tensor) -> Tensor:
     """The least-squares change of which a given delta is the natural one."""
+    owned(delta, "delta", stats, Delta, "optimal_delta")
     moved = working(delta.joined)
     if tuple(moved.shape) != (stats.M.shape[1], stats.M.shape[0]):
         raise ValueError(
@@ -167,16 +176,26 @@ def _plain(stats: Statistics, delta: Delta, output_metric: str | None, shrinkage
             f"delta: made with output_metric={delta.output_metric!r}, expected {output_metric!r} as for the units; the "
             "residual of one metric is none of another"
         )
+    if delta.pair is not None:
+        _same_solve(stats, delta, moved)
     return moved if output_metric is None else shrunk(stats.E, shrinkage) @ moved
+
+
+def _same_solve(stats: Statistics, delta: Delta, moved: Tensor) -> None:
+    """Raise a ValueError unless a delta has the decrease that these statistics give it."""
+    bound = working(stats.M).norm() * moved.norm()
+    own, given, size = (values(t) for t in (slope_of(stats, moved), working(delta.decrease), bound))
+    if own is not None and given is not None and size is not None and bool(((own - given).abs() > 1e-3 * size).any()):
+        raise ValueError(
+            f"delta: its decrease is {float(given.flatten()[0]):.4g}, by these statistics {float(own.flatten()[0]):.4g}, "
+            "expected the same; give optimal_delta of the same statistics"
+        )
 
 
 def _check(
     k: Any, target: str, joint: bool, input_metric: str | None, threshold: Any, noise_floor: Any, taps: int
 ) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: got {k!r}, expected an int, the number of units to add (it is static)")
-    if k < 0:
-        raise ValueError(f"k: got {k}, expected >= 0; use growth.prune to remove units")
+    count(k)
     if target not in ("residual", "gradient"):
         raise ValueError(f'target: got {target!r}, expected "residual" or "gradient"')
     if input_metric not in (None, "covariance"):
@@ -192,15 +211,9 @@ def _check(
             f'joint=True: got statistics with {taps} taps, expected 1; their positions overlap: use taps="centre" or '
             "joint=False"
         )
-    for name, value, most in (("threshold", threshold, 1.0), ("noise_floor", noise_floor, float("inf"))):
-        if isinstance(value, Tensor):
-            wrong = value.ndim > 0
-        elif value is None:
-            wrong = name == "threshold"
-        else:
-            wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < most
-        if wrong:
-            raise ValueError(f"{name}: got {value!r}, expected a number in [0, {most}) or a scalar tensor")
+    number(threshold, "threshold", low=0, high=1, below=True)
+    if noise_floor is not None:
+        number(noise_floor, "noise_floor", low=0)
 
 
 def schur(stats: Statistics, fit: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from growth.delta import Delta, check_statistics, optimal_delta
+from growth.doors import owned
 from growth.metric import check_metric, on_outputs, output_root
 from growth.neurons import optimal_neurons
 from growth.statistics import MEANS, Statistics
+from linmaps.checks import number
 from linmaps.linalg import eigh, positive_root, working
 from linmaps.trees import record
 
@@ -59,10 +61,9 @@ def standard_errors(parts: Iterable[Statistics]) -> StandardErrors:
     """
     total: Statistics | None = None
     squares: dict[str, Tensor] = {}
-    number = 0
-    for number, part in enumerate(parts, 1):
-        if not isinstance(part, Statistics):
-            raise TypeError(f"part {number - 1}: got {type(part).__name__}, expected growth.Statistics")
+    seen = 0
+    for seen, part in enumerate(parts, 1):
+        owned(part, f"part {seen - 1}", total, Statistics, "growth.statistics")
         if total is None:
             squares = {n: torch.zeros_like(working(part.count)) for n in MEANS}
             total = part
@@ -73,7 +74,7 @@ def standard_errors(parts: Iterable[Statistics]) -> StandardErrors:
         total = total + part
     if total is None:
         raise ValueError("parts: got none, expected the statistics of at least two parts of the data")
-    dtype, over = total.S.dtype, number - 1
+    dtype, over = total.S.dtype, seen - 1
     errors = {
         n: (positive_root(s / (over * working(total.count))) if over else torch.full_like(s, math.inf)).to(dtype)  # type: ignore[union-attr]
         for n, s in squares.items()
@@ -129,6 +130,7 @@ def noise_floor(
     >>> optimal_neurons(stats, 2, noise_floor=noise_floor(stats)).eigenvalues
     tensor([0., 0.])
     """
+    owned(stats, "stats", None, Statistics, "growth.statistics")
     _check(probability, input_metric, output_metric, shrinkage)
     check_statistics(stats, "S_prev", "E")
     deviation = math.sqrt(2 * math.log(1 / probability))
@@ -164,12 +166,18 @@ def split_floor(
     tensor([0., 0.])
     """
     _check(probability, input_metric, output_metric, shrinkage)
+    owned(first, "first", None, Statistics, "growth.statistics")
+    owned(second, "second", first, Statistics, "growth.statistics")
     both = first + second
     part = first.count / both.count
     change = {n: getattr(first, n) - getattr(second, n) for n in ("M_prev", "P", "M")}
     apart = dataclasses.replace(both, **change)  # type: ignore[arg-type]
     if target == "residual" and delta is None:
         delta = optimal_delta(both, output_metric=output_metric, shrinkage=shrinkage)
+    elif delta is not None:
+        owned(delta, "delta", both, Delta, "optimal_delta")
+    if delta is not None:
+        delta = dataclasses.replace(delta, pair=None)  # it is of the whole, not of the difference
     found = optimal_neurons(
         apart,
         1,
@@ -217,5 +225,4 @@ def _check(probability: float, input_metric: str | None, output_metric: str | No
     check_metric(output_metric, shrinkage)
     if input_metric not in (None, "covariance"):
         raise ValueError(f'input_metric: got {input_metric!r}, expected "covariance" or None')
-    if isinstance(probability, bool) or not isinstance(probability, (int, float)) or not 0 < probability < 1:
-        raise ValueError(f"probability: got {probability!r}, expected a number in (0, 1)")
+    number(probability, "probability", low=0, above=True, high=1, below=True, tensor=False)

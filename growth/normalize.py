@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from growth.delta import Delta
+from growth.doors import owned
 from growth.neurons import Neurons
 from growth.pairs import Layer, Pair, plain_layers
 from growth.select import check_units, live, scale_neurons
+from linmaps.checks import number
 from linmaps.linalg import positive_root
 
 KINDS = ("after", "units", "match", "fan_in", "gradmax")
@@ -70,8 +72,9 @@ def normalize(
     check_positive(gradmax_scale, "gradmax_scale")
     if new is not None:
         check_units(new)
-    if delta is not None and not isinstance(delta, Delta):
-        raise TypeError(f"delta: got {type(delta).__name__}, expected growth.Delta (of optimal_delta) or None")
+        owned(new, "new", pair, Neurons, "optimal_neurons")
+    if delta is not None:
+        owned(delta, "delta", pair, Delta, "optimal_delta")
     before, after = plain_layers(params, pair, "normalize")
     if kind == "gradmax":
         if new is None:
@@ -141,9 +144,6 @@ def _columns(new: Neurons, before: Layer, after: Layer, scale: float | Tensor) -
 
 
 def check_positive(value: float | Tensor | None, name: str) -> None:
-    """Raise a ValueError unless value is a positive number, a scalar tensor, or None."""
-    if value is None or (isinstance(value, Tensor) and value.ndim == 0):
-        return
-    wrong = isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)) or not 0 < value < float("inf")
-    if wrong:
-        raise ValueError(f"{name}: got {value!r}, expected a positive number or a scalar tensor")
+    """Raise unless value is a positive number, a scalar tensor, or None."""
+    if value is not None:
+        number(value, name, low=0, above=True)

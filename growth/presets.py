@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from growth.delta import check_statistics, split
+from growth.doors import bare, count, owned
 from growth.draws import drawing, standard
-from growth.initialize import check_count
 from growth.neurons import Neurons, optimal_neurons
 from growth.normalize import check_positive
 from growth.statistics import Statistics
+from linmaps.checks import number
 from linmaps.linalg import positive_root, working
 
 
@@ -175,8 +176,12 @@ def random(
     >>> random(from_rows(*rows(0, 20, 3, 2, 2)), 4, generator=torch.Generator().manual_seed(0)).fan_in.shape
     torch.Size([4, 3])
     """
-    check_count(k)
+    count(k)
+    owned(stats, "stats", None, Statistics, "growth.statistics")
     check_statistics(stats, "S_prev", "M_prev")
+    for value, name in ((std, "std"), (std_out, "std_out")):
+        if value is not None:
+            number(value, name, low=0)
     S_prev, M_prev = working(stats.S_prev), working(stats.M_prev)
     if generator is None and draws is None:
         draws = 2**0.5 * drawing(None, M_prev)(k, sum(M_prev.shape))
@@ -189,7 +194,12 @@ def random(
     A = torch.where((A @ M_prev * out.mT).sum(1)[:, None] * stats.slope > 0, -A, A)
     fan_in, fan_in_bias = split(A, stats.bias_before)
     zero = A.new_zeros(k)
-    return _made(stats, Neurons(fan_in, fan_in_bias, out, scores[order], zero, zero.sum(), stats.sigma0), A, out)
+    return _made(
+        stats,
+        Neurons(fan_in, fan_in_bias, out, scores[order], zero, zero.sum(), stats.sigma0, pair=bare(stats.pair)),
+        A,
+        out,
+    )
 
 
 def gradient_norms(stats: Statistics, new: Neurons) -> Tensor:
@@ -206,6 +216,8 @@ def gradient_norms(stats: Statistics, new: Neurons) -> Tensor:
     >>> (gradient_norms(stats, new) - new.eigenvalues).abs().max() < 1e-8
     tensor(True)
     """
+    owned(stats, "stats", None, Statistics, "growth.statistics")
+    owned(new, "new", stats, Neurons, "optimal_neurons")
     M_prev, slope = working(stats.M_prev), working(stats.slope)
     inward = slope * M_prev @ working(new.fan_out)
     outward = slope * (working(new.joined) @ M_prev).mT

@@ -5,6 +5,7 @@ p hidden units of a pair, n of them dropped; W `[q, p]` the outgoing weights, S 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from fisher.check import finite
 from growth.delta import check_solver
+from growth.doors import bare, owned
 from growth.pairs import Layer, Pair, layers_of
 from growth.resize import gathered, indices, places, spread
 from growth.statistics import Statistics
 from linmaps import trees
+from linmaps.checks import size
 from linmaps.linalg import pinv, positive_root, working
 from linmaps.trees import record
 
@@ -81,8 +85,8 @@ def weakest_units(scores: Tensor, *, keep: int) -> Tensor:
         raise ValueError(
             f"scores: got shape {tuple(scores.shape)}, expected [p], one per unit; map over an ensemble with torch.func.vmap"
         )
-    if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= scores.shape[0]:
-        raise ValueError(f"keep: got {keep!r}, expected an int from 0 to {scores.shape[0]}, the number of units")
+    size(keep, "keep", 0, scores.shape[0], cure="it counts units")
+    finite(scores, "scores", "units without a number have no order")
     return scores.detach().argsort(descending=True, stable=True)[keep:].sort().values
 
 
@@ -116,7 +120,7 @@ def unit_scores(params: Any, pair: Pair, *, stats: Statistics | None = None) -> 
 # --- out and back --------------------------------------------------------------------------------------------------
 
 
-@record()
+@record(static=("pair",))
 class Removed:
     """Hidden units that were taken out by `cut`: their indices `[n]`, and their entries of each leaf, along its axis.
 
@@ -127,6 +131,7 @@ class Removed:
 
     units: Tensor
     entries: tuple[Tensor, ...]
+    pair: Pair | None = dataclasses.field(default=None, repr=False)
 
 
 def cut(params: Any, pair: Pair, units: Units) -> tuple[Any, Removed]:
@@ -146,7 +151,7 @@ def cut(params: Any, pair: Pair, units: Units) -> tuple[Any, Removed]:
         trees.get(params, path).index_select(axis, spread(dropped, columns))
         for path, axis, columns in places(params, pair)
     ]
-    return gathered(params, pair, kept), Removed(dropped, tuple(entries))
+    return gathered(params, pair, kept), Removed(dropped, tuple(entries), bare(pair))
 
 
 def restore(params: Any, pair: Pair, removed: Removed) -> Any:
@@ -160,8 +165,7 @@ def restore(params: Any, pair: Pair, removed: Removed) -> Any:
     {'a.weight': tensor([[1.],
             [2.]]), 'b.weight': tensor([[1., 5.]])}
     """
-    if not isinstance(removed, Removed):
-        raise TypeError(f"removed: got {type(removed).__name__}, expected the growth.Removed of growth.cut")
+    owned(removed, "removed", pair, Removed, "growth.cut")
     found = places(params, pair)
     p = trees.get(params, found[0][0]).shape[0] + removed.units.shape[0]
     dropped, kept = partition(removed.units, p, removed.units.device)
@@ -216,13 +220,12 @@ def _compensated(
 
 def _second_moment(stats: Statistics, after: Layer, pair: Pair) -> tuple[Tensor, int]:
     """S of a pair's statistics, and how many of its coordinates are inputs of `after`."""
-    if not isinstance(stats, Statistics):
-        raise TypeError(f"stats: got {type(stats).__name__}, expected the growth.Statistics of {pair}")
+    owned(stats, "stats", pair, Statistics, "growth.statistics")
     inputs = math.prod(after.weight.shape[1:])
-    size = inputs + (after.bias is not None)
-    if tuple(stats.S.shape) != (size, size):
+    rows = inputs + (after.bias is not None)
+    if tuple(stats.S.shape) != (rows, rows):
         raise ValueError(
-            f"{pair}: stats.S has shape {tuple(stats.S.shape)}, expected {(size, size)} for {after.name} "
+            f"{pair}: stats.S has shape {tuple(stats.S.shape)}, expected {(rows, rows)} for {after.name} "
             f"{tuple(after.weight.shape)}{'' if after.bias is None else ' and its bias'}; compute statistics at these params"
         )
     return working(stats.S).to(torch.promote_types(working(stats.S).dtype, after.weight.dtype)), inputs

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.initialize import check_count
+from growth.doors import count
 from growth.normalize import deviation
 from growth.pairs import Layer, Pair, norm_leaves, plain_layers
 from linmaps import trees
@@ -52,7 +52,7 @@ def rescale(params: Any, pair: Pair, k: int, *, kind: str = "default", preserve:
     >>> growth.rescale(params, growth.Pair("a", "b"), 3)
     {'a.weight': tensor([[1., 1.]]), 'b.weight': tensor([[0.5000]]), 'b.bias': tensor([0.5000])}
     """
-    check_count(k)
+    count(k)
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {list(KINDS)}")
     before, after = plain_layers(params, pair, "rescale")

@@ -14,8 +14,10 @@ from torch.func import debug_unwrap
 
 from growth.pairs import Pair, layers_of, norm_leaves
 from linmaps import trees
+from linmaps.checks import size
 from linmaps.trees import Path
 
+MOST = 2**20  # new features: more is a mistake, to be met before memory is
 Extension = Tensor | tuple[Tensor, Tensor] | None
 
 
@@ -48,9 +50,8 @@ def add_parameters(
     tensor([[1., 1., 0.]])
     """
     weight, bias = _parts(layer)
-    for name, size in (("added_in_features", added_in_features), ("added_out_features", added_out_features)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise ValueError(f"{name}: got {size!r}, expected an int >= 0; to remove features use growth.prune")
+    for name, number in (("added_in_features", added_in_features), ("added_out_features", added_out_features)):
+        size(number, name, 0, MOST, cure="to remove features use growth.prune")
     columns, rows = _sides(matrix_extension, added_in_features, added_out_features)
     weight = _extended(weight, columns, added_in_features, 1, "matrix_extension")
     weight = _extended(weight, rows, added_out_features, 0, "matrix_extension")

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from linmaps.checks import number, size
+
+MOST = 2**20  # units or steps: more is a mistake, to be met before memory is
+INDICES = 2**28
+
 
 def fixed_proportional(initial: int, target: int, steps: int) -> list[int]:
     """Units per step, as equal as integers allow, that lead from width `initial` to exactly `target`.
@@ -47,8 +52,7 @@ def in_steps_of(initial: int, target: int, k: int) -> list[int]:
     >>> in_steps_of(2, 32, 7)
     [7, 7, 7, 7, 2]
     """
-    if k < 1:
-        raise ValueError(f"k: got {k}, expected >= 1 unit per step")
+    size(k, "k", 1, MOST, cure="units per step")
     missing = _missing(initial, target, 1)
     return [min(k, missing - done) for done in range(0, missing, k)]
 
@@ -59,8 +63,8 @@ def to_target(current: int, target: int, most: int | None = None) -> int:
     >>> to_target(28, 32), to_target(8, 32, 6), to_target(40, 32)
     (4, 6, 0)
     """
-    if most is not None and most < 0:
-        raise ValueError(f"most: got {most}, expected >= 0 units, or None for no limit")
+    for value, name in ((current, "current"), (target, "target"), (0 if most is None else most, "most")):
+        size(value, name, 0, MOST)
     missing = max(0, target - current)
     return missing if most is None else min(missing, most)
 
@@ -80,10 +84,10 @@ def by_gain(gains: Tensor, *, least: float | Tensor = 0.0, relative: float = 0.0
     """
     if gains.ndim != 1:
         raise ValueError(f"gains: got shape {tuple(gains.shape)}, expected [k]; map over an ensemble with vmap")
-    if not 0 <= relative <= 1:
-        raise ValueError(f"relative: got {relative}, expected a number in [0, 1]")
-    if most is not None and most < 0:
-        raise ValueError(f"most: got {most}, expected >= 0 units, or None for no limit")
+    number(least, "least")
+    number(relative, "relative", low=0, high=1)
+    if most is not None:
+        size(most, "most", 0, MOST, cure="None is no limit")
     gains = gains.detach()
     if len(gains) == 0:
         return torch.zeros((), dtype=torch.int64, device=gains.device)
@@ -101,22 +105,21 @@ def shuffles(n: int, epochs: Sequence[int], batch: int, *, generator: torch.Gene
     >>> [t.shape for t in shuffles(10, [1, 2], 4, generator=torch.Generator().manual_seed(0))]
     [torch.Size([2, 4]), torch.Size([5, 4])]
     """
-    if not 1 <= batch <= n:
-        raise ValueError(f"batch: got {batch}, expected 1 to {n}, the number of samples")
+    size(n, "n", 1, INDICES)
+    size(batch, "batch", 1, n, cure="samples in a batch")
+    for i, times in enumerate(epochs):
+        size(times, f"epochs[{i}]", 0, INDICES // n, cure="all indices of a phase are made at once")
     out = []
-    for number in epochs:
-        stream = [torch.randperm(n, generator=generator, device=generator.device) for _ in range(number)]
-        steps = n * number // batch
+    for times in epochs:
+        stream = [torch.randperm(n, generator=generator, device=generator.device) for _ in range(times)]
+        steps = n * times // batch
         joined = torch.cat(stream) if stream else torch.zeros(0, dtype=torch.int64, device=generator.device)
         out.append(joined[: steps * batch].reshape(steps, batch))
     return out
 
 
 def _missing(initial: int, target: int, steps: int) -> int:
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}, expected >= 1")
-    if initial < 0 or target < initial:
-        raise ValueError(
-            f"target: got {target} from width {initial}, expected target >= initial >= 0; use growth.prune to shrink"
-        )
+    size(steps, "steps", 1, MOST)
+    size(initial, "initial", 0, MOST)
+    size(target, "target", initial, MOST, cure="use growth.prune to shrink")
     return target - initial

@@ -14,10 +14,12 @@ from torch.func import debug_unwrap
 
 from fisher.pmat.factored import KroneckerBlock
 from growth.delta import Delta, check_solver, optimal_delta
+from growth.doors import count, owned
 from growth.neurons import Neurons
 from growth.pairs import Pair, as_list, check_pairs
 from growth.statistics import Statistics
 from linmaps import lapack
+from linmaps.checks import number
 from linmaps.linalg import pinv, working
 from linmaps.trees import record
 
@@ -32,9 +34,10 @@ def improvement(new: Neurons | None, delta: Delta | None) -> Tensor:
     >>> improvement(None, Delta(torch.ones(1, 2), None, torch.tensor(0.5)))
     tensor(0.5000)
     """
-    for part, kind, name in ((new, Neurons, "new"), (delta, Delta, "delta")):
-        if part is not None and not isinstance(part, kind):
-            raise TypeError(f"{name}: got {type(part).__name__}, expected growth.{kind.__name__} or None")
+    if new is not None:
+        owned(new, "new", None, Neurons, "optimal_neurons")
+    if delta is not None:
+        owned(delta, "delta", new, Delta, "optimal_delta")
     if new is None and delta is None:
         raise ValueError("improvement: got neither new units nor a delta, expected at least one")
     parts = [t for t in (None if delta is None else delta.decrease, None if new is None else new.gain) if t is not None]
@@ -90,6 +93,10 @@ def compare(pairs: Sequence[Pair], news: Any, deltas: Any) -> Comparison:
     """
     each, _ = check_pairs(pairs)
     units, changes = as_list(news, len(each), "news"), as_list(deltas, len(each), "deltas")
+    for pair, n, d in zip(each, units, changes):
+        for step, name, kind, made in ((n, "news", Neurons, "optimal_neurons"), (d, "deltas", Delta, "optimal_delta")):
+            if step is not None:
+                owned(step, name, pair, kind, made)
     totals = [improvement(n, d) for n, d in zip(units, changes)]
     zero = torch.zeros_like(totals[0])
     return Comparison(
@@ -122,6 +129,9 @@ def senn_score(
     tensor(True)
     """
     check_solver(ridge, None)
+    owned(stats, "stats", None, Statistics, "growth.statistics")
+    if new is not None:
+        owned(new, "new", stats, Neurons, "optimal_neurons")
     if of not in ("new", "layer") or (of == "layer" and new is not None):
         raise ValueError(f'of: got {of!r}{" with new" if new is not None else ""}, expected "new", or "layer" alone')
     if of == "layer":
@@ -152,8 +162,8 @@ def senn_trigger(added: Tensor, current: Tensor, *, ratio: float = 2.0, least: f
     >>> senn_trigger(torch.tensor(3.0), torch.tensor(2.0)), senn_trigger(torch.tensor(1.0), torch.tensor(2.0))
     (tensor(True), tensor(False))
     """
-    if ratio < 1 or least < 0:
-        raise ValueError(f"ratio, least: got {ratio} and {least}, expected ratio >= 1 and least >= 0")
+    number(ratio, "ratio", low=1)
+    number(least, "least", low=0)
     return (added > (ratio - 1) * current) & (added > least)
 
 
@@ -179,8 +189,7 @@ def north_score(stats: Statistics | Tensor, eps: float = 0.01) -> Tensor:
         S, dtype = working(stats), stats.dtype
     if S.ndim != 2 or S.shape[0] != S.shape[1]:
         raise ValueError(f"north_score: got shape {tuple(S.shape)}, expected a square matrix [p, p], or Statistics")
-    if not eps >= 0:
-        raise ValueError(f"eps: got {eps}, expected >= 0, in units of the activations")
+    number(eps, "eps", low=0, cure="it is in units of the activations")
     if S.shape[0] == 0:
         return S.new_ones((), dtype=dtype)
     values = lapack.eigvalsh(S.detach()).to(dtype)
@@ -199,8 +208,9 @@ def north_trigger(score: Tensor, baseline: Tensor, width: int, *, gamma: float =
     >>> north_trigger(torch.tensor(1.0), torch.tensor(1.0), 40, gamma=0.9, most=8)
     tensor(4)
     """
-    if gamma < 0 or most < 0:
-        raise ValueError(f"gamma, most: got {gamma} and {most}, expected both >= 0")
+    number(gamma, "gamma", low=0)
+    count(most, "most")
+    count(width, "width")
     units = width * (score.detach() - gamma * baseline.detach())
     return (units + 1e-4).floor().clamp(0, most).to(torch.int64)  # 10 (1 - 0.9) is below 1 in floating point
 
@@ -222,11 +232,12 @@ def gradmax_score(stats: Statistics, k: int | None = None) -> Tensor:
     ... )
     (tensor(True), tensor(True))
     """
+    owned(stats, "stats", None, Statistics, "growth.statistics")
+    if k is not None:
+        count(k)
     M = working(stats.slope) * working(stats.M_prev)
     if k is None:
         return (M * M).sum().to(stats.S.dtype)
-    if k < 0:
-        raise ValueError(f"k: got {k}, expected >= 0, the number of units")
     values = lapack.svdvals(M)[:k]
     return (values * values).sum().to(stats.S.dtype)
 

@@ -20,6 +20,7 @@ from growth.pairs import Pair, as_list, check_pairs
 from growth.scores import aligned
 from growth.surgery import apply_extended
 from linmaps import lapack, trees
+from linmaps.checks import number, size
 from linmaps.linalg import differentiated
 from linmaps.trees import record
 
@@ -96,7 +97,7 @@ def line_search(
     pairs, _ = check_pairs(pair)
     deltas, units = as_list(delta, len(pairs), "delta"), as_list(new, len(pairs), "new")
     given = [any(v is not None for v in side) for side in (deltas, units)]
-    grid = _checked(grid, given, tied)
+    grid = _checked(grid, given, tied, chunk_size)
     each = per_sample(loss)
     like = next(t for t in trees.leaves([deltas, units]) if t.is_floating_point())
 
@@ -132,7 +133,11 @@ def line_search(
     return Search((best[0], best[1]), least, losses[0], points, losses)
 
 
-def _checked(grid: Sequence[float], given: list[bool], tied: bool) -> tuple[float, ...]:
+def _checked(grid: Sequence[float], given: list[bool], tied: bool, chunk_size: int | None) -> tuple[float, ...]:
+    if chunk_size is not None:
+        size(chunk_size, "chunk_size", 1)
+    for t in grid:
+        number(t, "grid", low=0, above=True, tensor=False)
     grid = tuple(float(t) for t in grid)
     if not grid or not all(a < b for a, b in zip((0.0, *grid), grid)) or grid[-1] == float("inf"):
         raise ValueError(f"grid: got {grid}, expected ascending positive amplitudes; 0 is always tried")

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from growth.doors import count, owned
 from growth.neurons import Neurons
+from linmaps.checks import number, values
 from linmaps.linalg import positive_root
 
 Factor = float | Tensor
@@ -29,10 +31,7 @@ def truncate(new: Neurons, k: int) -> Neurons:
     (2, tensor(5.))
     """
     check_units(new)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: got {k!r}, expected an int, the number of units to keep (it is static)")
-    if not 0 <= k <= new.size:
-        raise ValueError(f"k: got {k}, expected 0 to {new.size}, the number of units; add units with merge_neurons")
+    count(k, high=new.size, cure="add units with merge_neurons")
     return _taken(new, slice(0, k))
 
 
@@ -67,10 +66,10 @@ def keep(new: Neurons, which: float | Tensor, *, fan_in: bool = True, fan_out: b
             raise ValueError(
                 f"which: got {which.dtype} {tuple(which.shape)}, expected a mask, bool ({new.size},), or a threshold"
             )
+        number(which, "which", low=0, high=1)
         kept = _above(new.eigenvalues, which)
     else:
-        if isinstance(which, bool) or not isinstance(which, (int, float)) or not 0 <= which <= 1:
-            raise ValueError(f"which: got {which!r}, expected a mask, bool ({new.size},), or a threshold in [0, 1]")
+        number(which, "which", low=0, high=1, cure=f"or give a mask, bool ({new.size},)")
         kept = _above(new.eigenvalues, which)
     rows = kept if fan_in else torch.ones_like(kept)
     gains = torch.where(kept, new.gains, 0.0)
@@ -151,6 +150,7 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
     """
     check_units(a, "a")
     check_units(b, "b")
+    owned(b, "b", a, Neurons, "optimal_neurons")
     sides = [(n.fan_in.shape[1], n.fan_out.shape[0], n.fan_in_bias is not None) for n in (a, b)]
     if sides[0] != sides[1]:
         raise ValueError(
@@ -206,4 +206,7 @@ def _factor(new: Neurons, factor: Factor, name: str) -> Tensor:
     t = torch.as_tensor(factor, dtype=new.fan_in.dtype, device=new.fan_in.device)
     if isinstance(factor, bool) or tuple(t.shape) not in ((), (new.size,)):
         raise ValueError(f"{name}: got {factor!r}, expected a number, a scalar tensor, or ({new.size},), one per unit")
+    seen = values(t)
+    if seen is not None and not bool(seen.isfinite().all()):
+        raise ValueError(f"{name}: got {factor!r}, expected finite numbers")
     return t.expand(new.size)

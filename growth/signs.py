@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher import LayerCollection
+from growth.doors import owned
 from growth.link import CENTRE
 from growth.losses import Loss
 from growth.neurons import Neurons
@@ -95,8 +96,7 @@ def better_sign(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
 
 
 def _check(params: Any, pair: Pair, new: Neurons, taps: str) -> None:
-    if not isinstance(new, Neurons):
-        raise TypeError(f"new: got {type(new).__name__}, expected growth.Neurons (of optimal_neurons), one per pair")
+    owned(new, "new", pair, Neurons, "optimal_neurons")
     before, after = layers_of(params, pair)
     each = 1 if taps == CENTRE else after.taps
     want = (new.size, sum(layer.inputs for layer in before.all)), (after.weight.shape[0] * each, new.size)

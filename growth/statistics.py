@@ -16,10 +16,12 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.reducers import gram
+from growth.doors import bare, owned
 from growth.losses import Loss
 from growth.observe import View, constants, observe
 from growth.pairs import Pair, check_pairs, layers_of
 from linmaps import trees
+from linmaps.checks import alike
 from linmaps.trees import record
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
@@ -85,16 +87,20 @@ class Statistics:
     def __add__(self, other: Statistics) -> Statistics:
         if not isinstance(other, Statistics):
             return NotImplemented
-        trees.check_like(other, self, "Statistics + Statistics")
-        static = [(s.bias_before, s.bias_after, str(s.pair), s.taps) for s in (self, other)]
+        name = "Statistics + Statistics"
+        owned(other, "other", self, Statistics, "growth.statistics")
+        trees.check_like(other, self, name)
+        alike(other, name, self, "the first")
+        static = [(s.bias_before, s.bias_after, s.taps) for s in (self, other)]
         if static[0] != static[1]:
             raise ValueError(
-                f"Statistics + Statistics: got {static[1]} after {static[0]}, expected statistics of one pair"
+                f"{name}: got (bias before, bias after, taps) {static[1]} after {static[0]}, expected statistics of one pair"
             )
         count = self.count + other.count
         share = other.count / count
         means: dict[str, Any] = {n: torch.lerp(getattr(self, n), getattr(other, n), share) for n in MEANS}
-        return dataclasses.replace(self, **means, count=count, positions=self.positions + other.positions)
+        pair = other.pair if self.pair is None else self.pair
+        return dataclasses.replace(self, **means, count=count, positions=self.positions + other.positions, pair=pair)
 
 
 def statistics(
@@ -227,8 +233,7 @@ def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
             "after has no bias, expected 0 or a bias: new units would add a constant that nothing compensates; give "
             f"{pair.after} a bias (zero is enough)"
         )
-    named = Pair(pair.before, pair.after)  # a callable would make two passes over one pair differ
-    return dataclasses.replace(sums, sigma0=sigma0, slope_plus=plus, slope_minus=minus, pair=named)
+    return dataclasses.replace(sums, sigma0=sigma0, slope_plus=plus, slope_minus=minus, pair=bare(pair))
 
 
 def _check(sums: list[Statistics], name: str) -> None:

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from growth.delta import Delta
+from growth.doors import layer_names, owned
 from growth.link import centre
 from growth.neurons import Neurons
 from growth.pairs import Layer, Pair, as_list, check_pairs, layers_of, norm_leaves
 from linmaps import trees
+from linmaps.checks import number
 
 Scale = float | Tensor | tuple[float | Tensor, float | Tensor]
 
@@ -53,6 +55,7 @@ def grow(
     """
     pairs, _ = check_pairs(pair)
     units, deltas, scales = (as_list(v, len(pairs), n) for v, n in ((new, "new"), (delta, "delta"), (scale, "scale")))
+    _once(pairs)
     for one, n, d, amplitude in zip(pairs, units, deltas, scales):
         s, root = amplitudes(amplitude)
         if d is not None:
@@ -87,9 +90,15 @@ def apply_extended(
     return f(grow(params, pair, new, delta=delta, scale=scale), x)
 
 
+def _once(pairs: Sequence[Pair]) -> None:
+    names = [layer_names(p) for p in pairs]
+    twice = [p for p, name in zip(pairs, names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"pair: got {twice[0]} more than once, expected each pair once; join units by merge_neurons")
+
+
 def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
-    if not isinstance(delta, Delta):
-        raise TypeError(f"delta: got {type(delta).__name__}, expected growth.Delta (of optimal_delta) or None")
+    owned(delta, "delta", pair, Delta, "optimal_delta")
     _, after = layers_of(params, pair)
     for layer, part in zip(after.all, _split(delta.weight, after, f"{pair}: delta.weight")):
         change = s * fitted(_kernels(part, layer.weight), layer.weight.shape, f"{pair}: delta.weight")
@@ -120,8 +129,7 @@ def _split(flat: Tensor, layer: Layer, name: str) -> list[Tensor]:
 
 
 def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any:
-    if not isinstance(new, Neurons):
-        raise TypeError(f"new: got {type(new).__name__}, expected growth.Neurons (of optimal_neurons) or None")
+    owned(new, "new", pair, Neurons, "optimal_neurons")
     before, after = layers_of(params, pair)
     k = new.fan_in.shape[0]
     if new.fan_in.ndim != 2 or new.fan_out.ndim != 2 or new.fan_out.shape[1] != k:
@@ -213,17 +221,13 @@ def cast_like(t: Tensor, leaf: Tensor) -> Tensor:
 def amplitudes(scale: Scale) -> tuple[float | Tensor, float | Tensor]:
     """(s, √t) of a scale, a number, a scalar tensor, or a tuple of two of them."""
     parts = scale if isinstance(scale, tuple) else (scale, scale)
-    wrong = len(parts) != 2 or any(
-        isinstance(t, bool) or (t.ndim > 0 if isinstance(t, Tensor) else not isinstance(t, (int, float))) for t in parts
-    )
-    if wrong:
-        raise ValueError(f"scale: got {scale!r}, expected a number, a scalar tensor, or a tuple (t_delta, t_neurons)")
+    if len(parts) != 2:
+        raise ValueError(f"scale: got {len(parts)} numbers, expected one, or a tuple (t_delta, t_neurons)")
     s, t = parts
+    name = "scale: t_neurons" if isinstance(scale, tuple) else "scale"
+    number(s, "scale")
+    number(t, name, low=0, cure="the amplitude of new units is shared as its square root")
     if isinstance(t, Tensor):
         positive = t > 0
         return s, torch.where(positive, torch.where(positive, t, 1.0).sqrt(), 0.0)
-    if t < 0:
-        raise ValueError(
-            f"scale: t_neurons is {t}, expected >= 0; the amplitude of new units is shared as its square root"
-        )
     return s, math.sqrt(t)

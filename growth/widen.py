@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.doors import count
 from growth.pairs import Layer, Pair, layers_of, norm_leaves
 from growth.resize import gathered, indices
 from linmaps import trees
+from linmaps.checks import number
 from linmaps.linalg import positive_root
 
 METHODS = ("split", "pair", "zero_out")
@@ -171,10 +173,8 @@ def _chosen(p: int, k: int, generator: torch.Generator | None, units: Units | No
 def _check(pair: Pair, p: int, k: int, method: str, noise: float, units: Units | None) -> None:
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {list(METHODS)}")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 0:
-        raise ValueError(f"k: got {k!r}, expected an int >= 0, the number of units to add; to remove use growth.prune")
-    if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
-        raise ValueError(f"noise: got {noise!r}, expected a number >= 0, relative to the size of the weights")
+    count(k)
+    number(noise, "noise", low=0, tensor=False, cure="it is relative to the size of the weights")
     if method == "pair" and k % 2:
         raise ValueError(f"k: got {k}, expected an even number for method='pair': its units come as twins")
     if method == "split" and k and not p:

@@ -149,7 +149,7 @@ def test_single_precision_stays_single():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"target": 1}, ValueError, "target: got 1 from width 2"),
+        ({"target": 1}, ValueError, "target: got 1, expected an int from 2"),
         ({"target": 9}, ValueError, "order: got 3 phases, expected 5"),
         ({"k": [1, 1]}, ValueError, r"k: got steps \[1, 1\]"),
     ],

@@ -206,7 +206,7 @@ def test_noise_of_pairs():
     ("call", "error", "message"),
     [
         (lambda p: growth.initialize(p, PAIR, -1), ValueError, "k: got -1"),
-        (lambda p: growth.initialize(p, PAIR, 1.5), TypeError, "k: got 1.5"),
+        (lambda p: growth.initialize(p, PAIR, 1.5), TypeError, "k: got float"),
         (lambda p: growth.initialize(p, PAIR, 1), ValueError, "generator: got None"),
         (lambda p: growth.initialize(p, PAIR, 1, fan_in="xavier"), ValueError, "fan_in: got 'xavier'"),
         (lambda p: growth.initialize(p, PAIR, 1, fan_in="zeros", fan_out=3), TypeError, "fan_out: got int"),

@@ -195,8 +195,8 @@ def test_ensemble_equals_loop(kind):
     [
         ({"kind": "weird"}, ValueError, "kind: got 'weird'"),
         ({"std": 0.0}, ValueError, "std: got 0.0"),
-        ({"std": True}, ValueError, "std: got True"),
-        ({"std": torch.ones(2)}, ValueError, "std: got tensor"),
+        ({"std": True}, TypeError, "std: got bool"),
+        ({"std": torch.ones(2)}, ValueError, "std: got a tensor"),
         ({"kind": "gradmax", "gradmax_scale": -1.0}, ValueError, "gradmax_scale: got -1.0"),
         ({"kind": "gradmax", "new": None}, ValueError, "new: got None"),
         ({"new": 3}, TypeError, "new: got int"),

@@ -64,7 +64,7 @@ LAYER = {"weight": torch.zeros(3, 2), "bias": torch.zeros(3)}
     ("options", "message"),
     [
         ({"added_in_features": -1}, "added_in_features: got -1.*prune"),
-        ({"added_out_features": True}, "added_out_features: got True"),
+        ({"added_out_features": 2**40}, "added_out_features: got 10995"),
         ({"added_in_features": 2, "matrix_extension": torch.zeros(2, 3)}, r"got shape \(2, 3\), expected \(3, 2\)"),
         ({"added_out_features": 2, "matrix_extension": torch.zeros(3, 2)}, r"got shape \(3, 2\), expected \(2, 2\)"),
         ({"added_in_features": 1, "added_out_features": 1, "matrix_extension": torch.zeros(4, 3)}, "expected a tuple"),

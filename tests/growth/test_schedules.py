@@ -67,7 +67,7 @@ def test_shuffles_are_streams_of_permutations():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: growth.fixed_proportional(5, 4, 1), "target: got 4 from width 5"),
+        (lambda: growth.fixed_proportional(5, 4, 1), "target: got 4, expected an int from 5"),
         (lambda: growth.fixed_proportional(2, 4, 0), "steps: got 0"),
         (lambda: growth.geometric(0, 4, 2), "initial: got 0"),
         (lambda: growth.in_steps_of(0, 4, 0), "k: got 0"),

@@ -34,7 +34,8 @@ def test_compare_finds_the_best_pair_and_prints_a_table():
     net = network(3)
     new, delta = step(net)
     pairs = [growth.Pair("hidden", "output"), growth.Pair("first", "hidden")]
-    table = growth.compare(pairs, [None, new], [delta, delta])
+    other = [dataclasses.replace(part, pair=pairs[1]) for part in (new, delta)]
+    table = growth.compare(pairs, [None, other[0]], [delta, other[1]])
     assert table.best == 1
     torch.testing.assert_close(table.improvements, torch.stack([delta.decrease, delta.decrease + new.gain]))
     head, first, second = repr(table).splitlines()
@@ -45,7 +46,7 @@ def test_compare_finds_the_best_pair_and_prints_a_table():
 
 
 def test_compare_over_an_ensemble_prints_spreads():
-    stats = trees.stack([from_rows(*rows(seed, 20, 3, 2, 2)) for seed in range(3)])
+    stats = dataclasses.replace(trees.stack([from_rows(*rows(seed, 20, 3, 2, 2)) for seed in range(3)]), pair=None)
     pairs = [growth.Pair("a", "b"), growth.Pair("b", "c")]
     table = vmap(lambda s: growth.compare(pairs, [growth.optimal_neurons(s, 1), None], growth.optimal_delta(s)))(stats)
     assert table.best.tolist() == [0, 0, 0]

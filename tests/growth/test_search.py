@@ -139,7 +139,7 @@ def test_it_prints_all_points():
     [
         ({"grid": []}, "grid"),
         ({"grid": [1.0, 0.5]}, "ascending"),
-        ({"grid": [0.0, 1.0]}, "positive"),
+        ({"grid": [0.0, 1.0]}, "grid: got 0.0"),
         ({"delta": None, "tied": True}, "tied"),
         ({"delta": None, "new": None}, "neither"),
     ],

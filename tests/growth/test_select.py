@@ -144,12 +144,12 @@ def test_ensemble_keeps_static_sizes():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda n: growth.truncate(n, 5), ValueError, "k: got 5, expected 0 to 4"),
+        (lambda n: growth.truncate(n, 5), ValueError, "k: got 5, expected an int from 0 to 4"),
         (lambda n: growth.truncate(n, -1), ValueError, "k: got -1"),
-        (lambda n: growth.truncate(n, 1.0), TypeError, "k: got 1.0"),
+        (lambda n: growth.truncate(n, 1.0), TypeError, "k: got float"),
         (lambda n: growth.truncate("n", 1), TypeError, "new: got str"),
         (lambda n: growth.keep(n, 1.5), ValueError, "which: got 1.5"),
-        (lambda n: growth.keep(n, True), ValueError, "which: got True"),
+        (lambda n: growth.keep(n, True), TypeError, "which: got bool"),
         (lambda n: growth.keep(n, torch.ones(3, dtype=torch.bool)), ValueError, r"shape \(3,\), expected \(4,\)"),
         (lambda n: growth.keep(n, torch.ones(4)), ValueError, "which: got torch.float32"),
         (lambda n: growth.keep(n, 0.5, fan_in=False, fan_out=False), ValueError, "expected a side"),

@@ -238,5 +238,5 @@ def test_merging_other_statistics_raises():
     with pytest.raises(ValueError, match="shape"):
         a + b
     net = network(p=3, q=3)
-    with pytest.raises(ValueError, match="of one pair"):
+    with pytest.raises(ValueError, match="expected one of Pair"):
         collect(net) + growth.statistics(net.f, net.params, net.data, growth.Pair("first", "hidden"))
