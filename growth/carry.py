@@ -14,6 +14,7 @@ from fisher.pmat import PMat
 from growth.layouts import carried_layers, carried_statistics
 from growth.matrices import carried_matrix
 from growth.moves import Move, Moves, growing, pruning
+from growth.orders import Order, Orders
 from growth.pairs import Pair
 from growth.prune import Units
 from growth.statistics import Statistics
@@ -25,14 +26,15 @@ SCALES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "step_
 FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of L-BFGS: all parameters as one vector
 
 
-def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero") -> Any:
+def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero", order: Order = None) -> Any:
     """`state` with every leaf that belongs to a grown leaf of params padded with zeros to its new shape.
 
     A leaf of the state belongs to a leaf of params of its shape
 
     1. whose path ends its own: moments, averages and other trees shaped like params, anywhere in the state;
-    2. by number, in lists and in a `torch.optim` state dict: the parameters in the order of insertion, or else in the
-       leaf order of optree, whichever has the shapes of all entries (the flat vectors of L-BFGS where both agree);
+    2. by number, in lists and in a `torch.optim` state dict: by the names that this keeps (of an optimizer made of
+       `named_parameters()`), by `order`, or by whichever of the order of insertion and the leaf order of optree has the
+       shapes of all entries; where both have and disagree, nothing is guessed;
     3. or, failing these, by its shape alone, if that says what the new shape is.
 
     Records are known for what they are.  Of `Statistics` the entries of new units are zero, as if these had been silent so
@@ -50,9 +52,12 @@ def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero") -> Any
     1 / (1 - beta2) steps.  fill="mean": in a `torch.optim` state dict, what steps are divided by (second moments, norms)
     starts at the mean of the old entries of its leaf, so that new entries move about as much as old ones.
 
+    order: of the parameters in lists and in the optimizer: "insertion", "leaves" (of `trees.leaves(params)`), or their
+    paths, one for each, as for an optimizer of some of the leaves.
+
     Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, (naming the leaf)
-    where a shape fits several leaves that grew differently, for another fill, and for matrices that hold functions
-    (PMatImplicit, PMatPullback) or are of other params: compute them anew.
+    where a shape or a number fits several leaves that grew differently, for another fill or order, and for matrices
+    that hold functions (PMatImplicit, PMatPullback) or are of other params: compute them anew.
 
     >>> import torch
     >>> params, grown = {"w": torch.ones(2, 1), "b": torch.ones(2)}, {"w": torch.ones(3, 1), "b": torch.ones(3)}
@@ -61,14 +66,14 @@ def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero") -> Any
         [1.],
         [0.]]), 'b': tensor([1., 1., 0.])}}
     """
-    return Carrier(growing(params, grown), fill).walk(state, ())
+    return Carrier(growing(params, grown), fill, order).walk(state, ())
 
 
-def prune_like(state: Any, params: Any, pair: Pair, units: Units) -> Any:
+def prune_like(state: Any, params: Any, pair: Pair, units: Units, *, order: Order = None) -> Any:
     """`state` without the entries of hidden units of a pair, as `prune(params, pair, units)` is params without them.
 
-    What of the state belongs to which leaf of params is found as in `grow_like`, and of records the same is said: rows
-    and columns of the units go (of KFAC those of A and G; EKFAC and Eigen raise, since a part of a basis is none:
+    What of the state belongs to which leaf of params is found as in `grow_like` (order: as there), and of records the same is
+    said: rows and columns of the units go (of KFAC those of A and G; EKFAC and Eigen raise, since a part of a basis is none:
     `F.to_torch()`, or a KFAC, can be cut).  Step counters are kept.
 
     Raises ValueError as `grow_like` and `prune`.
@@ -79,18 +84,18 @@ def prune_like(state: Any, params: Any, pair: Pair, units: Units) -> Any:
     >>> prune_like({"step": 4, "m": m}, params, Pair("a", "b"), [0])
     {'step': 4, 'm': {'a.weight': tensor([[2.]]), 'b.weight': tensor([[4.]])}}
     """
-    return Carrier(pruning(params, pair, units)).walk(state, ())
+    return Carrier(pruning(params, pair, units), order=order).walk(state, ())
 
 
 class Carrier:
     """One walk through a state: each leaf of it is moved as the leaf of params that it belongs to."""
 
-    def __init__(self, moves: Moves, fill: str = "zero") -> None:
+    def __init__(self, moves: Moves, fill: str = "zero", order: Order = None) -> None:
         if fill not in FILLS:
             raise ValueError(f"fill: got {fill!r}, expected one of {list(FILLS)}")
         self.moves, self.fill = moves, fill
         self.by_name = {path_str(p): m for p, m in moves.leaves.items()}
-        self.orders = [[moves.leaves[p] for p in moves.inserted], list(moves.leaves.values())]
+        self.orders = Orders(moves, order)
 
     def walk(self, node: Any, path: Path) -> Any:
         if isinstance(node, Tensor):
@@ -105,7 +110,7 @@ class Carrier:
             return trees.map(Tensor.clone, node)
         if isinstance(node, dict):
             if {"state", "param_groups"} <= node.keys() and isinstance(node["state"], dict):
-                return type(node)((k, self.optimizer(v) if k == "state" else v) for k, v in node.items())
+                return type(node)((k, self.optimizer(node) if k == "state" else v) for k, v in node.items())
             return type(node)((k, self.walk(v, (*path, k))) for k, v in node.items())
         level = trees.one_level(node)
         if level is None:
@@ -139,28 +144,22 @@ class Carrier:
         """How a list with one tensor per leaf of params moves."""
         if len(children) != len(self.by_name) or not all(isinstance(c, Tensor) for c in children):
             return None
-        return next((o for o in self.orders if all(tuple(c.shape) == m.old for c, m in zip(children, o))), None)
+        shapes = [{tuple(c.shape)} for c in children]
+        return self.orders.found(shapes, None) if self.orders.fit(shapes) else None
 
-    def optimizer(self, entries: dict[Any, Any]) -> dict[Any, Any]:
-        order = next((o for o in self.orders if all(_fits(e, o, i) for i, e in entries.items())), None)
-        if order is None:
-            got = {
-                i: sorted({tuple(t.shape) for t in trees.leaves(e) if isinstance(t, Tensor)})
-                for i, e in entries.items()
-            }
-            raise ValueError(
-                f"state: the entries of this torch.optim state dict have shapes {got}, expected those of params in "
-                f"some order: {[m.old for m in self.orders[0]]} or {[m.old for m in self.orders[1]]}; give the "
-                "params that the optimizer was made for"
-            )
-        if any(lbfgs(e) for e in entries.values()) and any(
-            not a.same(b) or a.old != b.old for a, b in zip(*self.orders)
-        ):
-            raise ValueError(
-                "state: L-BFGS keeps all parameters as one vector of unknown order: that of insertion and the leaf order "
-                "of optree differ, expected params in which they agree (a list); or use swap_parameters on the optimizer"
-            )
-        return {i: self.entry(e, order[i], order) for i, e in entries.items()}
+    def optimizer(self, node: dict[str, Any]) -> dict[Any, Any]:
+        entries, groups = node["state"], node["param_groups"]
+        numbers = [i for group in groups for i in group["params"]] or list(entries)
+        names = [n for group in groups for n in group.get("param_names") or ()]
+        if any(lbfgs(e) for e in entries.values()):
+            order = self.orders.whole(names or None)
+        else:
+            shapes = [{tuple(t.shape) for t in _tensors(entries.get(i))} - {()} for i in numbers]
+            order = self.orders.found(shapes, names if len(names) == len(numbers) else None)
+        moves = dict(zip(numbers, order))
+        if not entries.keys() <= moves.keys():
+            raise ValueError(f"state: entries {sorted(entries)}, expected numbers of param_groups {numbers}")
+        return {i: self.entry(e, moves[i], order) for i, e in entries.items()}
 
     def entry(self, entry: dict[str, Any], move: Move, order: Sequence[Move]) -> dict[str, Any]:
         """An optimizer's state of one parameter; order: how all of its parameters move."""
@@ -179,14 +178,8 @@ def lbfgs(entry: Any) -> bool:
     return isinstance(entry, dict) and "prev_flat_grad" in entry
 
 
-def _fits(entry: Any, order: Sequence[Move], i: Any) -> bool:
-    """Whether the tensors of an optimizer's entry, scalars apart, have the shape of parameter i."""
-    if not isinstance(i, int) or i >= len(order):
-        return False
-    shapes = {tuple(t.shape) for t in trees.leaves(entry) if isinstance(t, Tensor)} - {()}
-    if lbfgs(entry):
-        return shapes <= {(sum(m.numel for m in order),)}
-    return shapes <= {order[i].old}
+def _tensors(entry: Any) -> list[Tensor]:
+    return [t for t in trees.leaves(entry) if isinstance(t, Tensor)]
 
 
 def _flat(t: Any, order: Sequence[Move]) -> Any:

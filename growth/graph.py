@@ -266,7 +266,7 @@ def carry_graph(state: Any, params: Any, grown: Any) -> Any:
     common = trees.map(lambda t: t, params)
     for p in paths:
         common = trees.replace(common, p, trees.get(grown, p))
-    return _inserted(grow_like(state, params, common), common, grown, [every.index(p) for p in paths])
+    return _inserted(grow_like(state, params, common, order="leaves"), common, grown, [every.index(p) for p in paths])
 
 
 def _inserted(node: Any, common: Any, grown: Any, places: list[int]) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from growth.doors import count
 from growth.normalize import deviation
 from growth.pairs import Layer, Pair, norm_leaves, plain_layers
+from growth.same import Check, same_function
 from linmaps import trees
 from linmaps.linalg import working
 from linmaps.paths import path_str
@@ -22,7 +23,9 @@ KINDS = ("default", "constraint_old", "constraint_new")
 POWERS = {"running_mean": 1, "running_var": 2}
 
 
-def rescale(params: Any, pair: Pair, k: int, *, kind: str = "default", preserve: bool = False) -> Any:
+def rescale(
+    params: Any, pair: Pair, k: int, *, kind: str = "default", preserve: bool = False, check: Check | None = None
+) -> Any:
     """`params` with (U, c) times α and (W, b) times β, before k units are added; same sizes, a new tree.
 
         default          α = 1                  β = √(p / (p + k))
@@ -39,7 +42,7 @@ def rescale(params: Any, pair: Pair, k: int, *, kind: str = "default", preserve:
         W σ(U x + c) + b = (β W) σ((U x + c) / β) + b;
 
     with a `pair.norm`, whose output does not follow U, its weight and bias are divided by β in place of U and c.  For
-    other σ it keeps nothing.
+    other σ it keeps nothing: check=(f, x), the function and some inputs, has it compared, as in `growth.widen`.
 
     Without hidden units (p = 0) params are returned as they are.
     Raises ValueError for an unknown kind, k < 0, and preserve=True with a norm that has no weight; TypeError unless k is
@@ -52,6 +55,10 @@ def rescale(params: Any, pair: Pair, k: int, *, kind: str = "default", preserve:
     >>> growth.rescale(params, growth.Pair("a", "b"), 3)
     {'a.weight': tensor([[1., 1.]]), 'b.weight': tensor([[0.5000]]), 'b.bias': tensor([0.5000])}
     """
+    if check is not None:
+        if not preserve:
+            raise ValueError("check: got one with preserve=False, which changes the function; expected preserve=True")
+        same_function(check, params, rescale(params, pair, k, kind=kind, preserve=True), pair)
     count(k)
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {list(KINDS)}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from growth.doors import count
 from growth.pairs import Layer, Pair, layers_of, norm_leaves
 from growth.resize import gathered, indices
+from growth.same import Check, same_function
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.linalg import positive_root
@@ -36,8 +37,9 @@ def widen(
     units: Units | None = None,
     noise: float = 0.0,
     draws: Tensor | None = None,
+    check: Check | None = None,
 ) -> Any:
-    """`params` with k more hidden units between the layers of a pair, computing the same function.
+    """`params` with k more hidden units between the layers of a pair, computing the same function if f is elementwise there.
 
         split:     U -> [U; U_j],   W -> [W_i / m_i, W_j / m_j]     j the split units, m_i = 1 + how often i is split
         pair:      U -> [U; V; V],  W -> [W, Z, -Z]                  V, Z random; k even
@@ -55,8 +57,12 @@ def widen(
     per new unit of its n = incoming weights + bias (if any) + outgoing weights (those of -Z are used for its noise).
 
     Any elementwise activation keeps the function, since a copy computes what its unit does, and so does a batch norm, in
-    train mode too.  Not kept: by layer and group norm, softmax and whatever else mixes the units; by dropout, which drops
-    copies apart, so that the mean alone is the same.
+    train mode too.  Not kept: by layer and group norm, softmax and whatever else mixes the units; by a reshape of the
+    hidden axis into heads or groups, between which new units at the end shift the others; by dropout, which drops copies
+    apart, so that the mean alone is the same.  params do not tell these apart, f does:
+
+    check: (f, x), the function and some inputs.  f(params, x) and f(widened, x), before any noise, must then agree to
+    rounding; ValueError where they differ, or f takes no other sizes.
 
     Raises ValueError (path, got, expected) for an unknown method, k < 0, odd k (pair), nothing to split, units or noise
     where they have no meaning, missing randomness, draws of another shape.
@@ -69,6 +75,9 @@ def widen(
             [2.],
             [1.]]), 'b.weight': tensor([[2., 6., 2.]])}
     """
+    if check is not None:
+        exact = widen(params, pair, k, method, _again(generator), units=units, draws=draws)
+        same_function(check, params, exact, pair)
     before, after = layers_of(params, pair)
     p = before.weight.shape[0]
     _check(pair, p, k, method, noise, units)
@@ -160,6 +169,11 @@ def _size(leaf: Tensor) -> Tensor:
     usual = max(1, math.prod(leaf.shape[1:])) ** -0.5
     square = leaf.square().sum() / max(1, leaf.numel())
     return torch.where(square > 0, positive_root(square), usual)
+
+
+def _again(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator that draws what this one will, which stays where it is."""
+    return None if generator is None else generator.clone_state()
 
 
 def _chosen(p: int, k: int, generator: torch.Generator | None, units: Units | None, device: torch.device) -> Tensor:

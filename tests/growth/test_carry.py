@@ -233,3 +233,72 @@ def test_carried_tensors_are_new():
     assert not pointers & {t.data_ptr() for t in trees.leaves(same) if t.numel()}
     for a, b in zip(trees.leaves(same), trees.leaves(state), strict=True):
         assert torch.equal(a, b)
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+SQUARE = {"z": torch.ones(4, 4), "a": torch.ones(4, 4)}  # both orders have the shapes
+WIDER = {"z": torch.ones(6, 4), "a": torch.ones(4, 6)}
+
+
+def adam_state(named, *, groups=None):
+    optimizer = torch.optim.Adam(groups or named)
+    for group in optimizer.param_groups:
+        for t in group["params"]:
+            t.grad = torch.ones_like(t)
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def trainable(params=SQUARE):
+    return {k: t.clone().requires_grad_() for k, t in params.items()}
+
+
+@pytest.mark.parametrize("order", ["insertion", "leaves", ["a", "z"], [("z",), ("a",)]])
+def test_an_order_that_is_given_is_used(order):
+    tensors = trainable()
+    names = {"insertion": ["z", "a"], "leaves": ["a", "z"]}.get(order, order) if isinstance(order, str) else order
+    names = [n if isinstance(n, str) else n[0] for n in names]
+    state = growth.grow_like(adam_state([tensors[n] for n in names]), SQUARE, WIDER, order=order)
+    assert [state["state"][i]["exp_avg"].shape for i in (0, 1)] == [WIDER[n].shape for n in names]
+    listed = growth.grow_like([SQUARE[n] for n in names], SQUARE, WIDER, order=order)
+    assert [t.shape for t in listed] == [WIDER[n].shape for n in names]
+
+
+def test_an_order_is_not_guessed():
+    state = adam_state(list(trainable().values()))
+    for ambiguous in (state, [torch.ones(4, 4)] * 2):
+        with pytest.raises(ValueError, match="order="):
+            growth.grow_like(ambiguous, SQUARE, WIDER)
+    assert growth.grow_like(state, SQUARE, SQUARE)["state"].keys() == {0, 1}  # nothing to tell apart
+    plain = torch.optim.SGD(list(trainable().values())).state_dict()
+    assert growth.grow_like(plain, SQUARE, WIDER)["state"] == {}  # nothing to carry
+
+
+def test_named_parameters_tell_their_order():
+    tensors = trainable()
+    state = adam_state([(n, tensors[n]) for n in ("a", "z")])
+    carried = growth.grow_like(state, SQUARE, WIDER)["state"]
+    assert [carried[i]["exp_avg"].shape for i in (0, 1)] == [(4, 6), (6, 4)]
+
+
+def test_an_optimizer_of_some_parameters():
+    params = {"a": torch.ones(4, 4), "b": torch.ones(4, 4), "c": torch.ones(4)}
+    grown = {"a": torch.ones(6, 4), "b": torch.ones(4, 6), "c": torch.ones(4)}
+    tensors = trainable(params)
+    state = adam_state([tensors["b"], tensors["c"]])
+    with pytest.raises(ValueError, match="order="):
+        growth.grow_like(state, params, grown)
+    carried = growth.grow_like(state, params, grown, order=["b", "c"])["state"]
+    assert [carried[i]["exp_avg"].shape for i in (0, 1)] == [(4, 6), (4,)]
+    two = adam_state(None, groups=[{"params": [tensors["c"]]}, {"params": [tensors["b"]], "lr": 0.1}])
+    carried = growth.grow_like(two, params, grown, order=["c", "b"])["state"]
+    assert [carried[i]["exp_avg"].shape for i in (0, 1)] == [(4,), (4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("order", "message"), [("sorted", "order: got 'sorted'"), (["a", "y"], r"order: got \['y'\]"), (["a"], "shapes")]
+)
+def test_orders_that_do_not_fit_raise(order, message):
+    with pytest.raises(ValueError, match=message):
+        growth.grow_like(adam_state(list(trainable().values())), SQUARE, WIDER, order=order)

@@ -150,7 +150,7 @@ def test_then_growing_keeps_the_scale():
     [
         (1, {"kind": "vt"}, ValueError, "kind: got 'vt'"),
         (-1, {}, ValueError, "k: got -1"),
-        (True, {}, TypeError, "k: got True"),
+        (True, {}, TypeError, "k: got bool"),
     ],
 )
 def test_bad_arguments(k, options, error, message):

@@ -102,7 +102,7 @@ def test_units_of_another_pair_raise():
         growth.choose_sign(
             net.f, net.params, net.data, growth.Pair("output", "head"), dataclasses.replace(new, pair=None)
         )
-    with pytest.raises(TypeError, match=r"expected growth\.Neurons"):
+    with pytest.raises(TypeError, match=r"expected a growth\.Neurons"):
         growth.choose_sign(net.f, net.params, net.data, net.pair, {"fan_in": 1})
     with pytest.raises(ValueError, match="list of 2, expected 1"):
         growth.choose_sign(net.f, net.params, net.data, [net.pair], [new, new])

@@ -205,3 +205,66 @@ def test_bad_arguments():
         growth.widen(net.params, net.pair, 2, noise=-1)
     with pytest.raises(ValueError, match=r"noise: got 0.1, expected 0"):
         growth.widen(net.params, net.pair, 2, "zero_out", generator(), noise=0.1)
+
+
+# --- what keeps the function, and what does not ----------------------------------------------------------------------
+
+HEADS = {k: {"weight": normal(7, 8, 8) / 3} for k in "qkvo"}
+TOKENS = normal(8, 3, 5, 8)
+
+
+def attention(p, x, heads=2):
+    split = lambda t: t.unflatten(-1, (heads, -1)).transpose(1, 2)
+    q, k, v = (split(F.linear(x, p[n]["weight"])) for n in "qkv")
+    return F.linear(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), p["o"]["weight"])
+
+
+def between(fn):
+    return lambda p, x: F.linear(fn(F.linear(x, p["v"]["weight"])), p["o"]["weight"])
+
+
+def grouped(p, x):
+    z = F.conv1d(x.mT, p["v"]["weight"][..., None])
+    z = F.conv1d(z, torch.ones(z.shape[1], z.shape[1] // 2, 1, dtype=z.dtype), groups=2)
+    return F.conv1d(torch.tanh(z), p["o"]["weight"][..., None]).mT
+
+
+CHANGED = {
+    "heads": attention,
+    "more heads": lambda p, x: attention(p, x, 4),
+    "grouped convolution": grouped,
+    "group norm": between(lambda z: F.group_norm(z.transpose(1, 2), 2).transpose(1, 2)),
+    "layer norm": between(lambda z: F.layer_norm(z, z.shape[-1:])),
+    "layer norm of fixed size": between(lambda z: F.layer_norm(z, (8,))),
+    "softmax": between(lambda z: z.softmax(-1)),
+    "reshape to 8": between(lambda z: torch.tanh(z.reshape(3, 5, 8))),
+    "glu of halves": between(lambda z: torch.cat([F.glu(z), F.glu(z)], -1)),
+}
+
+
+@pytest.mark.parametrize("method", ["split", "pair", "zero_out"])
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_check_finds_what_does_not_keep_the_function(name, method):
+    noise = 0.0 if method == "zero_out" else 0.5
+    widen = lambda f: growth.widen(HEADS, growth.Pair("v", "o"), 2, method, generator(), noise=noise, check=(f, TOKENS))
+    with pytest.raises(ValueError, match=r"expected the same function|expected a function that takes its sizes"):
+        widen(CHANGED[name])
+    widen(between(torch.tanh))  # and takes the noise that is wanted for no change
+
+
+def test_a_check_draws_nothing():
+    one, two = generator(), generator()
+    pair, f = growth.Pair("v", "o"), between(torch.tanh)
+    wide = growth.widen(HEADS, pair, 2, "zero_out", one, check=(f, TOKENS))
+    for a, b in zip(trees.leaves(wide), trees.leaves(growth.widen(HEADS, pair, 2, "zero_out", two)), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(one.get_state(), two.get_state())
+    with pytest.raises(TypeError, match="check: got function"):
+        growth.widen(HEADS, pair, 2, check=f)
+
+
+def test_rescale_with_a_check_keeps_the_function_or_raises():
+    pair = growth.Pair("v", "o")
+    growth.rescale(HEADS, pair, 2, preserve=True, check=(between(torch.relu), TOKENS))
+    with pytest.raises(ValueError, match="expected the same function"):
+        growth.rescale(HEADS, pair, 2, preserve=True, check=(between(torch.tanh), TOKENS))
