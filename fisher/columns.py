@@ -1,7 +1,8 @@
 """Columns: the estimators, as cotangents `[K, B, *out]` at f's output whose sum of outer products is the Fisher's core.
 
 exact: the root of H_b.  mc: scores at n sampled targets over sqrt(n), unbiased.  empirical, gradient_covariance: the score
-at the given target.  B batch, K columns.
+at the given target.  Positions whose given target says that they do not count (`ignore_index`) have columns of zeros in
+all of them.  B batch, K columns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.likelihoods.base import Likelihood, n_columns, root_part, score
+from fisher.likelihoods.base import Likelihood, counts, n_columns, root_part, score
 
 ESTIMATORS = ("exact", "mc", "empirical", "gradient_covariance")
 
@@ -52,15 +53,15 @@ class Exact(Columns):
     likelihood: Likelihood
 
     def __call__(self, y: Tensor, target: Any = None) -> Tensor:
-        return self.likelihood.root(y)
+        return counted(self.likelihood.root(y), counts(self.likelihood, y, target))
 
     def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
         if size is None or not hasattr(self.likelihood, "root_part"):
-            yield from chunks(self(y), size)
+            yield from chunks(self(y, target), size)
             return
-        total = n_columns(self.likelihood, y)
+        total, kept = n_columns(self.likelihood, y), counts(self.likelihood, y, target)
         for start in range(0, max(1, total), size):
-            yield root_part(self.likelihood, y, start, min(start + size, total))
+            yield counted(root_part(self.likelihood, y, start, min(start + size, total)), kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,10 @@ class Sampled(Columns):
         return next(self._parts(y, target, None))
 
     def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
-        noise = self._draw(y)
+        noise, kept = self._draw(y), counts(self.likelihood, y, target)
         scale = math.sqrt(noise.shape[0])
         for part in chunks(noise, size):
-            yield self.likelihood.sample(y, part) / scale
+            yield counted(self.likelihood.sample(y, part), kept) / scale
 
     def _draw(self, y: Tensor) -> Tensor:
         if self.generator is not None:
@@ -155,6 +156,16 @@ def estimator(
     if n_samples < 1:
         raise ValueError(f"n_samples: got {n_samples}, expected at least 1")
     return Sampled(likelihood, generator, noise, n_samples)
+
+
+def counted(columns: Tensor, kept: Tensor | None) -> Tensor:
+    """The columns `[K, B, *out]`, zero where `kept` (of `counts`) says that a position does not count.
+
+    >>> import torch
+    >>> counted(torch.ones(1, 2, 1), torch.tensor([[True], [False]])).flatten()
+    tensor([1., 0.])
+    """
+    return columns if kept is None else torch.where(kept, columns, 0.0)
 
 
 def check_size(size: int | None) -> None:

@@ -6,7 +6,7 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
 
 from __future__ import annotations
 
-from fisher.likelihoods.base import Likelihood, n_columns, root_part, score
+from fisher.likelihoods.base import Likelihood, counts, n_columns, probabilities, root_part, score
 from fisher.likelihoods.bernoulli import Bernoulli
 from fisher.likelihoods.categorical import Categorical, Segmentation
 from fisher.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
@@ -21,8 +21,10 @@ __all__ = [
     "Likelihood",
     "Poisson",
     "Segmentation",
+    "counts",
     "likelihood",
     "n_columns",
+    "probabilities",
     "root_part",
     "score",
 ]
@@ -41,7 +43,7 @@ def likelihood(name: str | Likelihood) -> Likelihood:
     """A likelihood by its name, or the object itself.
 
     >>> likelihood("categorical")
-    Categorical(class_axis=1, ignore_index=-100)
+    Categorical(class_axis=1, ignore_index=-100, weight=None)
     """
     if isinstance(name, str) and name in LIKELIHOODS:
         return LIKELIHOODS[name]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linmaps.checks import values
 from linmaps.numeric import working
 
 
@@ -36,6 +37,10 @@ class Independent(Rooted):
     def deviation(self, y: Tensor) -> Tensor:
         """Root of the diagonal of H, in a shape that expands to y's."""
         raise AttributeError("a likelihood defines deviation")
+
+    def product(self, y: Tensor, u: Tensor) -> Tensor:
+        """H u `[B, *out]`."""
+        return self.deviation(y) ** 2 * u
 
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
@@ -105,6 +110,21 @@ def check_target(name: str, target: Any, shape: tuple[int, ...], *, whole: bool 
     if tuple(target.shape) != tuple(shape):
         raise ValueError(f"{name}: target has shape {tuple(target.shape)}, expected {tuple(shape)}{hint}")
     return target
+
+
+def check_range(name: str, target: Tensor, low: float, high: float, what: str) -> None:
+    """Raise a ValueError if a target lies outside [low, high]; what is no number is the data's own check to find."""
+    seen = values(target)
+    if seen is None:
+        return
+    wrong = (seen < low) | (seen > high)
+    if bool(wrong.any()):
+        raise ValueError(f"{name}: target holds {seen[wrong][0].item()}, expected {what}")
+
+
+def moderated(mean: Tensor, variance: Tensor) -> Tensor:
+    """m / sqrt(1 + pi/8 v), the logit whose sigmoid is nearly the mean of sigmoid(z) over z ~ N(m, v) (MacKay, 1992)."""
+    return mean / (1 + math.pi / 8 * variance).sqrt()
 
 
 def per_example(t: Tensor) -> Tensor:

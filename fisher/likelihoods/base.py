@@ -17,7 +17,9 @@ class Likelihood(Protocol):
     """Any object with these three methods is a likelihood; H_b is the Fisher matrix of p(t | y_b) with respect to y_b.
 
     Optional methods, used where they exist: `n_columns(y)` and `root_part(y, start, stop)` (a part of the root without
-    the rest), `score(y, target)` or `log_prob(y, target)` (the empirical estimators).
+    the rest), `product(y, u)` (H u), `score(y, target)` or `log_prob(y, target)` (the empirical estimators),
+    `counts(y, target)` (which positions count, bool, broadcast to y, None: all), `probabilities(mean, variance)`
+    (predictive, of outputs of this mean and variance).
     """
 
     def root(self, y: Tensor) -> Tensor:
@@ -56,6 +58,38 @@ def root_part(likelihood: Likelihood, y: Tensor, start: int, stop: int) -> Tenso
     if hasattr(likelihood, "root_part"):
         return likelihood.root_part(y, start, stop)
     return likelihood.root(y)[start:stop]
+
+
+def counts(likelihood: Likelihood, y: Tensor, target: Any) -> Tensor | None:
+    """Which entries of y count, bool, in a shape that expands to y's; None where all do, or no target says so.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Categorical
+    >>> counts(Categorical(), torch.zeros(2, 3), torch.tensor([1, -100]))
+    tensor([[ True],
+            [False]])
+    """
+    if target is None or not hasattr(likelihood, "counts"):
+        return None
+    return likelihood.counts(y, target)
+
+
+def probabilities(likelihood: Likelihood, mean: Tensor, variance: Tensor) -> Tensor:
+    """The predictive probabilities for outputs `[B, *out]` of this mean and variance, by the likelihood's own method.
+
+    Raises ValueError for one that has none.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Bernoulli
+    >>> probabilities(Bernoulli(), torch.zeros(1, 1), torch.ones(1, 1))
+    tensor([[0.5000]])
+    """
+    if not hasattr(likelihood, "probabilities"):
+        raise ValueError(
+            f"likelihood: {type(likelihood).__name__} has no classes, expected one with a method probabilities(mean, "
+            "variance), as Categorical and Bernoulli; of others take predict(x), the mean and covariance of the outputs"
+        )
+    return likelihood.probabilities(mean, variance)
 
 
 def score(likelihood: Likelihood, y: Tensor, target: Any) -> Tensor:

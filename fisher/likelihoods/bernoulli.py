@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.likelihoods.arrays import Independent, check_target, per_example, uniform
+from fisher.likelihoods.arrays import Independent, check_range, check_target, moderated, per_example, uniform
 from linmaps import trees
 
 
@@ -40,10 +40,20 @@ class Bernoulli(Independent):
 
     def score(self, y: Tensor, target: Any) -> Tensor:
         """t - p, as t (1 - p) - (1 - t) p: accurate where p is close to 0 or 1."""
-        t = check_target("bernoulli", target, tuple(y.shape)).to(y.dtype)
+        t = self._target(y, target)
         return t * torch.sigmoid(-y) - (1 - t) * torch.sigmoid(y)
 
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` of t log p + (1 - t) log(1 - p)."""
-        t = check_target("bernoulli", target, tuple(y.shape)).to(y.dtype)
+        t = self._target(y, target)
         return per_example(t * y - torch.stack([torch.zeros_like(y), y]).logsumexp(0))
+
+    def probabilities(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """sigmoid(m / sqrt(1 + pi/8 v)) of each coordinate, for logits of mean m and variance v (MacKay, 1992)."""
+        return torch.sigmoid(moderated(mean, variance))
+
+    @staticmethod
+    def _target(y: Tensor, target: Any) -> Tensor:
+        t = check_target("bernoulli", target, tuple(y.shape))
+        check_range("bernoulli", t, 0, 1, "numbers from 0 to 1; of targets -1 and 1 give (t + 1) / 2")
+        return t.to(y.dtype)

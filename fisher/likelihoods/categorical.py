@@ -12,23 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.check import raw
 from fisher.likelihoods.arrays import (
     Rooted,
     check_axis,
     check_target,
     class_axis_of,
+    moderated,
     part_of_columns,
     per_example,
     place,
     uniform,
 )
+from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
+from linmaps.checks import values
 
 
 @trees.static
-@dataclasses.dataclass(frozen=True)
-class Categorical(Rooted):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Categorical(Held, Rooted):
     """Softmax over the class axis: H = diag(p) - p p', the same for each position, nothing between positions.
 
     The exact root has C - 1 columns per position, in which no difference of close numbers is taken: with q_k = sum over
@@ -37,7 +39,10 @@ class Categorical(Rooted):
         r_k = sqrt(p_k q_k / (p_k + q_k)) (e_k - sum over j > k of (p_j / q_k) e_j),   k = 1 .. C-1.
 
     class_axis: where the C logits are in the output (1, or -1 for token logits `[B, T, C]`).
-    ignore_index: the target of positions that do not count.  Noise: uniform in (0, 1).
+    ignore_index: the target of positions that do not count: in no estimator, wherever targets are given.
+    weight: of each class, `[C]`, numbers or a tensor >= 0; each target counts so many times: H is the sum over classes of
+    w_t p_t (e_t - p)(e_t - p)', by C columns.
+    Targets: classes `[B, *positions]`, or probabilities like y.  Noise: uniform in (0, 1).
 
     >>> import torch
     >>> r = Categorical().root(torch.tensor([[0.0, 1.0, 2.0]]))[:, 0]
@@ -48,9 +53,17 @@ class Categorical(Rooted):
 
     class_axis: int = 1
     ignore_index: int = -100
+    weight: Any = None
 
     def __post_init__(self) -> None:
         check_axis(self.class_axis, self._name)
+        if not isinstance(self.ignore_index, int) or isinstance(self.ignore_index, bool):
+            raise TypeError(f"{self._name}: ignore_index is {self.ignore_index!r}, expected a whole number")
+        if self.weight is not None:
+            object.__setattr__(self, "weight", numbers(self.weight, f"{self._name}: weight"))
+            check_values(array(self.weight), f"{self._name}: weight", low=0.0)
+            if array(self.weight).ndim != 1:
+                raise ValueError(f"{self._name}: weight has shape {tuple(array(self.weight).shape)}, expected [C]")
 
     @property
     def _name(self) -> str:
@@ -60,9 +73,9 @@ class Categorical(Rooted):
         return class_axis_of(y, self.class_axis, self._name)
 
     def n_columns(self, y: Tensor) -> int:
-        """(C - 1) P."""
+        """(C - 1) P, with weights C P."""
         last = y.movedim(self._axis(y), -1)
-        return max(0, last.shape[-1] - 1) * math.prod(last.shape[1:-1])
+        return max(0, last.shape[-1] - (self.weight is None)) * math.prod(last.shape[1:-1])
 
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
@@ -70,8 +83,17 @@ class Categorical(Rooted):
         last = y.movedim(axis, -1)
         positions = math.prod(last.shape[1:-1])
         span, first, end = part_of_columns(start, stop, self.n_columns(y), positions)
-        core = _columns(last.reshape(y.shape[0], positions, last.shape[-1]), first, end)
+        z, w = last.reshape(y.shape[0], positions, last.shape[-1]), self._weights(last)
+        core = _columns(z, first, end) if w is None else _weighted_columns(z, w, first, end)
         return place(core, first, span, y, axis)
+
+    def product(self, y: Tensor, u: Tensor) -> Tensor:
+        """H u `[B, *out]`: p (u - <p, u>), with weights q - p sum(q), q = w p (u - <p, u>)."""
+        axis = self._axis(y)
+        p, u = torch.softmax(y, axis).movedim(axis, -1), u.movedim(axis, -1)
+        q = p * (u - (p * u).sum(-1, keepdim=True))
+        w = self._weights(p)
+        return (q if w is None else w * q - p * (w * q).sum(-1, keepdim=True)).movedim(-1, axis)
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
         """Uniform noise in (0, 1)."""
@@ -83,44 +105,110 @@ class Categorical(Rooted):
         z, u = y.movedim(axis, -1), noise.movedim(axis + 1, -1)
         drawn = (z - torch.log(-torch.log(u))).argmax(-1, keepdim=True)
         hot = drawn == torch.arange(z.shape[-1], device=z.device)
-        return _score(z.expand(hot.shape), hot).movedim(-1, axis + 1)
+        return self._scores(z.expand(hot.shape), hot).movedim(-1, axis + 1)
 
     def score(self, y: Tensor, target: Any) -> Tensor:
-        """e_t - p for class targets `[B, *positions]`, zero where the target is `ignore_index`.
+        """e_t - p for class targets, zero where the target is `ignore_index`; sum over t of q_t (e_t - p) for probabilities q.
+
+        With weights each e_t - p is times the root of its class's weight, so that the square is that of `root`.
 
         Raises TypeError for targets that are not whole numbers, ValueError for shapes and classes that do not fit.
         """
         axis = self._axis(y)
         z = y.movedim(axis, -1)
+        q = self._probabilities(y, target)
+        if q is not None:
+            q = q if self.weight is None else q * self._weights(z).sqrt()  # type: ignore[union-attr]
+            return (q - torch.softmax(z, -1) * q.sum(-1, keepdim=True)).movedim(-1, axis)
         t, counts = self._classes(z, target)
         hot = t[..., None] == torch.arange(z.shape[-1], device=z.device)
-        return torch.where(counts[..., None], _score(z, hot), 0.0).movedim(-1, axis)
+        return torch.where(counts[..., None], self._scores(z, hot), 0.0).movedim(-1, axis)
 
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
-        """Sum `[B]` over positions of log p_t."""
+        """Sum `[B]` over positions of log p_t, times the weight of the class t."""
         z = y.movedim(self._axis(y), -1)
+        w = self._weights(z)
+        logp = torch.log_softmax(z, -1)
+        logp = logp if w is None else w * logp
+        q = self._probabilities(y, target)
+        if q is not None:
+            return per_example(torch.where(q != 0, q * logp, 0.0))  # a class that is masked has log p = -inf
         t, counts = self._classes(z, target)
-        logp = torch.log_softmax(z, -1).gather(-1, torch.where(counts, t, 0)[..., None])[..., 0]
-        return per_example(torch.where(counts, logp, 0.0))
+        found = logp.gather(-1, torch.where(counts, t, 0)[..., None])[..., 0]
+        return per_example(torch.where(counts, found, 0.0))
+
+    def counts(self, y: Tensor, target: Any) -> Tensor | None:
+        """Which positions count, bool, with one entry along the class axis; None where all do.
+
+        Raises as `score` does.
+        """
+        axis = self._axis(y)
+        if self._probabilities(y, target) is not None:
+            return None
+        _, counts = self._classes(y.movedim(axis, -1), target)
+        seen = values(counts)
+        return None if seen is not None and bool(seen.all()) else counts.unsqueeze(axis)
+
+    def probabilities(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """softmax(m / sqrt(1 + pi/8 v)) over the class axis, for logits of mean m and variance v (MacKay, 1992)."""
+        axis = self._axis(mean)
+        if mean.shape[axis] < 2:
+            raise ValueError(
+                f"{self._name}: output has shape {tuple(mean.shape)} with one class, whose probability is 1; for one logit of "
+                "yes or no use likelihood='bernoulli'"
+            )
+        return torch.softmax(moderated(mean, variance), axis)
+
+    def _weights(self, z: Tensor) -> Tensor | None:
+        """`[C]` for logits with the classes last."""
+        if self.weight is None:
+            return None
+        w = array(self.weight, z)
+        if len(w) != z.shape[-1]:
+            raise ValueError(f"{self._name}: weight is of {len(w)} classes, expected {z.shape[-1]} as the output has")
+        return w
+
+    def _scores(self, z: Tensor, hot: Tensor) -> Tensor:
+        w = self._weights(z)
+        found = _score(z, hot)
+        return found if w is None else found * torch.where(hot, w, 0.0).sum(-1, keepdim=True).sqrt()
+
+    def _probabilities(self, y: Tensor, target: Any) -> Tensor | None:
+        """Targets that are probabilities, classes last; None where they are classes."""
+        if not isinstance(target, Tensor) or not target.is_floating_point() or target.shape != y.shape:
+            return None
+        q = target.movedim(self._axis(y), -1).to(y.dtype)
+        off = (q.detach().sum(-1) - 1).abs() > 10 * torch.finfo(target.dtype).eps ** 0.5
+        wrong = values(off | (q.detach() < 0).any(-1))
+        if wrong is not None and bool(wrong.any()):
+            raise ValueError(
+                f"{self._name}: target holds numbers that are no probabilities over the class axis, expected numbers >= 0 "
+                "that sum to one; give classes as whole numbers, or apply torch.softmax"
+            )
+        return q
 
     def _classes(self, z: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """(classes, which of them count) `[B, *positions]` for z `[B, *positions, C]`."""
         classes = z.shape[-1]
-        hint = f", one class of {classes} for each position; token logits [B, T, C] need class_axis=-1"
+        hint = (
+            f", one class of {classes} for each position (of one-hot targets target.argmax(class_axis)); token logits "
+            "[B, T, C] need class_axis=-1"
+        )
         t = check_target(self._name, target, tuple(z.shape[:-1]), whole=True, hint=hint).long()
         counts = t != self.ignore_index
-        seen = raw(t)
-        wrong = ((seen < 0) | (seen >= classes)) & (seen != self.ignore_index)
-        if bool(wrong.any()):
-            raise ValueError(
-                f"{self._name}: target holds class {int(seen[wrong][0])}, expected 0 to {classes - 1} or "
-                f"ignore_index={self.ignore_index}; give the ignored class by ignore_index, or count classes from 0"
-            )
+        seen = values(t)
+        if seen is not None:
+            wrong = ((seen < 0) | (seen >= classes)) & (seen != self.ignore_index)
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"{self._name}: target holds class {int(seen[wrong][0])}, expected 0 to {classes - 1} or "
+                    f"ignore_index={self.ignore_index}; give the ignored class by ignore_index, or count classes from 0"
+                )
         return t, counts
 
 
 @trees.static
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Categorical):
     """`Categorical` for each pixel, of logits `[B, C, *pixels]`: sums over pixels, means over images.
 
@@ -150,6 +238,14 @@ def _columns(z: Tensor, first: int, end: int) -> Tensor:
     both = torch.stack([head, logq]).logsumexp(0)  # logaddexp's second derivative overflows
     size = torch.exp(0.5 * (head + logq - both))
     return size[..., None] * ((j == k)[:, None, None].to(z.dtype) - torch.softmax(tails, -1))
+
+
+def _weighted_columns(z: Tensor, w: Tensor, first: int, end: int) -> Tensor:
+    """Columns sqrt(w_t p_t) (e_t - p), t = first .. end - 1, `[K, B, P, C]` of logits `[B, P, C]`."""
+    z = z.clamp_min(torch.finfo(z.dtype).min / 8)
+    hot = torch.eye(z.shape[-1], dtype=torch.bool, device=z.device)[first:end, None, None]
+    size = torch.exp(0.5 * torch.log_softmax(z, -1)[..., first:end]) * w[first:end].sqrt()
+    return size.movedim(-1, 0)[..., None] * _score(z.expand(end - first, *z.shape), hot)
 
 
 def _score(z: Tensor, hot: Tensor) -> Tensor:

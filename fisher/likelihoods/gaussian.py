@@ -23,19 +23,22 @@ from fisher.likelihoods.arrays import (
     place,
     unit_columns,
 )
+from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
+from linmaps.checks import values
 
 LOG_2PI = math.log(2 * math.pi)
 
 
 @trees.static
-@dataclasses.dataclass(frozen=True)
-class Gaussian(Independent):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Gaussian(Held, Independent):
     """Regression with noise of a fixed covariance S over the coordinates: H = S^-1, the same for each position.
 
     variance: a number (H = I / variance; the output may have any shape), one per coordinate of the class axis `[C]`, or
     one per entry of the output (like `y[0]`).  covariance: in its place the whole S `[C, C]` over the class axis; with
-    S = L L' the root of H has the rows of L^-1.  Tensors are kept as nested tuples.  Targets like y; noise: normal.
+    S = L L' the root of H has the rows of L^-1.  Tensors are kept: all is differentiable in them, and vmap over them has a
+    likelihood for each member.  Targets like y; noise: normal.
 
     >>> import torch
     >>> Gaussian(variance=4.0).root(torch.zeros(1, 2))[:, 0]
@@ -54,16 +57,15 @@ class Gaussian(Independent):
     def __post_init__(self) -> None:
         check_axis(self.class_axis, "gaussian")
         if self.covariance is not None:
-            object.__setattr__(self, "covariance", _covariance(self.covariance, self.variance))
-        object.__setattr__(self, "variance", _nested(self.variance))
-        variance = _tensor(self.variance, "variance")
-        if not bool(((variance > 0) & variance.isfinite()).all()) or variance.numel() == 0:
-            raise ValueError(f"gaussian: variance is {self.variance}, expected positive numbers")
+            covariance = numbers(self.covariance, "gaussian: covariance")
+            _check_covariance(array(covariance), self.variance)
+            object.__setattr__(self, "covariance", covariance)
+        object.__setattr__(self, "variance", numbers(self.variance, "gaussian: variance"))
+        check_values(array(self.variance), "gaussian: variance", low=0.0, above=True)
 
     def deviation(self, y: Tensor) -> Tensor:
         """variance^-1/2."""
-        variance = _tensor(self.variance, "variance")
-        size = variance.rsqrt().to(y.dtype).to(y.device)
+        size = array(self.variance).rsqrt().to(device=y.device, dtype=y.dtype)
         if size.ndim == 1:
             axis = class_axis_of(y, self.class_axis, "gaussian")
             self._check_coordinates(len(size), y, axis)
@@ -74,6 +76,10 @@ class Gaussian(Independent):
                 "one number per coordinate of the class axis, or a number"
             )
         return size
+
+    def product(self, y: Tensor, u: Tensor) -> Tensor:
+        """H u `[B, *out]`: S^-1 u at each position."""
+        return self._unwhiten(y, self._whiten(y, u))
 
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
@@ -128,10 +134,11 @@ class Gaussian(Independent):
 
     def _whitening(self, y: Tensor, axis: int) -> Tensor:
         """L^-1 `[C, C]`, lower triangular with positive diagonal."""
-        factor = torch.linalg.cholesky(_tensor(self.covariance, "covariance"))
-        self._check_coordinates(len(factor), y, axis)
-        eye = torch.eye(len(factor), dtype=factor.dtype)
-        return torch.linalg.solve_triangular(factor, eye, upper=False).to(y.dtype).to(y.device)
+        S = array(self.covariance)
+        self._check_coordinates(len(S), y, axis)
+        factor = torch.linalg.cholesky_ex(((S + S.mT) / 2).double())[0]
+        eye = torch.eye(len(S), dtype=factor.dtype, device=factor.device)
+        return torch.linalg.solve_triangular(factor, eye, upper=False).to(device=y.device, dtype=y.dtype)
 
     def _check_coordinates(self, given: int, y: Tensor, axis: int) -> None:
         if given != y.shape[axis]:
@@ -204,35 +211,19 @@ class HeteroscedasticGaussian(Independent):
         return check_target("heteroscedastic_gaussian", target, tuple(mean.shape), hint=hint)
 
 
-def _nested(value: Any) -> Any:
-    """Tensors, lists and tuples as nested tuples of floats, so that the likelihood is hashable."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return tuple(_nested(v) for v in value) if isinstance(value, (list, tuple)) else float(value)
-
-
-def _tensor(value: Any, name: str) -> Tensor:
-    """Nested tuples as a float64 tensor; what is computed of them is cast afterwards."""
-    try:
-        return torch.tensor(value, dtype=torch.float64)
-    except ValueError as error:
-        raise ValueError(f"gaussian: {name} has rows of unequal length, expected a full array; {error}") from None
-
-
-def _covariance(value: Any, variance: Any) -> Any:
-    """The checked covariance as nested tuples."""
-    nested = _nested(value)
-    matrix = _tensor(nested, "covariance")
+def _check_covariance(matrix: Tensor, variance: Any) -> None:
+    """Raise unless the matrix is a covariance, and the only one given."""
     if not (isinstance(variance, (int, float)) and variance == 1.0):
         raise ValueError(
             "gaussian: got variance and covariance, expected one; the covariance's diagonal is the variance"
         )
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.numel():
         raise ValueError(f"gaussian: covariance has shape {tuple(matrix.shape)}, expected [C, C] over the class axis")
-    uneven = (matrix - matrix.mT).abs().amax() > 1e-6 * matrix.abs().amax()
-    if bool(uneven) or int(torch.linalg.cholesky_ex(matrix).info):
+    S = matrix.detach().double()
+    uneven = (S - S.mT).abs().amax() > 1e-6 * S.abs().amax()
+    wrong = values(uneven | (torch.linalg.cholesky_ex(S).info != 0))
+    if wrong is not None and bool(wrong.any()):
         raise ValueError(
             "gaussian: covariance is not symmetric positive definite, expected a covariance; symmetrise it by "
             "(S + S') / 2, and add a small multiple of the identity if it is singular"
         )
-    return nested

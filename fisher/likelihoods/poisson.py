@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fisher.likelihoods.arrays import Independent, check_target, per_example, uniform
+from fisher.likelihoods.arrays import Independent, check_range, check_target, per_example, uniform
 from linmaps import trees
 
 
@@ -39,12 +40,18 @@ class Poisson(Independent):
 
     def score(self, y: Tensor, target: Any) -> Tensor:
         """t - exp(y)."""
-        return check_target("poisson", target, tuple(y.shape)).to(y.dtype) - torch.exp(y)
+        return self._target(y, target) - torch.exp(y)
 
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` of t y - exp(y) - log t!."""
-        t = check_target("poisson", target, tuple(y.shape)).to(y.dtype)
+        t = self._target(y, target)
         return per_example(t * y - torch.exp(y) - torch.lgamma(t + 1))
+
+    @staticmethod
+    def _target(y: Tensor, target: Any) -> Tensor:
+        t = check_target("poisson", target, tuple(y.shape))
+        check_range("poisson", t, 0, math.inf, "counts >= 0")
+        return t.to(y.dtype)
 
 
 BISECTIONS = 24  # exact up to rates of 1e11, above to 1e-6 standard deviations
