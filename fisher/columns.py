@@ -23,9 +23,15 @@ ESTIMATORS = ("exact", "mc", "empirical", "gradient_covariance")
 class Columns:
     """What `estimator` returns: `columns(y, target)` is `[K, B, *out]`; `columns.parts(y, target, size)` yields it in parts."""
 
+    likelihood: Likelihood
+
     def __call__(self, y: Tensor, target: Any = None) -> Tensor:
         """All columns `[K, B, *out]` at f's output y `[B, *out]`."""
         raise AttributeError("an estimator defines __call__")
+
+    def counts(self, y: Tensor, target: Any = None) -> Tensor | None:
+        """Which entries of y count by the target, bool, in a shape that expands to y's; None where all do."""
+        return counts(self.likelihood, y, target)
 
     def parts(self, y: Tensor, target: Any = None, size: int | None = None) -> Iterator[Tensor]:
         """The same columns in the same order, at most `size` at a time (None: all at once), each made when asked for.

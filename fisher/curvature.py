@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from fisher.axes import batch_size
+from fisher.columns import Exact, counted
 from fisher.forward import jvp
-from fisher.likelihoods import Categorical, Gaussian, Likelihood
-from fisher.likelihoods.arrays import Independent
+from fisher.likelihoods import Likelihood, counts
+from fisher.likelihoods.held import Emptied
 from linmaps import trees
 
 Batch = tuple[Any, ...]
@@ -26,20 +27,15 @@ Batch = tuple[Any, ...]
 def fisher_vector(likelihood: Likelihood, y: Tensor, u: Tensor) -> Tensor:
     """H u `[B, *out]`, with H_b the Fisher matrix of the output distribution at y_b.
 
-    Categorical: p * (u - <p, u>) along the class axis; independent coordinates: deviation^2 * u; any other likelihood: by
-    the columns of its root, sum over K of r (r'u).
+    By the `product` of the likelihood; of one without, by the columns of its root, sum over K of r (r'u).
 
     >>> import torch
+    >>> from fisher.likelihoods import Categorical
     >>> fisher_vector(Categorical(), torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
     tensor([[ 0.2500, -0.2500]])
     """
-    if isinstance(likelihood, Categorical):
-        axis = likelihood.class_axis
-        p = torch.softmax(y, axis)
-        return p * (u - (p * u).sum(axis, keepdim=True))
-    plain = not isinstance(likelihood, Gaussian) or likelihood.covariance is None
-    if isinstance(likelihood, Independent) and plain:
-        return likelihood.deviation(y) ** 2 * u
+    if hasattr(likelihood, "product"):
+        return likelihood.product(y, u)
     return columns_vector(likelihood.root(y), u)
 
 
@@ -97,15 +93,24 @@ class OutputCurvature(Curvature):
 
 @dataclasses.dataclass(frozen=True)
 class FisherCurvature(OutputCurvature):
-    """H from a likelihood; batch (x,)."""
+    """H from a likelihood; batch (x, target or (), the likelihood's tensors): `likelihood` is what of it is static."""
 
-    likelihood: Likelihood
+    likelihood: Likelihood | Emptied
+
+    def _of(self, batch: Batch) -> Likelihood:
+        return self.likelihood.filled(batch[2]) if isinstance(self.likelihood, Emptied) else self.likelihood
 
     def at_output(self, y: Tensor, u: Tensor, batch: Batch) -> Tensor:
-        return fisher_vector(self.likelihood, y, u)
+        which = self._of(batch)
+        return counted(fisher_vector(which, y, u), counts(which, y, _target(batch)))
 
     def columns(self, params: Any, batch: Batch) -> Tensor | None:
-        return self.likelihood.root(self.f(params, batch[0]))
+        return Exact(self._of(batch))(self.f(params, batch[0]), _target(batch))
+
+
+def _target(batch: Batch) -> Any:
+    """None where there is none: in a tuple torch's pytrees would take None for a leaf."""
+    return None if isinstance(batch[1], tuple) else batch[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,7 @@ def checked_batches(run: Pass, data: Any) -> Any:
             raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
         if run.check_finite:
             data_finite(x, f"data: batch {number}")
+            data_finite(() if target is None else target, f"data: batch {number}: target")
         if batch_size(x):
             yield x, target
 
@@ -70,8 +71,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     for x, target in checked_batches(run, data):
         run = run.on(run.found(x))
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
-        reducer = make(run.layers, options)  # type: ignore[arg-type]
-        part_in, part = _one(run, x, target, reducer)
+        reducer, part_in, part = _one(run, x, target, make, options)
         if run.dtype is not None:
             part_in, part = _cast((part_in, part), run.dtype)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
@@ -88,20 +88,38 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     return made
 
 
-def _one(run: Pass, x: Any, target: Any, reducer: Reducer) -> tuple[Any, Any]:
-    """Sums over one batch: (those of the inputs, those of the columns)."""
+def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[Reducer, Any, Any]:
+    """Sums over one batch: (what made them, those of the inputs, those of the columns)."""
     layers: LayerCollection = run.layers  # type: ignore[assignment]
     layers.layout.check(run.params, "params (of the LayerCollection)")
+    reducer, batch = make(layers, options), batch_size(x)
     y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
+    counts = run.columns.counts(y, target)
+    if counts is not None and reducer.by_position:
+        reached = _reached(layers, y, counts, back, batch)
+        reducer = make(layers, dataclasses.replace(options, counted=reached))
+        y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
     total = None
     free = tuple(layer.leaves[0] for layer in layers.exact)
-    over = reducer.options.examples**0.5
+    over = options.examples**0.5
     for chunk in run.columns.parts(y, target, run.chunk_size):
         chunk = chunk / over
-        g = column_rows(layers, back(chunk), batch_size(x))
+        g = column_rows(layers, back(chunk), batch)
         part = reducer.columns(kept, g, leaf_rows(run.f, run.params, x, free, chunk))
         total = part if total is None else reducer.add(total, part)
-    return reducer.inputs(kept), total
+    return reducer, reducer.inputs(kept), total
+
+
+def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batch: int) -> dict[int, Tensor]:
+    """Which positions of each use count, `[B, S]`: all but those that nothing reads but outputs that do not count.
+
+    Seen by the gradients of a generic cotangent on all outputs, and on those that count: a position that has none of
+    either (a unit that is off) counts as ever.
+    """
+    ramp = torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+    g = column_rows(layers, back(torch.stack([ramp, torch.where(counts, ramp, 0.0)])), batch)
+    moved = {k: (t != 0).flatten(3).any(-1) for k, t in g.items()}
+    return {k: some | ~every for k, (every, some) in moved.items()}
 
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:

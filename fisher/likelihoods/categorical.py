@@ -140,14 +140,16 @@ class Categorical(Held, Rooted):
     def counts(self, y: Tensor, target: Any) -> Tensor | None:
         """Which positions count, bool, with one entry along the class axis; None where all do.
 
-        Raises as `score` does.
+        Targets that are no whole numbers mark nothing.  ValueError for classes out of range, and for marks of another shape.
         """
-        axis = self._axis(y)
-        if self._probabilities(y, target) is not None:
+        if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
             return None
-        _, counts = self._classes(y.movedim(axis, -1), target)
-        seen = values(counts)
-        return None if seen is not None and bool(seen.all()) else counts.unsqueeze(axis)
+        axis = self._axis(y)
+        z, seen = y.movedim(axis, -1), values(target == self.ignore_index)
+        if target.shape != z.shape[:-1] and seen is not None and not bool(seen.any()):
+            return None
+        _, kept = self._classes(z, target)
+        return None if seen is not None and not bool(seen.any()) else kept.unsqueeze(axis)
 
     def probabilities(self, mean: Tensor, variance: Tensor) -> Tensor:
         """softmax(m / sqrt(1 + pi/8 v)) over the class axis, for logits of mean m and variance v (MacKay, 1992)."""

@@ -13,6 +13,7 @@ from fisher.batches import batches
 from fisher.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.held import emptied
 from fisher.pmat.base import PMat, Regul
 from fisher.pmat.matrixfree import LARGEST_CHUNK, MatrixFree
 from linmaps import trees
@@ -59,8 +60,10 @@ class PMatImplicit(MatrixFree):
         """
         seen = list(batches(data))
         if columns is None:
-            curvature: Curvature = FisherCurvature(f, find_likelihood(likelihood))
-            return cls.sum_of(curvature, params, [(x,) for x, _ in seen])
+            rest, tensors = emptied(find_likelihood(likelihood))
+            curvature: Curvature = FisherCurvature(f, rest)
+            masked = hasattr(rest if not tensors else rest.cls, "counts")
+            return cls.sum_of(curvature, params, [(x, t if masked and t is not None else (), tensors) for x, t in seen])
         if callable(columns):
             columns = [columns(f(params, x), target) for x, target in seen]
         if len(columns) != len(seen):

@@ -6,7 +6,7 @@ B batch, S shared, I inputs, O outputs, C columns.  From one pass come, per use,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,15 +29,19 @@ class Options:
 
     examples: how many there are where that is known beforehand (a single batch).  The columns then come over its root and
     the inputs' moments over it, so that sums are means, and no large matrix is divided.
+    counted: of each use with positions that do not count (padding) which do, `[B, S]`.
     """
 
     sharing: str = "expand"
     centered: bool = False
     examples: int = 1
+    counted: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Reducer:
     """One representation: `keep` at the call, `inputs` once per batch, `columns` per chunk of columns, `finish` at the end."""
+
+    by_position = False  # whether the inputs of a position matter where it has no gradient
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         self.layers, self.options = layers, options

@@ -36,7 +36,7 @@ class EKFAC(KFAC):
         moments, whole = {k: m for k, (m, _) in kept.items()}, {k: a for k, (_, a) in kept.items()}
         inner = super().inputs(moments)
         outer = super().columns(whole, g, rows)
-        bases = {n: basis(self.layers[n], A, outer[0][n]) for n, A in inner.items()}
+        bases = {n: basis(self.layers[n], A, outer[0][n]) for n, A in inner[0].items()}
         moved = {n: _moments(self, self.layers[n], U, whole, g) for n, U in bases.items()}
         return inner, outer, bases, moved
 

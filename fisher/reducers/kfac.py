@@ -19,7 +19,12 @@ LARGEST_EXACT = 2**15  # 4 GiB in float32
 
 
 class KFAC(Reducer):
-    """A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'; exact blocks where there are no factors."""
+    """A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'; exact blocks where there are no factors.
+
+    Positions that do not count are in neither sum, and B S is the number of those that do.
+    """
+
+    by_position = True
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         super().__init__(layers, options)
@@ -35,24 +40,32 @@ class KFAC(Reducer):
                 )
 
     def keep(self, use: int, a: Tensor) -> Any:
-        """Sum of (a, 1)(a, 1)' (of a a' without a bias) over options.examples; with sharing="reduce" (sum over s of (a, 1), S).
+        """(sum of (a, 1)(a, 1)', of a a' without a bias, number of positions), both over options.examples.
 
-        Of a lookup the counts; an elementwise layer keeps a itself.
+        With sharing="reduce" (sum over s of (a, 1), number of positions of each example); of a lookup counts in place of the
+        sum; an elementwise layer keeps a itself.
         """
-        u = self.layers.uses[use]
+        u, counted = self.layers.uses[use], self.options.counted.get(use)
         if use in self.whole:
             return a
+        ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a)) if counted is None else counted
+        positions = ones.to(exact_counts(a)).sum(1)
         if isinstance(u.form, Lookup):
-            counts = torch.zeros(u.form.vocabulary + 1, device=a.device)
-            return counts.index_add(0, a.flatten(), torch.ones(a.numel(), device=a.device))[:-1]
+            counts = torch.zeros(u.form.vocabulary + 1, device=a.device, dtype=positions.dtype)
+            counts = counts.index_add(0, a.flatten(), ones.to(positions.dtype).flatten())[:-1]
+            return counts, positions.sum() / self.options.examples
         if u.bias is not None:
             a = torch.nn.functional.pad(a, (0, 1), value=1.0)
+        if counted is not None:
+            a = torch.where(counted.reshape(*counted.shape, *(1,) * (a.ndim - 2)), a, 0.0)
         if self.reduce:
-            return a.sum(1), a.new_full((), a.shape[1])
-        return moment(a, u.form.groups > 1, self.options.examples)
+            return a.sum(1), positions
+        return moment(a, u.form.groups > 1, self.options.examples), positions.sum() / self.options.examples
 
     def inputs(self, kept: dict[int, Any]) -> Any:
-        return {l.name: self._input_factor(l, [kept[k] for k in l.uses]) for l in self.layers if l.kronecker}
+        """({layer: sum for A}, {layer: by what the sum for G is divided})."""
+        found = {l.name: self._input_factor(l, [kept[k] for k in l.uses]) for l in self.layers if l.kronecker}
+        return {n: A for n, (A, _) in found.items()}, {n: over for n, (_, over) in found.items()}
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         factors, exact, means = {}, {}, {}
@@ -70,45 +83,51 @@ class KFAC(Reducer):
         return factors, exact, means
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
-        factors, exact, means = columns
+        (moments, over), (factors, exact, means) = inputs, columns
         like = next(iter({**factors, **exact}.values()))
-        for names in (factors, exact):
-            for n in names:
-                names[n] = mean(names[n], seen)
-                if n in means:
-                    m = mean(means[n], seen)
-                    names[n] = names[n] - m[..., :, None] * m[..., None, :]
         unused = {l.name: like.new_zeros(()) for l in self.layers if l.family == UNUSED}
-        made = {n: (self._mean(n, A.to(factors[n].dtype), seen), factors[n]) for n, A in inputs.items()}
-        return PMatKFAC(made, exact | unused, self.layers)
+
+        def centered(n: str, total: Tensor, by: Any) -> Tensor:
+            if n not in means:
+                return total / by
+            m = means[n] / by
+            return total / by - m[..., :, None] * m[..., None, :]
+
+        # where nothing counts the sum is zero, whatever it is divided by
+        by = {n: torch.where(t > 0, t, 1.0).to(factors[n].dtype) for n, t in over.items()}
+        made = {n: (self._mean(n, A.to(factors[n].dtype), seen), centered(n, factors[n], by[n])) for n, A in moments.items()}
+        return PMatKFAC(made, {n: centered(n, t, seen) for n, t in exact.items()} | unused, self.layers)
 
     def _mean(self, name: str, A: Tensor, seen: int) -> Tensor:
         return mean(A, seen * self.options.examples if self.layers[name].diagonal else seen)
 
-    def _input_factor(self, layer: Layer, kept: list[Any]) -> Tensor:
-        """Sum over b, s of (a, 1)(a, 1)'; with sharing="reduce" of the means over s."""
+    def _input_factor(self, layer: Layer, kept: list[Any]) -> tuple[Tensor, Tensor]:
+        """Sum over b, s of (a, 1)(a, 1)', with sharing="reduce" of the means over s; over how many terms G is a mean."""
+        sums, positions = _total([a for a, _ in kept]), _total([n for _, n in kept])
         if layer.diagonal:
-            return _total(kept)
+            return sums, positions
         if self.reduce:
-            shared = _total([a for a, _ in kept]) / _total([s for _, s in kept])
-            found = moment(shared[:, None], layer.grouped, self.options.examples)
-        else:
-            found = _total(kept)
+            each = positions.reshape(-1, *(1,) * (sums.ndim - 1)).to(sums.dtype)
+            sums = moment((sums / torch.where(each > 0, each, 1.0))[:, None], layer.grouped, self.options.examples)
+            positions = (positions > 0).to(positions.dtype).sum() / self.options.examples
         if layer.weight is None:  # a bias that is no column of its use's weight
-            return found[..., -1:, -1:]
+            return sums[..., -1:, -1:], positions
         width = layer.shape[1] + (layer.bias is not None)
-        return found[..., :width, :width]
+        return sums[..., :width, :width], positions
 
     def _output_factor(self, layer: Layer, g: list[Tensor]) -> Tensor:
-        """1/S times the sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""
+        """Sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""
         if self.reduce and not layer.diagonal:
             return moment(_total([t.sum(2) for t in g]), layer.grouped)
-        return _total([moment(t, layer.grouped) for t in g]) / sum(t.shape[2] for t in g)
+        return _total([moment(t, layer.grouped) for t in g])
 
     def _output_mean(self, g: list[Tensor]) -> Tensor:
-        if self.reduce:
-            return _total([t.sum((0, 1, 2)) for t in g])
-        return _total([t.sum((0, 1, 2)) for t in g]) / sum(t.shape[2] for t in g)
+        return _total([t.sum((0, 1, 2)) for t in g])
+
+
+def exact_counts(t: Tensor) -> torch.dtype:
+    """A dtype that holds numbers of positions exactly."""
+    return torch.float32 if t.device.type == "mps" else torch.float64
 
 
 def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:

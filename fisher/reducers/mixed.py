@@ -24,6 +24,7 @@ class Mixed(Reducer):
         super().__init__(layers, options)
         self.split = split(layers, layers_to)
         self.parts = [PARTS[kind](own, options) for kind, own in self.split]
+        self.by_position = any(part.by_position for part in self.parts)
 
     @classmethod
     def of(cls, layers_to: Mapping[str, type[PMat]]) -> Callable[[LayerCollection, Options], Reducer]:
