@@ -91,11 +91,17 @@ def fim(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
     run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=noise is not None)
-    options = Options(sharing, centered)
+    made = _made(run, data, representation, columns if estimator != "exact" else None, Options(sharing, centered), layers_to)
+    return made.made_of(columns.likelihood)
+
+
+def _made(
+    run: Pass, data: Any, representation: type[PMat], columns: Any, options: Options, layers_to: Mapping[str, Any] | None
+) -> Any:
     if representation is PMatImplicit:
-        return _implicit(run, data, find_likelihood(likelihood), None if estimator == "exact" else columns, options)
+        return _implicit(run, data, columns, options)
     if representation is PMatEKFAC:
-        if one_batch(data) and chunk_size is None:
+        if one_batch(data) and run.chunk_size is None:
             return reduce(run, data, EKFAC, options)
         return correct(reduce(run, data, REDUCERS[PMatKFAC], options).eigendecomposition(), run, data, options)
     if representation is PMatMixed:
@@ -104,14 +110,14 @@ def fim(
     return reduce(run, data, REDUCERS[representation], options)
 
 
-def _implicit(run: Pass, data: Any, likelihood: Likelihood, columns: Any, options: Options) -> PMat:
+def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     seen = list(checked_batches(run, data))
     f, params = run.f, run.params
     if run.layers is None and seen:
         run.found(seen[0][0])  # refuses examples that are not apart
     elif run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
-    F = PMatImplicit.of(f, params, seen, likelihood, columns=columns)
+    F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns)
     if not options.centered:
         return F
     total = sum(batch_size(x) for x, _ in seen)

@@ -7,6 +7,7 @@ it as its field `jacobian`.  A PMat is a pytree: it passes through vmap, grad, t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from numbers import Number
 from typing import Any, ClassVar
@@ -32,6 +33,8 @@ class PMat:
     _solve: Callable[..., Any]  # (v, regul, kind, **options): what `solve` does to one vector; v and regul are checked
     # kind of solve -> names of its options; None: `_solve` checks both itself
     kinds: ClassVar[dict[str, tuple[str, ...]] | None] = None
+    # of a matrix as `fim` made it, for those who predict with it; no part of the tree: what is made of the matrix has None
+    likelihood: ClassVar[Any] = None
 
     @property
     def linear(self) -> bool:
@@ -160,6 +163,15 @@ class PMat:
         if isinstance(v, PMat):
             return self.mm(v)
         return self.mmap(v)
+
+    def made_of(self, likelihood: Any) -> Any:
+        """The same matrix, that knows its likelihood."""
+        made = copy.copy(self)
+        object.__setattr__(made, "likelihood", likelihood)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "likelihood"}
 
     def sample(self, generator: torch.Generator | None = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
         """A vector from N(0, (F + regul I)^-1), drawn by the generator or made of standard normal `noise`.

@@ -11,7 +11,7 @@ from torch.func import vmap
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.matrixfree import MatrixFree
 from fisher.pmat.mixed import PMatMixed
-from linmaps import trees
+from linmaps import checks, trees
 
 
 def effective_dimension(
@@ -42,8 +42,7 @@ def effective_dimension(
     if generator is not None and noise is not None:
         raise ValueError("effective_dimension: got both a generator and noise, expected one of them")
     if generator is not None:
-        if n_samples < 1:
-            raise ValueError(f"n_samples: got {n_samples}, expected at least 1")
+        checks.size(n_samples, "n_samples", 1)
         noise = _signs(F, generator, n_samples)
     return vmap(lambda z: trees.dot(F.mv(z), F.solve(z, regul)))(noise).mean()
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fisher.pmat.base import PMat
-from linmaps import trees
+from linmaps import checks, trees
 
 
 def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.0) -> Tensor:
@@ -26,6 +26,7 @@ def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.
     >>> ewc_penalty(F, anchor, {"w": torch.ones(2, 1)}, strength=3.0)
     tensor(1.5000)
     """
+    checks.number(strength, "strength", low=0)
     return strength * F.vTMv(trees.sub(params, anchor)) / 2
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul
-from linmaps import trees
+from linmaps import checks, trees
 
 METHODS = ("obd", "obs")
 
@@ -61,8 +61,7 @@ def prune_mask(scores: Any, fraction: float) -> Any:
     >>> prune_mask({"v": torch.tensor([0.5, 2.0]), "w": torch.tensor([3.0, 1.0])}, 0.5)
     {'v': tensor([0., 1.]), 'w': tensor([1., 0.])}
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction: got {fraction}, expected a number from 0 to 1")
+    checks.number(fraction, "fraction", low=0, high=1, tensor=False)
     flat, unravel = trees.ravel(scores)
     rank = flat.argsort(stable=True).argsort(stable=True)
     return unravel((rank >= int(fraction * len(flat))).to(flat.dtype))
