@@ -91,12 +91,19 @@ def fim(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
     run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=noise is not None)
-    made = _made(run, data, representation, columns if estimator != "exact" else None, Options(sharing, centered), layers_to)
+    made = _made(
+        run, data, representation, columns if estimator != "exact" else None, Options(sharing, centered), layers_to
+    )
     return made.made_of(columns.likelihood)
 
 
 def _made(
-    run: Pass, data: Any, representation: type[PMat], columns: Any, options: Options, layers_to: Mapping[str, Any] | None
+    run: Pass,
+    data: Any,
+    representation: type[PMat],
+    columns: Any,
+    options: Options,
+    layers_to: Mapping[str, Any] | None,
 ) -> Any:
     if representation is PMatImplicit:
         return _implicit(run, data, columns, options)

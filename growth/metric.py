@@ -90,7 +90,8 @@ def output_fisher(
     (mean over samples, summed over the positions of a), the expectation of E over targets drawn by the model: it needs no
     targets, and no sampling.  For the softmax of C classes H = diag(π) - π π'.
     likelihood: a name of `fisher.likelihoods` ("categorical": logits `[B, ..., C]`, classes last, as in `statistics`) or
-    an object.  data: x, `(x, target)`, or an iterable of those.  layers, progress, check_finite: as in `statistics`.
+    an object.  data: x, `(x, target)`, or an iterable of those; positions whose target is the likelihood's ignore_index count
+    nowhere.  layers, progress, check_finite: as in `statistics`.
     chunk_size: columns of the root of H differentiated at once; None: all.
     Cost: one forward and one backward over the C - 1 columns per batch.
 
@@ -109,7 +110,7 @@ def output_fisher(
     columns = estimator("exact", rule)
     sums: list[Tensor] = []
     samples = 0
-    for index, (x, _) in enumerate(batches(data, progress=progress, what="output Fisher")):
+    for index, (x, target) in enumerate(batches(data, progress=progress, what="output Fisher")):
         n = batch_size(x)
         if n == 0:
             continue
@@ -120,7 +121,7 @@ def output_fisher(
         known: LayerCollection = layers
         uses = [locate(known, params, p).after[0] for p in pairs]  # into a sum the gradient is the same
         y, _, back = pull(f, params, x, known, tuple(sorted(set(uses))), lambda *_: ())
-        for part in columns.parts(y, None, chunk_size):
+        for part in columns.parts(y, target, chunk_size):
             g = column_rows(known, back(part), n)
             rows = [working(g[k]).flatten(0, 2) for k in uses]
             new = [r.mT @ r for r in rows]

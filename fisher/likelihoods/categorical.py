@@ -100,12 +100,22 @@ class Categorical(Held, Rooted):
         return uniform(shape, generator, like)
 
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
-        """Scores `[n, *y.shape]` at classes drawn by Gumbel's argmax, apart for each position."""
+        """Scores `[n, *y.shape]` at classes drawn by Gumbel's argmax, apart for each position.
+
+        With weights, whose roots give scores a mean: at quantiles of the first noise, and of a sign that the last one draws,
+        so that between positions the mean product stays zero.
+        """
         axis = self._axis(y)
         z, u = y.movedim(axis, -1), noise.movedim(axis + 1, -1)
-        drawn = (z - torch.log(-torch.log(u))).argmax(-1, keepdim=True)
+        if self.weight is None:
+            drawn = (z - torch.log(-torch.log(u))).argmax(-1, keepdim=True)
+        else:
+            drawn = (torch.softmax(z, -1).cumsum(-1)[..., :-1] < u[..., :1]).sum(-1, keepdim=True)
         hot = drawn == torch.arange(z.shape[-1], device=z.device)
-        return self._scores(z.expand(hot.shape), hot).movedim(-1, axis + 1)
+        found = self._scores(z.expand(hot.shape), hot)
+        if self.weight is not None:
+            found = torch.where(u[..., -1:] < 0.5, -found, found)
+        return found.movedim(-1, axis + 1)
 
     def score(self, y: Tensor, target: Any) -> Tensor:
         """e_t - p for class targets, zero where the target is `ignore_index`; sum over t of q_t (e_t - p) for probabilities q.

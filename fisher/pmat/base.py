@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fisher.pmat import maps
 from linmaps import trees
+from linmaps.checks import values
 from linmaps.trees import Layout
 
 Regul = float | Tensor
@@ -176,7 +177,7 @@ class PMat:
     def sample(self, generator: torch.Generator | None = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
         """A vector from N(0, (F + regul I)^-1), drawn by the generator or made of standard normal `noise`.
 
-        noise: a tree like params; with leading axes as many vectors.  NaN where F + regul I is not positive definite.
+        noise: a tree like params; with leading axes as many vectors.  ValueError where F + regul I is not positive definite.
         """
         check_regul(regul)
         if (generator is None) == (noise is None):
@@ -185,7 +186,7 @@ class PMat:
             )
         if noise is None:
             noise = self._draw(generator)
-        return maps.each(self.layout, noise, "noise", lambda z, n: self._sample_map(z, n, regul))
+        return check_sample(maps.each(self.layout, noise, "noise", lambda z, n: self._sample_map(z, n, regul)))
 
     # a representation may do these at once for all vectors of a map; n leading axes
 
@@ -319,3 +320,15 @@ def check_regul(regul: Regul) -> None:
     """A number must not be negative (a tensor is not looked at)."""
     if isinstance(regul, Number) and not regul >= 0:  # type: ignore[operator]
         raise ValueError(f"regul: got {regul}, expected a number >= 0")
+
+
+def check_sample(drawn: Any) -> Any:
+    """The tree, if all of it is finite: a root of a negative number is NaN.  Values are looked at only to raise."""
+    for t in trees.leaves(drawn):
+        fine = values(t.isfinite())
+        if fine is not None and not bool(fine.all()):
+            raise ValueError(
+                "sample: the result is not finite, expected finite noise and F + regul I positive definite: there is no "
+                "distribution N(0, (F + regul I)^-1) of another; use a larger regul"
+            )
+    return drawn

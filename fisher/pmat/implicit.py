@@ -14,7 +14,7 @@ from fisher.curvature import ColumnCurvature, Curvature, FisherCurvature, exampl
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.held import emptied
-from fisher.pmat.base import PMat, Regul
+from fisher.pmat.base import PMat, Regul, check_sample
 from fisher.pmat.matrixfree import LARGEST_CHUNK, MatrixFree
 from linmaps import trees
 from linmaps.trees import Layout
@@ -155,7 +155,7 @@ class PMatImplicit(MatrixFree):
         z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         colored = self._colored(generator, None if noise is None else noise[1])
         root = torch.as_tensor(regul, dtype=self.scale.dtype, device=self.scale.device).sqrt()
-        return self.solve(trees.axpy(root, z, colored), regul)
+        return self.solve(check_sample(trees.axpy(root, z, colored)), regul)
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """R'e with R'R = F: a vector from N(0, F)."""

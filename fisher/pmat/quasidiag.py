@@ -26,7 +26,7 @@ class PMatQuasiDiag(Layerwise):
     """An arrowhead matrix per output unit: memory 2 d; mv, solve, logdet, sample O(d) by the Schur complement.
 
     `diag` a tree like params, `cross[name]` `[O, I]` the covariance of each weight with its unit's bias, for the layers that
-    have both.  It need not be positive semi-definite: det is in absolute value, and sample is NaN where F + regul I is not
+    have both.  It need not be positive semi-definite: det is in absolute value, and sample raises where F + regul I is not
     positive definite.  inverse, pinv, pow are matrices of another form: a PMatBlockDiag, for layers up to 32,768
     parameters; norm(2), norm(-2) and kind="lstsq" make the matrix of each unit, O I^2 numbers.
 

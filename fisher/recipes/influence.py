@@ -113,7 +113,9 @@ def leave_one_out(
     >>> without["w"].flatten()
     tensor([4.0000, 3.5000, 1.5000])
     """
-    checks.number(n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over")
+    checks.number(
+        n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over"
+    )
     F.check_vector(params, "params")
     which = find_likelihood(likelihood)
     parts = [_shares(f, params, x, target, Exact(which)) for x, target in batches(data, what="leave_one_out")]

@@ -65,6 +65,7 @@ class Laplace:
         prior = like if prior_precision is None else prior_precision
         checks.number(prior, "prior_precision", low=0, above=True, cure="without a prior there is no evidence")
         prior = torch.as_tensor(prior, dtype=like.dtype, device=like.device)
+        _check_definite(self.F, prior / self.n_examples, "log_marginal_likelihood")
         d = self.F.layout.numel
         logdet = d * math.log(self.n_examples) + self.F.logdet(prior / self.n_examples)
         _definite(logdet.isfinite(), "log_marginal_likelihood")
@@ -97,11 +98,10 @@ class Laplace:
     def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Any:
         """Params drawn from the posterior, by the generator or by standard normal `noise`, a tree like params."""
         drawn = self.F.sample(generator, self.regul, noise=noise)
-        for t in trees.leaves(drawn):
-            _definite(t.isfinite(), "sample")
         return trees.axpy(self.n_examples**-0.5, drawn, self.params)
 
     def _moments(self, x: Any, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
+        _check_definite(self.F, self.regul, "predict")
         J = jacobian(self.f, self.params, x, layers=layers)
         rows, solved = J.to_torch(), self.F.solve(J, self.regul).to_torch()
         covariance = torch.einsum("bcn,bkn->bck", rows, solved) / self.n_examples
@@ -134,12 +134,14 @@ def laplace(
     >>> posterior.sample(torch.Generator().manual_seed(0))["w"].shape
     torch.Size([2, 3])
     """
-    checks.number(n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over")
+    checks.number(
+        n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over"
+    )
     checks.number(prior_precision, "prior_precision", low=0)
     F.layout.check(params, "params (of the Fisher matrix)")
     like = trees.leaves(params)[0]
     prior = torch.as_tensor(prior_precision, dtype=like.dtype, device=like.device)
-    _check_definite(F, prior / n_examples)
+    _check_definite(F, prior / n_examples, "laplace")
     known = F.likelihood if likelihood is None else find_likelihood(likelihood)
     return Laplace(f, n_examples, params, F, prior, known)
 
@@ -174,23 +176,26 @@ def tune_prior_precision(posterior: Laplace, *, steps: int = 40) -> Laplace:
             "tune_prior_precision: the evidence has no maximum at a positive number, expected params that are not all zero and "
             "a Fisher matrix that is neither zero nor indefinite; give a prior_precision of your own"
         )
+    _check_definite(F, s.exp() / n, "tune_prior_precision")
     return Laplace(posterior.f, n, posterior.params, F, s.exp(), posterior.likelihood)
 
 
-def _check_definite(F: PMat, regul: Tensor) -> None:
+def _check_definite(F: PMat, regul: Tensor, name: str) -> None:
     """Raise if N F + prior I has an eigenvalue that is negative beyond rounding, where that costs less than a solve."""
     if isinstance(F, PMatDiag):
         parts = [t.flatten() for t in trees.leaves(F.diag)]
     else:
-        parts = [F.matrix] if isinstance(F, PMatDense) else list(F.blocks.values()) if isinstance(F, PMatBlockDiag) else []
+        parts = (
+            [F.matrix] if isinstance(F, PMatDense) else list(F.blocks.values()) if isinstance(F, PMatBlockDiag) else []
+        )
     for part in parts:
         m = part.detach()
         slack = 100 * torch.finfo(m.dtype).eps * m.abs().sum(-1).amax() + regul.detach() if m.numel() else regul
         if m.ndim == 2:
             eye = torch.eye(len(m), dtype=m.dtype, device=m.device)
-            _definite(torch.linalg.cholesky_ex(m + slack * eye).info == 0, "laplace")
+            _definite(torch.linalg.cholesky_ex(m + slack * eye).info == 0, name)
         elif m.ndim == 1:
-            _definite(m + slack >= 0, "laplace")
+            _definite(m + slack >= 0, name)
 
 
 def _definite(fine: Tensor, name: str) -> None:

@@ -95,7 +95,9 @@ class KFAC(Reducer):
 
         # where nothing counts the sum is zero, whatever it is divided by
         by = {n: torch.where(t > 0, t, 1.0).to(factors[n].dtype) for n, t in over.items()}
-        made = {n: (self._mean(n, A.to(factors[n].dtype), seen), centered(n, factors[n], by[n])) for n, A in moments.items()}
+        made = {
+            n: (self._mean(n, A.to(factors[n].dtype), seen), centered(n, factors[n], by[n])) for n, A in moments.items()
+        }
         return PMatKFAC(made, {n: centered(n, t, seen) for n, t in exact.items()} | unused, self.layers)
 
     def _mean(self, name: str, A: Tensor, seen: int) -> Tensor:

@@ -214,6 +214,8 @@ def test_samples_have_the_covariance():
     R = vmap(sample)(torch.eye(d + 15, dtype=D))
     close(R.T @ R, torch.linalg.inv(G.to_torch() + 0.3 * EYE), 1e-9, "covariance")
     assert G.sample(torch.Generator().manual_seed(0), 0.3)["w"].shape == (2, 3)
+    with pytest.raises(ValueError, match=r"sample: .*expected finite noise and F \+ regul I positive definite"):
+        (-1.0 * G).sample(torch.Generator().manual_seed(0), 0.3)
 
 
 def test_ensemble_equals_the_loop():

@@ -298,3 +298,9 @@ def test_powers_are_smooth_where_eigenvalues_nearly_meet(p):
     for value in modes:
         close(value, second, 1e-6, "second derivative")
         close(value, modes[0], 1e-9, "mode against mode")
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_sample_of_an_indefinite_matrix_is_refused(kind):
+    with pytest.raises(ValueError, match=r"sample: .*expected finite noise and F \+ regul I positive definite"):
+        (-1.0 * MAKE[kind]()).sample(noise=vector(), regul=0.01)

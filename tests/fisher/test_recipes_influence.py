@@ -100,6 +100,77 @@ def test_ensembles_and_derivatives():
     close(grad(total)(s), (total(s + h) - total(s - h)) / (2 * h), 1e-6, "d / d regul")
 
 
+# --- outputs of any shape ----------------------------------------------------------------------------------------------
+
+_g = torch.Generator().manual_seed(0)
+_X = torch.randn(6, 4, generator=_g, dtype=D)
+SHAPES = {  # loss by name and as a likelihood, shape of one output, target
+    "[B]": ("squared_error", "gaussian", (), torch.randn(6, generator=_g, dtype=D)),
+    "[B, C] regression": ("squared_error", "gaussian", (3,), torch.randn(6, 3, generator=_g, dtype=D)),
+    "[B, T, C] regression": ("squared_error", "gaussian", (2, 3), torch.randn(6, 2, 3, generator=_g, dtype=D)),
+    "[B, C]": ("cross_entropy", fisher.Categorical(), (3,), torch.arange(6) % 3),
+    "[B, T, C]": ("cross_entropy", fisher.Categorical(-1), (2, 3), torch.arange(12).reshape(6, 2) % 3),
+    "[B, C, T]": ("cross_entropy", fisher.Categorical(), (3, 2), torch.arange(12).reshape(6, 2) % 3),
+    "padded": ("cross_entropy", fisher.Categorical(-1), (2, 3), torch.tensor([[0, 1], [2, -100]] * 3)),
+    "pixels": ("cross_entropy", fisher.Segmentation(), (2, 2, 3), torch.arange(36).reshape(6, 2, 3) % 2),
+    "labels": (fisher.Bernoulli(), fisher.Bernoulli(), (3,), torch.randint(2, (6, 3), generator=_g).to(D)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_influence_and_leave_one_out_on_outputs_of_any_shape(name):
+    """Against gradients and solves written out; leave_one_out against the Newton step on the objective without b."""
+    loss, likelihood, shape, target = SHAPES[name]
+    size = torch.Size(shape).numel()
+    p = {"w": torch.randn(4, size, generator=torch.Generator().manual_seed(1), dtype=D)}
+    f = lambda p, x: (x @ p["w"]).reshape(len(x), *shape)
+    which = fisher.likelihoods.likelihood(likelihood)
+    of = lambda p, b: -which.log_prob(f(p, _X[b : b + 1]), target[b : b + 1]).sum()
+    G = torch.stack([grad(of)(p, b)["w"].flatten() for b in range(6)])
+    F = fisher.fim(f, p, (_X, target), fisher.PMatDense, likelihood)
+    P = F.to_torch() + 0.1 * torch.eye(4 * size, dtype=D)
+    want = -G @ torch.linalg.solve(P, G.T)
+    close(influence(f, p, (_X, target), F, (_X, target), loss=loss, regul=0.1), want, 1e-10, "by name")
+    close(influence(f, p, (_X, target), F, (_X, target), loss=which, regul=0.1), want, 1e-10, "by likelihood")
+    close(self_influence(f, p, (_X, target), F, loss=loss, regul=0.1), want.diagonal(), 1e-10, "self")
+    moved = leave_one_out(f, p, (_X, target), F, n_examples=6, loss=loss, likelihood=likelihood, regul=0.1)
+    for b in range(6):
+        own = fisher.fim(f, p, (_X[b : b + 1], target[b : b + 1]), fisher.PMatDense, likelihood).to_torch()
+        step = torch.linalg.solve(6 * P - own, G[b])
+        close(moved["w"][b].flatten(), p["w"].flatten() + step, 1e-10, f"without {b}")
+
+
+def test_what_does_not_fit_is_refused():
+    p = {"w": torch.ones(4, 3, dtype=D)}
+    f = lambda p, x: x @ p["w"]
+    F = fisher.fim(f, p, _X, fisher.PMatDense)
+    y, t = torch.ones(6, 3, dtype=D), torch.arange(6) % 3
+    run = lambda target, loss="cross_entropy", x=_X, p=p, f=f: self_influence(
+        f, p, (x, target), F, loss=loss, regul=0.1
+    )
+    square = lambda p, x: f(p, x)[:, None].expand(-1, 3, -1)
+    nan = torch.where(torch.arange(4) > 2, torch.nan, _X)
+    for call, message in [
+        (lambda: run(t[:, None]), r"target has shape \(1, 1\), expected \(1,\)"),
+        (lambda: run(t + 1), "holds class 3"),
+        (lambda: run(t.to(D), "squared_error"), r"squared_error: target has shape"),
+        (lambda: run(t[:5]), "data: batch 0: got 5 targets, expected 6"),
+        (lambda: run(y, lambda y, t: ((y - t) ** 2).mean()), r"loss: got a result of shape \(\) for a batch of one"),
+        (lambda: run(y, lambda y, t: (y - t) ** 2), r"loss: got a result of shape \(1, 3\)"),
+        (lambda: run(t[:, None].expand(-1, 3), f=square), r"may be axis 1 or the last.*Categorical\(class_axis=1\)"),
+        (lambda: run(t, x=nan), "data: batch 0: 0: got 6 of 24 entries NaN"),
+        (lambda: run(t, p={"w": p["w"] * 1e308}), "gradients of the loss: w: got"),
+        (lambda: influence(f, p, (_X, t), F, (nan, t)), "test: batch 0"),
+        (lambda: leave_one_out(f, p, (_X, t), F, n_examples=-6), "n_examples: got -6"),
+        (lambda: run(t, p={"w": p["w"][:2]}, x=_X[:, :2]), "params: leaf w has shape"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+    singular = fisher.PMatDense(torch.zeros(12, 12, dtype=D), F.layout)
+    with pytest.raises(ValueError, match="use a larger regul"):
+        self_influence(f, p, (_X, t), singular, regul=0.0)
+
+
 def test_errors():
     f, p, data, test, F, _ = ridge()
     with pytest.raises(ValueError, match="loss: got 'hinge', expected one of"):

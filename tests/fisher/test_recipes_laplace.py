@@ -1,6 +1,7 @@
 """Laplace: exact Bayesian linear regression in closed form; digits; the evidence and its maximum."""
 
 import math
+import pickle
 from functools import cache
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.func import grad, vmap
 
 import fisher
-from fisher.recipes.laplace import laplace, tune_prior_precision
+from fisher.recipes.laplace import Laplace, laplace, tune_prior_precision
 from linmaps import trees
 from tests.fisher.digits import D, digits, linear, objective, start, trained
 from tests.laws import close
@@ -129,10 +130,106 @@ def test_an_ensemble_is_one_vmap():
     close(vmap(run)(trees.stack(members)), trees.stack([run(p) for p in members]), 1e-8, "ensemble")
 
 
+# --- the predictive of each likelihood ---------------------------------------------------------------------------------
+
+_w = torch.randn(3, 12, generator=torch.Generator().manual_seed(0), dtype=D)
+_x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1), dtype=D)
+OUTPUTS = {  # likelihood, shape of the output of one example, class axis of the batch (None: each entry by itself)
+    "[B]": ("bernoulli", (), None),
+    "[B, 1]": ("bernoulli", (1,), None),
+    "labels": ("bernoulli", (4,), None),
+    "labels of tokens": (fisher.Bernoulli(), (3, 2), None),
+    "classes": ("categorical", (4,), 1),
+    "tokens": (fisher.Categorical(class_axis=-1), (3, 4), 2),
+    "positions": ("categorical", (4, 3), 1),
+    "pixels": ("segmentation", (3, 2, 2), 1),
+}
+
+
+@pytest.mark.parametrize("representation", [fisher.PMatDense, fisher.PMatKFAC, fisher.PMatImplicit])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_probabilities_are_those_of_the_likelihood(name, representation):
+    """softmax(m / sqrt(1 + pi/8 v)) over the class axis, or the sigmoid of it, in the shape of the output."""
+    likelihood, shape, axis = OUTPUTS[name]
+    f = lambda p, x: (x @ p["w"]).reshape(len(x), *shape)
+    p = {"w": _w[:, : math.prod(shape)]}
+    F = fisher.fim(f, p, _x, representation, likelihood)
+    for posterior in (laplace(f, p, F, 4), laplace(f, p, 1.0 * F, 4, likelihood=likelihood)):
+        mean, covariance = posterior.predict(_x)
+        assert mean.shape == (4, math.prod(shape))
+        z = (mean / (1 + math.pi / 8 * covariance.diagonal(dim1=1, dim2=2)).sqrt()).reshape(4, *shape)
+        want = torch.sigmoid(z) if axis is None else torch.softmax(z, axis)
+        got = posterior.probabilities(_x)
+        close(got, want, 1e-12, "probabilities")
+        if axis is not None:
+            close(got.sum(axis), torch.ones_like(got.sum(axis)), 1e-13, "sum")
+    certain = laplace(f, p, F, 4, 1e12)
+    y = f(p, _x)
+    close(certain.probabilities(_x), torch.sigmoid(y) if axis is None else torch.softmax(y, axis), 1e-9, "certain")
+
+
+def test_likelihoods_without_classes_and_unknown_ones_are_refused_by_name():
+    f, p = lambda p, x: x @ p["w"], {"w": _w}
+    for likelihood in ("gaussian", "poisson"):
+        posterior = laplace(f, p, fisher.fim(f, p, _x, fisher.PMatDiag, likelihood), 4)
+        with pytest.raises(ValueError, match=rf"likelihood: {likelihood.title()} has no classes.*predict\(x\)"):
+            posterior.probabilities(_x)
+    F = fisher.fim(f, p, _x, fisher.PMatDiag) + fisher.fim(f, p, _x, fisher.PMatDiag)
+    with pytest.raises(ValueError, match=r"likelihood of these outputs is not known.*laplace\(\.\.\., likelihood="):
+        laplace(f, p, F, 4).probabilities(_x)
+    one = fisher.fim(f, {"w": _w[:, :1]}, _x, fisher.PMatDiag)
+    with pytest.raises(ValueError, match=r"one class, whose probability is 1.*bernoulli"):
+        laplace(f, {"w": _w[:, :1]}, one, 4).probabilities(_x)
+
+
+def test_what_fim_knows_of_its_likelihood_is_no_part_of_the_tree():
+    f, p = lambda p, x: x @ p["w"], {"w": _w}
+    F = fisher.fim(f, p, _x, fisher.PMatDiag, "bernoulli")
+    assert F.likelihood == fisher.Bernoulli()
+    assert trees.flatten(F)[1] == trees.flatten(fisher.fim(f, p, _x, fisher.PMatDiag))[1]
+    assert pickle.loads(pickle.dumps(F)).likelihood is None
+
+
+def test_indefinite_matrices_are_refused():
+    f, p = lambda p, x: x @ p["w"], {"w": _w[:, :2]}
+    M = torch.diag(torch.tensor([3.0, 1.0, -2.0, 1.0, 1.0, 1.0], dtype=D))
+    F = fisher.PMatDense(M, trees.Layout.of(p))
+    for G in (F, fisher.PMatDiag(F.layout.unravel(M.diagonal()), F.layout)):
+        with pytest.raises(ValueError, match=r"laplace: N F \+ prior_precision I is not positive definite"):
+            laplace(f, p, G, 4, 7.9)
+        posterior = laplace(f, p, G, 4, 8.1)
+        assert all(t.isfinite().all() for t in posterior.predict(_x))
+        under = Laplace(f, 4, p, G, scalar(1.0))
+        with pytest.raises(ValueError, match=r"predict: N F .* is not positive definite"):
+            under.predict(_x)
+        with pytest.raises(ValueError, match=r"sample: .* expected finite noise and F \+ regul I positive definite"):
+            under.sample(torch.Generator().manual_seed(0))
+        with pytest.raises(ValueError, match=r"log_marginal_likelihood: N F .* is not positive definite"):
+            under.log_marginal_likelihood(0.0)
+        with pytest.raises(ValueError, match=r"evidence has no maximum|tune_prior_precision: N F .* is not positive"):
+            tune_prior_precision(posterior)
+    singular = torch.ones(6, 6, dtype=torch.float32)
+    q = {"w": _w[:, :2].float()}
+    laplace(f, q, fisher.PMatDense(singular, trees.Layout.of(q)), 4, 1e-9)  # zero up to rounding is not negative
+
+
 def test_errors():
     posterior, _, _ = regression(1.0)
-    with pytest.raises(ValueError, match="n_examples: got 0"):
-        laplace(posterior.f, posterior.params, posterior.F, 0)
+    for n in (0, -3, math.nan):
+        with pytest.raises(ValueError, match="n_examples: got"):
+            laplace(posterior.f, posterior.params, posterior.F, n)
+    for prior in (-1.0, scalar(-1.0), math.inf, torch.ones(4, dtype=D), torch.ones(1, dtype=D)):
+        with pytest.raises(ValueError, match="prior_precision: got"):
+            laplace(posterior.f, posterior.params, posterior.F, 3, prior)
+        with pytest.raises(ValueError, match="prior_precision: got"):
+            posterior.log_marginal_likelihood(0.0, prior)
+    with pytest.raises(ValueError, match=r"prior_precision: got 0.0, expected a finite number > 0"):
+        posterior.log_marginal_likelihood(0.0, 0.0)
+    with pytest.raises(ValueError, match="log_likelihood: got a tensor of shape"):
+        posterior.log_marginal_likelihood(torch.ones(3))
+    zero = laplace(posterior.f, trees.zeros_like(posterior.params), posterior.F, 30)
+    with pytest.raises(ValueError, match="the evidence has no maximum"):
+        tune_prior_precision(zero)
     with pytest.raises(ValueError, match=r"params \(of the Fisher matrix\): leaf w has shape"):
         laplace(posterior.f, {"w": torch.ones(2, 2)}, posterior.F, 3)
     with pytest.raises(ValueError, match="steps: got 0"):
