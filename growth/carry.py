@@ -11,6 +11,7 @@ from torch import Tensor
 from fisher.fmat import FMatDense
 from fisher.layers import LayerCollection
 from fisher.pmat import PMat
+from growth.doors import door
 from growth.layouts import carried_layers, carried_statistics
 from growth.matrices import carried_matrix
 from growth.moves import Move, Moves, growing, pruning
@@ -26,6 +27,7 @@ SCALES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "step_
 FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of L-BFGS: all parameters as one vector
 
 
+@door()
 def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero", order: Order = None) -> Any:
     """`state` with every leaf that belongs to a grown leaf of params padded with zeros to its new shape.
 
@@ -69,6 +71,7 @@ def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero", order:
     return Carrier(growing(params, grown), fill, order).walk(state, ())
 
 
+@door()
 def prune_like(state: Any, params: Any, pair: Pair, units: Units, *, order: Order = None) -> Any:
     """`state` without the entries of hidden units of a pair, as `prune(params, pair, units)` is params without them.
 

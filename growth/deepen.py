@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.doors import door
 from growth.pairs import Layer, layer_at
 from linmaps import trees
 from linmaps.trees import Path, path_str
 
 
+@door()
 def deepen(
     params: Any, after: str | Path, name: str, *, kernel: Sequence[int] | None = None, bias: bool | None = None
 ) -> Any:

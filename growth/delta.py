@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from growth.doors import bare, owned
+from growth.doors import bare, door, owned
 from growth.metric import check_metric, shrunk
 from growth.pairs import Pair
 from growth.solvers import pseudo_solve
@@ -50,6 +50,7 @@ def split(joined: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
     return (joined[:, :-1], joined[:, -1]) if bias else (joined, None)
 
 
+@door()
 def optimal_delta(
     stats: Statistics,
     ridge: float | Tensor = 0.0,

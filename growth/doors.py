@@ -1,14 +1,60 @@
-"""Checks at the door of growth: whose a record is, and how many units may be asked for."""
+"""The door of growth: mappings and precision of what enters, whose a record is, how many units may be asked for."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
 
 from growth.pairs import Pair, parts
-from linmaps.checks import size
+from linmaps import trees
+from linmaps.checks import alike, size
+from linmaps.mappings import plain
+from linmaps.precision import full_precision
 from linmaps.trees import path_str
 
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+TREES = ("params", "grown", "state")
+
 MOST = 2**20  # units in one step: more is a mistake, to be met before memory is
+
+
+def door(*calls: str) -> Callable[[Fn], Fn]:
+    """Decorator: computes in the dtype of its arguments under autocast, and takes any mapping as params, grown or state.
+
+    calls: its arguments that are functions of the user, which run under the autocast there is.
+
+    >>> import collections
+    >>> door()(lambda params: params)(collections.UserDict(a=1))
+    {'a': 1}
+    """
+
+    def decorate(fn: Fn) -> Fn:
+        names = list(inspect.signature(fn).parameters)
+        at = {i: n for i, n in enumerate(names) if n in TREES}
+
+        @functools.wraps(fn)
+        def run(*args: Any, **options: Any) -> Any:
+            args = tuple(plain(a, trees.one_level) if i in at else a for i, a in enumerate(args))
+            options = {n: plain(a, trees.one_level) if n in TREES else a for n, a in options.items()}
+            return fn(*args, **options)
+
+        return full_precision(*calls)(run)  # type: ignore[return-value]
+
+    return decorate
+
+
+def detached(params: Any) -> Any:
+    """params with each nn.Parameter detached, so that no result keeps the graph of a batch; other tensors keep theirs.
+
+    >>> import torch
+    >>> detached({"w": nn.Parameter(torch.ones(1))})["w"].requires_grad
+    False
+    """
+    return trees.map(lambda t: t.detach() if isinstance(t, nn.Parameter) else t, params)
 
 
 def bare(pair: Pair | None) -> Pair | None:
@@ -32,7 +78,7 @@ def layer_names(pair: Pair) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     """Raise a TypeError unless a record is of its kind, a ValueError unless it is of that pair (where both are known).
 
-    pair: a Pair, or a record that knows its own; made: what makes such records.
+    pair: a Pair, or a record that knows its own, of the same dtype and device; made: what makes such records.
 
     >>> import torch, growth
     >>> new = growth.Delta(torch.ones(1, 1), None, torch.ones(()), pair=Pair("a", "b"))
@@ -42,6 +88,8 @@ def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     """
     if not isinstance(record, kind):
         raise TypeError(f"{name}: got {type(record).__name__}, expected a growth.{kind.__name__}, of {made}")
+    if pair is not None and not isinstance(pair, Pair):
+        alike(record, name, pair, f"the {type(pair).__name__}")
     own, other = getattr(record, "pair", None), pair if isinstance(pair, Pair) else getattr(pair, "pair", None)
     if own is not None and other is not None and layer_names(own) != layer_names(other):
         raise ValueError(

@@ -15,14 +15,16 @@ from torch.func import grad
 from tqdm import tqdm
 
 from fisher.axes import batch_size as count_samples
+from fisher.check import finite
 from growth.buffers import buffers_fixed
 from growth.carry import grow_like
 from growth.delta import optimal_delta
 from growth.descent import Optimizer, sgd
-from growth.doors import count
+from growth.doors import count, door
 from growth.draws import drawing
 from growth.losses import Loss, per_sample
 from growth.neurons import Neurons, optimal_neurons
+from growth.observe import DIVERGED
 from growth.pairs import Pair, check_pairs, layers_of
 from growth.schedules import in_steps_of
 from growth.scores import aligned
@@ -99,6 +101,7 @@ class Fit:
         return aligned(head, rows)
 
 
+@door("f", "loss", "score")
 def fit_and_grow(
     f: Callable[..., Tensor],
     params: Any,
@@ -116,6 +119,7 @@ def fit_and_grow(
     ridge: float = 0.1,
     score: Callable[[Any], Tensor] | None = None,
     progress: bool = False,
+    check_finite: bool = True,
 ) -> Fit:
     """Train `f(params, x)`, and between phases of training grow a pair by k units at a time to the width `target`.
 
@@ -133,6 +137,8 @@ def fit_and_grow(
     from fitting noise: on 1,300 digits, 0.01 cost 0.3 % of test accuracy against 0.1.
     score: params -> a scalar tensor, evaluated after each phase (a test accuracy); progress: a bar on standard error.
     Units without gain (masked, or amplitude 0) get generic incoming weights and zero outgoing ones, so that none is dead.
+
+    check_finite: look for NaN and infinity in params, in data and in the loss after each phase, where training may diverge.
 
     Works under `vmap` over stacked params (and stacked order, if members shall differ in it): an ensemble grows at once.
     All is a constant for derivatives.  Cost of a growth step: two passes with backward, 56 forwards.
@@ -153,6 +159,9 @@ def fit_and_grow(
     params, f = trees.map(lambda t: t.detach(), params), buffers_fixed(f)
     number(ridge, "ridge", low=0, tensor=False)
     pairs, alone = check_pairs(pair)
+    if check_finite:
+        finite(params, "params", DIVERGED)
+        finite(data, "data", "clean or drop these examples (or pass check_finite=False)")
     widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
     plans = _plans(widths, target, k, order)
     optimizer = sgd() if optimizer is None else optimizer
@@ -166,7 +175,7 @@ def fit_and_grow(
             before, grown, used, gain, decrease = final, final, (zero, zero), zero, zero
             chosen = [p for p, n in zip(pairs, units) if n]
             if chosen:
-                stats = statistics(f, params, parts, chosen, loss)
+                stats = statistics(f, params, parts, chosen, loss, check_finite=check_finite)
                 changes = [optimal_delta(one, _size(one.S, ridge), **METRIC) for one in stats]
                 if method is None:
                     news = [
@@ -176,8 +185,10 @@ def fit_and_grow(
                 else:
                     news = [method(one, n) for one, n in zip(stats, filter(None, units))]
                 given = changes if delta else [None] * len(chosen)
-                news = choose_sign(f, params, parts, chosen, news, loss)
-                s, t = fixed or line_search(f, params, parts, chosen, news, given, loss).scale
+                news = choose_sign(f, params, parts, chosen, news, loss, check_finite=check_finite)
+                s, t = (
+                    fixed or line_search(f, params, parts, chosen, news, given, loss, check_finite=check_finite).scale
+                )
                 awake = [_awake(new, t, one) for new, one in zip(news, stats)]
                 scales: Any = [(s, amplitude) for _, amplitude in awake]
                 larger = grow(params, chosen, [new for new, _ in awake], delta=given, scale=scales)
@@ -189,6 +200,9 @@ def fit_and_grow(
                 params, state = _trained(f, params, state, data, index, each, optimizer)
                 bar.update()
             final = _mean_loss(f, params, parts, each)
+            if check_finite:
+                cure = "the training diverged: a smaller lr, or a larger ridge; or pass check_finite=False"
+                finite(final, f"fit_and_grow: the loss after phase {len(steps)}", cure)
             found = torch.full_like(zero, torch.nan) if score is None else score(params)
             size = sum(t.numel() for t in trees.leaves(params))
             width = widths[0] if alone else tuple(widths)

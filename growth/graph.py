@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from growth.carry import grow_like
+from growth.doors import door
 from linmaps import trees
 
 Activation = Callable[[Tensor], Tensor]
@@ -241,6 +242,7 @@ def _pair(edge: Any) -> Edge:
     return parts[0], parts[1]
 
 
+@door()
 def carry_graph(state: Any, params: Any, grown: Any) -> Any:
     """`grow_like` for grown graphs: `state` with zeros for new units, and for the leaves of new edges and nodes.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from growth.delta import Delta, check_solver, make_delta, optimal_delta
+from growth.doors import door
 from growth.graph import Activation, Graph, Node
 from growth.graph_statistics import GraphStatistics, check_targets
 from growth.neurons import Neurons, optimal_neurons, schur
@@ -98,6 +99,7 @@ class NewUnits:
         return " -> ".join((" + ".join(n for n, _ in self.sources), self.node, " + ".join(n for n, _ in self.targets)))
 
 
+@door()
 def node_delta(
     gstats: GraphStatistics, node: str, *, ridge: float | Tensor = 0.0, rtol: float | None = None
 ) -> NodeDelta:
@@ -128,6 +130,7 @@ def _as_change(graph: Graph, node: str, delta: Delta) -> NodeDelta:
     return NodeDelta({"edges": edges, "nodes": nodes}, delta.decrease, node)
 
 
+@door()
 def new_edge(
     gstats: GraphStatistics,
     u: str,
@@ -180,6 +183,7 @@ def new_edge(
     return NewEdge(weight, (weight * N.mT).sum(), delta, u, v)
 
 
+@door()
 def new_node(
     gstats: GraphStatistics,
     sources: str | Sequence[str],
@@ -217,6 +221,7 @@ def new_node(
     return _units(gstats, u, v, k, Node(name, k, activation, bias), False, target, {"ridge": ridge, "rtol": rtol})
 
 
+@door()
 def wider_node(
     gstats: GraphStatistics,
     node: str,

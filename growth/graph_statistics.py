@@ -16,6 +16,8 @@ from torch.func import debug_unwrap, grad
 from fisher.axes import batch_size
 from fisher.batches import batches
 from fisher.batches import check_finite as check_data
+from fisher.check import finite
+from growth.doors import door
 from growth.graph import Activation, Graph
 from growth.losses import Loss, per_sample
 from growth.observe import constants
@@ -145,6 +147,7 @@ def check_targets(graph: Graph, targets: Sequence[str]) -> None:
         raise ValueError(f"targets: got {list(targets)}, expected different nodes, not the input {graph.input}")
 
 
+@door()
 def graph_statistics(
     graph: Graph,
     params: Any,
@@ -201,6 +204,10 @@ def observe_graph(
         found, name = True, f"data: batch {number}"
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise ValueError(f"{name}: x is {type(x).__name__}, expected a tensor [B, ..., {graph.nodes[0].width}]")
+        if check_finite and not number:
+            finite(
+                params, "params", "the training has diverged: go back to finite parameters (or pass check_finite=False)"
+            )
         if check_finite:
             check_data({"x": x} if target is None else {"x": x, "target": target}, name)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.doors import bare, count
+from growth.doors import bare, count, door
 from growth.draws import check_draws, standard
 from growth.neurons import Neurons
 from growth.normalize import deviation
@@ -26,6 +26,7 @@ Rule = str | Callable[[tuple[int, ...], Tensor, int, torch.Generator | None], Te
 RULES = ("copy_uniform", "copy_normal", "kaiming_uniform", "kaiming_normal", "zeros")
 
 
+@door()
 def initialize(
     params: Any,
     pair: Pair,
@@ -104,6 +105,7 @@ def initialize(
     return dataclasses.replace(new, eigenvalues=live(new).to(like))
 
 
+@door()
 def paired(
     new: Neurons, *, noise: float | Tensor = 0.0, generator: torch.Generator | None = None, draws: Tensor | None = None
 ) -> Neurons:

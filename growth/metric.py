@@ -21,7 +21,7 @@ from fisher.columns import estimator
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.taps import column_rows, pull
-from growth.doors import owned
+from growth.doors import detached, door, owned
 from growth.locate import locate
 from growth.observe import FEW
 from growth.pairs import Pair, as_list, check_pairs
@@ -71,6 +71,7 @@ def on_outputs(R: Tensor, t: Tensor, taps: int) -> Tensor:
     return torch.einsum("qs,qek->sek", R, t.reshape(q, taps, k)).reshape(q * taps, k)
 
 
+@door("f")
 def output_fisher(
     f: Callable[..., Tensor],
     params: Any,
@@ -106,6 +107,7 @@ def output_fisher(
             [-0.2500,  0.2500]])
     """
     pairs, alone = check_pairs(pair)
+    params = detached(params)
     rule = Categorical(class_axis=-1) if likelihood == "categorical" else find_likelihood(likelihood)
     columns = estimator("exact", rule)
     sums: list[Tensor] = []
@@ -135,6 +137,7 @@ def output_fisher(
     return means[0] if alone else means
 
 
+@door("f")
 def with_fisher(
     stats: Any,
     f: Callable[..., Tensor],

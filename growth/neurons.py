@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from growth.delta import Delta, check_solver, check_statistics, make_delta, optimal_delta, slope_of, split
-from growth.doors import bare, count, owned
+from growth.doors import bare, count, door, owned
 from growth.metric import check_metric, on_outputs, output_root, shrunk
 from growth.pairs import Pair
 from growth.solvers import pseudo_solve
@@ -60,6 +60,7 @@ class Neurons:
         return self.fan_in if self.fan_in_bias is None else torch.cat([self.fan_in, self.fan_in_bias[:, None]], 1)
 
 
+@door()
 def optimal_neurons(
     stats: Statistics,
     k: int,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from growth.delta import Delta, check_statistics, optimal_delta
-from growth.doors import owned
+from growth.doors import door, owned
 from growth.metric import check_metric, on_outputs, output_root
 from growth.neurons import optimal_neurons
 from growth.statistics import MEANS, Statistics
@@ -43,6 +43,7 @@ class StandardErrors:
     count: Tensor
 
 
+@door()
 def standard_errors(parts: Iterable[Statistics]) -> StandardErrors:
     """Standard errors of the merged statistics of independent parts of the data, from how far the parts are apart.
 
@@ -82,6 +83,7 @@ def standard_errors(parts: Iterable[Statistics]) -> StandardErrors:
     return StandardErrors(**errors, count=total.count)
 
 
+@door()
 def split_half(first: Statistics, second: Statistics) -> StandardErrors:
     """Standard errors of `first + second` from the statistics of two halves (or any two parts) of the data.
 
@@ -98,6 +100,7 @@ def split_half(first: Statistics, second: Statistics) -> StandardErrors:
     return standard_errors([first, second])
 
 
+@door()
 def noise_floor(
     stats: Statistics,
     probability: float = 0.01,
@@ -137,6 +140,7 @@ def noise_floor(
     return _edge(stats, input_metric, output_metric, shrinkage, deviation).to(stats.S.dtype)
 
 
+@door()
 def split_floor(
     first: Statistics,
     second: Statistics,

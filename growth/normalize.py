@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.check import finite
 from growth.delta import Delta
-from growth.doors import owned
+from growth.doors import door, owned
 from growth.neurons import Neurons
 from growth.pairs import Layer, Pair, plain_layers
 from growth.select import check_units, live, scale_neurons
@@ -22,6 +23,7 @@ from linmaps.linalg import positive_root
 KINDS = ("after", "units", "match", "fan_in", "gradmax")
 
 
+@door()
 def normalize(
     new: Neurons | None,
     delta: Delta | None,
@@ -76,6 +78,10 @@ def normalize(
     if delta is not None:
         owned(delta, "delta", pair, Delta, "optimal_delta")
     before, after = plain_layers(params, pair, "normalize")
+    finite({"new": new, "delta": delta}, "normalize", "statistics of finite data give finite ones")
+    finite(
+        [layer.weight for layer in (before, after)], f"normalize: the weights of {pair}", "the training has diverged"
+    )
     if kind == "gradmax":
         if new is None:
             raise ValueError('new: got None, expected units; kind="gradmax" sets the norms of their columns')

@@ -19,10 +19,12 @@ from fisher import LayerCollection
 from fisher.axes import batch_size
 from fisher.batches import batches
 from fisher.batches import check_finite as check_data
+from fisher.check import finite, repeatable
 from fisher.forms import Convolution
 from fisher.taps import layer_io
 from growth.between import elementwise, refusal, verify
 from growth.buffers import buffers_fixed
+from growth.doors import detached
 from growth.link import TAPS, Link, link
 from growth.locate import Place, locate
 from growth.losses import Loss, gradient, per_sample
@@ -31,6 +33,7 @@ from linmaps import trees
 from linmaps.linalg import working
 
 FEW = 32
+DIVERGED = "the training has diverged: go back to finite parameters (or pass check_finite=False)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,7 @@ def observe(
     """For each batch that is not empty: its name, its samples and one View per pair; raises if there is none."""
     if taps not in TAPS:
         raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
-    each, f = per_sample(loss), buffers_fixed(f)
+    each, f, params = per_sample(loss), buffers_fixed(f), detached(params)
     places: list[Place] = []
     found: Any = None
     for number, (x, target) in enumerate(batches(data, progress=progress, what="growth statistics")):
@@ -70,6 +73,8 @@ def observe(
         if samples == 0:
             continue
         name = f"data: batch {number}"
+        if check_finite and not places:
+            finite(params, "params", DIVERGED)
         if check_finite:
             check_data({"x": x} if target is None else {"x": x, "target": target}, name)
         sizes = [tuple(t.shape[1:]) for t in trees.leaves(x)]
@@ -81,6 +86,8 @@ def observe(
         first = not places
         places = [locate(known, params, p, lambda why, p=p, x=few: refusal(f, params, p, x, why)) for p in pairs]
         if first:
+            if layers is not None:  # else it was asked when the layers were found
+                repeatable(f, params, few)
             verify(f, params, pairs, known, places, few)
         both = [side for p in places for side in (p.before, p.after)]
         uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from growth.delta import check_statistics, split
-from growth.doors import bare, count, owned
+from growth.doors import bare, count, door, owned
 from growth.draws import drawing, standard
 from growth.neurons import Neurons, optimal_neurons
 from growth.normalize import check_positive
@@ -25,6 +25,7 @@ from linmaps.checks import number
 from linmaps.linalg import positive_root, working
 
 
+@door()
 def tiny(stats: Statistics, k: int, **options: Any) -> Neurons:
     """TINY: the optimal units for what the layer after cannot do by itself (residual), to be added without a delta.
 
@@ -42,6 +43,7 @@ def tiny(stats: Statistics, k: int, **options: Any) -> Neurons:
     return dataclasses.replace(new, fan_in=turn[:, None] * new.fan_in, fan_in_bias=bias, fan_out=turn * new.fan_out)
 
 
+@door()
 def gradmax(
     stats: Statistics,
     k: int,
@@ -77,6 +79,7 @@ def gradmax(
     return _made(stats, found, scale / _input_size(stats) * _descent(stats, out, random_in), out)
 
 
+@door()
 def senn(
     stats: Statistics,
     k: int,
@@ -100,6 +103,7 @@ def senn(
     return zero_out(stats, k, generator=generator, draws=draws, output_metric="fisher", **options)
 
 
+@door()
 def zero_out(
     stats: Statistics,
     k: int,
@@ -122,6 +126,7 @@ def zero_out(
     return _made(stats, found, working(found.joined) + random_in, 0 * working(found.fan_out))
 
 
+@door()
 def zero_in(
     stats: Statistics,
     k: int,
@@ -151,6 +156,7 @@ def zero_in(
     return dataclasses.replace(new, gains=0 * new.gains, gain=0 * new.gain)
 
 
+@door()
 def random(
     stats: Statistics,
     k: int,
@@ -202,6 +208,7 @@ def random(
     )
 
 
+@door()
 def gradient_norms(stats: Statistics, new: Neurons) -> Tensor:
     """The norm `[k]` of the gradient of the mean loss with respect to all weights of each new unit, to first order.
 

@@ -16,7 +16,7 @@ from torch.func import debug_unwrap
 
 from fisher.check import finite
 from growth.delta import check_solver
-from growth.doors import bare, owned
+from growth.doors import bare, door, owned
 from growth.pairs import Layer, Pair, layers_of
 from growth.resize import gathered, indices, places, spread
 from growth.statistics import Statistics
@@ -28,6 +28,7 @@ from linmaps.trees import record
 Units = Sequence[int] | Tensor
 
 
+@door()
 def prune(
     params: Any,
     pair: Pair,
@@ -90,6 +91,7 @@ def weakest_units(scores: Tensor, *, keep: int) -> Tensor:
     return scores.detach().argsort(descending=True, stable=True)[keep:].sort().values
 
 
+@door()
 def unit_scores(params: Any, pair: Pair, *, stats: Statistics | None = None) -> Tensor:
     """How much each hidden unit of a pair matters to the output of `after`, `[p]`.
 
@@ -134,6 +136,7 @@ class Removed:
     pair: Pair | None = dataclasses.field(default=None, repr=False)
 
 
+@door()
 def cut(params: Any, pair: Pair, units: Units) -> tuple[Any, Removed]:
     """(`prune(params, pair, units)`, what was removed), from which `restore` makes params again, bit by bit.
 
@@ -154,6 +157,7 @@ def cut(params: Any, pair: Pair, units: Units) -> tuple[Any, Removed]:
     return gathered(params, pair, kept), Removed(dropped, tuple(entries), bare(pair))
 
 
+@door()
 def restore(params: Any, pair: Pair, removed: Removed) -> Any:
     """`params` with the units that `cut` removed, at their old places; the others may have been trained since.
 

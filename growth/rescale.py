@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.doors import count
+from growth.doors import count, door
 from growth.normalize import deviation
 from growth.pairs import Layer, Pair, norm_leaves, plain_layers
 from growth.same import Check, same_function
@@ -23,6 +23,7 @@ KINDS = ("default", "constraint_old", "constraint_new")
 POWERS = {"running_mean": 1, "running_var": 2}
 
 
+@door()
 def rescale(
     params: Any, pair: Pair, k: int, *, kind: str = "default", preserve: bool = False, check: Check | None = None
 ) -> Any:

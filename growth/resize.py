@@ -148,7 +148,7 @@ def indices(units: Sequence[int] | Tensor, count: int, name: str, device: torch.
     >>> indices([0, -1], 4, "units", torch.device("cpu")), indices(torch.tensor([False, True]), 2, "units", None)
     (tensor([0, 3]), tensor([1]))
     """
-    at = units if isinstance(units, Tensor) else torch.as_tensor(list(units))
+    at = units if isinstance(units, Tensor) else torch.as_tensor(list(units), device=device)
     if not isinstance(units, Tensor) and not len(units):
         at = at.long()
     if at.is_floating_point() or at.is_complex():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fisher.check import finite
 from linmaps.checks import number, size
 
 MOST = 2**20  # units or steps: more is a mistake, to be met before memory is
@@ -88,6 +89,7 @@ def by_gain(gains: Tensor, *, least: float | Tensor = 0.0, relative: float = 0.0
     number(relative, "relative", low=0, high=1)
     if most is not None:
         size(most, "most", 0, MOST, cure="None is no limit")
+    finite(gains, "gains", "compute them at finite params and data")
     gains = gains.detach()
     if len(gains) == 0:
         return torch.zeros((), dtype=torch.int64, device=gains.device)

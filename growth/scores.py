@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from fisher.check import finite
 from fisher.pmat.factored import KroneckerBlock
 from growth.delta import Delta, check_solver, optimal_delta
-from growth.doors import count, owned
+from growth.doors import count, door, owned
 from growth.neurons import Neurons
 from growth.pairs import Pair, as_list, check_pairs
 from growth.statistics import Statistics
@@ -107,6 +108,7 @@ def compare(pairs: Sequence[Pair], news: Any, deltas: Any) -> Comparison:
     )
 
 
+@door()
 def senn_score(
     stats: Statistics, ridge: float | Tensor = 0.0, *, new: Neurons | None = None, of: str = "new"
 ) -> Tensor:
@@ -164,9 +166,11 @@ def senn_trigger(added: Tensor, current: Tensor, *, ratio: float = 2.0, least: f
     """
     number(ratio, "ratio", low=1)
     number(least, "least", low=0)
+    finite({"added": added, "current": current}, "senn_trigger", "compute scores at finite statistics")
     return (added > (ratio - 1) * current) & (added > least)
 
 
+@door()
 def north_score(stats: Statistics | Tensor, eps: float = 0.01) -> Tensor:
     """The effective rank φ of the hidden units: the fraction of singular values of H / √n above eps.
 
@@ -211,10 +215,12 @@ def north_trigger(score: Tensor, baseline: Tensor, width: int, *, gamma: float =
     number(gamma, "gamma", low=0)
     count(most, "most")
     count(width, "width")
+    finite({"score": score, "baseline": baseline}, "north_trigger", "compute scores at finite statistics")
     units = width * (score.detach() - gamma * baseline.detach())
     return (units + 1e-4).floor().clamp(0, most).to(torch.int64)  # 10 (1 - 0.9) is below 1 in floating point
 
 
+@door()
 def gradmax_score(stats: Statistics, k: int | None = None) -> Tensor:
     """The largest squared gradient norm that new incoming weights can get: σ'(0)² Σ_{j≤k} s_j², s_j of M_prev descending.
 

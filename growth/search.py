@@ -15,7 +15,10 @@ from torch.func import vmap
 
 from fisher.axes import batch_size
 from fisher.batches import batches
+from fisher.check import finite
+from growth.doors import door
 from growth.losses import Loss, per_sample
+from growth.observe import DIVERGED
 from growth.pairs import Pair, as_list, check_pairs
 from growth.scores import aligned
 from growth.surgery import apply_extended
@@ -26,6 +29,7 @@ from linmaps.trees import record
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)
 FINE = 33
+CLEAN = "clean or drop these examples (or pass check_finite=False)"
 
 
 @record()
@@ -57,6 +61,7 @@ class Search:
         return aligned(["t_delta", "t_neurons", "loss", ""], [*tried, [*self.scale, self.loss, "chosen"]])
 
 
+@door("f", "loss")
 def line_search(
     f: Callable[..., Tensor],
     params: Any,
@@ -69,6 +74,7 @@ def line_search(
     tied: bool = False,
     grid: Sequence[float] = GRID,
     chunk_size: int | None = None,
+    check_finite: bool = True,
 ) -> Search:
     """The amplitudes (t_delta, t_neurons) for `grow` with the least mean loss, among few that are evaluated.
 
@@ -82,7 +88,10 @@ def line_search(
     those with an output metric.  chunk_size: points evaluated at once; None: all (memory of that many batches).
     data: as in `statistics`, but re-iterable.  Amplitudes are constants for derivatives; `loss` is differentiable at them.
 
-    Raises ValueError for a grid that is not positive and ascending, and where `grow` does.
+    A loss that overflows at some amplitude counts as infinite; check_finite: look for NaN and infinity in params, new, delta
+    and data, and in the loss without growth, which nothing could be compared with.
+
+    Raises ValueError for a grid that is not positive and ascending, for what is not finite, and where `grow` does.
     Source: Verbockhaven et al., "Growing tiny networks" (2024), for the need of a search; here in two amplitudes.
 
     >>> import torch, growth
@@ -101,9 +110,15 @@ def line_search(
     each = per_sample(loss)
     like = next(t for t in trees.leaves([deltas, units]) if t.is_floating_point())
 
+    if check_finite:
+        finite(params, "params", DIVERGED)
+        finite({"new": units, "delta": deltas}, "line_search", "statistics of finite data give finite ones")
+
     def mean_loss(points: Tensor) -> Tensor:
-        total, count = torch.zeros((), device=like.device), 0
-        for x, target in batches(data):
+        total, count = points.new_zeros(()), 0
+        for i, (x, target) in enumerate(batches(data)):
+            if check_finite:
+                finite({"x": x} if target is None else {"x": x, "target": target}, f"data: batch {i}", CLEAN)
 
             def one(point: Tensor, x: Any = x, target: Any = target) -> Tensor:
                 scale = (point[0], point[1])
@@ -116,6 +131,10 @@ def line_search(
     values = lambda rows: torch.tensor(rows, dtype=like.dtype, device=like.device)
     points = values(_product((0.0, *grid), given, tied))
     losses = mean_loss(points).detach()
+    if check_finite:
+        finite(
+            losses[0], "line_search: the loss without growth", "f or loss overflows here; or pass check_finite=False"
+        )
     ratio = max(b / a for a, b in zip(grid, grid[1:])) if len(grid) > 1 else 4.0
     offsets = values(_product((-1.0, 0.0, 1.0), given, tied))
     for power in (1 / 2, 1 / 4):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fisher import LayerCollection
-from growth.doors import owned
+from fisher.check import finite
+from growth.doors import door, owned
 from growth.link import CENTRE
 from growth.losses import Loss
 from growth.neurons import Neurons
@@ -19,6 +20,7 @@ from growth.pairs import Pair, as_list, check_pairs, layers_of
 from linmaps.linalg import working
 
 
+@door("f", "loss")
 def choose_sign(
     f: Callable[..., Tensor],
     params: Any,
@@ -41,7 +43,8 @@ def choose_sign(
     One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
     `statistics` of these units.
 
-    Raises ValueError where `statistics` does, and for units whose shapes are not those of the layers.
+    Raises ValueError where `statistics` does, for slopes that are not finite (check_finite), and for units whose shapes are
+    not those of the layers.
 
     >>> import torch, growth
     >>> f = lambda p, x: torch.relu(x @ p["a.weight"].T) @ p["b.weight"].T
@@ -65,7 +68,10 @@ def choose_sign(
         samples += count
     out = []
     for n, (up, down), (plus, minus) in zip(units, sums, slopes):
-        out.append(better_sign(n, (minus * down - plus * up) / samples, (plus * down - minus * up) / samples))
+        sides = [(minus * down - plus * up) / samples, (plus * down - minus * up) / samples]
+        if check_finite:
+            finite(sides, "choose_sign: the slopes", "new or the gradients of f overflow; or pass check_finite=False")
+        out.append(better_sign(n, *sides))
     return out[0] if alone else out
 
 

@@ -16,12 +16,13 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.reducers import gram
-from growth.doors import bare, owned
+from growth.doors import bare, door, owned
 from growth.losses import Loss
 from growth.observe import View, constants, observe
 from growth.pairs import Pair, check_pairs, layers_of
 from linmaps import trees
 from linmaps.checks import alike
+from linmaps.precision import full_precision
 from linmaps.trees import record
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
@@ -72,6 +73,7 @@ class Statistics:
     pair: Pair | None = None
     taps: int = 1
 
+    @full_precision()
     def crossed(self, change: Tensor) -> Tensor:
         """P ΔW', how the change `[q, p+1]` of `after` meets the inputs of `before`: `[r+1, q taps]`, like M_prev."""
         P = self.P.to(change.dtype)
@@ -103,6 +105,7 @@ class Statistics:
         return dataclasses.replace(self, **means, count=count, positions=self.positions + other.positions, pair=pair)
 
 
+@door("f", "loss")
 def statistics(
     f: Callable[..., Tensor],
     params: Any,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from growth.delta import Delta
-from growth.doors import layer_names, owned
+from growth.doors import door, layer_names, owned
 from growth.link import centre
 from growth.neurons import Neurons
 from growth.pairs import Layer, Pair, as_list, check_pairs, layers_of, norm_leaves
@@ -25,6 +25,7 @@ from linmaps.checks import number
 Scale = float | Tensor | tuple[float | Tensor, float | Tensor]
 
 
+@door()
 def grow(
     params: Any, pair: Pair | Sequence[Pair], new: Any = None, *, delta: Any = None, scale: Scale | list[Scale] = 1.0
 ) -> Any:
@@ -66,6 +67,7 @@ def grow(
     return params
 
 
+@door("f")
 def apply_extended(
     f: Callable[..., Tensor],
     params: Any,

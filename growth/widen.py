@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.doors import count
+from growth.doors import count, door
 from growth.pairs import Layer, Pair, layers_of, norm_leaves
 from growth.resize import gathered, indices
 from growth.same import Check, same_function
@@ -27,6 +27,7 @@ Parts = tuple[
 ]  # of new units: fan_in [k, r, *kernel], bias [k], fan_out [q, k columns, *kernel]
 
 
+@door()
 def widen(
     params: Any,
     pair: Pair,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.doors import door
 from growth.draws import Draw, drawing
 from growth.rank import canonical, matrices, spectral, trains, tucker
 from growth.rank.curvature import Curvature, curvature
@@ -24,6 +25,7 @@ Ranks = tuple[int, ...]
 More = int | Sequence[int]
 
 
+@door()
 def grow_rank(
     spec: Any,
     params: Params,
@@ -89,6 +91,7 @@ def grow_rank(
     return form.of(target), {name: t if name == "bias" else new[name].to(t.dtype) for name, t in params.items()}
 
 
+@door()
 def reduce_rank(spec: Any, params: Params, k: More) -> tuple[Any, dict[str, Tensor], Tensor]:
     """The spec and params of a map with k ranks fewer near W, and the relative distance |W' - W| / |W|: undoes `grow_rank`.
 

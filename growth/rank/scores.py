@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from growth.doors import door
 from growth.rank.canonical import largest
 from growth.rank.change import More, _Form, check_gradient, grow_rank
 from growth.rank.curvature import Curvature, curvature
@@ -16,6 +17,7 @@ from linmaps.checks import Params
 from linmaps.linalg import working
 
 
+@door()
 def rank_scores(
     spec: Any,
     params: Params,

@@ -1,0 +1,148 @@
+"""Numbers come from their neighbours: autocast, default dtype and device, half precision, mappings, threads change nothing."""
+
+from collections import OrderedDict, UserDict
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+import growth
+from growth.strategies import network
+from linmaps import trees
+
+NET = network(5, samples=24, dtype=torch.float32)
+P, PAIR = NET.params, NET.pair
+G = lambda: torch.Generator().manual_seed(0)
+
+
+def closed(stats, params):
+    """Everything that is computed of statistics and params without f."""
+    delta, new = growth.optimal_delta(stats), growth.optimal_neurons(stats, 2)
+    fisher = {"output_metric": "fisher", "shrinkage": 0.1}
+    return {
+        "delta": delta,
+        "natural": growth.optimal_delta(stats, 0.1, **fisher),
+        "units": new,
+        "natural units": growth.optimal_neurons(stats, 2, ridge=0.1, **fisher).gains,
+        "joint": growth.optimal_neurons(stats, 1, joint=True, ridge=0.1).gains,
+        "gradmax": growth.gradmax(stats, 2).eigenvalues,
+        "senn": growth.senn(stats, 2).fan_in,
+        "random": growth.random(stats, 3, generator=G()).fan_in,
+        "scores": torch.stack([growth.senn_score(stats, 0.1), growth.north_score(stats), growth.gradmax_score(stats)]),
+        "norms": growth.gradient_norms(stats, new),
+        "floor": growth.noise_floor(stats),
+        "pruned": growth.prune(params, PAIR, [1], stats=stats, ridge=1e-3),
+        "unit scores": growth.unit_scores(params, PAIR, stats=stats),
+        "normalized": growth.normalize(new, delta, params, PAIR)[1],
+        "grown": growth.grow(params, PAIR, new, delta=delta, scale=0.3),
+        "split": growth.widen(params, PAIR, 2),
+        "widened": growth.widen(params, PAIR, 2, "pair", G(), noise=0.1),
+        "restored": growth.restore(*(lambda q, r: (q, PAIR, r))(*growth.cut(params, PAIR, [0]))),
+        "rescaled": growth.rescale(params, PAIR, 2, preserve=True),
+        "initialized": growth.initialize(params, PAIR, 2, generator=G()).fan_in,
+        "deepened": growth.deepen(params, "hidden", "more"),
+        "carried": growth.grow_like({"m": params, "s": stats}, params, growth.grow(params, PAIR, new)),
+    }
+
+
+def passes(f, params, data):
+    """Everything that runs f."""
+    stats = growth.statistics(f, params, data, PAIR, NET.loss)
+    new = growth.optimal_neurons(stats, 2)
+    return {
+        "statistics": stats,
+        "signs": growth.choose_sign(f, params, data, PAIR, new, NET.loss).gains,
+        "fisher": growth.output_fisher(f, params, data, PAIR),
+        "search": growth.line_search(f, params, data, PAIR, new, None, NET.loss, grid=[0.1, 1.0]).loss,
+    }
+
+
+STATS = growth.statistics(NET.f, P, NET.data, PAIR, NET.loss)
+WANT, WANT_OF_F = closed(STATS, P), passes(NET.f, P, NET.data)
+
+
+def same(got, want, tol=0.0):
+    for name, a, b in (
+        (n, s, t) for n in want for s, t in zip(trees.leaves(got[n]), trees.leaves(want[n]), strict=True)
+    ):
+        assert (a.dtype, a.device) == (b.dtype, b.device), name
+        torch.testing.assert_close(a, b, rtol=tol, atol=tol, msg=name)
+
+
+def test_autocast_around_closed_forms_changes_nothing():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = closed(STATS, P)
+    same(got, WANT)
+
+
+@pytest.mark.parametrize("setting", ["dtype", "device"])
+def test_defaults_of_torch_change_nothing(setting):
+    before = torch.get_default_dtype()
+    try:
+        if setting == "dtype":
+            torch.set_default_dtype(torch.float64)
+        else:
+            torch.set_default_device("meta")
+        got, of_f = closed(STATS, P), passes(NET.f, P, NET.data)
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_default_device(None)
+    same(got, WANT)
+    same(of_f, WANT_OF_F)
+
+
+@pytest.mark.parametrize("kind", [OrderedDict, UserDict, nn.ParameterDict, "state_dict"])
+def test_any_mapping_in_any_order_is_params(kind):
+    flat = network(5, samples=24, flat=True, dtype=torch.float32)
+    turned = dict(reversed(flat.params.items()))
+    if kind == "state_dict":
+        model = nn.Module()
+        for name, leaves in P.items():
+            model.add_module(name, nn.Module())
+            for leaf, t in leaves.items():
+                getattr(model, name).register_parameter(leaf, nn.Parameter(t))
+        made = model.state_dict()
+    elif kind is nn.ParameterDict:
+        made = {n: nn.ParameterDict(leaves) for n, leaves in P.items()}  # names with dots are none of a module
+    else:
+        made = kind(turned)
+    f = NET.f if kind is nn.ParameterDict else flat.f
+    stats = growth.statistics(f, made, NET.data, PAIR, NET.loss)
+    assert not stats.S.requires_grad
+    torch.testing.assert_close(stats.M_prev, STATS.M_prev, rtol=1e-5, atol=1e-6)
+    new = growth.optimal_neurons(stats, 2)
+    grown = growth.grow(made, PAIR, new)
+    assert growth.pairs.layer_at(grown, "hidden").weight.shape[0] == 6
+    assert growth.pairs.layer_at(growth.widen(made, PAIR, 1), "output").weight.shape[1] == 5
+    carried = growth.grow_like({"m": made}, made, grown)
+    assert growth.pairs.layer_at(carried["m"], "hidden").weight.shape[0] == 6
+
+
+def test_half_precision_keeps_sums_in_float32():
+    half = trees.map(lambda t: t.to(torch.bfloat16), P)
+    x, many = NET.x.to(torch.bfloat16), 300
+    one = growth.statistics(NET.f, half, (x, NET.target), PAIR, NET.loss)
+    all_ = growth.statistics(NET.f, half, [(x, NET.target)] * many, PAIR, NET.loss)
+    assert one.S.dtype == all_.S.dtype == torch.float32
+    for name in ("S", "M", "S_prev", "M_prev", "P", "E"):
+        a, b = getattr(all_, name), getattr(one, name)
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    cast = trees.map(lambda t: t.to(torch.bfloat16), STATS)
+    for name, part in closed(cast, half).items():
+        assert all(t.isfinite().all() for t in trees.leaves(part) if t.is_floating_point()), name
+
+
+def test_threads_change_nothing():
+    collect = lambda _: growth.statistics(NET.f, P, NET.data, PAIR, NET.loss).M_prev
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(collect, range(24)):
+            assert torch.equal(got, STATS.M_prev)
+
+
+def test_mixed_dtypes_of_records_are_named():
+    wide = trees.map(lambda t: t.double(), STATS)
+    with pytest.raises(TypeError, match="float64"):
+        STATS + wide
+    with pytest.raises(TypeError, match=r"delta.*float64"):
+        growth.optimal_neurons(STATS, 1, delta=growth.optimal_delta(wide))
