@@ -1,5 +1,7 @@
 """Rows of the transform table for scores, schedules, search and the recipe."""
 
+import dataclasses
+
 import torch
 
 import growth
@@ -22,6 +24,9 @@ def step():
     return growth.optimal_neurons(stats, 2), growth.optimal_delta(stats)
 
 
+NAMELESS = tuple(dataclasses.replace(part, pair=None) for part in step())
+
+
 def search(params, new, delta, x):
     found = growth.line_search(NET.f, params, (x, NET.target), NET.pair, new, delta)
     return {"loss": found.loss, "start": found.start}
@@ -42,8 +47,8 @@ def update(rule):
 
 CASES: dict[str, Case | Exempt] = {
     "growth.improvement": Case(growth.improvement, step()),
-    "growth.compare": Case(lambda new, delta: growth.compare(PAIRS, [None, new], [delta, delta]), step()),
-    "growth.Comparison/best": Case(lambda c: c.best, (growth.compare(PAIRS, None, [step()[1]] * 2),), COUNT),
+    "growth.compare": Case(lambda new, delta: growth.compare(PAIRS, [None, new], [delta, delta]), NAMELESS),
+    "growth.Comparison/best": Case(lambda c: c.best, (growth.compare(PAIRS, None, [NAMELESS[1]] * 2),), COUNT),
     "growth.senn_score": Case(growth.senn_score, (STATS,)),
     "growth.senn_score/ridge": Case(growth.senn_score, (STATS, POINT)),
     "growth.senn_score/layer": Case(lambda s: growth.senn_score(s, of="layer"), (STATS,)),
