@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import debug_unwrap, vjp
 
 from fisher.axes import batch_axes
+from fisher.doors import explained
 from fisher.products import gradient
 from fisher.taps import pull
 from fisher.uses import EXACT, NEVER_MET
@@ -41,26 +42,16 @@ def finite(tree: Any, name: str, cure: str) -> None:
     """
     for path, t in zip(trees.paths(tree), trees.leaves(tree)):
         if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()):
-            values = raw(t)
-            if bool(values.sum().isfinite()):
+            found = values(t)
+            if found is None or bool(found.sum().isfinite()):
                 continue
-            bad = ~values.isfinite()
+            bad = ~found.isfinite()
             count = int(bad.sum())
             if count:
                 where = f"{name}: {path_str(path)}" if path else name
                 raise ValueError(
                     f"{where}: got {count} of {bad.numel()} entries NaN or infinite, expected finite numbers; {cure}"
                 )
-
-
-def floating(params: Any) -> None:
-    """Raise a TypeError that names the leaf if a leaf of params is not of a real floating dtype."""
-    for path, t in zip(trees.paths(params), trees.leaves(params)):
-        if not t.is_floating_point():
-            raise TypeError(
-                f"{path_str(path)}: got dtype {t.dtype}, expected a real floating dtype; keep buffers and integers out "
-                "of params (close f over them)"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +82,8 @@ def watched(run: Callable[[Any, Any], Tensor], params: Any, x: Any) -> tuple[Ten
         return run(params, treedef.unflatten(whole.values()))
 
     try:
-        y, back = vjp(of_both, params, [flat[i] for i in free])  # type: ignore[misc]
+        with explained(params, x=x):
+            y, back = vjp(of_both, params, [flat[i] for i in free])  # type: ignore[misc]
     except RuntimeError as error:
         if "mutate a captured Tensor" not in str(error):
             raise

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
+from fisher import doors
 from fisher.axes import batch_size
 from fisher.columns import estimator as make_estimator
 from fisher.layers import LayerCollection
@@ -75,8 +76,13 @@ def fim(
     PMatKFAC(2 factored + 0 exact blocks, d = 18, 36 numbers stored, float32, cpu)
     >>> natural = F.solve({"w": torch.ones(2, 3), "b": torch.ones(3), "v": torch.ones(3, 3)}, regul=1e-2)
     """
+    doors.function(f)
+    doors.parameters(params)
+    doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise, dtype=dtype, layers=layers)
+    if layers is not None:
+        layers.layout.check(params, "params (of the LayerCollection)")
     known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}
-    if representation not in known:
+    if not isinstance(representation, type) or representation not in known:
         raise ValueError(
             f"representation: got {getattr(representation, '__name__', representation)!r}, expected one of "
             f"{sorted(r.__name__ for r in known)}"
@@ -85,6 +91,8 @@ def fim(
         raise ValueError(f"sharing: got {sharing!r}, expected one of {list(SHARING)}")
     if centered and estimator != "gradient_covariance":
         raise ValueError(f"centered: got True with estimator={estimator!r}, expected estimator='gradient_covariance'")
+    if layers_to is not None:
+        doors.of_type(layers_to, Mapping, "layers_to", "a mapping {kind or name of a layer: representation}")
     if layers_to is not None and representation is not PMatMixed:
         raise ValueError(f"layers_to: got it with {representation.__name__}, expected representation=PMatMixed")
     columns = make_estimator(
@@ -164,6 +172,9 @@ def update_diag(
     centered: bool = False,
 ) -> Any:
     """What `PMatEKFAC.update_diag` does; the arguments are those of `fim`."""
+    doors.function(f)
+    doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise)
+    F.layers.layout.check(params, "params")
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )

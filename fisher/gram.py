@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fisher import check
+from fisher import doors
 from fisher.axes import batch_size
 from fisher.batches import batches
 from fisher.fmat import AXES, FMatDense
@@ -93,7 +93,9 @@ def gram(
     """
     if kind not in AXES:
         raise ValueError(f"kind: got {kind!r}, expected one of {list(AXES)}")
-    check.floating(params)
+    doors.function(f)
+    doors.parameters(params)
+    doors.options(chunk_size=chunk_size, layers=layers)
     parts = _parts(x, "x")
     others = None if x2 is None else _parts(x2, "x2")
     if layers is None:

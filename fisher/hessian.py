@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher import doors
 from fisher.batches import batches
 from fisher.curvature import GaussNewton, HessianCurvature
 from fisher.pmat.base import PMat
@@ -46,6 +47,9 @@ def hessian(
     tensor([[0.6667, 0.0000],
             [0.0000, 0.3333]])
     """
+    doors.function(loss, "loss")
+    doors.parameters(params)
+    doors.options(chunk_size=chunk_size, layers=layers)
     parts = [_present(pair) for pair in batches(data)]
     shape = tuple(torch.func.vjp(lambda p: loss(p, *parts[0]), params)[0].shape)
     if shape:
@@ -75,6 +79,10 @@ def ggn(
     tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]])
     """
+    doors.function(f)
+    doors.function(loss, "loss")
+    doors.parameters(params)
+    doors.options(chunk_size=chunk_size, layers=layers)
     parts = [_present(pair) for pair in batches(data)]
     return _represent(PMatImplicit.sum_of(GaussNewton(f, loss), params, parts), representation, layers, chunk_size)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher import check
+from fisher import check, doors
 from fisher.axes import batch_size
 from fisher.batches import batches
 from fisher.columns import chunks
@@ -50,9 +50,11 @@ def jacobian(
     >>> jacobian(f, {"w": torch.ones(2, 3), "b": torch.zeros(3)}, torch.ones(5, 2))
     PFMapDense(B = 5, C = 3, d = 9)
     """
-    if representation not in (PFMapDense, PFMapImplicit):
+    if not any(representation is kind for kind in (PFMapDense, PFMapImplicit)):
         raise ValueError(f"representation: got {representation!r}, expected PFMapDense or PFMapImplicit")
-    check.floating(params)
+    doors.function(f)
+    doors.parameters(params)
+    doors.options(chunk_size=chunk_size, layers=layers)
     parts = [part for part, _ in batches(x, what="jacobian")]
     if representation is PFMapImplicit:
         return PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fisher import check as checks
+from fisher import doors
 from fisher.axes import batch_size
 from fisher.grouping import leaves_to_layers as _layers
 from fisher.trace import Tracer
@@ -57,8 +58,9 @@ class LayerCollection:
         scale  exact      scale   3 x 3        1  scale
         w      kronecker  matmul  3 x 3        1  w, b
         """
+        doors.function(f)
+        doors.parameters(params)
         layout = Layout.of(params)
-        checks.floating(params)
         params = distinct(params)
         if check and batch_size(x) == 1:  # where the examples are shows only among several
             x = trees.map(lambda t: torch.cat([t, t]), x)
@@ -121,6 +123,8 @@ class LayerCollection:
         """
         if callable(names):
             names = [l.name for l in self if names(l)]
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise TypeError(f"names: got {type(names).__name__}, expected names of layers, as ['{self.names()[0]}'], or a predicate")
         chosen = {self[name].name for name in names}
         made = dataclasses.replace(self, layers=tuple(l for l in self if l.name in chosen))
         for l in made:
@@ -137,6 +141,7 @@ class LayerCollection:
 
     def add(self, layer: Layer) -> LayerCollection:
         """These layers and one more of the same function, in the order of their leaves."""
+        doors.of_type(layer, Layer, "layer", "a Layer, as layers[name]")
         if layer.name in self.names():
             raise ValueError(f"{layer.name}: is there already, expected another layer")
         if any(n >= len(self.layout.shapes) for n in layer.leaves) or any(k >= len(self.uses) for k in layer.uses):
@@ -148,6 +153,7 @@ class LayerCollection:
 
     def merge(self, other: LayerCollection) -> LayerCollection:
         """The layers of two collections of the same function, each once."""
+        doors.of_type(other, LayerCollection, "other", "a LayerCollection")
         if (self.uses, self.layout) != (other.uses, other.layout):
             raise ValueError(
                 "merge: got layers of another function or of other params, expected two parts of one collection"
@@ -160,6 +166,7 @@ class LayerCollection:
 
     def get_common_layers(self, other: LayerCollection) -> LayerCollection:
         """Those of these layers that the other collection has too: same name, kind and shapes."""
+        doors.of_type(other, LayerCollection, "other", "a LayerCollection")
         theirs = {(l.name, l.kind, l.shapes) for l in other}
         return self.select([l.name for l in self if (l.name, l.kind, l.shapes) in theirs])
 
@@ -210,6 +217,9 @@ class LayerCollection:
 
     def tree(self, views: dict[str, Tensor]) -> Any:
         """The vector of parameter space with these views: the way back from `views`."""
+        if not isinstance(views, Mapping) or not all(isinstance(views.get(n), Tensor) for n in self.names()):
+            got = sorted(map(str, views)) if isinstance(views, Mapping) else type(views).__name__
+            raise TypeError(f"views: got {got}, expected a tensor for each of {list(self.names())}, as `views` gives them")
         found: dict[int, list[tuple[int, Tensor]]] = {}
         for l in self:
             for n, t in l.scatter(views[l.name]).items():
@@ -222,6 +232,7 @@ class LayerCollection:
 
     def restrict(self, v: Any) -> Any:
         """Of a vector of all parameters what belongs to these layers, a vector of `space`."""
+        v = self.layout.check(v, "v")
         if self.complete:
             return v
         flat = trees.leaves(v)
@@ -229,6 +240,8 @@ class LayerCollection:
 
     def restricted(self, f: Callable[..., Tensor], params: Any) -> Callable[..., Tensor]:
         """f as a function of these layers' leaves, `{path: leaf}`, at the other leaves of params."""
+        doors.function(f)
+        self.layout.check(params, "params (of the LayerCollection)")
         flat, treedef = trees.flatten(params)
 
         def g(own: Any, x: Any) -> Tensor:

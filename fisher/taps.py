@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.axes import batch_size
+from fisher.doors import explained, output
 from fisher.rules.match import Match, View
 from fisher.watch import Watcher, distinct
 from linmaps import trees
@@ -50,10 +51,12 @@ def pull(
         taps = {k: reference[layers.leaf_of(k)].new_zeros(shapes[k]) for k in uses}
         return vjp(lambda taps: _tapped(f, params, x, layers, taps, keep, batch, also), taps, has_aux=True)
 
-    try:
-        y, back, inputs = attempt({k: layers.uses[k].tap_shape(batch) for k in uses})
-    except TapShape:
-        y, back, inputs = attempt(dict(enumerate(_shapes(f, params, x, layers))))
+    with explained(params, x=x):
+        try:
+            y, back, inputs = attempt({k: layers.uses[k].tap_shape(batch) for k in uses})
+        except TapShape:
+            y, back, inputs = attempt(dict(enumerate(_shapes(f, params, x, layers))))
+    output(y, params, x)
 
     def gradients(columns: Tensor) -> dict[int, Tensor]:
         return vmap(back)(columns)[0] if uses else {}

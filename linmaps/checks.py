@@ -98,31 +98,38 @@ def size(value: Any, name: str, low: int = 0, high: int | None = None, *, cure: 
         raise ValueError(f"{name}: got {value}, expected {expected}")
 
 
-def alike(tree: Any, name: str, like: Any, like_name: str) -> None:
-    """Raise a TypeError that names both unless all floating tensors of tree have one dtype and device, that of like's.
+def alike(tree: Any, name: str, like: Any, like_name: str, *, strict: bool = False) -> None:
+    """Raise a TypeError that names both unless all floating tensors of tree have a dtype and the device of like's.
 
-    Integer and bool tensors may have any dtype, but must be on that device.
+    Integer and bool tensors may have any dtype, but must be on that device.  strict: every leaf must be a dense tensor of such
+    a dtype itself: no integer, no complex number beside real ones, no text.
 
     >>> alike({"a": torch.ones(1, dtype=torch.float64)}, "v", [torch.ones(1)], "params")
     Traceback (most recent call last):
     TypeError: v: a: got torch.float64, expected torch.float32 as params; convert one with .to(...)
     """
     inexact = lambda t: isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
-    reference = next((t for t in trees.leaves(like) if inexact(t)), None)
-    if reference is None:
+    references = [t for t in trees.leaves(like) if inexact(t)]
+    if not references:
         return
-    for path, t in zip(trees.paths(tree), trees.leaves(tree)):
+    of = (lambda t: t.dtype) if strict else (lambda t: t.dtype.to_real())
+    kinds, device = {of(t): None for t in references}, references[0].device
+
+    def wrong(t: Any) -> str:
         if not isinstance(t, Tensor):
-            continue
-        where = f"{name}: {trees.path_str(path)}" if path else name
-        if inexact(t) and t.dtype.to_real() != reference.dtype.to_real():
-            raise TypeError(
-                f"{where}: got {t.dtype}, expected {reference.dtype} as {like_name}; convert one with .to(...)"
-            )
-        if t.device != reference.device:
-            raise TypeError(
-                f"{where}: got {t.device}, expected {reference.device} as {like_name}; move one with .to(...)"
-            )
+            return f"got {type(t).__name__}, expected a tensor of {next(iter(kinds))} as {like_name}" if strict else ""
+        if strict and t.layout != torch.strided:
+            return f"got a tensor of layout {t.layout}, expected a dense one as {like_name}; convert it with .to_dense()"
+        if (strict or inexact(t)) and of(t) not in kinds:
+            return f"got {t.dtype}, expected {' or '.join(map(str, kinds))} as {like_name}; convert one with .to(...)"
+        if t.device != device:
+            return f"got {t.device}, expected {device} as {like_name}; move one with .to(...)"
+        return ""
+
+    for i, t in enumerate(trees.leaves(tree)):
+        if found := wrong(t):
+            path = trees.paths(tree)[i]
+            raise TypeError(f"{name}: {trees.path_str(path)}: {found}" if path else f"{name}: {found}")
 
 
 class Checked:

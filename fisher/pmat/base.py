@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fisher.pmat import maps
 from linmaps import trees
-from linmaps.checks import values
+from linmaps.checks import alike, values
 from linmaps.trees import Layout
 
 Regul = float | Tensor
@@ -127,11 +127,11 @@ class PMat:
                 )
             if unknown := sorted(set(options) - set(self.kinds[kind])):
                 raise ValueError(f"solve: got options {unknown}, expected {list(self.kinds[kind])} for kind={kind!r}")
-        return maps.each(self.layout, v, "v", lambda v, n: self._solve_map(v, n, regul, kind, **options))
+        return maps.each(self.layout, v, "v", lambda v, n: self._solve_map(v, n, regul, kind, **options), self._space)
 
     def mmap(self, J: Any) -> Any:
         """F J: each vector of the map times F; J's leading axes are kept."""
-        return maps.each(self.layout, J, "J", self._mv_map)
+        return maps.each(self.layout, J, "J", self._mv_map, self._space)
 
     def mapTMmap(self, J: Any, reduction: str = "sum") -> Tensor:
         """J_bc' F J_bc: "diag" `[B, C]`, "sum" `[B]`, the sum over the outputs c (the last leading axis)."""
@@ -186,7 +186,8 @@ class PMat:
             )
         if noise is None:
             noise = self._draw(generator)
-        return check_sample(maps.each(self.layout, noise, "noise", lambda z, n: self._sample_map(z, n, regul)))
+        drawn = maps.each(self.layout, noise, "noise", lambda z, n: self._sample_map(z, n, regul), self._space)
+        return check_sample(drawn)
 
     # a representation may do these at once for all vectors of a map; n leading axes
 
@@ -273,6 +274,11 @@ class PMat:
         """Of the numbers stored."""
         return self._like().device
 
+    @property
+    def _space(self) -> Any:
+        """What says which dtypes and device vectors have."""
+        return self
+
     def _like(self) -> Tensor:
         return (*trees.leaves(self), torch.zeros(0))[0]
 
@@ -287,8 +293,10 @@ class PMat:
     # --- checks ----------------------------------------------------------------------------------------------------
 
     def check_vector(self, v: Any, name: str = "v") -> Any:
-        """v with its mappings as those of params; ValueError that names the path unless it is a tree like params."""
-        return self.layout.check(v, name)
+        """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
+        v = self.layout.check(v, name)
+        alike(v, name, self._space, f"the {type(self).__name__}", strict=True)
+        return v
 
     def check_single(self, ndim: int, t: Tensor) -> None:
         """Raise unless `t` has `ndim` axes: one more is a stacked ensemble."""

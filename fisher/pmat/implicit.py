@@ -95,6 +95,10 @@ class PMatImplicit(MatrixFree):
             total = part if total is None else trees.add(total, part)
         return trees.map(lambda t: self.scale * t, total)
 
+    @property
+    def _space(self) -> Any:
+        return self.params
+
     def mv(self, v: Any) -> Any:
         v = self.check_vector(v)
         return self._total(lambda batch: self.curvature.product(self.params, batch, v))

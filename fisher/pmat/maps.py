@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from linmaps import trees
+from linmaps.checks import alike
 from linmaps.trees import Layout
 
 
@@ -38,11 +39,12 @@ def conformed(layout: Layout, v: Any, name: str) -> tuple[Any, tuple[int, ...]]:
     return Layout(layout.treedef, tuple(lead + s for s in layout.shapes)).check(v, name), lead
 
 
-def each(layout: Layout, v: Any, name: str, fn: Callable[[Any, int], Any]) -> Any:
-    """fn(tree, number of leading axes) of a vector or a map; of a record of a map the same record."""
+def each(layout: Layout, v: Any, name: str, fn: Callable[[Any, int], Any], like: Any) -> Any:
+    """fn(tree, number of leading axes) of a vector or a map in the dtypes of like; of a record of a map the same record."""
     if is_map(v):
-        return dataclasses.replace(v, jacobian=each(layout, v.jacobian, name, fn))
+        return dataclasses.replace(v, jacobian=each(layout, v.jacobian, name, fn, like))
     v, lead = conformed(layout, v, name)
+    alike(v, name, like, "the matrix", strict=True)
     return fn(v, len(lead))
 
 

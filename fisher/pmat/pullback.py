@@ -43,6 +43,10 @@ class PMatPullback(MatrixFree):
     def _like(self) -> Tensor:
         return trees.leaves(self.params)[0]
 
+    @property
+    def _space(self) -> Any:
+        return self.params
+
     def mv(self, v: Any) -> Any:
         v = self.check_vector(v)
         _, u = jvp(self.effective, (self.params,), (v,))

@@ -144,7 +144,7 @@ class PMatSum(PMat):
         if layered is not None:
             return layered.solve(v, regul, kind=kind, **options)
         if kind == "default" and not options and self.symmetric and self.layout.numel > DIRECT:
-            return maps.each(self.layout, v, "v", lambda v, n: self._iterated(v, n, regul))
+            return maps.each(self.layout, v, "v", lambda v, n: self._iterated(v, n, regul), self._space)
         return self.dense().solve(v, regul, kind=kind, **options)
 
     def _iterated(self, v: Any, n: int, regul: Regul) -> Any:

@@ -1,0 +1,121 @@
+"""The door of what takes f, params and data: what they must be, said before anything runs, and mixed dtypes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linmaps import trees
+from linmaps.checks import alike, size
+from linmaps.trees import Layout, path_str
+
+
+MIXED = ("dtype", "scalar type", "device", "data type", "Input type", "same type")  # what torch says of mixed tensors
+
+
+def function(f: Any, name: str = "f") -> None:
+    """Raise a TypeError unless f can be called.
+
+    >>> function(None)
+    Traceback (most recent call last):
+    TypeError: f: got NoneType, expected a function
+    """
+    if not callable(f):
+        raise TypeError(f"{name}: got {type(f).__name__}, expected a function")
+
+
+def of_type(value: Any, kind: type | tuple[type, ...], name: str, expected: str) -> None:
+    """Raise a TypeError that says what was expected unless value is an instance of kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+
+
+def parameters(params: Any, name: str = "params") -> None:
+    """Raise a TypeError that names the leaf unless params is a tree of dense real floating tensors with at least one leaf."""
+    layout = Layout.of(params)
+    if not layout.shapes:
+        raise TypeError(f"{name}: got {type(params).__name__} without a tensor, expected a tree of tensors")
+    for path, t in zip(layout.paths, trees.leaves(params)):
+        where = f"{name}: {path_str(path)}" if path else name
+        if not t.is_floating_point():
+            raise TypeError(
+                f"{where}: got dtype {t.dtype}, expected a real floating dtype; keep buffers and integers out of params (close "
+                "f over them)"
+            )
+        if t.layout != torch.strided:
+            raise TypeError(f"{where}: got layout {t.layout}, expected a dense tensor; convert it with .to_dense()")
+
+
+def options(
+    *,
+    chunk_size: Any = None,
+    n_samples: Any = 1,
+    generator: Any = None,
+    noise: Any = None,
+    dtype: Any = None,
+    layers: Any = None,
+) -> None:
+    """Raise unless each has its type: TypeError, or ValueError for a number out of range."""
+    if chunk_size is not None:
+        size(chunk_size, "chunk_size", 1, cure="or None for all at once")
+    size(n_samples, "n_samples", 1)
+    if generator is not None:
+        of_type(generator, torch.Generator, "generator", "a torch.Generator, or None")
+    if noise is not None:
+        of_type(noise, Tensor, "noise", "a tensor [n, *y.shape], or None")
+        if not noise.is_floating_point() or noise.layout != torch.strided:
+            raise TypeError(f"noise: got {noise.dtype}, {noise.layout}, expected a dense floating tensor [n, *y.shape]")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype: got {dtype!r}, expected a floating dtype such as torch.float64, or None")
+
+
+    if layers is not None and not hasattr(layers, "layout"):
+        raise TypeError(f"layers: got {type(layers).__name__}, expected a LayerCollection, or None")
+
+
+@contextmanager
+def explained(like: Any, like_name: str = "params", **others: Any) -> Iterator[None]:
+    """torch's refusal of mixed dtypes or devices, as a TypeError that names both.
+
+    f may convert its inputs itself, so that they are compared only where torch refuses.
+
+    >>> import torch
+    >>> with explained(torch.ones(2, 2), x=torch.ones(2, 2).double()):
+    ...     torch.ones(2, 2) @ torch.ones(2, 2).double()
+    Traceback (most recent call last):
+    TypeError: x: got torch.float64, expected torch.float32 as params; convert one with .to(...)
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in MIXED):
+            raise
+        try:
+            for name, tree in others.items():
+                alike(tree, name, like, like_name)
+            uniform(like, like_name)
+        except TypeError as mixed:
+            raise mixed from error
+        raise
+
+
+def uniform(params: Any, name: str = "params") -> None:
+    """Raise a TypeError that names two leaves unless all floating leaves have one dtype and device."""
+    flat = [(p, t) for p, t in zip(trees.paths(params), trees.leaves(params)) if isinstance(t, Tensor)]
+    if flat:
+        first, other = flat[0][1], f"{path_str(flat[0][0])} of {name}"
+        alike(params, name, first, other)
+
+
+def output(y: Any, params: Any, x: Any, name: str = "f(params, x)") -> None:
+    """Raise a TypeError unless y is a floating tensor, not of a wider dtype than params because x is."""
+    of_type(y, Tensor, name, "a tensor [B, ...]")
+    if not y.is_floating_point():
+        raise TypeError(f"{name}: got {y.dtype}, expected a real floating dtype")
+    if y.dtype not in {t.dtype for t in trees.leaves(params)} and y.dtype == torch.float64:
+        alike(x, "x", params, "params")
+
