@@ -13,7 +13,6 @@ from linmaps import trees
 from linmaps.checks import alike, size
 from linmaps.trees import Layout, path_str
 
-
 MIXED = ("dtype", "scalar type", "device", "data type", "Input type", "same type")  # what torch says of mixed tensors
 
 
@@ -72,7 +71,6 @@ def options(
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype: got {dtype!r}, expected a floating dtype such as torch.float64, or None")
 
-
     if layers is not None and not hasattr(layers, "layout"):
         raise TypeError(f"layers: got {type(layers).__name__}, expected a LayerCollection, or None")
 
@@ -118,4 +116,3 @@ def output(y: Any, params: Any, x: Any, name: str = "f(params, x)") -> None:
         raise TypeError(f"{name}: got {y.dtype}, expected a real floating dtype")
     if y.dtype not in {t.dtype for t in trees.leaves(params)} and y.dtype == torch.float64:
         alike(x, "x", params, "params")
-

@@ -78,7 +78,9 @@ def fim(
     """
     doors.function(f)
     doors.parameters(params)
-    doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise, dtype=dtype, layers=layers)
+    doors.options(
+        chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise, dtype=dtype, layers=layers
+    )
     if layers is not None:
         layers.layout.check(params, "params (of the LayerCollection)")
     known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}

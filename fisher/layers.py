@@ -124,7 +124,9 @@ class LayerCollection:
         if callable(names):
             names = [l.name for l in self if names(l)]
         if isinstance(names, str) or not isinstance(names, Iterable):
-            raise TypeError(f"names: got {type(names).__name__}, expected names of layers, as ['{self.names()[0]}'], or a predicate")
+            raise TypeError(
+                f"names: got {type(names).__name__}, expected names of layers, as ['{self.names()[0]}'], or a predicate"
+            )
         chosen = {self[name].name for name in names}
         made = dataclasses.replace(self, layers=tuple(l for l in self if l.name in chosen))
         for l in made:
@@ -219,7 +221,9 @@ class LayerCollection:
         """The vector of parameter space with these views: the way back from `views`."""
         if not isinstance(views, Mapping) or not all(isinstance(views.get(n), Tensor) for n in self.names()):
             got = sorted(map(str, views)) if isinstance(views, Mapping) else type(views).__name__
-            raise TypeError(f"views: got {got}, expected a tensor for each of {list(self.names())}, as `views` gives them")
+            raise TypeError(
+                f"views: got {got}, expected a tensor for each of {list(self.names())}, as `views` gives them"
+            )
         found: dict[int, list[tuple[int, Tensor]]] = {}
         for l in self:
             for n, t in l.scatter(views[l.name]).items():

@@ -119,7 +119,9 @@ def alike(tree: Any, name: str, like: Any, like_name: str, *, strict: bool = Fal
         if not isinstance(t, Tensor):
             return f"got {type(t).__name__}, expected a tensor of {next(iter(kinds))} as {like_name}" if strict else ""
         if strict and t.layout != torch.strided:
-            return f"got a tensor of layout {t.layout}, expected a dense one as {like_name}; convert it with .to_dense()"
+            return (
+                f"got a tensor of layout {t.layout}, expected a dense one as {like_name}; convert it with .to_dense()"
+            )
         if (strict or inexact(t)) and of(t) not in kinds:
             return f"got {t.dtype}, expected {' or '.join(map(str, kinds))} as {like_name}; convert one with .to(...)"
         if t.device != device:
