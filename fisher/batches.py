@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from fisher.check import finite
+from linmaps import trees
+from linmaps.linalg import working
 
 Batch = tuple[Any, Any]
 
@@ -82,3 +84,14 @@ def check_finite(tree: Any, name: str) -> None:
     >>> check_finite(torch.zeros(2), "data: batch 0")
     """
     finite(tree, name, "clean or drop these examples (or pass check_finite=False)")
+
+
+def running(total: Any, part: Any) -> Any:
+    """total + part, a sum over batches: kept in float32 at least, since half precision stops to grow.  None is zero.
+
+    >>> import torch
+    >>> running(None, torch.ones(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    wide = trees.map(working, part)
+    return wide if total is None else trees.add(total, wide)

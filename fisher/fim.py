@@ -11,6 +11,7 @@ from torch.func import vjp
 
 from fisher import doors
 from fisher.axes import batch_size
+from fisher.batches import running
 from fisher.columns import estimator as make_estimator
 from fisher.layers import LayerCollection
 from fisher.likelihoods import Likelihood
@@ -142,8 +143,8 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     for x, target in seen:
         y, back = _backward(f, params, x)
         part = trees.scale(1 / total, back(columns(y, target)[0])[0])
-        mean = part if mean is None else trees.add(mean, part)
-    return F - PMatLowRank(trees.map(lambda t: t[None], mean))
+        mean = running(mean, part)
+    return F - PMatLowRank(trees.map(lambda t, p: t[None].to(p.dtype), mean, params))
 
 
 def _backward(f: Callable[..., Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:

@@ -18,6 +18,7 @@ from fisher.layers import LayerCollection
 from fisher.reducers import Options, Reducer, leaf_rows
 from fisher.taps import column_rows, pull
 from linmaps import trees
+from linmaps.numeric import HALF
 
 Make = Callable[[LayerCollection, Options], Reducer]
 
@@ -67,13 +68,13 @@ def checked_batches(run: Pass, data: Any) -> Any:
 def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     """The matrix that the reducer makes of all batches."""
     seen, inputs, columns = 0, None, None
+    dtype = next((t.dtype for t in trees.leaves(run.params)), None)
+    run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and dtype in HALF else run
     known = one_batch(data) and not options.centered
     for x, target in checked_batches(run, data):
         run = run.on(run.found(x))
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
         reducer, part_in, part = _one(run, x, target, make, options)
-        if run.dtype is not None:
-            part_in, part = _cast((part_in, part), run.dtype)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
         seen += batch_size(x)
@@ -81,7 +82,6 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
         raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
     made = make(run.layers, options).finish(inputs, columns, seen // options.examples)
     if run.dtype is not None:
-        dtype = trees.leaves(run.params)[0].dtype
         made = _cast(made, dtype)
     if run.check_finite:
         check.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
@@ -105,9 +105,9 @@ def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[
     for chunk in run.columns.parts(y, target, run.chunk_size):
         chunk = chunk / over
         g = column_rows(layers, back(chunk), batch)
-        part = reducer.columns(kept, g, leaf_rows(run.f, run.params, x, free, chunk))
+        part = _cast(reducer.columns(kept, g, leaf_rows(run.f, run.params, x, free, chunk)), run.dtype)
         total = part if total is None else reducer.add(total, part)
-    return reducer, reducer.inputs(kept), total
+    return reducer, _cast(reducer.inputs(kept), run.dtype), total
 
 
 def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batch: int) -> dict[int, Tensor]:
@@ -122,5 +122,5 @@ def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batc
     return {k: some | ~every for k, (every, some) in moved.items()}
 
 
-def _cast(tree: Any, dtype: torch.dtype) -> Any:
-    return trees.map(lambda t: t.to(dtype), tree)
+def _cast(tree: Any, dtype: torch.dtype | None) -> Any:
+    return tree if dtype is None else trees.map(lambda t: t.to(dtype), tree)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher.axes import batch_size
-from fisher.batches import batches
+from fisher.batches import batches, running
 from fisher.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -17,6 +17,7 @@ from fisher.likelihoods.held import emptied
 from fisher.pmat.base import PMat, Regul, check_sample
 from fisher.pmat.matrixfree import LARGEST_CHUNK, MatrixFree
 from linmaps import trees
+from linmaps.linalg import working
 from linmaps.trees import Layout
 
 
@@ -91,9 +92,12 @@ class PMatImplicit(MatrixFree):
         self.check_single(0, self.scale)
         total = None
         for batch in self.batches:
-            part = fn(batch)
-            total = part if total is None else trees.add(total, part)
-        return trees.map(lambda t: self.scale * t, total)
+            total = running(total, fn(batch))
+        return trees.map(lambda t: self._back(self.scale * t), total)
+
+    def _back(self, t: Tensor) -> Tensor:
+        """From the dtype of sums over batches."""
+        return t.to(self.scale.dtype) if working(self.scale) is not self.scale else t
 
     @property
     def _space(self) -> Any:
@@ -126,7 +130,7 @@ class PMatImplicit(MatrixFree):
             for start in range(0, n, size):
                 x = trees.map(lambda t: t[start : start + size], batch[0])  # noqa: B023
                 part = reduce(example_columns(self.curvature.f, self.params, x, columns[:, start : start + size]))  # type: ignore[attr-defined, index]
-                total = part if total is None else trees.add(total, part)
+                total = running(total, part)
             return total
 
         return self._total(one)
@@ -175,5 +179,5 @@ class PMatImplicit(MatrixFree):
                 e = noise[number]
             w = torch.einsum("kb...,kb->b...", columns, e)
             part = self.curvature.pulled(self.params, batch, w)  # type: ignore[attr-defined]
-            total = part if total is None else trees.add(total, part)
-        return trees.map(lambda t: self.scale.sqrt() * t, total)
+            total = running(total, part)
+        return trees.map(lambda t: self._back(self.scale.sqrt() * t), total)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.func import grad, vmap
 
 import fisher
 from fisher.strategies import REPRESENTATIONS
@@ -85,3 +86,151 @@ def test_averages_are_those_of_the_matrices(kind):
     close(nested["t"], V, 1e-14, "beside it")
     is_matrix(F + G, A + B)
     is_matrix(F - G, A - B)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("PMatImplicit", "pullback", "KFAC, product")])
+def test_solves_of_averages_invert_them(kind):
+    """Damped by as much as makes all of them positive definite."""
+    F, G = KINDS[kind](0), KINDS[kind](1)
+    T = (F.to_torch() + 2 * G.to_torch()) / 3
+    regul = T.norm() / 2 if "weighted" in kind else 0.3
+    want = torch.linalg.solve(T + regul * torch.eye(len(T), dtype=D), trees.ravel(V)[0])
+    for M in (fisher.ema(F, G, 1 / 3), fisher.Mean().add(F, 1).add(G, 2).value(), (F + 2 * G) / 3):
+        close(trees.ravel(M.solve(V, regul))[0], want, 1e-9, "solve")
+
+
+KRONECKER = ["PMatEKFAC", "PMatLowRank", "KFAC, power", "low rank, inverse", "blocks, eigenbasis", "mixed", "PMatDiag"]
+
+
+@pytest.mark.parametrize("kind", KRONECKER)
+def test_averages_of_ensembles_and_their_derivatives(kind):
+    """Under vmap no tensor is known to be that of another: the matrix is the same, whatever represents it."""
+    F, G = ([KINDS[kind](s) for s in seeds] for seeds in ((0, 1), (2, 3)))
+    average = lambda F, G, n: (fisher.ema(F, G, n / 4).to_torch(), fisher.Mean().add(F, 1).add(G, n).value().mv(V))
+    n = torch.tensor([1.0, 3.0], dtype=D)
+    want = trees.stack([average(*member) for member in zip(F, G, n)])
+    close(vmap(average)(trees.stack(F), trees.stack(G), n), want, 1e-10, "ensemble")
+    line = lambda n: trees.dot(fisher.Mean().add(F[0], 1).add(G[0], n).value().mv(V), V)
+    a, b = trees.dot(F[0].mv(V), V), trees.dot(G[0].mv(V), V)
+    close(grad(line)(n[1]), (b - a) / 16, 1e-10, "in the number of examples")
+
+
+def test_the_mean_of_kronecker_factors_is_that_of_their_moments():
+    """By convention, as fim over batches has it; so in PMatMixed.  What is no moment is averaged as a matrix."""
+    batches = [randn(20, 5, 2), randn(21, 7, 2)]
+    for representation in (fisher.PMatKFAC, fisher.PMatMixed):
+        one = lambda x, r=representation: fisher.fim(f, P, x, r, "gaussian", layers=LAYERS)
+        F, G = map(one, batches)
+        assert F.linear
+        assert not F.eigendecomposition().linear
+        got = fisher.Mean().add(F, 5).add(G, 7).value()
+        assert type(got) is representation
+        close(got, one(batches), 1e-12, "mean")
+        close(fisher.ema(F, G, 5 / 12), got, 1e-12, "ema")
+    F = made(fisher.PMatKFAC, 0)
+    assert not (F**2).linear
+    assert not F.pinv().linear
+    assert not (F @ F).linear
+
+
+def test_matrices_that_share_factors_or_bases_add_in_them():
+    F = made(fisher.PMatKFAC, 0)
+    E = F.eigendecomposition()
+    blocks = made(fisher.PMatBlockDiag, 0).eigendecomposition()
+    for G in (F + F, 3.0 * F - F, F * 0.0 + F, F - F):
+        assert type(G) is fisher.PMatKFAC
+    for A, B in ((F, F), (F, 2 * F), (E, E.inverse(0.1)), (E, E**2), (blocks, blocks.inverse(0.3))):
+        assert type(A + B) is type(A)
+        is_matrix(A + B, A.to_torch() + B.to_torch())
+    new = E.update_diag(f, P, randn(30, 4, 2), "gaussian")
+    G = fisher.ema(E, new, 0.9)
+    assert type(G) is fisher.PMatEKFAC
+    is_matrix(G, 0.9 * E.to_torch() + 0.1 * new.to_torch())
+
+
+@pytest.mark.parametrize("kind", ["PMatEKFAC", "PMatLowRank", "low rank, inverse", "dense, eigenbasis", "mixed", "sum"])
+def test_averages_of_many_do_not_outgrow_the_dense_matrix(kind):
+    F = [KINDS[kind](s) for s in range(3)]
+    mean, average, T = fisher.Mean(), F[0], [M.to_torch() for M in F]
+    want = T[0]
+    for n in range(40):
+        mean, average, want = mean.add(F[n % 3], 1), fisher.ema(average, F[n % 3], 0.9), 0.9 * want + 0.1 * T[n % 3]
+    d = LAYERS.space.numel
+    for M in (mean.value(), average):
+        assert sum(t.numel() for t in trees.leaves(M)) <= 2 * d**2
+    is_matrix(mean.value(), (14 * T[0] + 13 * T[1] + 13 * T[2]) / 40)
+    is_matrix(average, want)
+
+
+HALVES = {"w": randn(0, 3, 4, dtype=torch.bfloat16), "v": randn(1, 4, 2, dtype=torch.bfloat16)}
+SINGLES = list(randn(2, 320, 3, dtype=torch.bfloat16).split(1))
+wide = lambda tree: trees.map(lambda t: t.double(), tree)
+g = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"]
+
+
+@pytest.mark.parametrize("kind", [fisher.PMatDiag, fisher.PMatKFAC])
+def test_half_precision_is_summed_in_single(kind):
+    """Over batches of one example, where a sum in half precision stops to grow."""
+    layers = fisher.LayerCollection.from_function(g, HALVES, SINGLES[0])
+    F = fisher.fim(g, HALVES, SINGLES, kind, "gaussian", layers=layers)
+    assert F.dtype == torch.bfloat16
+    want = fisher.fim(g, wide(HALVES), wide(torch.cat(SINGLES)), kind, "gaussian").trace()
+    assert abs(F.trace().double() / want - 1) < 0.03
+    some = [fisher.fim(g, HALVES, x, kind, "gaussian", layers=layers) for x in SINGLES[:5]]
+    mean, average, exact = fisher.Mean(), some[0], wide(some[0])
+    for n in range(600):
+        F = some[n % 5]
+        mean, average, exact = mean.add(F, 1), fisher.ema(average, F, 0.999), fisher.ema(exact, wide(F), 0.999)
+    assert mean.value().dtype == torch.bfloat16
+    close(wide(mean.value()), trees.scale(0.2, trees.map(lambda *t: sum(t), *map(wide, some))), 0.01, "mean")
+    close(wide(average), exact, 1e-4, "ema")
+
+
+def test_products_over_many_batches_are_summed_in_single():
+    F = fisher.fim(g, HALVES, SINGLES, fisher.PMatImplicit, "gaussian")
+    G = fisher.fim(g, wide(HALVES), wide(torch.cat(SINGLES)), fisher.PMatImplicit, "gaussian")
+    got, want = wide(F.mv(HALVES)), G.mv(wide(HALVES))
+    assert trees.norm(trees.sub(got, want)) < 0.03 * trees.norm(want)
+    assert abs(F.trace().double() / G.trace() - 1) < 0.03
+
+
+def test_parameters_of_a_module_are_taken_as_they_are_now():
+    """Detached, so that no graph grows, and copied, so that a later step of an optimizer does not move the mean."""
+    net = torch.nn.Linear(2, 1)
+    before = net.weight.detach().clone()
+    mean = fisher.Mean().add(dict(net.named_parameters()), 1)
+    average = fisher.ema(dict(net.named_parameters()), dict(net.named_parameters()), 0.5)
+    with torch.no_grad():
+        net.weight += 1
+    mean = mean.add(dict(net.named_parameters()), 1)
+    close(mean.value()["weight"], before + 0.5, 1e-6, "mean")
+    assert not any(t.requires_grad for t in trees.leaves((mean, average)))
+    w = torch.ones(2, requires_grad=True)
+    assert fisher.Mean().add({"w": w}, 1).value()["w"].requires_grad
+
+
+@pytest.mark.parametrize(
+    "n", [-1, -0.5, torch.tensor(-3.0), float("inf"), float("nan"), torch.tensor(torch.inf), torch.ones(2)]
+)
+def test_numbers_of_examples_are_checked(n):
+    with pytest.raises(ValueError, match=r"n: got .*expected a finite number >= 0"):
+        fisher.Mean().add({"a": torch.ones(2)}, n)
+
+
+@pytest.mark.parametrize(
+    "decay", [-0.1, 1.5, torch.tensor(1.5), float("nan"), torch.tensor(-1.0), torch.full((2,), 0.5)]
+)
+def test_decay_is_checked(decay):
+    with pytest.raises(ValueError, match=r"decay: got .*expected a finite number >= 0 and <= 1"):
+        fisher.ema({"a": torch.ones(2)}, {"a": torch.ones(2)}, decay)
+
+
+def test_matrices_of_other_params_are_refused():
+    F, other = made(fisher.PMatLowRank, 0), fisher.PMatLowRank({"w": torch.ones(2, 3, dtype=D)})
+    for call in (lambda: fisher.ema(F, other, 0.5), lambda: fisher.Mean().add(F, 1).add(other, 1)):
+        with pytest.raises(ValueError, match=r"layouts differ.*matrices of the same params"):
+            call()
+    with pytest.raises(ValueError, match="missing"):
+        fisher.ema({"F": F, "t": V}, {"F": F}, 0.5)
+    with pytest.raises(ValueError, match="leaf t has shape"):
+        fisher.ema({"F": F, "t": torch.ones(2)}, {"F": F, "t": torch.ones(3)}, 0.5)
