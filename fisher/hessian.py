@@ -18,6 +18,7 @@ from fisher.pmat.base import PMat
 from fisher.pmat.dense import PMatDense
 from fisher.pmat.diag import PMatDiag
 from fisher.pmat.implicit import PMatImplicit
+from fisher.pmat.limits import check_dense
 from linmaps import trees
 
 
@@ -97,6 +98,7 @@ def _represent(F: PMatImplicit, representation: type[PMat], layers: Any, chunk_s
     if name == "PMatImplicit":
         return F
     if name == "PMatDense":
+        check_dense(F.layout.numel, "PMatDense", "use PMatImplicit or PMatDiag", dtype=F.dtype)
         return PMatDense(F.to_torch(chunk_size=chunk_size), F.layout)
     if name == "PMatDiag":
         return PMatDiag(F.get_diag(chunk_size=chunk_size), F.layout)
@@ -119,6 +121,9 @@ def _blocks(F: PMatImplicit, layers: Any) -> dict[str, Tensor]:
     blocks = {}
     for layer in layers:
         like = zeros[layer.name]
+        check_dense(
+            like.numel(), f"PMatBlockDiag: the block of {layer.name}", "use PMatImplicit or PMatDiag", dtype=like.dtype
+        )
         if layer.kind == "unused":
             blocks[layer.name] = like.new_zeros(())
             continue

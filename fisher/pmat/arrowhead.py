@@ -6,12 +6,15 @@ in front); V `[K, O, I + 1]` the views `[W | b]` of K vectors.  All by the Schur
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from fisher.pmat import spectra
 from fisher.pmat.base import Regul
+from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.linalg import pinv
 
@@ -56,6 +59,8 @@ class ArrowheadBlock:
 
     def matrices(self) -> Tensor:
         """The matrix of each unit, `[..., O, I + 1, I + 1]`."""
+        *units, n = self.entries.shape
+        check_dense(n, "the matrices of all units of a layer", PRODUCTS, count=math.prod(units), dtype=self.cross.dtype)
         border = torch.nn.functional.pad(self.cross[..., None], (self.cross.shape[-1], 0, 0, 1))
         return torch.diag_embed(self.entries) + border + border.mT
 
@@ -70,6 +75,7 @@ class ArrowheadBlock:
 
     def spread(self, matrices: Tensor) -> Tensor:
         """One matrix `[n, n]` with a matrix per unit on its diagonal."""
+        check_dense(self.entries.numel(), "a dense block of a layer", PRODUCTS, dtype=self.cross.dtype)
         return torch.block_diag(*matrices.flatten(0, -3).unbind(0))
 
     def squares(self) -> Tensor:

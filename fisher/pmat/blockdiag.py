@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from fisher.layers import LayerCollection
@@ -106,7 +105,7 @@ def block_matrices(F: PMat, layers: LayerCollection) -> dict[str, Tensor] | None
     if isinstance(F, PMatEye):
         return {layer.name: F.alpha for layer in layers}
     if isinstance(F, PMatDiag):
-        return {name: torch.diag(view.flatten()) for name, view in layers.views(F.diag).items()}
+        return {name: exact.DiagonalBlock(view).dense() for name, view in layers.views(F.diag).items()}
     return None
 
 

@@ -15,11 +15,10 @@ from torch.func import vmap
 
 from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.linalg import positive_root
 from linmaps.trees import Layout
-
-LARGEST = 2**15  # rows of a dense block made where none was stored: 4 GiB in float32
 
 
 class Blockwise(PMat):
@@ -110,6 +109,7 @@ class Blockwise(PMat):
         return blocks[name].dense()
 
     def to_torch(self) -> Tensor:
+        check_dense(self.layout.numel, f"{type(self).__name__}.to_torch", PRODUCTS, dtype=self.dtype)
         blocks, index = self._blocks(), self.index()
         return assemble([(index[n], blocks[n].dense()) for n in index], self.layout.numel, self._like())
 

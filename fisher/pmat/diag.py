@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fisher.pmat import spectra
@@ -60,7 +59,7 @@ class PMatDiag(AxisAligned):
         return self.diag
 
     def to_torch(self) -> Tensor:
-        return torch.diag(trees.ravel(self.diag)[0])
+        return DiagonalBlock(trees.ravel(self.diag)[0]).dense()
 
     def scaled(self, alpha: Regul) -> PMatDiag:
         return self._mapped(lambda t: alpha * t)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fisher.pmat import spectra
 from fisher.pmat.base import Regul
+from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.linalg import rounding
 
@@ -40,6 +41,7 @@ def diagonal(A: Tensor) -> Tensor:
 
 def kron(G: Tensor, A: Tensor) -> Tensor:
     """G (x) A, `[O I, O I]`."""
+    check_dense(len(G) * len(A), "a dense Kronecker product of a layer", PRODUCTS, dtype=G.dtype)
     return torch.einsum("op,ij->oipj", G, A).reshape(len(G) * len(A), len(G) * len(A))
 
 

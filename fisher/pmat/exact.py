@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fisher.pmat import spectra
 from fisher.pmat.base import Regul
+from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.linalg import constant_eigh, damped, pinv, refined, solve
 
@@ -81,6 +82,7 @@ class DiagonalBlock:
         return self.entries
 
     def dense(self) -> Tensor:
+        check_dense(self.entries.numel(), "a dense block of a diagonal", PRODUCTS, dtype=self.entries.dtype)
         return torch.diag(self.entries.flatten())
 
     def squares(self) -> Tensor:

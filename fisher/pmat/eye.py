@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fisher.pmat import spectra
@@ -64,7 +63,7 @@ class PMatEye(AxisAligned):
         return positive_root(self.alpha**2) * self.layout.numel**0.5
 
     def to_torch(self) -> Tensor:
-        return self.alpha * torch.eye(self.layout.numel, dtype=self.dtype, device=self.device)
+        return DiagonalBlock(self.alpha.expand(self.layout.numel)).dense()
 
     def scaled(self, alpha: Regul) -> PMatEye:
         return PMatEye(alpha * self.alpha, self.layout)

@@ -16,6 +16,7 @@ from torch.func import vmap
 from fisher.pmat import exact, spectra
 from fisher.pmat.base import Regul
 from fisher.pmat.eigenblocks import EigenBlock, diagonal, full, kron, right, right_t
+from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.uses import Layer
 from linmaps import trees
 from linmaps.linalg import constant_eigh, damped, pinv, refined, solve
@@ -184,10 +185,16 @@ class Stacked:
         return self._each("diag")
 
     def basis(self) -> Tensor:
-        return torch.block_diag(*self._each("basis").unbind(0))
+        return self._spread("basis")
 
     def dense(self) -> Tensor:
-        return torch.block_diag(*self._each("dense").unbind(0))
+        return self._spread("dense")
+
+    def _spread(self, method: str) -> Tensor:
+        """The matrices of all groups on one diagonal."""
+        D = self.diag()
+        check_dense(D.numel(), "a dense block of all groups of a layer", PRODUCTS, dtype=D.dtype)
+        return torch.block_diag(*self._each(method).unbind(0))
 
     def squares(self) -> Tensor:
         return self._each("squares").sum()

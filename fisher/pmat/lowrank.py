@@ -17,6 +17,7 @@ from torch.func import debug_unwrap
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.dense import PMatDense
 from fisher.pmat.eigen import raveled
+from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.range import PMatRange, combination, gram, products, row_layout
 from fisher.pmat.spectra import extremes, logdet, matrix_power, real, spectrum_values
 from linmaps import trees
@@ -216,6 +217,7 @@ class PMatLowRank(PMat):
         return trees.map(lambda t: (w.reshape(-1, *[1] * (t.ndim - 1)) * t**2).sum(0), self.rows)
 
     def to_torch(self) -> Tensor:
+        check_dense(self.layout.numel, "PMatLowRank.to_torch", PRODUCTS, dtype=self.dtype)
         R = torch.cat([t.reshape(self.n, math.prod(t.shape[1:])) for t in trees.leaves(self.rows)], 1)
         return R.mT @ (R if self.weights is None else self.weights[:, None] * R)
 

@@ -15,6 +15,7 @@ from fisher import cg, lanczos, traces
 from fisher.pmat import maps
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.eigen import raveled
+from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.range import PMatRange
 from linmaps import trees
 from linmaps.linalg import positive_root
@@ -104,6 +105,7 @@ class MatrixFree(PMat):
 
     def to_torch(self, *, chunk_size: int | None = None) -> Tensor:
         """F `[d, d]`, by d products, `chunk_size` at once."""
+        check_dense(self.layout.numel, f"{type(self).__name__}.to_torch", PRODUCTS, dtype=self._like().dtype)
         parts = [self._rows(rows) for rows in self._identity_chunks(chunk_size)]
         return torch.cat(parts) if parts else self._like().new_zeros(0, 0)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul
+from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.trees import Layout, path_str
 
@@ -158,6 +159,7 @@ class PMatMixed(PMat):
         raise ValueError(f"get_block: got {name!r}, expected one of {list(self.layers.names())}")
 
     def to_torch(self) -> Tensor:
+        check_dense(self.layout.numel, "PMatMixed.to_torch", PRODUCTS, dtype=self.dtype)
         eye = torch.eye(self.layout.numel, dtype=self.dtype, device=self.device)
         columns = torch.func.vmap(lambda e: trees.ravel(self.mv(self.layout.unravel(e)))[0])(eye)
         return columns.mT

@@ -13,10 +13,11 @@ from fisher.pmat import spectra
 from fisher.pmat.arrowhead import ArrowheadBlock
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.blockdiag import PMatBlockDiag, added
-from fisher.pmat.blocks import LARGEST, Layerwise
+from fisher.pmat.blocks import Layerwise
 from fisher.pmat.diag import PMatDiag
 from fisher.pmat.exact import DiagonalBlock
 from fisher.pmat.eye import PMatEye
+from fisher.pmat.limits import check_dense
 from linmaps import trees
 from linmaps.linalg import pinv
 
@@ -91,11 +92,10 @@ class PMatQuasiDiag(Layerwise):
         """fn of the matrix of each unit, and of each diagonal `[n]`."""
         found = {}
         for name, block in self._blocks().items():
-            if block.diag().numel() > LARGEST:
-                raise self._unsupported(
-                    method, f"{name} has {block.diag().numel():,} parameters, expected at most {LARGEST:,} for a dense block; "
-                    "use F.solve(v, regul)",
-                )  # fmt: skip
+            n = block.diag().numel()
+            check_dense(
+                n, f"PMatQuasiDiag.{method}: {name} has {n:,} parameters", "use F.solve(v, regul)", dtype=self.dtype
+            )
             if isinstance(block, ArrowheadBlock):
                 found[name] = block.spread(block.each(fn))
             else:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.spectra import extremes, log_abs, logdet, matrix_power, raised, spectrum_values
 from linmaps import trees
 from linmaps.linalg import damped, eigh, inv, pinv, positive_root
@@ -47,6 +48,10 @@ def combination(rows: Any, c: Tensor) -> Any:
 
 def gram(rows: Any) -> Tensor:
     """B B' `[n, n]`."""
+    flat = trees.leaves(rows)
+    check_dense(
+        len(flat[0]), "the Gram matrix of the rows of a PMatLowRank", "use PMatDense or PMatDiag", dtype=flat[0].dtype
+    )
     return products(rows, rows)
 
 
@@ -136,6 +141,7 @@ class PMatRange(PMat):
         return trees.map(lambda r, s: (r * s).sum(0) + self.rest, self.basis, combination(self.basis, middle))
 
     def to_torch(self) -> Tensor:
+        check_dense(self.layout.numel, "PMatRange.to_torch", PRODUCTS, dtype=self.dtype)
         rows = torch.cat([r.flatten(1) if r.ndim > 1 else r[:, None] for r in trees.leaves(self.basis)], 1)
         return damped(rows.mT @ damped(self._matrix(), -self.rest) @ rows, self.rest)
 

@@ -116,7 +116,7 @@ class PMatSum(PMat):
         return _total([F.trace() for F in self.terms])
 
     def to_torch(self) -> Tensor:
-        check_dense(self.layout.numel, "PMatSum.to_torch", self.dtype, "use F.mv(v) and F.solve(v, regul)")
+        check_dense(self.layout.numel, "PMatSum.to_torch", "use F.mv(v) and F.solve(v, regul)", dtype=self.dtype)
         return _total([F.to_torch() for F in self.terms])
 
     def get_block(self, name: str) -> Tensor:

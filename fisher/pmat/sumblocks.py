@@ -38,13 +38,10 @@ class SumBlock:
         return _total([T.diag().flatten() for T in self.terms])
 
     def dense(self) -> Tensor:
-        self._check("a block of a PMatSum")
+        D = self.diag()
+        cure = "use F.solve(v, regul), or average PMatKFAC with fisher.Mean, which keeps the factors"
+        check_dense(len(D), "a block of a PMatSum", cure, dtype=D.dtype)
         return _total([T.dense() for T in self.terms])
-
-    def _check(self, what: str) -> None:
-        check_dense(
-            len(self.diag()), what, self.diag().dtype, "use F.solve(v, regul), or average PMatKFAC: fisher.Mean"
-        )
 
     def solve(self, V: Tensor, regul: Regul, kind: str, rtol: float | None = None) -> Tensor:
         if kind == "default" and self.symmetric and len(self.diag()) > DIRECT and len(V):
@@ -151,7 +148,7 @@ def inner(S: Any, T: Any) -> Tensor:
         if isinstance(t, EigenBlock) and isinstance(s, (KroneckerBlock, EigenBlock)):
             return (t.D * _diagonal_in(s, t.U, t.W)).sum()
     n = S.diag().numel()
-    check_dense(n, "PMatSum.frobenius_norm", S.diag().dtype, "use F.mv(v)")
+    check_dense(n, "PMatSum.frobenius_norm", "use F.mv(v)", dtype=S.diag().dtype)
     return (S.dense() * T.dense()).sum()
 
 

@@ -11,11 +11,10 @@ from torch.func import vmap
 from fisher.forms import Lookup
 from fisher.layers import LayerCollection
 from fisher.pmat import PMat, PMatKFAC
+from fisher.pmat.limits import check_dense
 from fisher.products import cut
 from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
 from fisher.uses import UNUSED, Layer
-
-LARGEST_EXACT = 2**15  # 4 GiB in float32
 
 
 class KFAC(Reducer):
@@ -31,13 +30,10 @@ class KFAC(Reducer):
         self.reduce = options.sharing == "reduce"
         self.whole = {k for l in layers if not l.kronecker for k in l.uses}
         for layer in layers:
-            if not layer.kronecker and layer.family != UNUSED and layer.numel > LARGEST_EXACT:
+            if not layer.kronecker and layer.family != UNUSED:
                 note = layer.note or f"{layer.kind} has no Kronecker factors"
-                raise ValueError(
-                    f"{layer.name}: {note}, so its block is exact: {layer.numel:,} x {layer.numel:,}, expected at "
-                    f"most {LARGEST_EXACT:,}; use PMatMixed or PMatDiag, or add a rule for its call with "
-                    "fisher.rules.register"
-                )
+                cure = "use PMatMixed or PMatDiag, or add a rule for its call with fisher.rules.register"
+                check_dense(layer.numel, f"{layer.name}: {note}, so its block is exact", cure)
 
     def keep(self, use: int, a: Tensor) -> Any:
         """(sum of (a, 1)(a, 1)', of a a' without a bias, number of positions), both over options.examples.

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.layers import LayerCollection
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
+from fisher.pmat.limits import check_dense
 from fisher.products import cross, squares
-from fisher.reducers.base import LeafRows, Reducer, gram, mean
+from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
 from fisher.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
 from linmaps import trees
 
@@ -72,6 +74,12 @@ class QuasiDiag(Diag):
 class BlockDiag(Reducer):
     """One exact block per layer."""
 
+    def __init__(self, layers: LayerCollection, options: Options) -> None:
+        super().__init__(layers, options)
+        for l in layers:
+            if l.family != UNUSED:
+                check_dense(l.numel, f"PMatBlockDiag: the block of {l.name}", "use PMatKFAC, PMatMixed or PMatDiag")
+
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         blocks = {}
         for l in self.layers:
@@ -91,6 +99,14 @@ class BlockDiag(Reducer):
 
 class Dense(Reducer):
     """R'R of the rows of all gradients, `[C B, d]` in the flat order."""
+
+    def __init__(self, layers: LayerCollection, options: Options) -> None:
+        super().__init__(layers, options)
+        self.check()
+
+    def check(self) -> None:
+        """Raise where the matrix would be too large."""
+        check_dense(self.layers.space.numel, "PMatDense", "use PMatKFAC, PMatLowRank or PMatImplicit")
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         whole = self.matrix(kept, g, rows)
@@ -117,6 +133,9 @@ class Dense(Reducer):
 
 class LowRank(Dense):
     """The rows themselves, over sqrt(B)."""
+
+    def check(self) -> None:
+        """Rows are as many as there are."""
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         return trees.map(lambda t: t.flatten(0, 1), self.tree(kept, g, rows))
