@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from linmaps import lapack, trees
-from linmaps.checks import Checked, Params, Shape
+from linmaps.checks import Checked, Params, Shape, alike
 from linmaps.linalg import eigvals, logabsdet, shifted, solve
-from linmaps.numeric import HALF, eye_like, frobenius, nan_where, uniform, working
+from linmaps.numeric import HALF, by_planes, eye_like, frobenius, nan_where, uniform, working
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class Map(Checked, abc.ABC):
         torch.Size([4, 7, 2])
         """
         self._check(params)
-        self._check_x(x, "in_features", "apply: x")
+        self._check_x(params, x, "in_features", "apply: x")
         raised = x if self.half_ready else x.to(working(x.dtype))
-        y = self._apply(self._up(params), raised)
+        y = by_planes(self._apply, self._up(params), raised)
         y = y.to(x.dtype) if x.dtype in HALF else y
         return y + params["bias"] if self.bias else y
 
@@ -204,10 +204,10 @@ class Map(Checked, abc.ABC):
         """
         self._check(params)
         self._check_square("solve", "use torch.linalg.lstsq with effective_W")
-        self._check_x(y, "out_features", "solve: y")
+        self._check_x(params, y, "out_features", "solve: y")
         raised = y - params["bias"] if self.bias else y
         raised = raised.to(working(raised.dtype))
-        x = self._solve(self._up(params, always=True), raised)
+        x = by_planes(self._solve, self._up(params, always=True), raised)
         return x.to(y.dtype) if y.dtype in HALF else x
 
     def inverse(self, params: Params) -> Tensor:
@@ -283,6 +283,7 @@ class Map(Checked, abc.ABC):
         if bias is not None and tuple(bias.shape) != shape:
             expected = f"a tensor of shape {shape}" if self.bias else "None, since the map has bias=False"
             raise ValueError(f"{self._title}.from_matrix: bias has shape {tuple(bias.shape)}, expected {expected}")
+        alike(bias, f"{self._title}.from_matrix: bias", W, "W")
         raised = W.to(working(W.dtype))
         params = dict(closed_form(raised))
         if shape is not None:
@@ -387,5 +388,5 @@ class Map(Checked, abc.ABC):
 
     @staticmethod
     def _like(params: Params) -> Tensor:
-        """A tensor with the dtype and device that the result must have."""
-        return next(iter(params.values()))
+        """A tensor with the dtype and device that the result must have, whatever the order of params."""
+        return next((t for key, t in params.items() if key != "bias"), params.get("bias"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Real
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from linmaps import trees
+from linmaps.door import door
 
 Params = Mapping[str, Any]  # of tensors; the maps made of maps nest the params of their parts
 Shape = tuple[int, ...]
@@ -134,8 +136,43 @@ def alike(tree: Any, name: str, like: Any, like_name: str, *, strict: bool = Fal
             raise TypeError(f"{name}: {trees.path_str(path)}: {found}" if path else f"{name}: {found}")
 
 
+STATIC = ("plan", "shapes")  # compute with sizes alone
+
+
+def floating(t: Tensor, name: str, cure: str) -> None:
+    """Raise a TypeError unless t is of a floating or complex dtype.
+
+    >>> floating(torch.ones(1, dtype=torch.int64), "x", "x.float()")
+    Traceback (most recent call last):
+    TypeError: x is torch.int64, expected a floating dtype; use x.float()
+    """
+    if not (t.is_floating_point() or t.is_complex()):
+        raise TypeError(f"{name} is {t.dtype}, expected a floating dtype; use {cure}")
+
+
+def homogeneous(params: Params, leaves: list[Tensor], name: str) -> None:
+    """Raise a TypeError unless the leaves of params have one floating dtype and are on one device."""
+    if leaves and not leaves[0].is_floating_point():
+        floating(leaves[0], f"{name}: a leaf of params", "spec.init(generator, dtype=...)")
+    if not _same(leaves):
+        first = trees.path_str(trees.paths(params)[0])
+        alike(params, f"{name}: params", trees.leaves(params)[:1], f"leaf {first}")
+
+
+def _same(tensors: list[Any]) -> bool:
+    first = tensors[0] if tensors else None
+    return all(isinstance(t, Tensor) and t.dtype == first.dtype and t.device == first.device for t in tensors)  # type: ignore[union-attr]
+
+
 class Checked:
     """What a spec says when it is misused: the options at construction, params and inputs at each call."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Public methods go through `linmaps.door`."""
+        super().__init_subclass__(**options)
+        for name, method in list(vars(cls).items()):
+            if isinstance(method, FunctionType) and not name.startswith("_") and name not in STATIC:
+                setattr(cls, name, door(method))
 
     if TYPE_CHECKING:
         in_features: int
@@ -178,15 +215,17 @@ class Checked:
             and all(isinstance(t := params[k], Tensor) and t.shape == shape for k, shape in shapes.items())
         ):
             self._refuse(params, shapes)
+        homogeneous(params, list(params.values()), self._title)
 
-    def _check_x(self, x: Tensor, axis: str, what: str) -> None:
-        n = getattr(self, axis)
+    def _check_x(self, params: Params, x: Tensor, axis: str, what: str) -> None:
+        n, name = getattr(self, axis), f"{self._title}.{what}"
         if not isinstance(x, Tensor):
-            raise TypeError(f"{self._title}.{what}: got {type(x).__name__}, expected a tensor [..., {n}]")
+            raise TypeError(f"{name}: got {type(x).__name__}, expected a tensor [..., {n}]")
         if x.ndim == 0 or x.shape[-1] != n:
-            raise ValueError(
-                f"{self._title}.{what} has shape {tuple(x.shape)}, expected [..., {n}]; the last axis is {axis}"
-            )
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [..., {n}]; the last axis is {axis}")
+        if not (x.is_floating_point() and _same([x, *params.values()])):
+            floating(x, name, "x.to(...)")
+            alike(x, name, params, "params")
 
     def _check_matrix(self, W: Tensor, what: str) -> None:
         expected = self._W_shape
@@ -195,6 +234,7 @@ class Checked:
         if tuple(W.shape) != expected:
             cure = f"; use torch.func.vmap(spec.{what})(stacked)" if tuple(W.shape[1:]) == expected else ""
             raise ValueError(f"{self._title}.{what}: W has shape {tuple(W.shape)}, expected {expected}{cure}")
+        floating(W, f"{self._title}.{what}: W", "W.to(...)")
 
     def _check_square(self, what: str, cure: str) -> None:
         if self.in_features != self.out_features:

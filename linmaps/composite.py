@@ -12,9 +12,9 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.base import Map
-from linmaps.checks import Params
+from linmaps.checks import Params, homogeneous
 from linmaps.linalg import solve
-from linmaps.numeric import HALF, eye_like, uniform, working
+from linmaps.numeric import HALF, by_planes, eye_like, uniform, working
 
 R = TypeVar("R")
 
@@ -34,7 +34,7 @@ def following(result: R, params: Params, like: Tensor) -> R:
 
 def times(part: Map, params: Params, x: Tensor) -> Tensor:
     """`x @ W` of a part, for x [..., in]."""
-    return _by_planes(part._apply, params, x)
+    return by_planes(part._apply, params, x)
 
 
 def times_transpose(part: Map, params: Params, x: Tensor) -> Tensor:
@@ -48,15 +48,7 @@ def times_transpose(part: Map, params: Params, x: Tensor) -> Tensor:
 
 def times_inverse(part: Map, params: Params, y: Tensor) -> Tensor:
     """`y @ W^-1` of a square part, for y [..., out]."""
-    return _by_planes(part._solve, params, y)
-
-
-def _by_planes(fn: Callable[[Params, Tensor], Tensor], params: Params, x: Tensor) -> Tensor:
-    """fn(params, x), for the real and the imaginary part of x in turn where the params are real: what a complex map
-    gives to the next one."""
-    if x.is_complex() and not any(leaf.is_complex() for leaf in trees.leaves(params)):
-        return torch.complex(fn(params, x.real), fn(params, x.imag))
-    return fn(params, x)
+    return by_planes(part._solve, params, y)
 
 
 @dataclass(frozen=True)
@@ -151,6 +143,7 @@ class Composite(Map):
                 raise type(error)(f"{self._title}, part {key}: {error}") from None
         if self.bias:
             self._refuse({"bias": params["bias"]}, {"bias": shapes["bias"]})
+        homogeneous(params, trees.leaves(params), self._title)
 
     def _each(self, params: Params, fn: Callable[[Map, Params], R]) -> list[R]:
         """fn of each part and its params; what a part without leaves gives follows the leaves of the others."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.numeric import HALF, normal, uniform, working
+from linmaps.numeric import HALF, by_planes, normal, uniform, working
 from linmaps.registry import register
 
 LOW, HIGH = -0.1, 1.1  # the interval that the concrete variable is stretched to before it is cut to [0, 1]
@@ -108,13 +108,15 @@ class L0(Map):
                 [2.]])
         """
         self._check(params)
-        self._check_x(x, "in_features", "apply: x")
+        self._check_x(params, x, "in_features", "apply: x")
         noise = self._noise(noise, tuple(x.shape[:-1]) if self.gate == "input" else ())
         z = self._gate(params, noise)
         if self.gate == "input":
-            y = (x * z) @ params["W"]
+            y = by_planes(lambda W, x: (x * z) @ W, params["W"], x)
+        elif self.gate == "output":
+            y = by_planes(lambda W, x: x @ W * z, params["W"], x)
         else:
-            y = (x @ params["W"]) * z if self.gate == "output" else x @ self._over(params["W"], z)
+            y = by_planes(lambda W, x: x @ W, self._over(params["W"], z), x)
         return y + params["bias"] if self.bias else y
 
     def expected_l0(self, params: Params) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,13 @@ def relu(t: Tensor) -> Tensor:
     """max(t, 0) with derivative 1 at 0, so that a parameter projected onto 0 is not dead."""
     info = torch.finfo(t.dtype)
     return torch.nn.functional.threshold(t, -info.tiny * info.eps, 0.0)  # faster than where; no number lies between
+
+
+def by_planes(fn: Callable[[Any, Tensor], Tensor], params: Any, x: Tensor) -> Tensor:
+    """fn(params, x), linear in x, for the real and the imaginary part of x in turn where the params are real."""
+    if x.is_complex() and not any(leaf.is_complex() for leaf in trees.leaves(params)):
+        return torch.complex(fn(params, x.real), fn(params, x.imag))
+    return fn(params, x)
 
 
 def nan_where(given: Iterable[Tensor], result: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.base import Map
-from linmaps.checks import Params
+from linmaps.checks import Params, alike, floating, homogeneous
+from linmaps.door import dicts, door
 from linmaps.numeric import eye_like
 
 PARTS = ("hidden", "input")
@@ -96,6 +97,7 @@ class RNNCell:
         maps = zip(PARTS, (self.hidden_map, self.input_map))
         return {key: part.init(generator, dtype=dtype, device=device) for key, part in maps}
 
+    @door
     def reg_error(self, params: Params) -> Tensor:
         """The sum of the penalties of both maps, a scalar >= 0."""
         self._check(params)
@@ -104,6 +106,7 @@ class RNNCell:
             return given
         return hidden + given if trees.leaves(params["input"]) else hidden
 
+    @door
     def step(self, params: Params, x: Tensor, h: Tensor) -> Tensor:
         """The next state [..., H] after x [..., I] and the state h [..., H].
 
@@ -129,8 +132,10 @@ class RNNCell:
                 part._check(params[key])
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{where}RNNCell, {key}: {error}") from None
+        homogeneous(params, trees.leaves(params), f"{where}RNNCell")
 
 
+@door
 def rnn(
     cell: RNNCell | Sequence[RNNCell], params: Any, xs: Tensor, h0: Any = None, *, noise: Any = None
 ) -> tuple[Tensor, Any]:
@@ -197,6 +202,7 @@ def _of_layers(given: Any, n: int, name: str) -> Sequence[Any]:
 def _layer(
     cell: RNNCell, params: Params, xs: Tensor, h0: Tensor | None, noise: Any, where: str
 ) -> tuple[Tensor, Tensor]:
+    params = dicts(params)
     cell._check(params, where)
     n = cell.out_features
     if not isinstance(xs, Tensor):
@@ -215,7 +221,7 @@ def _layer(
     if cell.hidden_map.bias:
         u = u + params["hidden"]["bias"]
     batch = u.shape[1:-1]
-    h = u.new_zeros(n) if h0 is None else _start(h0, (*batch, n), where)
+    h = u.new_zeros(n) if h0 is None else _start(h0, u, (*batch, n), where)
     h = h.expand(*batch, n).reshape(math.prod(batch), n)  # one batch axis, for a step that is a single addmm
     hs = []
     for u_t in u.reshape(len(u), math.prod(batch), n).unbind(0):
@@ -224,7 +230,7 @@ def _layer(
     return torch.stack(hs).reshape(u.shape) if hs else u, h.reshape(*batch, n)
 
 
-def _start(h0: Tensor, shape: tuple[int, ...], where: str) -> Tensor:
+def _start(h0: Tensor, u: Tensor, shape: tuple[int, ...], where: str) -> Tensor:
     if not isinstance(h0, Tensor):
         raise TypeError(f"{where}rnn: h0 is {type(h0).__name__}, expected a tensor of shape {shape}")
     padded = (1,) * (len(shape) - h0.ndim) + tuple(h0.shape)
@@ -238,7 +244,9 @@ def _start(h0: Tensor, shape: tuple[int, ...], where: str) -> Tensor:
             f"{where}rnn: h0 has shape {tuple(h0.shape)}, expected {shape} or what broadcasts to it: the batch axes of xs, "
             "then the hidden size"
         )
-    return h0
+    floating(h0, f"{where}rnn: h0", "h0.to(...)")
+    alike(h0, f"{where}rnn: h0", u, "params and xs")
+    return h0.to(u.dtype)  # which may be complex
 
 
 def _masks(cell: RNNCell, noise: Any, where: str) -> dict[str, dict[str, Tensor]]:

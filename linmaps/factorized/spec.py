@@ -22,7 +22,7 @@ from linmaps.factorized.layers import Layer, Layers
 from linmaps.factorized.multiply import IMPLEMENTATIONS, multiply, plan_for
 from linmaps.factorized.plan import Plan
 from linmaps.linalg import positive_root
-from linmaps.numeric import HALF, frobenius, uniform, working
+from linmaps.numeric import HALF, by_planes, frobenius, uniform, working
 from linmaps.registry import register
 
 
@@ -281,21 +281,15 @@ class Factorized(Layers, OfArrays):
         (torch.Size([7, 3]), torch.Size([3, 7, 3]))
         """
         self._check(params)
-        self._check_x(x, "in_features", "apply: x")
+        self._check_x(params, x, "in_features", "apply: x")
         return self._over(lambda one: self._apply_layer(params, x, one), self._index(layer, params))
 
     def _apply_layer(self, params: Params, x: Tensor, layer: int | Tensor) -> Tensor:
         leaves = {k: t for k, t in self._leaves(params, layer).items() if k != "bias"}
         rows = math.prod(x.shape[:-1])
-        y = multiply(
-            self._kind,
-            leaves,
-            x.reshape(rows, self.in_features),
-            self.out_shape,
-            self.in_shape,
-            self.plan(rows),
-            checkpointing=self.checkpointing,
-        )
+        how, plan = (self.out_shape, self.in_shape), self.plan(rows)
+        product = lambda leaves, x: multiply(self._kind, leaves, x, *how, plan, checkpointing=self.checkpointing)
+        y = by_planes(product, leaves, x.reshape(rows, self.in_features))
         y = y.reshape(*x.shape[:-1], self.out_features)
         if not self.bias:
             return y

@@ -4,6 +4,7 @@ Every public method of every member of the zoo is called, found by the names of 
 """
 
 import ast
+import collections
 import inspect
 import pathlib
 
@@ -109,3 +110,92 @@ def test_decompositions_are_reached_by_one_door():
         named = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "torch.linalg"}
         used |= {file.name: names} if (names := named & RISKY) else {}
     assert used == {"lapack.py": {"eig", "eigh", "eigvals", "eigvalsh", "svd", "svdvals", "pinv"}}
+
+
+def same(call, other, name):
+    """The same bits, dtypes and devices."""
+    got, want = tensors(call()), tensors(other())
+    assert len(got) == len(want), name
+    for s, t in zip(got, want):
+        assert (s.dtype, s.device) == (t.dtype, t.device), (
+            f"{name}: {s.dtype} on {s.device}, without {t.dtype}, {t.device}"
+        )
+        assert torch.equal(s, t) or torch.equal(s.isnan(), t.isnan()), name
+
+
+@over_the_zoo
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(entry, dtype):
+    def under(call):
+        with torch.autocast("cpu", dtype):
+            return list(found) if inspect.isgenerator(found := call()) else found
+
+    for name, call in calls(entry.spec).items():
+        same(lambda call=call: under(call), call, name)
+
+
+@over_the_zoo
+def test_half_precision_left_by_autocast_is_taken_in_the_dtype_of_params(entry):
+    spec = entry.spec
+    if not spec.n_params or getattr(spec, "n_layers", 1) > 1:
+        return
+    params, x = (
+        spec.init(zoo.generator(0), dtype=torch.float32),
+        randn(2, spec.in_features, seed=1, dtype=torch.bfloat16),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        got = spec.apply(params, x)
+    assert torch.equal(got, spec.apply(params, x.float()))
+
+
+@over_the_zoo
+def test_other_dtypes_of_inputs_are_refused_by_name(entry):
+    spec = entry.spec
+    if not spec.n_params or getattr(spec, "n_layers", 1) > 1:
+        return
+    params, n, m = spec.init(zoo.generator(0), dtype=torch.float32), spec.in_features, spec.out_features
+    asked = {spec.apply: n, **({spec.solve: m} if n == m else {})}
+    for method, size in asked.items():
+        with pytest.raises(
+            TypeError, match=r"got torch.float64, expected torch.(float32|complex64) as params; convert"
+        ):
+            method(params, torch.ones(2, size, dtype=torch.float64))
+        with pytest.raises(TypeError, match=r"is torch.int64, expected a floating dtype"):
+            method(params, torch.ones(2, size, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"is torch.int64, expected a floating dtype"):
+        spec.violation(torch.ones(spec._W_shape, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"is torch.int64, expected a floating dtype"):
+        spec.effective_W(trees.map(lambda t: t.real.long(), params))
+    leaves, treedef = trees.flatten(params)
+    if len(leaves) > 1:
+        mixed = treedef.unflatten([leaves[0].to(torch.promote_types(leaves[0].dtype, torch.float64)), *leaves[1:]])
+        with pytest.raises(TypeError, match=r"params: .*: got torch.(float32|complex64), expected .* as leaf"):
+            spec.effective_W(mixed)
+
+
+@over_the_zoo
+def test_complex_inputs_go_by_their_parts(entry):
+    spec = entry.spec
+    x = torch.complex(*(randn(2, 3, spec.in_features, seed=seed, dtype=torch.float64) for seed in (0, 1)))
+    params = zoo.random_params(spec, 0)
+    W = zoo.matrix(spec, params)
+    want = x @ W.to(x.dtype) + (params["bias"] if spec.bias else 0)
+    assert (spec.apply(params, x) - want).abs().max() <= 1e-12
+
+
+@over_the_zoo
+def test_any_mapping_is_a_dict(entry):
+    """UserDict, nn.ParameterDict, OrderedDict in another order, as deep as params go."""
+    spec = entry.spec
+    usual = calls(spec)
+
+    def with_keys_turned(kind):
+        def turned(node):
+            return kind({k: turned(node[k]) for k in reversed(list(node))}) if isinstance(node, dict) else node
+
+        return lambda given: given | {"params": turned(given["params"])}
+
+    for kind in (collections.OrderedDict, collections.UserDict):
+        for name, call in calls(spec, change=with_keys_turned(kind)).items():
+            if name != "project":  # in the order of what it is given
+                same(call, usual[name], name)
