@@ -93,5 +93,6 @@ def _places(make, n: int, device: torch.device) -> Tensor:  # type: ignore[no-un
 
 @functools.lru_cache(maxsize=32)
 def _kept(make, n: int, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
-    # inside a transform even a new tensor is wrapped, and the wrapper would outlive it
-    return torch.func.debug_unwrap(make(n, device), recurse=True)
+    # inside a transform even a new tensor is wrapped, and the wrapper would outlive it, as the marks of inference mode would
+    with torch.inference_mode(False):
+        return torch.func.debug_unwrap(make(n, device), recurse=True)

@@ -14,7 +14,7 @@ import torch
 import fisher
 import growth
 import linmaps
-from linmaps import trees
+from linmaps import packing, trees
 from tests.linmaps import zoo
 
 over_the_zoo = pytest.mark.parametrize("entry", zoo.ENTRIES, ids=zoo.label)
@@ -199,3 +199,35 @@ def test_any_mapping_is_a_dict(entry):
         for name, call in calls(spec, change=with_keys_turned(kind)).items():
             if name != "project":  # in the order of what it is given
                 same(call, usual[name], name)
+
+
+@over_the_zoo
+def test_inference_mode_leaves_nothing_behind(entry):
+    """What was called there first is trained afterwards as if it had not been."""
+    packing._kept.cache_clear()
+    spec = entry.spec
+    with torch.inference_mode():
+        for call in calls(spec).values():
+            tensors(call())
+    params = trees.map(lambda t: t.requires_grad_(), zoo.random_params(spec, 0))
+    loss = zoo.squared(spec.apply(params, randn(2, spec.in_features, seed=1, dtype=torch.float64))) + spec.reg_error(
+        params
+    )
+    if spec.n_params:
+        loss.backward()
+
+
+@over_the_zoo
+@pytest.mark.parametrize("other", [torch.float64, torch.bfloat16, "meta"], ids=str)
+def test_default_dtype_and_device_change_nothing(entry, other):
+    usual = {name: (call, tensors(call())) for name, call in calls(entry.spec).items()}
+    before = torch.get_default_dtype()
+    constant = {"effective_W"} if entry.spec.n_params == 0 else set()
+    try:
+        torch.set_default_device(other) if other == "meta" else torch.set_default_dtype(other)
+        found = {name: tensors(call()) for name, (call, _) in usual.items() if name not in constant}
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
+    for name, got in found.items():
+        same(lambda got=got: got, lambda name=name: usual[name][1], name)
