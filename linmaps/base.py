@@ -18,7 +18,7 @@ from torch import Tensor
 from linmaps import lapack, trees
 from linmaps.checks import Checked, Params, Shape, alike
 from linmaps.linalg import eigvals, logabsdet, shifted, solve
-from linmaps.numeric import HALF, by_planes, eye_like, frobenius, nan_where, uniform, working
+from linmaps.numeric import HALF, by_planes, eye_like, frobenius, led, nan_where, uniform, working
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ class Map(Checked, abc.ABC):
         params = dict(closed_form(raised))
         if shape is not None:
             params["bias"] = W.new_zeros(shape) if bias is None else bias
-        distance = frobenius(self._weight(params).to(raised.device) - raised).to(W.dtype.to_real())
+        distance = frobenius(self._weight(led(params, raised)) - raised).to(W.dtype.to_real())
         return trees.map(lambda t: self._down(t, {"W": W}), params), distance
 
     # --- hooks of a concrete map: params are checked, and raised to float32 where half precision would not do --------
@@ -389,4 +389,7 @@ class Map(Checked, abc.ABC):
     @staticmethod
     def _like(params: Params) -> Tensor:
         """A tensor with the dtype and device that the result must have, whatever the order of params."""
-        return next((t for key, t in params.items() if key != "bias"), params.get("bias"))
+        for key, t in params.items():
+            if key != "bias":
+                return t
+        return params["bias"] if "bias" in params else torch.empty(())

@@ -12,7 +12,8 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks import Params
-from linmaps.composite import Composite, following, times, times_inverse, times_transpose
+from linmaps.composite import Composite, times, times_inverse, times_transpose
+from linmaps.numeric import led
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Transpose(_OfOne):
         return Map._eig(self, params, True) if vectors and values.is_complex() else (values, right)
 
     def _solve(self, params: Params, y: Tensor) -> Tensor:
-        inverse = following(self._inverse(params), params, y)
+        inverse = self._inverse(led(params, y))
         dtype = torch.promote_types(y.dtype, inverse.dtype)
         return y.to(dtype) @ inverse.to(dtype)
 

@@ -14,7 +14,7 @@ from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks import Params, homogeneous
 from linmaps.linalg import solve
-from linmaps.numeric import HALF, by_planes, eye_like, uniform, working
+from linmaps.numeric import HALF, by_planes, eye_like, led, uniform, working
 
 R = TypeVar("R")
 
@@ -148,7 +148,7 @@ class Composite(Map):
     def _each(self, params: Params, fn: Callable[[Map, Params], R]) -> list[R]:
         """fn of each part and its params; what a part without leaves gives follows the leaves of the others."""
         like = self._like(params)
-        return [following(fn(part, params[key]), params[key], like) for key, part in self._parts.items()]
+        return [fn(part, led(params[key], like)) for key, part in self._parts.items()]
 
     def _matrices(self, params: Params) -> list[Tensor]:
         like = self._like(params)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -136,7 +135,3 @@ class Identity(Map):
 
     def _from_matrix(self, W: Tensor) -> Params:
         return {}
-
-    @staticmethod
-    def _like(params: Mapping[str, Any]) -> Tensor:
-        return params.get("bias", torch.empty(()))

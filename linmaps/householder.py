@@ -150,8 +150,8 @@ def from_frame(W: Tensor, k: int) -> Tensor:
     the frame turn the last coordinate, which no column has any more.
     """
     n, r = W.shape
-    rows, last = [], torch.nn.functional.one_hot(torch.tensor(n - 1), n).to(W)
     at = torch.arange(n, device=W.device)
+    rows, last = [], (at == n - 1).to(W.dtype)
     for i in range(k):
         if i >= min(r, n - 1):
             rows.append(last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -67,6 +67,11 @@ def by_planes(fn: Callable[[Any, Tensor], Tensor], params: Any, x: Tensor) -> Te
     if x.is_complex() and not any(leaf.is_complex() for leaf in trees.leaves(params)):
         return torch.complex(fn(params, x.real), fn(params, x.imag))
     return fn(params, x)
+
+
+def led(params: Mapping[str, Any], like: Tensor) -> Mapping[str, Any]:
+    """Params; of a map without leaves, with one that says the dtype and the device of what it computes."""
+    return params if trees.leaves(params) else {**params, "bias": like.new_empty((), dtype=like.dtype.to_real())}
 
 
 def nan_where(given: Iterable[Tensor], result: Tensor) -> Tensor:

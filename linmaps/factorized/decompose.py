@@ -199,8 +199,8 @@ def cp_start(T: Tensor, R: int) -> list[Tensor]:
         raise ValueError(f"cp_start: R is {R!r}, expected a positive int, the number of terms; convert with int(...)")
     dtype, T, start = T.dtype, T.to(working(T.dtype)), []
     for k, s in enumerate(T.shape):
-        i, j = torch.arange(1, s + 1).double()[:, None], torch.arange(1, R + 1).double()
-        phase = math.sqrt((k + 1) ** 2 + 1) * i * j * (i + j)
+        i, j = (torch.arange(1, n + 1, dtype=torch.float64, device="cpu") for n in (s, R))
+        phase = math.sqrt((k + 1) ** 2 + 1) * i[:, None] * j * (i[:, None] + j)
         W = torch.polar(torch.ones_like(phase), phase) if T.is_complex() else phase.sin()
         W = (W / torch.linalg.vector_norm(W, dim=0)).to(T.device, T.dtype)
         U = svd(unfolded(T, k))[0][:, :R]
