@@ -11,7 +11,7 @@ from torch import nn
 
 from growth.pairs import Pair, parts
 from linmaps import trees
-from linmaps.checks import alike, size
+from linmaps.checks import size
 from linmaps.mappings import plain
 from linmaps.precision import full_precision
 from linmaps.trees import path_str
@@ -78,7 +78,7 @@ def layer_names(pair: Pair) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     """Raise a TypeError unless a record is of its kind, a ValueError unless it is of that pair (where both are known).
 
-    pair: a Pair, or a record that knows its own, of the same dtype and device; made: what makes such records.
+    pair: a Pair, or a record that knows its own; made: what makes such records.
 
     >>> import torch, growth
     >>> new = growth.Delta(torch.ones(1, 1), None, torch.ones(()), pair=Pair("a", "b"))
@@ -88,8 +88,6 @@ def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     """
     if not isinstance(record, kind):
         raise TypeError(f"{name}: got {type(record).__name__}, expected a growth.{kind.__name__}, of {made}")
-    if pair is not None and not isinstance(pair, Pair):
-        alike(record, name, pair, f"the {type(pair).__name__}")
     own, other = getattr(record, "pair", None), pair if isinstance(pair, Pair) else getattr(pair, "pair", None)
     if own is not None and other is not None and layer_names(own) != layer_names(other):
         raise ValueError(

@@ -19,7 +19,7 @@ from growth.metric import check_metric, on_outputs, output_root, shrunk
 from growth.pairs import Pair
 from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
-from linmaps.checks import number, values
+from linmaps.checks import alike, number, values
 from linmaps.linalg import eigh, working
 from linmaps.trees import record
 
@@ -29,7 +29,9 @@ class Neurons:
     """New hidden units: fan_in `[k, r]`, fan_in_bias `[k]` (None without a bias), fan_out `[q taps, k]`.
 
     eigenvalues `[k]`: singular values λ of the whitened N, descending; a unit with λ = 0 is masked (zero in, zero out).
-    gains `[k]`: first-order decrease of the mean loss by each unit (loss per unit of amplitude); gain: their sum.
+    gains `[k]`: first-order decrease of the mean loss by each unit (loss per unit of amplitude); gain: their sum.  True
+    slopes for an activation smooth at 0, and after `choose_sign`; of statistics alone, for one with a kink (ReLU), the mean
+    of the slopes of a unit and of its opposite (-A_j, -Ω_j), which the better of the two exceeds.
     sigma0: the activation at 0, which `grow` compensates.  delta: with joint=True the change to be applied along.
     pair: that of the statistics (None: not known), checked where the units are used.
 
@@ -85,8 +87,8 @@ def optimal_neurons(
 
     which minimise E |R - Ω A b2|², R = -(G - ΔW b1), and lower it by Σ λ_j².  The units are added:
     W -> [W, √t Ω], U -> [U; √t A].  gains = -σ'(0) A_j M_prev Ω_j is the exact slope in t of the mean loss, whatever the
-    metrics, for an activation smooth at 0; for one with a kink σ' is the mean of both sides, and then the slope of the
-    better sign of each unit is at least this: see `choose_sign`.
+    metrics, for an activation smooth at 0; for one with a kink σ' is the mean of both sides, and gains_j that of the slopes
+    of (A_j, Ω_j) and (-A_j, -Ω_j): no moment of the data says more.  `choose_sign` finds both and takes the better.
 
     Metrics.  input_metric=None: I for S_prev, so that A_j A_j' = λ_j (large inputs count more; that of GradMax).
     output_metric="fisher": the desired move is the natural one and errors are measured by the metric of outputs E_α =
@@ -172,6 +174,7 @@ def _plain(stats: Statistics, delta: Delta, output_metric: str | None, shrinkage
             f"delta: got [weight | bias] of shape {tuple(moved.shape)}, expected {tuple(stats.M.mT.shape)}; give "
             "optimal_delta of the same statistics"
         )
+    alike(delta, "delta", stats, "the statistics")
     if delta.output_metric != output_metric:
         raise ValueError(
             f"delta: made with output_metric={delta.output_metric!r}, expected {output_metric!r} as for the units; the "

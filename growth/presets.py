@@ -21,7 +21,7 @@ from growth.draws import drawing, standard
 from growth.neurons import Neurons, optimal_neurons
 from growth.normalize import check_positive
 from growth.statistics import Statistics
-from linmaps.checks import number
+from linmaps.checks import alike, number
 from linmaps.linalg import positive_root, working
 
 
@@ -225,6 +225,7 @@ def gradient_norms(stats: Statistics, new: Neurons) -> Tensor:
     """
     owned(stats, "stats", None, Statistics, "growth.statistics")
     owned(new, "new", stats, Neurons, "optimal_neurons")
+    alike(new, "new", stats, "the statistics")
     M_prev, slope = working(stats.M_prev), working(stats.slope)
     inward = slope * M_prev @ working(new.fan_out)
     outward = slope * (working(new.joined) @ M_prev).mT

@@ -20,7 +20,7 @@ from growth.neurons import Neurons
 from growth.pairs import Pair, as_list, check_pairs
 from growth.statistics import Statistics
 from linmaps import lapack
-from linmaps.checks import number
+from linmaps.checks import alike, number
 from linmaps.linalg import pinv, working
 from linmaps.trees import record
 
@@ -28,8 +28,8 @@ from linmaps.trees import record
 def improvement(new: Neurons | None, delta: Delta | None) -> Tensor:
     """The first-order decrease of the mean loss by a growth step, per unit of amplitude: delta.decrease + new.gain.
 
-    Both are true slopes, so that improvements of different layers compare: after `choose_sign` also for activations with
-    a kink.  Either part may be None.
+    Both are true slopes, so that improvements of different layers compare; of an activation with a kink at 0 after
+    `choose_sign`, before it the gain is the mean over both signs of each unit.  Either part may be None.
 
     >>> import torch
     >>> improvement(None, Delta(torch.ones(1, 2), None, torch.tensor(0.5)))
@@ -134,6 +134,7 @@ def senn_score(
     owned(stats, "stats", None, Statistics, "growth.statistics")
     if new is not None:
         owned(new, "new", stats, Neurons, "optimal_neurons")
+        alike(new, "new", stats, "the statistics")
     if of not in ("new", "layer") or (of == "layer" and new is not None):
         raise ValueError(f'of: got {of!r}{" with new" if new is not None else ""}, expected "new", or "layer" alone')
     if of == "layer":

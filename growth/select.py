@@ -13,7 +13,7 @@ from torch.func import debug_unwrap
 
 from growth.doors import count, owned
 from growth.neurons import Neurons
-from linmaps.checks import number, values
+from linmaps.checks import alike, number, values
 from linmaps.linalg import positive_root
 
 Factor = float | Tensor
@@ -151,6 +151,7 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
     check_units(a, "a")
     check_units(b, "b")
     owned(b, "b", a, Neurons, "optimal_neurons")
+    alike(b, "b", a, "a")
     sides = [(n.fan_in.shape[1], n.fan_out.shape[0], n.fan_in_bias is not None) for n in (a, b)]
     if sides[0] != sides[1]:
         raise ValueError(

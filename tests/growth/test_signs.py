@@ -4,6 +4,7 @@ import dataclasses
 
 import optree
 import pytest
+import torch
 from hypothesis import given
 from torch.func import vmap
 
@@ -106,3 +107,17 @@ def test_units_of_another_pair_raise():
         growth.choose_sign(net.f, net.params, net.data, net.pair, {"fan_in": 1})
     with pytest.raises(ValueError, match="list of 2, expected 1"):
         growth.choose_sign(net.f, net.params, net.data, [net.pair], [new, new])
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "selu", "tanh", "gelu"])
+@pytest.mark.parametrize("target", ["gradient", "residual"])
+def test_gains_of_statistics_are_the_mean_over_both_signs(activation, target):
+    net = network(28, activation=activation, samples=40)
+    new = growth.optimal_neurons(growth.statistics(net.f, net.params, net.data, net.pair), 3, target)
+    slopes = -torch.tensor([[one_sided(net, new, j, sign) for j in range(3)] for sign in (1, -1)], dtype=torch.float64)
+    close(slopes.mean(0), new.gains, 1e-4)
+    best = growth.choose_sign(net.f, net.params, net.data, net.pair, new)
+    close(slopes.amax(0), best.gains, 1e-4)
+    assert (best.gains >= new.gains - 1e-9).all()
+    if activation in ("tanh", "gelu"):
+        close(slopes[0], new.gains, 1e-4)
