@@ -26,6 +26,7 @@ from fisher.likelihoods.arrays import (
 from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
 from linmaps.checks import values
+from linmaps.linalg import positive_root
 
 
 @trees.static
@@ -128,7 +129,8 @@ class Categorical(Held, Rooted):
         z = y.movedim(axis, -1)
         q = self._probabilities(y, target)
         if q is not None:
-            q = q if self.weight is None else q * self._weights(z).sqrt()  # type: ignore[union-attr]
+            w = self._weights(z)
+            q = q if w is None else q * positive_root(w)
             return (q - torch.softmax(z, -1) * q.sum(-1, keepdim=True)).movedim(-1, axis)
         t, counts = self._classes(z, target)
         hot = t[..., None] == torch.arange(z.shape[-1], device=z.device)
@@ -183,7 +185,7 @@ class Categorical(Held, Rooted):
     def _scores(self, z: Tensor, hot: Tensor) -> Tensor:
         w = self._weights(z)
         found = _score(z, hot)
-        return found if w is None else found * torch.where(hot, w, 0.0).sum(-1, keepdim=True).sqrt()
+        return found if w is None else found * torch.where(hot, positive_root(w), 0.0).sum(-1, keepdim=True)
 
     def _probabilities(self, y: Tensor, target: Any) -> Tensor | None:
         """Targets that are probabilities, classes last; None where they are classes."""
@@ -256,7 +258,7 @@ def _weighted_columns(z: Tensor, w: Tensor, first: int, end: int) -> Tensor:
     """Columns sqrt(w_t p_t) (e_t - p), t = first .. end - 1, `[K, B, P, C]` of logits `[B, P, C]`."""
     z = z.clamp_min(torch.finfo(z.dtype).min / 8)
     hot = torch.eye(z.shape[-1], dtype=torch.bool, device=z.device)[first:end, None, None]
-    size = torch.exp(0.5 * torch.log_softmax(z, -1)[..., first:end]) * w[first:end].sqrt()
+    size = torch.exp(0.5 * torch.log_softmax(z, -1)[..., first:end]) * positive_root(w[first:end])
     return size.movedim(-1, 0)[..., None] * _score(z.expand(end - first, *z.shape), hot)
 
 

@@ -75,13 +75,15 @@ def array(value: Any, like: Tensor | None = None) -> Tensor:
 
 def check_values(t: Tensor, name: str, *, low: float, above: bool = False) -> None:
     """Raise a ValueError unless t holds finite numbers >= low (above: > low), at least one."""
+    kind = "positive numbers" if above and low == 0 else f"numbers {'>' if above else '>='} {low:g}"
+    if t.numel() == 0:
+        raise ValueError(f"{name} is empty, expected {kind}")
     seen = values(t)
-    if seen is None and t.numel():
+    if seen is None:
         return
-    fine = None if seen is None else ((seen > low if above else seen >= low) & seen.isfinite())
-    if t.numel() == 0 or not bool(fine.all()):  # type: ignore[union-attr]
-        shown = "empty" if seen is None or t.numel() == 0 else seen.tolist() if seen.numel() < 9 else seen[~fine][:8]  # type: ignore[index]
-        kind = "positive numbers" if above and low == 0 else f"numbers {'>' if above else '>='} {low:g}"
+    fine = (seen > low if above else seen >= low) & seen.isfinite()
+    if not bool(fine.all()):
+        shown = seen.tolist() if seen.numel() < 9 else seen[~fine][:8].tolist()
         raise ValueError(f"{name} is {shown}, expected {kind}")
 
 
@@ -100,7 +102,7 @@ class Emptied:
 
     def filled(self, tensors: dict[str, Any]) -> Any:
         """The likelihood, without the checks that it met when it was made."""
-        new = object.__new__(self.cls)
+        new: Any = object.__new__(self.cls)
         for name, value in {**dict(self.settings), **tensors}.items():
             object.__setattr__(new, name, value)
         return new

@@ -68,7 +68,10 @@ def _likelihood_rows(name):
         "sample": lambda y: which.sample(y, _U.to(y.dtype)),
         "score": lambda y: which.score(y, fixed(y)),
         "log_prob": lambda y: which.log_prob(y, fixed(y)),
+        "product": lambda y: which.product(y, torch.cos(y)),
     }
+    if hasattr(which, "probabilities"):
+        calls["probabilities"] = lambda y: which.probabilities(y, y**2)
     return {f"fisher.{name}/{call}": Case(fn, (_randn(4, 2, 3),)) for call, fn in calls.items()}
 
 
@@ -151,6 +154,24 @@ CASES: dict[str, Case | Exempt] = {
         lambda p, x: fisher.ggn(f, lambda y, t: (y**4).sum(-1), p, (x, T), fisher.PMatDiag).get_diag(), (P, X)
     ),
     "fisher.pullback": Case(lambda p, v: _MAKE["PMatPullback"](p, X.to(p["w"].dtype)).mv(v), (P, V)),
+    "fisher.Gaussian/tensors": Case(
+        lambda s, y: fisher.fim(f, P_(y), y, fisher.PMatImplicit, fisher.Gaussian(s**2 + 0.5)).mv(V_(P_(y))),
+        (_randn(2), X),
+    ),
+    "fisher.Gaussian/covariance tensor": Case(
+        lambda s, y: fisher.Gaussian(covariance=s @ s.mT + torch.eye(2, dtype=s.dtype)).root(y),
+        (_randn(2, 2), _randn(4, 2, 3)),
+    ),
+    "fisher.Categorical/weight": Case(
+        lambda w, y: fisher.Categorical(-1, weight=w**2).score(y, _LIKELIHOODS["Categorical"][1]),
+        (_randn(3), _randn(4, 2, 3)),
+    ),
+    "fisher.fim/masked kfac": Case(
+        lambda p, x: fisher.fim(f, p, (x, torch.tensor([0, -100, 1, 0])), fisher.PMatKFAC).to_torch(), (P, X)
+    ),
+    "fisher.fim/masked implicit": Case(
+        lambda p, x: fisher.fim(f, p, (x, torch.tensor([0, -100, 1, 0])), fisher.PMatImplicit).mv(V_(p)), (P, X)
+    ),
     "fisher.Gaussian/covariance": Case(fisher.Gaussian(covariance=((2.0, 1.0), (1.0, 1.0))).root, (_randn(4, 2, 3),)),
     "fisher.Mean/value": Case(
         lambda a, b: fisher.Mean().add(a, 2).add(b, 3).value(), ({"a": _randn(3)}, {"a": _randn(3)})
@@ -166,6 +187,10 @@ CASES: dict[str, Case | Exempt] = {
 
 def V_(p):
     return trees.map(torch.cos, p)
+
+
+def P_(like):
+    return trees.map(lambda t: t.to(like.dtype), P)
 
 
 _dense = _fim(fisher.PMatDense)
