@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from fisher.likelihoods.base import Likelihood, counts, n_columns, root_part, score
+from linmaps import checks
+from linmaps.checks import values
 
 ESTIMATORS = ("exact", "mc", "empirical", "gradient_covariance")
 
@@ -100,10 +102,18 @@ class Sampled(Columns):
         if self.generator is not None:
             return self.likelihood.noise((self.n_samples, *y.shape), self.generator, y)
         noise = torch.as_tensor(self.noise)
+        if not noise.is_floating_point():
+            raise TypeError(f"noise: got dtype {noise.dtype}, expected a real floating one")
         if tuple(noise.shape[1:]) != tuple(y.shape) or noise.ndim == 0 or noise.shape[0] == 0:
             raise ValueError(
                 f"noise: got shape {tuple(noise.shape)}, expected [n, {', '.join(map(str, y.shape))}] with n >= 1"
             )
+        if getattr(self.likelihood, "uniform_noise", False):
+            inside = values((noise >= 0) & (noise <= 1))
+            if inside is not None and not bool(inside.all()):
+                raise ValueError(
+                    f"noise: got numbers outside [0, 1], expected uniform noise in (0, 1) for {self.likelihood!r}; use torch.rand"
+                )
         return noise
 
 
@@ -159,8 +169,9 @@ def estimator(
         return Given(name, likelihood)
     if (noise is None) == (generator is None):  # neither or both
         raise ValueError("estimator='mc': give either generator=torch.Generator() or noise=<tensor [n, *y.shape]>")
-    if n_samples < 1:
-        raise ValueError(f"n_samples: got {n_samples}, expected at least 1")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
+    checks.size(n_samples, "n_samples", 1)
     return Sampled(likelihood, generator, noise, n_samples)
 
 
@@ -176,8 +187,8 @@ def counted(columns: Tensor, kept: Tensor | None) -> Tensor:
 
 def check_size(size: int | None) -> None:
     """Raise unless `size` is None or at least 1."""
-    if size is not None and size < 1:
-        raise ValueError(f"chunk_size: got {size}, expected at least 1 column, or None for all at once")
+    if size is not None:
+        checks.size(size, "chunk_size", 1, cure="a number of columns, or None for all at once")
 
 
 def chunks(columns: Tensor, size: int | None) -> Iterator[Tensor]:

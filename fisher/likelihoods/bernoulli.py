@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class Bernoulli(Independent):
     tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]])
     """
+
+    uniform_noise: ClassVar[bool] = True
 
     def deviation(self, y: Tensor) -> Tensor:
         """sqrt(p (1 - p)) = 1 / (2 cosh(y / 2))."""

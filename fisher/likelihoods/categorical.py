@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class Categorical(Held, Rooted):
     class_axis: int = 1
     ignore_index: int = -100
     weight: Any = None
+    uniform_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_axis(self.class_axis, self._name)

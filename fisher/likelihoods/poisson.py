@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class Poisson(Independent):
     >>> Poisson().root(torch.tensor([[4.0]]).log())
     tensor([[[2.]]])
     """
+
+    uniform_noise: ClassVar[bool] = True
 
     def deviation(self, y: Tensor) -> Tensor:
         """exp(y / 2)."""

@@ -54,7 +54,8 @@ def _from_eigenvalues(F: PMat, regul: Regul) -> Tensor:
             "generator=torch.Generator()), or PMatDense(F.to_torch(), F.layout)"
         )
     values = trees.leaves(F.get_eigenvalues())
-    parts = [(e / (e + regul)).sum() for e in values]
+    # an eigenvalue of zero adds nothing, without damping too
+    parts = [(e / torch.where(e + regul == 0, 1.0, e + regul)).sum() for e in values]
     return sum(parts[1:], parts[0])
 
 

@@ -27,6 +27,7 @@ def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.
     tensor(1.5000)
     """
     checks.number(strength, "strength", low=0)
+    params, anchor = F.check_vector(params, "params"), F.check_vector(anchor, "anchor")
     return strength * F.vTMv(trees.sub(params, anchor)) / 2
 
 

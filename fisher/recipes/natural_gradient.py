@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.base import PMat
-from linmaps import trees
+from linmaps import checks, trees
 
 
 @trees.record()
@@ -75,10 +75,14 @@ def natural_gradient_step(
     >>> step.params["w"].T, step.damping
     (tensor([[0.9980, 0.9980]]), Damping(value=tensor(0.0007)))
     """
+    checks.number(damping.value, "damping", low=0)
+    for name, value in (("factor", factor), ("lower", lower), ("upper", upper), ("minimum", minimum)):
+        checks.number(value, name, low=0, tensor=False)
     if not factor > 1 or not 0 < lower < upper:
         raise ValueError(
             f"got factor={factor}, lower={lower}, upper={upper}, expected factor > 1 and 0 < lower < upper"
         )
+    F.check_vector(params, "params")
     step = trees.scale(-1.0, F.solve(gradient, damping.value, **options))
     moved = trees.add(params, step)
     before, after = loss(params), loss(moved)

@@ -63,6 +63,11 @@ def prune_mask(scores: Any, fraction: float) -> Any:
     """
     checks.number(fraction, "fraction", low=0, high=1, tensor=False)
     flat, unravel = trees.ravel(scores)
+    unordered = checks.values(flat.isnan())
+    if unordered is not None and bool(unordered.any()):
+        raise ValueError(
+            "scores: got NaN, expected numbers that have an order; make them of finite params and a finite F"
+        )
     rank = flat.argsort(stable=True).argsort(stable=True)
     return unravel((rank >= int(fraction * len(flat))).to(flat.dtype))
 
@@ -78,4 +83,12 @@ def unit_mask(mask: dict[str, Tensor], layers: LayerCollection, params: Any) -> 
             [1., 0., 1.]])}
     """
     views = layers.views(trees.map(torch.ones_like, params))
+    for name, kept in mask.items():
+        if name not in views:
+            raise ValueError(f"mask: got a layer {name!r}, expected some of {list(views)}")
+        if tuple(kept.shape) != tuple(views[name].shape[:-1]):
+            raise ValueError(
+                f"mask: {name}: got shape {tuple(kept.shape)}, expected {tuple(views[name].shape[:-1])}, one number for each "
+                "output unit"
+            )
     return layers.tree({name: v * mask[name][..., None] if name in mask else v for name, v in views.items()})

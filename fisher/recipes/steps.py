@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat.base import PMat
+from fisher.pmat.base import PMat, check_regul
 from linmaps import trees
 from linmaps.linalg import pinv
 
@@ -33,6 +33,7 @@ def best_step(F: PMat, gradient: Any, directions: Any, regul: float | Tensor = 0
     >>> best_step(F, g, trees.stack([g, {"w": torch.ones(2, 1)}]))["w"].T.round(decimals=3) + 0
     tensor([[-2.,  0.]])
     """
+    check_regul(regul)
     curved = trees.axpy(regul, directions, F.mmap(directions))
     M = vmap(lambda d: vmap(lambda e: trees.dot(d, e))(curved))(directions)
     slopes = vmap(lambda d: trees.dot(d, gradient))(directions)

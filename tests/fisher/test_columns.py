@@ -139,6 +139,16 @@ def test_errors_name_the_cure():
             estimator(name, Gaussian(), noise=torch.zeros(1, 2, 3))
     with pytest.raises(ValueError, match="n_samples: got 0"):
         estimator("mc", Gaussian(), generator=generator, n_samples=0)
+    with pytest.raises(TypeError, match="n_samples: got float"):
+        estimator("mc", Gaussian(), generator=generator, n_samples=2.5)
+    with pytest.raises(TypeError, match=r"generator: got int, expected a torch.Generator"):
+        estimator("mc", Gaussian(), generator=0)
+    for which in (Categorical(), Bernoulli(), Poisson()):
+        for noise in (randn(0, 4, 2, 3), torch.full((4, 2, 3), torch.nan)):
+            with pytest.raises(ValueError, match=r"noise: got numbers outside \[0, 1\], expected uniform noise"):
+                estimator("mc", which, noise=noise)(torch.zeros(2, 3))
+    with pytest.raises(TypeError, match=r"noise: got dtype torch.int64"):
+        estimator("mc", Gaussian(), noise=torch.zeros(1, 2, 3).long())(torch.zeros(2, 3))
     for shape in [(1, 2, 2), (0, 2, 3), (2, 3), ()]:
         with pytest.raises(ValueError, match=r"noise: got shape \(.*\), expected \[n, 2, 3\]"):
             estimator("mc", Gaussian(), noise=torch.zeros(shape))(torch.zeros(2, 3))

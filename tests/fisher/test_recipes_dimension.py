@@ -100,3 +100,10 @@ def test_errors():
         effective_dimension(F, 0.1, generator=torch.Generator(), noise=noise)
     with pytest.raises(ValueError, match="n_samples: got 0"):
         effective_dimension(F, 0.1, generator=torch.Generator(), n_samples=0)
+
+
+def test_without_damping_it_is_the_rank():
+    f, p = lambda p, x: x @ p["w"], {"w": torch.ones(3, 1)}
+    x = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    for representation in (fisher.PMatDiag, fisher.PMatDense):
+        assert effective_dimension(fisher.fim(f, p, x, representation, "gaussian"), 0.0) == 2

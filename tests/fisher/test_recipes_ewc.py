@@ -81,5 +81,12 @@ def test_an_ensemble_is_one_vmap():
 
 
 def test_no_task():
+    f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}
+    F = fisher.fim(f, p, torch.eye(2), fisher.PMatDiag, "gaussian")
+    for strength in (-1.0, float("nan"), torch.ones(2)):
+        with pytest.raises(ValueError, match="strength: got"):
+            ewc_penalty(F, p, p, strength)
+    with pytest.raises(ValueError, match=r"anchor: leaf w has shape \(1, 1\)"):
+        ewc_penalty(F, {"w": torch.ones(1, 1)}, p)
     with pytest.raises(ValueError, match="tasks: got none"):
         ewc_total([], start(3, 4))

@@ -91,3 +91,8 @@ def test_errors():
     p, loss, F = quadratic()
     with pytest.raises(ValueError, match="expected factor > 1"):
         natural_gradient_step(loss, p, F, grad(loss)(p), Damping(scalar(0.1)), factor=1.0)
+    for damping in (scalar(-0.1), scalar(float("nan")), torch.ones(2, dtype=D)):
+        with pytest.raises(ValueError, match="damping: got"):
+            natural_gradient_step(loss, p, F, grad(loss)(p), Damping(damping))
+    with pytest.raises(ValueError, match="minimum: got -1"):
+        natural_gradient_step(loss, p, F, grad(loss)(p), Damping(scalar(0.1)), minimum=-1.0)

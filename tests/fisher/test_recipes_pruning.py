@@ -106,6 +106,16 @@ def test_an_ensemble_is_one_vmap():
 def test_errors():
     f, p, x, _, _ = quadratic()
     F = fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
+    with pytest.raises(ValueError, match="scores: got NaN"):
+        prune_mask({"w": torch.tensor([1.0, float("nan")])}, 0.5)
+    g, q = lambda p, x: x @ p["w"], {"w": torch.ones(2, 3)}
+    layers = fisher.LayerCollection.from_function(g, q, torch.eye(2))
+    for mask, message in [
+        ({"v": torch.ones(3)}, "mask: got a layer 'v'"),
+        ({"w": torch.ones(2)}, r"w: got shape \(2,\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            unit_mask(mask, layers, q)
     with pytest.raises(ValueError, match="method: got 'magnitude'"):
         pruning_scores(F, p, method="magnitude")
     with pytest.raises(ValueError, match="fraction: got 2"):
