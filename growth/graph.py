@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from growth.carry import grow_like
-from growth.doors import door
+from growth.doors import count, door
 from linmaps import trees
 
 Activation = Callable[[Tensor], Tensor]
@@ -41,10 +41,7 @@ class Node:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or "->" in self.name or "." in self.name:
             raise ValueError(f'Node: name is {self.name!r}, expected a string without "->" and "."')
-        if isinstance(self.width, bool) or not isinstance(self.width, int):
-            raise TypeError(f"Node {self.name}: width is {self.width!r}, expected an int")
-        if self.width < 0:
-            raise ValueError(f"Node {self.name}: width is {self.width}, expected >= 0")
+        count(self.width, f"Node {self.name}: width", cure="a node holds units")
         if self.activation is not None and not callable(self.activation):
             raise TypeError(f"Node {self.name}: activation is {self.activation!r}, expected a callable of one tensor")
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.doors import count, door
 from growth.graph import Activation, Graph, Node
 from growth.graph_growth import NewEdge, NewUnits, NodeDelta, new_edge, new_node, wider_node
 from growth.graph_statistics import GraphStatistics, observe_graph
@@ -93,6 +94,7 @@ def _targets(item: Any) -> list[str]:
     return [item.target] if isinstance(item, NewEdge) else [n for n, _ in item.targets]
 
 
+@door()
 def candidates(
     gstats: GraphStatistics,
     k: int,
@@ -117,6 +119,7 @@ def candidates(
     >>> sorted(map(str, table.items)), table.graph == g
     (['h -> new -> y', 'x -> h -> y', 'x -> new -> h', 'x -> new -> y', 'x -> y'], True)
     """
+    count(k)
     graph = gstats.graph
     items: list[Any] = []
     options: dict[str, Any] = {"target": target, "ridge": ridge, "rtol": rtol}
@@ -141,6 +144,7 @@ def _can_widen(gstats: GraphStatistics, node: Node) -> bool:
     return apart and not tied and not gstats.uncompensated(children, node.activation)
 
 
+@door()
 def choose_graph_sign(
     graph: Graph,
     params: Any,
@@ -198,6 +202,7 @@ def _sides(item: NewUnits, values: dict[str, Tensor], gradients: dict[str, Tenso
     return (w * u.clamp(min=0)).sum(0), (w * (-u).clamp(min=0)).sum(0)
 
 
+@door()
 def grow_graph(graph: Graph, params: Any, items: Any, *, scale: Scale = 1.0) -> tuple[Graph, Any]:
     """The graph and params with the expansions added: NodeDelta, NewEdge, NewUnits, or a list of them, in order.
 

@@ -34,6 +34,7 @@ from growth.moves import Moves
 from linmaps import trees
 from linmaps.trees import Layout
 
+CPU = "cpu"  # of numbers of entries, which go where the entries are
 RECOMPUTE = "compute it anew with fisher.fim(f, grown, data, ...)"
 
 
@@ -183,14 +184,14 @@ def _tree(v: Any, layout: Layout, moves: Moves, lead: int = 0) -> Any:
 def _flat(layout: Layout, moves: Moves) -> Tensor:
     """The source of each entry of the flat order."""
     parts = zip(moves_of(layout, moves), layout.sizes, layout.offsets)
-    found = [m(torch.arange(n).reshape(m.old) + start, -1).flatten() for m, n, start in parts]
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+    found = [m(torch.arange(n, device=CPU).reshape(m.old) + start, -1).flatten() for m, n, start in parts]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=CPU)
 
 
 def _sources(old: LayerCollection, new: LayerCollection, moves: Moves) -> dict[str, Source]:
     """For each layer the sources of its new view: views of numbers that went the way of the leaves."""
     shapes = {name: t.shape for name, t in old.views(_empty(old.space)).items()}
-    numbers = old.tree({name: torch.arange(s.numel()).reshape(s) for name, s in shapes.items()})
+    numbers = old.tree({name: torch.arange(s.numel(), device=CPU).reshape(s) for name, s in shapes.items()})
     flat = [m(t, -1) for t, m in zip(trees.leaves(numbers), moves_of(old.space, moves))]
     views = new.views(new.space.unflatten(flat))
     changed = {leaf for leaf, m in enumerate(moves.leaves.values()) if not m.still}

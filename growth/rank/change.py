@@ -15,7 +15,7 @@ from growth.draws import Draw, drawing
 from growth.rank import canonical, matrices, spectral, trains, tucker
 from growth.rank.curvature import Curvature, curvature
 from linmaps import Factorized, LowRank, Map, Spectral
-from linmaps.checks import Params
+from linmaps.checks import Params, number
 from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.kinds.base import listed, named, tensor
 from linmaps.linalg import working
@@ -76,6 +76,7 @@ def grow_rank(
     >>> larger.rank, torch.allclose(larger.effective_W(grown), spec.effective_W(params))
     (3, True)
     """
+    number(ridge, "ridge", low=0, cure="it is relative to the mean diagonal")
     form = _Form(spec)
     spec._check(params)
     target = form.larger(k)

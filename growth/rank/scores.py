@@ -14,6 +14,7 @@ from growth.rank.canonical import largest
 from growth.rank.change import More, _Form, check_gradient, grow_rank
 from growth.rank.curvature import Curvature, curvature
 from linmaps.checks import Params
+from linmaps.checks import size as check_size
 from linmaps.linalg import working
 
 
@@ -53,6 +54,7 @@ def rank_scores(
     >>> growth.rank_scores(spec, params, torch.diag(torch.tensor([9.0, 2.0, 1.0])), 2)
     {'r': tensor([4., 1.])}
     """
+    check_size(n_steps, "n_steps", 1)
     form = _Form(spec)
     chosen: dict[str, Any] = {} if random else {"gradient": gradient, "fisher": fisher, "ridge": ridge}
     larger, grown = grow_rank(spec, params, k, generator, **chosen)

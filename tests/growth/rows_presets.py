@@ -72,7 +72,9 @@ CASES: dict[str, Case | Exempt] = {
     "growth.gradient_norms": Case(growth.gradient_norms, (solid(17), units())),
     "growth.truncate": Case(lambda new: growth.truncate(new, 1), (units(),)),
     "growth.keep/threshold": Case(lambda new: growth.keep(new, 0.9), (units(),)),
-    "growth.keep/mask": Case(lambda new: growth.keep(new, torch.tensor([False, True]), fan_in=False), (units(),)),
+    "growth.keep/mask": Case(
+        lambda new: growth.keep(new, torch.tensor([False, True], device=new.gains.device), fan_in=False), (units(),)
+    ),
     "growth.scale_neurons": Case(
         lambda new, a, b: growth.scale_neurons(new, fan_in=a, fan_out=b), (units(), STD, 2 * STD)
     ),

@@ -242,7 +242,7 @@ X, H, Y = Node("x", 2), Node("h", 3), Node("y", 2)
         (lambda: Graph((X,)), "at least input and output"),
         (lambda: Graph((Node("x", 2, torch.tanh), Y)), "input x has an activation"),
         (lambda: Node("a->b", 2), "without"),
-        (lambda: Node("a", -1), ">= 0"),
+        (lambda: Node("a", -1), "width: got -1"),
         (lambda: MERGE.apply(made(MERGE)[0], torch.ones(2, 4)), r"got shape \(2, 4\), expected \[..., 3\]"),
         (lambda: MERGE.apply({"edges": {}, "nodes": {}}, torch.ones(2, 3)), "missing.*edges.a->c.weight"),
         (lambda: MERGE.apply(trees.map(lambda t: t[:1], made(MERGE)[0]), torch.ones(2, 3)), "has shape"),
