@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.typed import typed
 
 
 class Optimizer(NamedTuple):
@@ -22,6 +23,7 @@ class Optimizer(NamedTuple):
     update: Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
+@typed
 def sgd(lr: float = 0.1, momentum: float = 0.9) -> Optimizer:
     """Gradient descent with momentum as in `torch.optim.SGD`: m <- μ m + g, step -lr m.
 
@@ -42,6 +44,7 @@ def sgd(lr: float = 0.1, momentum: float = 0.9) -> Optimizer:
     return Optimizer(lambda params: {"momentum": trees.zeros_like(params)}, update)
 
 
+@typed
 def adam(lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> Optimizer:
     """Adam as in `torch.optim.Adam`; entries added by growth start with zero moments and the common step count.
 

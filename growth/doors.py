@@ -15,6 +15,7 @@ from linmaps.checks import size
 from linmaps.mappings import plain
 from linmaps.precision import full_precision
 from linmaps.trees import path_str
+from linmaps.typed import annotated
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 TREES = ("params", "grown", "state")
@@ -23,7 +24,8 @@ MOST = 2**20  # units in one step: more is a mistake, to be met before memory is
 
 
 def door(*calls: str) -> Callable[[Fn], Fn]:
-    """Decorator: computes in the dtype of its arguments under autocast, and takes any mapping as params, grown or state.
+    """Decorator: holds arguments against their annotations, computes in their dtype under autocast, and takes any mapping as
+    params, grown or state.
 
     calls: its arguments that are functions of the user, which run under the autocast there is.
 
@@ -35,12 +37,13 @@ def door(*calls: str) -> Callable[[Fn], Fn]:
     def decorate(fn: Fn) -> Fn:
         names = list(inspect.signature(fn).parameters)
         at = {i: n for i, n in enumerate(names) if n in TREES}
+        checked = annotated(fn)
 
         @functools.wraps(fn)
         def run(*args: Any, **options: Any) -> Any:
             args = tuple(plain(a, trees.one_level) if i in at else a for i, a in enumerate(args))
             options = {n: plain(a, trees.one_level) if n in TREES else a for n, a in options.items()}
-            return fn(*args, **options)
+            return checked(args, options)
 
         return full_precision(*calls)(run)  # type: ignore[return-value]
 

@@ -14,8 +14,10 @@ from growth.pairs import Pair
 from growth.prune import Units
 from linmaps import trees
 from linmaps.trees import path_str
+from linmaps.typed import typed
 
 
+@typed
 def swap_parameters(
     optimizer: Optimizer,
     params: Any,

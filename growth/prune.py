@@ -24,6 +24,7 @@ from linmaps import trees
 from linmaps.checks import size
 from linmaps.linalg import pinv, positive_root, working
 from linmaps.trees import record
+from linmaps.typed import typed
 
 Units = Sequence[int] | Tensor
 
@@ -70,6 +71,7 @@ def prune(
     return gathered(params, pair, kept)
 
 
+@typed
 def weakest_units(scores: Tensor, *, keep: int) -> Tensor:
     """The units that are not among the `keep` of largest score, indices `[p - keep]` ascending: what `prune` is to drop.
 

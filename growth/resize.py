@@ -16,11 +16,13 @@ from growth.pairs import Pair, layers_of, norm_leaves
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.trees import Path
+from linmaps.typed import typed
 
 MOST = 2**20  # new features: more is a mistake, to be met before memory is
 Extension = Tensor | tuple[Tensor, Tensor] | None
 
 
+@typed
 def add_parameters(
     layer: Any,
     *,
@@ -68,6 +70,7 @@ def add_parameters(
     return type(layer)((k, new.get(k, v)) for k, v in layer.items())
 
 
+@typed
 def layer_in_extension(layer: Any, weight: Tensor) -> Any:
     """`layer` with the columns `weight` `[q, k]` (`[q, k, *kernel]`) behind its own: k new inputs.
 
@@ -81,6 +84,7 @@ def layer_in_extension(layer: Any, weight: Tensor) -> Any:
     return add_parameters(layer, added_in_features=k, matrix_extension=weight if k else None)
 
 
+@typed
 def layer_out_extension(layer: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     """`layer` with the rows `weight` `[k, p]` (`[k, p, *kernel]`) below its own, and `bias` `[k]` (None: zeros).
 

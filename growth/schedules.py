@@ -9,11 +9,13 @@ from torch import Tensor
 
 from fisher.check import finite
 from linmaps.checks import number, size
+from linmaps.typed import typed
 
 MOST = 2**20  # units or steps: more is a mistake, to be met before memory is
 INDICES = 2**28
 
 
+@typed
 def fixed_proportional(initial: int, target: int, steps: int) -> list[int]:
     """Units per step, as equal as integers allow, that lead from width `initial` to exactly `target`.
 
@@ -28,6 +30,7 @@ def fixed_proportional(initial: int, target: int, steps: int) -> list[int]:
     return [(i + 1) * missing // steps - i * missing // steps for i in range(steps)]
 
 
+@typed
 def geometric(initial: int, target: int, steps: int) -> list[int]:
     """Units per step for widths that grow by a constant factor, rounded, from `initial` >= 1 to exactly `target`.
 
@@ -45,6 +48,7 @@ def geometric(initial: int, target: int, steps: int) -> list[int]:
     return [b - a for a, b in zip(widths, widths[1:])]
 
 
+@typed
 def in_steps_of(initial: int, target: int, k: int) -> list[int]:
     """Units per step of at most k from `initial` to exactly `target`; the last step takes what is left.
 
@@ -58,6 +62,7 @@ def in_steps_of(initial: int, target: int, k: int) -> list[int]:
     return [min(k, missing - done) for done in range(0, missing, k)]
 
 
+@typed
 def to_target(current: int, target: int, most: int | None = None) -> int:
     """How many units to add now: those that are missing, 0 where none is, at most `most`.
 
@@ -70,6 +75,7 @@ def to_target(current: int, target: int, most: int | None = None) -> int:
     return missing if most is None else min(missing, most)
 
 
+@typed
 def by_gain(gains: Tensor, *, least: float | Tensor = 0.0, relative: float = 0.0, most: int | None = None) -> Tensor:
     """How many units are worth adding, an integer tensor in [0, most]: those whose gain is more than
 
@@ -98,6 +104,7 @@ def by_gain(gains: Tensor, *, least: float | Tensor = 0.0, relative: float = 0.0
     return worth if most is None else worth.clamp(max=most)
 
 
+@typed
 def shuffles(n: int, epochs: Sequence[int], batch: int, *, generator: torch.Generator) -> list[Tensor]:
     """Indices of batches for each phase of training, `[steps, batch]` each: a stream of permutations of n samples.
 

@@ -23,8 +23,10 @@ from linmaps import lapack
 from linmaps.checks import alike, number
 from linmaps.linalg import pinv, working
 from linmaps.trees import record
+from linmaps.typed import typed
 
 
+@typed
 def improvement(new: Neurons | None, delta: Delta | None) -> Tensor:
     """The first-order decrease of the mean loss by a growth step, per unit of amplitude: delta.decrease + new.gain.
 
@@ -82,6 +84,7 @@ class Comparison:
         return aligned(["pair", "units", "decrease", "gain", "improvement", ""], rows)
 
 
+@typed
 def compare(pairs: Sequence[Pair], news: Any, deltas: Any) -> Comparison:
     """The growth steps of several pairs as a `Comparison`: lists of new units and of deltas, entries may be None.
 
@@ -155,6 +158,7 @@ def senn_score(
     return (V * X).sum().to(stats.S.dtype)
 
 
+@typed
 def senn_trigger(added: Tensor, current: Tensor, *, ratio: float = 2.0, least: float = 0.0) -> Tensor:
     """Whether to grow, a bool: the score would rise to more than `ratio` times the current one, and by more than `least`.
 
@@ -201,6 +205,7 @@ def north_score(stats: Statistics | Tensor, eps: float = 0.01) -> Tensor:
     return torch.where(values.isnan(), values, (values > eps**2).to(dtype)).mean()
 
 
+@typed
 def north_trigger(score: Tensor, baseline: Tensor, width: int, *, gamma: float = 0.97, most: int) -> Tensor:
     """How many units to add, an integer tensor in [0, most]: ⌊width (φ - γ φ_0)⌋.
 

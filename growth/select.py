@@ -15,10 +15,12 @@ from growth.doors import count, owned
 from growth.neurons import Neurons
 from linmaps.checks import alike, number, values
 from linmaps.linalg import positive_root
+from linmaps.typed import typed
 
 Factor = float | Tensor
 
 
+@typed
 def truncate(new: Neurons, k: int) -> Neurons:
     """The first k units: of closed-form units, which come sorted, the best rank-k choice.
 
@@ -35,6 +37,7 @@ def truncate(new: Neurons, k: int) -> Neurons:
     return _taken(new, slice(0, k))
 
 
+@typed
 def keep(new: Neurons, which: float | Tensor, *, fan_in: bool = True, fan_out: bool = True) -> Neurons:
     """`new` of the same size in which the units not kept are masked: zero rows and columns, eigenvalue and gain 0.
 
@@ -84,6 +87,7 @@ def keep(new: Neurons, which: float | Tensor, *, fan_in: bool = True, fan_out: b
     )
 
 
+@typed
 def compact(new: Neurons) -> Neurons:
     """`new` without its masked units.
 
@@ -107,6 +111,7 @@ def compact(new: Neurons) -> Neurons:
     return _taken(new, mask.nonzero()[:, 0])
 
 
+@typed
 def scale_neurons(new: Neurons, *, fan_in: Factor = 1.0, fan_out: Factor = 1.0) -> Neurons:
     """`new` with fan_in (and its bias) times a and fan_out times b: numbers, scalar tensors, or `[k]`, one per unit.
 
@@ -137,6 +142,7 @@ def scale_neurons(new: Neurons, *, fan_in: Factor = 1.0, fan_out: Factor = 1.0) 
     )
 
 
+@typed
 def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
     """The units of a, then those of b, for one pair: as many as both; eigenvalues are sorted in each part only.
 

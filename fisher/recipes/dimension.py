@@ -12,8 +12,10 @@ from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.matrixfree import MatrixFree
 from fisher.pmat.mixed import PMatMixed
 from linmaps import checks, trees
+from linmaps.typed import typed
 
 
+@typed
 def effective_dimension(
     F: PMat,
     regul: Regul,

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
+from linmaps.typed import typed
 
 
+@typed
 def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.0) -> Tensor:
     """strength / 2 (params - anchor)' F (params - anchor), a scalar to add to the loss of a new task.
 
@@ -31,6 +33,7 @@ def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.
     return strength * F.vTMv(trees.sub(params, anchor)) / 2
 
 
+@typed
 def ewc_total(tasks: Iterable[tuple[PMat, Any]], params: Any, strength: float | Tensor = 1.0) -> Tensor:
     """The sum of the penalties of several earlier tasks, each a pair (F, anchor).
 

@@ -22,11 +22,13 @@ from fisher.likelihoods.arrays import check_target, per_example
 from fisher.pmat.base import PMat, Regul
 from linmaps import checks, trees
 from linmaps.linalg import solve
+from linmaps.typed import typed
 
 Loss = str | Likelihood | Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("cross_entropy", "squared_error")
 
 
+@typed
 def influence(
     f: Callable[..., Tensor],
     params: Any,
@@ -60,6 +62,7 @@ def influence(
     return _finite(-_products(solved, _gradients(f, params, data, loss), "tn,bn->tb"), "influence")
 
 
+@typed
 def self_influence(
     f: Callable[..., Tensor],
     params: Any,
@@ -84,6 +87,7 @@ def self_influence(
     return _finite(-_products(F.solve(g, regul), g, "bn,bn->b"), "self_influence")
 
 
+@typed
 def leave_one_out(
     f: Callable[..., Tensor],
     params: Any,

@@ -20,6 +20,7 @@ from fisher.likelihoods import probabilities as predictive
 from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
+from linmaps.typed import typed
 
 INDEFINITE = (
     "N F + prior_precision I is not positive definite, so it is no precision; take the Fisher or Gauss-Newton matrix in place "
@@ -111,6 +112,7 @@ class Laplace:
         return self.f(self.params, x), covariance
 
 
+@typed
 def laplace(
     f: Callable[..., Tensor],
     params: Any,
@@ -146,6 +148,7 @@ def laplace(
     return Laplace(f, n_examples, params, F, prior, known)
 
 
+@typed
 def tune_prior_precision(posterior: Laplace, *, steps: int = 40) -> Laplace:
     """The posterior with the prior precision that maximizes the evidence, params held fixed.
 

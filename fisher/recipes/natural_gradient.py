@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
+from linmaps.typed import typed
 
 
 @trees.record()
@@ -40,6 +41,7 @@ class NaturalStep:
     ratio: Tensor
 
 
+@typed
 def natural_gradient_step(
     loss: Callable[[Any], Tensor],
     params: Any,

@@ -13,10 +13,12 @@ from torch import Tensor
 from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul
 from linmaps import checks, trees
+from linmaps.typed import typed
 
 METHODS = ("obd", "obs")
 
 
+@typed
 def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 1e-8) -> Any:
     """What each weight adds to the loss when it is set to zero, a tree like params.
 
@@ -39,6 +41,7 @@ def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 
     return trees.map(lambda w, h: w**2 / h / 2, params, F.inverse(regul).get_diag())
 
 
+@typed
 def unit_scores(scores: Any, layers: LayerCollection) -> dict[str, Tensor]:
     """The sum of scores over the weights and the bias of each output unit, `{layer: [O]}`, of Kronecker-factored layers.
 
@@ -52,6 +55,7 @@ def unit_scores(scores: Any, layers: LayerCollection) -> dict[str, Tensor]:
     return {l.name: views[l.name].sum(-1) for l in layers if l.kronecker and not l.diagonal}
 
 
+@typed
 def prune_mask(scores: Any, fraction: float) -> Any:
     """A tree like scores with 0 for the given fraction of lowest scores (rounded down) over all leaves, and 1 elsewhere.
 
@@ -72,6 +76,7 @@ def prune_mask(scores: Any, fraction: float) -> Any:
     return unravel((rank >= int(fraction * len(flat))).to(flat.dtype))
 
 
+@typed
 def unit_mask(mask: dict[str, Tensor], layers: LayerCollection, params: Any) -> Any:
     """The mask over params of a mask over units: each weight and bias of a unit is kept with it, other layers are kept.
 

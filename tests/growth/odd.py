@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -81,6 +82,10 @@ def made() -> dict[str, Any]:
         "stats": stats, "other": other, "relu": relu, "new": new, "delta": delta, "graph_params": graph_params,
         "gstats": gstats, "fisher": growth.with_fisher(stats, user_f, PARAMS, NET.x, PAIR), "layers": layers,
     }  # fmt: skip
+
+
+def unbound(record: Any) -> Any:
+    return dataclasses.replace(record, pair=None)
 
 
 def of_statistics() -> list[Call]:
@@ -163,7 +168,7 @@ def of_closed_forms() -> list[Call]:
         }),
         Call(N + "improvement", growth.improvement, {"new": new, "delta": delta}),
         Call(N + "compare", growth.compare, {
-            "pairs": [Pair("a", "b"), Pair("b", "c")], "news": [None, new], "deltas": [delta, delta],
+            "pairs": [Pair("a", "b"), Pair("b", "c")], "news": [None, unbound(new)], "deltas": [unbound(delta)] * 2,
         }),
     ]  # fmt: skip
 
