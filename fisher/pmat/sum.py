@@ -163,7 +163,7 @@ class PMatSum(PMat):
             D.amax() + wide["regul"].detach(),
         )
         parts = x.split(list(space.sizes), 1)
-        return treedef.unflatten([t.reshape(*lead, *s) for t, s in zip(parts, space.shapes)])
+        return treedef.unflatten([t.reshape((*lead, *s)) for t, s in zip(parts, space.shapes)])
 
     def inverse(self, regul: Regul = 1e-8) -> PMat:
         """(F + regul I)^-1, as the inverse of the one term beside a multiple of I, else dense."""

@@ -44,7 +44,7 @@ class SumBlock:
         return _total([T.dense() for T in self.terms])
 
     def solve(self, V: Tensor, regul: Regul, kind: str, rtol: float | None = None) -> Tensor:
-        if kind == "default" and self.symmetric and len(self.diag()) > DIRECT and len(V):
+        if kind == "default" and self.symmetric and len(self.diag()) > DIRECT:
             return self._iterated(V, regul)
         return ExactBlock(self.dense()).solve(V, regul, kind, rtol)
 
@@ -82,10 +82,13 @@ def conjugate(apply: Any, precondition: Any, shared: Any, rows: Tensor, size: Te
 
     Raises ValueError where the residual is larger than rounding would leave in a direct solve.
     """
-    b = rows.to(size.dtype)
-    x, report = vmap(lambda b: cg.solve(apply, shared, b, precondition=precondition))(b)
+    if len(rows) == 0:
+        return rows
+    b, eps = rows.to(size.dtype), torch.finfo(rows.dtype).eps
+    rtol = None if rows.dtype == size.dtype else eps / 10
+    x, report = vmap(lambda b: cg.solve(apply, shared, b, precondition=precondition, rtol=rtol))(b)
     length = lambda t: torch.linalg.vector_norm(t.detach(), dim=-1)
-    allowed = 100 * torch.finfo(rows.dtype).eps * (length(b) + size * length(x))
+    allowed = 100 * eps * (length(b) + size * length(x))
     excess, steps = values(report.residual * length(b) - allowed), values(report.iterations)
     if excess is not None and steps is not None and not bool((excess <= 0).all()):
         raise ValueError(
