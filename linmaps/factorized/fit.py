@@ -13,6 +13,7 @@ from linmaps import trees
 from linmaps.checks import Params
 from linmaps.factorized.randomized import tt_sketches, tucker_sketches
 from linmaps.factorized.spec import Factorized
+from linmaps.modules import check_untouched, has_forward_of, initialised, value_of
 from linmaps.numeric import frobenius, normal, working
 from linmaps.shapes import tensorized_shape
 
@@ -176,11 +177,9 @@ def sketches(
 
 def _pair(weight: Any, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
     """Weight [out, in] and bias of a tensor or a module."""
-    if isinstance(weight, (torch.nn.Linear, torch.nn.Embedding)):
-        linear = isinstance(weight, torch.nn.Linear)
-        own = weight.bias if isinstance(weight, torch.nn.Linear) else None
-        bias = own.detach() if bias is None and own is not None else bias
-        weight = weight.weight.detach() if linear else weight.weight.detach().mT
+    if isinstance(weight, torch.nn.Module):
+        weight, own = _of_module(weight, k)
+        bias = own if bias is None else bias
     if not isinstance(weight, Tensor) or not (weight.is_floating_point() or weight.is_complex()):
         got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise TypeError(
@@ -193,6 +192,26 @@ def _pair(weight: Any, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor | No
         found = tuple(bias.shape) if isinstance(bias, Tensor) else type(bias).__name__
         raise ValueError(f"factorize: bias {k} is {found}, expected a tensor of shape ({weight.shape[0]},) or None")
     return weight, bias
+
+
+def _of_module(module: torch.nn.Module, k: int) -> tuple[Tensor, Tensor | None]:
+    """Weight [out, in] and bias, detached; of an embedding the transposed table, so that rows become inputs."""
+    bases = [base for base in (torch.nn.Linear, torch.nn.Embedding) if has_forward_of(module, base)]
+    if not bases or not initialised(module):
+        raise TypeError(
+            f"factorize: weight {k} is a {type(module).__name__}, expected a tensor [out, in], or an initialised "
+            "torch.nn.Linear or torch.nn.Embedding without a forward of its own"
+        )
+    check_untouched(module, f"factorize: weight {k}", parametrized=True)
+    if getattr(module, "max_norm", None) is not None:
+        raise ValueError(
+            f"factorize: weight {k} is an Embedding with max_norm={module.max_norm}, which changes rows as they are looked up, "
+            "expected None; scale the rows of its weight before"
+        )
+    weight = value_of(module, "weight")
+    if bases == [torch.nn.Embedding]:
+        return weight.mT, None
+    return weight, None if module.bias is None else value_of(module, "bias")
 
 
 def _alike(what: str, tensors: list[Tensor]) -> Tensor:

@@ -16,13 +16,15 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
 
     Besides `torch.nn.Linear`, it takes the structured maps of NeuroMANCER's slim and the tensorized layers of tensorly-torch,
     recognised by the name of their class, its attributes and their shapes, without an import.  A derived class is taken
-    for its base, unless it has a `forward` or `effective_W` of its own.  Leaves keep dtype and device.  W is the matrix
-    without the bias; a bias that a module has but does not use is dropped.  A spec of parts with a bias is an `Affine` of
-    it.
+    for its base, unless it has a `forward` or `effective_W` of its own: that is refused, as are forward hooks (pruning, the
+    older weight norm) and parametrizations whose promise no spec here keeps.  The module is read,
+    never moved.  Leaves keep dtype and device.  W is the matrix without the bias; a bias that a module has but does not use
+    is dropped.  A spec of parts with a bias is an `Affine` of it.
 
     | module | spec | what becomes of it |
     |---|---|---|
-    | torch.nn.Linear, Linear | Linear | W [in, out] is the transposed weight |
+    | torch.nn.Linear, Linear | Linear | W [in, out] is the transposed weight, also of a weight norm |
+    | a torch.nn.Linear made orthogonal by torch | Orthogonal | of torch.nn.utils.parametrizations |
     | IdentityInitLinear | IdentityInit | as Linear |
     | IdentityLinear | Identity | ValueError if it was trained |
     | NonNegativeLinear, SplitLinear | NonNegative, Split | method="relu" |
@@ -49,8 +51,9 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     | SubFactorizedLinear | Factorized | of that one layer |
     | FactorizedEmbedding, SubFactorizedEmbedding | Factorized | bias=False, for `Factorized.rows` |
 
-    TypeError for any other module.  ValueError, with what to use instead, for values or options that no spec holds, and for
-    SchurDecompositionLinear, GershgorinLinear and SymmetricSVDLinear.
+    TypeError for any other module, and for a `forward` of its own.  ValueError, with what to use instead, for hooks and
+    parametrizations, for values or options that no spec holds, and for SchurDecompositionLinear,
+    GershgorinLinear and SymmetricSVDLinear.
 
     >>> import torch, linmaps
     >>> module = torch.nn.Linear(3, 2)
@@ -68,8 +71,8 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     if found is None:
         raise TypeError(
             f"from_module: got {type(module).__name__}, expected an initialised torch.nn.Linear or a module of "
-            "NeuroMANCER's slim or of tensorly-torch; for anything else choose a spec of linmaps.maps and copy its "
-            "leaves, whose shapes spec.shapes() tells"
+            "NeuroMANCER's slim or of tensorly-torch, without a forward of its own; for anything else choose a spec of "
+            "linmaps.maps and copy its leaves, whose shapes spec.shapes() tells"
         )
     spec, params = found
     half = next((p.dtype for p in module.parameters() if p.dtype in HALF), None)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.utils import parametrizations
 
 from linmaps import lapack
 from linmaps.assembled import Sum
@@ -16,7 +17,10 @@ from linmaps.gates import L0
 from linmaps.gram import PSD, TrivialNullSpace
 from linmaps.interop import slim_factors
 from linmaps.interop.seen import Found, Seen, with_bias
+from linmaps.linalg import negative_determinant
+from linmaps.modules import check_untouched, has_forward_of, initialised, parametrized, value_of
 from linmaps.numeric import eye_like, unbetween
+from linmaps.orthogonal import Orthogonal
 from linmaps.packing import pack_upper
 from linmaps.perron import PerronFrobenius
 from linmaps.recurrent import RNNCell
@@ -35,7 +39,7 @@ def convert(module: Any) -> Found | None:
     A class derived from a known one is taken for it, unless it says by itself what its matrix is.
     """
     if isinstance(module, torch.nn.Linear):
-        return _torch_linear(module)
+        return _torch_linear(module) if has_forward_of(module, torch.nn.Linear) else None
     lineage = type(module).__mro__
     for k, cls in enumerate(lineage):
         if any({"forward", "effective_W"} & vars(derived).keys() for derived in lineage[:k]):
@@ -43,6 +47,8 @@ def convert(module: Any) -> Found | None:
         if cls.__name__ in REFUSED:
             raise ValueError(f"from_module: {cls.__name__} {REFUSED[cls.__name__]}")
         if cls.__name__ in CONVERTERS:
+            for part in module.modules():
+                check_untouched(part, "from_module")
             seen = Seen(module)
             return with_bias(seen, *CONVERTERS[cls.__name__](seen))
     return None
@@ -52,10 +58,18 @@ def convert(module: Any) -> Found | None:
 
 
 def _torch_linear(module: torch.nn.Linear) -> Found | None:
-    if isinstance(module.weight, torch.nn.UninitializedParameter):
+    if not initialised(module):
         return None
-    spec = Linear(module.in_features, module.out_features)
-    return with_bias(Seen(module), spec, {"W": module.weight.detach().mT})
+    found = [p for name in parametrized(module) for p in module.parametrizations[name]]  # type: ignore[union-attr, index]
+    kept = parametrized(module) == ["weight"] and len(found) == 1
+    promise = type(found[0]).__name__ if kept and type(found[0]).__module__ == parametrizations.__name__ else ""
+    check_untouched(module, "from_module", parametrized=promise in ("_Orthogonal", "_WeightNorm"))
+    W = value_of(module, "weight").mT
+    n, m = W.shape
+    if promise == "_Orthogonal":
+        spec = Orthogonal(n, m, det=None if n != m else 1 - 2 * int(negative_determinant(W)))
+        return with_bias(Seen(module), spec, spec.from_matrix(W)[0])
+    return with_bias(Seen(module), Linear(n, m), {"W": W})
 
 
 def _linear(seen: Seen) -> Found:

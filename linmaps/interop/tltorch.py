@@ -17,6 +17,7 @@ from linmaps.checks import Shape
 from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.spec import Factorized
 from linmaps.interop.seen import Found
+from linmaps.modules import check_untouched
 from linmaps.numeric import working
 
 WEIGHTS = {"DenseTensorized": "dense", "CPTensorized": "cp", "TuckerTensorized": "tucker", "BlockTT": "blocktt"}
@@ -42,6 +43,7 @@ def convert(module: Any) -> Found | None:
         if any("forward" in vars(derived) for derived in lineage[:k]):
             return None
         if cls.__name__ in CONVERTERS:
+            check_untouched(module, "from_module")
             spec, params = CONVERTERS[cls.__name__](module)
             return spec, {key: t.clone(memory_format=torch.contiguous_format) for key, t in params.items()}
     return None

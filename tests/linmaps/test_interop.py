@@ -1,10 +1,13 @@
 """Modules become specs and params by value: torch's, and stand-ins with the attributes of slim's (test_peer: slim's own)."""
 
+import copy
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import linmaps
 from linmaps import trees
@@ -275,6 +278,112 @@ def test_a_parametrized_linear_module():
     module = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2))
     spec, params = linmaps.from_module(module)
     assert torch.allclose(spec.effective_W(params), module.weight.T)
+
+
+class Scaled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class ScaledRows(torch.nn.Embedding):
+    def forward(self, idx):
+        return 2 * super().forward(idx)
+
+
+class Renamed(torch.nn.Linear):
+    """Does what its base does."""
+
+
+def instance_forward():
+    module = torch.nn.Linear(4, 4)
+    module.forward = lambda x: 2 * x
+    return module
+
+
+def stepped(module):
+    """Whose weight, as a hook will make it at the next call, is another one than it has."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+    return module
+
+
+def old_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nn.utils.weight_norm(torch.nn.Linear(4, 4))
+
+
+def watched():
+    module = torch.nn.Linear(4, 4)
+    module.register_forward_hook(lambda module, args, result: 2 * result)
+    return module
+
+
+OWN_WAYS = {
+    "forward": (lambda: Scaled(4, 4), TypeError, "a forward of its own"),
+    "forward of the instance": (instance_forward, TypeError, "has a forward of its own, expected that of its class"),
+    "weight norm by a hook": (lambda: stepped(old_weight_norm()), ValueError, r"has forward hooks \(WeightNorm\)"),
+    "pruned": (
+        lambda: stepped(prune.l1_unstructured(torch.nn.Linear(4, 4), "weight", amount=0.5)),
+        ValueError,
+        r"has forward hooks \(L1Unstructured\), expected none.* remove them before .*prune.remove",
+    ),
+    "hook": (watched, ValueError, "has forward hooks"),
+}
+
+
+@pytest.mark.parametrize("name", OWN_WAYS)
+def test_what_a_module_does_by_itself_is_refused(name):
+    make, error, text = OWN_WAYS[name]
+    for take in (linmaps.from_module, linmaps.factorize):
+        with pytest.raises(error, match=text):
+            take(make())
+
+
+def test_a_derived_class_with_the_forward_of_its_base_is_taken():
+    module, x = Renamed(4, 3), torch.ones(2, 4)
+    spec, params = linmaps.from_module(module)
+    assert torch.allclose(spec.apply(params, x), module(x), atol=1e-6)
+    spec, params = linmaps.factorize(module, factorization="dense", n_modes=1)
+    assert torch.allclose(spec.apply(params, x), module(x), atol=1e-6)
+
+
+def test_embeddings_that_change_their_rows_are_refused():
+    with pytest.raises(TypeError, match="without a forward of its own"):
+        linmaps.factorize(ScaledRows(6, 4))
+    with pytest.raises(ValueError, match=r"max_norm=1.0, which changes rows"):
+        linmaps.factorize(torch.nn.Embedding(6, 4, max_norm=1.0))
+
+
+def test_an_orthogonal_parametrization_keeps_its_promise():
+    for n, m in ((4, 4), (4, 3), (3, 4)):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            module, x = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(n, m)), torch.randn(2, n)
+            spec, params = linmaps.from_module(module)
+            assert type(spec) is linmaps.Orthogonal
+            assert torch.allclose(spec.apply(params, x), module(x), atol=1e-5)
+
+
+class Symmetrized(torch.nn.Module):
+    def forward(self, X):
+        return X.triu() + X.triu(1).mT
+
+
+def test_other_parametrizations_are_refused_and_their_buffers_not_moved():
+    spectral = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 4))
+    before = {k: t.clone() for k, t in spectral.state_dict().items()}
+    mine = torch.nn.Linear(4, 4)
+    torch.nn.utils.parametrize.register_parametrization(mine, "weight", Symmetrized())
+    for module, made in ((spectral, "_SpectralNorm"), (mine, "Symmetrized")):
+        with pytest.raises(
+            ValueError, match=rf"is parametrized, \{{'weight': \['{made}'\]\}}.*remove_parametrizations"
+        ):
+            linmaps.from_module(module)
+        spec, params = linmaps.factorize(module, factorization="dense", n_modes=1)  # of the values alone
+        assert torch.allclose(spec.effective_W(params), copy.deepcopy(module).weight.mT)
+    assert all(torch.equal(t, before[k]) for k, t in spectral.state_dict().items())
 
 
 @pytest.mark.parametrize("module", [torch.nn.Conv1d(2, 2, 1), torch.nn.LazyLinear(3), torch.nn.Sequential(), 3])
