@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,10 +11,11 @@ from torch import Tensor
 from linmaps import householder, lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.linalg import inv, negative_determinant
+from linmaps.linalg import negative_determinant
 from linmaps.numeric import frobenius
 from linmaps.packing import pack_upper, skew
 from linmaps.registry import register
+from linmaps.rotations import log_rotation, rotation
 
 METHODS = ("householder", "cayley", "exp")
 
@@ -105,7 +105,7 @@ class Orthogonal(Map):
         if self.method == "householder":
             Q = householder.frame(householder.offset(params["V"]), self._r, det=sign(self))
         else:
-            Q = _rotation(params["skew"], self._n, self.method)[:, : self._r]
+            Q = rotation(skew(params["skew"], self._n), self.method)[:, : self._r]
             if sign(self) == -1:
                 Q = torch.cat([Q[:, :-1], -Q[:, -1:]], dim=1)
         return Q if self.in_features >= self.out_features else Q.mT
@@ -171,14 +171,6 @@ def check_reflectors(spec: Map, key: str, n: int) -> None:
     spec._expect_int(key, 1, n)
 
 
-def _rotation(packed: Tensor, n: int, method: str) -> Tensor:
-    S = skew(packed, n)
-    if method == "exp":
-        return torch.linalg.matrix_exp(S)
-    eye = torch.eye(n, dtype=S.dtype, device=S.device)
-    return 2 * inv(eye + S) - eye
-
-
 def polar(W: Tensor, det: int | None) -> Tensor:
     """The nearest matrix with orthonormal columns to W [n, r], n >= r; of determinant `det` if that is given.
 
@@ -191,26 +183,3 @@ def polar(W: Tensor, det: int | None) -> Tensor:
     if det is None:
         return U @ Vh
     return householder.flip_last(U, householder.wrong_component(U @ Vh, det)) @ Vh
-
-
-def log_rotation(Q: Tensor, method: str = "exp") -> Tensor:
-    """A skew S whose rotation is Q (for cayley: nearly, if Q has the eigenvalue -1, where S is infinite).
-
-    With M = cos 1 (Q + Q') / 2 + sin 1 (Q - Q') / 2i, Hermitian, the eigenvectors of M are orthonormal ones of Q also where
-    eigenvalues repeat.  The eigenvalues -1, of even number, are taken apart, to be paired within the real space they have.
-    """
-    n = len(Q)
-    even, odd = (Q + Q.mT) / 2, (Q - Q.mT) / 2
-    cosines, E = lapack.eigh(even)
-    opposite = (1 + cosines < 64 * n * torch.finfo(Q.dtype).eps).to(Q.dtype)  # ascending: these come first
-    pairs = torch.diag_embed(Q.new_ones(n - 1) * (torch.arange(n - 1, device=Q.device) % 2 == 0), 1)
-    pairs = (pairs - pairs.mT) * opposite[:, None] * opposite
-    P = lapack.eigh(math.cos(1) * even - 1j * math.sin(1) * odd)[1]
-    angle = ((P.conj() * (Q.to(P.dtype) @ P)).sum(0)).angle()
-    far = math.pi - 1e-7
-    angle = torch.where(angle.abs() < far, angle, 0.0)
-    if method == "cayley":
-        angle, half_turn = -(angle / 2).tan(), math.tan(far / 2)
-    else:
-        half_turn = math.pi
-    return (P * (1j * angle) @ P.mH).real + half_turn * (E @ pairs @ E.mT)

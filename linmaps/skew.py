@@ -13,9 +13,10 @@ from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import positive_root
 from linmaps.numeric import between, eye_like, frobenius, unbetween, uniform
-from linmaps.orthogonal import log_rotation, polar
+from linmaps.orthogonal import polar
 from linmaps.packing import pack_upper, skew
 from linmaps.registry import register
+from linmaps.rotations import log_rotation, rotation
 from linmaps.spectral import check_bounds
 
 
@@ -123,7 +124,7 @@ class DampedSkewSymmetric(Map):
     def _weight(self, params: Params) -> Tensor:
         gamma = self._gamma(params)
         if self.time == "discrete":
-            return gamma * torch.linalg.matrix_exp(skew(params["upper"], self.in_features))
+            return gamma * rotation(skew(params["upper"], self.in_features))
         return skew(params["upper"], self.in_features, diagonal=-gamma)
 
     def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
@@ -140,7 +141,7 @@ class DampedSkewSymmetric(Map):
     def _inverse(self, params: Params) -> Tensor:
         if self.time == "continuous":
             return super()._inverse(params)
-        return torch.linalg.matrix_exp(-skew(params["upper"], self.in_features)) / self._gamma(params)
+        return rotation(skew(params["upper"], self.in_features)).mT / self._gamma(params)
 
     def _logabsdet(self, params: Params) -> Tensor:
         if self.time == "discrete":

@@ -55,6 +55,35 @@ def test_promise_at_init_and_at_adversarial_params(entry, data):
         assert spec.violation(W) <= 1e-12 * scale(spec, W)
 
 
+def rounding32(spec, W):
+    """What a matrix of these sizes may miss its promise by when it was computed in float32."""
+    return 8 * torch.finfo(torch.float32).eps * scale(spec, W)
+
+
+def keeps_in_float32(spec, params):
+    W = spec.effective_W(params)
+    assert torch.isfinite(W).all()
+    exact = W.to(torch.promote_types(W.dtype, torch.float64))
+    assert zoo.residual(spec, W) <= rounding32(spec, W)
+    assert spec.violation(exact) <= rounding32(spec, W)
+
+
+@pytest.mark.parametrize("entry", [e for e in zoo.ENTRIES if e.spec.guaranteed and e.spec.n_params], ids=zoo.label)
+@given(data=st.data())
+def test_promise_in_float32_at_init_and_at_adversarial_params(entry, data):
+    spec, single = entry.spec, {"dtype": torch.float32}
+    keeps_in_float32(spec, data.draw(strategies.params(spec, **single) | strategies.adversarial_params(spec, **single)))
+
+
+@pytest.mark.parametrize("name", linmaps.maps)
+@given(data=st.data())
+def test_promise_in_float32_of_drawn_specs_up_to_24(name, data):
+    spec, single = data.draw(strategies.specs(names=[name], max_size=24)), {"dtype": torch.float32}
+    params = data.draw(strategies.params(spec, **single) | strategies.adversarial_params(spec, **single))
+    if spec.guaranteed and spec.n_params:
+        keeps_in_float32(spec, params)
+
+
 @pytest.mark.parametrize("entry", [e for e in zoo.ENTRIES if not e.spec.guaranteed], ids=zoo.label)
 def test_a_soft_promise_is_kept_where_the_penalty_is_zero(entry):
     """And a descent of the penalty leads there from anywhere."""
