@@ -16,7 +16,7 @@ from linmaps.numeric import between, eye_like, frobenius, unbetween, uniform
 from linmaps.registry import register
 from linmaps.spectral import check_bounds
 
-NORMS = (1, 2, "inf", "fro")
+NORMS = (1, 2, "inf", math.inf, "fro")
 
 
 @register
@@ -26,8 +26,8 @@ class BoundedNorm(Map):
 
     p says which norm of the [in, out] matrix, as `torch.linalg.matrix_norm` defines them: 2 (largest singular value), 1
     (largest column sum of absolute values, which bounds max |x W| / max |x|), "inf" (largest row sum, which bounds the
-    sum), "fro" (root of the sum of squares).  Leaves "W" = A [in, out] and "t" of shape () (absent when the bounds are equal).
-    A = 0 counts as the identity.  `effective_W` costs the norm: for p = 2 the singular values.
+    sum; math.inf too), "fro" (root of the sum of squares).  Leaves "W" = A [in, out] and "t" of shape () (absent when the
+    bounds are equal).  A = 0 counts as the identity.  `effective_W` costs the norm: for p = 2 the singular values.
 
     soft: A itself is W, and a squared hinge on the norm is the penalty `reg_error`.
 
@@ -50,13 +50,15 @@ class BoundedNorm(Map):
 
     sigma_min: float = field(default=0.1, kw_only=True)
     sigma_max: float = field(default=1.0, kw_only=True)
-    p: int | str = field(default=2, kw_only=True)
+    p: int | float | str = field(default=2, kw_only=True)
     soft: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bounds(self)
         known = self.p in NORMS and not isinstance(self.p, bool)
+        if known and self.p == math.inf:
+            object.__setattr__(self, "p", "inf")
         self._expect(known, "p", f"one of {NORMS}; these are the norms of the [in, out] matrix")
         self._expect(isinstance(self.soft, bool), "soft", "a bool", error=TypeError)
 
@@ -109,6 +111,7 @@ class BoundedNorm(Map):
             eye = eye_like(W, *W.shape)
             safe = torch.where(norm > 0, W / torch.where(norm > 0, norm, 1.0), eye / self._norm(eye))
             return {"W": safe * norm.clamp(self.sigma_min, self.sigma_max)}
-        return {"W": W.clone()} | (
+        # a matrix of zeros counts as the identity, but has no gradient
+        return {"W": torch.where(norm > 0, W, eye_like(W, *W.shape))} | (
             {"t": unbetween(self.sigma_min, self.sigma_max, norm)} if "t" in self._shapes() else {}
         )

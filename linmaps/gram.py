@@ -12,7 +12,7 @@ from torch import Tensor
 from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.linalg import eigh, positive_root
+from linmaps.linalg import eigh
 from linmaps.numeric import eye_like, frobenius, normal, uniform
 from linmaps.registry import register
 from linmaps.symmetric import SymmetricMap
@@ -29,9 +29,14 @@ def init_scale(k: int, n: int, eps: float) -> float:
 
 
 def root(G: Tensor, k: int, eps: float) -> Tensor:
-    """A [k, n] with A'A + eps I the nearest such matrix to the symmetric part of G [n, n]."""
+    """A [k, n] with A'A + eps I the nearest such matrix to the symmetric part of G [n, n], to rounding.
+
+    A row of A that is 0 has no gradient, so eigenvalues exceed eps by the rounding of the largest at least.
+    """
     values, vectors = eigh((G + G.mT) / 2)
-    return (vectors * positive_root((values - eps).clamp(min=0))).mT.flip(0)[:k]
+    size = values.detach().abs().amax()
+    least = 4 * torch.finfo(values.dtype).eps * torch.where(size > 0, size, 1.0)
+    return (vectors * torch.maximum(values - eps, least).sqrt()).mT.flip(0)[:k]
 
 
 def symmetric_product(A: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from linmaps import lapack
 from linmaps.arrays import OfArrays
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet
-from linmaps.numeric import frobenius, normal
+from linmaps.numeric import frobenius, generic, normal
 from linmaps.registry import register
 
 
@@ -31,7 +31,8 @@ class Kronecker(OfArrays):
     variance (1/3)^(1/K) / in_shape[k], K factors, so that inputs of unit variance give outputs of variance 1/3 (with heavier
     tails, the more factors).  `violation(W)` is the distance to what `from_matrix` makes: for two factors the nearest such
     matrix (Van Loan and Pitsianis 1993), for more the first factor is split off and the rest treated alike, which is
-    exact for a Kronecker product and within a factor sqrt(K - 1) of the best.
+    exact for a Kronecker product and within a factor sqrt(K - 1) of the best; for W = 0 all factors but the last are
+    generic, so that it can still learn.
 
     ValueError or TypeError for shapes that are not of positive ints, or of different lengths.
 
@@ -122,7 +123,9 @@ class Kronecker(OfArrays):
             rest = W.reshape(p, W.shape[0] // p, q, W.shape[1] // q)
             blocks = rest.transpose(1, 2).reshape(p * q, -1)  # a Kronecker product becomes an outer product
             U, s, V = lapack.svd(blocks)
-            share = s[0] ** (1 / (len(self.in_shape) - k))
-            factors.append((share * U[:, 0]).reshape(p, q))
-            W = ((s[0] / torch.where(share > 0, share, 1.0)) * V[0]).reshape(rest.shape[1], rest.shape[3])
+            none = s[0] == 0
+            share = torch.where(none, 1.0, s[0]) ** (1 / (len(self.in_shape) - k))
+            direction = torch.where(none, torch.nn.functional.normalize(generic(U, p * q), dim=0), U[:, 0])
+            factors.append((share * direction).reshape(p, q))
+            W = ((s[0] / share) * V[0]).reshape(rest.shape[1], rest.shape[3])
         return {f"A{k}": A for k, A in enumerate([*factors, W])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,6 +32,16 @@ def normal(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtyp
 def frobenius(*residuals: Tensor) -> Tensor:
     """Norm of several residuals together, with gradient 0 at 0."""
     return trees.norm(list(residuals))
+
+
+def generic(t: Tensor, *shape: int) -> Tensor:
+    """Fixed numbers sin(sqrt(2) k^2), k = 1, 2, ..., in t's dtype, on its device: a direction that is not special.
+
+    >>> generic(torch.zeros(()), 3)
+    tensor([ 0.9878, -0.5861,  0.1486])
+    """
+    k = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64, device=t.device)
+    return (2**0.5 * k * k).sin().to(t.dtype).reshape(shape)
 
 
 def eye_like(t: Tensor, rows: int, columns: int | None = None) -> Tensor:

@@ -105,7 +105,9 @@ class PerronFrobenius(Map):
             P = W * v / (v[:, None] * r)
         else:
             r = W.sum(1).clamp(max(self.sigma_min, MARGIN * self.sigma_max), self.sigma_max)
-            P = simplex(W / r[:, None])
+            # a row of nearly nothing has its gradient from far-off corners of the simplex to none
+            small = (r <= 2 * MARGIN * self.sigma_max)[:, None]
+            P = torch.where(small, 1 / W.shape[1], simplex(W / r[:, None]))
         if self.sigma_min < self.sigma_max:
             params["r"] = unbetween(self.sigma_min, self.sigma_max, r)
         return {"logits": relative_logits(P), **params}

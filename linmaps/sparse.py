@@ -31,6 +31,11 @@ def draw(generator: torch.Generator, shape: Shape, bound: float, dtype: torch.dt
     return bound * (SMALLEST + (1 - SMALLEST) * u)
 
 
+def size(t: Tensor) -> Tensor:
+    """|t| with derivative 1 at 0, that of entries which are never negative."""
+    return torch.where(t < 0, -t, t)
+
+
 def raised(W: Tensor, method: str, size: float) -> Tensor:
     """The free parameter of W >= 0."""
     return METHODS[method][1](W, size)
@@ -171,12 +176,12 @@ class Split(Map):
 @register
 @dataclass(frozen=True)
 class Lasso(Map):
-    """A difference `W = u - v` with the soft penalty `gamma sum(u + v)`: the lasso by projected gradient descent.
+    """A difference `W = u - v` with the soft penalty `gamma sum(|u| + |v|)`: the lasso by projected gradient descent.
 
     Leaves "u", "v" [in, out], meant to be >= 0: call `project`, which cuts them there, after each optimizer step.  Where
     both are zero, W has an exact zero; at the optimum `u v = 0`, and the penalty is `gamma |W|_1`.  Plain SGD, whose step
-    eta then equals the soft threshold eta gamma, gives the lasso's own solution.  `reg_error` is >= 0 on projected
-    params, and linear, hence smooth.
+    eta then equals the soft threshold eta gamma, gives the lasso's own solution.  On projected params `reg_error` is
+    gamma sum(u + v), and so are its derivatives, at 0 too.
 
     init: u and v from U(1/20, 1) sqrt(2 / in) or so, such that outputs have variance 1/3 for inputs of unit variance.
     `from_matrix` takes the positive and the negative part.  ValueError for a gamma that is negative.
@@ -217,7 +222,7 @@ class Lasso(Map):
 
     def _reg_error(self, params: Params) -> Tensor:
         u, v = self._parts(params)
-        return self.gamma * (u.sum() + v.sum())
+        return self.gamma * (size(u).sum() + size(v).sum())
 
     def _violation(self, W: Tensor) -> Tensor:
         return W.new_zeros(())

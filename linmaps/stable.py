@@ -16,9 +16,9 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.bounds import onto_l1_ball, radius_excess, spectral_excess
 from linmaps.checks import Params, Shape
-from linmaps.linalg import eigh, solve
-from linmaps.numeric import MARGIN, between, eye_like, frobenius, middle, normal, relu, unbetween, uniform
-from linmaps.packing import skew
+from linmaps.linalg import eigh, inv, solve
+from linmaps.numeric import MARGIN, between, eye_like, frobenius, middle, norm_or, normal, relu, unbetween, uniform
+from linmaps.packing import pack_upper, skew
 from linmaps.registry import register
 from linmaps.spectral import check_bounds
 
@@ -148,7 +148,8 @@ class Hurwitz(Map):
     conditioning of Q that e = 1e-6 (1 + |B|^2 / n) leaves, which keeps rounding from breaking the promise.
 
     init: B = I, A and J normal, so that inputs of unit variance give outputs of variance max(1/3, 25/16 margin^2).
-    `violation(W)` is max(0, largest real part + margin).
+    `violation(W)` is max(0, largest real part + margin).  `from_matrix` moves the whole spectrum to the left where real parts
+    lie above -margin, or below it by less than 1e-5 of the size of W's entries, and is exact up to the conditioning of Q.
 
     ValueError for a margin that is not a finite number >= 0.
 
@@ -190,7 +191,35 @@ class Hurwitz(Map):
         return (skew(params["skew"], n) - A.mT @ A) @ Q - self.margin * eye
 
     def _violation(self, W: Tensor) -> Tensor:
-        return spectral_excess(W, lambda values: relu(values.real.amax() + self.margin), -self.margin)
+        return self._excess(W, self.margin)
+
+    @staticmethod
+    def _excess(W: Tensor, margin: Tensor | float) -> Tensor:
+        return spectral_excess(W, lambda values: relu(values.real.amax() + margin), -1.0)
+
+    def _from_matrix(self, W: Tensor) -> Params:
+        """M = W + margin I = (J - c I) X^-1 with X of Lyapunov's equation M X + X M' = -2 c I: then M X = J - c I, J skew.
+
+        For g > 0 and A = (g I - M)^-1 (g I + M) it reads X = A X A' + 4 g c (g I - M)^-1 (g I - M')^-1, a sum of powers of
+        A.  c is such that Q = X^-1 has the mean eigenvalue 1.
+        """
+        n, eye = self.in_features, eye_like(W, self.in_features)
+        g = norm_or(W) / n**0.5
+        slack = 1e-5 * g
+        M = W + self.margin * eye
+        M = M - self._excess(M, slack) * eye
+        left = inv(g * eye - M)
+        A, X = left @ (g * eye + M), 4 * g * left @ left.mT
+        for _ in range(30):  # the first 2^30 terms, which the slack makes enough
+            X, A = X + A @ X @ A.mT, A @ A
+        values, vectors = eigh((X + X.mT) / 2)
+        values = values.clamp(min=n * torch.finfo(X.dtype).eps * values.detach().amax())  # what rounding left of it
+        c = (1 / values).mean()
+        values = 1 / (c * values)  # of Q
+        Y = c * M @ (X + X.mT) / 2
+        least = 2e-6 / (1 + 1e-6)  # e of the trace n
+        B = torch.where(values > least, values - least, 0.0).sqrt()[:, None] * vectors.mT
+        return {"skew": pack_upper((Y - Y.mT) / 2, diagonal=1), "A": c.sqrt() * eye, "B": B}
 
 
 @register

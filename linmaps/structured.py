@@ -13,7 +13,7 @@ from linmaps import lapack
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.linalg import inv, logabsdet, product_svdvals
-from linmaps.numeric import frobenius, normal, uniform
+from linmaps.numeric import frobenius, generic, normal, uniform
 from linmaps.registry import register
 
 
@@ -25,7 +25,8 @@ class LowRank(Map):
     rank is half of min(in, out), at least 1, unless given.  `apply` goes through the rank when that is cheaper.  init: normal
     U of variance 1/in and V of variance 1/(3 rank), so that inputs of unit variance give outputs of variance 1/3.
     `singular_values` are computed at size rank.  `violation(W)` is the distance to the nearest matrix of that rank, which
-    `from_matrix` takes (truncated SVD, Eckart and Young 1936), its singular values shared evenly between U and V.
+    `from_matrix` takes (truncated SVD, Eckart and Young 1936), its singular values shared evenly between U and V.  Where W has
+    a lower rank, the other columns of U are generic and rows of V are 0, so that they can still learn.
 
     ValueError for a rank outside 1..min(in, out).
 
@@ -72,8 +73,11 @@ class LowRank(Map):
 
     def _from_matrix(self, W: Tensor) -> Params:
         U, s, V = lapack.svd(W)
-        share = s[: self.rank].sqrt()
-        return {"U": U[:, : self.rank] * share, "V": share[:, None] * V[: self.rank]}
+        U, largest, s, V = U[:, : self.rank], s[0], s[: self.rank], V[: self.rank]
+        none = s <= max(W.shape) * torch.finfo(s.dtype).eps * largest
+        share = torch.where(none, torch.where(largest > 0, largest, 1.0), s).sqrt()
+        U = torch.where(none, torch.nn.functional.normalize(generic(U, *U.shape), dim=0), U)
+        return {"U": U * share, "V": torch.where(none, 0.0, share)[:, None] * V}
 
 
 @register

@@ -22,31 +22,10 @@ from linmaps.factorized.decompose import (
     times,
     unfolded,
 )
-from linmaps.numeric import eye_like, normal, working
+from linmaps.linalg import basis
+from linmaps.numeric import normal, working
 
 Shapes = list[tuple[int, int]]
-
-
-def basis(Y: Tensor) -> Tensor:
-    """Q [m, l] of the QR decomposition of Y [m, l], with derivatives that exist where those of QR do not.
-
-    With R constant, X = Y R^-1 has the span of Y and is orthonormal up to what Y changes; two Newton-Schulz steps
-    X <- X (3 I - X^H X) / 2 make it so.  What depends on the span alone has its right derivatives; columns of Y that
-    depend on those before them, as beyond the rank of a matrix, move nothing.
-
-    >>> import torch
-    >>> basis(torch.ones(4, 2)).shape
-    torch.Size([4, 2])
-    """
-    Q, R = torch.linalg.qr(Y.detach())
-    size = R.diagonal().abs()
-    dependent = size <= 64 * max(Y.shape) * torch.finfo(Y.dtype).eps * size.amax(0, keepdim=True)
-    R = torch.where(dependent[:, None] | dependent, eye_like(R, R.shape[0]), R)
-    moved = torch.linalg.solve_triangular(R, torch.where(dependent, 0.0, Y), upper=True, left=False)
-    X = Q + (moved - moved.detach())
-    for _ in range(2):
-        X = X + X @ (eye_like(X, X.shape[1]) - X.mH @ X) / 2
-    return Q + (X - X.detach())
 
 
 def randomized_svd(A: Tensor, r: int, sketch: Tensor, *, n_power: int = 1) -> tuple[Tensor, Tensor, Tensor]:

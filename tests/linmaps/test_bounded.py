@@ -1,5 +1,7 @@
 """Bounded norms: each norm hits its bounds exactly, also after training, at zero and at huge entries."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +67,19 @@ def test_start_is_that_of_a_dense_layer_where_the_bounds_allow_it():
 def test_errors(options, error, text):
     with pytest.raises(error, match=text):
         linmaps.BoundedNorm(3, **options)
+
+
+def test_infinity_is_taken_as_a_number_too():
+    """As torch.linalg.matrix_norm takes it."""
+    spec = linmaps.BoundedNorm(3, 4, p=math.inf)
+    assert spec == linmaps.BoundedNorm(3, 4, p="inf")
+    W = torch.randn(3, 4, generator=generator(0))
+    assert spec.violation(W) == torch.linalg.matrix_norm(W, math.inf) - 1
+
+
+@pytest.mark.parametrize("p", [1, 2, "inf", math.inf, "fro"])
+def test_the_params_of_zeros_are_trained_like_others(p):
+    spec, target = linmaps.BoundedNorm(3, p=p), torch.randn(3, 3, generator=generator(1))
+    params, _ = spec.from_matrix(torch.zeros(3, 3))
+    slope = torch.func.grad(lambda q: (spec.effective_W(q) - target).square().sum())(params)
+    assert slope["W"].abs().max() > 1e-3

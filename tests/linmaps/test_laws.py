@@ -351,6 +351,28 @@ def test_from_matrix_takes_members_back_and_reports_the_distance_of_others(entry
 
 
 @over_the_zoo
+def test_from_matrix_of_any_rank_gives_params_that_train(entry):
+    """The matrix moves at once, and after a few steps of descent, scaled by leaf, every leaf gets gradient; none is NaN."""
+    spec, target = entry.spec, outside(entry.spec, 4)
+    if not zoo.closed_form(spec) or not zoo.trainable(spec):
+        return
+    rows, columns = outside(spec, 5)[:, :1], outside(spec, 6)[:1]
+    corner = torch.zeros_like(target)
+    corner[0, 0] = 2.0
+    largest = lambda g: g.abs().amax().clamp(min=1e-30) if g.numel() else 1.0
+    loss = lambda p: zoo.squared(spec.effective_W(p) - target) + spec.reg_error(p)
+    for start in (torch.zeros_like(target), rows @ columns, corner, 0 * target + 1, outside(spec, 7)):
+        params, sizes = spec.from_matrix(start)[0], []
+        for _ in range(4):
+            slopes = [t for path, t in zip(trees.paths(params), trees.leaves(grad(loss)(params))) if path != ("bias",)]
+            assert all(torch.isfinite(t).all() for t in slopes)
+            sizes.append([float(t.abs().amax()) for t in slopes if t.numel()])
+            params = trees.map(lambda t, g: t - 0.03 * g / largest(g), params, grad(loss)(params))
+        assert max(sizes[0]) > 1e-9, "no leaf gets gradient"
+        assert min(sizes[-1]) > 1e-9, (start, sizes)
+
+
+@over_the_zoo
 def test_project_is_a_projection(entry):
     spec = entry.spec
     params = trees.map(lambda t: 20 * t, zoo.random_params(spec, 2))

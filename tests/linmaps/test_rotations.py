@@ -84,7 +84,9 @@ def test_from_matrix_of_uniform_rotations_in_float32(n):
 def test_the_logarithm_maps_and_has_derivatives_where_angles_repeat(method):
     """The derivative of `rotation` after it is that of the identity along rotations."""
     Qs = torch.stack([turned(angles, 5, 0) for angles in ((0.5, 1.5), (1.0, 1.0), (2.5, 2.5), (0.0, 0.3))])
-    assert torch.allclose(vmap(lambda Q: log_rotation(Q, method))(Qs), torch.stack([log_rotation(Q, method) for Q in Qs]))
+    assert torch.allclose(
+        vmap(lambda Q: log_rotation(Q, method))(Qs), torch.stack([log_rotation(Q, method) for Q in Qs])
+    )
     A = torch.randn(5, 5, generator=generator(0), dtype=torch.float64)
     A = A - A.mT
     for Q in Qs:

@@ -108,3 +108,21 @@ def test_entries_at_init_are_uniform(method):
 def test_errors(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize("name", ["Lasso", "LassoReLU"])
+def test_the_lasso_penalty_is_the_l1_norm_of_the_parts_at_any_params(name):
+    spec = getattr(linmaps, name)(3, 2, gamma=0.5)
+    params = {"u": torch.tensor([[-1.0, 0.0], [2.0, -3.0], [0.0, 1.0]]), "v": -torch.ones(3, 2)}
+    total = sum(t.clamp(min=0).sum() if name == "LassoReLU" else t.abs().sum() for t in params.values())
+    assert spec.reg_error(params) == 0.5 * total
+
+
+def test_descent_without_projection_is_bounded():
+    """The objective has a minimum over all params; at 0, the slope of the penalty is that of the orthant."""
+    spec = linmaps.Lasso(4, 3, gamma=0.1)
+    target = torch.randn(4, 3, generator=generator(0), dtype=torch.float64)
+    loss = lambda p: (spec.effective_W(p) - target).square().sum() + spec.reg_error(p)
+    assert loss(zoo.minimize(loss, random_params(spec, 0), 0.05, 800)) > 0
+    zero = {k: torch.zeros(4, 3, dtype=torch.float64) for k in ("u", "v")}
+    assert all((t == 0.1).all() for t in grad(spec.reg_error)(zero).values())

@@ -154,6 +154,23 @@ def test_hurwitz_is_the_formula():
     assert torch.allclose(spec.effective_W(trees.map(torch.zeros_like, params)), -0.4 * torch.eye(3).double())
 
 
+def test_hurwitz_takes_stable_matrices_back():
+    """By Lyapunov's equation; others are moved to the left as far as it takes."""
+    for n, margin in ((1, 0.1), (4, 0.0), (9, 0.1), (9, 2.0)):
+        spec, eye = Hurwitz(n, margin=margin), torch.eye(n, dtype=torch.float64)
+        W = torch.randn(n, n, generator=generator(n), dtype=torch.float64)
+        edge = eigvals(W).real.amax()
+        member = W - (edge + margin + 0.3) * eye
+        for matrix, limit in ((member, 1e-11), (member.float(), 1e-4)):
+            params, distance = spec.from_matrix(matrix)
+            assert distance < limit * n
+            assert (spec.effective_W(params) - matrix).abs().max() < limit * n
+        beyond = W - (edge + margin - 0.5) * eye
+        params, distance = spec.from_matrix(beyond)
+        assert spec.violation(spec.effective_W(params)) == 0
+        assert 0.5 <= distance / n**0.5 < 0.6
+
+
 def test_hurwitz_flows_decay():
     spec = Hurwitz(5, margin=0.5)
     W = spec.effective_W(random_params(spec, 0))

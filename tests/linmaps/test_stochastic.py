@@ -56,8 +56,58 @@ def test_both_sums_are_exact_however_few_the_iterations(n_iters, scale):
     assert (W.sum(1) - 1).abs().max() < 1e-14
 
 
+def balanced(M):
+    """M with rows and columns scaled to sums of 1, by as many iterations as it takes."""
+    for _ in range(100_000):
+        M = M / M.sum(1, keepdims=True)
+        M = M / M.sum(0, keepdims=True)
+        if np.abs(M.sum(1) - 1).max() < 1e-9:
+            break
+    return M
+
+
+MATRICES = {
+    "flat": lambda rng, n: rng.random((n, n)) + 0.1,
+    "orders of magnitude": lambda rng, n: np.exp(rng.uniform(-14, 0, (n, n))),
+    "nearly the identity": lambda rng, n: 0.99 * np.eye(n) + 0.01 / n,
+    "nearly a permutation": lambda rng, n: np.eye(n)[rng.permutation(n)] + 1e-5 * (rng.random((n, n)) + 0.1),
+    "a chain": lambda rng, n: np.eye(n) + 1e-3 * np.eye(n, k=1) + 1e-6,
+}
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_every_positive_doubly_stochastic_matrix_is_reached(kind, n):
+    M = torch.tensor(balanced(MATRICES[kind](np.random.default_rng(n), n)))
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-5)):
+        spec = linmaps.DoublyStochastic(n)
+        params, distance = spec.from_matrix(M.to(dtype))
+        assert distance < 2 * tolerance
+        assert (spec.effective_W(params).double() - M).abs().max() < tolerance
+
+
+def test_the_derivative_of_the_scaling_is_that_of_the_limit():
+    """Against finite differences of plain iterations until nothing changes, in the first and the second order."""
+    spec, h = linmaps.DoublyStochastic(4), 1e-4
+    start, way = (random_params(spec, seed)["logits"] for seed in (0, 1))
+
+    def limit(t):
+        L = np.pad((start + t * way).numpy(), ((1, 0), (1, 0)))
+        M = np.exp(L)
+        for _ in range(3000):
+            M = M / M.sum(1, keepdims=True)
+            M = M / M.sum(0, keepdims=True)
+        return torch.tensor(M)
+
+    fn, zero = lambda t: spec.effective_W({"logits": start + t * way}), torch.zeros((), dtype=torch.float64)
+    first, second = torch.func.jacfwd(fn)(zero), torch.func.jacfwd(torch.func.jacrev(fn))(zero)
+    assert torch.allclose(torch.func.jacrev(fn)(zero), first, atol=1e-10)
+    assert torch.allclose(first, (limit(h) - limit(-h)) / (2 * h), atol=1e-7)
+    assert torch.allclose(second, (limit(h) - 2 * limit(0) + limit(-h)) / h**2, atol=1e-5)
+
+
 def test_rounding_moves_little_once_sinkhorn_has_converged():
-    spec = linmaps.DoublyStochastic(5, n_iters=200)
+    spec = linmaps.DoublyStochastic(5)
     params = random_params(spec, 0)
     W = spec.effective_W(params)
     # diagonal scalings keep cross ratios: W[i, j] W[0, 0] / (W[i, 0] W[0, j]) = exp(logits)

@@ -110,3 +110,29 @@ def test_kronecker_signature():
 def test_errors(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+def test_singular_values_have_finite_derivatives_where_factors_lose_rank():
+    """At V = 0, where adapters start, at U = 0, at repeated columns, at both 0."""
+    spec = linmaps.LowRank(6, 5, 3)
+    U, V = random_params(spec, 0)["U"], random_params(spec, 0)["V"]
+    repeated = U[:, :1].expand(6, 3)
+    for params in ({"U": U, "V": 0 * V}, {"U": 0 * U, "V": V}, {"U": repeated, "V": V}, {"U": 0 * U, "V": 0 * V}):
+        slope = torch.func.grad(lambda p: spec.singular_values(p).sum())(params)
+        assert all(t.isfinite().all() for t in slope.values())
+    slope = torch.func.grad(lambda p: spec.singular_values(p).square().sum())({"U": repeated, "V": V})
+    want = torch.func.grad(lambda p: spec.effective_W(p).square().sum())({"U": repeated, "V": V})
+    assert torch.allclose(slope["V"], want["V"])
+
+
+def test_a_matrix_of_lower_rank_gives_params_that_can_reach_the_whole_rank():
+    spec, target = linmaps.LowRank(6, 6, 3), torch.randn(6, 6, generator=generator(0), dtype=torch.float64)
+    corner = torch.zeros_like(target)
+    corner[0, 0] = 2.0
+    for start in (corner, 0 * corner):
+        params, distance = spec.from_matrix(start)
+        assert distance < 1e-14
+        for _ in range(600):
+            slope = torch.func.grad(lambda p: (spec.effective_W(p) - target).square().sum())(params)
+            params = {k: t - 0.02 * slope[k] for k, t in params.items()}
+        assert torch.linalg.matrix_rank(spec.effective_W(params), atol=1e-3) == 3

@@ -213,7 +213,8 @@ def test_drawn_masks(name):
     p, n, before = 0.3, 20_000, torch.get_rng_state()
     assert trees.map(torch.equal, *(dropout_mask(spec, gen(), p) for _ in range(2))) == dict.fromkeys(bonds(spec), True)
     g = gen(1)
-    masks = vmap(lambda _: dropout_mask(spec, g, p, dtype=D), randomness="different")(torch.arange(n))
+    draw = lambda _: dropout_mask(spec, g, p, dtype=D, min_keep=0)
+    masks = vmap(draw, randomness="different")(torch.arange(n))
     assert {k: tuple(m.shape) for k, m in masks.items()} == {k: (n, r) for k, r in bonds(spec).items()}
     assert torch.equal(torch.get_rng_state(), before)
     if not bonds(spec):
@@ -232,8 +233,27 @@ def test_drawn_masks(name):
 
 def test_bonds_of_small_rank_are_left_alone():
     spec = Factorized((2, 3), (3, 2), factorization="tucker", rank=(2, 1, 3, 2), compat=True)
-    mask = dropout_mask(spec, gen(), 0.999, min_rank=3)
+    mask = dropout_mask(spec, gen(), 0.999, min_rank=3, min_keep=0)
     assert [m.tolist() for m in mask.values()] == [[1, 1], [1], [0, 0, 0], [1, 1]]
+
+
+@over_kinds
+@pytest.mark.parametrize("min_keep", [1, 2, 5])
+def test_no_bond_is_dropped_as_a_whole(name, min_keep):
+    """And the mean of the factors is what the docstring says."""
+    spec, params = made(name, rank=3)
+    p, n, g = 0.6, 20_000, gen(2)
+    draw = lambda _: dropout_mask(spec, g, p, dtype=D, min_keep=min_keep)
+    for bond, factors in vmap(draw, randomness="different")(torch.arange(n)).items():
+        r = bonds(spec)[bond]
+        assert ((factors > 0).sum(1) >= min(min_keep, r)).all()
+        if min_keep == 1 and r > 1:
+            assert factors.mean().item() == pytest.approx(1 + p**r / (r * (1 - p)), rel=0.03)
+    default = dropout_mask(spec, gen(), 0.999, dtype=D)
+    assert (spec.effective_W(tensor_dropout(spec, params, default)) != 0).any()
+    for wrong, error in ((-1, ValueError), (1.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="min_keep"):
+            dropout_mask(spec, gen(), p, min_keep=wrong)
 
 
 # --- lasso ---------------------------------------------------------------------------------------------------------
