@@ -16,7 +16,7 @@ from linmaps.numeric import between, eye_like, frobenius, unbetween, uniform
 from linmaps.registry import register
 from linmaps.spectral import check_bounds
 
-NORMS = (1, 2, "inf", math.inf, "fro")
+NORMS = (1, 2, "inf", "fro")
 
 
 @register
@@ -56,9 +56,9 @@ class BoundedNorm(Map):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bounds(self)
-        known = self.p in NORMS and not isinstance(self.p, bool)
-        if known and self.p == math.inf:
+        if isinstance(self.p, float) and self.p == math.inf:
             object.__setattr__(self, "p", "inf")
+        known = self.p in NORMS and not isinstance(self.p, bool)
         self._expect(known, "p", f"one of {NORMS}; these are the norms of the [in, out] matrix")
         self._expect(isinstance(self.soft, bool), "soft", "a bool", error=TypeError)
 
