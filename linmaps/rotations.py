@@ -18,9 +18,9 @@ def rotation(S: Tensor, method: str = "exp") -> Tensor:
     """exp(S), or the Cayley transform 2 (I + S)^-1 - I, of a skew S: orthonormal to rounding, up to |S| of about 1 / eps.
 
     >>> import torch
-    >>> rotation(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), "cayley")
-    tensor([[ 0., -1.],
-            [ 1.,  0.]])
+    >>> W = rotation(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), "cayley")
+    >>> torch.allclose(W, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
+    True
     """
     return orthonormal(_turned(S, method))
 
