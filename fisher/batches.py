@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fisher.arguments import mapped
 from fisher.check import finite
 from linmaps import trees
 from linmaps.linalg import working
+from linmaps.mappings import is_mapping
 
 Batch = tuple[Any, Any]
 
@@ -29,7 +31,7 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iter
     if isinstance(data, (Tensor, tuple)):
         yield _pair(data, "data")
         return
-    if isinstance(data, (dict, str, bytes)) or not isinstance(data, Iterable):
+    if isinstance(data, (str, bytes)) or is_mapping(data) or not isinstance(data, Iterable):
         raise TypeError(
             f"data: got {type(data).__name__}, expected a tensor, a tuple (x, target) or an iterable of those; of a dict "
             'give (data["x"], data["target"]), of a dataset torch.utils.data.DataLoader(dataset, batch_size=...)'
@@ -56,11 +58,11 @@ def _pair(item: Any, name: str) -> Batch:
     if isinstance(item, Tensor):
         return item, None
     if isinstance(item, tuple) and len(item) in (1, 2):
-        return item[0], item[1] if len(item) == 2 else None
-    if isinstance(item, dict):
+        return mapped(item[0]), mapped(item[1]) if len(item) == 2 else None
+    if is_mapping(item):
         raise TypeError(
-            f"{name}: got dict with keys {sorted(map(str, item))[:8]}, expected a tensor x or a tuple (x, target); map "
-            '((batch["x"], batch["target"]) for batch in data), with a dict of inputs as x if f takes one'
+            f"{name}: got {type(item).__name__} with keys {sorted(map(str, item.keys()))[:8]}, expected a tensor x or a tuple "
+            '(x, target); map ((batch["x"], batch["target"]) for batch in data), with a dict of inputs as x if f takes one'
         )
     raise TypeError(
         f"{name}: got {type(item).__name__} of length {len(item) if hasattr(item, '__len__') else '?'}, expected a "

@@ -69,7 +69,9 @@ class Evidence:
     alone: bool
 
 
-def watched(run: Callable[[Any, Any], Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+def watched(
+    run: Callable[[Any, Any], Tensor], params: Any, x: Any, name: str = "f(params, x)"
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """`y = run(params, x)` and its backward pass `(gradient of params, those of x's floating tensors)`.
 
     Under vjp the bodies of custom autograd functions stay closed, as they do when matrices are made.
@@ -82,13 +84,13 @@ def watched(run: Callable[[Any, Any], Tensor], params: Any, x: Any) -> tuple[Ten
         return run(params, treedef.unflatten(whole.values()))
 
     try:
-        with explained(params, x=x):
+        with explained(params, x=x), no_random_call(name):
             y, back = vjp(of_both, params, [flat[i] for i in free])  # type: ignore[misc]
     except RuntimeError as error:
         if "mutate a captured Tensor" not in str(error):
             raise
         raise ValueError(
-            "f(params, x): changes a tensor that it closes over, as batch norm in train mode changes its running statistics, "
+            f"{name}: changes a tensor that it closes over, as batch norm in train mode changes its running statistics, "
             "where the output of one example depends on other examples; expected a pure function: put the model into eval mode "
             "(model.eval())"
         ) from error
@@ -107,9 +109,9 @@ def repeatable(
     Traceback (most recent call last):
     ValueError: f(params, x): is random: two runs on the same input differ, ...
     """
+    y, back = watched(run, params, x, name)
+    again, back_again = watched(run, params, x, name)
     with no_random_call(name):
-        y, back = watched(run, params, x)
-        again, back_again = watched(run, params, x)
         ramp = trees.map(generic, y)
         one, other = trees.leaves((y, back(ramp))), trees.leaves((again, back_again(ramp)))
     if len(one) != len(other) or not all(repeats(s, t) for s, t in zip(one, other)):

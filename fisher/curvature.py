@@ -18,6 +18,7 @@ from fisher.columns import Exact, counted
 from fisher.forward import jvp
 from fisher.likelihoods import Likelihood, counts
 from fisher.likelihoods.held import Emptied
+from fisher.plain import plainly
 from linmaps import trees
 
 Batch = tuple[Any, ...]
@@ -135,13 +136,13 @@ class GaussNewton(OutputCurvature):
 
 @dataclasses.dataclass(frozen=True)
 class HessianCurvature(Curvature):
-    """The Hessian of B times loss(params, x, y), a mean over the batch (x, y): forward over reverse."""
+    """The Hessian of the sum of loss(params, x, y), `[B]` or the mean over the batch (x, y): forward over reverse."""
 
     loss: Callable[..., Tensor]
 
     def product(self, params: Any, batch: Batch, v: Any) -> Any:
         n = batch_size(batch[0])
-        return jvp(grad(lambda p: n * self.loss(p, *batch)), (params,), (v,))[1]  # type: ignore[misc]
+        return jvp(grad(lambda p: n * self.loss(p, *batch).mean()), (params,), (v,))[1]
 
 
 def example_columns(f: Callable[..., Tensor], params: Any, x: Any, columns: Tensor) -> Any:
@@ -154,7 +155,7 @@ def example_columns(f: Callable[..., Tensor], params: Any, x: Any, columns: Tens
     """
 
     def one(x: Any, columns: Tensor) -> Any:
-        _, back = vjp(lambda p: f(p, trees.map(lambda t: t[None], x))[0], params)  # type: ignore[misc]
+        _, back = vjp(lambda p: plainly(f)(p, trees.map(lambda t: t[None], x))[0], params)  # type: ignore[misc]
         return vmap(lambda c: back(c)[0])(columns)
 
     return vmap(one, in_dims=(0, 1))(x, columns)

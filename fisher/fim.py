@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from fisher import doors
+from fisher.arguments import parameters
 from fisher.axes import batch_size
 from fisher.batches import running
 from fisher.columns import estimator as make_estimator
@@ -78,12 +79,12 @@ def fim(
     >>> natural = F.solve({"w": torch.ones(2, 3), "b": torch.ones(3), "v": torch.ones(3, 3)}, regul=1e-2)
     """
     doors.function(f)
-    doors.parameters(params)
+    params = parameters(params)
     doors.options(
         chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise, dtype=dtype, layers=layers
     )
     if layers is not None:
-        layers.layout.check(params, "params (of the LayerCollection)")
+        params = layers.layout.check(params, "params (of the LayerCollection)")
     known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}
     if not isinstance(representation, type) or representation not in known:
         raise ValueError(
@@ -135,7 +136,7 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
         run.found(seen[0][0])  # refuses examples that are not apart
     elif run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
-    F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns)
+    F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
     if not options.centered:
         return F
     total = sum(batch_size(x) for x, _ in seen)
@@ -175,9 +176,10 @@ def update_diag(
     centered: bool = False,
 ) -> Any:
     """What `PMatEKFAC.update_diag` does; the arguments are those of `fim`."""
+    params = parameters(params)
     doors.function(f)
     doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise)
-    F.layers.layout.check(params, "params")
+    params = F.layers.layout.check(params, "params")
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fisher import doors
+from fisher import check as checks
+from fisher import doors, trial
+from fisher.arguments import parameters
 from fisher.axes import batch_size
-from fisher.batches import batches
 from fisher.fmat import AXES, FMatDense
 from fisher.jacobian import sweep
 from fisher.layers import LayerCollection
@@ -70,13 +71,16 @@ def gram(
     chunk_size: int | None = None,
     centered: bool = False,
     layers: LayerCollection | None = None,
+    check: bool = True,
+    check_finite: bool = True,
 ) -> FMatDense:
     """Theta = J(x) J(x2)', no mean taken: the empirical neural tangent kernel of `f(params, x)` `[B, *out]`.
 
     kind: "full" `[B, C, B2, C]`; "outputs" `[C, B, B2]`, the kernel of each output; "trace" `[B, B2]`, their sum.
     x, x2: one batch, or an iterable of batches; x2 = None is x itself (symmetric, positive semi-definite).
     centered: each J minus its mean over examples.  layers: from `LayerCollection.from_function`; made and checked here if
-    not given (two forwards, four backwards more).  chunk_size: output columns differentiated at once.
+    not given (two forwards, four backwards more); of a sub-collection, J with respect to its leaves.  chunk_size: output
+    columns differentiated at once.  check, check_finite: as in `jacobian`; ValueError as there.
 
     Each batch is swept once: one forward, one backward over C columns.  A layer used once at one position is summed as
     (a a2' + 1) (g g2'), memory B (I + C O), (B C)^2 (O + 1) multiplications for a pair of batches; a lookup as (is it the
@@ -94,14 +98,16 @@ def gram(
     if kind not in AXES:
         raise ValueError(f"kind: got {kind!r}, expected one of {list(AXES)}")
     doors.function(f)
-    doors.parameters(params)
     doors.options(chunk_size=chunk_size, layers=layers)
-    parts = _parts(x, "x")
-    others = None if x2 is None else _parts(x2, "x2")
+    params = parameters(params, check_finite)
+    parts = _parts(x, "x", check_finite)
+    others = None if x2 is None else _parts(x2, "x2", check_finite)
+    several = trial.several([*parts, *(others or [])])
+    if check:
+        trial.function(f, params, several, finite=check_finite)
     if layers is None:
-        largest = max([*parts, *(others or [])], key=batch_size)  # examples that mix show only among several
-        layers = LayerCollection.from_function(f, params, largest)
-    layers.space.check(params, "params (of the LayerCollection)")
+        layers = LayerCollection.from_function(f, params, several, check=check and check_finite)
+    params = layers.layout.check(params, "params (of the LayerCollection)")
     left = [_features(f, params, part, layers, chunk_size) for part in parts]
     if others is None:
         kernel = _symmetric(left, kind)
@@ -109,11 +115,13 @@ def gram(
         right = [_features(f, params, part, layers, chunk_size) for part in others]
         kernel = _grid([[_pair(a, b, kind) for b in right] for a in left], kind)
     made = FMatDense(kernel, kind, x2 is None)
+    if check_finite:
+        checks.finite(made, "gram", trial.NO_DERIVATIVE)
     return made.centered() if centered else made
 
 
-def _parts(x: Any, name: str) -> list[Any]:
-    found = [part for part, _ in batches(x, what="gram") if batch_size(part)]
+def _parts(x: Any, name: str, check_finite: bool) -> list[Any]:
+    found = [part for part in trial.inputs(x, name, "gram", check_finite) if batch_size(part)]
     if not found:
         raise ValueError(f"{name}: got no example, expected at least one")
     return found

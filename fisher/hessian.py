@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher import doors
-from fisher.batches import batches
+from fisher import check as checks
+from fisher import doors, trial
+from fisher.arguments import parameters
+from fisher.axes import batch_size
 from fisher.curvature import GaussNewton, HessianCurvature
 from fisher.pmat.base import PMat
 from fisher.pmat.dense import PMatDense
@@ -30,16 +32,21 @@ def hessian(
     *,
     layers: Any = None,
     chunk_size: int | None = None,
+    check: bool = True,
+    check_finite: bool = True,
 ) -> Any:
     """The Hessian of the mean loss, H = 1/N sum over batches of B d^2 loss(params, x, y) / d params^2.
 
-    loss(params, x, y): a scalar, the mean over the batch (x, y) (loss(params, x) where data has no targets); a short last
-    batch counts by its examples.  data: as in `fim`.  It is indefinite in general: `solve` by conjugate gradients needs a
-    regul that makes it positive definite.
+    loss(params, x, y): the loss of each example `[B]`, or a scalar, their mean over the batch (x, y) (loss(params, x) where
+    data has no targets); a short last batch counts by its examples.  data: as in `fim`.  It is indefinite in general:
+    `solve` by conjugate gradients needs a regul that makes it positive definite.
 
     representation: PMatDense (d Hessian-vector products, `chunk_size` at once), PMatDiag, PMatBlockDiag (one block per
-    layer of `layers`, as many products as parameters in all) or PMatImplicit (a product per mv).
-    Raises ValueError for another representation, for blocks without layers, and for a loss that is no scalar.
+    layer of `layers`, as many products as parameters in all) or PMatImplicit (a product per mv).  A sub-collection as layers
+    gives a matrix on the vectors `{path: leaf}` of its leaves.
+    check: try the loss on the largest batch (about ten forwards).  check_finite: report NaN in data, params and result.
+    Raises ValueError for another representation, for blocks without layers, and for a loss that is random, mixes examples
+    or is no mean over them (weighted, or a sum).
 
     >>> import torch
     >>> loss = lambda p, x, y: 0.5 * ((x @ p - y) ** 2).mean()
@@ -49,13 +56,14 @@ def hessian(
             [0.0000, 0.3333]])
     """
     doors.function(loss, "loss")
-    doors.parameters(params)
     doors.options(chunk_size=chunk_size, layers=layers)
-    parts = [_present(pair) for pair in batches(data)]
-    shape = tuple(torch.func.vjp(lambda p: loss(p, *parts[0]), params)[0].shape)
-    if shape:
-        raise ValueError(f"loss: got a result of shape {shape}, expected a scalar; take the mean over the batch")
-    return _represent(PMatImplicit.sum_of(HessianCurvature(loss), params, parts), representation, layers, chunk_size)
+    params = parameters(params, check_finite)
+    loss, params = trial.restricted(loss, params, layers)
+    parts = _parts(data, "hessian", check_finite)
+    if check:
+        trial.mean_loss(loss, params, parts, check_finite)
+    F = PMatImplicit.sum_of(HessianCurvature(loss), params, parts)
+    return _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
 
 
 def ggn(
@@ -67,12 +75,15 @@ def ggn(
     *,
     layers: Any = None,
     chunk_size: int | None = None,
+    check: bool = True,
+    check_finite: bool = True,
 ) -> Any:
     """The generalized Gauss-Newton matrix G = 1/N sum over b of J_b'H_b J_b, H_b the Hessian of the loss at the output.
 
     loss(y, target) -> `[B]`: the loss of each example from f's output; `f(params, x)`.  G is the Hessian without the
     curvature of f, and the Fisher where the loss is the negative log-likelihood of a natural parameter.
-    data, representation, layers, chunk_size: as in `hessian`.  Schraudolph (2002).
+    data, representation, layers, chunk_size, check, check_finite: as in `hessian`.  Schraudolph (2002).
+    Raises ValueError for a loss that is not `[B]`, and where f or the loss is random or mixes examples.
 
     >>> import torch
     >>> G = ggn(lambda p, x: x @ p, lambda y, t: 0.5 * (y - t) ** 2, torch.zeros(2), (torch.eye(2), torch.ones(2)))
@@ -82,17 +93,46 @@ def ggn(
     """
     doors.function(f)
     doors.function(loss, "loss")
-    doors.parameters(params)
     doors.options(chunk_size=chunk_size, layers=layers)
-    parts = [_present(pair) for pair in batches(data)]
-    return _represent(PMatImplicit.sum_of(GaussNewton(f, loss), params, parts), representation, layers, chunk_size)
+    params = parameters(params, check_finite)
+    f, params = trial.restricted(f, params, layers)
+    parts = _parts(data, "ggn", check_finite)
+    if check:
+        trial.function(f, params, trial.several([part[0] for part in parts]), finite=check_finite)
+        part = max(parts, key=lambda part: batch_size(part[0]))
+        trial.losses(loss, f(params, part[0]), part[1:], check_finite)
+    F = PMatImplicit.sum_of(GaussNewton(f, loss), params, parts)
+    return _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
 
 
-def _present(pair: tuple[Any, Any]) -> tuple[Any, ...]:
-    return pair[:1] if pair[1] is None else pair
+def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
+    """The batches, `(x, target)` or `(x,)`, that have examples."""
+    found = [pair[:1] if pair[1] is None else pair for pair in trial.examples(data, what, check_finite)]
+    found = [part for part in found if batch_size(part[0])]
+    if not found:
+        raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
+    return found
 
 
-def _represent(F: PMatImplicit, representation: type[PMat], layers: Any, chunk_size: int | None) -> PMat:
+def _represent(
+    F: PMatImplicit,
+    representation: type[PMat],
+    layers: Any,
+    chunk_size: int | None,
+    what: str,
+    check: bool,
+    check_finite: bool,
+) -> PMat:
+    """The matrix-free matrix in another representation, checked."""
+    if check:
+        trial.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
+    made = _in(F, representation, layers, chunk_size)
+    if check_finite and made is not F:
+        checks.finite(made, what, trial.NO_DERIVATIVE)
+    return made
+
+
+def _in(F: PMatImplicit, representation: type[PMat], layers: Any, chunk_size: int | None) -> PMat:
     """The matrix-free matrix in another representation."""
     name = getattr(representation, "__name__", repr(representation))
     if name == "PMatImplicit":

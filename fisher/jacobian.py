@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher import check, doors
+from fisher import check as checks
+from fisher import doors, trial
+from fisher.arguments import parameters
 from fisher.axes import batch_size
-from fisher.batches import batches
 from fisher.columns import chunks
 from fisher.layers import LayerCollection
 from fisher.pfmap import PFMap, PFMapDense, PFMapImplicit, outputs
+from fisher.plain import plainly
 from fisher.products import example_gradients
 from fisher.reducers import leaf_rows
 from fisher.taps import column_rows, pull
@@ -35,15 +37,21 @@ def jacobian(
     *,
     chunk_size: int | None = None,
     layers: LayerCollection | None = None,
+    check: bool = True,
+    check_finite: bool = True,
 ) -> Any:
     """The Jacobian of `f(params, x)` `[B, *out]` with respect to params, example by example.
 
-    J_b = d f(x_b) / d params, with all output axes flattened into C.  x: one batch, or an iterable of batches, in the
-    order of the result.  PFMapDense: one vjp per example under vmap; chunk_size: rows (b, c) differentiated at once.
+    J_b = d f(x_b) / d params, with all output axes flattened into C.  x: one batch of inputs, or an iterable of batches, in
+    the order of the result.  PFMapDense: one vjp per example under vmap; chunk_size: rows (b, c) differentiated at once.
     layers: from `LayerCollection.from_function`; rows are then products g a' of one forward and one backward over C
-    columns (chunk_size: columns at once).  PFMapImplicit: nothing is computed until `jvp` or `vjp`.
+    columns (chunk_size: columns at once); a sub-collection gives the Jacobian with respect to `{path: leaf}` of its leaves.
+    PFMapImplicit: nothing is computed until `jvp` or `vjp`.
+    check: try f on the largest batch, and compare J'u with autograd's (about ten forwards).  check_finite: report NaN in
+    inputs, params and result.
 
-    Raises ValueError where examples mix (batch norm in train mode), TypeError for leaves that are not floating.
+    Raises ValueError where f is random or examples mix (dropout, batch norm in train mode), and for a pair (x, target);
+    TypeError for leaves that are not floating.
 
     >>> import torch
     >>> f = lambda p, x: torch.tanh(x @ p["w"] + p["b"])
@@ -53,56 +61,84 @@ def jacobian(
     if not any(representation is kind for kind in (PFMapDense, PFMapImplicit)):
         raise ValueError(f"representation: got {representation!r}, expected PFMapDense or PFMapImplicit")
     doors.function(f)
-    doors.parameters(params)
     doors.options(chunk_size=chunk_size, layers=layers)
-    parts = [part for part, _ in batches(x, what="jacobian")]
+    params = parameters(params, check_finite)
+    parts = trial.inputs(x, "x", "jacobian", check_finite)
+    tried = check and any(batch_size(part) for part in parts)
+    if tried:
+        trial.function(f, params, trial.several(parts), finite=check_finite)
     if representation is PFMapImplicit:
-        return PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))
+        f, params = trial.restricted(f, params, layers)
+        J: PFMap = PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))
+        if tried:
+            _modes_agree(f, params, max(parts, key=batch_size))
+        return J
     if layers is None:
         found = [_plain(f, params, part, chunk_size) for part in parts]
     else:
-        layers.space.check(params, "params (of the LayerCollection)")
+        params = layers.layout.check(params, "params (of the LayerCollection)")
         found = [_by_layers(f, params, part, layers, chunk_size) for part in parts]
-    return PFMapDense(trees.map(lambda *ts: torch.cat(ts), *found), Layout.of(params))
+        f, params = trial.restricted(f, params, layers)
+    if tried:
+        _rows_agree(f, params, parts, found)
+    J = PFMapDense(trees.map(lambda *ts: torch.cat(ts), *found), Layout.of(params))
+    if check_finite:
+        checks.finite(J, "jacobian", trial.NO_DERIVATIVE)
+    return J
+
+
+def _rows_agree(f: Callable[..., Tensor], params: Any, parts: list[Any], found: list[Any]) -> None:
+    """Raise unless J'u of the rows is autograd's gradient of <u, f> for the largest batch."""
+    x, rows = max(zip(parts, found), key=lambda pair: batch_size(pair[0]))
+    y, back = checks.watched(f, params, x)
+    u = checks.generic(y)
+    for path, want, t in zip(trees.paths(params), trees.leaves(back(u)[0]), trees.leaves(rows)):
+        got = torch.einsum("bcn,bc->n", t.flatten(2) if t.ndim > 2 else t[..., None], u.reshape(t.shape[:2]))
+        scale = torch.einsum(
+            "bcn,bc->n", t.flatten(2).abs() if t.ndim > 2 else t[..., None].abs(), u.reshape(t.shape[:2]).abs()
+        )
+        if not trial.adjoint(got, want.reshape(-1), scale.amax() if t.numel() else scale.sum()):
+            raise ValueError(
+                f"{trees.path_str(path)}: the rows of its Jacobian do not add up to autograd's gradient, expected them to; a "
+                "torch call in f has a wrong rule for torch.func.vmap over examples: write it by other calls"
+            )
+
+
+def _modes_agree(f: Callable[..., Tensor], params: Any, x: Any) -> None:
+    """Raise unless <u, J v> = <J'u, v> for generic u and v."""
+    J = PFMapImplicit(f, params, x)
+    v = trees.map(checks.generic, params)
+    Jv = J.jvp(v)
+    u = checks.generic(Jv)
+    pulled = J.vjp(u)
+    if not trial.adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv)):
+        raise ValueError(f"jacobian: {trial.MODES}")
 
 
 def _plain(f: Callable[..., Tensor], params: Any, x: Any, chunk_size: int | None) -> Any:
     flat, treedef = trees.flatten(params)
-    together = outputs(f, params, x)
-    batch, width = together.shape
-    columns = torch.eye(width, dtype=together.dtype, device=together.device)
+    f = plainly(f)
+    batch, width = outputs(f, params, x).shape
+    columns = torch.eye(width, dtype=flat[0].dtype, device=flat[0].device)
 
-    def one(x: Any) -> tuple[Tensor, list[Tensor]]:
+    def one(x: Any) -> list[Tensor]:
         whole = trees.map(lambda t: t[None], x)
         y, back = vjp(lambda flat: outputs(f, treedef.unflatten(flat), whole)[0], flat)  # type: ignore[misc]
-        parts = [vmap(back)(part)[0] for part in chunks(columns, chunk_size)]
-        return y, trees.map(lambda *ts: torch.cat(ts), *parts)
+        parts = [vmap(back)(part)[0] for part in chunks(columns.to(y.dtype), chunk_size)]
+        return trees.map(lambda *ts: torch.cat(ts), *parts)
 
     if batch == 0 or width == 0:
         return treedef.unflatten([t.new_zeros(batch, width, *t.shape) for t in flat])
     size = batch if chunk_size is None else max(1, chunk_size // width)
-    found = [vmap(one)(part) for part in _split(x, size)]
-    apart, rows = trees.map(lambda *ts: torch.cat(ts), *found)
-    _examples_apart(together, apart)
-    return treedef.unflatten(rows)
+    with checks.no_random_call():
+        found = [vmap(one)(part) for part in _split(x, size)]
+    return treedef.unflatten(trees.map(lambda *ts: torch.cat(ts), *found))
 
 
 def _split(x: Any, size: int) -> Iterator[Any]:
     flat, treedef = trees.flatten(x)
     for parts in zip(*(t.split(size) for t in flat)):
         yield treedef.unflatten(parts)
-
-
-def _examples_apart(together: Tensor, apart: Tensor) -> None:
-    """f of the batch must be f of its examples; raw values are looked at only to raise."""
-    want, got = check.raw(together), check.raw(apart)
-    tol = min(0.3, 10 * torch.finfo(want.dtype).eps ** 0.5)
-    scale = torch.maximum(want.abs().amax(), got.abs().amax())
-    if bool(scale.isfinite()) and bool((want - got).abs().amax() > tol * scale):
-        raise ValueError(
-            "f(params, x): the output of one example depends on other examples, expected examples apart; put batch norm "
-            "into eval mode (model.eval()) and the batch axis in front"
-        )
 
 
 # --- layer by layer ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from fisher import check as checks
 from fisher import doors
+from fisher.arguments import mapped, parameters
 from fisher.axes import batch_size
 from fisher.grouping import leaves_to_layers as _layers
 from fisher.trace import Tracer
@@ -59,7 +60,7 @@ class LayerCollection:
         w      kronecker  matmul  3 x 3        1  w, b
         """
         doors.function(f)
-        doors.parameters(params)
+        params, x = parameters(params), mapped(x)
         layout = Layout.of(params)
         params = distinct(params)
         if check and batch_size(x) == 1:  # where the examples are shows only among several

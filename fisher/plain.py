@@ -1,4 +1,4 @@
-"""Functions in a form that forward mode differentiates too: as reverse mode does, and without fused kernels."""
+"""Functions in a form that all modes differentiate alike: forward, reverse, and under vmap over examples."""
 
 from __future__ import annotations
 
@@ -62,7 +62,16 @@ def _attention(args: Any, kwargs: Any) -> Tensor | None:
     return torch.softmax(logits, -1) @ v
 
 
+def _prelu(args: Any, kwargs: Any) -> Tensor:
+    """x or w x, a w for each channel; under vmap over examples torch's own sums the gradients of all."""
+    x, w = bind(("input", "weight"), args, kwargs, (None, None))
+    if w.ndim and x.ndim > 1:
+        w = w.reshape(-1, *[1] * (x.ndim - 2))
+    return torch.where(x > 0, x, w * x)
+
+
 _REPLACED: dict[Any, Callable[[Any, Any], Tensor | None]] = {
     F.embedding: _embedding,
     F.scaled_dot_product_attention: _attention,
+    F.prelu: _prelu,
 }

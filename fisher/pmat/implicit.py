@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher import trial
+from fisher.arguments import parameters
 from fisher.axes import batch_size
-from fisher.batches import batches, running
+from fisher.batches import running
 from fisher.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -53,13 +55,21 @@ class PMatImplicit(MatrixFree):
         likelihood: str | Likelihood = "categorical",
         *,
         columns: Sequence[Tensor] | Callable[..., Tensor] | None = None,
+        check: bool = True,
+        check_finite: bool = True,
     ) -> PMatImplicit:
         """The Fisher of f at params: 1/N sum over b of J_b'H_b J_b.
 
         data: as in `fim`.  columns: None for the exact H of the likelihood; else one `[K, B, *out]` per batch, or a
         function (y, target) -> `[K, B, *out]` called once per batch (an estimator), with H = sum over K of r r'.
+        check: ValueError where f is random or examples mix (about ten forwards of the largest batch).  check_finite: report
+        NaN in data and params.
         """
-        seen = list(batches(data))
+        params = parameters(params, check_finite)
+        seen = list(trial.examples(data, "fim", check_finite))
+        full = [x for x, _ in seen if batch_size(x)]
+        if check and full:
+            trial.function(f, params, trial.several(full), finite=check_finite)
         if columns is None:
             rest, tensors = emptied(find_likelihood(likelihood))
             curvature: Curvature = FisherCurvature(f, rest)

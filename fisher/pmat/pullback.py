@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher import check as checks
+from fisher import trial
+from fisher.arguments import parameters
 from fisher.forward import jvp, vjp
 from fisher.pmat.base import PMat, Regul
 from fisher.pmat.matrixfree import MatrixFree
@@ -87,12 +90,16 @@ class PMatPullback(MatrixFree):
         return self._pulled(self.F.pow(0.5).mv(e))
 
 
-def pullback(F: PMat, effective: Callable[[Any], Any], params: Any) -> PMatPullback:
+def pullback(
+    F: PMat, effective: Callable[[Any], Any], params: Any, *, check: bool = True, check_finite: bool = True
+) -> PMatPullback:
     """The metric of theta = `params` where the weights are effective(theta) and F is their metric: J'F J, matrix-free.
 
     For F = fisher.fim(f, effective(params), ...) it is the Fisher of p -> f(effective(p), x).  Under vmap make F and this
     of one member inside the mapped function.  Amari (1998).
-    Raises ValueError with the path where effective(params) is no vector of F's space.
+    Raises ValueError with the path where effective(params) is no vector of F's space.  check: ValueError where effective is
+    random, or torch's modes differ on it (two forwards and backwards, two products).  check_finite: report NaN in params,
+    weights, F and products.
 
     >>> import torch
     >>> from fisher.pmat.lowrank import PMatLowRank
@@ -105,5 +112,14 @@ def pullback(F: PMat, effective: Callable[[Any], Any], params: Any) -> PMatPullb
         raise TypeError(
             f"pullback: got {type(F).__name__}, expected a PMat; make one with fisher.fim at effective(params)"
         )
-    F.check_vector(effective(params), "effective(params)")
-    return PMatPullback(F, params, effective)
+    params = parameters(params, check_finite)
+    weights = effective(params)
+    F.check_vector(weights, "effective(params)")
+    if check_finite:
+        checks.finite(weights, "effective(params)", "it overflows at these params")
+        checks.finite(F, "F", "make it of finite data and params")
+    made = PMatPullback(F, params, effective)
+    if check:
+        checks.repeatable(lambda params, _: effective(params), params, (), "effective(params)")
+        trial.symmetric(made, "pullback", check_finite)
+    return made

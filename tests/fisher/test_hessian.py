@@ -136,8 +136,8 @@ def test_ensemble_derivatives_and_float32():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"loss: got a result of shape \(7,\), expected a scalar"):
-        hessian(lambda p, x, t: cross_entropy(f(p, x), t), P, (X, T))
+    with pytest.raises(ValueError, match=r"loss\(params, x, y\): got a result of shape \(7, 4\), expected a scalar"):
+        hessian(lambda p, x, t: f(p, x), P, (X, T))
     with pytest.raises(ValueError, match="representation: got PMatKFAC, expected PMatDense, PMatDiag, PMatBlockDiag"):
         hessian(loss, P, (X, T), PMatKFAC)
     with pytest.raises(ValueError, match="a Hessian has no root"):
