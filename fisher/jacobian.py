@@ -92,12 +92,13 @@ def _rows_agree(f: Callable[..., Tensor], params: Any, parts: list[Any], found: 
     x, rows = max(zip(parts, found), key=lambda pair: batch_size(pair[0]))
     y, back = checks.watched(f, params, x)
     u = checks.generic(y)
-    for path, want, t in zip(trees.paths(params), trees.leaves(back(u)[0]), trees.leaves(rows)):
-        got = torch.einsum("bcn,bc->n", t.flatten(2) if t.ndim > 2 else t[..., None], u.reshape(t.shape[:2]))
-        scale = torch.einsum(
-            "bcn,bc->n", t.flatten(2).abs() if t.ndim > 2 else t[..., None].abs(), u.reshape(t.shape[:2]).abs()
-        )
-        if not trial.adjoint(got, want.reshape(-1), scale.amax() if t.numel() else scale.sum()):
+    flat = [t.flatten(2) if t.ndim > 2 else t[..., None] for t in trees.leaves(rows)]
+    weighted = [t * u.reshape(*t.shape[:2], 1) for t in flat]
+    sizes = [t.abs().sum((0, 1)) for t in weighted]
+    largest = torch.stack([t.amax() for t in sizes if t.numel()]).amax()
+    rounding = torch.finfo(y.dtype).eps ** 0.5 * largest  # all that there is in rows that are zero
+    for path, want, got, size in zip(trees.paths(params), trees.leaves(back(u)[0]), weighted, sizes):
+        if not trial.adjoint(got.sum((0, 1)), want.reshape(-1), size + rounding):
             raise ValueError(
                 f"{trees.path_str(path)}: the rows of its Jacobian do not add up to autograd's gradient, expected them to; a "
                 "torch call in f has a wrong rule for torch.func.vmap over examples: write it by other calls"
