@@ -228,7 +228,7 @@ def adjoint(one: Tensor, other: Tensor, scale: Tensor) -> bool:
     if a is None or b is None or s is None:
         return True
     gap = (a - b).abs()
-    return bool((~gap.isfinite() | (gap <= min(0.3, 10 * torch.finfo(a.dtype).eps ** 0.5) * s)).all())
+    return bool((~(gap + s).isfinite() | (gap <= min(0.3, 10 * torch.finfo(a.dtype).eps ** 0.5) * s)).all())
 
 
 NO_DERIVATIVE = (
