@@ -23,10 +23,12 @@ from fisher.reducers import REDUCERS, Options
 from fisher.reducers.ekfac import EKFAC, Correction
 from fisher.reducers.mixed import Mixed
 from linmaps import trees
+from linmaps.precision import full_precision
 
 SHARING = ("expand", "reduce")
 
 
+@full_precision("f")
 def fim(
     f: Callable[..., Tensor],
     params: Any,
@@ -160,6 +162,7 @@ def correct(F: Any, run: Pass, data: Any, options: Options) -> Any:
     return reduce(run.on(F.layers), data, Correction.of(F), options)
 
 
+@full_precision("f")
 def update_diag(
     F: Any,
     f: Callable[..., Tensor],

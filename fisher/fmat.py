@@ -16,6 +16,7 @@ from torch.func import vmap
 from fisher.pmat.base import check_regul
 from linmaps import lapack, trees
 from linmaps.linalg import damped, eigh, logabsdet, pinv, positive_root, solve
+from linmaps.precision import full_precision_methods
 
 Regul = float | Tensor
 AXES = {"full": 4, "outputs": 3, "trace": 2}
@@ -201,3 +202,6 @@ class FMatDense:
     def __repr__(self) -> str:
         shape, dtype = " x ".join(str(n) for n in self.size()), str(self.kernel.dtype).removeprefix("torch.")  # type: ignore[union-attr]
         return f"FMatDense({self.kind}, {shape}, {dtype}, {self.kernel.device})"
+
+
+full_precision_methods(FMatDense)

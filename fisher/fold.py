@@ -11,6 +11,7 @@ from torch import Tensor
 from fisher.pmat.base import PMat, Regul
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.precision import full_precision, full_precision_methods
 
 Dtypes = tuple[torch.dtype, ...]
 
@@ -83,6 +84,7 @@ class Mean:
         return treedef.unflatten([_cast(t, dtypes) for t, dtypes in zip(nodes, self.dtypes)])
 
 
+@full_precision()
 def ema(old: Any, new: Any, decay: float | Tensor) -> Any:
     """Exponential moving average of trees or PMats: decay old + (1 - decay) new, in float32 at least.
 
@@ -165,3 +167,6 @@ def _check_alike(new: Any, old: Any, name: str) -> None:
 
 def _names(dtypes: tuple[Dtypes, ...]) -> list[str]:
     return sorted({str(d) for node in dtypes for d in node})
+
+
+full_precision_methods(Mean)

@@ -21,6 +21,7 @@ from fisher.layers import LayerCollection
 from fisher.products import example_gradients, joined
 from fisher.uses import EXACT, UNUSED, Layer
 from linmaps import trees
+from linmaps.precision import full_precision
 
 
 class Rows(NamedTuple):
@@ -61,6 +62,7 @@ class Table(NamedTuple):
 Features = list[Any]  # one of these for each layer
 
 
+@full_precision("f")
 def gram(
     f: Callable[..., Tensor],
     params: Any,

@@ -14,7 +14,7 @@ Unit = tuple[Path, Rows | None]  # a leaf, or some rows of one
 def leaves_to_layers(
     layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str], packed: dict[Path, int]
 ) -> tuple[Layer, ...]:
-    """Group leaves into blocks: a weight takes its bias along when they are always met together.
+    """Group leaves into blocks: a weight takes along the bias that is met with it and nowhere else.
 
     opaque: notes on leaves that get an exact block; packed: leaves with several weights in them, one below the other.
     """
@@ -28,7 +28,8 @@ def leaves_to_layers(
             if path is None:
                 continue
             for rows in parts.get(path, [None]):
-                if rows is None or u.part is None or (u.part[0] <= rows[0] and rows[1] <= u.part[1]):
+                part = u.part_of(path)
+                if rows is None or part is None or (part[0] <= rows[0] and rows[1] <= part[1]):
                     role.setdefault((path, rows), []).append(k)
     layers: dict[tuple[int, int], Layer] = {}
     taken: set[Unit] = set()
@@ -36,9 +37,9 @@ def leaves_to_layers(
         path, rows = unit
         if path in notes:
             continue
-        biases = {uses[k].bias for k in ks}
+        biases = {uses[k].bias for k in ks} - {None}
         (b,) = biases if len(biases) == 1 else (None,)
-        with_bias = b is not None and b not in notes and as_bias.get((b, rows)) == ks
+        with_bias = b is not None and b not in notes and set(as_bias.get((b, rows), [-1])) <= set(ks)
         members = [path, b] if with_bias and b is not None else [path]
         layers[number[path], rows[0] if rows else 0] = _layer(layout, number, uses, members, rows, ks, weighted=True)
         taken |= {(p, rows) for p in members}
@@ -52,7 +53,9 @@ def leaves_to_layers(
                 shapes = (layout.shapes[n],)
                 size = math.prod(layout.shapes[n])
                 note = notes.get(path, NEVER_MET)
-                made = Layer(path_str(path), EXACT, EXACT, n, None, Form(), None, (size, size), (), (), shapes, note)
+                made = Layer(
+                    path_str(path), EXACT, EXACT, n, None, Form(), None, (size, size), (), (), (), shapes, note
+                )
             layers[n, rows[0] if rows else 0] = made
     return tuple(layers[key] for key in sorted(layers))
 
@@ -84,8 +87,8 @@ def _parts(
     first = {p: s[0] for p, s in zip(layout.paths, layout.shapes) if s}
     for u in uses:
         for path in u.paths:
-            if u.part is not None:
-                ends.setdefault(path, {0, first[path]}).update(u.part)
+            if (part := u.part_of(path)) is not None:
+                ends.setdefault(path, {0, first[path]}).update(part)
     for path, n in packed.items():
         if any(path in u.paths and (not u.form.sliceable or isinstance(u.form, Elementwise)) for u in uses):
             continue
@@ -97,7 +100,7 @@ def _parts(
         order = sorted(marks)
         found = list(zip(order, order[1:]))
         met = [
-            any(path in u.paths and (u.part is None or (u.part[0] <= a and b <= u.part[1])) for u in uses)
+            any(path in u.paths and ((p := u.part_of(path)) is None or (p[0] <= a and b <= p[1])) for u in uses)
             for a, b in found
         ]
         if not all(met):
@@ -134,8 +137,8 @@ def _layer(
         )
         shape = (math.prod(split[k] for k in arrangement.out), math.prod(split[k] for k in arrangement.into))
     else:
-        shape = (shapes[0][0] // first.form.groups, 0)
-    starts = [(uses[k].part or (0, 0))[0] for k in ks]
+        shape = (math.prod(shapes[0]) // first.form.groups, 0)
+    starts = [(uses[k].part_of(members[0]) or (0, 0))[0] for k in ks]
     return Layer(
         name=_name(members[0], members[1] if len(members) > 1 else None) + (f"[{rows[0]}:{rows[1]}]" if rows else ""),
         kind=first.kind if weighted or elementwise else "bias",
@@ -146,6 +149,7 @@ def _layer(
         part=rows,
         shape=shape,
         uses=tuple(ks),
+        biased=tuple(uses[k].bias is not None and number[uses[k].bias] == numbers[-1] for k in ks),
         cuts=tuple(None if rows is None else (rows[0] - s, rows[1] - s) for s in starts),
         shapes=shapes,
         note="",

@@ -22,8 +22,10 @@ from fisher.pmat.diag import PMatDiag
 from fisher.pmat.implicit import PMatImplicit
 from fisher.pmat.limits import check_dense
 from linmaps import trees
+from linmaps.precision import full_precision
 
 
+@full_precision("loss")
 def hessian(
     loss: Callable[..., Tensor],
     params: Any,
@@ -66,6 +68,7 @@ def hessian(
     return _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
 
 
+@full_precision("f", "loss")
 def ggn(
     f: Callable[..., Tensor],
     loss: Callable[[Tensor, Any], Tensor],

@@ -18,17 +18,19 @@ from fisher import doors, trial
 from fisher.arguments import parameters
 from fisher.axes import batch_size
 from fisher.columns import chunks
+from fisher.exact_rows import exact_rows
 from fisher.layers import LayerCollection
 from fisher.pfmap import PFMap, PFMapDense, PFMapImplicit, outputs
 from fisher.plain import plainly
 from fisher.products import example_gradients
-from fisher.reducers import leaf_rows
 from fisher.taps import column_rows, pull
 from fisher.uses import EXACT, UNUSED
 from linmaps import trees
+from linmaps.precision import full_precision
 from linmaps.trees import Layout
 
 
+@full_precision("f")
 def jacobian(
     f: Callable[..., Tensor],
     params: Any,
@@ -161,9 +163,8 @@ def sweep(
     width = math.prod(y.shape[1:])
     columns = torch.eye(width, dtype=y.dtype, device=y.device).reshape(width, 1, *y.shape[1:])
     columns = columns.expand(width, *y.shape)
-    free = tuple(layer.leaves[0] for layer in layers.exact)
     parts = [
-        (column_rows(layers, back(part), batch), leaf_rows(f, params, x, free, part))
+        (column_rows(layers, back(part), batch), exact_rows(f, params, x, layers, part))
         for part in chunks(columns, chunk_size)
     ]
     g, rows = trees.map(lambda *ts: torch.cat(ts), *parts)

@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from fisher import check as checks
-from fisher import doors
+from fisher import doors, witness
 from fisher.arguments import mapped, parameters
 from fisher.axes import batch_size
 from fisher.grouping import leaves_to_layers as _layers
+from fisher.modules import called
 from fisher.trace import Tracer
 from fisher.uses import EXACT, PRODUCT, UNUSED, Layer, Use
 from fisher.watch import distinct
 from linmaps import trees
+from linmaps.precision import full_precision
 from linmaps.trees import Layout, Path, path_str
 
 
@@ -32,6 +33,7 @@ class LayerCollection:
     layout: Layout
 
     @classmethod
+    @full_precision("f")
     def from_function(
         cls,
         f: Callable[..., Tensor],
@@ -72,7 +74,7 @@ class LayerCollection:
         opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
         made = cls(_layers(layout, uses, opaque, tracer.parts), uses, layout)
         if check and tracer.batch:
-            made = made._checked(checks.evidence(f, params, x, made, y, back), tracer.batch, opaque, tracer.parts)
+            made = made._checked(witness.Evidence.of(f, params, x, made, y, back), opaque, tracer.parts)
         if strict and made.exact:
             layer = made.exact[0]
             raise ValueError(
@@ -81,26 +83,19 @@ class LayerCollection:
             )
         return made
 
-    def _checked(
-        self, seen: checks.Evidence, batch: int, opaque: dict[Path, str], parts: dict[Path, int]
-    ) -> LayerCollection:
+    def _checked(self, seen: witness.Evidence, opaque: dict[Path, str], parts: dict[Path, int]) -> LayerCollection:
         """The same with the batch axis of each use found, the leaves without gradient marked, and all uses explained."""
         uses, layout = self.uses, self.layout
-        axes = checks.batch_axis(seen, batch)
+        witness.examples_apart(seen)
+        axes = witness.batch_axis(seen)
         lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
         found = {k: axis for k, axis in axes.items() if axis is not None}
         uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
-        made = LayerCollection(_layers(layout, uses, lost | opaque, parts), uses, layout)
-        unused = checks.complete(made, seen, batch)
-        kinds = [
-            dataclasses.replace(l, kind=UNUSED, family=UNUSED, note="no gradient") if l.leaves[0] in unused else l
-            for l in made
-        ]
-        return LayerCollection(tuple(kinds), uses, layout)
+        return witness.complete(LayerCollection(_layers(layout, uses, lost | opaque, parts), uses, layout), seen)
 
     @classmethod
     def from_model(cls, model: Any, params: Any, x: Any, **options: Any) -> LayerCollection:
-        """The layers of a module: of `lambda p, x: functional_call(model, p, (x,))`; options as of `from_function`.
+        """The layers of a module, of `f(p, x) = model(x)` with the parameters p; options as of `from_function`.
 
         params: a dict by the names of the module's parameters, or None for its own.
 
@@ -111,7 +106,7 @@ class LayerCollection:
         """
         if params is None:
             params = {name: t.detach() for name, t in model.named_parameters()}
-        return cls.from_function(lambda p, x: functional_call(model, p, (x,)), params, x, **options)
+        return cls.from_function(called(model), params, x, **options)
 
     def select(self, names: Any) -> LayerCollection:
         """Some of the layers, by name or by a predicate on the Layer; matrices then live on their leaves alone.

@@ -14,8 +14,9 @@ from fisher.axes import batch_size
 from fisher.batches import batches
 from fisher.batches import check_finite as data_finite
 from fisher.columns import Columns
+from fisher.exact_rows import exact_rows
 from fisher.layers import LayerCollection
-from fisher.reducers import Options, Reducer, leaf_rows
+from fisher.reducers import Options, Reducer
 from fisher.taps import column_rows, pull
 from linmaps import trees
 from linmaps.numeric import HALF
@@ -55,6 +56,7 @@ def checked_batches(run: Pass, data: Any) -> Any:
     """`(x, target)` of each batch that has examples, after the checks at the door."""
     if run.check_finite:
         check.finite(run.params, "params", "the training has diverged: go back to finite parameters")
+    fresh = True
     for number, (x, target) in enumerate(batches(data, progress=run.progress, what="fim")):
         if run.one_only and number:
             raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
@@ -62,6 +64,9 @@ def checked_batches(run: Pass, data: Any) -> Any:
             data_finite(x, f"data: batch {number}")
             data_finite(() if target is None else target, f"data: batch {number}: target")
         if batch_size(x):
+            if run.check_finite and run.layers is not None and fresh:
+                check.steady(run.f, run.params, x)
+            fresh = False
             yield x, target
 
 
@@ -71,6 +76,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     dtype = next((t.dtype for t in trees.leaves(run.params)), None)
     run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and dtype in HALF else run
     known = one_batch(data) and not options.centered
+    options = dataclasses.replace(options, like=trees.leaves(run.params)[0])
     for x, target in checked_batches(run, data):
         run = run.on(run.found(x))
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
@@ -100,12 +106,11 @@ def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[
         reducer = make(layers, dataclasses.replace(options, counted=reached))
         y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
     total = None
-    free = tuple(layer.leaves[0] for layer in layers.exact)
     over = options.examples**0.5
     for chunk in run.columns.parts(y, target, run.chunk_size):
         chunk = chunk / over
         g = column_rows(layers, back(chunk), batch)
-        part = _cast(reducer.columns(kept, g, leaf_rows(run.f, run.params, x, free, chunk)), run.dtype)
+        part = _cast(reducer.columns(kept, g, exact_rows(run.f, run.params, x, layers, chunk)), run.dtype)
         total = part if total is None else reducer.add(total, part)
     return reducer, _cast(reducer.inputs(kept), run.dtype), total
 

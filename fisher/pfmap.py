@@ -17,11 +17,16 @@ from torch.func import vjp
 from fisher.axes import batch_size
 from fisher.forward import jvp
 from linmaps import trees
+from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
 
 
 class PFMap:
     """What the dense and the matrix-free Jacobian share: `jvp`, `vjp`, `size`, `J @ v`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        full_precision_methods(cls)
 
     layout: Layout
 
@@ -190,3 +195,6 @@ def outputs(f: Callable[..., Tensor], params: Any, x: Any) -> Tensor:
         got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"f(params, x): got {got}, expected a tensor [{batch}, ...] with one row per example")
     return y.reshape(batch, math.prod(y.shape[1:]))
+
+
+full_precision_methods(PFMap)

@@ -21,16 +21,20 @@ AT_ONCE = 2**24  # numbers of per-example gradients held at a time where only th
 
 def joined(layer: Layer, a: Pieces, g: Pieces) -> tuple[Tensor, Tensor]:
     """The uses side by side along S: a `[B, S, I]` with a column of ones for a bias, g `[C, B, S, O]` of this layer's outputs."""
-    a = [with_ones(layer, t) for t in a]
+    a = [with_ones(layer, t, one) for t, one in zip(a, layer.biased)]
     g = [cut(t, rows) for t, rows in zip(g, layer.cuts)]
     return (torch.cat(a, 1), torch.cat(g, 2)) if len(a) > 1 else (a[0], g[0])
 
 
-def with_ones(layer: Layer, a: Tensor) -> Tensor:
-    """a with the bias's column of ones; ones alone for a layer that is a bias."""
+def with_ones(layer: Layer, a: Tensor, one: bool = True) -> Tensor:
+    """a with the bias's column of ones, or of zeros where a use leaves it out; ones alone for a layer that is a bias."""
     if not layer.kronecker or layer.bias is None:
         return a
-    return torch.nn.functional.pad(a, (0, 1), value=1.0) if layer.weight is not None else torch.ones_like(a[..., :1])
+    return (
+        torch.nn.functional.pad(a, (0, 1), value=float(one))
+        if layer.weight is not None
+        else torch.ones_like(a[..., :1])
+    )
 
 
 def cut(g: Tensor, rows: tuple[int, int] | None) -> Tensor:
@@ -111,7 +115,7 @@ def _elementwise(layer: Layer, a: Pieces, g: Pieces, how: str, summed: tuple[int
     if layer.weight is not None:
         parts.append(_total([torch.einsum(how, t, u) for u, t in zip(a, g)]))
     if layer.bias is not None:
-        parts.append(_total([t.sum(summed) for t in g]))
+        parts.append(_total([t.sum(summed) for t, one in zip(g, layer.biased) if one]))
     return torch.stack(parts, -1) if len(parts) > 1 else parts[0]
 
 

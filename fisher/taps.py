@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.axes import batch_size
+from fisher.check import no_random_call
 from fisher.doors import explained, output
 from fisher.rules.match import Match, View
 from fisher.watch import Watcher, distinct
 from linmaps import trees
+from linmaps.precision import full_precision
 
 if TYPE_CHECKING:
     from fisher.layers import LayerCollection
@@ -51,11 +53,12 @@ def pull(
         taps = {k: reference[layers.leaf_of(k)].new_zeros(shapes[k]) for k in uses}
         return vjp(lambda taps: _tapped(f, params, x, layers, taps, keep, batch, also), taps, has_aux=True)
 
-    with explained(params, x=x):
+    with no_random_call(), explained(params, x=x):
         try:
             y, back, inputs = attempt({k: layers.uses[k].tap_shape(batch) for k in uses})
         except TapShape:
-            y, back, inputs = attempt(dict(enumerate(_shapes(f, params, x, layers))))
+            y, back, inputs = attempt({k: tuple(z.shape) for k, z in outputs_of(f, params, x, layers).items()})
+
     output(y, params, x)
 
     def gradients(columns: Tensor) -> dict[int, Tensor]:
@@ -73,6 +76,7 @@ def column_rows(layers: LayerCollection, g: dict[int, Tensor], batch: int) -> di
     return {k: one(layers.uses[k])(t) if t.shape[0] else t for k, t in g.items()}
 
 
+@full_precision("f")
 def layer_io(
     f: Callable[..., Tensor],
     params: Any,
@@ -109,6 +113,7 @@ def _tapped(
     f: Any, params: Any, x: Any, layers: LayerCollection, taps: Any, keep: Any, batch: int, also: tuple[int, ...]
 ) -> Any:
     inputs: dict[int, Any] = {}
+    reference = trees.leaves(params)
     player = _Replay(layers.uses)
 
     def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
@@ -118,14 +123,17 @@ def _tapped(
         if (k in taps or k in also) and match.inputs is not None:
             x_in = match.inputs if match.feature is None else match.feature(match.inputs)
             a = layers.uses[k].inputs(x_in, batch)
+            if a.is_floating_point():  # f may compute in another precision; what is summed is in that of the parameters
+                a = a.to(reference[layers.leaf_of(k)].dtype)
             inputs[k] = keep(k, a.clone() if layers.uses[k].mutated else a)
         z = run()
         if (k in taps or k in also) and match.inputs is None:
-            inputs[k] = keep(k, torch.ones_like(layers.uses[k].outputs(z, batch)[..., :1]))
+            like = layers.uses[k].outputs(z, batch)[..., :1]
+            inputs[k] = keep(k, torch.ones_like(like, dtype=reference[layers.leaf_of(k)].dtype))
         if k in taps:
             if taps[k].shape != z.shape:
                 raise TapShape
-            z = z + taps[k].to(z.dtype)
+            z = z.add_(taps[k].to(z.dtype)) if match.in_place else z + taps[k].to(z.dtype)
         player.outputs[id(z)] = k
         player.alive.append(z)
         return z
@@ -136,14 +144,16 @@ def _tapped(
     return y, inputs
 
 
-def _shapes(f: Any, params: Any, x: Any, layers: LayerCollection) -> list[tuple[int, ...]]:
-    found: dict[int, tuple[int, ...]] = {}
+def outputs_of(f: Any, params: Any, x: Any, layers: LayerCollection) -> dict[int, Tensor]:
+    """The output z of each use, from a plain run."""
+    found: dict[int, Tensor] = {}
+    params = distinct(params)
     player = _Replay(layers.uses)
 
     def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
         k, z = player.index(match), run()
         if k is not None:
-            found[k] = tuple(z.shape)
+            found[k] = z
             player.outputs[id(z)] = k
             player.alive.append(z)
         return z
@@ -151,7 +161,7 @@ def _shapes(f: Any, params: Any, x: Any, layers: LayerCollection) -> list[tuple[
     with Watcher(params, on_match, lambda *_: None):
         f(params, x)
     player.finish()
-    return [found[k] for k in range(len(layers.uses))]
+    return found
 
 
 class _Replay:
@@ -167,7 +177,7 @@ class _Replay:
             k = self.outputs.get(id(match.added_to))
             if k is not None and self.uses[k].joined and self.uses[k].bias == match.bias.path:
                 return None
-        if match.in_place:  # joins no layer: an exact block's affair
+        if match.in_place and match.weight is None:  # joins no layer: an exact block's affair
             return None
         k = self.met
         if k >= len(self.uses) or not self.uses[k].explains(match):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from fisher.axes import batch_axes
 from fisher.chains import Chain, step
 from fisher.forms import Elementwise, Form
 from fisher.rules.match import Match
-from fisher.uses import Use
+from fisher.uses import Rows, Use
 from fisher.watch import Watcher, tensors
 from linmaps import trees
 from linmaps.trees import Path
@@ -63,7 +64,9 @@ class Tracer:
         joins = None
         if match.added_to is not None and origin is not None and not origin[1]:
             joins = origin[0] if self._takes_bias(origin[0], match.added_to.shape[-1]) else None
-        if match.in_place:
+        if match.in_place and match.weight is not None:
+            self.consumers.pop(id(z), 0)  # what was in x is gone
+        elif match.in_place:
             alone = self.consumers.pop(id(z), 0) == 1
             if joins is None or not alone or self.uses[joins]["bias"] is not None:
                 self.opaque.setdefault(paths[1], "an in-place addition")
@@ -78,12 +81,13 @@ class Tracer:
                 "weight": paths[0],
                 "bias": paths[1],
                 "form": match.form,
-                "rows": [v.rows for v in (match.weight, match.bias) if v is not None],
+                "rows": [v.rows if v is not None else None for v in (match.weight, match.bias)],
                 "shape": tuple(z.shape),
+                "dtype": z.dtype,
                 "shared": shared,
                 "joins": joins,
                 "touched": id(touched),
-                "in_place": match.in_place,
+                "in_place": match.in_place and match.weight is None,
                 "source": origin,
                 "mutated": False,
             }
@@ -96,7 +100,9 @@ class Tracer:
     def _takes_bias(self, use: int, size: int) -> bool:
         """Whether a bias along the last axis of this use's output is one number per output."""
         form = self.uses[use]["form"]
-        return type(form) is Form or (isinstance(form, Elementwise) and form.shape == (size,))
+        return type(form) is Form or (
+            isinstance(form, Elementwise) and form.shape[-1:] == (size,) == (math.prod(form.shape),)
+        )
 
     def _plain(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         known = [t for t in tensors(args, kwargs) if id(t) in self.origin]
@@ -123,11 +129,12 @@ class Tracer:
         raw = self.uses
         number: dict[int, int] = {}
         joined: dict[int, Path] = {}
+        parts: dict[int, Rows | None] = {}
         for k, u in enumerate(raw):
             j = u["joins"]
             free = j is not None and raw[j]["bias"] is None and raw[j]["weight"] is not None and j not in joined
             if u["kind"] == "bias" and free and (u["in_place"] or self.consumers.get(u["touched"]) == 1):
-                joined[j] = u["bias"]
+                joined[j], parts[j] = u["bias"], u["rows"][1]
                 number[k] = number[j]
             else:
                 number[k] = len(set(number.values()))
@@ -147,10 +154,12 @@ class Tracer:
                     bias=joined.get(k, u["bias"]),
                     form=u["form"],
                     part=u["rows"][0],
+                    bias_part=parts.get(k, u["rows"][1]),
                     joined=k in joined,
                     shape=u["shape"],
                     shared=u["shared"],
                     batch=self.batch,
+                    dtype=u["dtype"],
                     axis=(*batch_axes(u["shared"], self.batch), 0)[0],
                     mutated=u["mutated"],
                     source=source,

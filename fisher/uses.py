@@ -24,9 +24,9 @@ Rows = tuple[int, int]
 class Use:
     """One call in which leaves are used: `z = W x + b` in the sense of its form.
 
-    weight, bias: paths of the leaves (None: not a leaf); part: the rows of those leaves that are used (None: all);
-    joined: the bias is added by a later call; shape: of z, for the batch seen (no part of the identity of a use); shared: the
-    same with z's features last;
+    weight, bias: paths of the leaves (None: not a leaf); part, bias_part: their rows that are used (None: all);
+    joined: the bias is added by a later call; shape, dtype: of z, for the batch seen (no part of the identity of a use);
+    shared: its shape with features last;
     axis: where the examples are in the latter (`axes.rows`); mutated: x is changed in place later on;
     source: `(earlier use, chain)` when x is `chain` of that use's output, and that output goes nowhere else.
     """
@@ -36,10 +36,12 @@ class Use:
     bias: Path | None
     form: Form
     part: Rows | None
+    bias_part: Rows | None
     joined: bool
     shape: tuple[int, ...] = dataclasses.field(compare=False)
     shared: tuple[int, ...] = dataclasses.field(compare=False)
     batch: int = dataclasses.field(compare=False)
+    dtype: torch.dtype = dataclasses.field(compare=False)
     axis: int
     mutated: bool
     source: tuple[int, Chain] | None
@@ -81,6 +83,10 @@ class Use:
         n = self.form.groups
         return t.unflatten(-1, (n, t.shape[-1] // n)) if n > 1 else t
 
+    def part_of(self, path: Path) -> Rows | None:
+        """The rows of a leaf that this use takes."""
+        return self.part if path == self.weight else self.bias_part
+
     @property
     def paths(self) -> tuple[Path, ...]:
         return tuple(p for p in (self.weight, self.bias) if p is not None)
@@ -102,7 +108,8 @@ class Layer:
     family: "product" (Kronecker-factored), "elementwise" (exact block by rows g x), "exact" (no rule), "unused";
     weight, bias: leaf numbers in the flat order; part: their rows that belong to this layer (None: all);
     shape: `[O, I]` of the matrix view without the bias column, of one group; uses: their numbers;
-    cuts: for each use which of its outputs are this layer's (None: all).
+    biased: in which of them the bias is met; cuts: for each use which of its outputs are this layer's (None: all);
+    one_by_one: of an exact layer, that vmap over examples does not give its rows.
     """
 
     name: str
@@ -114,9 +121,15 @@ class Layer:
     part: Rows | None
     shape: tuple[int, int]
     uses: tuple[int, ...]
+    biased: tuple[bool, ...]
     cuts: tuple[Rows | None, ...]
     shapes: tuple[tuple[int, ...], ...]
     note: str
+    one_by_one: bool = False
+
+    def without_gradient(self) -> Layer:
+        """The same, unused."""
+        return dataclasses.replace(self, kind=UNUSED, family=UNUSED, note="no gradient")
 
     @property
     def kronecker(self) -> bool:

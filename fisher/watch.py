@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from fisher.chains import call_name
 from fisher.rules import RULES, Match, View
-from fisher.rules.views import carries_no_gradient, is_transpose, packed, slices
+from fisher.rules.views import SIZED_BY, carries_no_gradient, guise, is_transpose, packed, slices
+from fisher.sound import sound
 from linmaps import trees
 
 
@@ -35,6 +36,7 @@ class Watcher(TorchFunctionMode):
         super().__init__()
         self.alive: list[Any] = list(trees.leaves(params))  # an id is a name only while its object lives
         self.views = {id(leaf): View(path) for path, leaf in zip(trees.paths(params), self.alive)}
+        self.shapes = {path: tuple(t.shape) for path, t in zip(trees.paths(params), self.alive)}
         self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
         self.events = 0
         self.parts: dict[Any, int] = {}  # leaves that hold several weights, one below the other
@@ -46,7 +48,7 @@ class Watcher(TorchFunctionMode):
         kwargs = kwargs or {}
         hits = [self.views[id(t)] for t in tensors(args, kwargs) if id(t) in self.views]
         if not hits:
-            out = func(*args, **kwargs)
+            out = sound(func, args, kwargs)
             if self.on_plain is not None:
                 self.on_plain(func, args, kwargs, out)
             return out
@@ -57,7 +59,7 @@ class Watcher(TorchFunctionMode):
             for v in hits:
                 if v.path not in covered:
                     self.on_opaque(v.path, call_name(func))
-            return self.on_match(match, lambda: func(*args, **kwargs))
+            return self.on_match(match, lambda: sound(func, args, kwargs))
         if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional":
             for t, n in packed(func, args, kwargs):
                 if id(t) in self.views:
@@ -77,15 +79,27 @@ class Watcher(TorchFunctionMode):
         results = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
         if not results or all(id(t) in self.views for t in results):
             return  # a getter (.shape, .dtype), or the leaf itself
-        if is_transpose(func, args, kwargs):
-            v = hits[0]
+        if func in SIZED_BY:
+            if id(args[0]) not in self.views:
+                return
+            hits = [self.views[id(args[0])]]
+        v = hits[0]
+        if is_transpose(func, args, kwargs) and v.shape is None:
             self._alias(out, View(v.path, not v.transposed, v.rows))
             return
-        cut = slices(func, args, kwargs, out) if len(hits) == 1 and not hits[0].transposed else None
+        cut = slices(func, args, kwargs, out) if len(hits) == 1 and not v.transposed and v.shape is None else None
         if cut is not None:
-            first = (hits[0].rows or (0, 0))[0]
+            first = (v.rows or (0, 0))[0]
             for part, start in cut:
-                self._alias(part, View(hits[0].path, False, (first + start, first + start + part.shape[0])))
+                whole = part.shape == args[0].shape
+                self._alias(part, v if whole else View(v.path, False, (first + start, first + start + part.shape[0])))
+            return
+        shape = guise(func, args, kwargs, out) if len(hits) == 1 else None
+        if shape is not None and shape == tuple(args[0].shape):
+            self._alias(out, v)
+            return
+        if shape is not None and v.rows is None and not v.transposed:
+            self._alias(out, View(v.path, shape=None if shape == self.shapes[v.path] else shape))
             return
         for v in hits:
             self.on_opaque(v.path, call_name(func))

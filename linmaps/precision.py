@@ -51,24 +51,31 @@ def full_precision(*calls: str) -> Callable[[Fn], Fn]:
 
     def decorate(fn: Fn) -> Fn:
         signature = inspect.signature(fn) if calls else None
+        on, off, as_it_was = active, autocasting, _as_it_was
 
-        @functools.wraps(fn)
         def run(*args: Any, **kwargs: Any) -> Any:
-            states = active()
+            states = on()
             if not states:
                 return fn(*args, **kwargs)
             if signature is not None:
                 bound = signature.bind(*args, **kwargs)
                 for name in calls:
                     if callable(bound.arguments.get(name)):
-                        bound.arguments[name] = _as_it_was(bound.arguments[name], states)
+                        bound.arguments[name] = as_it_was(bound.arguments[name], states)
                 args, kwargs = bound.args, bound.kwargs
-            with autocasting(states, False):
+            with off(states, False):
                 return fn(*args, **kwargs)
 
-        return run  # type: ignore[return-value]
+        return at_home(run, fn)  # type: ignore[return-value]
 
     return decorate
+
+
+def at_home(wrapper: Callable[..., Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The wrapper (which may use no global name) as a function of fn's module, with its name, docstring and signature: by its
+    globals doctest knows the module that a function is of."""
+    own = FunctionType(wrapper.__code__, fn.__globals__, None, None, wrapper.__closure__)  # type: ignore[attr-defined]
+    return functools.wraps(fn)(own)
 
 
 def _as_it_was(f: Callable[..., Any], states: list[State]) -> Callable[..., Any]:

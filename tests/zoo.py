@@ -300,10 +300,85 @@ def weight_norm(r):
     return Member(f, {"v": r(4, 3), "g": r(4), "c": r(3, 4)}, r(5, 3), {"v": "exact", "g": "exact", "c": "exact"})
 
 
+def class_token(r):
+    """Only the first position is read, so that where the examples are does not show in the first example alone."""
+    net = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 5, batch_first=True), 1)
+    net = net.double().eval()
+    params = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()} | {"head": r(3, 4)}
+    f = lambda p, x: functional_call(net, {k: t for k, t in p.items() if k != "head"}, (x,))[:, 0] @ p["head"].T
+    inner = ["linear1", "linear2", "self_attn.out_proj", *QKV]
+    blocks = {f"layers.0.{n}": "linear" for n in inner} | {"layers.0.norm1": "scale", "layers.0.norm2": "scale"}
+    return Member(f, params, r(3, 6, 4), blocks | {"head": "matmul"})
+
+
+def first_step(r):
+    """Time first inside, as many steps as examples or a multiple, and only one step read."""
+
+    def f(p, x):
+        h = torch.tanh(F.linear(x.transpose(0, 1), p["a"]["weight"], p["a"]["bias"]))
+        return F.linear(torch.cat([h, h.flip(0)])[0], p["b"]["weight"])
+
+    params = {"a": {"weight": r(4, 3), "bias": r(4)}, "b": {"weight": r(3, 4)}}
+    return Member(f, params, r(3, 6, 3), {"a": "linear", "b": "linear"})
+
+
+def own_step(r):
+    """Time first inside, and each example is read where it is largest: the first at the first step, the last at the last."""
+
+    def f(p, x):
+        h = torch.tanh(x.transpose(0, 1) @ p["w"])
+        where = (x[..., 0].argmax(1) == torch.arange(x.shape[1])[:, None]).to(x)
+        return (h * where[..., None]).sum(0) @ p["v"]
+
+    x = r(4, 4, 2)
+    x[torch.arange(4), torch.tensor([0, 2, 1, 3]), 0] = 9.0
+    return Member(f, {"w": 0.2 * r(2, 3), "v": r(3, 2)}, x, {"w": "matmul", "v": "matmul"})
+
+
+def silent_head(r):
+    """A head of zeros: no gradient says where the examples are, but the values do."""
+
+    def f(p, x):
+        h = torch.tanh(x.reshape(-1, x.shape[-1]) @ p["w"])
+        return h.reshape(*x.shape[:2], -1).mean(1) @ p["head"]
+
+    return Member(f, {"w": r(2, 3), "head": torch.zeros(3, 2).double()}, r(3, 2, 2), {"w": "matmul", "head": "matmul"})
+
+
+def prelu(r):
+    """Slopes of negative inputs: one for all, one for each channel."""
+    net = nn.Sequential(
+        nn.Conv1d(2, 4, 2), nn.PReLU(4), nn.Conv1d(4, 2, 2), nn.PReLU(), nn.Flatten(), nn.Linear(4, 3), nn.PReLU(3)
+    )
+    kinds = {"0": "conv1d", "2": "conv1d", "5": "linear"} | dict.fromkeys("136", "prelu")
+    return _network(r, net, 4, 2, 4, kinds=kinds)
+
+
+def mixed_bias(r):
+    """One weight used with its bias at three positions, and without it once more."""
+
+    def f(p, x):
+        h = torch.tanh(F.linear(x, p["w"], p["b"]))
+        return F.linear(h.sum(1), p["w"])
+
+    return Member(f, {"w": r(3, 3), "b": r(3)}, r(5, 3, 3), {"w": "linear"})
+
+
+def unequal_attention(r):
+    """Queries, keys and values of other sizes: weights of their own, biases packed in one leaf."""
+    net = nn.MultiheadAttention(4, 2, kdim=3, vdim=2, batch_first=True).double()
+    params = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()}
+    f = lambda p, x: functional_call(net, p, (x[..., :4], x[..., 4:7], x[..., 7:]))[0]
+    names = ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj"]
+    biases = {f"in_proj_bias[{k}:{k + 4}]": "bias" for k in (0, 4, 8)}
+    return Member(f, params, r(3, 2, 9), dict.fromkeys(names, "linear") | biases, -1)
+
+
 BUILDERS = [
     mlp, matmul_joined_bias, addmm, bias_apart, in_place, tied, both_ways, sequence, pooled, flattened, steps_first,
     bare, derived, module, attention, affine, cross_attention, conv1d, conv2d, conv3d, transposed, norms, embedding,
-    tied_embedding, einsum, weight_norm,
+    tied_embedding, einsum, weight_norm, class_token, first_step, own_step, silent_head, prelu, mixed_bias,
+    unequal_attention,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

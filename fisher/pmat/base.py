@@ -18,6 +18,7 @@ from torch import Tensor
 from fisher.pmat import maps
 from linmaps import trees
 from linmaps.checks import alike, values
+from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
 
 Regul = float | Tensor
@@ -29,6 +30,10 @@ class PMat:
     A representation defines `mv`, `_solve`, `get_diag`, `to_torch`, `scaled` and what else has a closed form in it; the
     rest follows here.  What has no mathematics in a representation is a ValueError that names what to use instead.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        full_precision_methods(cls)
 
     layout: Layout  # structure and shapes of params: a static field, or a property
     _solve: Callable[..., Any]  # (v, regul, kind, **options): what `solve` does to one vector; v and regul are checked
@@ -340,3 +345,6 @@ def check_sample(drawn: Any) -> Any:
                 "distribution N(0, (F + regul I)^-1) of another; use a larger regul"
             )
     return drawn
+
+
+full_precision_methods(PMat)

@@ -15,6 +15,7 @@ from fisher.forward import jvp, vjp
 from fisher.pmat.base import PMat, Regul
 from fisher.pmat.matrixfree import MatrixFree
 from linmaps import trees
+from linmaps.precision import full_precision
 from linmaps.trees import Layout
 
 
@@ -90,6 +91,7 @@ class PMatPullback(MatrixFree):
         return self._pulled(self.F.pow(0.5).mv(e))
 
 
+@full_precision("effective")
 def pullback(
     F: PMat, effective: Callable[[Any], Any], params: Any, *, check: bool = True, check_finite: bool = True
 ) -> PMatPullback:

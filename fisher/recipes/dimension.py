@@ -12,10 +12,12 @@ from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.matrixfree import MatrixFree
 from fisher.pmat.mixed import PMatMixed
 from linmaps import checks, trees
+from linmaps.precision import full_precision
 from linmaps.typed import typed
 
 
 @typed
+@full_precision()
 def effective_dimension(
     F: PMat,
     regul: Regul,

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
+from linmaps.precision import full_precision
 from linmaps.typed import typed
 
 
 @typed
+@full_precision()
 def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.0) -> Tensor:
     """strength / 2 (params - anchor)' F (params - anchor), a scalar to add to the loss of a new task.
 
@@ -34,6 +36,7 @@ def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.
 
 
 @typed
+@full_precision()
 def ewc_total(tasks: Iterable[tuple[PMat, Any]], params: Any, strength: float | Tensor = 1.0) -> Tensor:
     """The sum of the penalties of several earlier tasks, each a pair (F, anchor).
 

@@ -22,6 +22,7 @@ from fisher.likelihoods.arrays import check_target, per_example
 from fisher.pmat.base import PMat, Regul
 from linmaps import checks, trees
 from linmaps.linalg import solve
+from linmaps.precision import full_precision
 from linmaps.typed import typed
 
 Loss = str | Likelihood | Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +30,7 @@ LOSSES = ("cross_entropy", "squared_error")
 
 
 @typed
+@full_precision("f", "loss")
 def influence(
     f: Callable[..., Tensor],
     params: Any,
@@ -63,6 +65,7 @@ def influence(
 
 
 @typed
+@full_precision("f", "loss")
 def self_influence(
     f: Callable[..., Tensor],
     params: Any,
@@ -88,6 +91,7 @@ def self_influence(
 
 
 @typed
+@full_precision("f", "loss")
 def leave_one_out(
     f: Callable[..., Tensor],
     params: Any,

@@ -20,6 +20,7 @@ from fisher.likelihoods import probabilities as predictive
 from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
+from linmaps.precision import full_precision, full_precision_methods
 from linmaps.typed import typed
 
 INDEFINITE = (
@@ -113,6 +114,7 @@ class Laplace:
 
 
 @typed
+@full_precision("f")
 def laplace(
     f: Callable[..., Tensor],
     params: Any,
@@ -149,6 +151,7 @@ def laplace(
 
 
 @typed
+@full_precision()
 def tune_prior_precision(posterior: Laplace, *, steps: int = 40) -> Laplace:
     """The posterior with the prior precision that maximizes the evidence, params held fixed.
 
@@ -210,3 +213,6 @@ def _false(fine: Tensor) -> bool:
     """Whether a value under the transforms is False; looked at only to raise."""
     seen = checks.values(fine)
     return seen is not None and not bool(seen.all())
+
+
+full_precision_methods(Laplace)

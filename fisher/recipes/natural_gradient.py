@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
+from linmaps.precision import full_precision
 from linmaps.typed import typed
 
 
@@ -42,6 +43,7 @@ class NaturalStep:
 
 
 @typed
+@full_precision()
 def natural_gradient_step(
     loss: Callable[[Any], Tensor],
     params: Any,

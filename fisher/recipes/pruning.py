@@ -13,12 +13,14 @@ from torch import Tensor
 from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul
 from linmaps import checks, trees
+from linmaps.precision import full_precision
 from linmaps.typed import typed
 
 METHODS = ("obd", "obs")
 
 
 @typed
+@full_precision()
 def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 1e-8) -> Any:
     """What each weight adds to the loss when it is set to zero, a tree like params.
 
@@ -42,6 +44,7 @@ def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 
 
 
 @typed
+@full_precision()
 def unit_scores(scores: Any, layers: LayerCollection) -> dict[str, Tensor]:
     """The sum of scores over the weights and the bias of each output unit, `{layer: [O]}`, of Kronecker-factored layers.
 
@@ -56,6 +59,7 @@ def unit_scores(scores: Any, layers: LayerCollection) -> dict[str, Tensor]:
 
 
 @typed
+@full_precision()
 def prune_mask(scores: Any, fraction: float) -> Any:
     """A tree like scores with 0 for the given fraction of lowest scores (rounded down) over all leaves, and 1 elsewhere.
 
@@ -77,6 +81,7 @@ def prune_mask(scores: Any, fraction: float) -> Any:
 
 
 @typed
+@full_precision()
 def unit_mask(mask: dict[str, Tensor], layers: LayerCollection, params: Any) -> Any:
     """The mask over params of a mask over units: each weight and bias of a unit is kept with it, other layers are kept.
 

@@ -11,10 +11,12 @@ from torch.func import vmap
 from fisher.pmat.base import PMat, check_regul
 from linmaps import trees
 from linmaps.linalg import pinv
+from linmaps.precision import full_precision
 from linmaps.typed import typed
 
 
 @typed
+@full_precision()
 def best_step(F: PMat, gradient: Any, directions: Any, regul: float | Tensor = 0.0) -> Any:
     """The step in the span of a few directions that minimises the quadratic model of the loss.
 

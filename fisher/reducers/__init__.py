@@ -1,7 +1,7 @@
 """Reducers: what one batch adds up for each representation, and the table of them."""
 
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatKFAC, PMatLowRank, PMatQuasiDiag
-from fisher.reducers.base import Options, Reducer, gram, leaf_rows
+from fisher.reducers.base import Options, Reducer, gram
 from fisher.reducers.kfac import KFAC
 from fisher.reducers.rows import BlockDiag, Dense, Diag, Eye, LowRank, QuasiDiag
 
@@ -15,4 +15,4 @@ REDUCERS: dict[type[PMat], type[Reducer]] = {
     PMatEye: Eye,
 }
 
-__all__ = ["REDUCERS", "Options", "Reducer", "gram", "leaf_rows"]
+__all__ = ["REDUCERS", "Options", "Reducer", "gram"]

@@ -6,21 +6,18 @@ B batch, S shared, I inputs, O outputs, C columns.  From one pass come, per use,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
 
-from fisher.axes import batch_size
+from fisher.exact_rows import LeafRows
 from fisher.layers import LayerCollection
 from fisher.pmat import PMat
 from fisher.products import example_gradients
 from fisher.uses import EXACT, UNUSED, Layer
 from linmaps import trees
-
-LeafRows = dict[int, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +26,14 @@ class Options:
 
     examples: how many there are where that is known beforehand (a single batch).  The columns then come over its root and
     the inputs' moments over it, so that sums are means, and no large matrix is divided.
+    like: a tensor of the dtype and device of params.
     counted: of each use with positions that do not count (padding) which do, `[B, S]`.
     """
 
     sharing: str = "expand"
     centered: bool = False
     examples: int = 1
+    like: Any = None
     counted: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
 
 
@@ -76,8 +75,8 @@ class Reducer:
         if layer.family == EXACT:
             return rows[layer.leaves[0]]
         if layer.family == UNUSED:
-            like = next(iter([*g.values(), *rows.values()]))
-            return like.new_zeros(*like.shape[:2], layer.numel)
+            lead = next((tuple(t.shape[:2]) for t in (*g.values(), *rows.values())), (1, 1))
+            return self.options.like.new_zeros(*lead, layer.numel)
         return example_gradients(layer, *self.pieces(layer, kept, g))
 
     def means(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> dict[str, Tensor]:
@@ -105,26 +104,3 @@ def gram(rows: Tensor, over: int = 1) -> Tensor:
     panels = [part.mT @ R[:, start:] for part, start in zip(parts, ends)]
     below = lambda i, j: panels[j][:, ends[i] - ends[j] : ends[i + 1] - ends[j]].mT
     return torch.cat([torch.cat([*(below(i, j) for j in range(i)), panel], 1) for i, panel in enumerate(panels)])
-
-
-def leaf_rows(f: Callable[..., Tensor], params: Any, x: Any, leaves: tuple[int, ...], columns: Tensor) -> LeafRows:
-    """Gradient of each column at each example for leaves without a rule, `{leaf: [C, B, numel]}`.
-
-    One vjp per example under vmap; memory C B numel.
-    """
-    flat, treedef = trees.flatten(params)
-
-    def one(x: Any, columns: Tensor) -> dict[int, Tensor]:
-        def output(part: dict[int, Tensor]) -> Tensor:
-            whole = treedef.unflatten([part.get(n, t) for n, t in enumerate(flat)])
-            return f(whole, trees.map(lambda t: t[None], x))[0]
-
-        _, back = vjp(output, {n: flat[n] for n in leaves})  # type: ignore[misc]
-        return vmap(lambda c: back(c)[0])(columns)
-
-    if not leaves or batch_size(x) == 0:
-        return {n: columns.new_zeros(len(columns), 0, flat[n].numel()) for n in leaves}
-    return {
-        n: t.flatten(2) if t.ndim > 2 else t[..., None]
-        for n, t in vmap(one, in_dims=(0, 1), out_dims=1)(x, columns).items()
-    }

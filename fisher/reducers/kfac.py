@@ -80,7 +80,7 @@ class KFAC(Reducer):
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         (moments, over), (factors, exact, means) = inputs, columns
-        like = next(iter({**factors, **exact}.values()))
+        like = self.options.like
         unused = {l.name: like.new_zeros(()) for l in self.layers if l.family == UNUSED}
 
         def centered(n: str, total: Tensor, by: Any) -> Tensor:
@@ -101,17 +101,15 @@ class KFAC(Reducer):
 
     def _input_factor(self, layer: Layer, kept: list[Any]) -> tuple[Tensor, Tensor]:
         """Sum over b, s of (a, 1)(a, 1)', with sharing="reduce" of the means over s; over how many terms G is a mean."""
-        sums, positions = _total([a for a, _ in kept]), _total([n for _, n in kept])
+        positions = _total([n for _, n in kept])
         if layer.diagonal:
+            return _total([a for a, _ in kept]), positions
+        sums = _total([_columns_of(layer, a, 1 if self.reduce else 2) for a, _ in kept])
+        if not self.reduce:
             return sums, positions
-        if self.reduce:
-            each = positions.reshape(-1, *(1,) * (sums.ndim - 1)).to(sums.dtype)
-            sums = moment((sums / torch.where(each > 0, each, 1.0))[:, None], layer.grouped, self.options.examples)
-            positions = (positions > 0).to(positions.dtype).sum() / self.options.examples
-        if layer.weight is None:  # a bias that is no column of its use's weight
-            return sums[..., -1:, -1:], positions
-        width = layer.shape[1] + (layer.bias is not None)
-        return sums[..., :width, :width], positions
+        each = positions.reshape(-1, *(1,) * (sums.ndim - 1)).to(sums.dtype)
+        sums = moment((sums / torch.where(each > 0, each, 1.0))[:, None], layer.grouped, self.options.examples)
+        return sums, (positions > 0).to(positions.dtype).sum() / self.options.examples
 
     def _output_factor(self, layer: Layer, g: list[Tensor]) -> Tensor:
         """Sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""
@@ -121,6 +119,16 @@ class KFAC(Reducer):
 
     def _output_mean(self, g: list[Tensor]) -> Tensor:
         return _total([t.sum((0, 1, 2)) for t in g])
+
+
+def _columns_of(layer: Layer, t: Tensor, axes: int) -> Tensor:
+    """Of what a use keeps of (a, 1) or of a, along its last axes, what the layer needs: with zeros for a bias that it lacks."""
+    if layer.weight is None:  # a bias that is no column of its use's weight
+        return t[..., -1:] if axes == 1 else t[..., -1:, -1:]
+    width = layer.shape[1] + (layer.bias is not None)
+    if t.shape[-1] < width:
+        return torch.nn.functional.pad(t, (0, width - t.shape[-1]) * axes)
+    return t[..., :width] if axes == 1 else t[..., :width, :width]
 
 
 def exact_counts(t: Tensor) -> torch.dtype:

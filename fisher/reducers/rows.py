@@ -35,7 +35,7 @@ class Diag(Reducer):
 
     def _diag(self, sums: dict[str, Tensor], means: dict[str, Tensor], seen: int) -> Any:
         views = {n: mean(t, seen) - (means[n] / seen) ** 2 if n in means else mean(t, seen) for n, t in sums.items()}
-        return self.layers.tree(_with_unused(self.layers, views))
+        return self.layers.tree(_with_unused(self.layers, views, self.options.like))
 
 
 class Eye(Diag):
@@ -44,8 +44,8 @@ class Eye(Diag):
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         diag = self._diag(columns[0], columns[1], seen)
         space = self.layers.space
-        total = sum(t.sum() for t in trees.leaves(diag))
-        return PMatEye(torch.as_tensor(total) / max(1, space.numel), space)
+        total = sum((t.sum() for t in trees.leaves(diag)), self.options.like.new_zeros(()))
+        return PMatEye(total / max(1, space.numel), space)
 
 
 class QuasiDiag(Diag):
@@ -89,8 +89,7 @@ class BlockDiag(Reducer):
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         sums, means = columns
-        like = next(iter(sums.values()))
-        blocks = {l.name: like.new_zeros(()) for l in self.layers if l.family == UNUSED}
+        blocks = {l.name: self.options.like.new_zeros(()) for l in self.layers if l.family == UNUSED}
         for n, t in sums.items():
             m = (means[n] / seen).flatten() if n in means else None
             blocks[n] = mean(t, seen) if m is None else mean(t, seen) - torch.outer(m, m)
@@ -158,6 +157,5 @@ def _paired(view: Tensor) -> Tensor:
     return view[..., :-1] * view[..., -1:]
 
 
-def _with_unused(layers: Any, views: dict[str, Tensor]) -> dict[str, Tensor]:
-    like = next(iter(views.values()))
+def _with_unused(layers: Any, views: dict[str, Tensor], like: Tensor) -> dict[str, Tensor]:
     return views | {l.name: like.new_zeros(l.numel) for l in layers if l.family == UNUSED}

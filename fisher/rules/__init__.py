@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from fisher.forms import Arrangement, Channels, Contraction, Convolution, Elementwise, Form
 from fisher.rules.convolutions import convolution, transposed_convolution
-from fisher.rules.elementwise import batch_norm, group_norm, instance_norm, layer_norm, mul, rms_norm
+from fisher.rules.elementwise import batch_norm, group_norm, imul, instance_norm, layer_norm, mul, prelu, rms_norm
 from fisher.rules.lookup import embedding, getitem, index_select
 from fisher.rules.match import Match, Rule, View
-from fisher.rules.products import add, addmm, einsum, iadd, linear, matmul, mm
+from fisher.rules.products import add, addcmul, addmm, einsum, iadd, linear, matmul, mm
 
 __all__ = [
     "RULES",
@@ -57,6 +57,13 @@ RULES: dict[Any, Rule] = {
     torch.Tensor.multiply: mul,
     torch.Tensor.__mul__: mul,
     torch.Tensor.__rmul__: mul,
+    torch.Tensor.__imul__: imul,
+    torch.Tensor.mul_: imul,
+    torch.addcmul: addcmul,
+    torch.Tensor.addcmul: addcmul,
+    F.prelu: prelu,
+    torch.prelu: prelu,
+    torch.Tensor.prelu: prelu,
     F.layer_norm: layer_norm,
     F.rms_norm: rms_norm,
     F.group_norm: group_norm,

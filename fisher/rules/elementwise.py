@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fisher.forms import Channels, Elementwise, Form
-from fisher.rules.match import Lookup, Match, bind, is_input
+from fisher.rules.match import Lookup, Match, View, bind, is_input
 
 
 def mul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
@@ -22,9 +23,34 @@ def mul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | 
     seen = view(w)
     if seen is None or view(x) is not None or seen.transposed or seen.rows is not None or not x.is_floating_point():
         return None
-    if w.ndim < x.ndim or (w.ndim == x.ndim > 0 and w.shape[0] == 1 < x.shape[0]):
-        return Match("scale", seen, None, x, Elementwise(shape=tuple(w.shape)))
-    return None
+    shape = own_shape(w, seen)
+    return Match("scale", seen, None, x, Elementwise(shape=shape)) if x.ndim and broadcasts(shape, x) else None
+
+
+def imul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
+    """`x *= w`: a scale that is written over x."""
+    match = mul(args, kwargs, view) if view(args[0]) is None else None
+    return dataclasses.replace(match, in_place=True) if match is not None else None
+
+
+def own_shape(t: Tensor, seen: View) -> tuple[int, ...]:
+    """The shape in which the entries of a leaf stand in a call, 1 where they are repeated."""
+    return tuple(t.shape) if seen.shape is None else seen.shape
+
+
+def broadcasts(shape: tuple[int, ...], x: Tensor) -> bool:
+    """Whether entries of this shape are the same for all along x's first axis."""
+    return len(shape) < x.ndim or (len(shape) == x.ndim and shape[0] == 1)
+
+
+def prelu(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
+    """`F.prelu(x, w)`: max(x, 0) + w min(x, 0), with one w or one for each channel, axis 1."""
+    x, w = bind(("input", "weight"), args, kwargs, (None, None))
+    seen = view(w)
+    if seen is None or view(x) is not None or seen.transposed or seen.rows is not None or not is_input(x):
+        return None
+    form = Channels() if w.numel() > 1 else Elementwise(shape=(1,))
+    return Match("prelu", seen, None, x, form, lambda x: x.clamp(max=0.0))
 
 
 def layer_norm(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:

@@ -47,6 +47,6 @@ def index_select(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) ->
 
 def _table(index: Any, w: Tensor, seen: Any, padding: int | None) -> Match | None:
     ints = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    if not ints or index.ndim == 0 or w.ndim != 2 or seen.transposed or seen.rows is not None:
+    if not ints or index.ndim == 0 or w.ndim != 2 or not seen.whole:
         return None
     return Match("embedding", seen, None, index, forms.Lookup(True, w.shape[0], padding))

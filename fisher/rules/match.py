@@ -16,11 +16,18 @@ PLAIN = Form()
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A tensor object that is a leaf, a leaf transposed, or the rows start..stop of a leaf."""
+    """A tensor object with the entries of a leaf, up to a constant that is added: the leaf, its transpose, the rows
+    start..stop of it, or all of them in another shape, in their order (an axis along which they are repeated counts as 1)."""
 
     path: Path
     transposed: bool = False
     rows: tuple[int, int] | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the leaf as it is."""
+        return not self.transposed and self.rows is None and self.shape is None
 
 
 @dataclasses.dataclass(frozen=True)

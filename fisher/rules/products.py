@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from torch import Tensor
 
 from fisher.forms import Arrangement, Contraction, Elementwise, Form
+from fisher.rules.elementwise import broadcasts, mul, own_shape
 from fisher.rules.match import Lookup, Match, View, bind, is_input
 from linmaps.trees import path_str
 
@@ -22,7 +24,7 @@ def linear(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
     if seen is None:
         return Match("bias", None, bias, None) if bias is not None else None
     _check_features(x, w.shape[1], seen)
-    if seen.transposed and seen.rows is not None:
+    if (seen.transposed and seen.rows is not None) or seen.shape is not None:
         return None
     return Match("linear", seen, bias, x, Form(seen.transposed))
 
@@ -34,7 +36,7 @@ def matmul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
     if seen is None or not is_input(x) or w.ndim != 2:
         return None
     _check_features(x, w.shape[0], seen)
-    if not seen.transposed and seen.rows is not None:
+    if (not seen.transposed and seen.rows is not None) or seen.shape is not None:
         return None
     return Match("matmul", seen, None, x, Form(not seen.transposed))
 
@@ -63,13 +65,12 @@ def add(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | 
     seen = view(b)
     if seen is None or view(z) is not None or z.ndim < 2:
         return None
-    if b.ndim == 1 and z.shape[-1] == b.shape[0]:
+    shape = own_shape(b, seen)
+    if shape and b.ndim <= z.ndim and z.shape[-1] == shape[-1] == math.prod(shape) and not seen.transposed:
         return Match("bias", None, seen, None, added_to=z)
-    if seen.transposed or seen.rows is not None:
+    if seen.transposed or seen.rows is not None or not broadcasts(shape, z):
         return None
-    if b.ndim < z.ndim or (b.ndim == z.ndim and b.shape[0] == 1 < z.shape[0]):
-        return Match("shift", None, seen, None, Elementwise(shape=tuple(b.shape)))
-    return None
+    return Match("shift", None, seen, None, Elementwise(shape=shape))
 
 
 def iadd(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
@@ -90,12 +91,20 @@ def einsum(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
     if view(w) is None:
         (x, w), (left, right) = (w, x), (right, left)
     seen = view(w)
-    whole = seen is not None and not seen.transposed and seen.rows is None and view(x) is None
-    if not whole or any(len(set(word)) < len(word) for word in (left, right)):
+    if (
+        seen is None
+        or not seen.whole
+        or view(x) is not None
+        or any(len(set(word)) < len(word) for word in (left, right))
+    ):
         return None
     into = [c for c in right if c in left and c not in z]
     out = [c for c in right if c in z and c not in left]
     groups = [c for c in right if c in z and c in left]
+    if right and z == left and right == "".join(groups) == "".join(c for c in left if c in right) != left:
+        return Match(
+            "scale", seen, None, x, Elementwise(shape=tuple(n if c in right else 1 for c, n in zip(left, x.shape)))
+        )
     shared = [c for c in left if c in z and c not in right]
     if len(groups) > 1 or (groups and right[0] != groups[0]) or len(into) + len(out) + len(groups) < len(right):
         return None
@@ -118,6 +127,18 @@ def einsum(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
         ),
     )
     return Match("einsum", seen, None, x, form)
+
+
+def addcmul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
+    """`torch.addcmul(b, x, w)`: b + x w, a scale with its shift."""
+    b, x, w, value = bind(("input", "tensor1", "tensor2", "value"), args, kwargs, (None, None, None, 1))
+    match = mul((x, w), {}, view) if value == 1 else None
+    if match is None or match.weight is None:
+        return None
+    seen = view(b)
+    if seen is not None and own_shape(b, seen) != match.form.shape:  # type: ignore[attr-defined]
+        return None
+    return dataclasses.replace(match, bias=seen)
 
 
 def _check_features(x: Tensor, size: int, weight: View) -> None:

@@ -27,6 +27,47 @@ def is_transpose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
     return func in _PERMUTED_BY and [n % 2 for n in numbers] == [1, 0]
 
 
+_GUISES = {
+    func
+    for space in (torch, torch.Tensor)
+    for name in """
+        to float double half bfloat16 type type_as cpu cuda contiguous clone positive view view_as reshape reshape_as flatten
+        unflatten ravel squeeze unsqueeze expand expand_as broadcast_to add __add__ __radd__ sub __sub__ __getitem__
+    """.split()  # noqa: SIM905
+    if (func := getattr(space, name, None)) is not None
+}
+SIZED_BY = {  # of a second tensor they take the dtype, the device or the shape
+    getattr(torch.Tensor, name) for name in ("to", "type_as", "view_as", "reshape_as", "expand_as")
+}
+_EXPANDS = {torch.Tensor.expand, torch.Tensor.expand_as, torch.Tensor.broadcast_to, torch.broadcast_to}
+
+
+def guise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...] | None:
+    """The shape of a result that has the entries of its first tensor in their order, up to a constant number that is added:
+    a cast, a copy, a view, another shape.  Axes along which they are repeated count as 1.  None for any other call.
+    """
+    given = [a for a in args if isinstance(a, Tensor)]
+    if func not in _GUISES or not given or not isinstance(out, Tensor):
+        return None
+    t, rest = given[0], (*args[1:], *kwargs.values())
+    own = getattr(func, "__name__", "")
+    if "add" in own or "sub" in own:  # w + 1 and 1 + w, not 1 - w
+        constant = len(args) == 2 and args[0] is t and isinstance(args[1], (int, float)) and not kwargs
+        return tuple(out.shape) if constant else None
+    if own == "__getitem__" and not all(i is None or i is ... or i == slice(None) for i in _indices(args[1])):
+        return None
+    if own == "view" and any(isinstance(a, torch.dtype) for a in rest):  # bits, not numbers
+        return None
+    if func in _EXPANDS:
+        known = (1,) * (out.ndim - t.ndim) + tuple(t.shape)
+        return tuple(n if n == m else 1 for n, m in zip(known, out.shape))
+    return tuple(out.shape) if out.numel() == t.numel() else None
+
+
+def _indices(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
 _NO_GRADIENT = {
     torch.zeros_like,
     torch.ones_like,

@@ -137,17 +137,16 @@ def factors_by_loop(m, layers, layer, likelihood, sharing):
         A, G = 0.0, 0.0
         for b in range(batch):
             inputs, outputs = [], []
-            for k, cut in zip(layer.uses, layer.cuts):
+            for k, cut, biased in zip(layer.uses, layer.cuts, layer.biased):
                 a, g = io[k][0][b], io[k][1][:, b]
                 if layer.diagonal:
                     a = torch.nn.functional.one_hot(a, layer.shape[1] + 1)[:, :-1].to(D)
                 if groups > 1:
                     a, g = a[:, group], g[:, :, group]
-                inputs.append(a[:, : layer.shape[1]])
+                one = torch.full((len(a), int(layer.bias is not None)), float(biased), dtype=D)
+                inputs.append(torch.cat([a[:, : layer.shape[1]], one], 1))
                 outputs.append(g if cut is None else g[..., cut[0] : cut[1]])
             a, g = torch.cat(inputs), torch.cat(outputs, 1)
-            if layer.bias is not None:
-                a = torch.cat([a, torch.ones(len(a), 1, dtype=D)], 1)
             shared = len(a)
             if sharing == "reduce":
                 a, g, shared = a.mean(0, keepdim=True), g.sum(1, keepdim=True), 1

@@ -225,3 +225,32 @@ def test_register_refuses_a_second_rule_and_learns_a_new_call():
         assert fisher.LayerCollection.from_function(f, params, X)["w"].kind == "matmul"
     finally:
         del fisher.rules.RULES[torch.linalg.matmul]
+
+
+class Twice(torch.nn.Module):
+    """One module under two names, and one weight of two modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(3, 3)
+        self.net = torch.nn.Sequential(self.first, torch.nn.LayerNorm(3))
+        self.tied = torch.nn.Linear(3, 3)
+        self.tied.weight = self.first.weight
+
+    def forward(self, x):
+        return self.tied(torch.tanh(self.net(x)))
+
+
+def test_a_module_under_two_names_is_left_as_it_was():
+    model = Twice().double()
+    before = [(id(p), type(p), p.requires_grad, p.detach().clone()) for p in model.parameters()]
+    layers = fisher.LayerCollection.from_model(model, None, X)
+    after = [(id(p), type(p), p.requires_grad, p.detach().clone()) for p in model.parameters()]
+    assert [a[:3] for a in after] == [b[:3] for b in before]
+    assert all(torch.equal(a[3], b[3]) for a, b in zip(after, before))
+    assert {layer.name: len(layer.uses) for layer in layers} == {
+        "first": 2,
+        "first.bias": 1,
+        "net.1": 1,
+        "tied.bias": 1,
+    }

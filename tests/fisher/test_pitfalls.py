@@ -39,10 +39,44 @@ def test_autocast_casts_below():
     assert layers == plain
 
 
-def test_a_checkpointed_function_is_refused_by_torch_with_its_reason():
-    f = lambda p, x: checkpoint(lambda h: torch.tanh(h @ p["w"]), x, use_reentrant=False)
-    with pytest.raises(RuntimeError, match="saved tensor hooks"):
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_checkpointed_function_is_refused_with_cause_and_cure(use_reentrant):
+    f = lambda p, x: checkpoint(lambda w, h: torch.tanh(h @ w), p["w"], x, use_reentrant=use_reentrant)
+    with pytest.raises(ValueError, match=r"f\(params, x\): .*checkpointing.*run it without checkpointing"):
         fisher.fim(f, {"w": torch.ones(3, 2)}, torch.ones(4, 3))
+
+
+def test_a_compiled_function_is_refused_with_cause_and_cure():
+    f = torch.compile(lambda p, x: torch.tanh(x @ p["w"]), backend="eager")
+    with pytest.raises(ValueError, match=r"f\(params, x\): calls what torch.compile made.*give the function or module"):
+        fisher.fim(f, {"w": torch.ones(3, 2)}, torch.ones(4, 3))
+
+
+def with_dropout(params, x):
+    return torch.nn.functional.dropout(x @ params["w"], 0.5, True) @ params["v"]
+
+
+SOURCE = torch.Generator().manual_seed(0)
+
+
+def with_noise_of_its_own(params, x):
+    return (x @ params["w"] + torch.rand(len(x), 3, generator=SOURCE)) @ params["v"]
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(("f", "head"), [(with_dropout, 1.0), (with_dropout, 0.0), (with_noise_of_its_own, 1.0)])
+@pytest.mark.parametrize("representation", [fisher.PMatKFAC, fisher.PMatDiag, fisher.PMatDense, fisher.PMatImplicit])
+def test_a_random_function_is_refused_with_its_cause(f, head, representation, given):
+    """Whether its layers are found in the call or known before; also where a layer of zeros hides the noise."""
+    r = torch.Generator().manual_seed(1)
+    params = {"w": torch.randn(3, 3, generator=r), "v": head * torch.randn(3, 2, generator=r)}
+    calm = lambda p, x: x @ p["w"] @ p["v"]
+    layers = fisher.LayerCollection.from_function(calm, params, torch.ones(4, 3)) if given else None
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"f\(params, x\): is random.*eval"):
+        fisher.fim(f, params, torch.ones(40, 3), representation, layers=layers)
+    assert f is not with_noise_of_its_own or torch.equal(before, torch.get_rng_state())
 
 
 def test_fused_attention_is_exact_and_no_switch_is_turned():

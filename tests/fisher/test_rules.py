@@ -13,6 +13,7 @@ from fisher.forms import Arrangement
 from linmaps import trees
 from tests.laws import close
 from tests.oracles import fisher_matrix
+from tests.zoo import _randn
 
 D = torch.float64
 
@@ -207,3 +208,94 @@ def test_a_rule_of_ones_own():
         close(kfac.to_torch(), dense.matrix, 1e-10, "one layer, no sharing: exact")
     finally:
         del rules.RULES[split_linear]
+
+
+SCALES = {
+    "x * w + b": lambda x, w, b: x * w + b,
+    "x * w.unsqueeze(0) + b": lambda x, w, b: x * w.unsqueeze(0) + b,
+    "x * w[None] + b[None]": lambda x, w, b: x * w[None] + b[None],
+    "x * w[None, ...] + b.unsqueeze(-2)": lambda x, w, b: x * w[None, ...] + b.unsqueeze(-2),
+    "x * w.view(1, -1) + b": lambda x, w, b: x * w.view(1, -1) + b,
+    "x * w.reshape(1, -1) + b.reshape(1, -1)": lambda x, w, b: x * w.reshape(1, -1) + b.reshape(1, -1),
+    "x * w.expand_as(x) + b": lambda x, w, b: x * w.expand_as(x) + b,
+    "x * w.expand(len(x), -1) + b": lambda x, w, b: x * w.expand(len(x), -1) + b,
+    "torch.broadcast_to(w, x.shape) * x + b": lambda x, w, b: torch.broadcast_to(w, x.shape) * x + b,
+    "x * (1 + w) + b": lambda x, w, b: x * (1 + w) + b,
+    "x * (w - 0.5) + b.to(x.dtype)": lambda x, w, b: x * (w - 0.5) + b.to(x.dtype),
+    "addcmul(b, x, w)": lambda x, w, b: torch.addcmul(b, x, w),
+    "addcmul(b, w, x)": lambda x, w, b: torch.addcmul(b, w, x),
+    "x.mul(w).add(b)": lambda x, w, b: x.mul(w).add(b),
+    "x.mul_(w).add_(b)": lambda x, w, b: x.clone().mul_(w).add_(b),
+    "x *= w; x += b": lambda x, w, b: _in_place(x.clone(), w, b),
+    "einsum('bi,i->bi') + b": lambda x, w, b: torch.einsum("bi,i->bi", x, w) + b,
+    "einsum('i,bi->bi') + b": lambda x, w, b: torch.einsum("i,bi->bi", w, x) + b,
+}
+
+
+def _in_place(x, w, b):
+    x *= w
+    x += b
+    return x
+
+
+@pytest.mark.parametrize("spelled", SCALES)
+def test_a_scale_keeps_its_shift_however_it_is_spelled(spelled):
+    r = _randn(7)
+    p, x = {"v": r(3, 4), "w": r(4), "b": r(4)}, r(5, 3)
+    f = lambda p, x: torch.tanh(SCALES[spelled](x @ p["v"], p["w"], p["b"]))
+    layers = fisher.LayerCollection.from_function(f, p, x)
+    assert [(l.name, l.kind) for l in layers] == [("v", "matmul"), ("w", "scale")]
+    fim = lambda representation: fisher.fim(f, p, x, representation, "gaussian", layers=layers).to_torch()
+    own = [*range(4), *range(16, 20)]  # b and w in the flat order b, v, w
+    close(fim(fisher.PMatBlockDiag)[own][:, own], fim(fisher.PMatImplicit)[own][:, own], 1e-12, spelled)
+
+
+CASTS = {
+    "to(x.dtype)": lambda w, x: w.to(x.dtype),
+    "to(x)": lambda w, x: w.to(x),
+    "double()": lambda w, x: w.double(),
+    "to(device)": lambda w, x: w.to("cpu"),
+    "type_as": lambda w, x: w.type_as(x),
+    "contiguous": lambda w, x: w.contiguous(),
+    "clone": lambda w, x: w.clone(),
+    "view_as": lambda w, x: w.view_as(w),
+    "[:]": lambda w, x: w[:],
+    "squeeze": lambda w, x: w.squeeze(),
+    "expand": lambda w, x: w.expand(w.shape),
+    "[None].squeeze(0)": lambda w, x: w[None].squeeze(0),
+    "flatten.view": lambda w, x: w.flatten().view(w.shape),
+    "+ 0.5": lambda w, x: w + 0.5,
+}
+
+
+def factors_of(guise, wide, x, dtype, shift=0.0):
+    """KFAC of a network whose leaves, of a dtype, are met in a guise."""
+    f = lambda p, x: torch.tanh(F.linear(x, guise(p["w"], x), guise(p["b"], x) + shift)) @ guise(p["v"], x)
+    return fisher.fim(f, trees.map(lambda t: t.to(dtype), wide), x, likelihood="gaussian")
+
+
+WIDE = {"w": randn(3, 4, seed=1), "b": randn(3, seed=2), "v": randn(3, 2, seed=3)}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_a_weight_that_is_cast_or_copied_keeps_its_factors(cast):
+    x, shift = randn(5, 4), 0.5 if cast == "+ 0.5" else 0.0
+    got = factors_of(CASTS[cast], WIDE, x, D)
+    want = factors_of(lambda w, x: w, trees.map(lambda t: t + shift, WIDE), x, D)
+    assert got.factors.keys() == {"v", "w"}
+    close(got.factors, want.factors, 1e-12, cast)
+
+
+@pytest.mark.parametrize("cast", ["to(x.dtype)", "to(x)", "type_as"])
+def test_half_precision_leaves_cast_to_the_input_have_the_factors_of_what_they_say(cast):
+    x = randn(5, 4).float()
+    got = factors_of(CASTS[cast], WIDE, x, torch.bfloat16)
+    want = factors_of(CASTS[cast], trees.map(lambda t: t.bfloat16().float(), WIDE), x, torch.float32)
+    assert got.dtype == torch.bfloat16
+    close(trees.map(lambda t: t.float(), got.factors), want.factors, 2e-2, cast)
+
+
+def test_a_leaf_that_lends_its_type_or_shape_is_not_used():
+    f = lambda p, x: torch.tanh(x.to(p["w"]).view_as(p["like"]) @ p["w"].type_as(p["like"]))
+    p, x = {"w": torch.ones(3, 2), "like": torch.zeros(4, 3)}, torch.ones(4, 3)
+    assert {l.name: l.kind for l in fisher.LayerCollection.from_function(f, p, x)} == {"w": "matmul", "like": "unused"}
