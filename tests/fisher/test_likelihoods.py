@@ -27,7 +27,6 @@ from fisher.likelihoods import (
     Segmentation,
     likelihood,
     n_columns,
-    probabilities,
     root_part,
     score,
 )
@@ -293,87 +292,12 @@ def test_specs_are_hashable_printable_and_saved(name):
         which.class_axis = 3
 
 
-# --- parameters that are tensors ----------------------------------------------------------------------------------------
-
-_S = torch.tensor([0.5, 2.0, 1.3], dtype=D)
-_spd2, _spd3 = spd(2), spd(3)
-_line = lambda n: torch.cos(torch.arange(n, dtype=D))
-TENSORS = {  # a likelihood of a scalar s, through one of its parameters
-    "gaussian variance": (lambda s: Gaussian(0.4 + s), (2, 3)),
-    "gaussian variances": (lambda s: Gaussian(_S + s * _line(3)), (2, 3, 2)),
-    "gaussian variances in a list": (lambda s: Gaussian([0.5 + s, 1.0, 2.0]), (2, 3)),
-    "gaussian variances, last": (lambda s: Gaussian(_S[:2] + s, class_axis=-1), (2, 3, 2)),
-    "gaussian variance each": (lambda s: Gaussian(torch.ones(3, 2, dtype=D) + s * _line(6).reshape(3, 2)), (2, 3, 2)),
-    "gaussian covariance": (lambda s: Gaussian(covariance=_spd3 + s * torch.outer(_line(3), _line(3))), (2, 3, 2)),
-    "gaussian covariance, last": (lambda s: Gaussian(covariance=_spd2 * (1 + s), class_axis=-1), (2, 3, 2)),
-    "categorical weights": (lambda s: Categorical(weight=_S + s * _line(3)), (2, 3, 2)),
-    "segmentation weights": (lambda s: Segmentation(weight=_S + s), (2, 3, 2)),
-}
-
-
-@pytest.mark.parametrize("name", TENSORS)
-def test_derivatives_in_tensor_parameters_and_ensembles_of_them(name):
-    make, shape = TENSORS[name]
-    y, u = logits(2, *shape), logits(3, *shape)
-    t = targets_of(make(torch.zeros((), dtype=D)), y)
-    noise = make(torch.zeros((), dtype=D)).noise((2, *shape), torch.Generator().manual_seed(0), y)
-
-    def all_of(s):
-        which = make(s)
-        parts = which.root(y), which.sample(y, noise), which.score(y, t), which.log_prob(y, t), which.product(y, u)
-        return torch.cat([part.flatten() for part in parts])
-
-    zero, h = torch.zeros((), dtype=D), 1e-5
-    first = jacrev(all_of)(zero)
-    assert first.abs().max() > 0.01
-    close(jacfwd(all_of)(zero), first, 1e-11, "forward")
-    close(first, (all_of(zero + h) - all_of(zero - h)) / (2 * h), 1e-7, "differences")
-    members = torch.tensor([0.0, 0.1, 0.2], dtype=D)
-    close(vmap(all_of)(members), torch.stack([all_of(s) for s in members]), 1e-13, "ensemble")
-    classical = zero.clone().requires_grad_()
-    assert all_of(classical).requires_grad
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_ensemble_of_covariances_along_any_axis(axis):
-    S = torch.stack([spd(2), 2 * spd(2), spd(2) + 1], axis)
-    root = lambda S: Gaussian(covariance=S).root(torch.zeros(1, 2, dtype=D))
-    close(vmap(root, axis)(S), torch.stack([root(m) for m in S.unbind(axis)]), 1e-13, "ensemble")
-
-
 @in_every_shape
 def test_product_is_that_of_the_root(name):
     which, shape = SHAPES[name]
     y, u = logits(2, *shape), logits(3, *shape)
     want = torch.einsum("bij,bj->bi", outer(which.root(y)), u.reshape(len(u), y[0].numel())).reshape(y.shape)
     close(which.product(y, u), want, 1e-13, "H u")
-
-
-# --- predictive probabilities -------------------------------------------------------------------------------------------
-
-
-@in_every_shape
-def test_probabilities_are_those_of_the_output_where_it_is_certain(name):
-    """And with variance they are those of the sampled outputs, nearly; a likelihood without classes is refused by name."""
-    which, shape = SHAPES[name]
-    y = logits(2, *shape)
-    if not isinstance(which, Categorical | Bernoulli):
-        with pytest.raises(ValueError, match=rf"{type(which).__name__} has no classes.*predict"):
-            probabilities(which, y, y**2)
-        return
-    plain = torch.softmax(y, which.class_axis) if isinstance(which, Categorical) else torch.sigmoid(y)
-    close(probabilities(which, y, torch.zeros_like(y)), plain, 1e-14, "no variance")
-    p = probabilities(which, y, y**2 + 1)
-    if isinstance(which, Categorical):
-        close(p.sum(which.class_axis), torch.ones_like(p.sum(which.class_axis)), 1e-13, "sum")
-        return
-    z = y + (y**2 + 1).sqrt() * logits(9, 100_000, *shape)
-    assert (torch.sigmoid(z).mean(0) - p).abs().max() < 0.02
-
-
-def test_one_class_has_no_probabilities():
-    with pytest.raises(ValueError, match=r"one class.*bernoulli"):
-        probabilities(Categorical(), torch.zeros(3, 1), torch.zeros(3, 1))
 
 
 def test_no_positions_and_no_examples():
