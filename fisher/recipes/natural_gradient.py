@@ -80,8 +80,8 @@ def natural_gradient_step(
     (tensor([[0.9980, 0.9980]]), Damping(value=tensor(0.0007)))
     """
     checks.number(damping.value, "damping", low=0)
-    for name, value in (("factor", factor), ("lower", lower), ("upper", upper), ("minimum", minimum)):
-        checks.number(value, name, low=0, tensor=False)
+    for name, number in (("factor", factor), ("lower", lower), ("upper", upper), ("minimum", minimum)):
+        checks.number(number, name, low=0, tensor=False)
     if not factor > 1 or not 0 < lower < upper:
         raise ValueError(
             f"got factor={factor}, lower={lower}, upper={upper}, expected factor > 1 and 0 < lower < upper"

@@ -421,3 +421,14 @@ def test_a_delta_of_another_metric_is_refused():
         growth.optimal_neurons(stats, 2, delta=delta, output_metric=metric)
         with pytest.raises(ValueError, match="is none of another"):
             growth.optimal_neurons(stats, 2, delta=delta, output_metric=other)
+
+
+def test_masked_samples_are_not_in_the_exact_fisher():
+    f = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+    p, x, t = {"a.weight": draw(4, 3), "b.weight": draw(3, 4)}, draw(6, 3), torch.tensor([0, -100, 2, 1, -100, 0])
+    pair = growth.Pair("a", "b")
+    kept = t >= 0
+    want = growth.output_fisher(f, p, x[kept], pair) * kept.sum() / 6
+    close(growth.output_fisher(f, p, (x, t), pair), want, 1e-13, "F")
