@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections import Counter
 
 from fisher.forms import Elementwise, Form
 from fisher.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
@@ -57,7 +59,18 @@ def leaves_to_layers(
                     path_str(path), EXACT, EXACT, n, None, Form(), None, (size, size), (), (), (), shapes, note
                 )
             layers[n, rows[0] if rows else 0] = made
-    return tuple(layers[key] for key in sorted(layers))
+    return _told_apart([layers[key] for key in sorted(layers)], layout)
+
+
+def _told_apart(layers: list[Layer], layout: Layout) -> tuple[Layer, ...]:
+    """The layers, whose names are keys: where those of two are equal, each is that of its first leaf as a tuple of keys."""
+    count = Counter(layer.name for layer in layers)
+
+    def named(layer: Layer) -> Layer:
+        rows = layer.name[layer.name.rindex("[") :] if layer.name.endswith("]") else ""
+        return dataclasses.replace(layer, name=f"{layout.paths[layer.leaves[0]]!r}{rows}")
+
+    return tuple(layer if count[layer.name] == 1 else named(layer) for layer in layers)
 
 
 def _conflicts(uses: tuple[Use, ...], opaque: dict[Path, str]) -> dict[Path, str]:

@@ -19,6 +19,7 @@ from fisher.trace import Tracer
 from fisher.uses import EXACT, PRODUCT, UNUSED, Layer, Use
 from fisher.watch import distinct
 from linmaps import trees
+from linmaps.paths import names
 from linmaps.precision import full_precision
 from linmaps.trees import Layout, Path, path_str
 
@@ -194,14 +195,14 @@ class LayerCollection:
         """Layout of the vectors that matrices on these layers act on: that of params, or `{path: leaf}` of some layers."""
         if self.complete:
             return self.layout
-        paths, shapes = self.layout.paths, self.layout.shapes
-        return Layout.of({path_str(paths[n]): torch.empty(shapes[n], device="meta") for n in self._numbers})
+        name, shapes = names(self.layout.paths), self.layout.shapes
+        return Layout.of({name[n]: torch.empty(shapes[n], device="meta") for n in self._numbers})
 
     @property
     def _numbers(self) -> list[int]:
         """The leaves of these layers, in the flat order of `space`."""
         found = {n for l in self for n in l.leaves}
-        return sorted(found, key=None if self.complete else lambda n: path_str(self.layout.paths[n]))
+        return sorted(found, key=None if self.complete else names(self.layout.paths).__getitem__)
 
     def views(self, v: Any) -> dict[str, Tensor]:
         """A vector of parameter space by layer: `[O, I]` (the bias a last column) where factored, `[n, 2]` of a scale with its

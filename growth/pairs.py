@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.paths import names
 from linmaps.trees import Path, path_str
 
 Activation = Callable[[Tensor], Tensor]
@@ -144,7 +145,7 @@ def layer_at(params: Any, path: str | Path) -> Layer:
     >>> layer_at({"net": {"0.weight": torch.zeros(3, 2)}}, "net.0").weight.shape
     torch.Size([3, 2])
     """
-    found = {path_str(p): p for p in trees.paths(params)}
+    found = dict(zip(names(trees.paths(params)), trees.paths(params)))
     stem = path_str(path)
     weight_path = found.get(f"{stem}.weight") if f"{stem}.weight" in found else found.get(stem)
     if weight_path is None:

@@ -12,7 +12,8 @@ from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul
 from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
-from linmaps.trees import Layout, path_str
+from linmaps.paths import names
+from linmaps.trees import Layout
 
 
 @trees.record(static=("split", "layers"))
@@ -73,7 +74,7 @@ class PMatMixed(PMat):
 
     def _cut(self, v: Any) -> list[Any]:
         """A vector's share of each part."""
-        flat = dict(zip(map(path_str, self.layout.paths), trees.leaves(v)))
+        flat = dict(zip(names(self.layout.paths), trees.leaves(v)))
         return [
             v if s.space == self.layout else {p[0]: flat[p[0]] for p in s.space.paths}  # flat dicts by path
             for s in self.split
@@ -86,7 +87,7 @@ class PMatMixed(PMat):
             if s.space == self.layout:
                 return share
             found |= share
-        return self.layout.unflatten([found[path_str(p)] for p in self.layout.paths])
+        return self.layout.unflatten([found[name] for name in names(self.layout.paths)])
 
     def _each(self, v: Any, fn: Callable[[Any, Any], Any]) -> Any:
         return self._join([fn(part, share) for part, share in zip(self.parts, self._cut(v))])

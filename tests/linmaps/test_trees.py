@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 from linmaps import trees
+from linmaps.paths import names
 from linmaps.trees import Layout
 from tests.laws import close
 
@@ -209,3 +210,21 @@ def test_one_level():
     assert (list(keys), list(children), rebuild([3, 4])) == (["x", "y"], [1, 2], Point(3, 4))
     keys, children, rebuild = trees.one_level({"b": 1, "a": 2})
     assert (keys, list(children)) == (["b", "a"], [1, 2]), "the order of insertion"
+
+
+COLLIDING = {"a.b": 1, "a": {"b": 2}, "n": {1: 3, "1": 4}}
+
+
+def test_paths_whose_strings_are_equal_stay_apart():
+    """A tuple of keys is taken as it is; a string that may mean two subtrees is refused."""
+    for path, leaf in zip(trees.paths(COLLIDING), trees.leaves(COLLIDING)):
+        assert trees.get(COLLIDING, path) == leaf
+        assert trees.get(trees.replace(COLLIDING, path, 9), path) == 9
+        others = [p for p in trees.paths(COLLIDING) if p != path]
+        assert all(trees.get(trees.replace(COLLIDING, path, 9), p) != 9 for p in others)
+    for name in ("a.b", "n.1"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: may mean 2 subtrees, expected one; give a tuple of keys, one of \["
+        ):
+            trees.get(COLLIDING, name)
+    assert len(set(names(trees.paths(COLLIDING)))) == 4
