@@ -78,10 +78,11 @@ def number(
                 f"{name}: got {found[~fine].flatten()[0].item() if found.ndim else found.item()}, expected {expected}"
             )
         return
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
-    inside = (value > low if above else value >= low) and (value < high if below else value <= high)
-    if not (math.isfinite(value) and inside):
+    real: Any = value
+    inside = (real > low if above else real >= low) and (real < high if below else real <= high)
+    if not (math.isfinite(real) and inside):
         raise ValueError(f"{name}: got {value}, expected {expected}")
 
 

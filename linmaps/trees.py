@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeVar, dataclass_transform
 
 import optree
@@ -341,7 +342,7 @@ class Layout:
 
     def check(self, tree: Tree, name: str) -> Tree:
         """`check_like` with a tree of this structure and these shapes."""
-        return check_like(tree, self.unflatten([_Shape(s) for s in self.shapes]), name)
+        return check_like(tree, self.unflatten([SimpleNamespace(shape=s) for s in self.shapes]), name)
 
     def __getstate__(self) -> tuple[Any, ...]:  # a skeleton of plain containers, which torch.load reads without trust
         return self.treedef.unflatten(range(len(self.shapes))), self.shapes
@@ -349,11 +350,6 @@ class Layout:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         object.__setattr__(self, "treedef", optree.tree_structure(state[0]))
         object.__setattr__(self, "shapes", state[1])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    shape: tuple[int, ...]
 
 
 def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
@@ -423,7 +419,7 @@ def one_level(node: Any) -> tuple[list[Any], list[Any], Callable[[list[Any]], An
         return None
     if isinstance(node, dict):  # insertion order, which the flat order is not
         first = (node.default_factory,) if hasattr(node, "default_factory") else ()
-        return list(node), list(node.values()), lambda values: type(node)(*first, zip(node, values))
+        return list(node), list(node.values()), lambda values: type(node)(*first, zip(node, values))  # type: ignore[call-overload]
     children, settings, entries, unflatten = optree.tree_flatten_one_level(node)
     names = getattr(type(node), "_fields", None)
     return [names[i] for i in entries] if names else list(entries), children, lambda values: unflatten(settings, values)
