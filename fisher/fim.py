@@ -57,6 +57,7 @@ def fim(
     representation: a PMat class.  likelihood: "categorical" (logits), "gaussian", ..., or an object.
     estimator: "exact"; "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap);
     "empirical" and "gradient_covariance" at the targets of data, the latter less the mean gradient if `centered`.
+    Positions whose target is the likelihood's ignore_index count nowhere, whatever the estimator.
     layers: from `LayerCollection.from_function`; made and checked here if not given (two forwards, four backwards more).
     A sub-collection gives a matrix on the vectors `{path: leaf}` of its leaves.
     chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
