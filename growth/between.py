@@ -123,7 +123,8 @@ def _compare(
         raise ValueError(refusal(f, params, pair, x, why))
     came = vjp(arranged, z)[1](g[place.after[0]] @ working(after.weight).flatten(1))[0] * slope
     smooth = (slope_high - slope_low).abs() <= accuracy * slope.detach().abs()
-    wrong = _differs(*(torch.where(smooth, t, 0.0)[..., start:] for t in (g[place.before[0]], came)), None, accuracy)
+    seen_z, want_z = (torch.where(smooth, t, 0.0)[..., start:] for t in (g[place.before[0]], came))
+    wrong = _differs(seen_z, want_z, None, accuracy)
     if wrong is not None:
         why = "is not the only one that it is used for, or its derivative is another"
         raise ValueError(refusal(f, params, pair, x, f"{why}: of the gradient at the output of {before.name}, {wrong}"))

@@ -166,7 +166,8 @@ def fit_and_grow(
     plans = _plans(widths, target, k, order)
     optimizer = sgd() if optimizer is None else optimizer
     each, parts = per_sample(loss), _parts(data)
-    state, steps = optimizer.init(params), []
+    state = optimizer.init(params)
+    steps: list[Step] = []
     final = _mean_loss(f, params, parts, each)
     zero = torch.zeros_like(final)
     fixed = None if scale is None else [zero + t for t in (scale if isinstance(scale, tuple) else (scale, scale))]

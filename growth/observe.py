@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ def observe(
         known: LayerCollection = found[0] if layers is None else layers
         few = trees.map(lambda t: t[:FEW], x)
         first = not places
-        places = [locate(known, params, p, lambda why, p=p, x=few: refusal(f, params, p, x, why)) for p in pairs]
+        places = [locate(known, params, p, partial(refusal, f, params, p, few)) for p in pairs]
         if first:
             if layers is not None:  # else it was asked when the layers were found
                 repeatable(f, params, few)
