@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from growth.delta import Delta, check_solver, make_delta, optimal_delta
-from growth.doors import door
+from growth.doors import count, door
 from growth.graph import Activation, Graph, Node
 from growth.graph_statistics import GraphStatistics, check_targets
 from growth.neurons import Neurons, optimal_neurons, schur
@@ -213,6 +213,7 @@ def new_node(
     >>> growth.new_node(stats, "x", "y", 3, torch.tanh).neurons.fan_in.shape
     torch.Size([3, 2])
     """
+    count(k)
     u, v = ((s,) if isinstance(s, str) else tuple(s) for s in (sources, targets))
     name = gstats.graph.free_name("new") if name is None else name
     if any(n.name == name for n in gstats.graph.nodes):

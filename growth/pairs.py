@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.checks import alike
 from linmaps.paths import names
 from linmaps.trees import Path, path_str
 
@@ -158,6 +159,12 @@ def layer_at(params: Any, path: str | Path) -> Layer:
     weight = trees.get(params, weight_path)
     bias = None if bias_path is None else trees.get(params, bias_path)
     name = path_str(weight_path)
+    for path, t in ((weight_path, weight), (bias_path, bias)):
+        if path is not None and not (isinstance(t, Tensor) and t.is_floating_point()):
+            got = t.dtype if isinstance(t, Tensor) else type(t).__name__
+            raise TypeError(f"{path_str(path)}: got {got}, expected a real floating tensor")
+    if bias is not None:
+        alike([bias], f"{stem}.bias", [weight], name)
     if not 2 <= weight.ndim <= 5:
         raise ValueError(
             f"{name}: got shape {tuple(weight.shape)}, expected a matrix [out, in], or [out, in, *kernel] of a convolution"

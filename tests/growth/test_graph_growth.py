@@ -556,7 +556,7 @@ TIED = block(3, torch.tanh, True)
         (lambda s: growth.new_node(s, "x", ["a", "a"], 1, None), "different nodes"),
         (lambda s: growth.new_node(s, [], "a", 1, None), "one at least"),
         (lambda s: growth.new_node(s, "x", "a", 1, None, name="b"), "already"),
-        (lambda s: growth.new_node(s, "x", "a", -1, None), "expected >= 0"),
+        (lambda s: growth.new_node(s, "x", "a", -1, None), "k: got -1"),
         (lambda s: growth.wider_node(s, "x", 1), "input or output"),
         (lambda s: growth.wider_node(s, "y", 1), "input or output"),
         (lambda s: growth.wider_node(s, "c", 1), r"identity edges \['x->c'\]"),

@@ -198,7 +198,7 @@ def test_ensemble_equals_loop():
         (
             lambda a: a | {"new": dataclasses.replace(a["new"], fan_out=torch.ones(3, 5))},
             ValueError,
-            r"expected \[k, r\]",
+            r"fan_in \[k, r\]",
         ),
         (lambda a: a | {"pair": growth.Pair("first", "output")}, ValueError, "delta: is of Pair"),
         (lambda a: a | {"params": trees.stack([a["params"]] * 2)}, ValueError, "torch.func.vmap"),
