@@ -103,7 +103,9 @@ def _compare(
     first, last = layers.uses[place.before[0]], layers.uses[place.after[0]]
     z = _outputs([working(inputs[k]) for k in place.before], before)
     got = working(inputs[place.after[0]])
-    accuracy, eps = _accuracy(inputs[place.after[0]], pair.norm is not None)
+    accuracy, eps = _accuracy(
+        [first.dtype, last.dtype, inputs[place.after[0]].dtype], got.device, pair.norm is not None
+    )
     shape = tuple(first.tap_shape(batch_size(x))[2:])
     arranged = lambda h: _arranged(h, first, last, after, shape)
     value, slope = _applied(place.activation, z)
@@ -170,10 +172,10 @@ def elementwise(activation: Activation, z: Tensor) -> Tensor:
     return value
 
 
-def _accuracy(seen: Tensor, normed: bool) -> tuple[float, float]:
-    """(relative tolerance, rounding) of what was computed in this dtype on this device."""
-    eps = torch.finfo(seen.dtype).eps
-    eps = max(eps, TF32) if seen.device.type != "cpu" and seen.dtype == torch.float32 else eps
+def _accuracy(dtypes: Sequence[torch.dtype], device: torch.device, normed: bool) -> tuple[float, float]:
+    """(relative tolerance, rounding) of what was computed in the coarsest of these dtypes on this device."""
+    eps = max(torch.finfo(d).eps for d in dtypes if d.is_floating_point)
+    eps = max(eps, TF32) if device.type != "cpu" and torch.float32 in dtypes else eps
     return max(min(LOOSE, 10 * eps**0.5), NORM_EPS if normed else 0.0), eps
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import growth
 from growth.strategies import network
@@ -88,6 +89,23 @@ def test_defaults_of_torch_change_nothing(name):
             torch.set_default_dtype(before)
             torch.set_default_device(None)
         same({name: got}, {name: want})
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, torch.relu])
+def test_autocast_inside_f_is_watched(activation):
+    params = {k: P[k] for k in ("hidden", "output")}
+    plain = lambda p, x: F.linear(activation(F.linear(x, **p["hidden"])), **p["output"])
+
+    def f(p, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return plain(p, x).float()
+
+    x, t = torch.randn(40, 3, generator=G()), torch.randn(40, 3, generator=G())
+    got, want = (growth.statistics(g, params, (x, t), PAIR, "squared_error") for g in (f, plain))
+    for name in ("S", "M", "S_prev", "M_prev"):
+        a, b = getattr(got, name), getattr(want, name)
+        assert a.dtype == torch.float32
+        assert (a - b).abs().max() <= 0.03 * b.abs().max()
 
 
 @pytest.mark.parametrize("kind", [OrderedDict, UserDict, nn.ParameterDict, "state_dict"])
