@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import vjp, vmap
 
+from fisher.forward import jvp
 from growth.doors import door
 from growth.rank.canonical import largest
 from growth.rank.change import More, _Form, check_gradient, grow_rank
