@@ -6,7 +6,6 @@ Results then have the dtype of the arguments, and the same bits, wherever the fu
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.mappings import is_mapping
 from linmaps.numeric import HALF
+from linmaps.precision import at_home
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,8 +51,9 @@ def door(fn: Callable[P, R]) -> Callable[P, R]:
     Derivatives that are taken under autocast are torch's, in its dtype.
 
     >>> import torch
+    >>> product = door(lambda a, b: a @ b)
     >>> with torch.autocast("cpu", torch.bfloat16):
-    ...     door(torch.mm)(torch.ones(1, 1), torch.ones(1, 1)).dtype
+    ...     product(torch.ones(1, 1), torch.ones(1, 1)).dtype
     torch.float32
     """
     is_on, autocast, accelerator = torch._C._is_any_autocast_enabled, torch.autocast, ACCELERATOR
@@ -68,6 +69,4 @@ def door(fn: Callable[P, R]) -> Callable[P, R]:
         with autocast("cpu", enabled=False), autocast(accelerator, enabled=False):
             return fn(*args, **kwargs)
 
-    # of the same globals as fn, by which doctest knows the module that a function is of
-    made = types.FunctionType(wrapped.__code__, getattr(fn, "__globals__", globals()), None, None, wrapped.__closure__)
-    return functools.wraps(fn)(made)
+    return at_home(wrapped, fn)

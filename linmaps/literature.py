@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from linmaps.door import door
 from linmaps.householder import times_frame
 from linmaps.numeric import HALF, working
 
 
+@door
 def hprod(x: Tensor, U: Tensor) -> Tensor:
     """`x H_0 H_1 ... H_{k-1}` with `H_i = I - 2 u_i u_i' / |u_i|^2`, u_i the rows of U [k, n], for x [..., n].
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.checks import Checked, Params, Shape
+from linmaps.door import door
 from linmaps.factorized.convolve import Option, axes_of, check_x, convolve, multiplications, space_after
 from linmaps.factorized.kinds import KINDS, Fitting
 from linmaps.factorized.ranks import Rank, fraction
@@ -267,6 +268,7 @@ class FactorizedConv(Checked):
         super()._refuse(params, shapes)
 
 
+@door
 def factorize_conv(
     weight: Tensor,
     bias: Tensor | None = None,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from linmaps import lapack
+from linmaps.door import door
 from linmaps.linalg import refined
 from linmaps.numeric import HALF, eye_like, working
 
@@ -81,6 +82,7 @@ def check_tt_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) -> Non
             raise ValueError(f"{what}: rank {k} is {ranks[k]}, expected 1 to {most} for sizes {tuple(sizes)}; {cure}")
 
 
+@door
 def tt_svd(T: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     """Cores [r_{k-1}, s_k, r_k] of a tensor train near T, for ranks (1, r_1, ..., r_{N-1}, 1).
 
@@ -104,6 +106,7 @@ def tt_svd(T: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     return restored(T.dtype, [*cores, rest.reshape(ranks[-2], T.shape[-1], 1)])
 
 
+@door
 def reconstruct_tt(cores: Sequence[Tensor]) -> Tensor:
     """The tensor `T[j] = A_1[:, j_1] A_2[:, j_2] ...` of a train of cores [r_{k-1}, s_k, r_k].
 
@@ -127,6 +130,7 @@ def check_tucker_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) ->
             raise ValueError(f"{what}: rank {k} is {r}, expected at most {others}, the product of the others; {cure}")
 
 
+@door
 def tucker_hosvd(T: Tensor, ranks: Sequence[int], *, n_sweeps: int = 2) -> tuple[Tensor, list[Tensor]]:
     """Core [r_1..r_N] and factors U_k [s_k, r_k] with orthonormal columns of a Tucker tensor near T.
 
@@ -164,6 +168,7 @@ def swept(T: Tensor, core: Tensor, factors: Sequence[Tensor], n_sweeps: int) -> 
     return core, factors
 
 
+@door
 def reconstruct_tucker(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """The tensor `core x_1 U_1 x_2 U_2 ...` of a core [r_1..r_N] and factors [s_k, r_k].
 
@@ -184,6 +189,7 @@ def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
     return K
 
 
+@door
 def cp_start(T: Tensor, R: int) -> list[Tensor]:
     """Factors [s_k, R] to start alternating least squares from, without random numbers.
 
@@ -209,6 +215,7 @@ def cp_start(T: Tensor, R: int) -> list[Tensor]:
     return restored(dtype, start)
 
 
+@door
 def cp_als(
     T: Tensor, start: int | Sequence[Tensor], *, n_sweeps: int = 50, ridge: float = 1e-4
 ) -> tuple[Tensor, list[Tensor]]:
@@ -287,6 +294,7 @@ def _divided(B: Tensor, G: Tensor, ridge: float) -> Tensor:
     return refined(lambda b: torch.cholesky_solve(b.mH, L).mH, lambda X: X @ G, B, B.detach())
 
 
+@door
 def reconstruct_cp(weights: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """The tensor `sum_r weights_r u_1r (x) u_2r (x) ...` of factors [s_k, R].
 

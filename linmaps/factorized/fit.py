@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from linmaps import trees
 from linmaps.checks import Params
+from linmaps.door import door
 from linmaps.factorized.randomized import tt_sketches, tucker_sketches
 from linmaps.factorized.spec import Factorized
 from linmaps.modules import check_untouched, has_forward_of, initialised, value_of
@@ -51,6 +52,7 @@ class Factorization(tuple[Factorized, dict[str, Tensor]]):
         )
 
 
+@door
 def factorize(
     weight: Any,
     bias: Any = None,
@@ -130,6 +132,7 @@ def factorize(
     return result
 
 
+@door
 def relative_error(spec: Factorized, params: Params, weight: Tensor) -> Tensor:
     """`|W - weight.T| / |weight|`, Frobenius norms, of a torch weight [out, in], or [L, out, in] for several layers.
 

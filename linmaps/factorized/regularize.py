@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from linmaps import trees
 from linmaps.checks import Params, size
+from linmaps.door import door
 from linmaps.factorized.kinds import KINDS, Kind
 from linmaps.factorized.spec import Factorized
 from linmaps.linalg import positive_root
@@ -82,6 +83,7 @@ def dropout_mask(
     return mask
 
 
+@door
 def tensor_dropout(spec: Factorized, params: Params, mask: OnBonds) -> dict[str, Tensor]:
     """Params of W(mask): each value of a bond times its entry of the mask.
 
@@ -118,6 +120,7 @@ def lasso_weights(spec: Factorized, *, dtype: Dtype = None, device: Device = Non
     return {bond: torch.ones(r, dtype=dtype, device=device) for bond, r in bonds(spec).items()}
 
 
+@door
 def tensor_lasso(
     spec: Factorized, params: Params, weights: OnBonds, *, penalty: Number = 0.01, normalize: bool = False
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -166,6 +169,7 @@ def lasso_prox(weights: Any, step: Number) -> Any:
     return trees.map(lambda w: (w.sgn() * (w.abs() - step).clamp(min=0)).to(w.dtype), weights)
 
 
+@door
 def prune_ranks(spec: Factorized, params: Params, keep: Any) -> tuple[Factorized, dict[str, Tensor]]:
     """The spec and params with only some values of the bonds: W as with zeros at the others, and smaller ranks.
 
@@ -191,6 +195,7 @@ def prune_ranks(spec: Factorized, params: Params, keep: Any) -> tuple[Factorized
     return small, {k: t if k == "bias" else leaves[k] for k, t in params.items()}
 
 
+@door
 def inner(spec: Factorized, params: Params, other_spec: Factorized, other_params: Params) -> Tensor:
     """The inner product `<W, V> = sum conj(W) V` of two factorized matrices, over all layers, a scalar.
 
@@ -207,6 +212,7 @@ def inner(spec: Factorized, params: Params, other_spec: Factorized, other_params
     return kind.inner(a, b).to(dtype)
 
 
+@door
 def distance(spec: Factorized, params: Params, other_spec: Factorized, other_params: Params) -> Tensor:
     """The Frobenius distance of two factorized matrices, over all layers, without forming them where `inner` does not.
 

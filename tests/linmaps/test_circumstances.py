@@ -15,7 +15,10 @@ import fisher
 import growth
 import linmaps
 from linmaps import packing, trees
+from tests.laws import Case
 from tests.linmaps import zoo
+from tests.linmaps.cases import CASES
+from tests.linmaps.factorized.cases import CASES as FACTORIZED_CASES
 
 over_the_zoo = pytest.mark.parametrize("entry", zoo.ENTRIES, ids=zoo.label)
 PACKAGES = (linmaps, fisher, growth)
@@ -232,3 +235,24 @@ def test_default_dtype_and_device_change_nothing(entry, other):
         torch.set_default_dtype(before)
     for name, got in found.items():
         same(lambda got=got: got, lambda name=name: usual[name][1], name)
+
+
+FAMILIES = ("factorized", "factorize", "hprod", "RNNCell", "rnn", "trees")
+FREE = {
+    name: case
+    for name, case in (CASES | FACTORIZED_CASES).items()
+    if isinstance(case, Case) and name.split("/")[0].split(".")[1] in FAMILIES
+    if not name.endswith("cp_start")  # whose row multiplies what the function gives
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_autocast_changes_no_function(name):
+    case = FREE[name]
+    args = trees.map(lambda t: t.float() if t.is_floating_point() else t, case.args)
+
+    def under():
+        with torch.autocast("cpu", torch.bfloat16):
+            return case.fn(*args)
+
+    same(under, lambda: case.fn(*args), name)
