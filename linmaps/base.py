@@ -131,6 +131,7 @@ class Map(Checked, abc.ABC):
                 [2., 3.]])
         """
         self._check(params)
+        self._check_room(self.in_features * self.out_features, "entries of W", "apply, which need not form it")
         return self._down(self._weight(self._up(params)), params)
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
@@ -355,6 +356,7 @@ class Map(Checked, abc.ABC):
                 f"{self._title}.init: generator is {type(generator).__name__}, expected a torch.Generator; "
                 "pass torch.Generator().manual_seed(seed)"
             )
+        self._check_room(self.n_params, "parameters")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not isinstance(dtype, torch.dtype) or not (
             dtype.is_floating_point or (dtype.is_complex and self.complex_ready)

@@ -140,6 +140,20 @@ def alike(tree: Any, name: str, like: Any, like_name: str, *, strict: bool = Fal
 STATIC = ("plan", "shapes")  # compute with sizes alone
 
 
+LARGEST = 2**33  # numbers: 34 GB of float32
+
+
+def room(numbers: int, name: str, what: str, cure: str) -> None:
+    """Raise a ValueError for more numbers than one tensor or one map may have, before anything is allocated.
+
+    >>> room(10**18, "Linear(1000000000, 1000000000).init", "parameters", "a map of fewer, such as linmaps.LowRank")
+    Traceback (most recent call last):
+    ValueError: Linear(1000000000, 1000000000).init: asks for 1.0e+18 parameters, expected at most 8,589,934,592; use a map...
+    """
+    if numbers > LARGEST:
+        raise ValueError(f"{name}: asks for {numbers:.1e} {what}, expected at most {LARGEST:,}; use {cure}")
+
+
 def floating(t: Tensor, name: str, cure: str) -> None:
     """Raise a TypeError unless t is of a floating or complex dtype.
 
@@ -207,6 +221,9 @@ class Checked:
         self._expect(number, key, "a number", error=TypeError)
         fine = math.isfinite(value) and (low is None or (value > low if above else value >= low))
         self._expect(fine, key, "a finite number" + ("" if low is None else f" {'>' if above else '>='} {low}"))
+
+    def _check_room(self, numbers: int, what: str, cure: str = "smaller sizes or ranks") -> None:
+        room(numbers, self._title, what, cure)
 
     def _check(self, params: Params) -> None:
         shapes = self.shapes()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 
+AXES = 64
+
 
 @functools.lru_cache(maxsize=256)
 def _least_sum(n: int, n_modes: int, low: int) -> tuple[int, ...] | None:
@@ -24,7 +26,7 @@ def tensorized_shape(n: int, n_modes: int) -> tuple[int, ...]:
 
     Always n_modes of them: a size with too few divisors is padded with ones.
 
-    ValueError or TypeError for n or n_modes that are not positive ints.
+    ValueError or TypeError for n or n_modes that are not positive ints, or more modes than a tensor may have axes.
 
     >>> tensorized_shape(1024, 3), tensorized_shape(784, 3), tensorized_shape(17, 2)
     ((8, 8, 16), (7, 8, 14), (1, 17))
@@ -34,5 +36,9 @@ def tensorized_shape(n: int, n_modes: int) -> tuple[int, ...]:
             raise TypeError(f"tensorized_shape: {key} is {value!r}, expected a positive int; convert with int(...)")
         if value < 1:
             raise ValueError(f"tensorized_shape: {key} is {value}, expected a positive int")
+    if n_modes > AXES:
+        raise ValueError(
+            f"tensorized_shape: n_modes is {n_modes}, expected at most {AXES}, the axes that a tensor may have"
+        )
     shape = _least_sum(n, n_modes, 1)
     return shape if shape is not None else (1,) * (n_modes - 1) + (n,)

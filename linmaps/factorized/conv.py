@@ -136,6 +136,7 @@ class FactorizedConv(Checked):
                 f"{self._title}.init: generator is {type(generator).__name__}, expected a torch.Generator; "
                 "pass torch.Generator().manual_seed(seed)"
             )
+        self._check_room(self.n_params, "parameters")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not (isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype in COMPLEX)):
             raise TypeError(f"{self._title}.init: dtype is {dtype}, expected a floating or complex torch.dtype")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from linmaps import lapack
+from linmaps.checks import room
 from linmaps.door import door
 from linmaps.linalg import refined
 from linmaps.numeric import HALF, eye_like, working
@@ -203,6 +204,7 @@ def cp_start(T: Tensor, R: int) -> list[Tensor]:
     """
     if not isinstance(R, int) or isinstance(R, bool) or R < 1:
         raise ValueError(f"cp_start: R is {R!r}, expected a positive int, the number of terms; convert with int(...)")
+    room(R * sum(T.shape), f"cp_start of {R} terms", "numbers", "fewer terms")
     dtype, T, start = T.dtype, T.to(working(T.dtype)), []
     for k, s in enumerate(T.shape):
         i, j = (torch.arange(1, n + 1, dtype=torch.float64, device="cpu") for n in (s, R))

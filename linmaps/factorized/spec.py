@@ -248,6 +248,7 @@ class Factorized(Layers, OfArrays):
         (torch.Size([5, 4, 3]), torch.Size([4, 3]))
         """
         self._check(params)
+        self._check_room(self.n_layers * self.in_features * self.out_features, "entries of W", "apply, or one layer")
         if layer is None:
             return self._weight(params)
         return self._over(lambda one: self._matrix(self._leaves(params, one)), self._index(layer, params))

@@ -256,3 +256,25 @@ def test_autocast_changes_no_function(name):
             return case.fn(*args)
 
     same(under, lambda: case.fn(*args), name)
+
+
+def test_counts_beyond_any_memory_are_refused_before_anything_is_allocated():
+    huge = 10**10
+    generator = zoo.generator(0)
+    for spec in (
+        linmaps.Linear(10**9),
+        linmaps.Symplectic(4, n_factors=huge),
+        linmaps.Factorized((2, 2), factorization="cp", rank=huge),
+        linmaps.Factorized((2, 2), n_layers=huge),
+        linmaps.Product(linmaps.Linear(10**9), linmaps.Linear(10**9)),
+        linmaps.factorized.FactorizedConv(2, 2, (3,), rank=huge),
+    ):
+        with pytest.raises(ValueError, match=r"asks for .* parameters, expected at most"):
+            spec.init(generator)
+    thin = linmaps.LowRank(10**6, 10**6, rank=1)
+    with pytest.raises(ValueError, match=r"LowRank.*: asks for 1.0e\+12 entries of W, expected at most .*; use apply"):
+        thin.effective_W(thin.init(generator))
+    with pytest.raises(ValueError, match=r"cp_start of 10000000000 terms: asks for"):
+        linmaps.factorized.cp_start(torch.ones(2, 3), huge)
+    with pytest.raises(ValueError, match=r"n_modes is 10000000000, expected at most 64"):
+        linmaps.factorize(torch.ones(4, 4), n_modes=huge)
