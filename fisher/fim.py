@@ -62,8 +62,8 @@ def fim(
     A sub-collection gives a matrix on the vectors `{path: leaf}` of its leaves.
     chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
     sharing: "expand" or "reduce", what KFAC does over positions.  layers_to: of PMatMixed, `{kind or name: representation}`.
-    dtype: in which sums over batches are kept (torch.float64 for float32 params).  check_finite: report NaN in data,
-    params and result.
+    dtype: in which sums over batches are kept (torch.float64 for float32 params), float32 at least.
+    check_finite: report NaN in data, params and result.
 
     One forward and one backward over C columns (C - 1 of C classes).  PMatEKFAC of several batches passes over them twice,
     for its bases and for the second moments in them: give it a list or a loader, not a generator.  Pure; composes with vmap

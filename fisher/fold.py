@@ -40,6 +40,10 @@ class Mean:
     dtype: torch.dtype | None = None
     dtypes: tuple[Dtypes, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise TypeError(f"Mean: got dtype={self.dtype!r}, expected a floating dtype such as torch.float64, or None")
+
     def add(self, tree: Any, n: float | Tensor) -> Mean:
         """With n more examples, over which the mean is `tree` (a tree of floating tensors and PMats); it is copied.
 
@@ -47,34 +51,35 @@ class Mean:
         finite, and for a tree of another structure, shape or dtype.
         """
         number(n, "n", low=0, cure="the number of examples over which the tree is a mean")
-        nodes, treedef = _nodes(tree)
-        for path, t in zip(trees.paths(treedef.unflatten(range(len(nodes)))), nodes):
-            if not isinstance(t, PMat) and not _inexact(t):
-                got = t.dtype if isinstance(t, Tensor) else type(t).__name__
-                where = trees.path_str(path)
-                raise TypeError(f"{where}: got {got}, expected a floating tensor; use .to(torch.float64)")
+        nodes, treedef = _averaged(tree, "Mean: the new tree")
+        _beside(n, "n", nodes)
         if not isinstance(n, Tensor) and n == 0:
             return self
-        device = next((t.device for t in trees.leaves(tree)), None)
-        count = torch.as_tensor(n, dtype=torch.float64, device=device)
+        count = torch.as_tensor(n, dtype=torch.float64, device=trees.leaves(nodes)[0].device)
         wide = [_wide(t, self.dtype) for t in nodes]
         own = [t if isinstance(t, PMat) else t.clone() for t in wide] if self.mean is None else wide
         return self.merge(Mean(treedef.unflatten(own), count, self.dtype, tuple(map(_dtypes, nodes))))
 
     def merge(self, other: Mean) -> Mean:
         """The mean over the examples of both: m + n' / (n + n') (m' - m).  Associative up to rounding."""
+        if not isinstance(other, Mean):
+            raise TypeError(f"merge: got {type(other).__name__}, expected a Mean; of a tree use add(tree, n)")
         if self.dtype != other.dtype:
             raise ValueError(f"merge: got Mean(dtype={other.dtype}), expected Mean(dtype={self.dtype}); use one dtype")
         if self.mean is None or other.mean is None:
             return other if self.mean is None else self
-        _check_alike(other.mean, self.mean, "Mean: the new tree")
+        number(other.count, "merge: count", low=0)
+        new = _aligned(other.mean, self.mean, "Mean: the new tree")
         if self.dtypes != other.dtypes:
             raise ValueError(
                 f"Mean: the new tree has dtypes {_names(other.dtypes)}, expected {_names(self.dtypes)}; convert it first"
             )
+        old, treedef = _nodes(self.mean)
+        _placed(new, old, "Mean: the new tree")
+        _beside(other.count, "merge: count", new)
         count = self.count + other.count
         share = other.count / torch.where(count > 0, count, 1.0)
-        return Mean(_between(self.mean, other.mean, share), count, self.dtype, self.dtypes)
+        return Mean(treedef.unflatten(_between(old, new, share)), count, self.dtype, self.dtypes)
 
     def value(self) -> Any:
         """The mean, in the tree's own dtypes.  Raises ValueError if no example was seen."""
@@ -97,14 +102,16 @@ def ema(old: Any, new: Any, decay: float | Tensor) -> Any:
     {'a': tensor(1.5000)}
     """
     number(decay, "decay", low=0, high=1)
-    _check_alike(new, old, "ema: the new tree")
-    return _between(_wide(new), _wide(old), decay)
+    (olds, treedef), _ = _averaged(_wide(old), "ema: the old tree"), _averaged(new, "ema: the new tree")
+    news = _aligned(_wide(new), treedef.unflatten(olds), "ema: the new tree")
+    _placed(news, olds, "ema: the new tree")
+    _beside(decay, "decay", olds)
+    return treedef.unflatten(_between(news, olds, decay))
 
 
-def _between(a: Any, b: Any, share: Regul) -> Any:
+def _between(a: list[Any], b: list[Any], share: Regul) -> list[Any]:
     """a + share (b - a); matrices that are not linear in their numbers as matrices."""
-    nodes, treedef = _nodes(a)
-    return treedef.unflatten([_node_between(s, t, share) for s, t in zip(nodes, _nodes(b)[0])])
+    return [_node_between(s, t, share) for s, t in zip(a, b)]
 
 
 def _node_between(a: Any, b: Any, share: Regul) -> Any:
@@ -151,18 +158,90 @@ def _cast(node: Any, dtypes: Dtypes) -> Any:
     return treedef.unflatten([t.to(dtype) if _inexact(t) else t for t, dtype in zip(flat, each)])
 
 
-def _check_alike(new: Any, old: Any, name: str) -> None:
-    """Raise unless structure, settings and shapes agree; of matrices that are summed as matrices `+` says so."""
-    (news, ours), (olds, theirs) = _nodes(new), _nodes(old)
-    if ours == theirs:
-        apart = [_summed(s, t) for s, t in zip(olds, news)]
-        new, old = (ours.unflatten([() if a else t for a, t in zip(apart, nodes)]) for nodes in (news, olds))
-    trees.check_like(new, old, name)
-    if trees.flatten(new)[1] != trees.flatten(old)[1]:
-        raise ValueError(
-            f"{name}: is {type(new).__name__} with other settings, expected those of the first; make all matrices with one "
-            "LayerCollection: fim(..., layers=layers)"
+@dataclasses.dataclass(frozen=True)
+class _Slot:
+    """The place of a node, and what shape it must have: of a matrix none."""
+
+    number: int
+    shape: tuple[int, ...]
+
+
+def _slots(nodes: list[Any], treedef: Any) -> Any:
+    return treedef.unflatten([_Slot(n, () if isinstance(t, PMat) else tuple(t.shape)) for n, t in enumerate(nodes)])
+
+
+def _averaged(tree: Any, name: str) -> tuple[list[Any], Any]:
+    """The nodes of a tree and its structure; TypeError unless there are some, all matrices or dense floating tensors."""
+    nodes, treedef = _nodes(tree)
+    if not trees.leaves(nodes):
+        raise TypeError(
+            f"{name}: got {type(tree).__name__} without a tensor, expected a tree of floating tensors or PMats"
         )
+    for path, t in zip(trees.paths(treedef.unflatten(range(len(nodes)))), nodes):
+        if isinstance(t, PMat) or (_inexact(t) and t.layout == torch.strided):
+            continue
+        got = (
+            f"{t.dtype}{' in a sparse layout' * (t.layout != torch.strided)}"
+            if isinstance(t, Tensor)
+            else type(t).__name__
+        )
+        where = trees.path_str(path) or name
+        raise TypeError(
+            f"{where}: got {got}, expected a floating tensor; use .to(torch.float64) or .to_dense(), or leave it out"
+        )
+    return nodes, treedef
+
+
+def _aligned(new: Any, old: Any, name: str) -> list[Any]:
+    """The nodes of new in the order of old's; ValueError unless structure, settings and shapes agree."""
+    (news, ours), (olds, theirs) = _nodes(new), _nodes(old)
+    slots, conformed = trees.flatten(trees.check_like(_slots(news, ours), _slots(olds, theirs), name))
+    if conformed != theirs:
+        raise _other_settings(new, name)
+    found = [news[slot.number] for slot in slots]
+    for path, s, t in zip(trees.paths(theirs.unflatten(range(len(olds)))), olds, found):
+        where = f"{name}: {trees.path_str(path)}" if path else name
+        if isinstance(s, PMat) or isinstance(t, PMat):
+            _same_matrix(t, s, where)
+    return found
+
+
+def _same_matrix(new: Any, old: Any, where: str) -> None:
+    """Raise unless two matrices may be averaged; where they are summed as matrices `+` says so."""
+    if not (isinstance(old, PMat) and isinstance(new, PMat)):
+        raise ValueError(f"{where}: got {type(new).__name__}, expected {type(old).__name__}, as before")
+    if _summed(old, new):
+        return
+    trees.check_like(new, old, where)
+    if trees.flatten(new)[1] != trees.flatten(old)[1]:
+        raise _other_settings(new, where)
+
+
+def _other_settings(new: Any, where: str) -> ValueError:
+    return ValueError(
+        f"{where}: is {type(new).__name__} with other settings, expected those of the first; make all matrices with one "
+        "LayerCollection: fim(..., layers=layers)"
+    )
+
+
+def _placed(news: list[Any], olds: list[Any], name: str) -> None:
+    """TypeError unless dtypes and devices agree."""
+    for new, old in zip(news, olds):
+        got, expected = map(_place, (new, old))
+        if got != expected:
+            raise TypeError(f"{name}: got {got}, expected {expected}, as before; convert it with .to(...)")
+
+
+def _place(node: Any) -> str:
+    devices = sorted({str(t.device) for t in trees.leaves(node)})
+    return f"{', '.join(map(str, _dtypes(node)))} on {', '.join(devices)}"
+
+
+def _beside(value: Any, name: str, nodes: list[Any]) -> None:
+    """A scalar tensor must be on the device of the tree, or on the CPU."""
+    like = trees.leaves(nodes)[0].device
+    if isinstance(value, Tensor) and value.device != like and (value.device.type != "cpu" or like.type == "meta"):
+        raise TypeError(f"{name}: got a tensor on {value.device}, expected one on {like}; move it with .to(...)")
 
 
 def _names(dtypes: tuple[Dtypes, ...]) -> list[str]:

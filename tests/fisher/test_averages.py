@@ -1,5 +1,7 @@
 """Averages of matrices are matrices of averages, whatever a matrix keeps: Mean, ema, + against those of to_torch."""
 
+import collections
+
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -234,3 +236,28 @@ def test_matrices_of_other_params_are_refused():
         fisher.ema({"F": F, "t": V}, {"F": F}, 0.5)
     with pytest.raises(ValueError, match="leaf t has shape"):
         fisher.ema({"F": F, "t": torch.ones(2)}, {"F": F, "t": torch.ones(3)}, 0.5)
+    for new, message in (
+        ({"a": torch.ones(2, dtype=D)}, "got torch.float64 on cpu, expected torch.float32 on cpu"),
+        ({"a": torch.ones(2, device="meta")}, "got torch.float32 on meta, expected torch.float32 on cpu"),
+        ({"a": torch.ones(2, dtype=torch.int64)}, "a: got torch.int64, expected a floating tensor"),
+        ({"a": torch.eye(2).to_sparse()}, "a: got torch.float32 in a sparse layout, expected a floating tensor"),
+        ({"a": "text"}, "a: got str, expected a floating tensor"),
+        ({}, "the new tree: got dict without a tensor"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            fisher.ema({"a": torch.ones(2)}, new, 0.5)
+    with pytest.raises(TypeError, match="decay: got a tensor on meta, expected one on cpu"):
+        fisher.ema({"a": torch.ones(2)}, {"a": torch.ones(2)}, torch.ones((), device="meta"))
+    with pytest.raises(TypeError, match="merge: got dict, expected a Mean"):
+        fisher.Mean().merge({})
+    with pytest.raises(TypeError, match=r"got dtype=torch.int32, expected a floating dtype"):
+        fisher.Mean(dtype=torch.int32)
+
+
+def test_mappings_of_other_kinds_and_orders_are_one():
+    """A state dict is an OrderedDict in the order of the modules."""
+    a = {"b": torch.ones(2), "a": torch.zeros(2)}
+    b = collections.OrderedDict(a=torch.ones(2), b=torch.zeros(2))
+    for got in (fisher.ema(a, b, 0.5), fisher.Mean().add(a, 1).add(b, 1).value()):
+        close(got, {"a": torch.full((2,), 0.5), "b": torch.full((2,), 0.5)}, 1e-7, "mean")
+    close(fisher.ema(b, a, 0.75)["b"], torch.full((2,), 0.25), 1e-7, "the old one's order")
