@@ -15,9 +15,12 @@ from torch import Tensor
 
 from fisher.check import raw
 from linmaps import trees
+from linmaps.checks import number, size
 from linmaps.linalg import refined
+from linmaps.numeric import HALF
 
 Operator = Callable[[Tensor], Tensor]
+STEPS = 1000  # more than d: rounding delays convergence where the condition is that of float32
 
 
 @trees.record()
@@ -46,7 +49,7 @@ def conjugate_gradients(
     """x with operator(x) = b, for a symmetric positive definite operator on vectors `[d]`, and a `Report`.
 
     Stops where the recursive residual is at most `rtol |b|` (None: ten machine epsilons), or after `max_iter` iterations
-    (None: 10 d, at most 1000).  precondition: v -> an approximation of operator^-1 v, symmetric positive definite.
+    (None: 1000).  precondition: v -> an approximation of operator^-1 v, symmetric positive definite.
     One operator application per iteration, two more in all.  Raises ValueError for rtol < 0 or max_iter < 0.
 
     The numbers only: for derivatives see `solve`.  Hestenes and Stiefel (1952).
@@ -56,12 +59,25 @@ def conjugate_gradients(
     >>> x, bool(report.converged)
     (tensor([1.0000, 0.2500]), True)
     """
-    if rtol is not None and not rtol >= 0:
-        raise ValueError(f"rtol: got {rtol}, expected a number >= 0, or None for ten machine epsilons")
-    if max_iter is not None and max_iter < 0:
-        raise ValueError(f"max_iter: got {max_iter}, expected at least 0, or None for min(10 d, 1000)")
-    steps = min(10 * b.shape[-1], 1000) if max_iter is None else max_iter
-    tol = (10 * torch.finfo(b.dtype).eps if rtol is None else rtol) * _norm(b)
+    if rtol is not None:
+        number(rtol, "rtol", low=0, tensor=False, cure="or None for ten machine epsilons")
+    if max_iter is not None:
+        size(max_iter, "max_iter", cure="or None for 1000")
+    rtol = 10 * torch.finfo(b.dtype).eps if rtol is None else rtol
+    if b.dtype in HALF:  # products alone are as f makes them
+        wide = lambda fn: None if fn is None else lambda v: fn(v.to(b.dtype)).float()
+        start, inverse = (None if x0 is None else x0.float()), wide(precondition)
+        x, report = conjugate_gradients(
+            wide(operator),
+            b.float(),
+            x0=start,
+            precondition=inverse,
+            rtol=rtol,
+            max_iter=max_iter,  # type: ignore[arg-type]
+        )
+        return x.to(b.dtype), dataclasses.replace(report, residual=report.residual.to(b.dtype))
+    steps = STEPS if max_iter is None else max_iter
+    tol = rtol * _norm(b)
     inverse = precondition or (lambda r: r)
     x = torch.zeros_like(b) if x0 is None else x0
     r = b if x0 is None else b - operator(x)
@@ -81,10 +97,9 @@ def conjugate_gradients(
         p, rz = z + _ratio(rz_new, rz, active) * p, rz_new
         iterations = iterations + active
     converged = _norm(r) <= tol
-    residual = _norm(b - operator(x))
-    size = _norm(b)
+    residual, length = _norm(b - operator(x)), _norm(b)
     return x, Report(
-        converged, iterations, torch.where(size > 0, residual / torch.where(size > 0, size, 1.0), residual)
+        converged, iterations, torch.where(length > 0, residual / torch.where(length > 0, length, 1.0), residual)
     )
 
 

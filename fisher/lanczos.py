@@ -6,16 +6,34 @@ Members of an ensemble by vmap.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from linmaps import lapack
+from linmaps import numeric, trees
+from linmaps.linalg import plain_eigh
 
 Operator = Callable[[Tensor], Tensor]
 
 
+def _singly(fn: Any) -> Any:
+    """fn(operator, start, ...) with all but the operator in float32, where start is of half precision."""
+
+    @functools.wraps(fn)
+    def run(operator: Operator, start: Tensor, *args: Any, **options: Any) -> Any:
+        dtype, wide = start.dtype, numeric.working(start.dtype)
+        if dtype == wide:
+            return fn(operator, start, *args, **options)
+        found = fn(lambda v: operator(v.to(dtype)).to(wide), start.to(wide), *args, **options)
+        return trees.map(lambda t: t.to(dtype), found)
+
+    return run
+
+
+@_singly
 def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """(T `[m, m]`, Q `[m, d]`) after m = min(steps, d) steps from `start` `[d]`, with full reorthogonalisation.
 
@@ -68,6 +86,7 @@ def _other(like: Tensor, k: int) -> Tensor:
     return torch.cos((1.6180339887 + 0.7548776662 * k) * n * n.sqrt() + k)
 
 
+@_singly
 def eigenpairs(operator: Operator, start: Tensor, k: int, steps: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """(values `[k]` ascending, vectors `[k, d]`, residuals `[k]`) of the k largest eigenvalues, by Lanczos.
 
@@ -86,7 +105,7 @@ def eigenpairs(operator: Operator, start: Tensor, k: int, steps: int | None = No
     if steps < k:
         raise ValueError(f"steps: got {steps}, expected at least k = {k}")
     T, Q = lanczos(operator, start, steps)
-    theta, S = lapack.eigh(T)
+    theta, S = plain_eigh(T)
     vectors = S[:, -k:].mT @ Q
     applied = torch.func.vmap(operator)(vectors)
     rayleigh = (vectors * applied).sum(1)
@@ -95,6 +114,7 @@ def eigenpairs(operator: Operator, start: Tensor, k: int, steps: int | None = No
     return values, vectors, residuals
 
 
+@_singly
 def extreme(operator: Operator, start: Tensor, steps: int | None = None) -> Tensor:
     """The largest absolute eigenvalue, a scalar: the spectral norm; steps: None is 60, at most d.
 
@@ -103,7 +123,7 @@ def extreme(operator: Operator, start: Tensor, steps: int | None = None) -> Tens
     tensor(3.)
     """
     T, Q = lanczos(operator, start, 60 if steps is None else steps)
-    theta, S = lapack.eigh(T)
+    theta, S = plain_eigh(T)
     if theta.shape[0] == 0:
         return start.new_zeros(())
     vector = S[:, theta.abs().argmax()] @ Q
@@ -112,6 +132,7 @@ def extreme(operator: Operator, start: Tensor, steps: int | None = None) -> Tens
     return value + torch.sign(rayleigh.detach()) * (rayleigh - rayleigh.detach())
 
 
+@_singly
 def log_quadrature(operator: Operator, probes: Tensor, steps: int | None = None) -> Tensor:
     """Estimate of log det A = tr log A of a positive definite operator, by stochastic Lanczos quadrature.
 
@@ -129,7 +150,7 @@ def log_quadrature(operator: Operator, probes: Tensor, steps: int | None = None)
 
     def one(z: Tensor) -> Tensor:
         T, Q = lanczos(operator, z, 40 if steps is None else steps)
-        theta, S = lapack.eigh(T)
+        theta, S = plain_eigh(T)
         z = z.detach()
         value = (z @ z) * (S[0] ** 2 * theta.log()).sum()
         solved = torch.linalg.vector_norm(z) * ((S[0] / theta) @ S.mT @ Q)

@@ -165,7 +165,7 @@ def eigvals(m: Tensor) -> Tensor:
 def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues `[n]` ascending and eigenvectors `[n, n]` of a symmetric matrix, safe to differentiate.
 
-    The numbers are those of torch.linalg.eigh; the derivatives are those of two steps of iterative refinement (Ogita and
+    The numbers are those of `plain_eigh`; the derivatives are those of two steps of iterative refinement (Ogita and
     Aishima, 2018), which converge quadratically: with R = I - U'U and S = U'MU,
 
         lambda_i = S_ii / (1 - R_ii),   U <- U + U E,   E_ij = (S_ij + lambda_j R_ij) / (lambda_j - lambda_i),
@@ -179,7 +179,7 @@ def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     if working(m) is not m:
         values, vectors = eigh(working(m))
         return values.to(m.dtype), vectors.to(m.dtype)
-    values, vectors = lapack.eigh(m.detach())
+    values, vectors = plain_eigh(m.detach())
     if len(m) == 0 or not differentiated(m):
         return values, vectors
     close = (values[None, :] - values[:, None]).abs() <= 64 * len(m) * torch.finfo(m.dtype).eps * values.abs().amax()
@@ -197,22 +197,41 @@ def differentiated(t: Tensor) -> bool:
     return t.requires_grad or torch.func.debug_unwrap(t) is not t or unpack_dual(t).tangent is not None
 
 
+def plain_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
+    """`lapack.eigh` of the symmetric part of m, which converges for a singular one too.
+
+    LAPACK's iteration may fail in float32 where rows are zero and the rank is low (second moments of inputs that are
+    mostly dead); a diagonal far below rounding prevents it.
+    """
+    m = (m + m.mH) / 2
+    if m.shape[-1] == 0:
+        return lapack.eigh(m)
+    tiny = torch.finfo(m.dtype).eps ** 2 * m.abs().amax()
+    return lapack.eigh(m + tiny * torch.diag(torch.linspace(0.5, 1, len(m), dtype=tiny.dtype, device=m.device)))
+
+
 def constant_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without derivatives, and with `denoised` eigenvalues."""
-    values, vectors = lapack.eigh(working(m.detach()))
-    return denoised(values).to(m.dtype), vectors.to(m.dtype)
+    """`plain_eigh` without derivatives; half precision runs in float32."""
+    values, vectors = plain_eigh(working(m.detach()))
+    return values.to(m.dtype), vectors.to(m.dtype)
 
 
-def denoised(values: Tensor) -> Tensor:
-    """Eigenvalues of a product X'X with zero for what is below rounding: its noise must not rule the null space."""
+def denoised(values: Tensor, cut: float | None = None) -> Tensor:
+    """Eigenvalues with zero for those up to `cut` times the largest: None for what float64 leaves on a null direction."""
     if len(values) == 0:
         return values
-    return torch.where(values.abs() > rounding(values) * values.abs().amax(), values, 0.0)
+    cut = cutoff(len(values), torch.float64) if cut is None else cut
+    return torch.where(values.abs() > cut * values.abs().amax(), values, 0.0)
+
+
+def cutoff(n: int, dtype: torch.dtype) -> float:
+    """What rounding leaves on a null direction of a product X'X `[n, n]`, relative: measured 0.5 to 1.5 eps."""
+    return max(8.0, 4 * n**0.5) * torch.finfo(dtype).eps
 
 
 def rounding(values: Tensor) -> float:
-    """What rounding leaves on a null direction of a product X'X `[d, d]`, relative: measured 0.5 to 1.5 eps."""
-    return max(8.0, 4 * len(values) ** 0.5) * torch.finfo(values.dtype).eps
+    """`cutoff` for eigenvalues `[n]`."""
+    return cutoff(len(values), values.dtype)
 
 
 def _rayleigh(m: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,12 +246,19 @@ def negative_determinant(m: Tensor) -> Tensor:
     return ((a.diagonal() < 0).sum() + (tau != 0).sum()) % 2 == 1
 
 
-def pinv(a: Tensor, ridge: float | Tensor = 0.0, rtol: float | None = None, *, size: Tensor | None = None) -> Tensor:
+def pinv(
+    a: Tensor,
+    ridge: float | Tensor = 0.0,
+    rtol: float | None = None,
+    *,
+    size: Tensor | None = None,
+    atol: float | Tensor = 0.0,
+) -> Tensor:
     """Pseudo-inverse of the symmetric `a + ridge I` `[d, d]`.
 
-    Eigenvalues below `rtol` times the largest count as zero (None: max(8, 4 √d) machine epsilons; rounding puts one or
-    two on a null direction of a product X'X).  size: a scalar in place of the largest eigenvalue, for an `a` that is a
-    difference of larger terms.
+    Eigenvalues up to `rtol` times the largest, or up to `atol`, count as zero (None: max(8, 4 √d) machine epsilons;
+    rounding puts one or two on a null direction of a product X'X).  size: a scalar in place of the largest eigenvalue, for
+    an `a` that is a difference of larger terms.
 
     In the eigenbasis V of the values, taken as constant, a matrix of constant rank is
 
@@ -245,13 +271,17 @@ def pinv(a: Tensor, ridge: float | Tensor = 0.0, rtol: float | None = None, *, s
     d = a.shape[-1]
     if d == 0:
         return a
+    if working(a) is not a:
+        rtol = cutoff(d, a.dtype) if rtol is None else rtol
+        return pinv(working(a), ridge, rtol, size=size, atol=atol).to(a.dtype)
     a = (a + a.mT) / 2
     if isinstance(ridge, Tensor) or ridge:
         a = damped(a, ridge)
-    values, v = (t.detach() for t in lapack.eigh(a.detach()))
+    values, v = plain_eigh(a.detach())
     kept = values.abs() > (rounding(values) if rtol is None else rtol) * (
         values.abs().amax() if size is None else size.detach()
     )
+    kept = kept & (values.abs() > (atol.detach() if isinstance(atol, Tensor) else atol))
     start = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
     b = v.mT @ a @ v
     core = torch.where(kept[:, None] & kept, b, 0.0)

@@ -19,6 +19,18 @@ def working(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALF else dtype
 
 
+LARGEST_DOUBLE = {"cpu": 4096, "cuda": 2048}  # rows; elsewhere none: not every device has float64 (mps)
+
+
+def precise(dtype: torch.dtype, device: torch.device, n: int) -> torch.dtype:
+    """The dtype to decompose a matrix of n rows in: float64 for float32 and half precision while n is small, else `working`.
+
+    A second moment of condition 1e9 keeps no digit of its small eigenvalues where it is decomposed in float32.
+    """
+    small = n <= LARGEST_DOUBLE.get(device.type, -1)
+    return torch.float64 if small and dtype in (torch.float32, *HALF) else working(dtype)
+
+
 def uniform(generator: torch.Generator, shape: tuple[int, ...], bound: float, dtype: torch.dtype) -> Tensor:
     """Independent entries from U(-bound, bound), on the generator's device."""
     return bound * (2 * torch.rand(shape, generator=generator, dtype=dtype, device=generator.device) - 1)

@@ -14,9 +14,11 @@ from torch.func import vmap
 
 from fisher.pmat import spectra
 from fisher.pmat.base import Regul
+from fisher.pmat.cuts import NO_CUT, Cut
 from fisher.pmat.limits import PRODUCTS, check_dense
+from fisher.pmat.precise import precisely, singly
 from linmaps import trees
-from linmaps.linalg import pinv
+from linmaps.linalg import cutoff, pinv
 
 
 @trees.record()
@@ -32,24 +34,31 @@ class ArrowheadBlock:
         ratio = self.cross / d
         return d, ratio, e - (self.cross * ratio).sum(-1)
 
+    @singly
     def mv(self, V: Tensor) -> Tensor:
         w, b = V[..., :-1], V[..., -1]
         border = torch.cat([self.cross * b[..., None], (self.cross * w).sum(-1, keepdim=True)], -1)
         return self.entries * V + border
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, rtol: float | None = None) -> Tensor:
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+        return self._solve(V, regul, kind, *cut.of(cutoff(self.entries.shape[-1], self.entries.dtype)))
+
+    @precisely
+    def _solve(self, V: Tensor, regul: Regul, kind: str, rtol: float, atol: Regul) -> Tensor:
         if kind == "lstsq":
-            return torch.einsum("...ij,k...j->k...i", self.each(lambda m: pinv(m, rtol=rtol)), V)
+            return torch.einsum("...ij,k...j->k...i", self.each(lambda m: pinv(m, rtol=rtol, atol=atol)), V)
         d, ratio, s = self._schur(regul)
         w, b = V[..., :-1], V[..., -1]
         b = (b - (ratio * w).sum(-1)) / s
         return torch.cat([w / d - ratio * b[..., None], b[..., None]], -1)
 
+    @precisely
     def sample(self, Z: Tensor, regul: Regul) -> Tensor:
         d, ratio, s = self._schur(regul)
         b = Z[..., -1] * s**-0.5
         return torch.cat([Z[..., :-1] * d**-0.5 - ratio * b[..., None], b[..., None]], -1)
 
+    @precisely
     def logdet(self, regul: Regul) -> Tensor:
         d, _, s = self._schur(regul)
         return spectra.log_abs(d) + spectra.log_abs(s)
@@ -78,8 +87,10 @@ class ArrowheadBlock:
         check_dense(self.entries.numel(), "a dense block of a layer", PRODUCTS, dtype=self.cross.dtype)
         return torch.block_diag(*matrices.flatten(0, -3).unbind(0))
 
+    @singly
     def squares(self) -> Tensor:
         return (self.entries**2).sum() + 2 * (self.cross**2).sum()
 
+    @precisely
     def extreme(self, largest: bool) -> Tensor:
         return spectra.extremes(self.each(spectra.spectrum_values), largest)

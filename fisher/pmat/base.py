@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from fisher.pmat import maps
-from linmaps import trees
+from fisher.pmat.cuts import Cut, checked
+from linmaps import checks, trees
 from linmaps.checks import alike, values
+from linmaps.linalg import cutoff
 from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
 
@@ -72,18 +74,6 @@ class PMat:
 
     # --- a representation may define -------------------------------------------------------------------------------
 
-    def inverse(self, regul: Regul = 1e-8) -> PMat:
-        """(F + regul I)^-1, a matrix."""
-        raise self._unsupported("inverse", "use F.solve(v, regul)")
-
-    def pinv(self, rtol: float | None = None) -> PMat:
-        """The pseudo-inverse: eigenvalues below rtol times the largest of their block count as zero."""
-        raise self._unsupported("pinv", DENSE)
-
-    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
-        """(F + regul I)^p for a real number p."""
-        raise self._unsupported("pow", DENSE)
-
     def eigendecomposition(self) -> PMat:
         """The same matrix in its eigenbasis U: `get_eigenvalues`, `project_to_diag`, `project_from_diag` are cheap there."""
         raise self._unsupported("eigendecomposition", DENSE)
@@ -92,13 +82,21 @@ class PMat:
         """sqrt of the sum of squared entries."""
         raise self._unsupported("frobenius_norm", DENSE)
 
-    def logdet(self, regul: Regul = 1e-8) -> Tensor:
-        """log |det(F + regul I)|, over all d dimensions."""
-        raise self._unsupported("logdet", DENSE)
-
     def get_block(self, name: str) -> Tensor:
         """The dense block of a layer, over its flattened view."""
         raise self._unsupported("get_block", "use PMatBlockDiag")
+
+    def _inverse(self, regul: Regul) -> PMat:
+        raise self._unsupported("inverse", "use F.solve(v, regul)")
+
+    def _pinv(self, cut: Cut) -> PMat:
+        raise self._unsupported("pinv", DENSE)
+
+    def _pow(self, p: float, regul: Regul) -> PMat:
+        raise self._unsupported("pow", DENSE)
+
+    def _logdet(self, regul: Regul) -> Tensor:
+        raise self._unsupported("logdet", DENSE)
 
     def _sample(self, noise: Any, regul: Regul) -> Any:
         """R noise with R R' = (F + regul I)^-1, for one vector."""
@@ -121,10 +119,14 @@ class PMat:
     def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "default", **options: Any) -> Any:
         """(F + regul I)^-1 v, exactly, for a vector or a map v (one factorization for all of its right-hand sides).
 
-        kind: "default"; "lstsq" is the pseudo-inverse F^+ v whatever regul, with the relative cut-off `rtol=`; others are
-        in the docstring of the representation.  ValueError for an unknown kind or option, a negative regul, another v.
+        kind: "default"; "lstsq" is the pseudo-inverse F^+ v whatever regul, with the cut-offs of `pinv`; others are in the
+        docstring of the representation.  ValueError for an unknown kind or option, a regul that is no number >= 0 (or
+        tensor without axes), another v.
         """
         check_regul(regul)
+        return self._solved(v, regul, kind, **options)
+
+    def _solved(self, v: Any, regul: Regul, kind: str, **options: Any) -> Any:
         if self.kinds is not None:
             if kind not in self.kinds:
                 raise ValueError(
@@ -132,6 +134,8 @@ class PMat:
                 )
             if unknown := sorted(set(options) - set(self.kinds[kind])):
                 raise ValueError(f"solve: got options {unknown}, expected {list(self.kinds[kind])} for kind={kind!r}")
+        if kind == "lstsq":
+            options = {"cut": self._cut(**options)}
         return maps.each(self.layout, v, "v", lambda v, n: self._solve_map(v, n, regul, kind, **options), self._space)
 
     def mmap(self, J: Any) -> Any:
@@ -185,6 +189,9 @@ class PMat:
         noise: a tree like params; with leading axes as many vectors.  ValueError where F + regul I is not positive definite.
         """
         check_regul(regul)
+        return self._sampled(generator, regul, noise)
+
+    def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         if (generator is None) == (noise is None):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
@@ -205,7 +212,39 @@ class PMat:
     def _sample_map(self, noise: Any, n: int, regul: Regul) -> Any:
         return maps.mapped(lambda z: self._sample(z, regul), n)(noise)
 
-    # --- the spectrum ----------------------------------------------------------------------------------------------
+    # --- functions ---------------------------------------------------------------------------------------------------
+
+    def inverse(self, regul: Regul = 1e-8) -> PMat:
+        """(F + regul I)^-1, a matrix."""
+        check_regul(regul)
+        return self._inverse(regul)
+
+    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
+        """(F + regul I)^p for a real number p."""
+        check_regul(regul)
+        return self._pow(p, regul)
+
+    def logdet(self, regul: Regul = 1e-8) -> Tensor:
+        """log |det(F + regul I)|, over all d dimensions."""
+        check_regul(regul)
+        return self._logdet(regul)
+
+    def pinv(self, rtol: float | None = None, *, atol: float = 0.0, over: str = "block") -> PMat:
+        """The pseudo-inverse: eigenvalues up to rtol times the largest of their block, or up to atol, count as zero.
+
+        over: "block", or "matrix": rtol is relative to the largest eigenvalue of the whole matrix, so that a block-diagonal
+        matrix has the pseudo-inverse that it has as a dense one.  rtol None: what rounding leaves, or 0 beside an atol.
+        """
+        return self._pinv(self._cut(rtol, atol, over))
+
+    def _cut(self, rtol: float | None = None, atol: float = 0.0, over: str = "block") -> Cut:
+        cut = checked(rtol, atol, over)
+        if over == "block":
+            return cut
+        relative, _ = cut.of(cutoff(self.layout.numel, self.dtype))
+        return Cut(0.0, (relative * self._spectral_norm(True)).clamp_min(atol))
+
+    # --- the spectrum ------------------------------------------------------------------------------------------------
 
     def get_eigenvalues(self) -> Any:
         """The eigenvalues, in the structure of `project_to_diag`."""
@@ -329,10 +368,11 @@ def identical(a: Any, b: Any) -> bool:
     return len(s) == len(t) and all(x is y for x, y in zip(s, t))
 
 
-def check_regul(regul: Regul) -> None:
-    """A number must not be negative (a tensor is not looked at)."""
-    if isinstance(regul, Number) and not regul >= 0:  # type: ignore[operator]
-        raise ValueError(f"regul: got {regul}, expected a number >= 0")
+def check_regul(regul: Any, name: str = "regul") -> None:
+    """Raise unless regul is a finite number >= 0, or a tensor of one without axes: TypeError or ValueError."""
+    checks.number(
+        regul, name, low=0, cure="for another amount per parameter add a matrix, F + PMatDiag(tree, F.layout)"
+    )
 
 
 def check_sample(drawn: Any) -> Any:

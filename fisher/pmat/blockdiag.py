@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fisher.layers import LayerCollection
 from fisher.pmat import exact
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
 from fisher.pmat.blocks import Layerwise
+from fisher.pmat.cuts import Cut
 from fisher.pmat.diag import PMatDiag
 from fisher.pmat.eigen import PMatEigen
 from fisher.pmat.eigenblocks import in_basis
@@ -27,7 +28,8 @@ class PMatBlockDiag(Layerwise):
     """The exact diagonal blocks of F, a layer each (weight and bias jointly): memory and mv sum of n^2, solve sum of n^3.
 
     `blocks[name]` `[n, n]` over the layer's flattened view: `[W | b]` row by row where the layer is factored, the leaf
-    elsewhere; a scalar (0) for a leaf that f does not use.  Kinds of solve as of PMatDense.
+    elsewhere; a scalar (0) for a leaf that f does not use.  Kinds of solve as of PMatDense; inverse, pinv and pow are
+    block-diagonal again.
 
     >>> import torch, fisher
     >>> f = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"]
@@ -55,19 +57,14 @@ class PMatBlockDiag(Layerwise):
         shapes = self.shapes()
         return {name: exact.exact(block, shapes[name]) for name, block in self.blocks.items()}
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatBlockDiag:
-        """(F + regul I)^-1, by blocks."""
-        check_regul(regul)
+    def _inverse(self, regul: Regul) -> PMatBlockDiag:
         return self._mapped(lambda block: exact.exact_power(block, -1, regul))
 
-    def pinv(self, rtol: float | None = None) -> PMatBlockDiag:
-        """F^+, by blocks."""
+    def _pinv(self, cut: Cut) -> PMatBlockDiag:
         self.spectral("pinv")
-        return self._mapped(lambda block: exact.exact_pinv(block, rtol))
+        return self._mapped(lambda block: exact.exact_pinv(block, cut))
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatBlockDiag:
-        """(F + regul I)^p, by blocks."""
-        check_regul(regul)
+    def _pow(self, p: float, regul: Regul) -> PMatBlockDiag:
         self.spectral("pow")
         return self._mapped(lambda block: exact.exact_power(block, p, regul))
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.layers import LayerCollection
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
+from fisher.pmat.cuts import LSTSQ
 from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.linalg import positive_root
@@ -24,7 +25,7 @@ from linmaps.trees import Layout
 class Blockwise(PMat):
     """A PMat made of blocks: a representation says which (`_blocks`), and how vectors `split` and `join`."""
 
-    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "eigendecomposition": (), "lstsq": ("rtol",)}
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "eigendecomposition": (), "lstsq": LSTSQ}
     symmetric: bool = True  # False for the product of two
     general: ClassVar[bool] = False  # whether solve and inverse do without symmetry
 
@@ -90,8 +91,7 @@ class Blockwise(PMat):
     def frobenius_norm(self) -> Tensor:
         return positive_root(_total([b.squares() for b in self._blocks().values()], self._like()))
 
-    def logdet(self, regul: Regul = 1e-8) -> Tensor:
-        check_regul(regul)
+    def _logdet(self, regul: Regul) -> Tensor:
         return _total([b.logdet(regul) for b in self.spectral("logdet").values()], self._like())
 
     def _spectral_norm(self, largest: bool) -> Tensor:

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fisher.pmat import spectra
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
 from fisher.pmat.blocks import Blockwise
+from fisher.pmat.cuts import Cut
 from fisher.pmat.eigen import PMatEigen, Whole, raveled
 from fisher.pmat.eigenblocks import in_basis
-from fisher.pmat.exact import ExactBlock
+from fisher.pmat.exact import ExactBlock, exact_pinv, exact_power
 from linmaps import trees
-from linmaps.linalg import damped, pinv
+from linmaps.linalg import damped
 from linmaps.trees import Layout
 
 
@@ -23,7 +23,7 @@ class PMatDense(Blockwise):
     """The matrix itself: memory d^2, mv d^2, solve by one QR, about 8/3 d^3.  It may be indefinite (a difference, a Hessian).
 
     solve kinds: "default" (QR), "eigendecomposition" (where rounding in the null space must not swamp a small regul; for
-    many values of regul keep `F.eigendecomposition()`), "lstsq" (pseudo-inverse, `rtol=`).
+    many values of regul keep `F.eigendecomposition()`), "lstsq" (pseudo-inverse).  inverse, pinv and pow are dense again.
 
     >>> import torch, fisher
     >>> F = fisher.fim(lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}, torch.eye(2), fisher.PMatDense, "gaussian")
@@ -52,22 +52,17 @@ class PMatDense(Blockwise):
     def join(self, views: dict[str, Tensor]) -> Any:
         return self.layout.unravel(views[""])
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatDense:
-        """(F + regul I)^-1, dense."""
-        check_regul(regul)
+    def _inverse(self, regul: Regul) -> PMatDense:
         self.check_single(2, self.matrix)
-        return dataclasses.replace(self, matrix=spectra.matrix_power(self.matrix, -1, regul))
+        return dataclasses.replace(self, matrix=exact_power(self.matrix, -1, regul))
 
-    def pinv(self, rtol: float | None = None) -> PMatDense:
-        """F^+, dense."""
+    def _pinv(self, cut: Cut) -> PMatDense:
         self.spectral("pinv")
-        return PMatDense(pinv(self.matrix, rtol=rtol), self.layout)
+        return PMatDense(exact_pinv(self.matrix, cut), self.layout)
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatDense:
-        """(F + regul I)^p, dense."""
-        check_regul(regul)
+    def _pow(self, p: float, regul: Regul) -> PMatDense:
         self.spectral("pow")
-        return PMatDense(spectra.matrix_power(self.matrix, p, regul), self.layout)
+        return PMatDense(exact_power(self.matrix, p, regul), self.layout)
 
     def eigendecomposition(self) -> PMatEigen:
         """F = U diag(values) U'; there solve, logdet, sample for any regul cost d^2."""

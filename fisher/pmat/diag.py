@@ -8,8 +8,10 @@ from torch import Tensor
 
 from fisher.pmat import spectra
 from fisher.pmat.aligned import AxisAligned
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
+from fisher.pmat.cuts import Cut
 from fisher.pmat.exact import DiagonalBlock
+from fisher.pmat.precise import singly
 from linmaps import trees
 from linmaps.trees import Layout
 
@@ -38,19 +40,14 @@ class PMatDiag(AxisAligned):
         self.check_vector(self.diag, "diag (of a stacked ensemble? use torch.func.vmap)")
         return {str(n): DiagonalBlock(t) for n, t in enumerate(trees.leaves(self.diag))}
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatDiag:
-        """(F + regul I)^-1, diagonal."""
-        check_regul(regul)
-        return self._mapped(lambda t: 1 / (t + regul))
+    def _inverse(self, regul: Regul) -> PMatDiag:
+        return self._pow(-1, regul)
 
-    def pinv(self, rtol: float | None = None) -> PMatDiag:
-        """F^+, diagonal."""
-        return self._mapped(lambda t: spectra.pseudo(t, rtol or 0.0))
+    def _pinv(self, cut: Cut) -> PMatDiag:
+        return self._mapped(lambda t: singly(spectra.pseudo)(t, *cut.of(0.0)))
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatDiag:
-        """(F + regul I)^p, diagonal."""
-        check_regul(regul)
-        return self._mapped(lambda t: spectra.raised(spectra.clipped(t) + regul, spectra.real(p)))
+    def _pow(self, p: float, regul: Regul) -> PMatDiag:
+        return self._mapped(lambda t: spectra.entrywise_power(t, p, regul))
 
     def get_block(self, name: str) -> Tensor:
         raise self._unsupported("get_block", "use PMatBlockDiag, or get_diag()")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.base import PMat, Regul, check_regul, identical
+from fisher.pmat.base import PMat, Regul, identical
 from fisher.pmat.blocks import InEigenbasis
+from fisher.pmat.cuts import Cut
 from fisher.pmat.eigenblocks import BasisBlock
 from linmaps import trees
 from linmaps.trees import Layout
@@ -39,9 +40,9 @@ class PMatEigen(InEigenbasis):
     """F = U diag(values) U': what `eigendecomposition` of PMatDense, PMatBlockDiag, PMatQuasiDiag and PMatSum gives.
 
     `values[name]` `[n]`, `vectors[name]` `[n, n]` (ones `[n]`: the identity), by layer (by "" for the whole).  solve,
-    inverse, pow, logdet, sample for any regul without another factorization.  `get_eigenvalues()`, `project_to_diag(v)`
-    = U'v and `project_from_diag(u)` = U u are tensors `[d]` for the whole, dicts by layer else.  Its derivatives are right
-    where eigenvalues differ; where they repeat, differentiate the methods of the matrix itself.
+    inverse, pow, logdet, sample for any regul in the same basis, without another factorization.  `get_eigenvalues()`,
+    `project_to_diag(v)` = U'v and `project_from_diag(u)` = U u are tensors `[d]` for the whole, dicts by layer else.  Its
+    derivatives are right where eigenvalues differ; where they repeat, differentiate the methods of the matrix itself.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -68,17 +69,13 @@ class PMatEigen(InEigenbasis):
     def parts(self, coordinates: Any) -> dict[str, Tensor]:
         return {"": coordinates} if isinstance(self.layers, Whole) else coordinates
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatEigen:
-        """(F + regul I)^-1 in the same basis."""
-        return self.pow(-1, regul)
+    def _inverse(self, regul: Regul) -> PMatEigen:
+        return self._pow(-1, regul)
 
-    def pinv(self, rtol: float | None = None) -> PMatEigen:
-        """F^+ in the same basis."""
-        return self._with({name: block.pinv(rtol).D for name, block in self._blocks().items()})
+    def _pinv(self, cut: Cut) -> PMatEigen:
+        return self._with({name: block.pinv(cut).D for name, block in self._blocks().items()})
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatEigen:
-        """(F + regul I)^p in the same basis."""
-        check_regul(regul)
+    def _pow(self, p: float, regul: Regul) -> PMatEigen:
         return self._with({name: block.pow(p, regul).D for name, block in self._blocks().items()})
 
     def scaled(self, alpha: Regul) -> PMatEigen:

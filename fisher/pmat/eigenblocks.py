@@ -14,9 +14,13 @@ from torch import Tensor
 
 from fisher.pmat import spectra
 from fisher.pmat.base import Regul
+from fisher.pmat.cuts import NO_CUT, Cut
 from fisher.pmat.limits import PRODUCTS, check_dense
+from fisher.pmat.precise import precisely, singly
 from linmaps import trees
-from linmaps.linalg import rounding
+from linmaps.linalg import cutoff, denoised
+
+KIND = "eigendecomposition"  # the kind of solve that takes rounding for zero
 
 
 def right(V: Tensor, A: Tensor) -> Tensor:
@@ -65,26 +69,35 @@ class Diagonalized:
     def _with(self, D: Tensor) -> Any:
         return dataclasses.replace(self, D=D)  # type: ignore[type-var]
 
+    @property
+    def noise(self) -> float:
+        """What rounding leaves on a null direction of a product X'X, relative."""
+        return cutoff(self.D.numel(), self.D.dtype)
+
+    @singly
     def mv(self, V: Tensor) -> Tensor:
         return self.from_diag(self.D * self.to_diag(V)).reshape(V.shape)
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, rtol: float | None = None) -> Tensor:
-        inverse = self.pinv(rtol).D if kind == "lstsq" else 1 / (self.D + regul)
-        return self.from_diag(inverse * self.to_diag(V)).reshape(V.shape)
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+        if kind == "lstsq":
+            return self.pinv(cut).mv(V)
+        return self._powered(V, -1, regul, self.noise if kind == KIND else 0.0)
 
     def sample(self, Z: Tensor, regul: Regul) -> Tensor:
-        return self.from_diag(self.pow(-0.5, regul).D * self.to_diag(Z)).reshape(Z.shape)
+        return self._powered(Z, -0.5, regul, 0.0)
+
+    @singly
+    def _powered(self, V: Tensor, p: float, regul: Regul, noise: float) -> Tensor:
+        return self._with(denoised(self.D.flatten(), noise).reshape(self.D.shape)).pow(p, regul).mv(V)
 
     def pow(self, p: float, regul: Regul) -> Any:
-        return self._with(spectra.raised(spectra.clipped(self.D) + regul, spectra.real(p)))
+        return self._with(spectra.entrywise_power(self.D, p, regul))
 
-    def pinv(self, rtol: float | None) -> Any:
+    def pinv(self, cut: Cut = NO_CUT) -> Any:
         """Second moments in a null direction are rounding squared."""
-        return self._with(spectra.pseudo(self.D, rounding(self.D.flatten()) ** 2 if rtol is None else rtol))
+        return self._with(singly(spectra.pseudo)(self.D, *cut.of(self.noise**2)))
 
-    def scaled(self, alpha: Regul) -> Any:
-        return self._with(alpha * self.D)
-
+    @singly
     def logdet(self, regul: Regul) -> Tensor:
         return spectra.log_abs(self.D + regul)
 
@@ -92,6 +105,7 @@ class Diagonalized:
         B = self.basis()
         return (B * self.D.flatten()) @ B.mT
 
+    @singly
     def squares(self) -> Tensor:
         return (self.D**2).sum()
 
@@ -142,5 +156,10 @@ class BasisBlock(Diagonalized):
 
 def in_basis(block: Tensor, n: int) -> BasisBlock:
     """The eigenbasis of a matrix `[n, n]`, or of a scalar c that stands for c I."""
-    s = spectra.spectrum(block if block.ndim else block.expand(n))
+    return _in_basis(block if block.ndim else block.expand(n))
+
+
+@precisely
+def _in_basis(m: Tensor) -> BasisBlock:
+    s = spectra.spectrum(m)
     return BasisBlock(s.values + diagonal(s.N), s.U)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fisher.layers import LayerCollection
 from fisher.pmat import exact
-from fisher.pmat.base import PMat, Regul, check_regul, identical
+from fisher.pmat.base import PMat, Regul, identical
 from fisher.pmat.blocks import InEigenbasis
+from fisher.pmat.cuts import Cut
 from fisher.pmat.eigenblocks import EigenBlock, in_basis
 from fisher.pmat.eye import PMatEye
 from fisher.pmat.factored import layer_blocks, unstacked
@@ -26,7 +27,8 @@ from linmaps import trees
 class PMatEKFAC(InEigenbasis):
     """blockdiag((W (x) U) diag(D) (W (x) U)'): what `PMatKFAC.eigendecomposition`, `inverse`, `pow` give.
 
-    `eigenvalues[name] = D`, `bases[name] = (U, W)`, `exact[name]` as in PMatKFAC.  mv, solve: four products per layer.
+    `eigenvalues[name] = D`, `bases[name] = (U, W)`, `exact[name]` as in PMatKFAC.  mv, solve: four products per layer;
+    inverse, pinv, pow stay in the bases.
     A 1-d U `[I]` (ones) is the identity; grouped layers have an axis of groups in front of all three.
     F + G is a PMatEKFAC where both have the same bases (the same tensors: after `update_diag`, `inverse`, `pow`), else a
     PMatSum: to average over batches or time average PMatKFAC, then take `.eigendecomposition().update_diag(...)`.
@@ -78,17 +80,13 @@ class PMatEKFAC(InEigenbasis):
 
         return update_diag(self, f, params, data, likelihood, **options)
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatEKFAC:
-        """(F + regul I)^-1 in the same bases."""
-        return self.pow(-1, regul)
+    def _inverse(self, regul: Regul) -> PMatEKFAC:
+        return self._pow(-1, regul)
 
-    def pinv(self, rtol: float | None = None) -> PMatEKFAC:
-        """F^+ in the same bases."""
-        return self._with(lambda block: block.pinv(rtol), lambda m: exact.exact_pinv(m, rtol))
+    def _pinv(self, cut: Cut) -> PMatEKFAC:
+        return self._with(lambda block: block.pinv(cut), lambda m: exact.exact_pinv(m, cut))
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatEKFAC:
-        """(F + regul I)^p in the same bases."""
-        check_regul(regul)
+    def _pow(self, p: float, regul: Regul) -> PMatEKFAC:
         return self._with(lambda block: block.pow(p, regul), lambda m: exact.exact_power(m, p, regul))
 
     def get_KFE(self, name: str, split_weight_bias: bool = True) -> Tensor:

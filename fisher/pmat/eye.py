@@ -8,8 +8,10 @@ from torch import Tensor
 
 from fisher.pmat import spectra
 from fisher.pmat.aligned import AxisAligned
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
+from fisher.pmat.cuts import Cut
 from fisher.pmat.exact import DiagonalBlock
+from fisher.pmat.precise import singly
 from linmaps import trees
 from linmaps.linalg import positive_root
 from linmaps.trees import Layout
@@ -39,19 +41,14 @@ class PMatEye(AxisAligned):
         self.check_single(0, self.alpha)
         return {str(n): DiagonalBlock(self.alpha.expand(s)) for n, s in enumerate(self.layout.shapes)}
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatEye:
-        """1 / (alpha + regul) I."""
-        check_regul(regul)
-        return PMatEye(1 / (self.alpha + regul), self.layout)
+    def _inverse(self, regul: Regul) -> PMatEye:
+        return self._pow(-1, regul)
 
-    def pinv(self, rtol: float | None = None) -> PMatEye:
-        """1 / alpha I, or 0 for alpha = 0."""
-        return PMatEye(spectra.pseudo(self.alpha, 0.0), self.layout)
+    def _pinv(self, cut: Cut) -> PMatEye:
+        return PMatEye(singly(spectra.pseudo)(self.alpha, *cut.of(0.0)), self.layout)
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatEye:
-        """(alpha + regul)^p I."""
-        check_regul(regul)
-        return PMatEye(spectra.raised(self.alpha + regul, spectra.real(p)), self.layout)
+    def _pow(self, p: float, regul: Regul) -> PMatEye:
+        return PMatEye(spectra.entrywise_power(self.alpha, p, regul), self.layout)
 
     def get_block(self, name: str) -> Tensor:
         raise self._unsupported("get_block", "use PMatBlockDiag, or alpha")

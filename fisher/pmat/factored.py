@@ -15,11 +15,13 @@ from torch.func import vmap
 
 from fisher.pmat import exact, spectra
 from fisher.pmat.base import Regul
-from fisher.pmat.eigenblocks import EigenBlock, diagonal, full, kron, right, right_t
+from fisher.pmat.cuts import NO_CUT, Cut
+from fisher.pmat.eigenblocks import KIND, EigenBlock, diagonal, full, kron, right, right_t
 from fisher.pmat.limits import PRODUCTS, check_dense
+from fisher.pmat.precise import precisely, singly
 from fisher.uses import Layer
 from linmaps import trees
-from linmaps.linalg import constant_eigh, damped, pinv, refined, solve
+from linmaps.linalg import constant_eigh, cutoff, damped, denoised, refined, solve
 
 
 def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
@@ -49,23 +51,32 @@ class KroneckerBlock:
     A: Tensor
     G: Tensor
 
+    @property
+    def noise(self) -> tuple[float, float]:
+        """What rounding leaves on null directions of A and G, relative."""
+        return (0.0 if self.A.ndim == 1 else cutoff(len(self.A), self.A.dtype)), cutoff(len(self.G), self.G.dtype)
+
+    @singly
     def mv(self, V: Tensor) -> Tensor:
         return self.G @ right_t(V, self.A)
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, rtol: float | None = None) -> Tensor:
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
         if kind == "pi":
             return self._pi_damped(V, regul)
         if kind == "lstsq":
-            return self.pinv().mv(V) if rtol is None else self.eigen().pinv(rtol).mv(V)
-        return self._tikhonov(V, regul)
+            return self.pinv().mv(V) if cut == NO_CUT else self.eigen().pinv(cut).mv(V)
+        return self._tikhonov(V, regul, self.noise if kind == KIND else (0.0, 0.0))
 
-    def _tikhonov(self, V: Tensor, regul: Regul) -> Tensor:
+    @precisely
+    def _tikhonov(self, V: Tensor, regul: Regul, noise: tuple[float, float]) -> Tensor:
         """X with G X A + regul X = V; eigh's own derivatives are infinite at repeated eigenvalues, X's are not."""
         (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
+        a, g = denoised(a, noise[0]), denoised(g, noise[1])
         values = torch.outer(g, a) + (regul.detach() if isinstance(regul, Tensor) else regul)
         inverse = lambda B: W @ right_t((W.mT @ right(B, U)) / values, U)
         return refined(inverse, lambda X: self.G @ right(X, self.A) + regul * X, V, V.detach())
 
+    @precisely
     def _pi_damped(self, V: Tensor, regul: Regul) -> Tensor:
         a, g = diagonal(self.A), self.G.diagonal()
         ratio = a.mean() / g.mean()
@@ -80,9 +91,13 @@ class KroneckerBlock:
         return X.mT.reshape(O, K, I).transpose(0, 1)
 
     def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        return self._sample(Z, regul, max(self.noise))
+
+    @precisely
+    def _sample(self, Z: Tensor, regul: Regul, noise: float) -> Tensor:
         """(G (x) A + regul I)^-1/2 Z, by the Taylor formula of `spectra.Spectrum` for the product of two."""
         a, g = spectra.spectrum(self.A), spectra.spectrum(self.G)
-        h, h1, h2 = spectra.power(torch.outer(g.values, a.values) + regul, -0.5)
+        h, h1, h2 = spectra.power(spectra.shifted(torch.outer(g.values, a.values), regul, -0.5, noise), -0.5)
 
         def change(Z: Tensor) -> Tensor:
             """What the N of both add to diag(g) Z diag(a): zero as a number."""
@@ -93,9 +108,11 @@ class KroneckerBlock:
         first = change(Z)
         return g.U @ right_t(h * Z + h1 * first + h2 * change(first) / 2, a.U)
 
+    @precisely
     def logdet(self, regul: Regul) -> Tensor:
         """As `spectra.logdet`, in the eigenbases: D = G (x) A + regul I minus its numbers is never formed."""
         (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
+        a, g = a if self.A.ndim == 1 else spectra.unregulated(a, regul), spectra.unregulated(g, regul)
         r0 = regul.detach() if isinstance(regul, Tensor) else regul
         r = regul - r0
         values = torch.outer(g, a) + r0
@@ -112,12 +129,13 @@ class KroneckerBlock:
 
     def pinv(self) -> KroneckerBlock:
         """G^+ (x) A^+."""
-        return KroneckerBlock(spectra.pseudo(self.A, 0.0) if self.A.ndim == 1 else pinv(self.A), pinv(self.G))
+        return KroneckerBlock(exact.exact_pinv(self.A), exact.exact_pinv(self.G))
 
     def pow(self, p: float) -> KroneckerBlock:
         """G^p (x) A^p."""
-        return KroneckerBlock(spectra.matrix_power(self.A, p), spectra.matrix_power(self.G, p))
+        return KroneckerBlock(exact.exact_power(self.A, p, 0.0), exact.exact_power(self.G, p, 0.0))
 
+    @precisely
     def eigen(self) -> EigenBlock:
         """The same in its eigenbases."""
         a, g = spectra.spectrum(self.A), spectra.spectrum(self.G)
@@ -130,9 +148,11 @@ class KroneckerBlock:
     def dense(self) -> Tensor:
         return kron(self.G, full(self.A))
 
+    @precisely
     def squares(self) -> Tensor:
         return (self.A**2).sum() * (self.G**2).sum()
 
+    @precisely
     def extreme(self, largest: bool) -> Tensor:
         a, g = (spectra.extremes(spectra.spectrum_values(m), largest) for m in (self.A, self.G))
         return a * g

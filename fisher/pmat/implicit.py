@@ -160,12 +160,9 @@ class PMatImplicit(MatrixFree):
 
     # --- samples -----------------------------------------------------------------------------------------------------
 
-    def sample(self, generator: torch.Generator | None = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
-        """A vector from N(0, (F + regul I)^-1): (F + regul I)^-1 (R'e + sqrt(regul) z) with R'R = F, by one solve.
-
-        noise: in place of the generator, a pair (z, e): z a tree like params, e one `[K, B]` per batch, standard normal.
-        ValueError for a Hessian, which has no root.
-        """
+    def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
+        """(F + regul I)^-1 (R'e + sqrt(regul) z) with R'R = F, by one solve; noise a pair (z, e): z a tree like params, e one
+        `[K, B]` per batch, standard normal.  ValueError for a Hessian, which has no root."""
         if (generator is None) == (noise is None):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
@@ -173,7 +170,7 @@ class PMatImplicit(MatrixFree):
         z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         colored = self._colored(generator, None if noise is None else noise[1])
         root = torch.as_tensor(regul, dtype=self.scale.dtype, device=self.scale.device).sqrt()
-        return self.solve(check_sample(trees.axpy(root, z, colored)), regul)
+        return self._solved(check_sample(trees.axpy(root, z, colored)), regul, "default")
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """R'e with R'R = F: a vector from N(0, F)."""

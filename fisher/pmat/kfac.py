@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fisher.layers import LayerCollection
 from fisher.pmat import exact
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
 from fisher.pmat.blocks import Layerwise
+from fisher.pmat.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.ekfac import PMatEKFAC
 from fisher.pmat.factored import KroneckerBlock, layer_blocks, unstacked
 from fisher.uses import Layer
@@ -33,8 +34,8 @@ class PMatKFAC(Layerwise):
     solve(v, regul) is Tikhonov exactly, by eigen-decomposition of both factors: (G (x) A + regul I)^-1 v; its derivatives
     are right up to the second order, for repeated eigenvalues too.  `kind="pi"` damps the factors instead:
     (G + sqrt(regul)/pi I)^-1 V (A + pi sqrt(regul) I)^-1 with pi^2 = (tr A / I) / (tr G / O), pi = 1 where a trace is 0
-    (Martens and Grosse, 2015, section 6.3).  pow and pinv without damping stay Kronecker products, all else of regul is a
-    PMatEKFAC.
+    (Martens and Grosse, 2015, section 6.3).  pow and pinv without damping or cut-offs stay Kronecker products, all else is
+    a PMatEKFAC; to differentiate at repeated eigenvalues use `solve` instead of `inverse`.
 
     moments: whether the factors are second moments, whose mean over batches is that of all data; not so of powers and
     products, which `fisher.Mean` and `fisher.ema` add as matrices.  F + G is a PMatKFAC where the two share the factors of
@@ -57,7 +58,7 @@ class PMatKFAC(Layerwise):
         "default": (),
         "pi": (),
         "eigendecomposition": (),
-        "lstsq": ("rtol",),
+        "lstsq": LSTSQ,
     }
 
     __repr__ = PMat.__repr__
@@ -85,22 +86,17 @@ class PMatKFAC(Layerwise):
         values, bases = {n: b.D for n, b in found.items()}, {n: (b.U, b.W) for n, b in found.items()}
         return PMatEKFAC(values, bases, self.exact, self.layers)
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatEKFAC:
-        """(F + regul I)^-1 exactly, in the eigenbases.  To differentiate at repeated eigenvalues use `solve`."""
-        check_regul(regul)
-        return self.eigendecomposition().inverse(regul)
+    def _inverse(self, regul: Regul) -> PMatEKFAC:
+        return self.eigendecomposition()._inverse(regul)
 
-    def pinv(self, rtol: float | None = None) -> PMat:
-        """F^+: G^+ (x) A^+; with rtol, which cuts off eigenvalues of the product, in the eigenbases."""
-        if rtol is not None:
-            return self.eigendecomposition().pinv(rtol)
-        return self._mapped("pinv", lambda block: block.pinv(), lambda m: exact.exact_pinv(m, None))
+    def _pinv(self, cut: Cut) -> PMat:
+        if cut != NO_CUT:  # of eigenvalues of the product
+            return self.eigendecomposition()._pinv(cut)
+        return self._mapped("pinv", lambda block: block.pinv(), exact.exact_pinv)
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
-        """(F + regul I)^p: G^p (x) A^p for regul = 0, else a PMatEKFAC."""
-        check_regul(regul)
+    def _pow(self, p: float, regul: Regul) -> PMat:
         if not isinstance(regul, Number) or regul != 0:
-            return self.eigendecomposition().pow(p, regul)
+            return self.eigendecomposition()._pow(p, regul)
         return self._mapped("pow", lambda block: block.pow(p), lambda m: exact.exact_power(m, p, 0.0))
 
     def get_KFE(self, name: str, split_weight_bias: bool = True) -> Tensor:

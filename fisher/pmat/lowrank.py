@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
+from fisher.pmat.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.dense import PMatDense
 from fisher.pmat.eigen import raveled
 from fisher.pmat.limits import PRODUCTS, check_dense
+from fisher.pmat.precise import cast, singly
 from fisher.pmat.range import PMatRange, combination, gram, products, row_layout
 from fisher.pmat.spectra import extremes, logdet, matrix_power, real, spectrum_values
 from linmaps import trees
-from linmaps.linalg import constant_eigh, damped, eigh, pinv, positive_root, refined
+from linmaps.linalg import constant_eigh, cutoff, damped, denoised, eigh, pinv, positive_root, refined
+from linmaps.numeric import eye_like, precise, working
 from linmaps.trees import Layout
 
 
@@ -50,7 +53,7 @@ class PMatLowRank(PMat):
     weights: Tensor | None = None
 
     __repr__ = PMat.__repr__
-    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "range": (), "lstsq": ("rtol",)}
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "range": (), "lstsq": LSTSQ}
 
     def _about(self) -> str:
         return f"{self.n} rows, "
@@ -68,8 +71,19 @@ class PMatLowRank(PMat):
     def _wide(self) -> bool:
         return self.n < self.layout.numel
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return trees.leaves(self.rows)[0].dtype
+
+    @property
+    def _inner(self) -> torch.dtype:
+        """The dtype to decompose K (or F, where that is smaller) in."""
+        row = trees.leaves(self.rows)[0]
+        return precise(row.dtype, row.device, min(self.n, self.layout.numel))
+
     def _dense(self) -> PMatDense:
-        return PMatDense(self.to_torch(), self.layout)
+        """F as it is decomposed."""
+        return PMatDense(cast(self, self._inner).to_torch(), self.layout)
 
     def _weighted(self, t: Tensor) -> Tensor:
         """diag(w) t for t `[*lead, n]`."""
@@ -91,15 +105,19 @@ class PMatLowRank(PMat):
 
     # --- solve -------------------------------------------------------------------------------------------------------
 
-    def _solve(self, v: Any, regul: Regul, kind: str, rtol: float | None = None) -> Any:  # type: ignore[override]
+    def _solve(self, v: Any, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Any:  # type: ignore[override]
+        return cast(self._solve_within(cast(v, self._inner), regul, kind, cut), self._dtype)
+
+    def _solve_within(self, v: Any, regul: Regul, kind: str, cut: Cut) -> Any:
+        """Of a v in the dtype of K, in which all but the rows is computed."""
         if kind == "lstsq":
-            return self.pinv(rtol).mv(v)
+            return self._plus_on_range(cut).mv(v)
         if kind == "range":
             F = self._on_range()
             core = pinv(F.core + regul * (F.core @ pinv(F.core)))
             return PMatRange(core, F.basis, F.rest).mv(v)
         if not self._wide:
-            return self._dense().solve(v, regul)
+            return self._dense()._solved(v, regul, "default")
         inverse, unravel = self._constant_inverse(regul), self.layout.unravel
         b = raveled(v, self.layout)
         flat = lambda tree: raveled(tree, self.layout)
@@ -115,17 +133,18 @@ class PMatLowRank(PMat):
         """v -> (F + regul I)^-1 v, constant in F and regul."""
         rows = trees.map(lambda t: t.detach(), self.rows)
         r = regul.detach() if isinstance(regul, Tensor) else regul
-        K = gram(rows)
+        K = gram(rows, self._inner)
         large = torch.as_tensor(r > 128 * torch.finfo(K.dtype).eps * K.diagonal().sum())  # Woodbury loses little
         if self.weights is None and bool(debug_unwrap(large, recurse=True).all()):
             return _improved(rows, r, _cholesky_inverse(damped(K, r)))  # eigenvectors would give the same, later
         s, U = constant_eigh(K)
-        s = s.clamp_min(0.0)
+        s = denoised(s, cutoff(len(s), s.dtype)).clamp_min(0.0)
         used = s > 0
         T = U * torch.where(used, torch.where(used, s, 1.0).rsqrt(), 0.0)
         if self.weights is not None:
             half = U * s.sqrt()
             s, P = constant_eigh(half.mT @ (self.weights.detach()[:, None] * half))
+            s = denoised(s, cutoff(len(s), s.dtype))
             T = T @ P
         inside = lambda v: products(rows, v) @ T
         back = lambda c: combination(rows, c @ T.mT)
@@ -147,33 +166,43 @@ class PMatLowRank(PMat):
     def _on_range(self) -> PMatRange:
         """The same matrix as B' M B with B = K^(+1/2) R and M = K^(1/2) diag(w) K^(1/2), smooth in the rows."""
         if not self._wide:
-            F = self.to_torch()
+            F = self._dense().matrix
             eye = torch.eye(len(F), dtype=F.dtype, device=F.device)
             basis = self.layout.unflatten(
                 [t.reshape(len(F), *s) for t, s in zip(eye.split(list(self.layout.sizes), 1), self.layout.shapes)]
             )
             return PMatRange(F, basis, F.new_zeros(()))
-        K = gram(self.rows)
+        K = gram(self.rows, self._inner)
         half = matrix_power(K, 0.5)
         M = K if self.weights is None else half @ (self.weights[:, None] * half)
-        return PMatRange(M, combination(self.rows, pinv(half)), K.new_zeros(()))
+        return PMatRange(M, combination(self.rows, self._orthonormal(pinv(half)), self._dtype), K.new_zeros(()))
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatRange:
+    def _orthonormal(self, left: Tensor) -> Tensor:
+        """left, such that left R has orthonormal rows, with the rounding of weak directions removed by two Newton steps."""
+        G, eye = gram(self.rows, left.dtype, left), eye_like(left, len(left))
+        for _ in range(2):
+            step = 1.5 * eye - G / 2
+            left, G = step @ left, step @ G @ step
+        return left
+
+    def _inverse(self, regul: Regul) -> PMatRange:
         """(F + regul I)^-1 = B'(M + regul I)^-1 B + (I - B'B) / regul."""
-        check_regul(regul)
-        return self._on_range().inverse(regul)
+        return cast(self._on_range()._inverse(regul), self._dtype)
 
-    def pinv(self, rtol: float | None = None) -> PMatRange:
-        """The pseudo-inverse; it lives on the span of the rows."""
-        return self._on_range().pinv(rtol)
+    def _pinv(self, cut: Cut) -> PMatRange:
+        """It lives on the span of the rows."""
+        return cast(self._plus_on_range(cut), self._dtype)
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
-        """(F + regul I)^p; low-rank again for p >= 1, ones for weights and no regul: the rows are K^((p-1)/2) R then.
+    def _plus_on_range(self, cut: Cut) -> PMatRange:
+        rtol, atol = cut.of(cutoff(min(self.n, self.layout.numel), self._dtype))
+        return self._on_range()._pinv(Cut(rtol, atol))
+
+    def _pow(self, p: float, regul: Regul) -> PMat:
+        """Low-rank again for p >= 1, ones for weights and no regul: the rows are K^((p-1)/2) R then.
 
         ValueError for p < 0 without regul: F has a null space.
         """
         p = real(p)
-        check_regul(regul)
         plain = isinstance(regul, Number) and regul == 0
         if plain and p < 0 and self._wide:
             raise ValueError(
@@ -181,40 +210,39 @@ class PMatLowRank(PMat):
                 "dimensions; give regul > 0, or use pinv().pow(-p)"
             )
         if plain and p >= 1 and self.weights is None and self._wide:
-            return PMatLowRank(combination(self.rows, matrix_power(gram(self.rows), (p - 1) / 2)))
-        return self._on_range().pow(p, regul)
+            K = gram(self.rows, self._inner)
+            return PMatLowRank(combination(self.rows, matrix_power(K, (p - 1) / 2), self._dtype))
+        return cast(self._on_range()._pow(p, regul), self._dtype)
 
     def eigendecomposition(self) -> PMatRange:
         """Eigenvalues `.core` `[min(n, d)]` ascending and eigenvectors `.basis` (rows; zero rows beyond the rank)."""
         F = self._on_range()
         values, U = eigh(F.core)
-        return PMatRange(values, combination(F.basis, U.mT), F.rest)
+        return cast(PMatRange(values, combination(F.basis, U.mT), F.rest), self._dtype)
 
-    def logdet(self, regul: Regul = 1e-8) -> Tensor:
-        """log |det(F + regul I)| = log |det(M + regul I)| + (d - n) log regul."""
-        check_regul(regul)
+    def _logdet(self, regul: Regul) -> Tensor:
+        """log |det(M + regul I)| + (d - n) log regul."""
         if not self._wide:
-            return self._dense().logdet(regul)
+            return self._dense()._logdet(regul).to(self._dtype)
         M = self._on_range().core
         r = torch.as_tensor(regul, dtype=M.dtype, device=M.device)
-        return logdet(M, regul) + (self.layout.numel - self.n) * r.log()
+        return (logdet(M, regul) + (self.layout.numel - self.n) * r.log()).to(self._dtype)
 
     def _sample(self, noise: Any, regul: Regul) -> Any:
-        return self._on_range()._sample(noise, regul)
+        return cast(self._on_range()._sample(cast(noise, self._inner), regul), self._dtype)
 
     # --- numbers -----------------------------------------------------------------------------------------------------
 
     def trace(self) -> Tensor:
-        parts = [
-            self._weighted((t**2).reshape(self.n, math.prod(t.shape[1:])).sum(1)).sum() for t in trees.leaves(self.rows)
-        ]
+        each = singly(lambda t: (t**2).reshape(self.n, math.prod(t.shape[1:])).sum(1))
+        parts = [self._weighted(each(t)).sum() for t in trees.leaves(self.rows)]
         return sum(parts[1:], parts[0])
 
     def get_diag(self) -> Any:
         if self.weights is None:
-            return trees.map(lambda t: (t**2).sum(0), self.rows)
+            return trees.map(singly(lambda t: (t**2).sum(0)), self.rows)
         w = self.weights
-        return trees.map(lambda t: (w.reshape(-1, *[1] * (t.ndim - 1)) * t**2).sum(0), self.rows)
+        return trees.map(singly(lambda t: (w.reshape(-1, *[1] * (t.ndim - 1)) * t**2).sum(0)), self.rows)
 
     def to_torch(self) -> Tensor:
         check_dense(self.layout.numel, "PMatLowRank.to_torch", PRODUCTS, dtype=self.dtype)
@@ -223,13 +251,13 @@ class PMatLowRank(PMat):
 
     def frobenius_norm(self) -> Tensor:
         """sqrt of the sum of squared entries, from K."""
-        K = self._weighted(gram(self.rows))
-        return positive_root((K * K.mT).sum())
+        K = self._weighted(gram(self.rows, working(self._dtype)))
+        return positive_root((K * K.mT).sum()).to(self._dtype)
 
     def _spectral_norm(self, largest: bool) -> Tensor:
         if self._wide and not largest:  # the rows leave a null space
             return trees.leaves(self.rows)[0].new_zeros(())
-        return extremes(spectrum_values(self._on_range().core), largest)
+        return extremes(spectrum_values(self._on_range().core), largest).to(self._dtype)
 
     # --- algebra -----------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ class MatrixFree(PMat):
     solve(v, regul, preconditioner=, x0=, rtol=, max_iter=, report=False): conjugate gradients, for a positive
     semi-definite F; of a map all right-hand sides at once, each standing still once it has converged.  preconditioner: a
     PMat M, applied as (M + regul I)^-1, or a callable from a vector to a vector that closes over no transformed tensor.
-    rtol: None is ten machine epsilons; max_iter: None is 10 d, at most 1000.  report=True: (x, `fisher.cg.Report`).
+    rtol: None is ten machine epsilons; max_iter: None is 1000.  report=True: (x, `fisher.cg.Report`).
     Derivatives are those of the exact solution.
     """
 
@@ -63,10 +63,10 @@ class MatrixFree(PMat):
         precondition = None
         if isinstance(preconditioner, MatrixFree):
             shared["M"] = preconditioner
-            precondition = lambda s, r: raveled(s["M"].solve(unravel(r), s["regul"]), self.layout)
+            precondition = lambda s, r: raveled(s["M"]._solved(unravel(r), s["regul"], "default"), self.layout)
         elif isinstance(preconditioner, PMat):  # factorized once, not in each iteration
             constant = trees.map(lambda t: t.detach(), preconditioner)
-            shared["M"] = constant.inverse(shared["regul"].detach())  # type: ignore[attr-defined]
+            shared["M"] = constant._inverse(shared["regul"].detach())  # type: ignore[attr-defined]
             precondition = lambda s, r: raveled(s["M"].mv(unravel(r)), self.layout)
         elif preconditioner is not None:
             precondition = lambda s, r: raveled(preconditioner(unravel(r)), self.layout)
@@ -216,7 +216,7 @@ class MatrixFree(PMat):
 
     # --- what has no mathematics here --------------------------------------------------------------------------------
 
-    def inverse(self, regul: Regul = 1e-8) -> PMat:
+    def _inverse(self, regul: Regul) -> PMat:
         raise self._unsupported("inverse", "use F.solve(v, regul), which takes a map too")
 
     def _spectral_norm(self, largest: bool) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul
+from fisher.pmat.cuts import Cut
 from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.paths import names
@@ -99,26 +100,25 @@ class PMatMixed(PMat):
     def _solve(self, v: Any, regul: Regul, kind: Any, **options: Any) -> Any:
         def one(part: PMat, share: Any) -> Any:
             own = kind.get(type(part), "default") if isinstance(kind, dict) else kind
-            return part.solve(share, regul, kind=own, **options)
+            if "cut" in options:
+                return part._solve_map(share, 0, regul, own, **options)
+            return part._solved(share, regul, own, **options)
 
         return self._each(v, one)
 
     def _sample(self, noise: Any, regul: Regul) -> Any:
-        return self._each(noise, lambda part, share: part.sample(regul=regul, noise=share))
+        return self._each(noise, lambda part, share: part._sampled(None, regul, share))
 
     # --- direct sums -------------------------------------------------------------------------------------------------
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatMixed:
-        """(F + regul I)^-1, by parts."""
-        return self.replaced([part.inverse(regul) for part in self.parts])
+    def _inverse(self, regul: Regul) -> PMatMixed:
+        return self.replaced([part._inverse(regul) for part in self.parts])
 
-    def pinv(self, rtol: float | None = None) -> PMatMixed:
-        """F^+, by parts."""
-        return self.replaced([part.pinv(rtol) for part in self.parts])
+    def _pinv(self, cut: Cut) -> PMatMixed:
+        return self.replaced([part._pinv(cut) for part in self.parts])
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatMixed:
-        """(F + regul I)^p, by parts."""
-        return self.replaced([part.pow(p, regul) for part in self.parts])
+    def _pow(self, p: float, regul: Regul) -> PMatMixed:
+        return self.replaced([part._pow(p, regul) for part in self.parts])
 
     def eigendecomposition(self) -> PMatMixed:
         """Each part in its eigenbasis."""
@@ -140,9 +140,8 @@ class PMatMixed(PMat):
     def trace(self) -> Tensor:
         return self._sum([part.trace() for part in self.parts])
 
-    def logdet(self, regul: Regul = 1e-8) -> Tensor:
-        """log det(F + regul I), the sum over parts."""
-        return self._sum([part.logdet(regul) for part in self.parts])
+    def _logdet(self, regul: Regul) -> Tensor:
+        return self._sum([part._logdet(regul) for part in self.parts])
 
     def frobenius_norm(self) -> Tensor:
         """sqrt of the sum of squared entries."""

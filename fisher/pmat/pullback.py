@@ -67,12 +67,9 @@ class PMatPullback(MatrixFree):
     def scaled(self, alpha: Regul) -> PMatPullback:
         return PMatPullback(self.F.scaled(alpha), self.params, self.effective)
 
-    def sample(self, generator: torch.Generator | None = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
-        """A vector from N(0, (J'F J + regul I)^-1), by one solve of J'F^(1/2) e + sqrt(regul) z.
-
-        noise: in place of the generator, a pair (z, e): z a tree like theta, e a tree like the weights (for a PMatImplicit
-        its own noise), standard normal.  ValueError where F has no root.
-        """
+    def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
+        """By one solve of J'F^(1/2) e + sqrt(regul) z; noise a pair (z, e): z a tree like theta, e a tree like the weights
+        (for a PMatImplicit its own noise), standard normal."""
         if (generator is None) == (noise is None):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
@@ -81,7 +78,7 @@ class PMatPullback(MatrixFree):
         like = self._like()
         root = torch.as_tensor(regul, dtype=like.dtype, device=like.device).sqrt()
         colored = self._colored(generator, None if noise is None else noise[1])
-        return self.solve(trees.axpy(root, z, colored), regul)
+        return self._solved(trees.axpy(root, z, colored), regul, "default")
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """J'F^(1/2) e, a vector from N(0, J'F J)."""

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from fisher.layers import LayerCollection
-from fisher.pmat import spectra
 from fisher.pmat.arrowhead import ArrowheadBlock
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
 from fisher.pmat.blockdiag import PMatBlockDiag, added
 from fisher.pmat.blocks import Layerwise
+from fisher.pmat.cuts import LSTSQ, Cut
 from fisher.pmat.diag import PMatDiag
-from fisher.pmat.exact import DiagonalBlock
+from fisher.pmat.exact import DiagonalBlock, exact_pinv, exact_power
 from fisher.pmat.eye import PMatEye
 from fisher.pmat.limits import check_dense
 from linmaps import trees
-from linmaps.linalg import pinv
 
 
 @trees.record(static=("layers",))
@@ -47,7 +46,7 @@ class PMatQuasiDiag(Layerwise):
     diag: Any
     cross: dict[str, Tensor]
     layers: LayerCollection
-    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "lstsq": ("rtol",)}
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "lstsq": LSTSQ}
 
     __repr__ = PMat.__repr__
     linear = True  # type: ignore[assignment]
@@ -63,19 +62,14 @@ class PMatQuasiDiag(Layerwise):
             for name, view in views.items()
         }
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatBlockDiag:
-        """(F + regul I)^-1, a PMatBlockDiag."""
-        check_regul(regul)
-        return self._by_units("inverse", lambda m: spectra.matrix_power(m, -1, regul))
+    def _inverse(self, regul: Regul) -> PMatBlockDiag:
+        return self._by_units("inverse", lambda m: exact_power(m, -1, regul))
 
-    def pinv(self, rtol: float | None = None) -> PMatBlockDiag:
-        """F^+, a PMatBlockDiag."""
-        return self._by_units("pinv", lambda m: pinv(m, rtol=rtol) if m.ndim == 2 else spectra.pseudo(m, rtol or 0.0))
+    def _pinv(self, cut: Cut) -> PMatBlockDiag:
+        return self._by_units("pinv", lambda m: exact_pinv(m, cut))
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatBlockDiag:
-        """(F + regul I)^p, a PMatBlockDiag."""
-        check_regul(regul)
-        return self._by_units("pow", lambda m: spectra.matrix_power(m, p, regul))
+    def _pow(self, p: float, regul: Regul) -> PMatBlockDiag:
+        return self._by_units("pow", lambda m: exact_power(m, p, regul))
 
     def eigendecomposition(self) -> Any:
         """F = U diag(values) U', by layers."""

@@ -10,17 +10,29 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
+from fisher.pmat.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.limits import PRODUCTS, check_dense
-from fisher.pmat.spectra import extremes, log_abs, logdet, matrix_power, raised, spectrum_values
+from fisher.pmat.precise import cast, inner, singly
+from fisher.pmat.spectra import entrywise_power, extremes, log_abs, logdet, matrix_power, pseudo, spectrum_values
 from linmaps import trees
-from linmaps.linalg import damped, eigh, inv, pinv, positive_root
-from linmaps.numeric import eye_like
+from linmaps.linalg import cutoff, damped, eigh, inv, pinv, positive_root
+from linmaps.numeric import eye_like, working
 from linmaps.trees import Layout
+
+CHUNK = 2**24  # numbers of the rows that are cast at once
+
+
+def _columns(row: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """A leaf's rows `[n, m]` in a dtype, by parts of their columns that are small where they have to be cast."""
+    flat = row.flatten(1) if row.ndim > 1 else row[:, None]
+    if flat.dtype == dtype:
+        return [flat]
+    return [t.to(dtype) for t in flat.split(max(1, CHUNK // max(1, len(flat))), 1)]
 
 
 def products(rows: Any, v: Any) -> Tensor:
-    """B v `[*lead, n]` for rows `[n, *leaf]` and a vector, or a map with leading axes.
+    """B v `[*lead, n]` for rows `[n, *leaf]` and a vector, or a map with leading axes; in the dtype of v.
 
     >>> import torch
     >>> products({"w": torch.eye(2)}, {"w": torch.tensor([3.0, 4.0])})
@@ -28,31 +40,45 @@ def products(rows: Any, v: Any) -> Tensor:
     """
     parts = []
     for r, t in zip(trees.leaves(rows), trees.leaves(v)):
-        flat = r.flatten(1) if r.ndim > 1 else r[:, None]
+        columns = _columns(r, t.dtype)
         lead = tuple(t.shape[: t.ndim - (r.ndim - 1)])
-        parts.append(t.reshape((*lead, flat.shape[1])) @ flat.mT)
+        flat = t.reshape((*lead, sum(c.shape[1] for c in columns)))
+        parts += [s @ c.mT for s, c in zip(flat.split([c.shape[1] for c in columns], -1), columns)]
     return sum(parts[1:], parts[0])
 
 
-def combination(rows: Any, c: Tensor) -> Any:
-    """B'c, a tree `[*lead, *leaf]`, for c `[*lead, n]`.
+def combination(rows: Any, c: Tensor, dtype: torch.dtype | None = None) -> Any:
+    """B'c, a tree `[*lead, *leaf]`, for c `[*lead, n]`; computed in the dtype of c, given in `dtype` (None: the same).
 
     >>> import torch
     >>> combination({"w": torch.eye(2)}, torch.tensor([3.0, 4.0]))
     {'w': tensor([3., 4.])}
     """
-    return trees.map(
-        lambda r: (c @ (r.flatten(1) if r.ndim > 1 else r[:, None])).reshape((*c.shape[:-1], *r.shape[1:])), rows
-    )
+
+    def one(r: Tensor) -> Tensor:
+        parts = [(c @ columns).to(c.dtype if dtype is None else dtype) for columns in _columns(r, c.dtype)]
+        return torch.cat(parts, -1).reshape((*c.shape[:-1], *r.shape[1:]))
+
+    return trees.map(one, rows)
 
 
-def gram(rows: Any) -> Tensor:
-    """B B' `[n, n]`."""
+def gram(rows: Any, dtype: torch.dtype | None = None, left: Tensor | None = None) -> Tensor:
+    """B B' `[n, n]`, in `dtype` (None: that of the rows); left: of the rows left B."""
     flat = trees.leaves(rows)
     check_dense(
         len(flat[0]), "the Gram matrix of the rows of a PMatLowRank", "use PMatDense or PMatDiag", dtype=flat[0].dtype
     )
-    return products(rows, rows)
+    columns = [c for r in flat for c in _columns(r, r.dtype if dtype is None else dtype)]
+    parts = [c @ c.mT for c in (columns if left is None else (left @ c for c in columns))]
+    return sum(parts[1:], parts[0])
+
+
+def purified(P: Tensor) -> Tensor:
+    """The projection near P (McWeeny, 1960): rows that are orthonormal in float32 count as orthonormal in float64."""
+    for _ in range(2):
+        squared = P @ P
+        P = 3 * squared - 2 * squared @ P
+    return P
 
 
 def row_layout(rows: Any) -> Layout:
@@ -82,7 +108,7 @@ class PMatRange(PMat):
     rest: Tensor
 
     __repr__ = PMat.__repr__
-    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "lstsq": ("rtol",)}
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "lstsq": LSTSQ}
 
     def _about(self) -> str:
         return f"{len(self.core)} directions, "
@@ -95,9 +121,18 @@ class PMatRange(PMat):
         return torch.diag(self.core) if self.core.ndim == 1 else self.core
 
     def _projected(self, regul: Regul = 0.0) -> tuple[Tensor, Tensor]:
-        """(P (C + regul I) P, P) with P = B B' the projection on the coordinates that are used."""
-        P = gram(self.basis)
-        return P @ damped(self._matrix(), regul) @ P, P
+        """(P (C + regul I) P, P) with P = B B' the projection on the coordinates that are used, in the dtype to compute in."""
+        core = self._matrix()
+        core = core.to(inner(core))
+        P = purified(gram(self.basis, core.dtype))
+        return P @ damped(core, regul) @ P, P
+
+    def _made(self, core: Tensor, rest: Tensor) -> PMatRange:
+        return PMatRange(core.to(self.core.dtype), self.basis, rest.to(self.rest.dtype))
+
+    @property
+    def _noise(self) -> float:
+        return cutoff(len(self.core), self.core.dtype)
 
     def _split(self, v: Any) -> tuple[Tensor, Any]:
         """(B v, (I - B'B) v); projected twice, so that little of the span is left in the second."""
@@ -107,33 +142,33 @@ class PMatRange(PMat):
 
     def mv(self, v: Any) -> Any:
         v = self.check_vector(v)
+        return cast(self._applied(cast(v, working(self.core.dtype))), trees.leaves(v)[0].dtype)
+
+    def _applied(self, v: Any) -> Any:
         inside, outside = self._split(v)
-        return trees.axpy(self.rest, outside, combination(self.basis, self._matrix() @ inside))
+        rest, core = (t.to(inside.dtype) for t in (self.rest, self._matrix()))
+        return trees.axpy(rest, outside, combination(self.basis, core @ inside))
 
-    def _solve(self, v: Any, regul: Regul, kind: str, rtol: float | None = None) -> Any:  # type: ignore[override]
+    def _solve(self, v: Any, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Any:  # type: ignore[override]
         v = self.check_vector(v)
-        return (self.pinv(rtol) if kind == "lstsq" else self.inverse(regul)).mv(v)
+        return (self._pinv(cut) if kind == "lstsq" else self._inverse(regul)).mv(v)
 
-    def inverse(self, regul: Regul = 1e-8) -> PMatRange:
-        """(F + regul I)^-1 in the same basis."""
-        check_regul(regul)
+    def _inverse(self, regul: Regul) -> PMatRange:
         C, P = self._projected(regul)
-        return PMatRange(inv(C + eye_like(P, len(P)) - P), self.basis, 1 / (self.rest + regul))
+        return self._made(inv(C + eye_like(P, len(P)) - P), entrywise_power(self.rest, -1, regul))
 
-    def pinv(self, rtol: float | None = None) -> PMatRange:
-        """The pseudo-inverse in the same basis; rest 0 stays 0."""
-        zero = self.rest == 0
-        rest = torch.where(zero, 0.0, 1 / torch.where(zero, 1.0, self.rest))
-        return PMatRange(pinv(self._projected()[0], rtol=rtol), self.basis, rest)
+    def _pinv(self, cut: Cut) -> PMatRange:
+        """rest 0 stays 0."""
+        rtol, atol = cut.of(self._noise)
+        return self._made(pinv(self._projected()[0], rtol=rtol, atol=atol), singly(pseudo)(self.rest, 0.0, atol))
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMatRange:
-        """(F + regul I)^p in the same basis."""
-        check_regul(regul)
+    def _pow(self, p: float, regul: Regul) -> PMatRange:
         C, P = self._projected(regul)
-        return PMatRange(matrix_power(C + eye_like(P, len(P)) - P, p), self.basis, raised(self.rest + regul, p))
+        power = matrix_power(C + eye_like(P, len(P)) - P, p, 0.0, self._noise)
+        return self._made(power, entrywise_power(self.rest, p, regul))
 
     def trace(self) -> Tensor:
-        P = gram(self.basis)
+        P = gram(self.basis, working(self.core.dtype))
         return (self._matrix() * P).sum() + self.rest * (self.layout.numel - P.trace())
 
     def get_diag(self) -> Any:
@@ -147,23 +182,27 @@ class PMatRange(PMat):
 
     def frobenius_norm(self) -> Tensor:
         C, P = self._projected()
-        return positive_root((C**2).sum() + self.rest**2 * (self.layout.numel - P.trace()))
+        outside = self.rest.to(P.dtype) ** 2 * (self.layout.numel - P.trace())
+        return positive_root((C**2).sum() + outside).to(self.core.dtype)
 
-    def logdet(self, regul: Regul = 1e-8) -> Tensor:
-        check_regul(regul)
+    def _logdet(self, regul: Regul) -> Tensor:
         C, P = self._projected(regul)
-        outside = (self.layout.numel - P.trace()) * log_abs(self.rest + regul)
-        return logdet(C + eye_like(P, len(P)) - P, 0.0) + (outside if len(P) < self.layout.numel else 0.0)
+        outside = (self.layout.numel - P.trace()) * log_abs(self.rest.to(P.dtype) + regul)
+        total = logdet(C + eye_like(P, len(P)) - P, 0.0) + (outside if len(P) < self.layout.numel else 0.0)
+        return total.to(self.core.dtype)
 
     def _spectral_norm(self, largest: bool) -> Tensor:
-        C, P = self._projected()
+        return self._extreme(*self._projected(), largest).to(self.core.dtype)
+
+    def _extreme(self, C: Tensor, P: Tensor, largest: bool) -> Tensor:
+        rest = self.rest.to(P.dtype)
         if len(P) < self.layout.numel:  # coordinates that are not used, and the complement, have the value rest
-            C = C + self.rest * (eye_like(P, len(P)) - P)
-            return extremes(torch.cat([spectrum_values(C), self.rest[None]]), largest)
+            C = C + rest * (eye_like(P, len(P)) - P)
+            return extremes(torch.cat([spectrum_values(C), rest[None]]), largest)
         return extremes(spectrum_values(C), largest)
 
     def _sample(self, noise: Any, regul: Regul) -> Any:
-        return self.pow(-0.5, regul).mv(noise)
+        return self._pow(-0.5, regul).mv(noise)
 
     def scaled(self, alpha: Regul) -> PMatRange:
         return PMatRange(alpha * self.core, self.basis, alpha * self.rest)
@@ -175,7 +214,8 @@ class PMatRange(PMat):
         if self.core.ndim == 1:
             return self
         values, U = eigh(self._projected()[0])
-        return PMatRange(values, combination(self.basis, U.mT), self.rest)
+        basis = combination(self.basis, U.mT, trees.leaves(self.basis)[0].dtype)
+        return PMatRange(values.to(self.core.dtype), basis, self.rest)
 
     def get_eigenvalues(self) -> Tensor:
         """The eigenvalues `[n]` on the span; `rest` is the one outside."""

@@ -1,6 +1,7 @@
 """Functions of a symmetric matrix through its spectrum, whose derivatives are right where eigenvalues repeat.
 
-n the size of one matrix m; a 1-d m `[n]` is the diagonal of a diagonal matrix.
+n the size of one matrix m; a 1-d m `[n]` is the diagonal of a diagonal matrix.  All compute in the dtype of m: the blocks
+that call them see to it that this is precise enough.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from linmaps import lapack
-from linmaps.linalg import Number, constant_eigh, damped, denoised, eigh, inv, rounding
+from fisher.pmat.precise import singly
+from linmaps.linalg import Number, constant_eigh, cutoff, damped, denoised, eigh, inv, plain_eigh
 
 Taylor = tuple[Tensor, Tensor, Tensor]  # h, h', h'' of a function at the eigenvalues
 
@@ -20,8 +21,9 @@ Taylor = tuple[Tensor, Tensor, Tensor]  # h, h', h'' of a function at the eigenv
 class Spectrum:
     """m = U (diag(values) + N) U': N is zero as a number, and carries the derivatives inside repeated eigenvalues.
 
-    values `[n]` with zero for what is rounding; U, N `[n, n]`, or `[n]` (ones, zeros) for a diagonal matrix.  N commutes
-    with diag(values), so that h(m) = U (h(values) + h'(values) N + h''(values) N^2 / 2) U' to the second order.
+    values `[n]` with zero for what float64 leaves on a null direction; U, N `[n, n]`, or `[n]` (ones, zeros) for a
+    diagonal matrix.  N commutes with diag(values), so that h(m) = U (h(values) + h'(values) N + h''(values) N^2 / 2) U' to
+    the second order.
     """
 
     values: Tensor
@@ -77,21 +79,30 @@ def power(x: Tensor, p: float) -> Taylor:
     return raised(x, p), p * _raised(x, p - 1, 0.0), p * (p - 1) * _raised(x, p - 2, 0.0)
 
 
-def clipped(values: Tensor) -> Tensor:
-    """Eigenvalues with zero for negative ones at the size of rounding.
+def clipped(values: Tensor, noise: float) -> Tensor:
+    """Eigenvalues with zero for negative ones of up to `noise` times the largest.
 
     >>> import torch
-    >>> clipped(torch.tensor([1.0, -1e-9, 1e-9]))
+    >>> clipped(torch.tensor([1.0, -1e-9, 1e-9]), 1e-6)
     tensor([1.0000e+00, 0.0000e+00, 1.0000e-09])
     """
     if values.numel() == 0:
         return values
-    small = rounding(values.flatten()) * values.abs().amax()
-    return torch.where((values < 0) & (values >= -small), 0.0, values)
+    return torch.where((values < 0) & (values >= -noise * values.abs().amax()), 0.0, values)
 
 
-def matrix_power(m: Tensor, p: float, regul: Number = 0.0) -> Tensor:
+def shifted(values: Tensor, regul: Number, p: float, noise: float) -> Tensor:
+    """values + regul, of which the p-th power is taken: eigenvalues that rounding made negative do not spoil a root."""
+    shift = values + regul
+    if isinstance(p, int):
+        return shift
+    return torch.where(shift > 0, shift, clipped(values, noise) + regul)
+
+
+def matrix_power(m: Tensor, p: float, regul: Number = 0.0, noise: float = 0.0) -> Tensor:
     """(m + regul I)^p of a symmetric `[n, n]`, or of a diagonal `[n]`; NaN for a negative eigenvalue and no integer p.
+
+    noise: up to which size, relative to the largest, a negative eigenvalue counts as zero.
 
     >>> import torch
     >>> matrix_power(torch.diag(torch.tensor([4.0, 9.0])), 0.5)
@@ -100,15 +111,26 @@ def matrix_power(m: Tensor, p: float, regul: Number = 0.0) -> Tensor:
     """
     p = real(p)
     if m.ndim == 1:
-        return raised(clipped(m) + regul, p)
+        return raised(shifted(m, regul, p, noise), p)
     if isinstance(p, int) and p >= 0:
         return torch.linalg.matrix_power(damped(m, regul), p)
     if isinstance(p, int):
         return torch.linalg.matrix_power(inv(damped(m, regul)), -p)
     values, U = constant_eigh(m)
-    x = values + (regul.detach() if isinstance(regul, Tensor) else regul)
+    x = shifted(unregulated(values, regul), regul.detach() if isinstance(regul, Tensor) else regul, p, noise)
     E = U.mT @ damped(m, regul) @ U
     return U @ _perturbed_power(x, E - E.detach(), p) @ U.mT
+
+
+def entrywise_power(t: Tensor, p: float, regul: Number) -> Tensor:
+    """(t + regul)^p entry by entry, of eigenvalues; those that rounding made negative count as zero in a root."""
+    p = real(p)
+    return singly(lambda t, regul, noise: raised(shifted(t, regul, p, noise), p))(t, regul, cutoff(t.numel(), t.dtype))
+
+
+def unregulated(values: Tensor, regul: Number) -> Tensor:
+    """Constant eigenvalues to which regul is added: without any, null directions are told from rounding."""
+    return values if isinstance(regul, Tensor) or regul else denoised(values)
 
 
 def _perturbed_power(x: Tensor, E: Tensor, p: float) -> Tensor:
@@ -151,8 +173,8 @@ def _bend(r: Tensor, p: float) -> Tensor:
     return torch.where(small, series, (_slope(r, p) - p) / r)
 
 
-def pseudo(values: Tensor, rtol: float) -> Tensor:
-    """1 / values, and 0 for those up to rtol times the largest.
+def pseudo(values: Tensor, rtol: float, atol: Number = 0.0) -> Tensor:
+    """1 / values, and 0 for those up to rtol times the largest, or up to atol.
 
     >>> import torch
     >>> pseudo(torch.tensor([2.0, 0.0]), 0.0)
@@ -160,12 +182,12 @@ def pseudo(values: Tensor, rtol: float) -> Tensor:
     """
     if values.numel() == 0:
         return values
-    kept = values.abs() > rtol * values.abs().amax()
+    kept = (values.abs() > rtol * values.abs().amax()) & (values.abs() > atol)
     return torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
 
 
 def spectrum_values(m: Tensor) -> Tensor:
-    """Eigenvalues of a symmetric `[n, n]`, or of a diagonal `[n]`, with zero for what is rounding.
+    """Eigenvalues of a symmetric `[n, n]`, or of a diagonal `[n]`, with zero for what float64 leaves on a null direction.
 
     >>> import torch
     >>> spectrum_values(torch.diag(torch.tensor([2.0, 1.0])))
@@ -196,9 +218,8 @@ def logdet(m: Tensor, regul: Number) -> Tensor:
     >>> logdet(torch.zeros(2, 2), 1.0)
     tensor(0.)
     """
-    values, U = lapack.eigh(m.detach())
-    r = regul.detach() if isinstance(regul, Tensor) else regul
-    values = denoised(values) + r
+    values, U = plain_eigh(m.detach())
+    values = unregulated(values, regul) + (regul.detach() if isinstance(regul, Tensor) else regul)
     change = damped(m, regul)
     Y = (U / values) @ (U.mT @ (change - change.detach()))
     return log_abs(values) + Y.diagonal().sum() - (Y * Y.mT).sum() / 2

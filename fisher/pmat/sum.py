@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher.pmat import maps
-from fisher.pmat.base import PMat, Regul, check_regul
+from fisher.pmat.base import PMat, Regul
 from fisher.pmat.blockdiag import PMatBlockDiag
 from fisher.pmat.blocks import Layerwise
 from fisher.pmat.dense import PMatDense
@@ -20,9 +20,11 @@ from fisher.pmat.eye import PMatEye
 from fisher.pmat.factored import Stacked
 from fisher.pmat.limits import check_dense
 from fisher.pmat.matrixfree import MatrixFree
+from fisher.pmat.precise import cast
 from fisher.pmat.sumblocks import DIRECT, SumBlock, conjugate
 from linmaps import trees
 from linmaps.linalg import positive_root
+from linmaps.numeric import precise
 from linmaps.trees import Layout
 
 
@@ -30,9 +32,10 @@ from linmaps.trees import Layout
 class PMatSum(PMat):
     """F_1 + F_2 + ...: mv, trace and diagonal by linearity, solve by parts too; all else through `dense()`.
 
-    A matrix plus a multiple of the identity is that matrix with another regul.  Where all other terms are direct sums over
-    the same layers, dense blocks are as large as a layer (PMatBlockDiag); else there is one of d (PMatDense).  It stores
-    what its terms store: to sum over batches average them (`fisher.Mean`), where they are linear in their numbers.
+    A matrix plus a multiple of the identity is that matrix with another regul, in solve, inverse, pow, logdet and sample.
+    Where all other terms are direct sums over the same layers, dense blocks are as large as a layer (PMatBlockDiag); else
+    there is one of d (PMatDense).  It stores what its terms store: to sum over batches average them (`fisher.Mean`), where
+    they are linear in their numbers.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -100,6 +103,11 @@ class PMatSum(PMat):
         F, alpha = self._apart()
         return (self.dense() if F is None else F), alpha
 
+    def _blockwise(self) -> tuple[PMat, Regul]:
+        """(F, alpha) as of `shifted`, by blocks that are summed where they are needed."""
+        F, alpha = self._apart()
+        return F or self._layered() or self.dense(), alpha
+
     # --- by linearity ----------------------------------------------------------------------------------------------
 
     def mv(self, v: Any) -> Any:
@@ -127,25 +135,24 @@ class PMatSum(PMat):
 
     # --- with another regul ----------------------------------------------------------------------------------------
 
-    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "default", **options: Any) -> Any:
-        """(F + regul I)^-1 v; kinds and options of the one term beside a multiple of I, else those of `dense()`.
+    def _solved(self, v: Any, regul: Regul, kind: str, **options: Any) -> Any:
+        """Kinds and options of the one term beside a multiple of I, else those of `dense()`.
 
         Dense up to 2,048 rows of a layer (of all, where the terms are no direct sums over layers), beyond by conjugate
         gradients on products of the parts: ValueError where these do not converge, as they need not for an indefinite sum.
         With a matrix-free term beside others (a centred implicit matrix) in any case, with the options of PMatImplicit.
         """
-        check_regul(regul)
         F, alpha = self._apart()
         if F is not None and kind != "lstsq":
-            return F.solve(v, regul + alpha, kind=kind, **options)
+            return F._solved(v, regul + alpha, kind, **options)
         if kind in ("default", "cg") and any(isinstance(F, MatrixFree) for F in self.terms):
-            return Products(self).solve(v, regul, kind=kind, **options)
+            return Products(self)._solved(v, regul, kind, **options)
         layered = self._layered()
         if layered is not None:
-            return layered.solve(v, regul, kind=kind, **options)
+            return layered._solved(v, regul, kind, **options)
         if kind == "default" and not options and self.symmetric and self.layout.numel > DIRECT:
             return maps.each(self.layout, v, "v", lambda v, n: self._iterated(v, n, regul), self._space)
-        return self.dense().solve(v, regul, kind=kind, **options)
+        return self.dense()._solved(v, regul, kind, **options)
 
     def _iterated(self, v: Any, n: int, regul: Regul) -> Any:
         """By conjugate gradients in float64, preconditioned by the diagonal."""
@@ -153,7 +160,7 @@ class PMatSum(PMat):
         lead, space = flat[0].shape[:n], self.layout
         rows = torch.cat([t.reshape(-1, size) for t, size in zip(flat, space.sizes)], 1)
         shared = {"F": self, "regul": torch.as_tensor(regul, dtype=rows.dtype, device=rows.device)}
-        wide = trees.map(lambda t: t.to(torch.float64) if t.is_floating_point() else t, shared)
+        wide = cast(shared, precise(rows.dtype, rows.device, 1))
         D = raveled(wide["F"].get_diag(), space).detach().abs()
         x = conjugate(
             lambda s, b: raveled(s["F"].mv(space.unravel(b)), space) + s["regul"] * b,
@@ -165,27 +172,28 @@ class PMatSum(PMat):
         parts = x.split(list(space.sizes), 1)
         return treedef.unflatten([t.reshape((*lead, *s)) for t, s in zip(parts, space.shapes)])
 
-    def inverse(self, regul: Regul = 1e-8) -> PMat:
-        """(F + regul I)^-1, as the inverse of the one term beside a multiple of I, else dense."""
-        check_regul(regul)
-        F, alpha = self.shifted()
-        return F.inverse(regul + alpha)
+    def _inverse(self, regul: Regul) -> PMat:
+        F, alpha = self._apart()
+        if F is not None:
+            return F._inverse(regul + alpha)
+        if any(isinstance(F, MatrixFree) for F in self.terms):
+            return self.dense()._inverse(regul)
+        layered, d = self._layered(), self.layout.numel
+        rows = max([math.prod(s) for s in layered.shapes().values()], default=0) if layered is not None else d
+        wide = cast(self, precise(self.dtype, self.device, rows))  # the sum is made as precisely as it is inverted
+        return cast(wide.dense()._inverse(regul), self.dtype)
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
-        """(F + regul I)^p."""
-        check_regul(regul)
+    def _pow(self, p: float, regul: Regul) -> PMat:
         F, alpha = self.shifted()
-        return F.pow(p, regul + alpha)
+        return F._pow(p, regul + alpha)
 
-    def logdet(self, regul: Regul = 1e-8) -> Tensor:
-        check_regul(regul)
-        F, alpha = self.shifted()
-        return F.logdet(regul + alpha)
+    def _logdet(self, regul: Regul) -> Tensor:
+        F, alpha = self._blockwise()
+        return F._logdet(regul + alpha)
 
-    def sample(self, generator: Any = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
-        check_regul(regul)
-        F, alpha = self.shifted()
-        return F.sample(generator, regul + alpha, noise=noise)
+    def _sampled(self, generator: Any, regul: Regul, noise: Any) -> Any:
+        F, alpha = self._blockwise()
+        return F._sampled(generator, regul + alpha, noise)
 
     def frobenius_norm(self) -> Tensor:
         F, alpha = self._apart()
@@ -195,9 +203,9 @@ class PMatSum(PMat):
 
     # --- through the dense matrix ----------------------------------------------------------------------------------
 
-    def pinv(self, rtol: float | None = None) -> PMat:
-        """F^+, dense."""
-        return self.dense().pinv(rtol)
+    def pinv(self, rtol: float | None = None, *, atol: float = 0.0, over: str = "block") -> PMat:
+        """F^+, of `dense()`."""
+        return self.dense().pinv(rtol, atol=atol, over=over)
 
     def eigendecomposition(self) -> PMat:
         """F = U diag(values) U', dense."""

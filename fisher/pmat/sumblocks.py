@@ -13,13 +13,16 @@ from torch.func import vmap
 
 from fisher import cg
 from fisher.pmat.base import Regul
+from fisher.pmat.cuts import NO_CUT, Cut
 from fisher.pmat.eigenblocks import EigenBlock, diagonal, full, right
 from fisher.pmat.exact import DiagonalBlock, ExactBlock
 from fisher.pmat.factored import KroneckerBlock, Stacked
 from fisher.pmat.limits import check_dense
+from fisher.pmat.precise import cast
 from linmaps import trees
 from linmaps.checks import values
-from linmaps.linalg import constant_eigh
+from linmaps.linalg import constant_eigh, cutoff
+from linmaps.numeric import precise
 
 DIRECT = 2**11  # rows up to which a sum is solved as a dense matrix
 
@@ -43,19 +46,26 @@ class SumBlock:
         check_dense(len(D), "a block of a PMatSum", cure, dtype=D.dtype)
         return _total([T.dense() for T in self.terms])
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, rtol: float | None = None) -> Tensor:
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
         if kind == "default" and self.symmetric and len(self.diag()) > DIRECT:
             return self._iterated(V, regul)
-        return ExactBlock(self.dense()).solve(V, regul, kind, rtol)
+        return self._by_dense("solve", V, regul, kind, cut)
 
     def sample(self, Z: Tensor, regul: Regul) -> Tensor:
-        return ExactBlock(self.dense()).sample(Z, regul)
+        return self._by_dense("sample", Z, regul)
 
     def logdet(self, regul: Regul) -> Tensor:
-        return ExactBlock(self.dense()).logdet(regul)
+        return self._by_dense("logdet", regul)
 
     def extreme(self, largest: bool) -> Tensor:
-        return ExactBlock(self.dense()).extreme(largest)
+        return self._by_dense("extreme", largest)
+
+    def _by_dense(self, method: str, *args: Any) -> Tensor:
+        """A method of the dense block, which is summed as precisely as it is decomposed."""
+        diag = self.diag()
+        dtype = precise(diag.dtype, diag.device, len(diag))
+        block = ExactBlock(cast(self, dtype).dense(), cutoff(len(diag), diag.dtype))
+        return getattr(block, method)(*(a.to(dtype) if isinstance(a, Tensor) else a for a in args)).to(diag.dtype)
 
     def squares(self) -> Tensor:
         pairs = [(S, T) for n, S in enumerate(self.terms) for T in self.terms[n + 1 :]]
@@ -65,7 +75,7 @@ class SumBlock:
         """By conjugate gradients in float64, preconditioned by `nearest`."""
         shape = V.shape[1:]
         shared = {"T": self, "regul": torch.as_tensor(regul, dtype=V.dtype, device=V.device)}
-        wide = trees.map(lambda t: t.to(torch.float64), shared)
+        wide = cast(shared, precise(V.dtype, V.device, 1))
         r, wide["P"] = wide["regul"], nearest(wide["T"], tuple(shape))
         rows = lambda v: v.reshape(1, *shape)
         return conjugate(

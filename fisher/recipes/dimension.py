@@ -11,7 +11,9 @@ from torch.func import vmap
 from fisher.pmat.base import PMat, Regul, check_regul
 from fisher.pmat.matrixfree import MatrixFree
 from fisher.pmat.mixed import PMatMixed
+from fisher.pmat.spectra import clipped
 from linmaps import checks, trees
+from linmaps.linalg import cutoff
 from linmaps.precision import full_precision
 from linmaps.typed import typed
 
@@ -58,8 +60,9 @@ def _from_eigenvalues(F: PMat, regul: Regul) -> Tensor:
             "generator=torch.Generator()), or PMatDense(F.to_torch(), F.layout)"
         )
     values = trees.leaves(F.get_eigenvalues())
+    clean = [clipped(e, cutoff(e.numel(), e.dtype)) for e in values]
     # an eigenvalue of zero adds nothing, without damping too
-    parts = [(e / torch.where(e + regul == 0, 1.0, e + regul)).sum() for e in values]
+    parts = [(e / torch.where(e + regul == 0, 1.0, e + regul)).sum() for e in clean]
     return sum(parts[1:], parts[0])
 
 

@@ -20,6 +20,7 @@ from fisher.likelihoods import probabilities as predictive
 from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
+from linmaps.linalg import working
 from linmaps.precision import full_precision, full_precision_methods
 from linmaps.typed import typed
 
@@ -54,7 +55,9 @@ class Laplace:
         """prior_precision / N: the precision is N (F + regul I)."""
         return self.prior_precision / self.n_examples
 
-    def log_marginal_likelihood(self, log_likelihood: Tensor | float, prior_precision: Tensor | None = None) -> Tensor:
+    def log_marginal_likelihood(
+        self, log_likelihood: Tensor | float, prior_precision: float | Tensor | None = None
+    ) -> Tensor:
         """log p(data) = log_likelihood - prior |params|^2 / 2 + d/2 log prior - logdet(N F + prior I) / 2, a scalar.
 
         log_likelihood: log p(data | params), summed over the N examples.  Differentiable in the prior precision, which
@@ -173,7 +176,7 @@ def tune_prior_precision(posterior: Laplace, *, steps: int = 40) -> Laplace:
     checks.number(posterior.prior_precision, "prior_precision", low=0, above=True, cure="start from a positive one")
     F, n, d = posterior.F, posterior.n_examples, posterior.F.layout.numel
     size = trees.dot(posterior.params, posterior.params).log()
-    slope = torch.func.grad(lambda s: F.logdet(s.exp() / n))
+    slope = torch.func.grad(lambda s: F._logdet(s.exp() / n))  # looked at below: steps may leave the numbers
     s = posterior.prior_precision.log()
     for _ in range(steps):
         s = s + ((d - slope(s)).log() - s - size) / 1.5
@@ -195,7 +198,7 @@ def _check_definite(F: PMat, regul: Tensor, name: str) -> None:
             [F.matrix] if isinstance(F, PMatDense) else list(F.blocks.values()) if isinstance(F, PMatBlockDiag) else []
         )
     for part in parts:
-        m = part.detach()
+        m = working(part.detach())
         slack = 100 * torch.finfo(m.dtype).eps * m.abs().sum(-1).amax() + regul.detach() if m.numel() else regul
         if m.ndim == 2:
             eye = torch.eye(len(m), dtype=m.dtype, device=m.device)

@@ -105,22 +105,26 @@ LAYERS = FakeLayers(
     Layout.of(PARAMS),
 )
 SHAPES = {k: tuple(t.shape) for k, t in LAYERS.views(PARAMS).items()}
-RANK = {"full": 20, "deficient": 1, "zero": 0}  # rows in a second moment
+RANK = {"full": 20, "deficient": 1, "zero": 0, "ill": 20}  # rows in a second moment
 
 
-def _source(seed, dtype):
+def _source(seed, dtype, ill=False):
     generator = torch.Generator().manual_seed(seed)
     randn = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     def moment(n, rank, *groups):
         rows = randn(*groups, max(1, rank), n) * (rank > 0)
+        if ill and n:  # condition about 1e9
+            scales = torch.logspace(0, -4.5, n, dtype=dtype)
+            rows = (rows / rank**0.5 * scales) @ torch.linalg.qr(randn(n, n)).Q.to(dtype)
+            return (rows.mT @ rows + (rows.mT @ rows).mT) / 2
         return rows.mT @ rows / max(1, rank)
 
     return randn, moment
 
 
 def kfac(data="full", dtype=torch.float64, seed=0):
-    _, moment = _source(seed, dtype)
+    _, moment = _source(seed, dtype, data == "ill")
     factors, exact = {}, {}
     for layer in LAYERS:
         *groups, n = SHAPES[layer.name][:-1] if layer.kronecker else SHAPES[layer.name]
@@ -135,15 +139,15 @@ def kfac(data="full", dtype=torch.float64, seed=0):
 
 
 def blockdiag(data="full", dtype=torch.float64, seed=0):
-    _, moment = _source(seed, dtype)
+    _, moment = _source(seed, dtype, data == "ill")
     size = {k: torch.zeros(s).numel() for k, s in SHAPES.items()}
     blocks = {layer.name: moment(size[layer.name], RANK[data]) for layer in LAYERS}
     return PMatBlockDiag(blocks | {"idle": torch.zeros((), dtype=dtype)}, LAYERS)
 
 
 def dense(data="full", dtype=torch.float64, seed=0):
-    _, moment = _source(seed, dtype)
-    return PMatDense(moment(LAYERS.space.numel, 2 * RANK[data]), LAYERS.space)
+    _, moment = _source(seed, dtype, data == "ill")
+    return PMatDense(moment(LAYERS.space.numel, (4 if data == "ill" else 2) * RANK[data]), LAYERS.space)
 
 
 def diag(data="full", dtype=torch.float64, seed=0):
@@ -152,6 +156,7 @@ def diag(data="full", dtype=torch.float64, seed=0):
         "full": lambda s: randn(*s) ** 2,
         "deficient": lambda s: randn(*s).clamp_min(0),
         "zero": lambda s: randn(*s) * 0,
+        "ill": lambda s: 10 ** (1.5 * randn(*s)),
     }
     return PMatDiag(trees.map(lambda t: found[data](t.shape), PARAMS), LAYERS.space)
 
@@ -165,7 +170,7 @@ def quasidiag(data="full", dtype=torch.float64, seed=0):
         if layer.bias:
             c = randn(*view.shape[:-1], view.shape[-1] - 1)
             rest = view[..., -1] if data == "full" else 0.0
-            explained = (c**2 / view[..., :-1]).sum(-1)
+            explained = (c**2 / view[..., :-1]).sum(-1) * (1 + 1e-7 * (data == "ill"))
             view, cross[layer.name] = torch.cat([view[..., :-1], (explained + rest)[..., None]], -1), c
         views[layer.name] = view
     made = PMatQuasiDiag(LAYERS.tree(views), cross, LAYERS)

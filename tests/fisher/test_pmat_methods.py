@@ -97,7 +97,7 @@ def test_null_space_is_ruled_by_a_small_regul_in_float32(kind):
         F = F.eigendecomposition()
     v = vector(1, torch.float32)
     E = F.eigendecomposition()
-    null = trees.map(lambda t: (t == 0).float(), E.get_eigenvalues())
+    null = trees.map(lambda t: (t.abs() <= 1e-6 * t.abs().max()).float(), E.get_eigenvalues())
     w = E.project_from_diag(trees.map(torch.mul, null, E.project_to_diag(v)))
     assert (trees.norm(w) > 0.1) or kind == "eye"
     got = F.solve(w, 1e-6, kind="eigendecomposition")
@@ -170,6 +170,44 @@ def test_cut_off_is_relative_to_the_largest_eigenvalue_of_a_block():
             if not LAYERS[name].grouped:
                 close(F.pinv(0.3).get_block(name), want, 1e-11, "kfac pinv")
     close(F.solve(v, kind="lstsq", rtol=0.3), F.pinv(0.3).mv(v), 1e-11, "lstsq")
+
+
+@every
+@pytest.mark.parametrize(("rtol", "atol"), [(0.1, 0.0), (None, 0.5), (0.01, 0.5), (None, 0.0)])
+def test_cut_offs_over_the_whole_matrix_are_those_of_torch(kind, rtol, atol):
+    """Layers of different scales: the pseudo-inverse that torch has of the same matrix."""
+    F, v = MAKE[kind](), vector(3)
+    if isinstance(F, PMatKFAC):
+        factors = {n: (A, (10.0**-k) * G) for k, (n, (A, G)) in enumerate(F.factors.items())}
+        F = PMatKFAC(factors, F.exact, F.layers)
+    T = F.to_torch()
+    options = {"atol": atol, "over": "matrix"} | ({} if rtol is None else {"rtol": rtol})
+    want = torch.linalg.pinv(T, hermitian=True, atol=atol, rtol=0.0 if rtol is None else rtol)
+    if rtol is None and atol == 0.0:
+        want = pseudo(T)
+    close(F.pinv(**options).to_torch(), want, 1e-9, "pinv")
+    close(F.solve(v, kind="lstsq", **options), LAYERS.space.unravel(want @ trees.ravel(v)[0]), 1e-9, "lstsq")
+
+
+def pseudo(T):
+    """What float64 leaves on null directions counts as zero."""
+    values, U = torch.linalg.eigh(T)
+    kept = values.abs() > 1e-13 * values.abs().max()
+    return (U * torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)) @ U.T
+
+
+@every
+def test_cut_offs_are_checked(kind):
+    F, v = MAKE[kind](), vector(3)
+    for options, message in (
+        ({"rtol": -1.0}, "rtol: got -1.0, expected a finite number >= 0"),
+        ({"rtol": float("nan")}, "rtol: got nan"),
+        ({"atol": -1.0}, "atol: got -1.0"),
+        ({"over": "layer"}, "over: got 'layer', expected 'block' or 'matrix'"),
+    ):
+        for call in (lambda o=options: F.pinv(**o), lambda o=options: F.solve(v, kind="lstsq", **o)):
+            with pytest.raises(ValueError, match=message):
+                call()
 
 
 def test_rounding_below_zero_has_a_root():

@@ -1,0 +1,55 @@
+"""Where numbers are computed: in float64 on the way, in the dtype of the matrix outside.
+
+The small eigenvalues of a second moment of condition 1e9 are below what float32 arithmetic resolves, though the matrix
+holds them; half precision has no factorizations at all.  `linmaps.numeric.precise` says up to which size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from linmaps import numeric, trees
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+
+def cast(tree: Any, dtype: torch.dtype) -> Any:
+    """The tree with its floating tensors in a dtype."""
+    return trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
+
+
+def inner(tree: Any) -> torch.dtype:
+    """The dtype to decompose matrices in, those of a tensor `[n]` or `[n, n]`, or of all tensors of a record.
+
+    >>> inner(torch.eye(2)), inner(torch.ones(2, dtype=torch.bfloat16))
+    (torch.float64, torch.float64)
+    """
+    leaves = trees.leaves(tree)
+    return numeric.precise(leaves[0].dtype, leaves[0].device, max(max((*t.shape[-2:], 0)) for t in leaves))
+
+
+def precisely(fn: Fn) -> Fn:
+    """fn with its first argument, a record or a matrix, and its other tensors in the `inner` dtype; the result cast back."""
+    return _within(fn, inner)
+
+
+def singly(fn: Fn) -> Fn:
+    """The same in the dtype of the first argument, float32 for half precision: for sums and products of numbers."""
+    return _within(fn, lambda tree: numeric.working(trees.leaves(tree)[0].dtype))
+
+
+def _within(fn: Any, dtype_of: Callable[[Any], torch.dtype]) -> Any:
+    @functools.wraps(fn)
+    def run(first: Any, *args: Any) -> Any:
+        outer, dtype = trees.leaves(first)[0].dtype, dtype_of(first)
+        if dtype == outer:
+            return fn(first, *args)
+        args = tuple(cast(a, dtype) if isinstance(a, Tensor) else a for a in args)
+        return cast(fn(cast(first, dtype), *args), outer)
+
+    return run
