@@ -13,8 +13,8 @@ from torch import Tensor
 from linmaps import lapack
 from linmaps.arrays import OfArrays
 from linmaps.checks import Params, Shape
-from linmaps.linalg import inv, logabsdet
-from linmaps.numeric import frobenius, generic, normal
+from linmaps.linalg import eigh, inv, logabsdet
+from linmaps.numeric import frobenius, generic, norm_or, normal
 from linmaps.registry import register
 
 
@@ -122,10 +122,14 @@ class Kronecker(OfArrays):
             p, q = self.in_shape[k], self.out_shape[k]
             rest = W.reshape(p, W.shape[0] // p, q, W.shape[1] // q)
             blocks = rest.transpose(1, 2).reshape(p * q, -1)  # a Kronecker product becomes an outer product
-            U, s, V = lapack.svd(blocks)
-            none = s[0] == 0
-            share = torch.where(none, 1.0, s[0]) ** (1 / (len(self.in_shape) - k))
-            direction = torch.where(none, torch.nn.functional.normalize(generic(U, p * q), dim=0), U[:, 0])
-            factors.append((share * direction).reshape(p, q))
-            W = ((s[0] / share) * V[0]).reshape(rest.shape[1], rest.shape[3])
+            size = blocks.detach().abs().amax()
+            none = size == 0
+            scaled = blocks / torch.where(none, 1.0, size)
+            # the leading left singular vector, with derivatives where other singular values are 0 or repeat
+            u = eigh(scaled @ scaled.mT)[1][:, -1]
+            u = torch.where(none, torch.nn.functional.normalize(generic(u, p * q), dim=0), u)
+            right = u @ blocks
+            share = norm_or(right) ** (1 / (len(self.in_shape) - k))
+            factors.append((share * u).reshape(p, q))
+            W = (right / share).reshape(rest.shape[1], rest.shape[3])
         return {f"A{k}": A for k, A in enumerate([*factors, W])}

@@ -9,7 +9,6 @@ import torch
 from torch.nn.utils import parametrizations
 
 from linmaps import lapack
-from linmaps.assembled import Sum
 from linmaps.bounded import BoundedNorm
 from linmaps.compose import Scale
 from linmaps.dense import Identity, IdentityInit, Linear
@@ -26,7 +25,7 @@ from linmaps.perron import PerronFrobenius
 from linmaps.recurrent import RNNCell
 from linmaps.skew import DampedSkewSymmetric, SkewSymmetric
 from linmaps.sparse import Lasso, LassoReLU, NonNegative, Split
-from linmaps.stable import PowerBound
+from linmaps.stable import PowerBound, StableSplit
 from linmaps.stochastic import LeftStochastic, RightStochastic
 from linmaps.svd import SVD, SVDLearnBounds
 from linmaps.symmetric import Symmetric
@@ -138,7 +137,11 @@ def _perron_frobenius(seen: Seen) -> Found:
 
 def _stable_split(seen: Seen) -> Found:
     (B, b), (C, c) = (_perron_frobenius(seen.part(key)) for key in ("B", "C"))
-    return Sum(B, Scale(C, -1.0)), {"0": b, "1": {"map": c}}
+    low, high = B.sigma_min + C.sigma_min, B.sigma_max + C.sigma_max
+    of_B, of_C = B._weight(b).sum(1), C._weight(c).sum(1)
+    params = {"B": b["logits"], "C": c["logits"], "share": (of_B / of_C).log()}
+    spec = StableSplit(*seen.sizes, sigma_min=low, sigma_max=high)
+    return spec, params | ({"budget": unbetween(low, high, of_B + of_C)} if low < high else {})
 
 
 # --- symmetric, skew, positive ---------------------------------------------------------------------------------------

@@ -154,10 +154,7 @@ STAND_INS = {
         ANY,
         lambda r, n, m: {"B": inner(**perron(r, n, m, 1.0, 1.0)), "C": inner(**perron(r, n, m, 0, 0.9))},
         lambda s: rows(1.0, 1.0)(s.B) - rows(0, 0.9)(s.C),
-        lambda n, m: linmaps.Sum(
-            linmaps.PerronFrobenius(n, m, sigma_min=1.0, sigma_max=1.0),
-            linmaps.Scale(linmaps.PerronFrobenius(n, m, sigma_min=0, sigma_max=0.9), -1.0),
-        ),
+        lambda n, m: linmaps.StableSplit(n, m, sigma_min=1.0, sigma_max=1.9),
     ),
     "SymmetricLinear": (
         SQUARE, lambda r, n, m: {"weight": r(n, n)}, lambda s: (s.weight + s.weight.T) / 2, linmaps.Symmetric,

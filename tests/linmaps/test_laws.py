@@ -373,6 +373,31 @@ def test_from_matrix_of_any_rank_gives_params_that_train(entry):
 
 
 @over_the_zoo
+def test_derivatives_are_finite_where_params_vanish_or_repeat(entry):
+    """Of the spectrum, the norms and what is finite itself, at zeros, ones, one leaf of zeros, and equal columns."""
+    spec, params = entry.spec, zoo.random_params(entry.spec, 1)
+    if not spec.n_params:
+        return
+    columns = lambda t: t[..., :1].expand(t.shape) if t.ndim else t
+    points = [trees.map(fn, params) for fn in (torch.zeros_like, torch.ones_like, columns)]
+    points += [trees.replace(params, path, torch.zeros_like(trees.get(params, path))) for path in trees.paths(params)]
+    functions = [
+        lambda p: spec.singular_values(p).sum(),
+        lambda p: zoo.squared(spec.effective_W(p)),
+        lambda p: spec.violation(spec.effective_W(p)),
+        spec.reg_error,
+    ]
+    functions += [spec.norm] if hasattr(spec, "norm") else []
+    if spec.in_features == spec.out_features:
+        functions += [lambda p: zoo.squared(spec.eig(p)), spec.logabsdet]
+    for point in points:
+        for fn in functions:
+            value = fn(point)
+            slopes = trees.leaves(grad(fn)(point))
+            assert not value.isfinite() or all(torch.isfinite(t).all() for t in slopes)
+
+
+@over_the_zoo
 def test_project_is_a_projection(entry):
     spec = entry.spec
     params = trees.map(lambda t: 20 * t, zoo.random_params(spec, 2))
