@@ -32,7 +32,7 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     | L0Linear | L0 | gate="weight"; without noise, as in eval mode |
     | RightStochasticLinear, LeftStochasticLinear | RightStochastic, LeftStochastic | logits relative to the first |
     | PerronFrobeniusLinear | PerronFrobenius | its scaling, one factor per entry, becomes row sums and logits |
-    | StableSplitLinear | StableSplit with the sums of both parts' bounds | stable only if these say so: sigma_max is up to twice the module's |
+    | StableSplitLinear | StableSplit | with the sums of both parts' bounds: stable only if these say so |
     | SymmetricLinear, SkewSymmetricLinear | Symmetric, SkewSymmetric | packed triangles |
     | DampedSkewSymmetricLinear | -1 times DampedSkewSymmetric | its matrix is skew + gamma I; bounds that hold gamma |
     | PSDLinear | PSD | eps=0 |
