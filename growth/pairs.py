@@ -159,10 +159,10 @@ def layer_at(params: Any, path: str | Path) -> Layer:
     weight = trees.get(params, weight_path)
     bias = None if bias_path is None else trees.get(params, bias_path)
     name = path_str(weight_path)
-    for path, t in ((weight_path, weight), (bias_path, bias)):
-        if path is not None and not (isinstance(t, Tensor) and t.is_floating_point()):
+    for where, t in ((weight_path, weight), (bias_path, bias)):
+        if where is not None and not (isinstance(t, Tensor) and t.is_floating_point()):
             got = t.dtype if isinstance(t, Tensor) else type(t).__name__
-            raise TypeError(f"{path_str(path)}: got {got}, expected a real floating tensor")
+            raise TypeError(f"{path_str(where)}: got {got}, expected a real floating tensor")
     if bias is not None:
         alike([bias], f"{stem}.bias", [weight], name)
     if not 2 <= weight.ndim <= 5:
