@@ -142,7 +142,7 @@ class HessianCurvature(Curvature):
 
     def product(self, params: Any, batch: Batch, v: Any) -> Any:
         n = batch_size(batch[0])
-        return jvp(grad(lambda p: n * self.loss(p, *batch).mean()), (params,), (v,))[1]
+        return jvp(grad(lambda p: n * self.loss(p, *batch).mean()), (params,), (v,))[1]  # type: ignore[misc]
 
 
 def example_columns(f: Callable[..., Tensor], params: Any, x: Any, columns: Tensor) -> Any:

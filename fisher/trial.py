@@ -18,11 +18,6 @@ from fisher.layers import LayerCollection
 from linmaps import trees
 from linmaps.checks import values
 
-MIXED = (
-    "the output of one example depends on other examples, expected examples apart; put batch norm into eval mode (model.eval()), "
-    "with running statistics (track_running_stats=True), and the batch axis in front"
-)
-
 
 def examples(data: Any, what: str, finite: bool = True) -> Iterator[Batch]:
     """The batches `(x, target)` of data, finite if asked."""
@@ -92,8 +87,7 @@ def function(
         for replaced in (mask, _not(mask)):
             again = run(params, _replace(x, replaced))
             apart = apart and check.repeats(_rows(again, _not(replaced)), _rows(y, _not(replaced)))
-    if not apart:
-        raise ValueError(f"{name}: {MIXED}")
+    check.apart(apart, name)
     return y
 
 
@@ -177,8 +171,7 @@ def mean_loss(loss: Callable[..., Tensor], params: Any, parts: Sequence[Batch], 
     for mask in _masks(batch):
         one, other = _replace(part[0], mask), _replace(part[0], _not(mask))
         found = [loss(params, x, *part[1:]) for x in (one, other, _where(mask, one, other))]
-        if not _equal(whole + found[2], found[0] + found[1], [whole, *found]):
-            raise ValueError(f"{name}: {MIXED}")
+        check.apart(_equal(whole + found[2], found[0] + found[1], [whole, *found]), name)
     for k in sorted({1, batch // 2, batch - 1} - {0}):
         first, second = (
             loss(params, *trees.map(lambda t, rows=rows: t[rows], part)) for rows in (slice(k), slice(k, None))
