@@ -52,12 +52,7 @@ def leaves_to_layers(
             if (path, rows) in as_bias and path not in notes:
                 made = _layer(layout, number, uses, [path], rows, as_bias[path, rows], weighted=False)
             else:
-                shapes = (layout.shapes[n],)
-                size = math.prod(layout.shapes[n])
-                note = notes.get(path, NEVER_MET)
-                made = Layer(
-                    path_str(path), EXACT, EXACT, n, None, Form(), None, (size, size), (), (), (), shapes, note
-                )
+                made = _exact(layout, [n], notes.get(path, NEVER_MET))
             layers[n, rows[0] if rows else 0] = made
     return _told_apart([layers[key] for key in sorted(layers)], layout)
 

@@ -115,21 +115,27 @@ def _tapped(
     inputs: dict[int, Any] = {}
     reference = trees.leaves(params)
     player = _Replay(layers.uses)
+    dtype = lambda k: reference[layers.leaf_of(k)].dtype  # whatever precision f computes in
+
+    @full_precision()  # f may be in a region of autocast
+    def taken(k: int, x: Tensor) -> Any:
+        a = layers.uses[k].inputs(x, batch)
+        a = a.to(dtype(k)) if a.is_floating_point() else a
+        return keep(k, a.clone() if layers.uses[k].mutated else a)
+
+    @full_precision()
+    def ones(k: int, z: Tensor) -> Any:
+        return keep(k, torch.ones_like(layers.uses[k].outputs(z, batch)[..., :1], dtype=dtype(k)))
 
     def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
         k = player.index(match)
         if k is None:
             return run()
         if (k in taps or k in also) and match.inputs is not None:
-            x_in = match.inputs if match.feature is None else match.feature(match.inputs)
-            a = layers.uses[k].inputs(x_in, batch)
-            if a.is_floating_point():  # f may compute in another precision; what is summed is in that of the parameters
-                a = a.to(reference[layers.leaf_of(k)].dtype)
-            inputs[k] = keep(k, a.clone() if layers.uses[k].mutated else a)
+            inputs[k] = taken(k, match.inputs if match.feature is None else match.feature(match.inputs))
         z = run()
         if (k in taps or k in also) and match.inputs is None:
-            like = layers.uses[k].outputs(z, batch)[..., :1]
-            inputs[k] = keep(k, torch.ones_like(like, dtype=reference[layers.leaf_of(k)].dtype))
+            inputs[k] = ones(k, z)
         if k in taps:
             if taps[k].shape != z.shape:
                 raise TapShape

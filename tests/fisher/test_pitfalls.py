@@ -147,3 +147,59 @@ def test_an_ensemble_of_convolutional_networks_is_the_loop():
         warnings.simplefilter("error")
         got = vmap(run)(trees.stack(members))
     close(got, trees.stack([run(p) for p in members]), 1e-10, "vmap")
+
+
+def without_products(params, x):
+    """A network in which autocast finds nothing to cast."""
+    h = torch.tanh((x[:, :, None] * params["w"]).sum(1) + params["b"])
+    return (h[:, :, None] * params["v"]).sum(1)
+
+
+def under_autocast(fn, *args):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return fn(*args)
+
+
+EVERY = [
+    fisher.PMatDense, fisher.PMatBlockDiag, fisher.PMatDiag, fisher.PMatQuasiDiag, fisher.PMatKFAC, fisher.PMatEKFAC,
+    fisher.PMatLowRank, fisher.PMatImplicit, fisher.PMatMixed, fisher.PMatEye,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("representation", EVERY)
+def test_autocast_around_a_matrix_leaves_its_numbers_alone(representation):
+    """What autocast casts is in f, not in what is made of it: same bits, and the dtype of params."""
+    r = torch.Generator().manual_seed(0)
+    params = {"w": torch.randn(3, 4, generator=r), "b": torch.zeros(4), "v": torch.randn(4, 2, generator=r)}
+    x = torch.randn(6, 3, generator=r)
+    v = trees.map(torch.cos, params)
+
+    def made():
+        F = fisher.fim(without_products, params, x, representation)
+        extra = () if representation is fisher.PMatImplicit else (F.trace(), F.norm(), F.logdet(0.1))
+        return F.mv(v), F @ v, F.solve(v, 0.1), F.vTMv(v), F.get_diag(), (2.0 * F + F).mv(v), *extra
+
+    plain, cast = made(), under_autocast(made)
+    assert {t.dtype for t in trees.leaves(cast)} == {torch.float32}
+    close(cast, plain, 0.0, "bits")
+
+
+@pytest.mark.parametrize("where", ["around", "inside"])
+@pytest.mark.parametrize("representation", EVERY)
+def test_autocast_in_f_is_watched_at_its_precision(representation, where):
+    """Products in bfloat16, norms with wider weights: the matrix is that of float32 to the digits of bfloat16."""
+    r = torch.Generator().manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(3, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 8), nn.GroupNorm(2, 8), nn.Linear(8, 2)
+    )
+    params = {n: torch.randn(t.shape, generator=r) for n, t in net.named_parameters()}
+    x = torch.randn(16, 3, generator=r)
+    f = lambda p, x: functional_call(net, p, (x,))
+    plain = fisher.fim(f, params, x, representation, "gaussian").get_diag()
+    if where == "around":
+        cast = under_autocast(lambda: fisher.fim(f, params, x, representation, "gaussian")).get_diag()
+    else:
+        cast = fisher.fim(lambda p, x: under_autocast(f, p, x), params, x, representation, "gaussian").get_diag()
+    assert {t.dtype for t in cast.values()} == {torch.float32}
+    for name in params:
+        assert (cast[name] - plain[name]).norm() <= 0.1 * plain[name].norm(), name
