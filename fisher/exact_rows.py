@@ -15,6 +15,7 @@ from linmaps import trees
 
 if TYPE_CHECKING:
     from fisher.layers import LayerCollection
+    from fisher.uses import Layer
 
 LeafRows = dict[int, Tensor]
 
@@ -66,6 +67,11 @@ def _masked(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, colum
 
 def exact_rows(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection, columns: Tensor) -> LeafRows:
     """The same of all layers without a rule, each in the way that its layer says."""
-    ways = {way: tuple(l.leaves[0] for l in layers.exact if l.one_by_one == way) for way in (False, True)}
+    ways = {way: tuple(n for l in layers.exact if l.one_by_one == way for n in l.leaves) for way in (False, True)}
     found = [leaf_rows(f, params, x, leaves, columns, way) for way, leaves in ways.items() if leaves]
     return {n: t for part in found for n, t in part.items()}
+
+
+def of_layer(layer: Layer, rows: LeafRows) -> Tensor:
+    """The rows of a layer without a rule, `[C, B, n]`, those of its leaves side by side."""
+    return rows[layer.leaves[0]] if not layer.others else torch.cat([rows[n] for n in layer.leaves], -1)

@@ -15,6 +15,7 @@ from fisher import check as checks
 from fisher import doors, trial
 from fisher.arguments import parameters
 from fisher.axes import batch_size
+from fisher.exact_rows import of_layer
 from fisher.fmat import AXES, FMatDense
 from fisher.jacobian import sweep
 from fisher.layers import LayerCollection
@@ -136,7 +137,7 @@ def _features(
     found: Features = []
     for layer in layers:
         if layer.family == EXACT:
-            found.append(Rows(rows[layer.leaves[0]].transpose(0, 1)))
+            found.append(Rows(of_layer(layer, rows).transpose(0, 1)))
         elif layer.family != UNUSED:
             found.append(_of_layer(layer, [inputs[k] for k in layer.uses], [g[k] for k in layer.uses]))
     if not found:  # no leaf moves the output

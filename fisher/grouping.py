@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from fisher.forms import Elementwise, Form
 from fisher.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
@@ -14,11 +15,16 @@ Unit = tuple[Path, Rows | None]  # a leaf, or some rows of one
 
 
 def leaves_to_layers(
-    layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str], packed: dict[Path, int]
+    layout: Layout,
+    uses: tuple[Use, ...],
+    opaque: dict[Path, str],
+    packed: dict[Path, int],
+    together: Sequence[Sequence[Path]] = (),
 ) -> tuple[Layer, ...]:
     """Group leaves into blocks: a weight takes along the bias that is met with it and nowhere else.
 
-    opaque: notes on leaves that get an exact block; packed: leaves with several weights in them, one below the other.
+    opaque: notes on leaves that get an exact block; together: those of them that share one; packed: leaves with several
+    weights in them, one below the other.
     """
     number = {p: n for n, p in enumerate(layout.paths)}
     notes = dict(opaque) | _conflicts(uses, opaque)
@@ -45,6 +51,9 @@ def leaves_to_layers(
         members = [path, b] if with_bias and b is not None else [path]
         layers[number[path], rows[0] if rows else 0] = _layer(layout, number, uses, members, rows, ks, weighted=True)
         taken |= {(p, rows) for p in members}
+    for group in together:
+        layers[min(number[p] for p in group), 0] = _exact(layout, sorted(number[p] for p in group), notes[group[0]])
+        taken |= {(p, None) for p in group}
     for path, n in number.items():
         for rows in parts.get(path, [None]):
             if (path, rows) in taken:
@@ -66,6 +75,17 @@ def _told_apart(layers: list[Layer], layout: Layout) -> tuple[Layer, ...]:
         return dataclasses.replace(layer, name=f"{layout.paths[layer.leaves[0]]!r}{rows}")
 
     return tuple(layer if count[layer.name] == 1 else named(layer) for layer in layers)
+
+
+def _exact(layout: Layout, leaves: list[int], note: str) -> Layer:
+    """The layer of leaves without a rule, in one block."""
+    name = "+".join(path_str(layout.paths[n]) for n in leaves)
+    shapes = tuple(layout.shapes[n] for n in leaves)
+    size = sum(map(math.prod, shapes))
+    first, *others = leaves
+    return Layer(
+        name, EXACT, EXACT, first, None, Form(), None, (size, size), (), (), (), shapes, note, others=tuple(others)
+    )
 
 
 def _conflicts(uses: tuple[Use, ...], opaque: dict[Path, str]) -> dict[Path, str]:

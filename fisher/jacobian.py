@@ -18,7 +18,7 @@ from fisher import doors, trial
 from fisher.arguments import parameters
 from fisher.axes import batch_size
 from fisher.columns import chunks
-from fisher.exact_rows import exact_rows
+from fisher.exact_rows import exact_rows, of_layer
 from fisher.layers import LayerCollection
 from fisher.pfmap import PFMap, PFMapDense, PFMapImplicit, outputs
 from fisher.plain import plainly
@@ -181,7 +181,7 @@ def _by_layers(
     views, like = {}, trees.leaves(params)[0]
     for layer in layers:
         if layer.family == EXACT:
-            views[layer.name] = rows[layer.leaves[0]]
+            views[layer.name] = of_layer(layer, rows)
         elif layer.family == UNUSED:
             views[layer.name] = like.new_zeros(width, batch_size(x), layer.numel)
         else:

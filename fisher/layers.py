@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,13 +43,15 @@ class LayerCollection:
         *,
         check: bool = True,
         strict: bool = False,
-        exact: tuple[str | Path, ...] = (),
+        exact: Sequence[str | Path | list[str]] = (),
     ) -> LayerCollection:
         """Watch `f(params, x)` once and find what each leaf is.
 
-        check: compare, for each leaf, autograd's gradient with the sum over uses of g'a, and see that examples do not
-        mix (one forward and four backwards more).  strict: raise where a leaf has no rule, instead of giving it an exact
-        block.  exact: paths of leaves to be given an exact block in any case.
+        check: see where the examples are in each use, that they do not mix, that f is not random, and compare, for each leaf,
+        autograd's gradient with the sum over uses of g'a, or with the rows of single examples (two forwards and five backwards
+        more; some more where the examples could be in several places).  strict: raise where a leaf has no rule, instead of
+        giving it an exact block.  exact: paths of leaves to be given an exact block in any case; a list of paths shares one:
+        `exact=["embedding", ["scale", "shift"]]`.
 
         Raises ValueError (path, what was met, the cure) for a hidden use, mixed examples, an integer leaf.
 
@@ -71,11 +73,18 @@ class LayerCollection:
         tracer = Tracer(batch_size(x))
         y, back = checks.watched(lambda params, x: tracer.run(f, params, x), params, x)
         uses = tracer.resolved()
-        forced = {leaf: "asked for" for p in exact for leaf in _leaves_at(p, layout)}
+        exact = (exact,) if isinstance(exact, str) else exact
+        together = [
+            [leaf for name in group for leaf in _leaves_at(name, layout)] for group in exact if isinstance(group, list)
+        ]
+        alone = [leaf for name in exact if not isinstance(name, list) for leaf in _leaves_at(name, layout)]
+        forced = dict.fromkeys([*alone, *(leaf for group in together for leaf in group)], "asked for")
+        _once([*alone, *(leaf for group in together for leaf in group)])
         opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
-        made = cls(_layers(layout, uses, opaque, tracer.parts), uses, layout)
+        make = lambda uses, opaque: cls(_layers(layout, uses, opaque, tracer.parts, together), uses, layout)
+        made = make(uses, opaque)
         if check and tracer.batch:
-            made = made._checked(witness.Evidence.of(f, params, x, made, y, back), opaque, tracer.parts)
+            made = made._checked(witness.Evidence.of(f, params, x, made, y, back), opaque, make)
         if strict and made.exact:
             layer = made.exact[0]
             raise ValueError(
@@ -84,15 +93,17 @@ class LayerCollection:
             )
         return made
 
-    def _checked(self, seen: witness.Evidence, opaque: dict[Path, str], parts: dict[Path, int]) -> LayerCollection:
+    def _checked(
+        self, seen: witness.Evidence, opaque: dict[Path, str], make: Callable[..., LayerCollection]
+    ) -> LayerCollection:
         """The same with the batch axis of each use found, the leaves without gradient marked, and all uses explained."""
-        uses, layout = self.uses, self.layout
+        uses = self.uses
         witness.examples_apart(seen)
         axes = witness.batch_axis(seen)
         lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
         found = {k: axis for k, axis in axes.items() if axis is not None}
         uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
-        return witness.complete(LayerCollection(_layers(layout, uses, lost | opaque, parts), uses, layout), seen)
+        return witness.complete(make(uses, lost | opaque), seen)
 
     @classmethod
     def from_model(cls, model: Any, params: Any, x: Any, **options: Any) -> LayerCollection:
@@ -289,6 +300,12 @@ class LayerCollection:
         ]
         title = f"LayerCollection: {len(self._numbers)} leaves, {self.numel():,} parameters, {len(self)} blocks"
         return "\n".join([title, *lines])
+
+
+def _once(leaves: list[Path]) -> None:
+    twice = sorted({path_str(p) for p in leaves if leaves.count(p) > 1})
+    if twice:
+        raise ValueError(f"exact: names {twice} twice, expected each leaf in one block")
 
 
 def _leaves_at(path: str | Path, layout: Layout) -> list[Path]:

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fisher.rules.match import bind
+from fisher.sound import sound
 from fisher.watch import opened
 
 
 class Plain(TorchFunctionMode):
     """Calls as reverse mode differentiates them: torch's own layers keep off their fused paths, attention is spelled out,
-    and the padding row of an embedding has no derivative (forward mode would give it one)."""
+    the padding row of an embedding has no derivative (forward mode would give it one), and calls with a wrong batching rule are
+    replaced."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -25,7 +27,7 @@ class Plain(TorchFunctionMode):
             with self:
                 return opened(func)(*args, **kwargs)
         out = _REPLACED[func](args, kwargs) if func in _REPLACED else None
-        return func(*args, **kwargs) if out is None else out
+        return sound(func, args, kwargs) if out is None else out
 
 
 def plainly(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -62,16 +64,7 @@ def _attention(args: Any, kwargs: Any) -> Tensor | None:
     return torch.softmax(logits, -1) @ v
 
 
-def _prelu(args: Any, kwargs: Any) -> Tensor:
-    """x or w x, a w for each channel; under vmap over examples torch's own sums the gradients of all."""
-    x, w = bind(("input", "weight"), args, kwargs, (None, None))
-    if w.ndim and x.ndim > 1:
-        w = w.reshape(-1, *[1] * (x.ndim - 2))
-    return torch.where(x > 0, x, w * x)
-
-
 _REPLACED: dict[Any, Callable[[Any, Any], Tensor | None]] = {
     F.embedding: _embedding,
     F.scaled_dot_product_attention: _attention,
-    F.prelu: _prelu,
 }

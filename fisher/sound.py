@@ -19,7 +19,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
     >>> prelu(torch.tensor([[-2.0, 2.0]]), torch.tensor([0.5]))
     tensor([[-1.,  2.]])
     """
-    if weight.numel() > 1:
+    if weight.ndim and x.ndim > 1:
         weight = weight.reshape(-1, *[1] * (x.ndim - 2))
     return torch.where(x > 0, x, weight * x)
 

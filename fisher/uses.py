@@ -109,7 +109,7 @@ class Layer:
     weight, bias: leaf numbers in the flat order; part: their rows that belong to this layer (None: all);
     shape: `[O, I]` of the matrix view without the bias column, of one group; uses: their numbers;
     biased: in which of them the bias is met; cuts: for each use which of its outputs are this layer's (None: all);
-    one_by_one: of an exact layer, that vmap over examples does not give its rows.
+    one_by_one: of an exact layer, that vmap over examples does not give its rows; others: leaves that share its block.
     """
 
     name: str
@@ -126,6 +126,7 @@ class Layer:
     shapes: tuple[tuple[int, ...], ...]
     note: str
     one_by_one: bool = False
+    others: tuple[int, ...] = ()
 
     def without_gradient(self) -> Layer:
         """The same, unused."""
@@ -151,7 +152,7 @@ class Layer:
 
     @property
     def leaves(self) -> tuple[int, ...]:
-        return tuple(i for i in (self.weight, self.bias) if i is not None)
+        return (*(i for i in (self.weight, self.bias) if i is not None), *self.others)
 
     @property
     def numel(self) -> int:
@@ -164,7 +165,9 @@ class Layer:
         found = [self._own(flat[n]) for n in self.leaves]
         if not self.kronecker:
             entries = [t.reshape(t.numel()) for t in found]
-            return torch.stack(entries, -1) if len(entries) > 1 else entries[0]
+            if len(entries) == 1:
+                return entries[0]
+            return torch.cat(entries) if self.others else torch.stack(entries, -1)
         columns = []
         if self.weight is not None:
             columns.append(self.form.arrangement.matrix(found[0]))
@@ -176,7 +179,8 @@ class Layer:
     def scatter(self, view: Tensor) -> dict[int, Tensor]:
         """The leaves (their own rows of them) of a view: the way back from `matrix`."""
         if not self.kronecker:
-            parts = view.unbind(-1) if len(self.leaves) > 1 else (view,)
+            sizes = [math.prod(s) for s in self.shapes]
+            parts = view.split(sizes) if self.others or len(sizes) == 1 else view.unbind(-1)
             return {n: t.reshape(s) for n, t, s in zip(self.leaves, parts, self.shapes)}
         found = {}
         if self.weight is not None:

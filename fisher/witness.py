@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fisher import check
 from fisher.axes import batch_axes
-from fisher.exact_rows import leaf_rows
+from fisher.exact_rows import leaf_rows, of_layer
 from fisher.products import gradient
 from fisher.taps import outputs_of, pull
 from fisher.uses import EXACT, NEVER_MET, Layer
@@ -161,7 +161,13 @@ def complete(layers: LayerCollection, seen: Evidence) -> LayerCollection:
             _never_met(layer, layers, seen, flat)
             layer = layer.without_gradient()
         elif layer.family == EXACT:
-            layer = _verified(layer, seen, ends, torch.stack([own[layer.leaves[0]] for own in apart]), floor)
+            layer = _verified(
+                layer,
+                seen,
+                ends,
+                torch.stack([torch.cat([own[n].flatten() for n in layer.leaves]) for own in apart]),
+                floor,
+            )
         found.append(layer)
     if all(check.vanishes(t) for t in flat):
         _depends(seen)
@@ -196,12 +202,11 @@ def _exact(layer: Layer, layers: LayerCollection) -> str:
 
 
 def _verified(layer: Layer, seen: Evidence, ends: tuple[int, ...], want: Tensor, floor: float) -> Layer:
-    """The layer, its rows one by one where those of vmap are not autograd's, `want` [ends, *leaf]."""
+    """The layer, its rows one by one where those of vmap are not autograd's, `want` [ends, n]."""
     pick = lambda t: t[list(ends)]
     columns = torch.stack([pick(seen.ramp), 2 * pick(seen.ramp)])
-    n = layer.leaves[0]
     try:
-        got = leaf_rows(seen.f, seen.params, trees.map(pick, seen.x), (n,), columns)[n]
+        got = of_layer(layer, leaf_rows(seen.f, seen.params, trees.map(pick, seen.x), layer.leaves, columns))
         if _agree(torch.stack([want, 2 * want]).reshape(got.shape), got, seen.tol, floor):
             return layer
     except RuntimeError:  # f has no batching rule, or branches on values

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.exact_rows import LeafRows
+from fisher.exact_rows import LeafRows, of_layer
 from fisher.layers import LayerCollection
 from fisher.pmat import PMat
 from fisher.products import example_gradients
@@ -73,7 +73,7 @@ class Reducer:
     def gradients(self, layer: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
         """Gradient of each column at each example, `[C, B, *view]`."""
         if layer.family == EXACT:
-            return rows[layer.leaves[0]]
+            return of_layer(layer, rows)
         if layer.family == UNUSED:
             lead = next((tuple(t.shape[:2]) for t in (*g.values(), *rows.values())), (1, 1))
             return self.options.like.new_zeros(*lead, layer.numel)

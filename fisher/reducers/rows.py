@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.exact_rows import of_layer
 from fisher.layers import LayerCollection
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.limits import check_dense
@@ -30,7 +31,7 @@ class Diag(Reducer):
 
     def _squares(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
         if l.family == EXACT:
-            return (rows[l.leaves[0]] ** 2).sum((0, 1))
+            return (of_layer(l, rows) ** 2).sum((0, 1))
         return squares(l, *self.pieces(l, kept, g))
 
     def _diag(self, sums: dict[str, Tensor], means: dict[str, Tensor], seen: int) -> Any:

@@ -254,3 +254,28 @@ def test_a_module_under_two_names_is_left_as_it_was():
         "net.1": 1,
         "tied.bias": 1,
     }
+
+
+def test_leaves_that_ask_for_it_share_a_block():
+    m = MODELS["norms"]
+    layers = fisher.LayerCollection.from_function(m.f, m.params, m.x, exact=["1", ["9", "10.weight"]])
+    assert [l.name for l in layers.exact] == ["1.bias", "1.weight", "10.weight+9.bias+9.weight"]
+    shared = layers["10.weight+9.bias+9.weight"]
+    assert shared.numel == 12
+    v = noise_like(m.params, 3)
+    close(layers.tree(layers.views(v)), v, 0.0, "there and back")
+    truth = fisher.fim(m.f, m.params, m.x, fisher.PMatDense, "gaussian")
+    starts = [0, *torch.tensor(layers.layout.sizes).cumsum(0).tolist()]
+    at = [k for n in shared.leaves for k in range(starts[n], starts[n + 1])]
+    for representation in (
+        fisher.PMatBlockDiag,
+        fisher.PMatKFAC,
+        fisher.PMatMixed,
+        fisher.PMatDense,
+        fisher.PMatLowRank,
+    ):
+        F_ = fisher.fim(m.f, m.params, m.x, representation, "gaussian", layers=layers)
+        close(F_.to_torch()[at][:, at], truth.matrix[at][:, at], 1e-10, representation.__name__)
+    close(fisher.jacobian(m.f, m.params, m.x, layers=layers), fisher.jacobian(m.f, m.params, m.x), 1e-12, "jacobian")
+    with pytest.raises(ValueError, match=r"exact: names \['9.bias', '9.weight'\] twice"):
+        fisher.LayerCollection.from_function(m.f, m.params, m.x, exact=["9", ["9", "10"]])
