@@ -65,7 +65,7 @@ def conjugate_gradients(
         size(max_iter, "max_iter", cure="or None for 1000")
     rtol = 10 * torch.finfo(b.dtype).eps if rtol is None else rtol
     if b.dtype in HALF:  # products alone are as f makes them
-        wide = lambda fn: None if fn is None else lambda v: fn(v.to(b.dtype)).float()
+        wide: Any = lambda fn: None if fn is None else lambda v: fn(v.to(b.dtype)).float()
         start, inverse = (None if x0 is None else x0.float()), wide(precondition)
         x, report = conjugate_gradients(
             wide(operator),
@@ -73,7 +73,7 @@ def conjugate_gradients(
             x0=start,
             precondition=inverse,
             rtol=rtol,
-            max_iter=max_iter,  # type: ignore[arg-type]
+            max_iter=max_iter,
         )
         return x.to(b.dtype), dataclasses.replace(report, residual=report.residual.to(b.dtype))
     steps = STEPS if max_iter is None else max_iter

@@ -135,7 +135,7 @@ class PMat:
             if unknown := sorted(set(options) - set(self.kinds[kind])):
                 raise ValueError(f"solve: got options {unknown}, expected {list(self.kinds[kind])} for kind={kind!r}")
         if kind == "lstsq":
-            options = {"cut": self._cut(**options)}
+            options = {"cut": self._cut_off(**options)}
         return maps.each(self.layout, v, "v", lambda v, n: self._solve_map(v, n, regul, kind, **options), self._space)
 
     def mmap(self, J: Any) -> Any:
@@ -235,9 +235,9 @@ class PMat:
         over: "block", or "matrix": rtol is relative to the largest eigenvalue of the whole matrix, so that a block-diagonal
         matrix has the pseudo-inverse that it has as a dense one.  rtol None: what rounding leaves, or 0 beside an atol.
         """
-        return self._pinv(self._cut(rtol, atol, over))
+        return self._pinv(self._cut_off(rtol, atol, over))
 
-    def _cut(self, rtol: float | None = None, atol: float = 0.0, over: str = "block") -> Cut:
+    def _cut_off(self, rtol: float | None = None, atol: float = 0.0, over: str = "block") -> Cut:
         cut = checked(rtol, atol, over)
         if over == "block":
             return cut

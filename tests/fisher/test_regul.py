@@ -108,3 +108,14 @@ def test_ranges_keep_their_rest():
     F = PMatRange(torch.tensor([4.0]), {"w": torch.tensor([[1.0, 0.0]])}, torch.tensor(0.5))
     assert F.pinv().rest == 2.0
     assert F.pinv(atol=1.0).rest == 0.0
+
+
+def test_pseudo_inverses_of_direct_sums_and_ranges():
+    for kind in ("mixed", "range", "low rank"):
+        F = MATRICES[kind]()
+        v, T = trees.map(torch.ones_like, P), F.to_torch()
+        want = torch.linalg.pinv(T, hermitian=True, rtol=0.1)
+        for got in (F.pinv(0.1, over="matrix").mv(v), F.solve(v, kind="lstsq", rtol=0.1, over="matrix")):
+            assert torch.allclose(trees.ravel(got)[0], want @ trees.ravel(v)[0])
+        with pytest.raises(ValueError, match="rtol: got nan"):
+            F.pinv(float("nan"))
