@@ -24,11 +24,13 @@ from fisher.reducers.ekfac import EKFAC, Correction
 from fisher.reducers.mixed import Mixed
 from linmaps import trees
 from linmaps.precision import full_precision
+from linmaps.typed import typed
 
 SHARING = ("expand", "reduce")
 
 
 @full_precision("f")
+@typed
 def fim(
     f: Callable[..., Tensor],
     params: Any,

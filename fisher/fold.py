@@ -12,6 +12,7 @@ from fisher.pmat.base import PMat, Regul
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.precision import full_precision, full_precision_methods
+from linmaps.typed import typed
 
 Dtypes = tuple[torch.dtype, ...]
 
@@ -90,6 +91,7 @@ class Mean:
 
 
 @full_precision()
+@typed
 def ema(old: Any, new: Any, decay: float | Tensor) -> Any:
     """Exponential moving average of trees or PMats: decay old + (1 - decay) new, in float32 at least.
 

@@ -23,6 +23,7 @@ from fisher.products import example_gradients, joined
 from fisher.uses import EXACT, UNUSED, Layer
 from linmaps import trees
 from linmaps.precision import full_precision
+from linmaps.typed import typed
 
 
 class Rows(NamedTuple):
@@ -64,6 +65,7 @@ Features = list[Any]  # one of these for each layer
 
 
 @full_precision("f")
+@typed
 def gram(
     f: Callable[..., Tensor],
     params: Any,

@@ -23,9 +23,11 @@ from fisher.pmat.implicit import PMatImplicit
 from fisher.pmat.limits import check_dense
 from linmaps import trees
 from linmaps.precision import full_precision
+from linmaps.typed import typed
 
 
 @full_precision("loss")
+@typed
 def hessian(
     loss: Callable[..., Tensor],
     params: Any,
@@ -69,6 +71,7 @@ def hessian(
 
 
 @full_precision("f", "loss")
+@typed
 def ggn(
     f: Callable[..., Tensor],
     loss: Callable[[Tensor, Any], Tensor],

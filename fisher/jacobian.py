@@ -28,9 +28,11 @@ from fisher.uses import EXACT, UNUSED
 from linmaps import trees
 from linmaps.precision import full_precision
 from linmaps.trees import Layout
+from linmaps.typed import typed
 
 
 @full_precision("f")
+@typed
 def jacobian(
     f: Callable[..., Tensor],
     params: Any,

@@ -20,6 +20,7 @@ from fisher.rules.match import Match, View
 from fisher.watch import Watcher, distinct
 from linmaps import trees
 from linmaps.precision import full_precision
+from linmaps.typed import typed
 
 if TYPE_CHECKING:
     from fisher.layers import LayerCollection
@@ -77,6 +78,7 @@ def column_rows(layers: LayerCollection, g: dict[int, Tensor], batch: int) -> di
 
 
 @full_precision("f")
+@typed
 def layer_io(
     f: Callable[..., Tensor],
     params: Any,

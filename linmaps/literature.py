@@ -7,9 +7,11 @@ from torch import Tensor
 from linmaps.door import door
 from linmaps.householder import times_frame
 from linmaps.numeric import HALF, working
+from linmaps.typed import typed
 
 
 @door
+@typed
 def hprod(x: Tensor, U: Tensor) -> Tensor:
     """`x H_0 H_1 ... H_{k-1}` with `H_i = I - 2 u_i u_i' / |u_i|^2`, u_i the rows of U [k, n], for x [..., n].
 
@@ -33,6 +35,7 @@ def hprod(x: Tensor, U: Tensor) -> Tensor:
     return y.to(x.dtype) if x.dtype in HALF else y
 
 
+@typed
 def identity_grad_relu(x: Tensor) -> Tensor:
     """max(x, 0) with the derivative of the identity, in every mode (straight-through estimator).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+from linmaps.typed import typed
 AXES = 64
 
 
@@ -21,6 +22,7 @@ def _least_sum(n: int, n_modes: int, low: int) -> tuple[int, ...] | None:
     return best
 
 
+@typed
 def tensorized_shape(n: int, n_modes: int) -> tuple[int, ...]:
     """n as a product of n_modes sizes, as equal as its divisors allow (least sum), in ascending order.
 

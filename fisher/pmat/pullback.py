@@ -17,6 +17,7 @@ from fisher.pmat.matrixfree import MatrixFree
 from linmaps import trees
 from linmaps.precision import full_precision
 from linmaps.trees import Layout
+from linmaps.typed import typed
 
 
 @trees.record(static=("effective",))
@@ -89,6 +90,7 @@ class PMatPullback(MatrixFree):
 
 
 @full_precision("effective")
+@typed
 def pullback(
     F: PMat, effective: Callable[[Any], Any], params: Any, *, check: bool = True, check_finite: bool = True
 ) -> PMatPullback:

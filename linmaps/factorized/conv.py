@@ -21,6 +21,7 @@ from linmaps.factorized.convolve import Option, axes_of, check_x, convolve, mult
 from linmaps.factorized.kinds import KINDS, Fitting
 from linmaps.factorized.ranks import Rank, fraction
 from linmaps.numeric import frobenius, uniform, working
+from linmaps.typed import typed
 
 FACTORIZATIONS = ("cp", "tucker", "tt", "dense")
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
@@ -270,6 +271,7 @@ class FactorizedConv(Checked):
 
 
 @door
+@typed
 def factorize_conv(
     weight: Tensor,
     bias: Tensor | None = None,

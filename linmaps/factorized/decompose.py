@@ -17,6 +17,7 @@ from linmaps.checks import room
 from linmaps.door import door
 from linmaps.linalg import refined
 from linmaps.numeric import HALF, eye_like, working
+from linmaps.typed import typed
 
 
 def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,6 +85,7 @@ def check_tt_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) -> Non
 
 
 @door
+@typed
 def tt_svd(T: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     """Cores [r_{k-1}, s_k, r_k] of a tensor train near T, for ranks (1, r_1, ..., r_{N-1}, 1).
 
@@ -108,6 +110,7 @@ def tt_svd(T: Tensor, ranks: Sequence[int]) -> list[Tensor]:
 
 
 @door
+@typed
 def reconstruct_tt(cores: Sequence[Tensor]) -> Tensor:
     """The tensor `T[j] = A_1[:, j_1] A_2[:, j_2] ...` of a train of cores [r_{k-1}, s_k, r_k].
 
@@ -132,6 +135,7 @@ def check_tucker_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) ->
 
 
 @door
+@typed
 def tucker_hosvd(T: Tensor, ranks: Sequence[int], *, n_sweeps: int = 2) -> tuple[Tensor, list[Tensor]]:
     """Core [r_1..r_N] and factors U_k [s_k, r_k] with orthonormal columns of a Tucker tensor near T.
 
@@ -170,6 +174,7 @@ def swept(T: Tensor, core: Tensor, factors: Sequence[Tensor], n_sweeps: int) -> 
 
 
 @door
+@typed
 def reconstruct_tucker(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """The tensor `core x_1 U_1 x_2 U_2 ...` of a core [r_1..r_N] and factors [s_k, r_k].
 
@@ -191,6 +196,7 @@ def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
 
 
 @door
+@typed
 def cp_start(T: Tensor, R: int) -> list[Tensor]:
     """Factors [s_k, R] to start alternating least squares from, without random numbers.
 
@@ -218,6 +224,7 @@ def cp_start(T: Tensor, R: int) -> list[Tensor]:
 
 
 @door
+@typed
 def cp_als(
     T: Tensor, start: int | Sequence[Tensor], *, n_sweeps: int = 50, ridge: float = 1e-4
 ) -> tuple[Tensor, list[Tensor]]:
@@ -297,6 +304,7 @@ def _divided(B: Tensor, G: Tensor, ridge: float) -> Tensor:
 
 
 @door
+@typed
 def reconstruct_cp(weights: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """The tensor `sum_r weights_r u_1r (x) u_2r (x) ...` of factors [s_k, R].
 

@@ -17,6 +17,7 @@ from linmaps.factorized.spec import Factorized
 from linmaps.modules import check_untouched, has_forward_of, initialised, value_of
 from linmaps.numeric import frobenius, normal, working
 from linmaps.shapes import tensorized_shape
+from linmaps.typed import typed
 
 
 class Factorization(tuple[Factorized, dict[str, Tensor]]):
@@ -53,6 +54,7 @@ class Factorization(tuple[Factorized, dict[str, Tensor]]):
 
 
 @door
+@typed
 def factorize(
     weight: Any,
     bias: Any = None,
@@ -133,6 +135,7 @@ def factorize(
 
 
 @door
+@typed
 def relative_error(spec: Factorized, params: Params, weight: Tensor) -> Tensor:
     """`|W - weight.T| / |weight|`, Frobenius norms, of a torch weight [out, in], or [L, out, in] for several layers.
 
@@ -152,6 +155,7 @@ def relative_error(spec: Factorized, params: Params, weight: Tensor) -> Tensor:
     return torch.where(gap > 0, gap / torch.where(size > 0, size, 1.0) * torch.where(size > 0, 1.0, torch.inf), gap)
 
 
+@typed
 def sketches(
     spec: Factorized, generator: torch.Generator, *, oversampling: int = 8, dtype: torch.dtype | None = None
 ) -> list[Tensor]:

@@ -15,6 +15,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from linmaps.typed import typed
+
 Rank = Any  # "same", a fraction of the dense count, an int, or a tuple of ints
 Ranks = tuple[int, ...]
 Count = Callable[[Sequence[int]], int]
@@ -84,6 +86,7 @@ def _ints(rank: Rank, n: int, what: str) -> Ranks:
     return values
 
 
+@typed
 def low_rank(rank: Rank, rows: int, columns: int) -> int:
     """The rank R of a matrix U V [rows, columns], with R (rows + columns) parameters, at most min(rows, columns).
 
@@ -96,6 +99,7 @@ def low_rank(rank: Rank, rows: int, columns: int) -> int:
     return min(most, max(1, math.floor(min(share, 1.0) * rows * columns / (rows + columns))))
 
 
+@typed
 def cp_rank(rank: Rank, sizes: Sequence[int]) -> int:
     """The number of terms R of a CP tensor, with R (1 + sum of sizes) parameters; a fraction above 1 counts as 1.
 
@@ -121,6 +125,7 @@ def tucker_feasible(ranks: Ranks) -> Ranks:
     return ranks
 
 
+@typed
 def tucker_rank(rank: Rank, sizes: Sequence[int]) -> Ranks:
     """The ranks of a Tucker tensor, one for each mode, at most its size and the product of the other ranks.
 
@@ -158,6 +163,7 @@ def tt_feasible(ranks: Ranks, sizes: Sequence[int]) -> Ranks:
     return tuple(back[::-1])
 
 
+@typed
 def tt_rank(rank: Rank, sizes: Sequence[int]) -> Ranks:
     """The ranks (1, r_1, ..., r_{N-1}, 1) of a tensor train, r_k at most the products of the sizes on either side.
 

@@ -21,6 +21,7 @@ from linmaps.factorized.kinds import KINDS, Kind
 from linmaps.factorized.spec import Factorized
 from linmaps.linalg import positive_root
 from linmaps.numeric import HALF, frobenius, working
+from linmaps.typed import typed
 
 OnBonds = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 Number = float | Tensor
@@ -28,6 +29,7 @@ Dtype = torch.dtype | None
 Device = torch.device | str | None
 
 
+@typed
 def bonds(spec: Factorized) -> dict[str, int]:
     """Name and rank of each bond: "r" of lowrank and cp, "r0".. of the modes of tucker, "r1".. between cores; none of dense.
 
@@ -38,6 +40,7 @@ def bonds(spec: Factorized) -> dict[str, int]:
     return spec._kind.bonds(spec.ranks)
 
 
+@typed
 def dropout_mask(
     spec: Factorized,
     generator: Generator,
@@ -84,6 +87,7 @@ def dropout_mask(
 
 
 @door
+@typed
 def tensor_dropout(spec: Factorized, params: Params, mask: OnBonds) -> dict[str, Tensor]:
     """Params of W(mask): each value of a bond times its entry of the mask.
 
@@ -110,6 +114,7 @@ def tensor_dropout(spec: Factorized, params: Params, mask: OnBonds) -> dict[str,
     return {k: t.to(params[k].dtype) for k, t in spec._kind.scale_bonds(params, factors).items()}
 
 
+@typed
 def lasso_weights(spec: Factorized, *, dtype: Dtype = None, device: Device = None) -> dict[str, Tensor]:
     """Weights of ones for `tensor_lasso`, with which W is as it was: trainable, beside params; real or complex.
 
@@ -121,6 +126,7 @@ def lasso_weights(spec: Factorized, *, dtype: Dtype = None, device: Device = Non
 
 
 @door
+@typed
 def tensor_lasso(
     spec: Factorized, params: Params, weights: OnBonds, *, penalty: Number = 0.01, normalize: bool = False
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -147,6 +153,7 @@ def tensor_lasso(
     return tensor_dropout(spec, params, given), loss.to(sizes.dtype)
 
 
+@typed
 def lasso_prox(weights: Any, step: Number) -> Any:
     """The soft threshold `z = sign(w) max(|w| - step, 0)` of every leaf of a tree; of complex w the modulus shrinks.
 
@@ -170,6 +177,7 @@ def lasso_prox(weights: Any, step: Number) -> Any:
 
 
 @door
+@typed
 def prune_ranks(spec: Factorized, params: Params, keep: Any) -> tuple[Factorized, dict[str, Tensor]]:
     """The spec and params with only some values of the bonds: W as with zeros at the others, and smaller ranks.
 
@@ -196,6 +204,7 @@ def prune_ranks(spec: Factorized, params: Params, keep: Any) -> tuple[Factorized
 
 
 @door
+@typed
 def inner(spec: Factorized, params: Params, other_spec: Factorized, other_params: Params) -> Tensor:
     """The inner product `<W, V> = sum conj(W) V` of two factorized matrices, over all layers, a scalar.
 
@@ -213,6 +222,7 @@ def inner(spec: Factorized, params: Params, other_spec: Factorized, other_params
 
 
 @door
+@typed
 def distance(spec: Factorized, params: Params, other_spec: Factorized, other_params: Params) -> Tensor:
     """The Frobenius distance of two factorized matrices, over all layers, without forming them where `inner` does not.
 

@@ -9,8 +9,10 @@ import torch
 from linmaps import trees
 from linmaps.interop import slim, tltorch
 from linmaps.numeric import HALF
+from linmaps.typed import typed
 
 
+@typed
 def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
     """The spec and params that do what a module does, `spec.apply(params, x) == module(x)`, as detached copies.
 
