@@ -17,6 +17,7 @@ from fisher.pmat.base import check_regul
 from linmaps import lapack, trees
 from linmaps.linalg import damped, eigh, logabsdet, pinv, positive_root, solve
 from linmaps.precision import full_precision_methods
+from linmaps.typed import typed
 
 Regul = float | Tensor
 AXES = {"full": 4, "outputs": 3, "trace": 2}
@@ -97,6 +98,7 @@ class FMatDense:
 
     # --- products --------------------------------------------------------------------------------------------------
 
+    @typed
     def mv(self, u: Tensor) -> Tensor:
         """Theta u, `[B, C]` for u `[B2, C]` (kind "trace": `[B]` for `[B2]`)."""
         m, (rows, columns) = self._matrix(), self._examples
@@ -105,11 +107,13 @@ class FMatDense:
     def __matmul__(self, u: Tensor) -> Tensor:
         return self.mv(u)
 
+    @typed
     def vTMv(self, u: Tensor) -> Tensor:
         """u' Theta u, a scalar: the squared norm of J' u in parameter space (for "trace" the sum over columns of u)."""
         self._square("vTMv")
         return (u * self.mv(u)).sum()
 
+    @typed
     def solve(self, u: Tensor, regul: Regul = 1e-8, *, kind: str = "default") -> Tensor:
         """(Theta + regul I)^-1 u by QR; kind="lstsq": the pseudo-inverse of Theta + regul I (symmetric kernels)."""
         check_regul(regul)
@@ -126,6 +130,7 @@ class FMatDense:
         """Eigenvalues ascending `[n]` and eigenvectors `[n, n]` of `to_torch()` (`[C, n]`, `[C, n, n]` for "outputs")."""
         return self._each(eigh, self._symmetric("eigendecomposition"))
 
+    @typed
     def logdet(self, regul: Regul = 1e-8) -> Tensor:
         """log det (Theta + regul I), a scalar."""
         check_regul(regul)
@@ -140,6 +145,7 @@ class FMatDense:
         m = self._square("diag")
         return self._back(self._each(torch.diagonal, m), self._examples[0])
 
+    @typed
     def norm(self, ord: str | int | None = None) -> Tensor:
         """Frobenius norm (None, "fro"), largest (2) or smallest (-2) singular value, a scalar."""
         if ord in (None, "fro"):
@@ -168,11 +174,13 @@ class FMatDense:
         """`[B C, B2 C]` (examples outside, outputs inside); `[C, B, B2]` for "outputs", `[B, B2]` for "trace"."""
         return self._matrix()
 
+    @typed
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         """Shape of `to_torch()`, or one of its entries."""
         shape = tuple(self._matrix().shape)
         return shape if dim is None else shape[dim]
 
+    @typed
     def __add__(self, other: FMatDense) -> FMatDense:
         if not isinstance(other, FMatDense):
             raise TypeError(f"FMatDense + {type(other).__name__}: expected a FMatDense on the right")
@@ -186,6 +194,7 @@ class FMatDense:
     def __sub__(self, other: FMatDense) -> FMatDense:
         return self + -1.0 * other
 
+    @typed
     def __mul__(self, alpha: Regul) -> FMatDense:
         if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
             raise TypeError(f"FMatDense * {type(alpha).__name__}: expected a number or a scalar tensor")
@@ -193,6 +202,7 @@ class FMatDense:
 
     __rmul__ = __mul__
 
+    @typed
     def __truediv__(self, alpha: Regul) -> FMatDense:
         return self * (1 / alpha)
 

@@ -22,6 +22,7 @@ from linmaps import trees
 from linmaps.paths import names
 from linmaps.precision import full_precision
 from linmaps.trees import Layout, Path, path_str
+from linmaps.typed import typed
 
 
 @trees.static
@@ -144,11 +145,13 @@ class LayerCollection:
                     raise ValueError(f"{l.name}: shares a leaf with {others}, expected all of them or none")
         return made
 
+    @typed
     def remove(self, *names: str) -> LayerCollection:
         """All layers but these."""
         gone = {self[name].name for name in names}
         return self.select([l.name for l in self if l.name not in gone])
 
+    @typed
     def add(self, layer: Layer) -> LayerCollection:
         """These layers and one more of the same function, in the order of their leaves."""
         doors.of_type(layer, Layer, "layer", "a Layer, as layers[name]")
@@ -161,6 +164,7 @@ class LayerCollection:
         order = sorted((*self.layers, layer), key=lambda l: (min(l.leaves), l.part or (0, 0)))
         return dataclasses.replace(self, layers=tuple(order))
 
+    @typed
     def merge(self, other: LayerCollection) -> LayerCollection:
         """The layers of two collections of the same function, each once."""
         doors.of_type(other, LayerCollection, "other", "a LayerCollection")
@@ -174,12 +178,14 @@ class LayerCollection:
                 made = made.add(layer)
         return made
 
+    @typed
     def get_common_layers(self, other: LayerCollection) -> LayerCollection:
         """Those of these layers that the other collection has too: same name, kind and shapes."""
         doors.of_type(other, LayerCollection, "other", "a LayerCollection")
         theirs = {(l.name, l.kind, l.shapes) for l in other}
         return self.select([l.name for l in self if (l.name, l.kind, l.shapes) in theirs])
 
+    @typed
     def leaf_of(self, use: int) -> int:
         """Number of a leaf of this use: it says the dtype and device of the tap."""
         u = self.uses[use]
@@ -225,6 +231,7 @@ class LayerCollection:
         flat = dict(zip(self._numbers, trees.leaves(v)))
         return {l.name: l.matrix(flat) for l in self}
 
+    @typed
     def tree(self, views: dict[str, Tensor]) -> Any:
         """The vector of parameter space with these views: the way back from `views`."""
         if not isinstance(views, Mapping) or not all(isinstance(views.get(n), Tensor) for n in self.names()):
@@ -250,6 +257,7 @@ class LayerCollection:
         flat = trees.leaves(v)
         return self.space.unflatten([flat[n] for n in self._numbers])
 
+    @typed
     def restricted(self, f: Callable[..., Tensor], params: Any) -> Callable[..., Tensor]:
         """f as a function of these layers' leaves, `{path: leaf}`, at the other leaves of params."""
         doors.function(f)
@@ -269,6 +277,7 @@ class LayerCollection:
     def names(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.layers)
 
+    @typed
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
             if layer.name == name:

@@ -19,6 +19,7 @@ from fisher.forward import jvp
 from linmaps import trees
 from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
+from linmaps.typed import typed
 
 
 class PFMap:
@@ -34,10 +35,12 @@ class PFMap:
         """J v, `[B, C]`, for a tree v like params."""
         raise AttributeError("a map defines jvp")
 
+    @typed
     def vjp(self, u: Tensor) -> Any:
         """J' u = sum over b, c of u_bc J_bc, a tree like params, for u `[B, C]`."""
         raise AttributeError("a map defines vjp")
 
+    @typed
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         """(B, C, d), or one of them."""
         raise AttributeError("a map defines size")
@@ -76,6 +79,7 @@ class PFMapDense(PFMap):
         parts = [r @ t.reshape(t.numel()) for r, t in zip(self._flat(), trees.leaves(v))]
         return sum(parts[1:], parts[0])
 
+    @typed
     def vjp(self, u: Tensor) -> Any:
         self._check_outputs(u)
         parts = [torch.einsum("bcn,bc->n", r, u) for r in self._flat()]
@@ -85,6 +89,7 @@ class PFMapDense(PFMap):
         """J as a `[B, C, d]` tensor, its last axis in the flat order of `linmaps.trees.ravel`."""
         return torch.cat(self._flat(), -1)
 
+    @typed
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         sizes = (*self._leading(), self.layout.numel)
         return sizes if dim is None else sizes[dim]
@@ -97,6 +102,7 @@ class PFMapDense(PFMap):
         """J_b minus the mean over examples."""
         return PFMapDense(trees.map(lambda t: t - t.mean(0), self.jacobian), self.layout)
 
+    @typed
     def __add__(self, other: PFMapDense) -> PFMapDense:
         if not isinstance(other, PFMapDense):
             raise TypeError(f"PFMapDense + {type(other).__name__}: expected a PFMapDense on the right")
@@ -105,6 +111,7 @@ class PFMapDense(PFMap):
     def __sub__(self, other: PFMapDense) -> PFMapDense:
         return self + -1.0 * other
 
+    @typed
     def __mul__(self, alpha: float | Tensor) -> PFMapDense:
         if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
             raise TypeError(f"PFMapDense * {type(alpha).__name__}: expected a number or a scalar tensor")
@@ -112,6 +119,7 @@ class PFMapDense(PFMap):
 
     __rmul__ = __mul__
 
+    @typed
     def __truediv__(self, alpha: float | Tensor) -> PFMapDense:
         return self * (1 / alpha)
 
@@ -158,6 +166,7 @@ class PFMapImplicit(PFMap):
         flat, output = self._output()
         return jvp(output, (flat,), (trees.leaves(v),))[1]
 
+    @typed
     def vjp(self, u: Tensor) -> Any:
         flat, output = self._output()
         y, back = vjp(output, flat)  # type: ignore[misc]
@@ -165,6 +174,7 @@ class PFMapImplicit(PFMap):
             self._check_outputs(u)
         return self.layout.unflatten(back(u)[0])
 
+    @typed
     def to_dense(self, *, chunk_size: int | None = None) -> PFMapDense:
         """The same as a PFMapDense."""
         from fisher.jacobian import jacobian
@@ -175,6 +185,7 @@ class PFMapImplicit(PFMap):
         """J as a `[B, C, d]` tensor."""
         return self.to_dense().to_torch()
 
+    @typed
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         flat, output = self._output()
         sizes = (*output(flat).shape, self.layout.numel)

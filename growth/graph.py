@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from growth.carry import grow_like
 from growth.doors import count, door
 from linmaps import trees
+from linmaps.typed import typed
 
 Activation = Callable[[Tensor], Tensor]
 Edge = tuple[str, str]
@@ -98,6 +99,7 @@ class Graph:
                 )
         self.order()
 
+    @typed
     def node(self, name: str) -> Node:
         """The node of that name.  Raises ValueError if there is none."""
         for n in self.nodes:
@@ -105,6 +107,7 @@ class Graph:
                 return n
         raise ValueError(f"{name}: no such node, expected one of {[n.name for n in self.nodes]}")
 
+    @typed
     def width(self, name: str) -> int:
         """The width of a node."""
         return self.node(name).width
@@ -119,14 +122,17 @@ class Graph:
         """The name of the last node."""
         return self.nodes[-1].name
 
+    @typed
     def parents(self, name: str) -> tuple[str, ...]:
         """The nodes with a weighted edge into this one, in the order of the edges."""
         return tuple(u for u, v in self.edges if v == name)
 
+    @typed
     def children(self, name: str) -> tuple[str, ...]:
         """The nodes with a weighted edge from this one, in the order of the edges."""
         return tuple(v for u, v in self.edges if u == name)
 
+    @typed
     def has_bias(self, name: str) -> bool:
         """Whether the node has a bias; the input has none."""
         return name != self.input and self.node(name).bias
@@ -142,6 +148,7 @@ class Graph:
             path = "->".join(error.args[1])
             raise ValueError(f"Graph: cycle {path}, expected an acyclic graph; leave out one of these edges") from None
 
+    @typed
     def reaches(self, u: str, v: str) -> bool:
         """Whether v is u or comes after it: then an edge v -> u would close a cycle."""
         seen, front = {u}, [u]
@@ -152,21 +159,25 @@ class Graph:
             front.extend(ahead)
         return v in seen
 
+    @typed
     def with_edge(self, u: str, v: str) -> Graph:
         """The graph with one more weighted edge."""
         return dataclasses.replace(self, edges=(*self.edges, (u, v)))
 
+    @typed
     def with_node(self, node: Node, sources: Sequence[str], targets: Sequence[str]) -> Graph:
         """The graph with one more node, before the output in the list, and edges from sources and to targets."""
         edges = [(u, node.name) for u in sources] + [(node.name, v) for v in targets]
         nodes = (*self.nodes[:-1], node, self.nodes[-1])
         return dataclasses.replace(self, nodes=nodes, edges=(*self.edges, *edges))
 
+    @typed
     def with_width(self, name: str, width: int) -> Graph:
         """The graph with a node of another width."""
         nodes = tuple(dataclasses.replace(n, width=width) if n.name == name else n for n in self.nodes)
         return dataclasses.replace(self, nodes=nodes)
 
+    @typed
     def free_name(self, stem: str) -> str:
         """stem, stem2, stem3, ...: the first that is no node."""
         taken, number = {n.name for n in self.nodes}, 1
@@ -179,6 +190,7 @@ class Graph:
         weights = {("edges", f"{u}->{v}", "weight"): (self.width(v), self.width(u)) for u, v in self.edges}
         return weights | {("nodes", n.name, "bias"): (n.width,) for n in self.nodes if self.has_bias(n.name)}
 
+    @typed
     def init(
         self, generator: torch.Generator, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> dict[str, Any]:
@@ -205,6 +217,7 @@ class Graph:
                     "params of this graph, map over an ensemble with torch.func.vmap"
                 )
 
+    @typed
     def values(self, params: Any, x: Tensor, taps: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The value `[B, ..., n_v]` of each node; taps are added to what goes into the activations."""
         self.check(params)
@@ -227,6 +240,7 @@ class Graph:
             h[v] = total if activation is None else activation(total)
         return h
 
+    @typed
     def apply(self, params: Any, x: Tensor) -> Tensor:
         """The value of the output: x `[..., n]` of any leading axes -> `[..., n_out]`."""
         return self.values(params, x)[self.output]

@@ -25,6 +25,7 @@ from growth.statistics import Statistics
 from linmaps import trees
 from linmaps.linalg import working
 from linmaps.trees import record
+from linmaps.typed import typed
 
 MEANS = ("S", "M", "E")
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -56,6 +57,7 @@ class GraphStatistics:
     positions: Tensor
     graph: Graph
 
+    @typed
     def __add__(self, other: GraphStatistics) -> GraphStatistics:
         if not isinstance(other, GraphStatistics):
             return NotImplemented
@@ -66,6 +68,7 @@ class GraphStatistics:
         means: dict[str, Any] = {n: torch.lerp(getattr(self, n), getattr(other, n), share) for n in MEANS}
         return dataclasses.replace(self, **means, count=count, positions=self.positions + other.positions)
 
+    @typed
     def between(
         self,
         sources: Sequence[str],
@@ -113,15 +116,18 @@ class GraphStatistics:
             bias_after=self.one(targets),
         )
 
+    @typed
     def inputs(self, targets: Sequence[str]) -> tuple[str, ...]:
         """The nodes with a weighted edge to some target, in the order of the nodes."""
         inside = {u for v in targets for u in self.graph.parents(v)}
         return tuple(n.name for n in self.graph.nodes if n.name in inside)
 
+    @typed
     def one(self, targets: Sequence[str]) -> bool:
         """Whether some target has a bias."""
         return any(self.graph.has_bias(v) for v in targets)
 
+    @typed
     def uncompensated(self, targets: Sequence[str], activation: Activation | None) -> list[str]:
         """The targets without the bias that units with sigma(0) != 0 need."""
         shift = 0.0 if activation is None else float(debug_unwrap(constants(activation, self.S)[0], recurse=True))

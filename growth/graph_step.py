@@ -19,6 +19,7 @@ from growth.surgery import Scale, amplitudes, cast_like, fitted
 from linmaps import trees
 from linmaps.linalg import working
 from linmaps.trees import record
+from linmaps.typed import typed
 
 Expansion = NodeDelta | NewEdge | NewUnits
 
@@ -50,6 +51,7 @@ class Candidates:
             )
         return self.take(1)[0]
 
+    @typed
     def take(self, n: int, *, by: str = "gain") -> list[Any]:
         """The n best that can be added together, which close no cycle: by "gain", or by "ratio", gain per parameter.
 

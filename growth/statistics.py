@@ -24,6 +24,7 @@ from linmaps import trees
 from linmaps.checks import alike
 from linmaps.precision import full_precision
 from linmaps.trees import record
+from linmaps.typed import typed
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
 
@@ -86,6 +87,7 @@ class Statistics:
         """The derivative of the activation at 0; where it has a kink there, the mean of both sides."""
         return (self.slope_plus + self.slope_minus) / 2
 
+    @typed
     def __add__(self, other: Statistics) -> Statistics:
         if not isinstance(other, Statistics):
             return NotImplemented

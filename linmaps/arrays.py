@@ -11,6 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.checks import Params
 from linmaps.shapes import tensorized_shape
+from linmaps.typed import typed
 
 
 class OfArrays(Map):
@@ -43,6 +44,7 @@ class OfArrays(Map):
             object.__setattr__(self, size, math.prod(shape))
         super().__post_init__()
 
+    @typed
     def apply_tensor(self, params: Params, x: Tensor, *layer: Any) -> Tensor:
         """`apply` for an array x [..., *in_shape]: [..., *out_shape]; a layer, where the map has several, comes last.
 

@@ -16,6 +16,7 @@ from linmaps.base import Map
 from linmaps.checks import Params, alike, floating, homogeneous
 from linmaps.door import dicts, door
 from linmaps.numeric import eye_like
+from linmaps.typed import typed
 
 PARTS = ("hidden", "input")
 
@@ -86,6 +87,7 @@ class RNNCell:
         """
         return {"hidden": self.hidden_map.shapes(), "input": self.input_map.shapes()}
 
+    @typed
     def init(
         self,
         generator: torch.Generator,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from linmaps.checks import number
@@ -64,7 +65,7 @@ def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, An
         return None
 
     def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        error = wrong(args, kwargs)
+        error = None if torch.compiler.is_compiling() else wrong(args, kwargs)
         if error is None:
             return fn(*args, **kwargs)
         try:  # what the function itself says of it is more to the point

@@ -13,19 +13,23 @@ from torch import Tensor
 
 from linmaps.checks import values
 from linmaps.numeric import working
+from linmaps.typed import typed
 
 
 class Rooted:
     """A likelihood whose root is its `root_part` from the first column to the last."""
 
+    @typed
     def n_columns(self, y: Tensor) -> int:
         """K, the number of columns of the root at y."""
         return math.prod(y.shape[1:])
 
+    @typed
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
         raise AttributeError("a likelihood defines root_part")
 
+    @typed
     def root(self, y: Tensor) -> Tensor:
         """Columns `[K, *y.shape]` with sum over K of r r' = H_b for each example."""
         return self.root_part(y, 0, self.n_columns(y))
@@ -34,14 +38,17 @@ class Rooted:
 class Independent(Rooted):
     """A likelihood of independent coordinates: H_b is diagonal, the square of `deviation(y)`."""
 
+    @typed
     def deviation(self, y: Tensor) -> Tensor:
         """Root of the diagonal of H, in a shape that expands to y's."""
         raise AttributeError("a likelihood defines deviation")
 
+    @typed
     def product(self, y: Tensor, u: Tensor) -> Tensor:
         """H u `[B, *out]`."""
         return self.deviation(y) ** 2 * u
 
+    @typed
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
         return unit_columns(self.deviation(y), y, start, stop)

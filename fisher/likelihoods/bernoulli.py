@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.likelihoods.arrays import Independent, check_range, check_target, moderated, per_example, uniform
 from linmaps import trees
+from linmaps.typed import typed
 
 
 @trees.static
@@ -27,29 +28,35 @@ class Bernoulli(Independent):
 
     uniform_noise: ClassVar[bool] = True
 
+    @typed
     def deviation(self, y: Tensor) -> Tensor:
         """sqrt(p (1 - p)) = 1 / (2 cosh(y / 2))."""
         return torch.exp(-torch.stack([0.5 * y, -0.5 * y]).logsumexp(0))
 
+    @typed
     def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
         """Uniform noise in (0, 1)."""
         return uniform(shape, generator, like)
 
+    @typed
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
         """Scores `[n, *y.shape]` at t = 1 where noise < p."""
         drawn = noise < torch.sigmoid(y)
         return torch.where(drawn, torch.sigmoid(-y), -torch.sigmoid(y))
 
+    @typed
     def score(self, y: Tensor, target: Any) -> Tensor:
         """t - p, as t (1 - p) - (1 - t) p: accurate where p is close to 0 or 1."""
         t = self._target(y, target)
         return t * torch.sigmoid(-y) - (1 - t) * torch.sigmoid(y)
 
+    @typed
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` of t log p + (1 - t) log(1 - p)."""
         t = self._target(y, target)
         return per_example(t * y - torch.stack([torch.zeros_like(y), y]).logsumexp(0))
 
+    @typed
     def probabilities(self, mean: Tensor, variance: Tensor) -> Tensor:
         """sigmoid(m / sqrt(1 + pi/8 v)) of each coordinate, for logits of mean m and variance v (MacKay, 1992)."""
         return torch.sigmoid(moderated(mean, variance))

@@ -27,6 +27,7 @@ from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.linalg import positive_root
+from linmaps.typed import typed
 
 
 @trees.static
@@ -74,11 +75,13 @@ class Categorical(Held, Rooted):
     def _axis(self, y: Tensor) -> int:
         return class_axis_of(y, self.class_axis, self._name)
 
+    @typed
     def n_columns(self, y: Tensor) -> int:
         """(C - 1) P, with weights C P."""
         last = y.movedim(self._axis(y), -1)
         return max(0, last.shape[-1] - (self.weight is None)) * math.prod(last.shape[1:-1])
 
+    @typed
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
         axis = self._axis(y)
@@ -89,6 +92,7 @@ class Categorical(Held, Rooted):
         core = _columns(z, first, end) if w is None else _weighted_columns(z, w, first, end)
         return place(core, first, span, y, axis)
 
+    @typed
     def product(self, y: Tensor, u: Tensor) -> Tensor:
         """H u `[B, *out]`: p (u - <p, u>), with weights q - p sum(q), q = w p (u - <p, u>)."""
         axis = self._axis(y)
@@ -97,10 +101,12 @@ class Categorical(Held, Rooted):
         w = self._weights(p)
         return (q if w is None else w * q - p * (w * q).sum(-1, keepdim=True)).movedim(-1, axis)
 
+    @typed
     def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
         """Uniform noise in (0, 1)."""
         return uniform(shape, generator, like)
 
+    @typed
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
         """Scores `[n, *y.shape]` at classes drawn by Gumbel's argmax, apart for each position.
 
@@ -119,6 +125,7 @@ class Categorical(Held, Rooted):
             found = torch.where(u[..., -1:] < 0.5, -found, found)
         return found.movedim(-1, axis + 1)
 
+    @typed
     def score(self, y: Tensor, target: Any) -> Tensor:
         """e_t - p for class targets, zero where the target is `ignore_index`; sum over t of q_t (e_t - p) for probabilities q.
 
@@ -137,6 +144,7 @@ class Categorical(Held, Rooted):
         hot = t[..., None] == torch.arange(z.shape[-1], device=z.device)
         return torch.where(counts[..., None], self._scores(z, hot), 0.0).movedim(-1, axis)
 
+    @typed
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` over positions of log p_t, times the weight of the class t."""
         z = y.movedim(self._axis(y), -1)
@@ -150,6 +158,7 @@ class Categorical(Held, Rooted):
         found = logp.gather(-1, torch.where(counts, t, 0)[..., None])[..., 0]
         return per_example(torch.where(counts, found, 0.0))
 
+    @typed
     def counts(self, y: Tensor, target: Any) -> Tensor | None:
         """Which positions count, bool, with one entry along the class axis; None where all do.
 
@@ -164,6 +173,7 @@ class Categorical(Held, Rooted):
         _, kept = self._classes(z, target)
         return None if seen is not None and not bool(seen.any()) else kept.unsqueeze(axis)
 
+    @typed
     def probabilities(self, mean: Tensor, variance: Tensor) -> Tensor:
         """softmax(m / sqrt(1 + pi/8 v)) over the class axis, for logits of mean m and variance v (MacKay, 1992)."""
         axis = self._axis(mean)

@@ -26,6 +26,7 @@ from fisher.likelihoods.arrays import (
 from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
 from linmaps.checks import values
+from linmaps.typed import typed
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -63,6 +64,7 @@ class Gaussian(Held, Independent):
         object.__setattr__(self, "variance", numbers(self.variance, "gaussian: variance"))
         check_values(array(self.variance), "gaussian: variance", low=0.0, above=True)
 
+    @typed
     def deviation(self, y: Tensor) -> Tensor:
         """variance^-1/2."""
         size = array(self.variance).rsqrt().to(device=y.device, dtype=y.dtype)
@@ -77,10 +79,12 @@ class Gaussian(Held, Independent):
             )
         return size
 
+    @typed
     def product(self, y: Tensor, u: Tensor) -> Tensor:
         """H u `[B, *out]`: S^-1 u at each position."""
         return self._unwhiten(y, self._whiten(y, u))
 
+    @typed
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
         if self.covariance is None:
@@ -92,18 +96,22 @@ class Gaussian(Held, Independent):
         core = whitening[first:end, None, None].expand(end - first, y.shape[0], positions, len(whitening))
         return place(core, first, span, y, axis)
 
+    @typed
     def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
         """Standard normal noise."""
         return normal(shape, generator, like)
 
+    @typed
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
         """Scores `[n, *y.shape]` at t = y + L noise: L^-T noise."""
         return self._unwhiten(y, noise.to(y.dtype))
 
+    @typed
     def score(self, y: Tensor, target: Any) -> Tensor:
         """S^-1 (t - y)."""
         return self._unwhiten(y, self._whiten(y, self._residual(y, target)))
 
+    @typed
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` over positions of -1/2 (t - y)' S^-1 (t - y) - 1/2 log det(2 pi S)."""
         white = self._whiten(y, self._residual(y, target))
@@ -167,21 +175,25 @@ class HeteroscedasticGaussian(Independent):
     def __post_init__(self) -> None:
         check_axis(self.class_axis, "heteroscedastic_gaussian")
 
+    @typed
     def deviation(self, y: Tensor) -> Tensor:
         """(1 / s, sqrt(1 / 2))."""
         _, logvar, axis = self._halves(y)
         return torch.cat([torch.exp(-0.5 * logvar), torch.full_like(logvar, math.sqrt(0.5))], axis)
 
+    @typed
     def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
         """Standard normal noise."""
         return normal(shape, generator, like)
 
+    @typed
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
         """Scores `[n, *y.shape]` at t = m + s e: (e / s, (e^2 - 1) / 2), e the first half of the noise."""
         _, logvar, axis = self._halves(y)
         e = noise.to(y.dtype).chunk(2, axis + 1)[0]
         return torch.cat([e * torch.exp(-0.5 * logvar), 0.5 * (e**2 - 1)], axis + 1)
 
+    @typed
     def score(self, y: Tensor, target: Any) -> Tensor:
         """((t - m) / s^2, ((t - m)^2 / s^2 - 1) / 2)."""
         mean, logvar, axis = self._halves(y)
@@ -189,6 +201,7 @@ class HeteroscedasticGaussian(Independent):
         precision = torch.exp(-logvar)
         return torch.cat([r * precision, 0.5 * (r**2 * precision - 1)], axis)
 
+    @typed
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` of -1/2 ((t - m)^2 / s^2 + log s^2 + log 2 pi)."""
         mean, logvar, _ = self._halves(y)

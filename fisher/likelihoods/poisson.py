@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fisher.likelihoods.arrays import Independent, check_range, check_target, per_example, uniform
 from linmaps import trees
+from linmaps.typed import typed
 
 
 @trees.static
@@ -27,23 +28,28 @@ class Poisson(Independent):
 
     uniform_noise: ClassVar[bool] = True
 
+    @typed
     def deviation(self, y: Tensor) -> Tensor:
         """exp(y / 2)."""
         return torch.exp(0.5 * y)
 
+    @typed
     def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
         """Uniform noise in (0, 1)."""
         return uniform(shape, generator, like)
 
+    @typed
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
         """Scores `[n, *y.shape]` at the quantiles `noise` of the counts."""
         rate = torch.exp(y)
         return quantile(rate, noise).to(y.dtype) - rate
 
+    @typed
     def score(self, y: Tensor, target: Any) -> Tensor:
         """t - exp(y)."""
         return self._target(y, target) - torch.exp(y)
 
+    @typed
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` of t y - exp(y) - log t!."""
         t = self._target(y, target)

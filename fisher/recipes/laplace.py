@@ -58,6 +58,7 @@ class Laplace:
     def log_marginal_likelihood(
         self, log_likelihood: Tensor | float, prior_precision: float | Tensor | None = None
     ) -> Tensor:
+    @typed
         """log p(data) = log_likelihood - prior |params|^2 / 2 + d/2 log prior - logdet(N F + prior I) / 2, a scalar.
 
         log_likelihood: log p(data | params), summed over the N examples.  Differentiable in the prior precision, which
@@ -76,6 +77,7 @@ class Laplace:
         _definite(logdet.isfinite(), "log_marginal_likelihood")
         return log_likelihood - prior * trees.dot(self.params, self.params) / 2 + (d * prior.log() - logdet) / 2
 
+    @typed
     def predict(self, x: Any, *, layers: LayerCollection | None = None) -> tuple[Tensor, Tensor]:
         """Mean `[B, C]` and covariance `[B, C, C]` of f's flattened outputs: f(x_b) and J_b (N F + prior I)^-1 J_b'.
 
@@ -85,6 +87,7 @@ class Laplace:
         y, covariance = self._moments(x, layers)
         return y.reshape(covariance.shape[:2]), covariance
 
+    @typed
     def probabilities(self, x: Any, *, layers: LayerCollection | None = None) -> Tensor:
         """Predictive probabilities, in the shape of f's output `[B, *out]`, of logits of this mean m and variance v.
 
@@ -100,6 +103,7 @@ class Laplace:
         mean, covariance = self._moments(x, layers)
         return predictive(self.likelihood, mean, covariance.diagonal(dim1=1, dim2=2).reshape(mean.shape))
 
+    @typed
     def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Any:
         """Params drawn from the posterior, by the generator or by standard normal `noise`, a tree like params."""
         drawn = self.F.sample(generator, self.regul, noise=noise)

@@ -116,6 +116,7 @@ class FactorizedConv(Checked):
         """
         return (self.n_params - self.bias * self.out_channels) / math.prod(self._tensor)
 
+    @typed
     def init(
         self, generator: torch.Generator, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> dict[str, Tensor]:
@@ -150,6 +151,7 @@ class FactorizedConv(Checked):
             params["bias"] = uniform(generator, (self.out_channels,), 1 / math.sqrt(fan), raised)
         return {name: t.contiguous().to(device=device, dtype=dtype) for name, t in params.items()}
 
+    @typed
     def kernel(self, params: Params) -> Tensor:
         """The kernel [out, in, *k], as torch's convolutions take it.
 
@@ -164,6 +166,7 @@ class FactorizedConv(Checked):
         K = self._kernel({name: t.to(working(t.dtype)) for name, t in params.items()})
         return K.to(next(iter(params.values())).dtype)
 
+    @typed
     def apply_conv(
         self, params: Params, x: Tensor, *, stride: Option = 1, padding: Option | str = 0, dilation: Option = 1
     ) -> Tensor:
@@ -199,6 +202,7 @@ class FactorizedConv(Checked):
             how, leaves = ("dense", None, self._tensor), {**leaves, "kernel": self._kernel(leaves)}
         return convolve(x.to(working(x.dtype)), *how, leaves, axes).to(x.dtype)
 
+    @typed
     def from_kernel(
         self, kernel: Tensor, *, bias: Tensor | None = None, n_sweeps: int | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
 from linmaps.factorized.kinds import Kind
+from linmaps.typed import typed
 
 Layer = int | Sequence[int] | Tensor | None
 
@@ -38,6 +39,7 @@ class Layers(Map):
     def _layer_ranks(self) -> Any:
         return self.ranks if self.n_layers == 1 else self._kind.single(self.ranks)
 
+    @typed
     def select(self, params: Params, layer: Layer) -> tuple[Any, dict[str, Tensor]]:
         """The spec and params of one layer, or, for several of them, of a joint tensor of these.
 
@@ -73,6 +75,7 @@ class Layers(Map):
         spec = replace(self, **changed)
         return spec if spec.ranks == ranks else replace(self, **changed, compat=True)  # type: ignore[call-arg]
 
+    @typed
     def layers(self, params: Params) -> Iterator[tuple[Any, dict[str, Tensor]]]:
         """The spec and params of each layer in turn.
 
@@ -123,22 +126,27 @@ class Layers(Map):
                 f"{self._title}.{what}: there are {self.n_layers} layers, expected one; use spec.select(params, layer)"
             )
 
+    @typed
     def eig(self, params: Params, vectors: bool = False) -> Any:
         self._one_layer("eig")
         return super().eig(params, vectors)
 
+    @typed
     def singular_values(self, params: Params) -> Tensor:
         self._one_layer("singular_values")
         return super().singular_values(params)
 
+    @typed
     def solve(self, params: Params, y: Tensor) -> Tensor:
         self._one_layer("solve")
         return super().solve(params, y)
 
+    @typed
     def inverse(self, params: Params) -> Tensor:
         self._one_layer("inverse")
         return super().inverse(params)
 
+    @typed
     def logabsdet(self, params: Params) -> Tensor:
         self._one_layer("logabsdet")
         return super().logabsdet(params)

@@ -24,6 +24,7 @@ from linmaps.factorized.plan import Plan
 from linmaps.linalg import positive_root
 from linmaps.numeric import HALF, by_planes, frobenius, uniform, working
 from linmaps.registry import register
+from linmaps.typed import typed
 
 
 @functools.lru_cache(maxsize=1024)
@@ -158,6 +159,7 @@ class Factorized(Layers, OfArrays):
         """
         return sum(map(math.prod, self._shapes().values())) / (self.n_layers * self.in_features * self.out_features)
 
+    @typed
     def plan(self, rows: int) -> Plan:
         """The ways to multiply so many rows, their costs relative to a dense matrix, and the one that `apply` takes.
 
@@ -171,6 +173,7 @@ class Factorized(Layers, OfArrays):
 
     # --- params ------------------------------------------------------------------------------------------------------
 
+    @typed
     def init(
         self,
         generator: torch.Generator,
@@ -212,6 +215,7 @@ class Factorized(Layers, OfArrays):
     def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
         raise AssertionError("init draws by itself")
 
+    @typed
     def from_matrix(
         self,
         W: Tensor,
@@ -238,6 +242,7 @@ class Factorized(Layers, OfArrays):
 
     # --- W and products with it --------------------------------------------------------------------------------------
 
+    @typed
     def effective_W(self, params: Params, layer: Layer = None) -> Tensor:
         """W [in, out]; of several layers [L, in, out], or that of one `layer`, or [K, in, out] of K of them.
 
@@ -267,6 +272,7 @@ class Factorized(Layers, OfArrays):
         every = torch.arange(self.n_layers, device=self._like(params).device)
         return torch.func.vmap(lambda one: self._matrix(self._leaves(params, one)))(every)
 
+    @typed
     def apply(self, params: Params, x: Tensor, layer: Layer = None) -> Tensor:
         """`x @ W + b` for x [..., in], by the way that `implementation` allows and that costs least; the result is [..., out].
 
@@ -296,6 +302,7 @@ class Factorized(Layers, OfArrays):
             return y
         return y + (params["bias"] if self.n_layers == 1 else params["bias"][layer])
 
+    @typed
     def rows(self, params: Params, idx: Tensor, layer: Layer = None) -> Tensor:
         """Rows W[idx] for a tensor of ints idx [...]: [..., out], a factorized embedding.  W is not formed; no bias is added.
 
@@ -338,6 +345,7 @@ class Factorized(Layers, OfArrays):
         tails = [lapack.svdvals(M)[r:] for M, r in found if r < min(M.shape)]
         return frobenius(*tails) if tails else 0 * W.real.sum()
 
+    @typed
     def norm(self, params: Params) -> Tensor:
         """The Frobenius norm of W, or of all W together, without forming them.
 
