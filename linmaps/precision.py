@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from linmaps.explained import explained
+
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 State = tuple[str, torch.dtype, bool]
 
@@ -91,7 +93,8 @@ OPERATORS = ("__matmul__", "__add__", "__sub__", "__mul__", "__pow__", "__truedi
 
 
 def full_precision_methods(cls: type) -> None:
-    """Each public method that a class itself defines, and its operators, run with autocast off; for `__init_subclass__`."""
+    """Each public method that a class itself defines, and its operators, run with autocast off and explain torch's
+    errors; for `__init_subclass__`."""
     for name, member in list(vars(cls).items()):
         if isinstance(member, FunctionType) and (not name.startswith("_") or name in OPERATORS):
-            setattr(cls, name, full_precision()(member))
+            setattr(cls, name, full_precision()(explained(member)))

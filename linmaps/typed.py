@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import number
+from linmaps.explained import SAID, explained
 
-SAID = re.compile(r"[^():]*: .*\b(got|expected)\b", re.DOTALL)  # our own words: `name: got ..., expected ...`
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -46,6 +45,7 @@ def typed(fn: F) -> F:
 def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """`checked(args, kwargs)`, which calls fn as `typed(fn)` does."""
     names, defaults = _parameters(fn)
+    explaining = explained(fn)
 
     @functools.cache
     def hints() -> dict[str, Any]:
@@ -67,7 +67,7 @@ def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, An
     def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         error = None if torch.compiler.is_compiling() else wrong(args, kwargs)
         if error is None:
-            return fn(*args, **kwargs)
+            return explaining(*args, **kwargs)
         try:  # what the function itself says of it is more to the point
             fn(*args, **kwargs)
         except Exception as own:

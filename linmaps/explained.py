@@ -1,0 +1,99 @@
+"""What torch says of a wrong argument, said by its name: looked for only where a call has failed already.
+
+An explanation needs two witnesses: torch's words (of a dtype, a device, a layout, an attribute that a tensor has) and an
+argument that they are true of.  Without both the error stays as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from linmaps import trees
+
+F = TypeVar("F", bound=Callable[..., Any])
+SAID = re.compile(r"[^():]*: .*\b(got|expected|has)\b", re.DOTALL)  # our own words: `name: got ..., expected ...`
+DTYPES = re.compile(
+    r"dtype|scalar type|data type|Input type|same type|not implemented for|not supported|bool tensor|Long|floating|complex"
+)
+DEVICES = re.compile(r"device|meta tensor|no data")
+LAYOUTS = re.compile(r"[Ss]parse|strided|layout|Could not run")
+
+
+def explain(error: Exception, named: Iterable[tuple[str, Any]]) -> TypeError | None:
+    """The TypeError that names the argument of which torch's error is true; None where none is.
+
+    >>> explain(
+    ...     RuntimeError("both inputs should have same dtype"), [("a", torch.ones(1)), ("b", torch.ones(1).double())]
+    ... )
+    TypeError('b: got torch.float64, expected torch.float32 as a; convert one with .to(...)')
+    """
+    text = str(error)
+    if isinstance(error, (TypeError, ValueError)) and SAID.match(text):
+        return None
+    found = [(where, leaf) for name, value in named for where, leaf in _leaves(name, value)]
+    for where, leaf in found:
+        if not isinstance(leaf, Tensor) and re.search(rf"\b{type(leaf).__name__}\b", text):
+            return TypeError(f"{where}: got {type(leaf).__name__}, expected a tensor")
+    dense = [(where, leaf) for where, leaf in found if isinstance(leaf, Tensor)]
+    if LAYOUTS.search(text):
+        for where, t in dense:
+            if t.layout != torch.strided:
+                return TypeError(
+                    f"{where}: got a tensor of layout {t.layout}, expected a dense one; convert it with .to_dense()"
+                )
+    if DEVICES.search(text):
+        for where, t in dense[1:]:
+            if t.device != dense[0][1].device:
+                return TypeError(
+                    f"{where}: got {t.device}, expected {dense[0][1].device} as {dense[0][0]}; move one with .to(...)"
+                )
+    if DTYPES.search(text):
+        first = next(((where, t) for where, t in dense if t.is_floating_point()), None)
+        for where, t in dense:
+            if first and t.dtype != first[1].dtype and (t.is_floating_point() or t.is_complex()):
+                return TypeError(
+                    f"{where}: got {t.dtype}, expected {first[1].dtype} as {first[0]}; convert one with .to(...)"
+                )
+        for where, t in dense:
+            if not t.is_floating_point():
+                return TypeError(f"{where}: got {t.dtype}, expected a real floating dtype")
+    return None
+
+
+def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
+    """(where, leaf) of the tensors of an argument, of a record whose tensor is missing, and of what is no tensor."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        lost = [
+            (f"{name}.{f.name}", getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.type == "Tensor" and not isinstance(getattr(value, f.name), Tensor)
+        ]
+        if lost:
+            return lost
+    paths, leaves = trees.paths(value), trees.leaves(value)
+    return [(f"{name}: {trees.path_str(p)}" if p else name, leaf) for p, leaf in zip(paths, leaves)]
+
+
+def explained(fn: F) -> F:
+    """The function (a method), whose errors from torch are raised as `explain` says them."""
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return fn(*args, **kwargs)
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            names = fn.__code__.co_varnames  # type: ignore[attr-defined]
+            if found := explain(error, (*zip(names, args), *kwargs.items())):
+                raise found from error
+            raise
+
+    return run  # type: ignore[return-value]
