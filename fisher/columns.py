@@ -19,6 +19,7 @@ from fisher.likelihoods.base import Likelihood, counts, n_columns, root_part, sc
 from linmaps import checks
 from linmaps.checks import values
 
+MOST = 2**28  # random numbers at once: more is met before memory is
 ESTIMATORS = ("exact", "mc", "empirical", "gradient_covariance")
 
 
@@ -100,6 +101,10 @@ class Sampled(Columns):
 
     def _draw(self, y: Tensor) -> Tensor:
         if self.generator is not None:
+            most = max(1, MOST // max(1, y.numel()))
+            checks.size(
+                self.n_samples, "n_samples", 1, most, cure="for more average matrices of fewer, with fisher.Mean"
+            )
             return self.likelihood.noise((self.n_samples, *y.shape), self.generator, y)
         noise = torch.as_tensor(self.noise)
         if not noise.is_floating_point():

@@ -75,6 +75,18 @@ def options(
         raise TypeError(f"layers: got {type(layers).__name__}, expected a LayerCollection, or None")
 
 
+def entry(sizes: tuple[int, ...], dim: int | None) -> Any:
+    """The sizes, or the one of an axis; ValueError for an axis that is not there.
+
+    >>> entry((4, 2, 7), None), entry((4, 2, 7), -1)
+    ((4, 2, 7), 7)
+    """
+    if dim is None:
+        return sizes
+    size(dim, "dim", -len(sizes), len(sizes) - 1)
+    return sizes[dim]
+
+
 @contextmanager
 def explained(like: Any, like_name: str = "params", **others: Any) -> Iterator[None]:
     """torch's refusal of mixed dtypes or devices, as a TypeError that names both.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.doors import entry
 from fisher.pmat.base import check_regul
 from linmaps import lapack, trees
 from linmaps.linalg import damped, eigh, logabsdet, pinv, positive_root, solve
@@ -178,7 +179,7 @@ class FMatDense:
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         """Shape of `to_torch()`, or one of its entries."""
         shape = tuple(self._matrix().shape)
-        return shape if dim is None else shape[dim]
+        return entry(shape, dim)
 
     @typed
     def __add__(self, other: FMatDense) -> FMatDense:

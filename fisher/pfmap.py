@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from fisher.axes import batch_size
+from fisher.doors import entry
 from fisher.forward import jvp
 from linmaps import trees
 from linmaps.precision import full_precision_methods
@@ -76,6 +77,7 @@ class PFMapDense(PFMap):
 
     def jvp(self, v: Any) -> Tensor:
         v = self.layout.check(v, "v")
+        alike(v, "v", self.jacobian, "the map", strict=True)
         parts = [r @ t.reshape(t.numel()) for r, t in zip(self._flat(), trees.leaves(v))]
         return sum(parts[1:], parts[0])
 
@@ -92,7 +94,7 @@ class PFMapDense(PFMap):
     @typed
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         sizes = (*self._leading(), self.layout.numel)
-        return sizes if dim is None else sizes[dim]
+        return entry(sizes, dim)
 
     def norm(self) -> Tensor:
         """Frobenius norm, a scalar."""
@@ -163,6 +165,7 @@ class PFMapImplicit(PFMap):
 
     def jvp(self, v: Any) -> Tensor:
         v = self.layout.check(v, "v")
+        alike(v, "v", self.params, "params", strict=True)
         flat, output = self._output()
         return jvp(output, (flat,), (trees.leaves(v),))[1]
 
@@ -189,7 +192,7 @@ class PFMapImplicit(PFMap):
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         flat, output = self._output()
         sizes = (*output(flat).shape, self.layout.numel)
-        return sizes if dim is None else sizes[dim]
+        return entry(sizes, dim)
 
     def __repr__(self) -> str:
         return f"PFMapImplicit(B = {batch_size(self.x)}, d = {self.layout.numel:,})"

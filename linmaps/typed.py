@@ -42,6 +42,13 @@ def typed(fn: F) -> F:
     return functools.update_wrapper(made, fn)  # type: ignore[return-value]
 
 
+def typed_methods(cls: type) -> None:
+    """`typed` for each public method that a class itself defines; for `__init_subclass__`."""
+    for name, member in list(vars(cls).items()):
+        if isinstance(member, types.FunctionType) and not name.startswith("_"):
+            setattr(cls, name, typed(member))
+
+
 def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """`checked(args, kwargs)`, which calls fn as `typed(fn)` does."""
     names, defaults = _parameters(fn)

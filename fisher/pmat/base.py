@@ -22,7 +22,7 @@ from linmaps.checks import alike, values
 from linmaps.linalg import cutoff
 from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
-from linmaps.typed import typed
+from linmaps.typed import typed, typed_methods
 
 Regul = float | Tensor
 
@@ -54,6 +54,11 @@ class PMat:
         and `+` add such matrices as matrices.
         """
         return False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What a representation defines holds its arguments against their annotations too."""
+        super().__init_subclass__(**options)
+        typed_methods(cls)
 
     # --- a representation defines ----------------------------------------------------------------------------------
 

@@ -223,8 +223,12 @@ class PMatRange(PMat):
 
     def project_to_diag(self, v: Any) -> Tensor:
         """The coordinates `[n]` of v in the basis of eigenvectors."""
-        return products(self.eigendecomposition().basis, v)
+        return products(self.eigendecomposition().basis, self.check_vector(v))
 
     def project_from_diag(self, u: Tensor) -> Any:
         """The tree like params with these coordinates `[n]`."""
-        return combination(self.eigendecomposition().basis, u)
+        basis = self.eigendecomposition().basis
+        expected = (len(trees.leaves(basis)[0]),)
+        if tuple(u.shape) != expected:
+            raise ValueError(f"u: got shape {tuple(u.shape)}, expected {expected}, as project_to_diag gives")
+        return combination(basis, u)

@@ -162,6 +162,7 @@ def tucker_hosvd(T: Tensor, ranks: Sequence[int], *, n_sweeps: int = 2) -> tuple
 
 def swept(T: Tensor, core: Tensor, factors: Sequence[Tensor], n_sweeps: int) -> tuple[Tensor, list[Tensor]]:
     """Core and factors after n_sweeps of higher-order orthogonal iteration."""
+    size(n_sweeps, "n_sweeps", 0, SWEEPS)
     factors = list(factors)
     for _ in range(n_sweeps):
         for k, old in enumerate(factors):
@@ -250,6 +251,8 @@ def cp_als(
     >>> torch.allclose(reconstruct_cp(*cp_als(T, 2)), T, atol=1e-4)
     True
     """
+    size(n_sweeps, "n_sweeps", 0, SWEEPS)
+    number(ridge, "ridge", low=0)
     start = cp_start(T, start) if isinstance(start, int) else start
     shapes, sizes = [tuple(U.shape) for U in start], tuple(T.shape)
     R = shapes[0][-1] if shapes and shapes[0] else 0

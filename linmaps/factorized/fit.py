@@ -168,6 +168,7 @@ def sketches(
     >>> [tuple(s.shape) for s in linmaps.factorized.sketches(spec, torch.Generator())]
     [(64, 12)]
     """
+    size(oversampling, "oversampling", 0)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     L, O, I = spec.n_layers, spec.out_shape, spec.in_shape
     sizes = ((L,) if L > 1 else ()) + O + I
