@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from linmaps import trees
 from linmaps.door import door
+from linmaps.explained import explained
 
 Params = Mapping[str, Any]  # of tensors; the maps made of maps nest the params of their parts
 Shape = tuple[int, ...]
@@ -183,11 +184,11 @@ class Checked:
     """What a spec says when it is misused: the options at construction, params and inputs at each call."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Public methods go through `linmaps.door`."""
+        """Public methods go through `linmaps.door`, and torch's errors in them are explained."""
         super().__init_subclass__(**options)
         for name, method in list(vars(cls).items()):
             if isinstance(method, FunctionType) and not name.startswith("_") and name not in STATIC:
-                setattr(cls, name, door(method))
+                setattr(cls, name, door(explained(method)))
 
     if TYPE_CHECKING:
         in_features: int

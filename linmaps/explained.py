@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import re
+import types
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -84,16 +86,19 @@ def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
 def explained(fn: F) -> F:
     """The function (a method), whose errors from torch are raised as `explain` says them."""
 
-    @functools.wraps(fn)
+    compiling, said = torch.compiler.is_compiling, explain
+    names = inspect.unwrap(fn).__code__.co_varnames
+
     def run(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if compiling():
             return fn(*args, **kwargs)
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            names = fn.__code__.co_varnames  # type: ignore[attr-defined]
-            if found := explain(error, (*zip(names, args), *kwargs.items())):
+            if found := said(error, (*zip(names, args), *kwargs.items())):
                 raise found from error
             raise
 
-    return run  # type: ignore[return-value]
+    # the globals of fn itself, by which doctest and pickle find where it is from
+    made = types.FunctionType(run.__code__, fn.__globals__, fn.__name__, None, run.__closure__)  # type: ignore[attr-defined]
+    return functools.update_wrapper(made, fn)  # type: ignore[return-value]
