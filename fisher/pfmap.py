@@ -18,6 +18,7 @@ from fisher.axes import batch_size
 from fisher.doors import entry
 from fisher.forward import jvp
 from linmaps import trees
+from linmaps.checks import alike
 from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
 from linmaps.typed import typed

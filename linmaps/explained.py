@@ -7,6 +7,7 @@ argument that they are true of.  Without both the error stays as it is.
 from __future__ import annotations
 
 import dataclasses
+import dis
 import functools
 import inspect
 import re
@@ -20,7 +21,7 @@ from torch import Tensor
 from linmaps import trees
 
 F = TypeVar("F", bound=Callable[..., Any])
-SAID = re.compile(r"[^():]*: .*\b(got|expected|has)\b", re.DOTALL)  # our own words: `name: got ..., expected ...`
+RAISE = dis.opmap["RAISE_VARARGS"]
 DTYPES = re.compile(
     r"dtype|scalar type|data type|Input type|same type|not implemented for|not supported|bool tensor|Long|floating|complex"
 )
@@ -36,12 +37,16 @@ def explain(error: Exception, named: Iterable[tuple[str, Any]]) -> TypeError | N
     ... )
     TypeError('b: got torch.float64, expected torch.float32 as a; convert one with .to(...)')
     """
-    text = str(error)
-    if isinstance(error, (TypeError, ValueError)) and SAID.match(text):
+    if said(error):
         return None
+    text = str(error)
     found = [(where, leaf) for name, value in named for where, leaf in _leaves(name, value)]
     for where, leaf in found:
-        if not isinstance(leaf, Tensor) and re.search(rf"\b{type(leaf).__name__}\b", text):
+        if (
+            not isinstance(leaf, Tensor)
+            and not dataclasses.is_dataclass(leaf)
+            and re.search(rf"\b{type(leaf).__name__}\b", text)
+        ):
             return TypeError(f"{where}: got {type(leaf).__name__}, expected a tensor")
     dense = [(where, leaf) for where, leaf in found if isinstance(leaf, Tensor)]
     if LAYOUTS.search(text):
@@ -69,6 +74,24 @@ def explain(error: Exception, named: Iterable[tuple[str, Any]]) -> TypeError | N
     return None
 
 
+def said(error: Exception) -> bool:
+    """Whether a raise statement outside of torch says it, ours or the user's: it is no accident then.
+
+    >>> try:
+    ...     len(3)
+    ... except TypeError as error:
+    ...     said(error)
+    False
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, (TypeError, ValueError)):
+        return False
+    module = trace.tb_frame.f_globals.get("__name__", "")
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == RAISE and module.split(".")[0] not in ("torch", "optree")
+
+
 def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
     """(where, leaf) of the tensors of an argument, of a record whose tensor is missing, and of what is no tensor."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -86,7 +109,7 @@ def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
 def explained(fn: F) -> F:
     """The function (a method), whose errors from torch are raised as `explain` says them."""
 
-    compiling, said = torch.compiler.is_compiling, explain
+    compiling, explanation = torch.compiler.is_compiling, explain
     names = inspect.unwrap(fn).__code__.co_varnames
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -95,7 +118,7 @@ def explained(fn: F) -> F:
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            if found := said(error, (*zip(names, args), *kwargs.items())):
+            if found := explanation(error, (*zip(names, args), *kwargs.items())):
                 raise found from error
             raise
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import number
-from linmaps.explained import SAID, explained
+from linmaps.explained import explained, said
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,7 +78,7 @@ def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, An
         try:  # what the function itself says of it is more to the point
             fn(*args, **kwargs)
         except Exception as own:
-            if isinstance(own, (TypeError, ValueError)) and SAID.match(str(own)):
+            if said(own):
                 raise
             raise error from own
         raise error

@@ -36,6 +36,7 @@ class PMat:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        typed_methods(cls)
         full_precision_methods(cls)
 
     layout: Layout  # structure and shapes of params: a static field, or a property
@@ -54,11 +55,6 @@ class PMat:
         and `+` add such matrices as matrices.
         """
         return False
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """What a representation defines holds its arguments against their annotations too."""
-        super().__init_subclass__(**options)
-        typed_methods(cls)
 
     # --- a representation defines ----------------------------------------------------------------------------------
 
