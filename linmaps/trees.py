@@ -243,6 +243,10 @@ def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tre
         )
     if shapes:
         for p, t, u in zip(want, optree.tree_leaves(tree), optree.tree_leaves(like)):
+            if not hasattr(u, "shape"):
+                raise TypeError(
+                    f"{name}: leaf {path_str(p)} of the tree it is held against is {type(u).__name__}, expected a tensor"
+                )
             if not hasattr(t, "shape"):
                 raise TypeError(
                     f"{name}: leaf {path_str(p)} is {type(t).__name__}, expected a tensor of shape {tuple(u.shape)}"

@@ -3,7 +3,7 @@
 `python -m tests.odd` runs all of them in a subprocess (which may die, run out of memory or hang) and prints the table of
 outcomes: package x kind of oddity x outcome, then the calls that are bad.  A call is bad if it
 
-* ends in an exception that is not a ValueError or TypeError raised by our own code with what was expected ("raw", "mute"),
+* ends in an exception that is not a ValueError, TypeError or IndexError raised by our own code with what was expected ("raw", "mute"),
 * is accepted though the kind of oddity has no meaning there, or gives NaN without NaN, or another dtype ("ran"),
 * kills the interpreter, hangs, or takes memory before it refuses ("crash", "slow", "huge").
 
@@ -233,9 +233,9 @@ def ours(error: BaseException) -> str:
         trace = trace.tb_next
     code, last = frames[-1]
     raised = dis.opname[code.co_code[last]] == "RAISE_VARARGS"
-    if code.co_filename.startswith(OURS) and raised and isinstance(error, (ValueError, TypeError)):
+    if code.co_filename.startswith(OURS) and raised and isinstance(error, (ValueError, TypeError, IndexError)):
         text = str(error)
-        return "refused" if any(word in text for word in ("expected", "got", "use ", "give ")) else "mute"
+        return "refused" if any(word in text for word in ("expected", "got", "has ", "use ", "give ")) else "mute"
     users = [i for i, (c, _) in enumerate(frames) if c.co_name.startswith("user_")]
     return "theirs" if users else "raw"
 

@@ -177,6 +177,7 @@ class PMat:
         """
         from fisher.pmat.product import multiply
 
+        alike(other, "other", self, f"the {type(self).__name__} before it", strict=True)
         return multiply(self, other)
 
     def __matmul__(self, v: Any) -> Any:
@@ -309,6 +310,7 @@ class PMat:
         """F + G; the same representation where the sum has it, else a `PMatSum`."""
         from fisher.pmat.sum import add
 
+        alike(other, "other", self, f"the {type(self).__name__} it is added to", strict=True)
         return add(self, other)
 
     def __sub__(self, other: PMat) -> PMat:

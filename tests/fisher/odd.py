@@ -15,6 +15,14 @@ from tests.odd import Call
 
 SIGN = "a factor may have any sign"
 JUSTIFIED: dict[str, str] = {
+    "fisher.fim/batches(data: unexpected*": "one batch more",
+    "fisher.fim/batches(data: missing*": "one batch less",
+    "fisher.recipes.prune_mask(scores: *": "scores are a tree of any tensors",
+    "fisher.*.root*(y: *": "outputs of any shape have a distribution",
+    "fisher.Categorical.root_part(start: zero)": "the first column",
+    "fisher.Gaussian*(variance: tensor)": "one variance for each class",
+    "fisher.*(class_axis: beyond)": "counted when y is there",
+    "fisher.*(class_axis: huge)": "counted when y is there",
     "fisher.*__mul__(alpha: negative*": SIGN,
     "fisher.*__truediv__(alpha: negative*": SIGN,
     "fisher.*__mul__(alpha: zero)": "zero is a factor",

@@ -19,7 +19,16 @@ from tests.odd import Call
 
 STATE = "a state may hold anything: what has no counterpart among the params stays as it is"
 CHOICE = "None is a choice of its own here"
+NOTHING = "nothing is added"
 JUSTIFIED: dict[str, str] = {
+    "growth.*(k: zero)": NOTHING,
+    "growth.carry_graph(*: *": STATE,
+    "growth.*(params: unexpected in *": "other leaves of a layer stay as they are",
+    "growth.*(layer: unexpected)": "other leaves of a layer stay as they are",
+    "growth.Graph.with_width(width: zero)": "a node may start without units",
+    "growth.*.init(params: *": "any tree of floating tensors",
+    "growth.*(initial: zero)": "a layer may start without units",
+    "growth.grow*(scale: negative*": "an amplitude may have any sign",
     "growth.grow_like(state: *": STATE,
     "growth.prune_like(state: *": STATE,
     "growth.carry_graph(state: *": STATE,

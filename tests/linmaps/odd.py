@@ -16,7 +16,30 @@ from tests.odd import Call
 ANY = "takes any tree of tensors"
 ELSEWHERE = "what lies elsewhere in the tree is not looked at"
 SIGN = "a factor may have any sign"
+DTYPE = "the result has the dtype of what it is made of, and of one tensor it is one dtype"
+SIZES = "a spec is sizes alone: nothing is allocated before params are"
 JUSTIFIED: dict[str, str] = {
+    **{
+        f"linmaps.*.{name}(W: {kind})": DTYPE
+        for name in ("violation", "from_matrix")
+        for kind in ("double", "half", "complex")
+    },
+    **{f"linmaps.*(params: {kind} in *": DTYPE for kind in ("double", "half", "complex")},
+    **{
+        f"linmaps.*({name}: {kind}*": SIZES
+        for name in ("*_features", "*_shape", "n_factors")
+        for kind in ("huge", "beyond")
+    },
+    "linmaps.hprod(x: half)": DTYPE,
+    "linmaps.factorize*(weight: *": "any matrix has a factorization",
+    "linmaps.factorized.cp_*(T: *": "any tensor has a decomposition",
+    "linmaps.factorized.tt_svd(T: *": "any tensor has a decomposition",
+    "linmaps.factorized.tucker_hosvd(T: *": "any tensor has a decomposition",
+    "linmaps.factorized.lasso_prox(weights: *": "a tree of weights for any set of bonds",
+    "linmaps.factorized.lasso_weights(dtype: complex)": "maps with complex params have complex masks",
+    "linmaps.trees.axpy*(alpha: complex)": "a factor may be complex",
+    "linmaps.trees.*check*(tree: *": "structure and shapes are compared, not dtypes",
+    "linmaps.trees.*(*: complex in *": "trees may be complex",
     "linmaps.trees.get(tree: *": ELSEWHERE,
     "linmaps.trees.replace(tree: *": ELSEWHERE,
     "linmaps.trees.replace(value: *": "any value",
