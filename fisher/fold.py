@@ -44,6 +44,7 @@ class Mean:
     def __post_init__(self) -> None:
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise TypeError(f"Mean: got dtype={self.dtype!r}, expected a floating dtype such as torch.float64, or None")
+
     @typed
     def add(self, tree: Any, n: float | Tensor) -> Mean:
         """With n more examples, over which the mean is `tree` (a tree of floating tensors and PMats); it is copied.

@@ -6,6 +6,7 @@ import functools
 import math
 
 from linmaps.typed import typed
+
 AXES = 64
 
 

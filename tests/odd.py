@@ -3,7 +3,8 @@
 `python -m tests.odd` runs all of them in a subprocess (which may die, run out of memory or hang) and prints the table of
 outcomes: package x kind of oddity x outcome, then the calls that are bad.  A call is bad if it
 
-* ends in an exception that is not a ValueError, TypeError or IndexError raised by our own code with what was expected ("raw", "mute"),
+* ends in an exception that is no ValueError, TypeError or IndexError which our own code raises with what was expected ("raw",
+  "mute"),
 * is accepted though the kind of oddity has no meaning there, or gives NaN without NaN, or another dtype ("ran"),
 * kills the interpreter, hangs, or takes memory before it refuses ("crash", "slow", "huge").
 

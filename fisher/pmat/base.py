@@ -77,7 +77,6 @@ class PMat:
 
     # --- a representation may define -------------------------------------------------------------------------------
 
-
     @typed
     def eigendecomposition(self) -> PMat:
         """The same matrix in its eigenbasis U: `get_eigenvalues`, `project_to_diag`, `project_from_diag` are cheap there."""
@@ -86,7 +85,6 @@ class PMat:
     def frobenius_norm(self) -> Tensor:
         """sqrt of the sum of squared entries."""
         raise self._unsupported("frobenius_norm", DENSE)
-
 
     @typed
     def get_block(self, name: str) -> Tensor:

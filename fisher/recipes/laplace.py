@@ -55,10 +55,10 @@ class Laplace:
         """prior_precision / N: the precision is N (F + regul I)."""
         return self.prior_precision / self.n_examples
 
+    @typed
     def log_marginal_likelihood(
         self, log_likelihood: Tensor | float, prior_precision: float | Tensor | None = None
     ) -> Tensor:
-    @typed
         """log p(data) = log_likelihood - prior |params|^2 / 2 + d/2 log prior - logdet(N F + prior I) / 2, a scalar.
 
         log_likelihood: log p(data | params), summed over the N examples.  Differentiable in the prior precision, which

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from linmaps import lapack
-from linmaps.checks import room
+from linmaps.checks import number, room, size
 from linmaps.door import door
 from linmaps.linalg import refined
 from linmaps.numeric import HALF, eye_like, working
@@ -82,6 +82,9 @@ def check_tt_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) -> Non
         most = min(ranks[k - 1] * sizes[k - 1], math.prod(sizes[k:]))
         if not 1 <= ranks[k] <= most:
             raise ValueError(f"{what}: rank {k} is {ranks[k]}, expected 1 to {most} for sizes {tuple(sizes)}; {cure}")
+
+
+SWEEPS = 100_000  # more is a mistake: none of the decompositions needs a tenth of it
 
 
 @door

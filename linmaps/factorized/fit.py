@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linmaps import trees
-from linmaps.checks import Params
+from linmaps.checks import Params, size
 from linmaps.door import door
 from linmaps.factorized.randomized import tt_sketches, tucker_sketches
 from linmaps.factorized.spec import Factorized
