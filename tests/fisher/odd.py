@@ -15,6 +15,7 @@ from tests.odd import Call
 
 SIGN = "a factor may have any sign"
 JUSTIFIED: dict[str, str] = {
+    "fisher.*(rtol: none)": "the cut-off of the dtype",
     "fisher.fim/batches(data: unexpected*": "one batch more",
     "fisher.fim/batches(data: missing*": "one batch less",
     "fisher.recipes.prune_mask(scores: *": "scores are a tree of any tensors",

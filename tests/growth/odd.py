@@ -21,6 +21,13 @@ STATE = "a state may hold anything: what has no counterpart among the params sta
 CHOICE = "None is a choice of its own here"
 NOTHING = "nothing is added"
 JUSTIFIED: dict[str, str] = {
+    "growth.Pair(*: no*": "a pair is two names: params say what they name",
+    "growth.Sum(*: no*": "names of layers: params say what they name",
+    "growth.to_target(target: zero)": "a layer may have no units",
+    "growth.grow/several(delta: none in 0)": "no change of the weights of that pair",
+    "growth.cut(params: none in bias in *": "a layer without bias",
+    "growth.restore(params: none in bias in *": "a layer without bias",
+    "growth.apply_extended(params: none in bias in *": "a layer without bias",
     "growth.*(k: zero)": NOTHING,
     "growth.carry_graph(*: *": STATE,
     "growth.*(params: unexpected in *": "other leaves of a layer stay as they are",

@@ -19,6 +19,10 @@ SIGN = "a factor may have any sign"
 DTYPE = "the result has the dtype of what it is made of, and of one tensor it is one dtype"
 SIZES = "a spec is sizes alone: nothing is allocated before params are"
 JUSTIFIED: dict[str, str] = {
+    "linmaps.Factorized(*_shape: missing)": "another shape",
+    "linmaps.Factorized(*_shape: unexpected)": "another shape",
+    "linmaps.factorized.*_rank(*: beyond*": "sizes are numbers, nothing is allocated",
+    "linmaps.factorized.sketches(oversampling: *": "no sketch has more columns than its matrix",
     **{
         f"linmaps.*.{name}(W: {kind})": DTYPE
         for name in ("violation", "from_matrix")
