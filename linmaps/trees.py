@@ -243,14 +243,8 @@ def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tre
         )
     if shapes:
         for p, t, u in zip(want, optree.tree_leaves(tree), optree.tree_leaves(like)):
-            if not hasattr(u, "shape"):
-                raise TypeError(
-                    f"{name}: leaf {path_str(p)} of the tree it is held against is {type(u).__name__}, expected a tensor"
-                )
-            if not hasattr(t, "shape"):
-                raise TypeError(
-                    f"{name}: leaf {path_str(p)} is {type(t).__name__}, expected a tensor of shape {tuple(u.shape)}"
-                )
+            if lost := [v for v in (t, u) if not hasattr(v, "shape")]:
+                raise TypeError(f"{name}: leaf {path_str(p)} is {type(lost[0]).__name__}, expected a tensor")
             if tuple(t.shape) != tuple(u.shape):
                 raise ValueError(
                     f"{name}: leaf {path_str(p)} has shape {tuple(t.shape)}, expected {tuple(u.shape)}; "

@@ -22,7 +22,7 @@ from linmaps.checks import alike, values
 from linmaps.linalg import cutoff
 from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
-from linmaps.typed import typed, typed_methods
+from linmaps.typed import typed_methods
 
 Regul = float | Tensor
 
@@ -70,14 +70,12 @@ class PMat:
         """F as a `[d, d]` tensor in the flat order of `linmaps.trees.ravel`."""
         raise AttributeError("a representation defines to_torch")
 
-    @typed
     def scaled(self, alpha: Regul) -> PMat:
         """alpha F."""
         raise AttributeError("a representation defines scaled")
 
     # --- a representation may define -------------------------------------------------------------------------------
 
-    @typed
     def eigendecomposition(self) -> PMat:
         """The same matrix in its eigenbasis U: `get_eigenvalues`, `project_to_diag`, `project_from_diag` are cheap there."""
         raise self._unsupported("eigendecomposition", DENSE)
@@ -86,7 +84,6 @@ class PMat:
         """sqrt of the sum of squared entries."""
         raise self._unsupported("frobenius_norm", DENSE)
 
-    @typed
     def get_block(self, name: str) -> Tensor:
         """The dense block of a layer, over its flattened view."""
         raise self._unsupported("get_block", "use PMatBlockDiag")
@@ -121,7 +118,6 @@ class PMat:
 
     # --- products and solves ---------------------------------------------------------------------------------------
 
-    @typed
     def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "default", **options: Any) -> Any:
         """(F + regul I)^-1 v, exactly, for a vector or a map v (one factorization for all of its right-hand sides).
 
@@ -148,7 +144,6 @@ class PMat:
         """F J: each vector of the map times F; J's leading axes are kept."""
         return maps.each(self.layout, J, "J", self._mv_map, self._space)
 
-    @typed
     def mapTMmap(self, J: Any, reduction: str = "sum") -> Tensor:
         """J_bc' F J_bc: "diag" `[B, C]`, "sum" `[B]`, the sum over the outputs c (the last leading axis)."""
         if reduction not in ("sum", "diag"):
@@ -166,7 +161,6 @@ class PMat:
         v = self.check_vector(v)
         return trees.dot(v, self.mv(v))
 
-    @typed
     def mm(self, other: PMat) -> PMat:
         """The product F other, where a representation holds it; ValueError that names `to_torch` elsewhere.
 
@@ -192,7 +186,6 @@ class PMat:
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "likelihood"}
 
-    @typed
     def sample(self, generator: torch.Generator | None = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
         """A vector from N(0, (F + regul I)^-1), drawn by the generator or made of standard normal `noise`.
 
@@ -268,7 +261,6 @@ class PMat:
         """U u, the tree like params with these coordinates."""
         return self.eigendecomposition().project_from_diag(u)
 
-    @typed
     def norm(self, ord: str | int | None = None) -> Tensor:
         """None or "fro": the Frobenius norm; 2 (-2): the largest (smallest) singular value."""
         if ord in (None, "fro"):
@@ -288,7 +280,6 @@ class PMat:
     def __pow__(self, p: float) -> PMat:
         return self.pow(p)
 
-    @typed
     def __mul__(self, alpha: Regul) -> PMat:
         if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
             raise TypeError(f"{type(self).__name__} * {type(alpha).__name__}: expected a number or a scalar tensor")
@@ -296,14 +287,12 @@ class PMat:
 
     __rmul__ = __mul__
 
-    @typed
     def __truediv__(self, alpha: Regul) -> PMat:
         return self * (1 / alpha)
 
     def __neg__(self) -> PMat:
         return self.scaled(-1.0)
 
-    @typed
     def __add__(self, other: PMat) -> PMat:
         """F + G; the same representation where the sum has it, else a `PMatSum`."""
         from fisher.pmat.sum import add
@@ -316,7 +305,6 @@ class PMat:
 
     # --- facts -----------------------------------------------------------------------------------------------------
 
-    @typed
     def size(self, dim: int | None = None) -> tuple[int, int] | int:
         """(d, d), or d for a given axis."""
         if dim is not None and dim not in (0, 1, -1, -2):
@@ -352,14 +340,12 @@ class PMat:
 
     # --- checks ----------------------------------------------------------------------------------------------------
 
-    @typed
     def check_vector(self, v: Any, name: str = "v") -> Any:
         """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
         v = self.layout.check(v, name)
         alike(v, name, self._space, f"the {type(self).__name__}", strict=True)
         return v
 
-    @typed
     def check_single(self, ndim: int, t: Tensor) -> None:
         """Raise unless `t` has `ndim` axes: one more is a stacked ensemble."""
         if t.ndim != ndim:
@@ -376,6 +362,8 @@ class PMat:
         draw = lambda s: torch.randn(s, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
         return self.layout.unflatten([draw(s) for s in self.layout.shapes])
 
+
+typed_methods(PMat)
 
 DENSE = "use PMatDense(F.to_torch(), F.layout)"
 
