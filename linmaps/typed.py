@@ -98,13 +98,13 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
     if hint is None or hint is type(None):
         return value is None
     if origin in (typing.Union, types.UnionType):
-        if {float, Tensor} <= set(inner) and isinstance(value, (Real, Tensor)) and not isinstance(value, bool):
+        if {float, Tensor} <= set(inner) and _numeric(value):
             return _finite(value, name)
         return any(fits(value, option, name) for option in inner)
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
-        return isinstance(value, (Real, Tensor)) and not isinstance(value, bool) and _finite(value, name)
+        return _numeric(value) and _finite(value, name)
     if origin is Callable or hint is Callable:
         return callable(value)
     if origin is type:
@@ -122,6 +122,10 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
             return False
         return not isinstance(value, (list, tuple)) or all(fits(v, h, name) for h in inner for v in value)
     return isinstance(value, hint) if _concrete(hint) else True
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, (Real, Tensor)) and type(value) is not bool
 
 
 def _finite(value: Any, name: str) -> bool:
