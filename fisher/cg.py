@@ -65,8 +65,8 @@ def conjugate_gradients(
         size(max_iter, "max_iter", cure="or None for 1000")
     rtol = 10 * torch.finfo(b.dtype).eps if rtol is None else rtol
     if b.dtype in HALF:  # products alone are as f makes them
-        wide: Any = lambda fn: None if fn is None else lambda v: fn(v.to(b.dtype)).float()
-        start, inverse = (None if x0 is None else x0.float()), wide(precondition)
+        wide = lambda fn: lambda v: fn(v.to(b.dtype)).float()
+        start, inverse = (None if x0 is None else x0.float()), (None if precondition is None else wide(precondition))
         x, report = conjugate_gradients(
             wide(operator),
             b.float(),

@@ -177,7 +177,7 @@ def _layer(
         part=rows,
         shape=shape,
         uses=tuple(ks),
-        biased=tuple(uses[k].bias is not None and number[uses[k].bias] == numbers[-1] for k in ks),
+        biased=tuple((b := uses[k].bias) is not None and number[b] == numbers[-1] for k in ks),
         cuts=tuple(None if rows is None else (rows[0] - s, rows[1] - s) for s in starts),
         shapes=shapes,
         note="",

@@ -29,7 +29,7 @@ def called(module: nn.Module) -> Callable[[Mapping[str, Tensor], Any], Any]:
             places.setdefault(first[id(t)], []).append(f"{prefix}.{own}" if prefix else own)
 
     def f(params: Mapping[str, Tensor], x: Any) -> Any:
-        whole = {}
+        whole: dict[str, Tensor] = {}
         for name, t in params.items():
             shared = places.get(known.get(name, name), [name])
             whole |= {place: t for place in shared if place == name or place not in params}
