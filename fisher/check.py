@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import debug_unwrap, vjp
+from torch.overrides import TorchFunctionMode
 
 from fisher.doors import explained
 from linmaps import trees
@@ -176,6 +177,33 @@ def steady(f: Callable[..., Tensor], params: Any, x: Any) -> None:
 
 
 FEW = 16
+
+
+class _Dtypes(TorchFunctionMode):
+    """The floating dtypes that calls return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.is_floating_point():
+            self.met.add(out.dtype)
+        return out
+
+
+def tolerance(dtypes: Iterable[torch.dtype]) -> float:
+    """What rounding may do, relatively: half the digits of the coarsest of these dtypes, of half precision all but four bits."""
+    eps = max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
+    return min(10 * eps**0.5, 16 * eps) if eps > 1e-4 else 10 * eps**0.5
+
+
+def tolerance_of(f: Callable[..., Any], *args: Any) -> float:
+    """The same of a function that may compute in another precision than that of its arguments, as under autocast."""
+    with _Dtypes() as seen:
+        f(*args)
+    return tolerance(seen.met)
 
 
 def apart(apart: bool, name: str = "f(params, x)") -> None:

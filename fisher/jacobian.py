@@ -100,9 +100,10 @@ def _rows_agree(f: Callable[..., Tensor], params: Any, parts: list[Any], found: 
     weighted = [t * u.reshape(*t.shape[:2], 1) for t in flat]
     sizes = [t.abs().sum((0, 1)) for t in weighted]
     largest = torch.stack([t.amax() for t in sizes if t.numel()]).amax()
-    rounding = torch.finfo(y.dtype).eps ** 0.5 * largest  # all that there is in rows that are zero
+    tol = checks.tolerance_of(f, params, x)
+    rounding = tol / 10 * largest  # all that there is in rows that are zero
     for path, want, got, size in zip(trees.paths(params), trees.leaves(back(u)[0]), weighted, sizes):
-        if not trial.adjoint(got.sum((0, 1)), want.reshape(-1), size + rounding):
+        if not trial.adjoint(got.sum((0, 1)), want.reshape(-1), size + rounding, tol):
             raise ValueError(
                 f"{trees.path_str(path)}: the rows of its Jacobian do not add up to autograd's gradient, expected them to; a "
                 "torch call in f has a wrong rule for torch.func.vmap over examples: write it by other calls"
@@ -119,7 +120,8 @@ def _modes_agree(f: Callable[..., Tensor], params: Any, x: Any) -> None:
         return
     u = checks.generic(Jv)
     pulled = J.vjp(u)
-    if not trial.adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv)):
+    tol = checks.tolerance_of(f, params, x)
+    if not trial.adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv), tol):
         raise ValueError(f"jacobian: {trial.MODES}")
 
 

@@ -214,17 +214,20 @@ def symmetric(F: Any, name: str, finite: bool = True) -> None:
         return
     if finite:
         check.finite(Fv, name, NO_DERIVATIVE)
-    if not adjoint(trees.dot(w, Fv), trees.dot(v, Fw), trees.norm(w) * trees.norm(Fv)):
+    scale = trees.norm(w) * trees.norm(Fv)
+    if adjoint(trees.dot(w, Fv), trees.dot(v, Fw), scale):
+        return
+    if not adjoint(trees.dot(w, Fv), trees.dot(v, Fw), scale, check.tolerance_of(F.mv, v)):  # f in half precision
         raise ValueError(f"{name}: {MODES}")
 
 
-def adjoint(one: Tensor, other: Tensor, scale: Tensor) -> bool:
-    """Whether two ways to one inner product agree to half of the digits."""
+def adjoint(one: Tensor, other: Tensor, scale: Tensor, tol: float | None = None) -> bool:
+    """Whether two ways to one inner product agree to tol, half of the digits by default."""
     a, b, s = values(one), values(other), values(scale)
     if a is None or b is None or s is None:
         return True
     gap = (a - b).abs()
-    return bool((~(gap + s).isfinite() | (gap <= min(0.3, 10 * torch.finfo(a.dtype).eps ** 0.5) * s)).all())
+    return bool((~(gap + s).isfinite() | (gap <= (check.tolerance([a.dtype]) if tol is None else tol) * s)).all())
 
 
 NO_DERIVATIVE = (

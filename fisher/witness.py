@@ -68,11 +68,9 @@ class Evidence:
 
     @property
     def tol(self) -> float:
-        """What rounding may do, relatively: half the digits of the coarsest dtype that f computes in, of half precision all
-        but four bits."""
+        """What rounding may do, relatively, in the coarsest dtype that f computes in."""
         dtypes = {self.y.dtype, *(t.dtype for t in trees.leaves(self.params)), *(u.dtype for u in self.layers.uses)}
-        eps = max(torch.finfo(d).eps for d in dtypes if d.is_floating_point)
-        return min(10 * eps**0.5, 16 * eps) if eps > 1e-4 else 10 * eps**0.5
+        return check.tolerance(dtypes)
 
     def on(self, *examples: int) -> Tensor:
         """The cotangent on these examples alone."""
