@@ -233,11 +233,11 @@ def test_half_precision_is_computed_in_a_wider_one(kind, method, dtype):
             assert gap <= 40 * torch.finfo(dtype).eps * max(1.0, size), f"{method}: {gap} of {size}"
 
 
-@pytest.mark.parametrize("rel", [1e-4, 1e-8, 1e-10])
+@pytest.mark.parametrize("rel", [1e-8, 1e-10])
 def test_an_inverse_is_as_accurate_as_the_plain_formula_in_float64_too(rel):
-    """Applied to (F + regul I) v it gives v back, of a rank-deficient F whose eigenvalues fall over many decades."""
+    """Applied to (F + regul I) v it gives v back, of a rank-deficient F with a large mean."""
     g = torch.Generator().manual_seed(0)
-    R = torch.randn(60, 200, generator=g, dtype=torch.float64) * torch.logspace(0, -4, 200, dtype=torch.float64)
+    R = torch.randn(120, 200, generator=g, dtype=torch.float64).clamp(min=0) ** 3
     F, v = R.T @ R, torch.randn(200, generator=g, dtype=torch.float64)
     r = rel * float(torch.linalg.matrix_norm(F, 2))
     M = F + r * torch.eye(200, dtype=torch.float64)
