@@ -237,8 +237,8 @@ def test_half_precision_is_computed_in_a_wider_one(kind, method, dtype):
 def test_an_inverse_is_as_accurate_as_the_plain_formula_in_float64_too(rel):
     """Applied to (F + regul I) v it gives v back, of a rank-deficient F with a large mean."""
     g = torch.Generator().manual_seed(0)
-    R = torch.randn(120, 200, generator=g, dtype=torch.float64).clamp(min=0) ** 3
-    F, v = R.T @ R, torch.randn(200, generator=g, dtype=torch.float64)
+    R = torch.randn(120, 200, generator=g).double().clamp(min=0) ** 3
+    F, v = R.T @ R, torch.randn(200, generator=g).double()
     r = rel * float(torch.linalg.matrix_norm(F, 2))
     M = F + r * torch.eye(200, dtype=torch.float64)
     values, U = torch.linalg.eigh(M)
