@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from fisher import doors
+from fisher import check, doors
 from fisher.arguments import parameters
 from fisher.axes import batch_size
 from fisher.batches import running
@@ -139,7 +139,9 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     f, params = run.f, run.params
     if run.layers is None and seen:
         run.found(seen[0][0])  # refuses examples that are not apart
-    elif run.layers is not None and not run.layers.complete:
+    elif seen and run.check_finite:
+        check.steady(f, params, seen[0][0])
+    if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
     if not options.centered:

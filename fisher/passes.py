@@ -56,7 +56,6 @@ def checked_batches(run: Pass, data: Any) -> Any:
     """`(x, target)` of each batch that has examples, after the checks at the door."""
     if run.check_finite:
         check.finite(run.params, "params", "the training has diverged: go back to finite parameters")
-    fresh = True
     for number, (x, target) in enumerate(batches(data, progress=run.progress, what="fim")):
         if run.one_only and number:
             raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
@@ -64,9 +63,6 @@ def checked_batches(run: Pass, data: Any) -> Any:
             data_finite(x, f"data: batch {number}")
             data_finite(() if target is None else target, f"data: batch {number}: target")
         if batch_size(x):
-            if run.check_finite and run.layers is not None and fresh:
-                check.steady(run.f, run.params, x)
-            fresh = False
             yield x, target
 
 
@@ -77,12 +73,15 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and dtype in HALF else run
     known = one_batch(data) and not options.centered
     options = dataclasses.replace(options, like=trees.leaves(run.params)[0])
+    given = run.layers is not None
     for x, target in checked_batches(run, data):
         run = run.on(run.found(x))
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
         reducer, part_in, part = _one(run, x, target, make, options)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
+        if given and not seen and run.check_finite:  # found layers are checked already
+            check.steady(run.f, run.params, x)
         seen += batch_size(x)
     if run.layers is None or not seen:
         raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")

@@ -8,7 +8,7 @@ it as its field `jacobian`.  A PMat is a pytree: it passes through vmap, grad, t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Number
 from typing import Any, ClassVar
 
@@ -118,7 +118,7 @@ class PMat:
 
     # --- products and solves ---------------------------------------------------------------------------------------
 
-    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str = "default", **options: Any) -> Any:
+    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str | Mapping[Any, str] = "default", **options: Any) -> Any:
         """(F + regul I)^-1 v, exactly, for a vector or a map v (one factorization for all of its right-hand sides).
 
         kind: "default"; "lstsq" is the pseudo-inverse F^+ v whatever regul, with the cut-offs of `pinv`; others are in the
@@ -128,9 +128,9 @@ class PMat:
         check_regul(regul)
         return self._solved(v, regul, kind, **options)
 
-    def _solved(self, v: Any, regul: Regul, kind: str, **options: Any) -> Any:
+    def _solved(self, v: Any, regul: Regul, kind: Any, **options: Any) -> Any:
         if self.kinds is not None:
-            if kind not in self.kinds:
+            if not isinstance(kind, str) or kind not in self.kinds:
                 raise ValueError(
                     f"solve: got kind={kind!r}, expected {' or '.join(map(repr, self.kinds))} for {type(self).__name__}"
                 )
