@@ -223,10 +223,12 @@ def _agree(want: Tensor, got: Tensor, tol: float, floor: float) -> bool:
 
 
 def _depends(seen: Evidence) -> None:
-    """No leaf has a gradient: raise if the output depends on them all the same."""
-    moved = seen.f(trees.map(lambda t: t + 0.1 * check.generic(t) * (1 + t.detach().abs()), seen.params), seen.x)
-    if not check.repeats(seen.y, moved):
-        raise ValueError(
-            "f(params, x): depends on params, but no gradient leads to them, expected a function that autograd can see; it "
-            "computes in another thread, under no_grad, by numpy or .item(), or in steps whose derivative is zero"
-        )
+    """No leaf has a gradient: raise if the output depends on them all the same, and none has one elsewhere either."""
+    elsewhere = trees.map(lambda t: t + 0.1 * check.generic(t) * (1 + t.detach().abs()), seen.params)
+    moved, back = check.watched(seen.f, elsewhere, seen.x)
+    if check.repeats(seen.y, moved) or not all(check.vanishes(t) for t in trees.leaves(back(seen.ramp)[0])):
+        return
+    raise ValueError(
+        "f(params, x): depends on params, but no gradient leads to them, expected a function that autograd can see; it "
+        "computes in another thread, under no_grad, by numpy or .item(), or in steps whose derivative is zero"
+    )

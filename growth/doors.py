@@ -29,9 +29,9 @@ def door(*calls: str) -> Callable[[Fn], Fn]:
 
     calls: its arguments that are functions of the user, which run under the autocast there is.
 
-    >>> import collections
-    >>> door()(lambda params: params)(collections.UserDict(a=1))
-    {'a': 1}
+    >>> import collections, torch
+    >>> door()(lambda params: params)(collections.UserDict(a=torch.ones(1)))
+    {'a': tensor([1.])}
     """
 
     def decorate(fn: Fn) -> Fn:

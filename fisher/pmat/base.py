@@ -297,6 +297,8 @@ class PMat:
         """F + G; the same representation where the sum has it, else a `PMatSum`."""
         from fisher.pmat.sum import add
 
+        if not isinstance(other, PMat):
+            raise TypeError(f"{type(self).__name__} + {type(other).__name__}: expected a PMat on the right")
         alike(other, "other", self, f"the {type(self).__name__} it is added to", strict=True)
         return add(self, other)
 

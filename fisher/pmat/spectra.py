@@ -114,8 +114,8 @@ def matrix_power(m: Tensor, p: float, regul: Number = 0.0, noise: float = 0.0) -
         return raised(shifted(m, regul, p, noise), p)
     if isinstance(p, int) and p >= 0:
         return torch.linalg.matrix_power(damped(m, regul), p)
-    if isinstance(p, int):  # R^-1 Q' has a small residual on the other side: X M = I is what a product with X needs
-        return torch.linalg.matrix_power(inv(damped(m, regul)).mT, -p)
+    if isinstance(p, int):  # of the transpose: a product with the inverse needs X M = I more than M X = I
+        return torch.linalg.matrix_power(inv(damped(m, regul).mT).mT, -p)
     values, U = constant_eigh(m)
     x = shifted(unregulated(values, regul), regul.detach() if isinstance(regul, Tensor) else regul, p, noise)
     E = U.mT @ damped(m, regul) @ U

@@ -279,3 +279,11 @@ def test_leaves_that_ask_for_it_share_a_block():
     close(fisher.jacobian(m.f, m.params, m.x, layers=layers), fisher.jacobian(m.f, m.params, m.x), 1e-12, "jacobian")
     with pytest.raises(ValueError, match=r"exact: names \['9.bias', '9.weight'\] twice"):
         fisher.LayerCollection.from_function(m.f, m.params, m.x, exact=["9", ["9", "10"]])
+
+
+def test_a_function_that_autograd_does_not_see_is_refused_and_a_saddle_is_not():
+    """At zeros no leaf of a product has a gradient, and the matrix is zero; a function that detaches has none anywhere."""
+    zeros = {"a": torch.zeros(3, 2, dtype=D), "b": torch.zeros(2, 2, dtype=D)}
+    assert fisher.fim(lambda p, x: torch.tanh(x @ p["a"]) @ p["b"], zeros, X).trace() == 0
+    with pytest.raises(ValueError, match="depends on params, but no gradient leads to them"):
+        fisher.fim(lambda p, x: torch.tanh(x @ p["a"].detach()) @ p["b"].detach(), zeros, X)

@@ -105,7 +105,7 @@ def test_matrices_of_many_units_are_counted():
     found = fisher.LayerCollection.from_function(lambda p, x: x @ p["w"] + p["b"], wide, torch.ones(2, 1600))
     F = fisher.PMatQuasiDiag(wide, {found.names()[0]: torch.zeros(700, 1600)}, found)
     for call in (lambda: F.norm(2), lambda: F.solve(wide, kind="lstsq")):
-        with pytest.raises(ValueError, match=r"700 of 1,601 x 1,601 are 7.2 GB.*; use "):
+        with pytest.raises(ValueError, match=r"700 of 1,601 x 1,601 are 14.4 GB.*; use "):
             call()
 
 
