@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
 from fisher.likelihoods.base import Likelihood, counts, n_columns, root_part, score
 from linmaps import checks
@@ -141,6 +142,10 @@ class Given(Columns):
                 f"estimator={self.name!r}: got data without targets, expected (x, target); "
                 "give targets, or use estimator='exact' or 'mc'"
             )
+        if self.name == "gradient_covariance" and getattr(self.likelihood, "weight", None) is not None:
+            return grad(lambda y: self.likelihood.log_prob(y, target).sum())(y)[
+                None
+            ]  # of the weighted loss, not its root
         return score(self.likelihood, y, target)[None]
 
 
@@ -156,8 +161,9 @@ def estimator(
 
     mc needs a `generator` (eager use) or the `noise` itself `[n, *y.shape]` (anywhere, under vmap too): uniform in (0, 1)
     for categorical, segmentation, bernoulli and poisson, standard normal for the gaussian likelihoods; the others use
-    neither.  empirical and gradient_covariance need targets, and have the same columns: the covariance is centered, if
-    it is to be, where columns become gradients of params.
+    neither.  empirical and gradient_covariance need targets, and have the same columns (with class weights w those of the
+    first are sqrt(w) times the score, as in F, those of the second the gradient of the weighted loss): the covariance is
+    centered, if it is to be, where columns become gradients of params.
 
     >>> import torch
     >>> from fisher.likelihoods import Gaussian

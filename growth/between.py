@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vjp
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from fisher import LayerCollection
+from fisher import LayerCollection, check
 from fisher.axes import batch_size
 from fisher.forms import Convolution
 from fisher.taps import column_rows, pull
@@ -54,6 +54,9 @@ def verify(
             _compare(f, params, pair, layers, place, x, seen, 0)
         else:
             _compare_new(f, params, pair, x)
+    old = f(params, x)
+    for pair in pairs:
+        _silent(f, params, pair, x, old)
 
 
 def _fresh(params: Any, pair: Pair) -> bool:
@@ -197,8 +200,28 @@ def _called(place: Place, pair: Pair) -> str:
     return f"the named activation ({name})" if pair.activation is not None else f"what was read ({name})"
 
 
-def _with_unit(params: Any, pair: Pair) -> Any:
-    """One more hidden unit of generic weights, which a norm leaves as it is."""
+def _silent(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, old: Tensor) -> None:
+    """Raise a ValueError if one more hidden unit whose outgoing weights are zero changes f: it reads the width from params."""
+    silent = _with_unit(params, pair, {layer.weight_path for layer in layers_of(params, pair)[1].all})
+    try:
+        now = f(silent, x)
+    except Exception:  # a function of one width: growth itself says so
+        return
+    a, b = values(old), values(now)
+    if a is None or b is None or not a.numel() or not bool((a.isfinite() & b.isfinite()).all()):
+        return
+    size = float(a.abs().amax())
+    gap = float((a - b).abs().amax()) if a.shape == b.shape else math.inf
+    if gap > check.tolerance([a.dtype]) * size and gap > check.tolerance_of(f, params, x) * size:
+        raise ValueError(
+            f"{pair}: f changes by up to {gap:.3g}, at a size of {size:.3g}, with one more hidden unit whose outgoing weights "
+            "are zero, expected no change; it reads the width from params (a factor 1/sqrt(width), a mean over units): keep "
+            "such a factor constant, as a number that f closes over"
+        )
+
+
+def _with_unit(params: Any, pair: Pair, silent: Any = ()) -> Any:
+    """One more hidden unit of generic weights, which a norm leaves as it is; zeros at the paths in silent."""
     fills = {path: fill for path, _, fill in norm_leaves(params, pair)}
     for path, axis, columns in places(params, pair):
         leaf = trees.get(params, path)
@@ -206,6 +229,7 @@ def _with_unit(params: Any, pair: Pair) -> Any:
         generic = torch.cos(1.7 * torch.arange(1, math.prod(shape) + 1, device=leaf.device)).reshape(shape)
         size = max(1, math.prod(leaf.shape[1:])) ** -0.5
         more = leaf.new_full(shape, fills[path]) if path in fills else (size * generic).to(leaf.dtype)
+        more = torch.zeros_like(more) if path in silent else more
         params = trees.replace(params, path, torch.cat([leaf, more], axis))
     return params
 

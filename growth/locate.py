@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.forms import Convolution, Form
-from fisher.uses import Use
+from fisher.uses import UNUSED, Use
 from growth.pairs import Activation, Layer, Pair, layers_of
 from linmaps import trees
 from linmaps.trees import path_str
@@ -96,4 +96,11 @@ def _use(layers: LayerCollection, layer: Layer) -> int:
             f"{'none' if layer.bias_path is None else path_str(layer.bias_path)}; keep weight and bias of a layer "
             "together as `weight` and `bias`, and add the bias right after the product"
         )
+    for owner in layers:
+        paths = [layers.layout.paths[n] for n in owner.leaves]
+        if owner.note and owner.kind != UNUSED and {layer.weight_path, layer.bias_path} & set(paths):
+            raise ValueError(
+                f"{owner.name}: {owner.note}, expected a layer whose leaves are used by itself alone; growth sees no slope of "
+                "another use"
+            )
     return uses[0]

@@ -119,8 +119,10 @@ class PMat:
     # --- products and solves ---------------------------------------------------------------------------------------
 
     def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str | Mapping[Any, str] = "default", **options: Any) -> Any:
-        """(F + regul I)^-1 v, exactly, for a vector or a map v (one factorization for all of its right-hand sides).
+        """(F + regul I)^-1 v of the numbers stored, for a vector or a map v (one factorization for all right-hand sides).
 
+        In float32 those numbers themselves are off by about 1e-7 of the largest eigenvalue: below that, and so at the default
+        regul, what v has in the null space of F is ruled by their rounding; damp with more, or keep F in float64.
         kind: "default"; "lstsq" is the pseudo-inverse F^+ v whatever regul, with the cut-offs of `pinv`; others are in the
         docstring of the representation.  ValueError for an unknown kind or option, a regul that is no number >= 0 (or
         tensor without axes), another v.

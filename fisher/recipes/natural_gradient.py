@@ -86,7 +86,7 @@ def natural_gradient_step(
         raise ValueError(
             f"got factor={factor}, lower={lower}, upper={upper}, expected factor > 1 and 0 < lower < upper"
         )
-    F.check_vector(params, "params")
+    params = F.check_vector(params, "params")
     step = trees.scale(-1.0, F.solve(gradient, damping.value, **options))
     moved = trees.add(params, step)
     before, after = loss(params), loss(moved)

@@ -231,3 +231,22 @@ def test_probability_targets():
     weight = torch.tensor([0.2, 1.0, 3.0, 0.5], dtype=D)
     weighed = torch.nn.functional.cross_entropy(y, q, weight=weight, reduction="none").sum()
     close(-Categorical(weight=weight).log_prob(y, q).sum(), weighed, 1e-13, "weighed")
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 2)])
+def test_a_gradient_covariance_is_that_of_the_weighted_loss(shape):
+    r = torch.Generator().manual_seed(5)
+    x = torch.randn(shape[0], 2, generator=r, dtype=torch.float64)
+    w = torch.randn(2, torch.Size(shape[1:]).numel(), generator=r, dtype=torch.float64)
+    f = lambda p, x: (x @ p).reshape(len(x), *shape[1:])
+    target = torch.randint(3, (shape[0], *shape[2:]), generator=r)
+    weight = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
+    loss = lambda p, x, t: torch.nn.functional.cross_entropy(f(p, x[None]), t[None], weight=weight, reduction="sum")
+    g = torch.stack([torch.func.grad(loss)(w, a, t).flatten() for a, t in zip(x, target)])
+    likelihood = fisher.Categorical(weight=weight)
+    for centered in (False, True):
+        got = fisher.fim(
+            f, w, (x, target), fisher.PMatDense, likelihood, "gradient_covariance", centered=centered
+        ).to_torch()
+        rows = g - g.mean(0) if centered else g
+        assert (got - rows.T @ rows / len(g)).abs().max() < 1e-12

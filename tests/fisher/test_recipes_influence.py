@@ -1,5 +1,7 @@
 """Influence: the derivative of the minimum itself, leave-one-out retraining of ridge and logistic models of digits."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch.func import grad, jacfwd, vmap
@@ -183,3 +185,22 @@ def test_errors():
         1e-13,
         "a function as loss",
     )
+
+
+def test_the_order_of_params_does_not_matter():
+    """F of an OrderedDict in its own order, params a plain dict: equal shapes must not change places."""
+    r = torch.Generator().manual_seed(3)
+    p = {name: torch.randn(4, 4, generator=r, dtype=D) for name in ("a", "w")}
+    other = OrderedDict((name, p[name]) for name in ("w", "a"))
+    x, t = torch.randn(8, 4, generator=r, dtype=D), torch.arange(8) % 4
+    f = lambda p, x: torch.tanh(x @ p["w"]) @ p["a"]
+    for F in (fisher.fim(f, q, x, kind) for q in (p, other) for kind in (fisher.PMatDense, fisher.PMatKFAC)):
+        want, got = (influence(f, q, (x, t), F, (x[:2], t[:2]), regul=0.1) for q in (p, other))
+        close(got, want, 1e-12, "influence")
+        close(self_influence(f, p, (x, t), F, regul=0.1), self_influence(f, other, (x, t), F, regul=0.1), 1e-12, "own")
+        one, two = (leave_one_out(f, q, (x, t), F, n_examples=8, regul=0.1) for q in (p, other))
+        close(one["w"], two["w"], 1e-12, "left out")
+        moments = [fisher.recipes.laplace(f, q, F, 8, 1.0).predict(x)[1] for q in (p, other)]
+        close(moments[0], moments[1], 1e-12, "laplace")
+    dense = [influence(f, p, (x, t), fisher.fim(f, q, x, fisher.PMatDense), (x, t), regul=0.1) for q in (p, other)]
+    close(dense[0], dense[1], 1e-12, "F of another order")

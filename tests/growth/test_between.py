@@ -178,3 +178,33 @@ def test_ensembles_and_derivatives_meet_the_same_check():
     for transform in (lambda g: vmap(g)(stacked), lambda g: grad(g)(params)):
         with pytest.raises(ValueError, match="named activation"):
             transform(lambda p: collect(p, torch.sin))
+
+
+WIDTHS = {
+    "1/sqrt(width) behind": lambda p, h: F.linear(h, **p["b"]) / len(p["a"]["weight"]) ** 0.5,
+    "1/width between": lambda p, h: F.linear(h / p["b"]["weight"].shape[1], **p["b"]),
+}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_factor_of_the_width_is_refused(width):
+    """At amplitude zero f would change: no slope tells what growth does."""
+    f = lambda p, x: WIDTHS[width](p, torch.tanh(F.linear(x, **p["a"])))
+    with pytest.raises(
+        ValueError, match=r"one more hidden unit whose outgoing weights are zero.*keep such a factor constant"
+    ):
+        growth.statistics(f, DENSE, (X, T), growth.Pair("a", "b"), "squared_error")
+
+
+SECOND = {
+    "norm of the weight": lambda p: p["b"]["weight"].norm(),
+    "exp of the bias": lambda p: p["b"]["bias"].exp(),
+    "rows of the weight before": lambda p: p["a"]["weight"].square().mean(),
+}
+
+
+@pytest.mark.parametrize("second", SECOND)
+def test_a_second_use_without_a_rule_is_refused(second):
+    f = lambda p, x: F.linear(torch.tanh(F.linear(x, **p["a"])), **p["b"]) * SECOND[second](p)
+    with pytest.raises(ValueError, match="no rule, expected a layer whose leaves are used by itself alone"):
+        growth.statistics(f, DENSE, (X, T), growth.Pair("a", "b"), "squared_error")
