@@ -143,9 +143,8 @@ class Given(Columns):
                 "give targets, or use estimator='exact' or 'mc'"
             )
         if self.name == "gradient_covariance" and getattr(self.likelihood, "weight", None) is not None:
-            return grad(lambda y: self.likelihood.log_prob(y, target).sum())(y)[
-                None
-            ]  # of the weighted loss, not its root
+            log_prob = self.likelihood.log_prob  # type: ignore[attr-defined]
+            return grad(lambda y: log_prob(y, target).sum())(y)[None]  # of the weighted loss, not its root
         return score(self.likelihood, y, target)[None]
 
 
