@@ -1,4 +1,4 @@
-"""Hypothesis profiles (read from pyproject.toml) and one thread per process, so that timings and sums repeat."""
+"""Hypothesis profiles (read from pyproject.toml), and two threads in all, whether one process runs or two."""
 
 import os
 import pathlib
@@ -17,4 +17,4 @@ for _name, _options in _TOOL["hypothesis"].items():
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-torch.set_num_threads(2)
+torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))

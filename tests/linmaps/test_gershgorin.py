@@ -163,7 +163,9 @@ def test_promise_after_a_thousand_adam_steps(spec):
     assert loss(W) < 0.99 * loss(spec.effective_W(random_params(spec, 0)))
 
 
-@pytest.mark.parametrize("make", [Gershgorin, lambda n: Gershgorin(n, real=False), DiagonallyDominant], ids=str)
+@pytest.mark.parametrize(
+    "make", [Gershgorin, lambda n: Gershgorin(n, real=False), DiagonallyDominant], ids=["real", "complex", "dominant"]
+)
 def test_cost_is_a_handful_of_operations(make):
     assert operations(make(40)) == operations(make(8)) < 150
 

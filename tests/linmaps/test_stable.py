@@ -249,7 +249,11 @@ def test_spectrum_of_a_triangle_stays_exact():
     assert eigvals(W).abs().max() < 1e-13
 
 
-@pytest.mark.parametrize("make", [PowerBound, Hurwitz, StableSplit, lambda n: PowerBound(n, method="rescale")], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [PowerBound, Hurwitz, StableSplit, lambda n: PowerBound(n, method="rescale")],
+    ids=["lmi", "hurwitz", "split", "rescale"],
+)
 def test_cost_is_a_handful_of_operations(make):
     assert operations(make(40)) == operations(make(8)) < 300
 
