@@ -55,6 +55,7 @@ KINDS = {
         hurwitz_member,
         lambda spec: math.sqrt(max(1 / 3, 25 / 16 * spec.margin**2)),
         lambda spec, W: excess(hurwitz_excess(spec, W)),
+        projects=False,  # another matrix has its whole spectrum moved
     ),
     "stable_split": Kind(split_member, split_std, lambda spec, W: excess(np.abs(W).sum(1) - spec.sigma_max)),
 }
