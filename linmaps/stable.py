@@ -148,8 +148,9 @@ class Hurwitz(Map):
     conditioning of Q that e = 1e-6 (1 + |B|^2 / n) leaves, which keeps rounding from breaking the promise.
 
     init: B = I, A and J normal, so that inputs of unit variance give outputs of variance max(1/3, 25/16 margin^2).
-    `violation(W)` is max(0, largest real part + margin).  `from_matrix` moves the whole spectrum to the left where real parts
-    lie above -margin, or below it by less than 1e-5 of the size of W's entries, and is exact up to the conditioning of Q.
+    `violation(W)` is max(0, largest real part + margin).  `from_matrix` moves the whole spectrum to the left, a hundredth of the
+    size of W's entries beyond -margin, where real parts lie above it, or below it by less than 1e-5 of that size, and is
+    exact up to the conditioning of Q.
 
     ValueError for a margin that is not a finite number >= 0.
 
@@ -207,7 +208,10 @@ class Hurwitz(Map):
         g = norm_or(W) / n**0.5
         slack = 1e-5 * g
         M = W + self.margin * eye
-        M = M - self._excess(M, slack) * eye
+        excess = self._excess(M, slack)
+        M = (
+            M - (excess + torch.where(excess > 0, 1e-2 * g, torch.zeros_like(g))) * eye
+        )  # not onto the edge: X grows there
         left = inv(g * eye - M)
         A, X = left @ (g * eye + M), 4 * g * left @ left.mT
         for _ in range(30):  # the first 2^30 terms, which the slack makes enough
