@@ -540,7 +540,7 @@ POSTERIORS = {
 
 def posterior_of(kind, p, prior):
     F = fisher.fim(mlp, p, x_few, kind, layers=tiny_layers).eigendecomposition()  # then each prior is cheap
-    return fisher.recipes.laplace(mlp, p, F, N, prior)
+    return fisher.recipes.laplace(mlp, p, F, N, prior, likelihood="categorical")
 
 
 def nll(probabilities: Tensor) -> float:
