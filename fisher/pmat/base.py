@@ -20,11 +20,21 @@ from fisher.pmat.cuts import Cut, checked
 from linmaps import checks, trees
 from linmaps.checks import alike, values
 from linmaps.linalg import cutoff
-from linmaps.precision import full_precision_methods
+from linmaps.precision import at_home, full_precision_methods
 from linmaps.trees import Layout
 from linmaps.typed import typed_methods
 
 Regul = float | Tensor
+
+
+def _knowing(decompose: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, whose result is the same matrix and knows its likelihood too."""
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = decompose(self, *args, **kwargs)
+        return found if self.likelihood is None else found.made_of(self.likelihood)
+
+    return at_home(run, decompose)
 
 
 class PMat:
@@ -36,6 +46,8 @@ class PMat:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "eigendecomposition" in vars(cls):
+            cls.eigendecomposition = _knowing(vars(cls)["eigendecomposition"])  # type: ignore[method-assign]
         typed_methods(cls)
         full_precision_methods(cls)
 

@@ -234,3 +234,14 @@ def test_errors():
         laplace(posterior.f, {"w": torch.ones(2, 2)}, posterior.F, 3)
     with pytest.raises(ValueError, match="steps: got 0"):
         tune_prior_precision(posterior, steps=0)
+
+
+@pytest.mark.parametrize(
+    "kind", [fisher.PMatDense, fisher.PMatKFAC, fisher.PMatBlockDiag, fisher.PMatDiag, fisher.PMatLowRank]
+)
+def test_a_decomposed_matrix_knows_its_likelihood(kind):
+    f, p, x = lambda p, x: torch.tanh(x @ p["w"]), {"w": torch.ones(2, 3)}, torch.eye(2)
+    F = fisher.fim(f, p, x, kind)
+    want = fisher.recipes.laplace(f, p, F, 2).probabilities(x)
+    got = fisher.recipes.laplace(f, p, F.eigendecomposition(), 2).probabilities(x)
+    assert torch.allclose(got, want, atol=1e-5)

@@ -317,7 +317,9 @@ def test_no_complex_half_precision(dtype):
 
 def test_half_precision_rows_of_a_complex_map():
     spec = Butterfly(4, complex=True)
-    with pytest.raises(TypeError, match=r"Butterfly\(4, 4\).apply: x: got torch.float16, expected torch.float32 as params"):
+    with pytest.raises(
+        TypeError, match=r"Butterfly\(4, 4\).apply: x: got torch.float16, expected torch.float32 as params"
+    ):
         spec.apply(spec.init(generator(0)), torch.ones(4, dtype=torch.float16))
 
 
