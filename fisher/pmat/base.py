@@ -17,24 +17,15 @@ from torch import Tensor
 
 from fisher.pmat import maps
 from fisher.pmat.cuts import Cut, checked
+from fisher.pmat.origin import keep_origin
 from linmaps import checks, trees
 from linmaps.checks import alike, values
 from linmaps.linalg import cutoff
-from linmaps.precision import at_home, full_precision_methods
+from linmaps.precision import full_precision_methods
 from linmaps.trees import Layout
 from linmaps.typed import typed_methods
 
 Regul = float | Tensor
-
-
-def _knowing(decompose: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, whose result is the same matrix and knows its likelihood too."""
-
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = decompose(self, *args, **kwargs)
-        return found if self.likelihood is None else found.made_of(self.likelihood)
-
-    return at_home(run, decompose)
 
 
 class PMat:
@@ -46,8 +37,7 @@ class PMat:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "eigendecomposition" in vars(cls):
-            cls.eigendecomposition = _knowing(vars(cls)["eigendecomposition"])  # type: ignore[method-assign]
+        keep_origin(cls)
         typed_methods(cls)
         full_precision_methods(cls)
 
@@ -133,11 +123,9 @@ class PMat:
     def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str | Mapping[Any, str] = "default", **options: Any) -> Any:
         """(F + regul I)^-1 v of the numbers stored, for a vector or a map v (one factorization for all right-hand sides).
 
-        In float32 those numbers themselves are off by about 1e-7 of the largest eigenvalue: below that, and so at the default
-        regul, what v has in the null space of F is ruled by their rounding; damp with more, or keep F in float64.
-        kind: "default"; "lstsq" is the pseudo-inverse F^+ v whatever regul, with the cut-offs of `pinv`; others are in the
-        docstring of the representation.  ValueError for an unknown kind or option, a regul that is no number >= 0 (or
-        tensor without axes), another v.
+        In float32 they are off by 1e-7 of the largest eigenvalue: at a smaller regul, as the default, rounding rules what v has
+        in F's null space; damp more, or keep F in float64.  kind: "default"; "lstsq" is F^+ v whatever regul, with the
+        cut-offs of `pinv`; others: see the representation.  ValueError for another kind, option, regul (a number >= 0) or v.
         """
         check_regul(regul)
         return self._solved(v, regul, kind, **options)
