@@ -8,7 +8,7 @@ from torch import nn
 
 from fisher import check, doors
 from linmaps import trees
-from linmaps.mappings import plain
+from linmaps.trees.mappings import plain
 
 
 def parameters(params: Any, finite: bool = False) -> Any:
@@ -35,4 +35,4 @@ def mapped(tree: Any) -> Any:
     >>> mapped(collections.UserDict(x=1))
     {'x': 1}
     """
-    return plain(tree, trees.one_level)
+    return plain(tree)

@@ -10,8 +10,8 @@ from torch import Tensor
 from fisher.arguments import mapped
 from fisher.check import finite
 from linmaps import trees
-from linmaps.linalg import working
-from linmaps.mappings import is_mapping
+from linmaps.numerics.linalg import working
+from linmaps.trees.mappings import is_mapping
 
 Batch = tuple[Any, Any]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from fisher.check import raw
 from linmaps import trees
 from linmaps.checks import number, size
-from linmaps.linalg import refined
-from linmaps.numeric import HALF
+from linmaps.checks.precision import HALF
+from linmaps.numerics.linalg import refined
 
 Operator = Callable[[Tensor], Tensor]
 STEPS = 1000  # more than d: rounding delays convergence where the condition is that of float32

@@ -23,8 +23,8 @@ from fisher.reducers import REDUCERS, Options
 from fisher.reducers.ekfac import EKFAC, Correction
 from fisher.reducers.mixed import Mixed
 from linmaps import trees
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 
 SHARING = ("expand", "reduce")
 

@@ -15,10 +15,11 @@ from torch.func import vmap
 
 from fisher.doors import entry
 from fisher.pmat.base import check_regul
-from linmaps import lapack, trees
-from linmaps.linalg import damped, eigh, logabsdet, pinv, positive_root, solve
-from linmaps.precision import full_precision_methods
-from linmaps.typed import typed
+from linmaps import trees
+from linmaps.checks.precision import full_precision_methods
+from linmaps.checks.typed import typed
+from linmaps.numerics import lapack
+from linmaps.numerics.linalg import damped, eigh, logabsdet, pinv, positive_root, solve
 
 Regul = float | Tensor
 AXES = {"full": 4, "outputs": 3, "trace": 2}

@@ -11,8 +11,8 @@ from torch import Tensor
 from fisher.pmat.base import PMat, Regul
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.precision import full_precision, full_precision_methods
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.checks.typed import typed
 
 Dtypes = tuple[torch.dtype, ...]
 

@@ -22,8 +22,8 @@ from fisher.layers import LayerCollection
 from fisher.products import example_gradients, joined
 from fisher.uses import EXACT, UNUSED, Layer
 from linmaps import trees
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 
 
 class Rows(NamedTuple):

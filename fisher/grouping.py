@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from fisher.forms import Elementwise, Form
 from fisher.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
-from linmaps.trees import Layout, Path, path_str
+from linmaps.trees import Layout, path_str
+from linmaps.trees.keys import Path
 
 Unit = tuple[Path, Rows | None]  # a leaf, or some rows of one
 

@@ -22,8 +22,8 @@ from fisher.pmat.diag import PMatDiag
 from fisher.pmat.implicit import PMatImplicit
 from fisher.pmat.limits import check_dense
 from linmaps import trees
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 
 
 @full_precision("loss")

@@ -26,9 +26,9 @@ from fisher.products import example_gradients
 from fisher.taps import column_rows, pull
 from fisher.uses import EXACT, UNUSED
 from linmaps import trees
-from linmaps.precision import full_precision
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 from linmaps.trees import Layout
-from linmaps.typed import typed
 
 
 @full_precision("f")

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps import numeric, trees
-from linmaps.linalg import plain_eigh
+from linmaps import trees
+from linmaps.numerics import numeric
+from linmaps.numerics.linalg import plain_eigh
 
 Operator = Callable[[Tensor], Tensor]
 

@@ -19,10 +19,10 @@ from fisher.trace import Tracer
 from fisher.uses import EXACT, PRODUCT, UNUSED, Layer, Use
 from fisher.watch import distinct
 from linmaps import trees
-from linmaps.paths import names
-from linmaps.precision import full_precision
-from linmaps.trees import Layout, Path, path_str
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
+from linmaps.trees import Layout, path_str
+from linmaps.trees.keys import Path, names
 
 
 @trees.static

@@ -19,7 +19,7 @@ from fisher.layers import LayerCollection
 from fisher.reducers import Options, Reducer
 from fisher.taps import column_rows, pull
 from linmaps import trees
-from linmaps.numeric import HALF
+from linmaps.checks.precision import HALF
 
 Make = Callable[[LayerCollection, Options], Reducer]
 

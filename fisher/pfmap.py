@@ -19,9 +19,9 @@ from fisher.doors import entry
 from fisher.forward import jvp
 from linmaps import trees
 from linmaps.checks import alike
-from linmaps.precision import full_precision_methods
+from linmaps.checks.precision import full_precision_methods
+from linmaps.checks.typed import typed
 from linmaps.trees import Layout
-from linmaps.typed import typed
 
 
 class PFMap:

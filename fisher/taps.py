@@ -19,8 +19,8 @@ from fisher.doors import explained, output
 from fisher.rules.match import Match, View
 from fisher.watch import Watcher, distinct
 from linmaps import trees
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 
 if TYPE_CHECKING:
     from fisher.layers import LayerCollection

@@ -16,7 +16,7 @@ from fisher.rules.match import Match
 from fisher.uses import Rows, Use
 from fisher.watch import Watcher, tensors
 from linmaps import trees
-from linmaps.trees import Path
+from linmaps.trees.keys import Path
 
 
 class Tracer:

@@ -14,7 +14,8 @@ from fisher.chains import Chain
 from fisher.forms import Elementwise, Form, Lookup
 from fisher.rules.match import Match
 from linmaps import trees
-from linmaps.trees import Path, path_str
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
 
 Rows = tuple[int, int]
 

@@ -25,7 +25,7 @@ from growth.pairs import Activation, Layer, Pair, layers_of, norm_leaves
 from growth.resize import places
 from linmaps import trees
 from linmaps.checks import values
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 
 LOOSE = 0.1  # relative, of half precision
 NORM_EPS = 2e-3  # what the eps of a batch norm does to a unit of variance 1

@@ -20,7 +20,8 @@ from growth.pairs import Pair
 from growth.prune import Units
 from growth.statistics import Statistics
 from linmaps import trees
-from linmaps.trees import Path, path_str
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
 
 FILLS = ("zero", "mean")
 SCALES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "step_size")  # what steps are divided by

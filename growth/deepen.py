@@ -11,7 +11,8 @@ from torch import Tensor
 from growth.doors import door
 from growth.pairs import Layer, layer_at
 from linmaps import trees
-from linmaps.trees import Path, path_str
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
 
 
 @door()

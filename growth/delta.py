@@ -17,7 +17,7 @@ from growth.pairs import Pair
 from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
 from linmaps.checks import number
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 from linmaps.trees import record
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from growth.pairs import Pair, parts
 from linmaps import trees
 from linmaps.checks import alike, size
-from linmaps.mappings import plain
-from linmaps.precision import full_precision
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import annotated
 from linmaps.trees import path_str
-from linmaps.typed import annotated
+from linmaps.trees.mappings import plain
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
@@ -50,7 +50,7 @@ def door(*calls: str) -> Callable[[Fn], Fn]:
 
 
 def _tree(tree: Any, name: str) -> Any:
-    tree = plain(tree, trees.one_level)
+    tree = plain(tree)
     flat = trees.leaves(tree)
     if not all(isinstance(t, Tensor) and t.layout is torch.strided for t in flat):
         where, t = next(
@@ -76,7 +76,7 @@ def _function(f: Any, name: str) -> Any:
 ENTRIES: dict[str, Callable[[Any, str], Any]] = {
     "params": _tree,
     "grown": _tree,
-    "state": lambda state, _: plain(state, trees.one_level),
+    "state": lambda state, _: plain(state),
     "f": _function,
 }
 

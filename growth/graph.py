@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from growth.carry import grow_like
 from growth.doors import count, door
 from linmaps import trees
-from linmaps.typed import typed
+from linmaps.checks.typed import typed
 
 Activation = Callable[[Tensor], Tensor]
 Edge = tuple[str, str]

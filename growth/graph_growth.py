@@ -18,7 +18,7 @@ from growth.graph_statistics import GraphStatistics, check_targets
 from growth.neurons import Neurons, optimal_neurons, schur
 from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 from linmaps.trees import record
 
 Sizes = tuple[tuple[str, int], ...]

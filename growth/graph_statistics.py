@@ -23,9 +23,9 @@ from growth.losses import Loss, per_sample
 from growth.observe import constants
 from growth.statistics import Statistics
 from linmaps import trees
-from linmaps.linalg import working
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import working
 from linmaps.trees import record
-from linmaps.typed import typed
 
 MEANS = ("S", "M", "E")
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]

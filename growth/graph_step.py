@@ -17,9 +17,9 @@ from growth.observe import constants
 from growth.signs import better_sign
 from growth.surgery import Scale, amplitudes, cast_like, fitted
 from linmaps import trees
-from linmaps.linalg import working
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import working
 from linmaps.trees import record
-from linmaps.typed import typed
 
 Expansion = NodeDelta | NewEdge | NewUnits
 

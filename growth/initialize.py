@@ -20,7 +20,7 @@ from growth.observe import constants
 from growth.pairs import Pair, layers_of
 from growth.select import check_units, live
 from linmaps.checks import number
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 
 Rule = str | Callable[[tuple[int, ...], Tensor, int, torch.Generator | None], Tensor]
 RULES = ("copy_uniform", "copy_normal", "kaiming_uniform", "kaiming_normal", "zeros")

@@ -17,7 +17,8 @@ from growth.moves import Move, Moves
 from growth.pairs import layers_of
 from growth.resize import spread
 from growth.statistics import Statistics
-from linmaps.trees import Layout, Path, path_str
+from linmaps.trees import Layout, path_str
+from linmaps.trees.keys import Path
 
 RECOMPUTE = "make it anew with fisher.LayerCollection.from_function(f, grown, x)"
 

@@ -29,7 +29,7 @@ from growth.solvers import pseudo_root
 from growth.statistics import Statistics
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 
 
 def check_metric(output_metric: str | None, shrinkage: float | Tensor) -> None:

@@ -14,7 +14,8 @@ from growth.pairs import Pair, layers_of
 from growth.prune import Units, partition
 from growth.resize import places, spread
 from linmaps import trees
-from linmaps.trees import Path, path_str
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
 
 Shape = tuple[int, ...]
 

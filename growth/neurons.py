@@ -20,7 +20,7 @@ from growth.pairs import Pair
 from growth.solvers import pseudo_solve
 from growth.statistics import Statistics
 from linmaps.checks import alike, number, values
-from linmaps.linalg import eigh, working
+from linmaps.numerics.linalg import eigh, working
 from linmaps.trees import record
 
 

@@ -19,7 +19,7 @@ from growth.metric import check_metric, on_outputs, output_root
 from growth.neurons import optimal_neurons
 from growth.statistics import MEANS, Statistics
 from linmaps.checks import number
-from linmaps.linalg import eigh, positive_root, working
+from linmaps.numerics.linalg import eigh, positive_root, working
 from linmaps.trees import record
 
 

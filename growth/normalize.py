@@ -18,7 +18,7 @@ from growth.neurons import Neurons
 from growth.pairs import Layer, Pair, plain_layers
 from growth.select import check_units, live, scale_neurons
 from linmaps.checks import number
-from linmaps.linalg import positive_root
+from linmaps.numerics.linalg import positive_root
 
 KINDS = ("after", "units", "match", "fan_in", "gradmax")
 

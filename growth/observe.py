@@ -31,7 +31,7 @@ from growth.locate import Place, locate
 from growth.losses import Loss, gradient, per_sample
 from growth.pairs import Activation, Pair
 from linmaps import trees
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 
 FEW = 32
 DIVERGED = "the training has diverged: go back to finite parameters (or pass check_finite=False)"

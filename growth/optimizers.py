@@ -13,8 +13,8 @@ from growth.moves import Move, Moves, growing, pruning
 from growth.pairs import Pair
 from growth.prune import Units
 from linmaps import trees
+from linmaps.checks.typed import typed
 from linmaps.trees import path_str
-from linmaps.typed import typed
 
 
 @typed

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from growth.moves import Move, Moves
-from linmaps.trees import Path, path_str
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
 
 Order = str | Sequence[str | Path] | None
 Shapes = Sequence[set[tuple[int, ...]]]

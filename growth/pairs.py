@@ -14,8 +14,8 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.checks import alike
-from linmaps.paths import names
-from linmaps.trees import Path, path_str
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path, names
 
 Activation = Callable[[Tensor], Tensor]
 NORM_FILLS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}

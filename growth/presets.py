@@ -22,7 +22,7 @@ from growth.neurons import Neurons, optimal_neurons
 from growth.normalize import check_positive
 from growth.statistics import Statistics
 from linmaps.checks import alike, number
-from linmaps.linalg import positive_root, working
+from linmaps.numerics.linalg import positive_root, working
 
 
 @door()

@@ -22,9 +22,9 @@ from growth.resize import gathered, indices, places, spread
 from growth.statistics import Statistics
 from linmaps import trees
 from linmaps.checks import size
-from linmaps.linalg import pinv, positive_root, working
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import pinv, positive_root, working
 from linmaps.trees import record
-from linmaps.typed import typed
 
 Units = Sequence[int] | Tensor
 

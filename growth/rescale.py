@@ -16,8 +16,8 @@ from growth.normalize import deviation
 from growth.pairs import Layer, Pair, norm_leaves, plain_layers
 from growth.same import Check, same_function
 from linmaps import trees
-from linmaps.linalg import working
-from linmaps.paths import path_str
+from linmaps.numerics.linalg import working
+from linmaps.trees.keys import path_str
 
 KINDS = ("default", "constraint_old", "constraint_new")
 POWERS = {"running_mean": 1, "running_var": 2}

@@ -15,8 +15,8 @@ from torch.func import debug_unwrap
 from growth.pairs import Pair, layers_of, norm_leaves
 from linmaps import trees
 from linmaps.checks import size
-from linmaps.trees import Path
-from linmaps.typed import typed
+from linmaps.checks.typed import typed
+from linmaps.trees.keys import Path
 
 MOST = 2**20  # new features: more is a mistake, to be met before memory is
 Extension = Tensor | tuple[Tensor, Tensor] | None

@@ -19,11 +19,11 @@ from growth.doors import count, door, owned
 from growth.neurons import Neurons
 from growth.pairs import Pair, as_list, check_pairs
 from growth.statistics import Statistics
-from linmaps import lapack
 from linmaps.checks import alike, number
-from linmaps.linalg import pinv, working
+from linmaps.checks.typed import typed
+from linmaps.numerics import lapack
+from linmaps.numerics.linalg import pinv, working
 from linmaps.trees import record
-from linmaps.typed import typed
 
 
 @typed

@@ -22,9 +22,10 @@ from growth.observe import DIVERGED
 from growth.pairs import Pair, as_list, check_pairs
 from growth.scores import aligned
 from growth.surgery import apply_extended
-from linmaps import lapack, trees
+from linmaps import trees
 from linmaps.checks import number, size
-from linmaps.linalg import differentiated
+from linmaps.numerics import lapack
+from linmaps.numerics.linalg import differentiated
 from linmaps.trees import record
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)

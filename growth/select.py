@@ -14,8 +14,8 @@ from torch.func import debug_unwrap
 from growth.doors import count, owned
 from growth.neurons import Neurons
 from linmaps.checks import alike, number, values
-from linmaps.linalg import positive_root
-from linmaps.typed import typed
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import positive_root
 
 Factor = float | Tensor
 

@@ -17,7 +17,7 @@ from growth.losses import Loss
 from growth.neurons import Neurons
 from growth.observe import View, constants, observe
 from growth.pairs import Pair, as_list, check_pairs, layers_of
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 
 
 @door("f", "loss")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from linmaps import lapack
-from linmaps.linalg import damped, differentiated, pinv, refined, rounding
+from linmaps.numerics import lapack
+from linmaps.numerics.linalg import damped, differentiated, pinv, refined, rounding
 
 PROBES, STEPS = 4, 3
 
@@ -20,7 +20,7 @@ def pseudo_solve(
 ) -> Tensor:
     """(a + ridge I)⁺ b of a symmetric a `[d, d]` with no negative eigenvalue but by rounding, b `[d, k]`.
 
-    As `linmaps.linalg.pinv`, whose threshold (rtol, size) it has, by a Cholesky factorization in float64 where that is
+    As `linmaps.numerics.linalg.pinv`, whose threshold (rtol, size) it has, by a Cholesky factorization in float64 where that is
     ten times faster and as good: rtol is None, and the eigenvalues, inputs that are constant 0 left out, are all well
     above the threshold and span less than half of the digits of float64.  Under `vmap` one way is taken for all members.
     Derivatives are right to the second order.
@@ -68,7 +68,7 @@ def _backsolved(factor: Tensor, b: Tensor) -> Tensor:
 
 
 def _solved(factor: Tensor, a: Tensor, b: Tensor, dead: Tensor | None) -> Tensor:
-    """a⁺ b with a = [D, C'; C, C D⁻¹ C'], D on the inputs alive and C = 0 but in derivatives: see `linmaps.linalg.pinv`."""
+    """a⁺ b with a = [D, C'; C, C D⁻¹ C'], D on the inputs alive and C = 0 but in derivatives: see `pinv` of linalg."""
     back = lambda u: _backsolved(factor, u).to(b.dtype)
     plain = not differentiated(a) and not differentiated(b)
     if dead is None:
@@ -88,7 +88,7 @@ def _solved(factor: Tensor, a: Tensor, b: Tensor, dead: Tensor | None) -> Tensor
 def pseudo_root(a: Tensor) -> Tensor:
     """R `[d, d]` with R R' = a⁺ of a symmetric a without negative eigenvalues; which one depends on rounding, R R' does not.
 
-    By the formula of `linmaps.linalg.pinv`, with D^{-1/2} from the series of (I + X)^{-1/2}, X = 0 but in derivatives;
+    By the formula of `linmaps.numerics.linalg.pinv`, with D^{-1/2} from the series of (I + X)^{-1/2}, X = 0 but in derivatives;
     so R R' has the derivatives of a⁺, to the second order, while the rank does not change.
 
     >>> import torch

@@ -22,9 +22,9 @@ from growth.observe import View, constants, observe
 from growth.pairs import Pair, check_pairs, layers_of
 from linmaps import trees
 from linmaps.checks import alike
-from linmaps.precision import full_precision
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 from linmaps.trees import record
-from linmaps.typed import typed
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
 

@@ -18,7 +18,7 @@ from growth.resize import gathered, indices
 from growth.same import Check, same_function
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.linalg import positive_root
+from linmaps.numerics.linalg import positive_root
 
 METHODS = ("split", "pair", "zero_out")
 Units = Sequence[int] | Tensor

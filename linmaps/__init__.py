@@ -65,12 +65,11 @@ Coming from NeuroMANCER's slim, whose matrices are [in, out] too (its modules ho
 """
 
 from linmaps import trees
-from linmaps.assembled import Block, Product, Sum
 from linmaps.base import Map
-from linmaps.bounded import BoundedNorm
-from linmaps.butterfly import Butterfly
-from linmaps.compose import Affine, Scale, Transpose
-from linmaps.dense import Identity, IdentityInit, Linear
+from linmaps.base.registry import maps
+from linmaps.composed.assembled import Block, Product, Sum
+from linmaps.composed.compose import Affine, Scale, Transpose
+from linmaps.composed.recurrent import RNNCell, rnn
 from linmaps.factorized import (
     Factorized,
     FactorizedConv,
@@ -80,28 +79,29 @@ from linmaps.factorized import (
     tensor_lasso,
     tensorized_shape,
 )
-from linmaps.gates import L0
-from linmaps.gershgorin import DiagonallyDominant, Gershgorin
-from linmaps.gram import PSD, TrivialNullSpace
+from linmaps.families.eigenvalues.gershgorin import DiagonallyDominant, Gershgorin
+from linmaps.families.eigenvalues.schur import Schur
+from linmaps.families.eigenvalues.stable import Hurwitz, PowerBound, StableSplit
+from linmaps.families.entries.dense import Identity, IdentityInit, Linear
+from linmaps.families.entries.gates import L0
+from linmaps.families.entries.perron import PerronFrobenius
+from linmaps.families.entries.sparse import Lasso, LassoReLU, NonNegative, Split
+from linmaps.families.entries.stochastic import DoublyStochastic, LeftStochastic, RightStochastic
+from linmaps.families.literature import hprod, identity_grad_relu
+from linmaps.families.patterns.butterfly import Butterfly
+from linmaps.families.patterns.kronecker import Kronecker
+from linmaps.families.patterns.monarch import Monarch
+from linmaps.families.patterns.permutation import Permutation
+from linmaps.families.patterns.structured import BlockDiagonal, Circulant, LowRank
+from linmaps.families.singular_values.bounded import BoundedNorm
+from linmaps.families.singular_values.orthogonal import Orthogonal
+from linmaps.families.singular_values.spectral import Spectral, SymmetricSpectral
+from linmaps.families.singular_values.svd import SVD, SVDLearnBounds, SymmetricSVD
+from linmaps.families.symmetries.gram import PSD, TrivialNullSpace
+from linmaps.families.symmetries.skew import DampedSkewSymmetric, SkewSymmetric
+from linmaps.families.symmetries.symmetric import Symmetric
+from linmaps.families.symmetries.symplectic import BlockSkew, Hamiltonian, Symplectic
 from linmaps.interop import from_module
-from linmaps.kronecker import Kronecker
-from linmaps.literature import hprod, identity_grad_relu
-from linmaps.monarch import Monarch
-from linmaps.orthogonal import Orthogonal
-from linmaps.permutation import Permutation
-from linmaps.perron import PerronFrobenius
-from linmaps.recurrent import RNNCell, rnn
-from linmaps.registry import maps
-from linmaps.schur import Schur
-from linmaps.skew import DampedSkewSymmetric, SkewSymmetric
-from linmaps.sparse import Lasso, LassoReLU, NonNegative, Split
-from linmaps.spectral import Spectral, SymmetricSpectral
-from linmaps.stable import Hurwitz, PowerBound, StableSplit
-from linmaps.stochastic import DoublyStochastic, LeftStochastic, RightStochastic
-from linmaps.structured import BlockDiagonal, Circulant, LowRank
-from linmaps.svd import SVD, SVDLearnBounds, SymmetricSVD
-from linmaps.symmetric import Symmetric
-from linmaps.symplectic import BlockSkew, Hamiltonian, Symplectic
 
 __all__ = [
     "L0",

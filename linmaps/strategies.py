@@ -26,11 +26,11 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.base import Map
+from linmaps.base.registry import maps
 from linmaps.factorized.kinds import KINDS as FACTORIZATIONS
 from linmaps.factorized.multiply import IMPLEMENTATIONS
-from linmaps.orthogonal import METHODS
-from linmaps.registry import maps
-from linmaps.sparse import METHODS as NON_NEGATIVE
+from linmaps.families.entries.sparse import METHODS as NON_NEGATIVE
+from linmaps.families.singular_values.orthogonal import METHODS
 
 SEEDS = st.integers(0, 2**31 - 1)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import values
-from linmaps.numeric import working
-from linmaps.typed import typed
+from linmaps.checks.typed import typed
+from linmaps.numerics.numeric import working
 
 
 class Rooted:

@@ -26,8 +26,8 @@ from fisher.likelihoods.arrays import (
 from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
 from linmaps.checks import values
-from linmaps.linalg import positive_root
-from linmaps.typed import typed
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import positive_root
 
 
 @trees.static

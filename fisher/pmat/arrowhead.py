@@ -18,7 +18,7 @@ from fisher.pmat.cuts import NO_CUT, Cut
 from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.precise import precisely, singly
 from linmaps import trees
-from linmaps.linalg import cutoff, pinv
+from linmaps.numerics.linalg import cutoff, pinv
 
 
 @trees.record()

@@ -20,10 +20,10 @@ from fisher.pmat.cuts import Cut, checked
 from fisher.pmat.origin import keep_origin
 from linmaps import checks, trees
 from linmaps.checks import alike, values
-from linmaps.linalg import cutoff
-from linmaps.precision import full_precision_methods
+from linmaps.checks.precision import full_precision_methods
+from linmaps.checks.typed import typed_methods
+from linmaps.numerics.linalg import cutoff
 from linmaps.trees import Layout
-from linmaps.typed import typed_methods
 
 Regul = float | Tensor
 

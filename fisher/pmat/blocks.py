@@ -18,7 +18,7 @@ from fisher.pmat.base import PMat, Regul
 from fisher.pmat.cuts import LSTSQ
 from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
-from linmaps.linalg import positive_root
+from linmaps.numerics.linalg import positive_root
 from linmaps.trees import Layout
 
 

@@ -14,7 +14,7 @@ from fisher.pmat.eigen import PMatEigen, Whole, raveled
 from fisher.pmat.eigenblocks import in_basis
 from fisher.pmat.exact import ExactBlock, exact_pinv, exact_power
 from linmaps import trees
-from linmaps.linalg import damped
+from linmaps.numerics.linalg import damped
 from linmaps.trees import Layout
 
 

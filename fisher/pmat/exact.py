@@ -17,7 +17,7 @@ from fisher.pmat.cuts import NO_CUT, Cut
 from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.precise import precisely, singly
 from linmaps import trees
-from linmaps.linalg import constant_eigh, cutoff, damped, denoised, pinv, refined, solve
+from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, pinv, refined, solve
 
 
 @trees.record(static=("rounding",))

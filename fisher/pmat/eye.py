@@ -13,7 +13,7 @@ from fisher.pmat.cuts import Cut
 from fisher.pmat.exact import DiagonalBlock
 from fisher.pmat.precise import singly
 from linmaps import trees
-from linmaps.linalg import positive_root
+from linmaps.numerics.linalg import positive_root
 from linmaps.trees import Layout
 
 

@@ -21,7 +21,7 @@ from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.precise import precisely, singly
 from fisher.uses import Layer
 from linmaps import trees
-from linmaps.linalg import constant_eigh, cutoff, damped, denoised, refined, solve
+from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, refined, solve
 
 
 def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fisher.likelihoods.held import emptied
 from fisher.pmat.base import PMat, Regul, check_sample
 from fisher.pmat.matrixfree import LARGEST_CHUNK, MatrixFree
 from linmaps import trees
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 from linmaps.trees import Layout
 
 

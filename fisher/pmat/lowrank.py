@@ -23,8 +23,8 @@ from fisher.pmat.precise import cast, singly
 from fisher.pmat.range import PMatRange, combination, gram, products, row_layout
 from fisher.pmat.spectra import extremes, logdet, matrix_power, real, spectrum_values
 from linmaps import trees
-from linmaps.linalg import constant_eigh, cutoff, damped, denoised, eigh, pinv, positive_root, refined
-from linmaps.numeric import eye_like, precise, working
+from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, eigh, pinv, positive_root, refined
+from linmaps.numerics.numeric import eye_like, precise, working
 from linmaps.trees import Layout
 
 

@@ -18,7 +18,7 @@ from fisher.pmat.eigen import raveled
 from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.range import PMatRange
 from linmaps import trees
-from linmaps.linalg import positive_root
+from linmaps.numerics.linalg import positive_root
 
 OPTIONS = ("preconditioner", "x0", "rtol", "max_iter", "report")
 LARGEST_CHUNK = 2**24  # numbers in the vectors of one chunk

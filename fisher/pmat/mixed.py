@@ -13,8 +13,8 @@ from fisher.pmat.base import PMat, Regul
 from fisher.pmat.cuts import Cut
 from fisher.pmat.limits import PRODUCTS, check_dense
 from linmaps import trees
-from linmaps.paths import names
 from linmaps.trees import Layout
+from linmaps.trees.keys import names
 
 
 @trees.record(static=("split", "layers"))

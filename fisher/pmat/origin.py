@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from linmaps.precision import at_home
+from linmaps.checks.precision import at_home
 
 
 def knowing(decompose: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Where numbers are computed: in float64 on the way, in the dtype of the matrix outside.
 
 The small eigenvalues of a second moment of condition 1e9 are below what float32 arithmetic resolves, though the matrix
-holds them; half precision has no factorizations at all.  `linmaps.numeric.precise` says up to which size.
+holds them; half precision has no factorizations at all.  `linmaps.numerics.numeric.precise` says up to which size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from linmaps import numeric, trees
+from linmaps import trees
+from linmaps.numerics import numeric
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 

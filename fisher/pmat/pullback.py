@@ -15,9 +15,9 @@ from fisher.forward import jvp, vjp
 from fisher.pmat.base import PMat, Regul
 from fisher.pmat.matrixfree import MatrixFree
 from linmaps import trees
-from linmaps.precision import full_precision
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 from linmaps.trees import Layout
-from linmaps.typed import typed
 
 
 @trees.record(static=("effective",))

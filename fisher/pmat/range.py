@@ -16,8 +16,8 @@ from fisher.pmat.limits import PRODUCTS, check_dense
 from fisher.pmat.precise import cast, inner, singly
 from fisher.pmat.spectra import entrywise_power, extremes, log_abs, logdet, matrix_power, pseudo, spectrum_values
 from linmaps import trees
-from linmaps.linalg import cutoff, damped, eigh, inv, pinv, positive_root
-from linmaps.numeric import eye_like, working
+from linmaps.numerics.linalg import cutoff, damped, eigh, inv, pinv, positive_root
+from linmaps.numerics.numeric import eye_like, working
 from linmaps.trees import Layout
 
 CHUNK = 2**24  # numbers of the rows that are cast at once

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.precise import singly
-from linmaps.linalg import Number, constant_eigh, cutoff, damped, denoised, eigh, inv, plain_eigh
+from linmaps.numerics.linalg import Number, constant_eigh, cutoff, damped, denoised, eigh, inv, plain_eigh
 
 Taylor = tuple[Tensor, Tensor, Tensor]  # h, h', h'' of a function at the eigenvalues
 

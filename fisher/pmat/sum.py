@@ -23,8 +23,8 @@ from fisher.pmat.matrixfree import MatrixFree
 from fisher.pmat.precise import cast
 from fisher.pmat.sumblocks import DIRECT, SumBlock, conjugate
 from linmaps import trees
-from linmaps.linalg import positive_root
-from linmaps.numeric import precise
+from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import precise
 from linmaps.trees import Layout
 
 

@@ -21,8 +21,8 @@ from fisher.pmat.limits import check_dense
 from fisher.pmat.precise import cast
 from linmaps import trees
 from linmaps.checks import values
-from linmaps.linalg import constant_eigh, cutoff
-from linmaps.numeric import precise
+from linmaps.numerics.linalg import constant_eigh, cutoff
+from linmaps.numerics.numeric import precise
 
 DIRECT = 2**11  # rows up to which a sum is solved as a dense matrix
 

@@ -13,9 +13,9 @@ from fisher.pmat.matrixfree import MatrixFree
 from fisher.pmat.mixed import PMatMixed
 from fisher.pmat.spectra import clipped
 from linmaps import checks, trees
-from linmaps.linalg import cutoff
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import cutoff
 
 
 @typed

@@ -21,9 +21,9 @@ from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.arrays import check_target, per_example
 from fisher.pmat.base import PMat, Regul
 from linmaps import checks, trees
-from linmaps.linalg import solve
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import solve
 
 Loss = str | Likelihood | Callable[[Tensor, Tensor], Tensor]
 LOSSES = ("cross_entropy", "squared_error")

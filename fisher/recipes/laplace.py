@@ -20,9 +20,9 @@ from fisher.likelihoods import probabilities as predictive
 from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag
 from fisher.pmat.base import PMat
 from linmaps import checks, trees
-from linmaps.linalg import working
-from linmaps.precision import full_precision, full_precision_methods
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import working
 
 INDEFINITE = (
     "N F + prior_precision I is not positive definite, so it is no precision; take the Fisher or Gauss-Newton matrix in place "

@@ -13,8 +13,8 @@ from torch import Tensor
 from fisher.layers import LayerCollection
 from fisher.pmat.base import PMat, Regul
 from linmaps import checks, trees
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
 
 METHODS = ("obd", "obs")
 

@@ -10,9 +10,9 @@ from torch.func import vmap
 
 from fisher.pmat.base import PMat, check_regul
 from linmaps import trees
-from linmaps.linalg import pinv
-from linmaps.precision import full_precision
-from linmaps.typed import typed
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
+from linmaps.numerics.linalg import pinv
 
 
 @typed

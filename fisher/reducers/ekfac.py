@@ -18,7 +18,7 @@ from fisher.products import gradient, joined, product_squares
 from fisher.reducers.base import LeafRows, Options, Reducer, mean
 from fisher.reducers.kfac import KFAC
 from fisher.uses import Layer
-from linmaps.linalg import eigh
+from linmaps.numerics.linalg import eigh
 
 Bases = tuple[Tensor, Tensor]
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fisher.forms import Form
-from linmaps.trees import Path
+from linmaps.trees.keys import Path
 
 PLAIN = Form()
 

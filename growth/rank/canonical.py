@@ -13,8 +13,8 @@ from growth.rank.directions import beside, column_size, rounding
 from linmaps.checks import Params
 from linmaps.factorized.decompose import cp_als, khatri_rao, reconstruct_cp
 from linmaps.factorized.kinds.base import listed, named
-from linmaps.linalg import damped, positive_root, solve
-from linmaps.numeric import frobenius, norm_or
+from linmaps.numerics.linalg import damped, positive_root, solve
+from linmaps.numerics.numeric import frobenius, norm_or
 
 SWEEPS = 8
 RIDGE = 1e-8

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher.pmat.base import PMat
 from linmaps import trees
-from linmaps.linalg import damped, inv, working
+from linmaps.numerics.linalg import damped, inv, working
 
 
 @dataclasses.dataclass(frozen=True)

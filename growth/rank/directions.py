@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from linmaps.factorized.decompose import svd
-from linmaps.linalg import positive_root
+from linmaps.numerics.linalg import positive_root
 
 
 def rounding(M: Tensor) -> float:

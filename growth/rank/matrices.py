@@ -9,7 +9,7 @@ from growth.draws import Draw
 from growth.rank.directions import away, beside, column_size, leading, span, with_zeros
 from linmaps.checks import Params
 from linmaps.factorized.decompose import svd
-from linmaps.numeric import frobenius, norm_or
+from linmaps.numerics.numeric import frobenius, norm_or
 
 
 def side_by_side(V: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from growth.rank.change import More, _Form, check_gradient, grow_rank
 from growth.rank.curvature import Curvature, curvature
 from linmaps.checks import Params
 from linmaps.checks import size as check_size
-from linmaps.linalg import working
+from linmaps.numerics.linalg import working
 
 
 @door()

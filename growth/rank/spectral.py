@@ -11,10 +11,11 @@ from torch import Tensor
 
 from growth.draws import Draw
 from growth.rank.directions import leading
-from linmaps import Spectral, householder
+from linmaps import Spectral
 from linmaps.checks import Params
 from linmaps.factorized.decompose import svd
-from linmaps.numeric import frobenius, norm_or
+from linmaps.numerics import householder
+from linmaps.numerics.numeric import frobenius, norm_or
 
 SIDES = ("U", "V")
 

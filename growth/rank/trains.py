@@ -15,8 +15,8 @@ from growth.draws import Draw
 from growth.rank.directions import beside, column_size, leading, span, with_zeros
 from growth.rank.matrices import residual
 from linmaps.factorized.decompose import svd
-from linmaps.linalg import pinv
-from linmaps.numeric import frobenius
+from linmaps.numerics.linalg import pinv
+from linmaps.numerics.numeric import frobenius
 
 
 def noise(shapes: Sequence[tuple[int, ...]], more: tuple[int, ...], draw: Draw) -> list[Tensor]:

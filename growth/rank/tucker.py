@@ -12,7 +12,7 @@ from growth.rank.directions import away, beside, column_size, leading, span, wit
 from linmaps.checks import Params
 from linmaps.factorized.decompose import reconstruct_tucker, svd, times, tucker_hosvd, unfolded
 from linmaps.factorized.kinds.base import listed, named
-from linmaps.numeric import frobenius, norm_or
+from linmaps.numerics.numeric import frobenius, norm_or
 
 SWEEPS = 2
 

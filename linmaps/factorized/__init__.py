@@ -77,7 +77,7 @@ from linmaps.factorized.regularize import (
     tensor_lasso,
 )
 from linmaps.factorized.spec import Factorized
-from linmaps.shapes import tensorized_shape
+from linmaps.numerics.shapes import tensorized_shape
 
 __all__ = [
     "Factorization",

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.checks import Checked, Params, Shape
-from linmaps.door import door
+from linmaps.base.checked import Checked
+from linmaps.checks import Params, Shape
+from linmaps.checks.door import door
+from linmaps.checks.typed import typed
 from linmaps.factorized.convolve import Option, axes_of, check_x, convolve, multiplications, space_after
 from linmaps.factorized.kinds import KINDS, Fitting
 from linmaps.factorized.ranks import Rank, fraction
-from linmaps.numeric import frobenius, uniform, working
-from linmaps.typed import typed
+from linmaps.numerics.numeric import frobenius, uniform, working
 
 FACTORIZATIONS = ("cp", "tucker", "tt", "dense")
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from linmaps import lapack
 from linmaps.checks import number, room, size
-from linmaps.door import door
-from linmaps.linalg import refined
-from linmaps.numeric import HALF, eye_like, working
-from linmaps.typed import typed
+from linmaps.checks.door import door
+from linmaps.checks.precision import HALF
+from linmaps.checks.typed import typed
+from linmaps.numerics import lapack
+from linmaps.numerics.linalg import refined
+from linmaps.numerics.numeric import eye_like, working
 
 
 def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:

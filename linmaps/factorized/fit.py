@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from linmaps import trees
 from linmaps.checks import Params, size
-from linmaps.door import door
+from linmaps.checks.door import door
+from linmaps.checks.modules import check_untouched, has_forward_of, initialised, value_of
+from linmaps.checks.typed import typed
 from linmaps.factorized.randomized import tt_sketches, tucker_sketches
 from linmaps.factorized.spec import Factorized
-from linmaps.modules import check_untouched, has_forward_of, initialised, value_of
-from linmaps.numeric import frobenius, normal, working
-from linmaps.shapes import tensorized_shape
-from linmaps.typed import typed
+from linmaps.numerics.numeric import frobenius, normal, working
+from linmaps.numerics.shapes import tensorized_shape
 
 
 class Factorization(tuple[Factorized, dict[str, Tensor]]):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
+from linmaps.checks.typed import typed
 from linmaps.factorized.kinds import Kind
-from linmaps.typed import typed
 
 Layer = int | Sequence[int] | Tensor | None
 

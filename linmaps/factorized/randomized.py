@@ -13,17 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from linmaps.factorized.decompose import (
-    check_tt_ranks,
-    check_tucker_ranks,
-    restored,
-    svd,
-    swept,
-    times,
-    unfolded,
-)
-from linmaps.linalg import basis
-from linmaps.numeric import normal, working
+from linmaps.factorized.decompose import check_tt_ranks, check_tucker_ranks, restored, svd, swept, times, unfolded
+from linmaps.numerics.linalg import basis
+from linmaps.numerics.numeric import normal, working
 
 Shapes = list[tuple[int, int]]
 

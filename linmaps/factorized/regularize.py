@@ -16,12 +16,13 @@ from torch import Generator, Tensor
 
 from linmaps import trees
 from linmaps.checks import Params, size
-from linmaps.door import door
+from linmaps.checks.door import door
+from linmaps.checks.precision import HALF
+from linmaps.checks.typed import typed
 from linmaps.factorized.kinds import KINDS, Kind
 from linmaps.factorized.spec import Factorized
-from linmaps.linalg import positive_root
-from linmaps.numeric import HALF, frobenius, working
-from linmaps.typed import typed
+from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import frobenius, working
 
 OnBonds = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 Number = float | Tensor

@@ -14,17 +14,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from linmaps import lapack
-from linmaps.arrays import OfArrays
+from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
+from linmaps.checks.precision import HALF
+from linmaps.checks.typed import typed
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.layers import Layer, Layers
 from linmaps.factorized.multiply import IMPLEMENTATIONS, multiply, plan_for
 from linmaps.factorized.plan import Plan
-from linmaps.linalg import positive_root
-from linmaps.numeric import HALF, by_planes, frobenius, uniform, working
-from linmaps.registry import register
-from linmaps.typed import typed
+from linmaps.families.patterns.arrays import OfArrays
+from linmaps.numerics import lapack
+from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import by_planes, frobenius, uniform, working
 
 
 @functools.lru_cache(maxsize=1024)

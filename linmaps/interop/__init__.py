@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from linmaps import trees
+from linmaps.checks.precision import HALF
+from linmaps.checks.typed import typed
 from linmaps.interop import slim, tltorch
-from linmaps.numeric import HALF
-from linmaps.typed import typed
 
 
 @typed

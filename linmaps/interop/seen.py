@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.compose import Affine
-from linmaps.composite import Composite
-from linmaps.numeric import working
+from linmaps.composed.compose import Affine
+from linmaps.composed.composite import Composite
+from linmaps.numerics.numeric import working
 
 Found = tuple[Any, dict[str, Any]]  # a Map or an RNNCell, and its params
 

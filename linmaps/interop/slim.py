@@ -8,28 +8,28 @@ from typing import Any
 import torch
 from torch.nn.utils import parametrizations
 
-from linmaps import lapack
-from linmaps.bounded import BoundedNorm
-from linmaps.compose import Scale
-from linmaps.dense import Identity, IdentityInit, Linear
-from linmaps.gates import L0
-from linmaps.gram import PSD, TrivialNullSpace
+from linmaps.checks.modules import check_untouched, has_forward_of, initialised, parametrized, value_of
+from linmaps.composed.compose import Scale
+from linmaps.composed.recurrent import RNNCell
+from linmaps.families.eigenvalues.stable import PowerBound, StableSplit
+from linmaps.families.entries.dense import Identity, IdentityInit, Linear
+from linmaps.families.entries.gates import L0
+from linmaps.families.entries.perron import PerronFrobenius
+from linmaps.families.entries.sparse import Lasso, LassoReLU, NonNegative, Split
+from linmaps.families.entries.stochastic import LeftStochastic, RightStochastic
+from linmaps.families.singular_values.bounded import BoundedNorm
+from linmaps.families.singular_values.orthogonal import Orthogonal
+from linmaps.families.singular_values.svd import SVD, SVDLearnBounds
+from linmaps.families.symmetries.gram import PSD, TrivialNullSpace
+from linmaps.families.symmetries.skew import DampedSkewSymmetric, SkewSymmetric
+from linmaps.families.symmetries.symmetric import Symmetric
+from linmaps.families.symmetries.symplectic import BlockSkew
 from linmaps.interop import slim_factors
 from linmaps.interop.seen import Found, Seen, with_bias
-from linmaps.linalg import negative_determinant
-from linmaps.modules import check_untouched, has_forward_of, initialised, parametrized, value_of
-from linmaps.numeric import eye_like, unbetween
-from linmaps.orthogonal import Orthogonal
-from linmaps.packing import pack_upper
-from linmaps.perron import PerronFrobenius
-from linmaps.recurrent import RNNCell
-from linmaps.skew import DampedSkewSymmetric, SkewSymmetric
-from linmaps.sparse import Lasso, LassoReLU, NonNegative, Split
-from linmaps.stable import PowerBound, StableSplit
-from linmaps.stochastic import LeftStochastic, RightStochastic
-from linmaps.svd import SVD, SVDLearnBounds
-from linmaps.symmetric import Symmetric
-from linmaps.symplectic import BlockSkew
+from linmaps.numerics import lapack
+from linmaps.numerics.linalg import negative_determinant
+from linmaps.numerics.numeric import eye_like, unbetween
+from linmaps.numerics.packing import pack_upper
 
 
 def convert(module: Any) -> Found | None:

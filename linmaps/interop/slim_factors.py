@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.butterfly import Butterfly
-from linmaps.dense import Identity
+from linmaps.families.entries.dense import Identity
+from linmaps.families.patterns.butterfly import Butterfly
+from linmaps.families.patterns.permutation import Permutation
+from linmaps.families.singular_values.orthogonal import Orthogonal
+from linmaps.families.singular_values.spectral import Spectral, SymmetricSpectral
 from linmaps.interop.seen import Found, Seen, with_bias
-from linmaps.numeric import eye_like
-from linmaps.orthogonal import Orthogonal
-from linmaps.permutation import Permutation
-from linmaps.spectral import Spectral, SymmetricSpectral
+from linmaps.numerics.numeric import eye_like
 
 # --- products of reflections -----------------------------------------------------------------------------------------
 

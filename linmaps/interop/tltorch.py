@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import Shape
+from linmaps.checks.modules import check_untouched
 from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.spec import Factorized
 from linmaps.interop.seen import Found
-from linmaps.modules import check_untouched
-from linmaps.numeric import working
+from linmaps.numerics.numeric import working
 
 WEIGHTS = {"DenseTensorized": "dense", "CPTensorized": "cp", "TuckerTensorized": "tucker", "BlockTT": "blocktt"}
 CURE = "fit its matrix [in, out] with linmaps.Factorized(...).from_matrix"

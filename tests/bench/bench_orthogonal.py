@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from linmaps import Orthogonal, householder, trees
+from linmaps import Orthogonal, trees
+from linmaps.numerics import householder
 from tests.bench.harness import race
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 from fisher import cg
-from linmaps import linalg
+from linmaps.numerics import linalg
 from tests.laws import close
 
 D = torch.float64

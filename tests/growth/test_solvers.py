@@ -8,7 +8,7 @@ from torch.func import jacfwd, jacrev, vmap
 
 from growth import solvers
 from growth.solvers import pseudo_root, pseudo_solve
-from linmaps.linalg import pinv, rounding
+from linmaps.numerics.linalg import pinv, rounding
 from tests.growth.oracle import close
 
 ZERO = torch.zeros((), dtype=torch.float64)

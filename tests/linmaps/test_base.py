@@ -12,8 +12,8 @@ from torch.func import vmap
 
 import linmaps
 from linmaps import trees
-from linmaps.arrays import OfArrays
-from linmaps.numeric import frobenius
+from linmaps.families.patterns.arrays import OfArrays
+from linmaps.numerics.numeric import frobenius
 from tests.linmaps.zoo import ENTRIES, generator, label, random_params
 
 SPEC = linmaps.Linear(3, 2, bias=True)

@@ -9,7 +9,7 @@ import torch
 from torch.func import grad, jacfwd, jacrev
 
 from linmaps import Butterfly, Permutation
-from linmaps.butterfly import fused
+from linmaps.families.patterns.butterfly import fused
 from tests.linmaps.kinds.butterfly import butterfly_matrix
 from tests.linmaps.zoo import descend, generator, random_params, squared
 

@@ -14,7 +14,8 @@ import torch
 import fisher
 import growth
 import linmaps
-from linmaps import packing, trees
+from linmaps import trees
+from linmaps.numerics import packing
 from tests.laws import Case
 from tests.linmaps import zoo
 from tests.linmaps.cases import CASES

@@ -28,7 +28,7 @@ from linmaps import (
     Transpose,
     trees,
 )
-from linmaps.composite import Composite
+from linmaps.composed.composite import Composite
 from tests.linmaps.kinds.compose import ENTRIES
 from tests.linmaps.zoo import KINDS, descend, generator, label, random_params, residual
 

@@ -16,7 +16,7 @@ from torch.func import grad, vmap
 
 import linmaps
 from linmaps import strategies, trees
-from linmaps.composite import Composite
+from linmaps.composed.composite import Composite
 from tests.linmaps import zoo
 
 over_the_zoo = pytest.mark.parametrize("entry", zoo.ENTRIES, ids=zoo.label)

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev, jvp, vmap
 
-from linmaps.linalg import (
+from linmaps.numerics.linalg import (
     constant_eigh,
     cutoff,
     denoised,

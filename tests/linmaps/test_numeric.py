@@ -2,7 +2,8 @@
 
 import torch
 
-from linmaps.numeric import HALF, frobenius, normal, uniform, working
+from linmaps.checks.precision import HALF
+from linmaps.numerics.numeric import frobenius, normal, uniform, working
 from tests.linmaps.zoo import generator
 
 

@@ -8,7 +8,7 @@ import torch
 
 import linmaps
 from linmaps import Orthogonal
-from linmaps.orthogonal import METHODS
+from linmaps.families.singular_values.orthogonal import METHODS
 from tests.linmaps.test_householder import check_haar
 from tests.linmaps.zoo import descend, generator, random_params
 

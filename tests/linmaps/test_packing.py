@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.func import grad, jacfwd, vmap
 
-from linmaps import packing
-from linmaps.packing import pack_upper, skew, symmetric, unpack_upper
+from linmaps.numerics import packing
+from linmaps.numerics.packing import pack_upper, skew, symmetric, unpack_upper
 
 
 def filled(packed, n, diagonal, below):

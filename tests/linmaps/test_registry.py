@@ -6,8 +6,8 @@ from typing import ClassVar
 import pytest
 
 import linmaps
-from linmaps.composite import Composite
-from linmaps.registry import register
+from linmaps.base.registry import register
+from linmaps.composed.composite import Composite
 
 
 def test_names_and_classes():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from linmaps import Orthogonal, Schur, householder, trees
+from linmaps import Orthogonal, Schur, trees
+from linmaps.numerics import householder
 from linmaps.strategies import ADVERSARIES
 from tests.linmaps.test_stable import operations, radius
 from tests.linmaps.zoo import descend, generator, random_params

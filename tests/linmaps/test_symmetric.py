@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import linmaps
-from linmaps.packing import unpack_upper
+from linmaps.numerics.packing import unpack_upper
 from tests.linmaps.zoo import random_params
 
 

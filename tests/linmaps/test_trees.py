@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 from linmaps import trees
-from linmaps.paths import names
 from linmaps.trees import Layout
+from linmaps.trees.keys import names
 from tests.laws import close
 
 D = torch.float64

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps import lapack
 from linmaps.factorized.plan import Cost, Way, product
-from linmaps.numeric import normal
+from linmaps.numerics import lapack
+from linmaps.numerics.numeric import normal
 
 Leaves = Mapping[str, Tensor]
 Shape = tuple[int, ...]

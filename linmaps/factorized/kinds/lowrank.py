@@ -10,7 +10,7 @@ from linmaps.factorized.decompose import svd
 from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.plan import Way, product
 from linmaps.factorized.randomized import randomized_svd
-from linmaps.linalg import product_svdvals
+from linmaps.numerics.linalg import product_svdvals
 
 
 class LowRank(Kind):

@@ -1,0 +1,72 @@
+"""The registry of maps: snake_case name -> class, in the order of names, read-only to its readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from linmaps import trees
+
+if TYPE_CHECKING:
+    from linmaps.base.contract import Map
+
+C = TypeVar("C", bound="type[Map]")
+
+
+class Registry(Mapping[str, "type[Map]"]):
+    """Every map by its name; prints as a table of what each one promises.
+
+    >>> import linmaps
+    >>> linmaps.maps["orthogonal"](4, 2)
+    Orthogonal(in_features=4, out_features=2, bias=False, method='householder', n_reflectors=None, det=None)
+    >>> linmaps.maps["orthogonl"]
+    Traceback (most recent call last):
+    KeyError: "no map is called 'orthogonl'; expected one of ['block_diagonal', ...]"
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[Map]] = {}
+
+    def __getitem__(self, name: str) -> type[Map]:
+        if name not in self._classes:
+            raise KeyError(f"no map is called {name!r}; expected one of {list(self)}")
+        return self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._classes))
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __repr__(self) -> str:
+        rows = [("name", "shape", "kept", "time", "params at 8 x 8", "promise")]
+        for name, cls in self.items():
+            shape, kept, count = (
+                "square" if cls.square else "any",
+                "hard" if cls.hard else "soft",
+                cls._of_size(8, 8).n_params,
+            )
+            rows.append((name, shape, kept, cls.time or "-", str(count), cls.promise))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[5]]) for row in rows)
+
+
+maps = Registry()
+
+
+def register(cls: C) -> C:
+    """Class decorator: enter a concrete map under `cls.name`, and let `torch.load` of default settings read its specs.
+
+    ValueError for a name that is taken by another class or is not a snake_case identifier.
+    """
+    name = cls.name
+    if not name.isidentifier() or name != name.lower():
+        raise ValueError(f"{cls.__name__}.name: got {name!r}, expected a snake_case identifier")
+    taken = maps._classes.get(name, cls)
+    if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"{cls.__name__}.name: {name!r} is the name of {taken.__qualname__}; choose another")
+    maps._classes[name] = trees.static(cls)
+    return cls

@@ -1,0 +1,25 @@
+"""Checks: what is said before anything runs, by name, with what was got, what is expected and the cure.
+
+In reading order:
+    values      numbers, sizes, dtypes and devices of what a function is given
+    explained   torch's own errors, in the words of the arguments
+    typed       arguments held against annotations
+    precision   numbers in the precision of their tensors, whatever torch.autocast is on
+    door        what every public function of params does first
+    modules     whether a torch module does what its class says
+"""
+
+from linmaps.checks.values import (
+    Params,
+    Shape,
+    alike,
+    floating,
+    homogeneous,
+    number,
+    one_kind,
+    room,
+    size,
+    values,
+)
+
+__all__ = ["Params", "Shape", "alike", "floating", "homogeneous", "number", "one_kind", "room", "size", "values"]

@@ -1,0 +1,71 @@
+"""What every public function of params does first: mappings become dicts, and torch.autocast is off inside.
+
+Results then have the dtype of the arguments, and the same bits, wherever the function is called.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from linmaps import trees
+from linmaps.checks.precision import HALF, at_home
+from linmaps.trees.mappings import is_mapping
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_accelerator = torch.accelerator.current_accelerator()  # of the build: no device is asked
+ACCELERATOR = "cpu" if _accelerator is None else _accelerator.type
+
+
+def dicts(node: Any) -> Any:
+    """The tree with a dict for each mapping, whatever its type, as deep as mappings go."""
+    if type(node) is Tensor or (type(node) is dict and all(type(t) is Tensor for t in node.values())):
+        return node  # as nearly always
+    return {k: dicts(node[k]) for k in node.keys()} if is_mapping(node) else node  # noqa: SIM118
+
+
+def widened(args: Any) -> Any:
+    """What autocast left in half precision, in the dtype of the other arguments."""
+    found = {t.dtype.to_real() for t in trees.leaves(args) if isinstance(t, Tensor) and _inexact(t)}
+    wider = found - set(HALF)
+    if not wider:
+        return args
+    dtype = functools.reduce(torch.promote_types, wider)
+    return trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.dtype in HALF else t, args)
+
+
+def _inexact(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
+
+
+def door(fn: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: fn takes any mapping for a dict, and computes under torch.autocast as it does without.
+
+    Derivatives that are taken under autocast are torch's, in its dtype.
+
+    >>> import torch
+    >>> product = door(lambda a, b: a @ b)
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     product(torch.ones(1, 1), torch.ones(1, 1)).dtype
+    torch.float32
+    """
+    is_on, autocast, accelerator = torch._C._is_any_autocast_enabled, torch.autocast, ACCELERATOR
+    plain, wide = dicts, widened
+
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        args = tuple([plain(a) for a in args])  # type: ignore[assignment]
+        if kwargs:
+            kwargs = {k: plain(a) for k, a in kwargs.items()}  # type: ignore[assignment]
+        if not is_on():
+            return fn(*args, **kwargs)
+        args, kwargs = wide((args, kwargs))
+        with autocast("cpu", enabled=False), autocast(accelerator, enabled=False):
+            return fn(*args, **kwargs)
+
+    return at_home(wrapped, fn)

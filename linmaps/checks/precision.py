@@ -1,0 +1,101 @@
+"""Numbers in the precision of their tensors, whatever `torch.autocast` is on around a call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch
+
+from linmaps.checks.explained import explained
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+State = tuple[str, torch.dtype, bool]
+
+HALF = (torch.float16, torch.bfloat16)
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def active() -> list[State]:
+    """The devices on which autocast is on, each with its dtype and whether casts of weights are kept.
+
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     active()
+    [('cpu', torch.bfloat16, True)]
+    """
+    kept = torch.is_autocast_cache_enabled()
+    return [(d, torch.get_autocast_dtype(d), kept) for d in DEVICES if torch.is_autocast_enabled(d)]
+
+
+@contextlib.contextmanager
+def autocasting(states: list[State], enabled: bool) -> Iterator[None]:
+    """Autocast on (as it was), or off, on these devices."""
+    with contextlib.ExitStack() as stack:
+        for device, dtype, kept in states:
+            stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=kept))
+        yield
+
+
+def full_precision(*calls: str) -> Callable[[Fn], Fn]:
+    """Decorator: the function runs with autocast off; the functions that it is given as the arguments `calls` run with
+    autocast as it was around the call.
+
+    >>> @full_precision("f")
+    ... def twice(f, x):
+    ...     return f(x).dtype, (x @ x).dtype
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     twice(lambda x: x @ x, torch.ones(2, 2))
+    (torch.bfloat16, torch.float32)
+    """
+
+    def decorate(fn: Fn) -> Fn:
+        signature = inspect.signature(fn) if calls else None
+        on, off, as_it_was = active, autocasting, _as_it_was
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            states = on()
+            if not states:
+                return fn(*args, **kwargs)
+            if signature is not None:
+                bound = signature.bind(*args, **kwargs)
+                for name in calls:
+                    if callable(bound.arguments.get(name)):
+                        bound.arguments[name] = as_it_was(bound.arguments[name], states)
+                args, kwargs = bound.args, bound.kwargs
+            with off(states, False):
+                return fn(*args, **kwargs)
+
+        return at_home(run, fn)  # type: ignore[return-value]
+
+    return decorate
+
+
+def at_home(wrapper: Callable[..., Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The wrapper (which may use no global name) as a function of fn's module, with its name, docstring and signature: by its
+    globals doctest knows the module that a function is of."""
+    own = FunctionType(wrapper.__code__, fn.__globals__, None, None, wrapper.__closure__)  # type: ignore[attr-defined]
+    return functools.wraps(fn)(own)
+
+
+def _as_it_was(f: Callable[..., Any], states: list[State]) -> Callable[..., Any]:
+    @functools.wraps(f)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with autocasting(states, True):
+            return f(*args, **kwargs)
+
+    return run
+
+
+OPERATORS = ("__matmul__", "__add__", "__sub__", "__mul__", "__pow__", "__truediv__", "__neg__", "__call__")
+
+
+def full_precision_methods(cls: type) -> None:
+    """Each public method that a class itself defines, and its operators, run with autocast off and explain torch's
+    errors; for `__init_subclass__`."""
+    for name, member in list(vars(cls).items()):
+        if isinstance(member, FunctionType) and (not name.startswith("_") or name in OPERATORS):
+            setattr(cls, name, full_precision()(explained(member)))

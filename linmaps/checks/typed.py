@@ -1,0 +1,163 @@
+"""Arguments of functions held against their annotations, before anything runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from linmaps.checks.explained import explained, said
+from linmaps.checks.values import number
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def typed(fn: F) -> F:
+    """The function, which raises a TypeError that names the argument where one is not what its annotation says.
+
+    An int is no bool and no float, a float is a finite number, where `float | Tensor` stands a tensor is real and finite, text
+    is no sequence; what is annotated Any is left to the function.  A default may always be given.
+
+    >>> @typed
+    ... def scaled(factor: float, names: Sequence[str] = ()) -> float:
+    ...     return 2 * factor
+    >>> scaled("x")
+    Traceback (most recent call last):
+    TypeError: factor: got str, expected float
+    """
+    checked = annotated(fn)
+
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        return checked(args, kwargs)
+
+    # the globals of fn itself, by which doctest and pickle find where it is from
+    made = types.FunctionType(opened.__code__, fn.__globals__, fn.__name__, None, opened.__closure__)  # type: ignore[attr-defined]
+    return functools.update_wrapper(made, fn)  # type: ignore[return-value]
+
+
+def typed_methods(cls: type) -> None:
+    """`typed` for each public method that a class itself defines; for `__init_subclass__`."""
+    for name, member in list(vars(cls).items()):
+        if isinstance(member, types.FunctionType) and not name.startswith("_"):
+            setattr(cls, name, typed(member))
+
+
+def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    """`checked(args, kwargs)`, which calls fn as `typed(fn)` does."""
+    names, defaults = _parameters(fn)
+    explaining = explained(fn)
+
+    @functools.cache
+    def hints() -> dict[str, Any]:
+        return {name: hint for name in names if (hint := _hint(fn, name)) is not Any}
+
+    def wrong(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
+        known = hints()
+        for name, value in (*zip(names, args), *kwargs.items()):
+            if name in known and value is not defaults.get(name, known):
+                try:
+                    fine = fits(value, known[name], name)
+                except (TypeError, ValueError) as error:
+                    return error
+                if not fine:
+                    expected = str(fn.__annotations__[name]).replace("typing.", "")
+                    return TypeError(f"{name}: got {_shown(value)}, expected {expected}")
+        return None
+
+    def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        error = None if torch.compiler.is_compiling() else wrong(args, kwargs)
+        if error is None:
+            return explaining(*args, **kwargs)
+        try:  # what the function itself says of it is more to the point
+            fn(*args, **kwargs)
+        except Exception as own:
+            if said(own):
+                raise
+            raise error from own
+        raise error
+
+    return checked
+
+
+def fits(value: Any, hint: Any, name: str = "value") -> bool:
+    """Whether a value is what an annotation says; ValueError that names it for a number that is not finite.
+
+    >>> fits(2, float), fits(True, int), fits("ab", Sequence[str]), fits(None, int | None), fits([1, "a"], list[int])
+    (True, False, False, True, False)
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Any, bool) or isinstance(hint, TypeVar):
+        return True
+    if hint is None or hint is type(None):
+        return value is None
+    if origin in (typing.Union, types.UnionType):
+        if {float, Tensor} <= set(inner) and _numeric(value):
+            return _finite(value, name)
+        return any(fits(value, option, name) for option in inner)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is float:
+        return _numeric(value) and _finite(value, name)
+    if origin is Callable or hint is Callable:
+        return callable(value)
+    if origin is type:
+        return isinstance(value, type)
+    if origin is tuple:
+        fine = isinstance(value, (tuple, list))
+        if not fine or not inner:
+            return fine
+        wanted = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        return len(wanted) == len(value) and all(fits(v, h, name) for v, h in zip(value, wanted))
+    if origin in (Mapping, dict):
+        return isinstance(value, Mapping)
+    if origin in (list, Sequence, Iterable):
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+            return False
+        return not isinstance(value, (list, tuple)) or all(fits(v, h, name) for h in inner for v in value)
+    return isinstance(value, hint) if _concrete(hint) else True
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, (Real, Tensor)) and type(value) is not bool
+
+
+def _finite(value: Any, name: str) -> bool:
+    if isinstance(value, Tensor) and value.ndim:
+        return not value.is_complex()
+    number(value, name)
+    return True
+
+
+def _concrete(hint: Any) -> bool:
+    """Whether isinstance answers for it: a class, and no protocol."""
+    return isinstance(hint, type) and not getattr(hint, "_is_protocol", False)
+
+
+def _parameters(fn: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
+    """Names in order, those that come by position before the others, and defaults."""
+    found = inspect.signature(fn).parameters
+    named = [n for n, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return named, {n: found[n].default for n in named if found[n].default is not inspect.Parameter.empty}
+
+
+def _hint(fn: Callable[..., Any], name: str) -> Any:
+    """The annotation as an object; Any where it names what the module does not import when it runs."""
+    written = fn.__annotations__.get(name, Any)
+    try:
+        return eval(written, fn.__globals__) if isinstance(written, str) else written  # type: ignore[attr-defined]
+    except NameError:
+        return Any
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
+    inner = {type(v).__name__ for v in value} if isinstance(value, (list, tuple)) else set()
+    return f"{type(value).__name__} of {', '.join(sorted(inner))}" if inner else type(value).__name__

@@ -1,0 +1,12 @@
+"""Numerics: what maps and matrices compute with, right to rounding in every mode and under every transform.
+
+In reading order:
+    numeric       dtypes to work in, numbers from a generator, quantities between bounds
+    shapes        sizes of the modes of a tensorized matrix
+    lapack        the one door to decompositions: NaN in, NaN out
+    linalg        solves, inverses, eigen- and pseudo-inverses with right derivatives where values repeat
+    householder   products of reflections by blocks
+    rotations     rotations of skew matrices, and their logarithm
+    packing       triangles as vectors
+    bounds        excess of eigenvalues, nearest rows
+"""

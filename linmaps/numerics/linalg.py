@@ -1,0 +1,293 @@
+"""Dense numerics whose derivatives are right: solves, pseudo-inverse, symmetric eigen-decomposition.
+
+n, d sizes of a symmetric matrix.  Thresholds are relative; half precision is computed in float32 and cast back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from linmaps.checks.precision import HALF
+from linmaps.numerics import lapack
+from linmaps.numerics.numeric import working as working_dtype
+
+Number = float | Tensor
+
+
+def working(t: Tensor) -> Tensor:
+    """`t` in a dtype that factorizations know: half precision becomes float32."""
+    return t.to(working_dtype(t.dtype))
+
+
+def in_working(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    """fn of the arguments in a dtype that factorizations know, cast back."""
+    result = fn(*(working(a) for a in args))
+    return result.to(args[0].dtype) if args[0].dtype in HALF else result
+
+
+def positive_root(squared: Tensor) -> Tensor:
+    """sqrt with derivative 0 at 0; of what rounding made negative 0."""
+    positive = ~(squared <= 0)  # true of NaN too
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+
+
+def damped(matrix: Tensor, regul: Number) -> Tensor:
+    """matrix + regul I."""
+    return matrix + regul * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+
+
+def _inverse_of(m: Tensor) -> Callable[[Tensor], Tensor]:
+    """B -> m^-1 B by QR, constant in m.
+
+    Not by LU: batches of LU (so inv, solve, and all that under vmap) are wrong on the CPU for n > 150 with more than one
+    thread (torch issues 141358 and 142815).
+    """
+    q, r = torch.linalg.qr(m.detach())
+    return lambda b: torch.linalg.solve_triangular(r, q.mH @ b, upper=True)
+
+
+def refined(
+    inverse: Callable[[Tensor], Tensor], operator: Callable[[Tensor], Tensor], b: Tensor, constant: Tensor
+) -> Tensor:
+    """x with operator(x) = b, its numbers from `inverse(constant)`, constant being b without derivatives.
+
+    Two steps x <- x + inverse(b - operator(x)) give derivatives to the second order, in every mode, whatever way the
+    constant inverse was computed: those of a factorization may not exist where those of x do.
+    """
+    value = inverse(constant)
+    x = value
+    for _ in range(2):
+        step = x + inverse(b - operator(x))
+        x = value + (step - step.detach())
+    return x
+
+
+def solve(matrix: Tensor, b: Tensor) -> Tensor:
+    """matrix^-1 b for b `[n]` or `[n, k]` and any invertible matrix, right to the second derivative.
+
+    >>> import torch
+    >>> solve(torch.diag(torch.tensor([1.0, 2.0])), torch.ones(2))
+    tensor([1.0000, 0.5000])
+    """
+
+    def run(m: Tensor, b: Tensor) -> Tensor:
+        columns = b[:, None] if b.ndim == 1 else b
+        if not differentiated(m) and not differentiated(b):
+            return _inverse_of(m)(columns).reshape(b.shape)
+        return refined(_inverse_of(m), lambda x: m @ x, columns, columns.detach()).reshape(b.shape)
+
+    return in_working(run, matrix, b)
+
+
+def inv(matrix: Tensor) -> Tensor:
+    """matrix^-1; two Newton steps X <- 2 X - X M X give derivatives to the third order.
+
+    >>> import torch
+    >>> inv(torch.diag(torch.tensor([1.0, 2.0])))
+    tensor([[1.0000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+
+    def run(m: Tensor) -> Tensor:
+        value = _inverse_of(m)(torch.eye(m.shape[-1], dtype=m.dtype, device=m.device))
+        x = value
+        for _ in range(2 if differentiated(m) else 0):
+            step = 2 * x - x @ (m @ x)
+            x = value + (step - step.detach())
+        return x
+
+    return in_working(run, matrix)
+
+
+def logabsdet(matrix: Tensor) -> Tensor:
+    """log |det matrix|, a scalar, by QR.
+
+    >>> import torch
+    >>> logabsdet(torch.diag(torch.tensor([1.0, -1.0])))
+    tensor(0.)
+    """
+    return in_working(lambda m: lapack.qr(m)[1].diagonal().abs().log().sum(), matrix)
+
+
+def shifted(m: Tensor) -> Tensor:
+    """m [n, n] with a diagonal at the size of rounding, for the eigenvalues of general matrices.
+
+    LAPACK's iteration may fail to converge for a matrix of rank one, such as a constant one; this prevents it, and leaves
+    a triangular matrix triangular.
+    """
+    small = 8 * torch.finfo(m.dtype).eps * m.detach().abs().amax()
+    return m + small * torch.diag(torch.linspace(0, 1, len(m), dtype=m.dtype, device=m.device))
+
+
+def basis(Y: Tensor) -> Tensor:
+    """Q [m, l] of the QR decomposition of Y [m, l], with derivatives that exist where those of QR do not.
+
+    With R constant, X = Y R^-1 has the span of Y and is orthonormal up to what Y changes; two Newton-Schulz steps
+    X <- X (3 I - X^H X) / 2 make it so.  What depends on the span alone has its right derivatives; columns of Y that
+    depend on those before them, as beyond the rank of a matrix, move nothing.
+
+    >>> import torch
+    >>> basis(torch.ones(4, 2)).shape
+    torch.Size([4, 2])
+    """
+    Q, R = torch.linalg.qr(Y.detach())
+    size = R.diagonal().abs()
+    dependent = size <= 64 * max(Y.shape) * torch.finfo(Y.dtype).eps * size.amax(0, keepdim=True)
+    R = torch.where(dependent[:, None] | dependent, torch.eye(len(R), dtype=R.dtype, device=R.device), R)
+    moved = torch.linalg.solve_triangular(R, torch.where(dependent, 0.0, Y), upper=True, left=False)
+    X = Q + (moved - moved.detach())
+    eye = torch.eye(X.shape[1], dtype=X.dtype, device=X.device)
+    for _ in range(2):
+        X = X + X @ (eye - X.mH @ X) / 2
+    return Q + (X - X.detach())
+
+
+def product_svdvals(U: Tensor, V: Tensor) -> Tensor:
+    """Singular values of U V for U [n, r], V [r, m], r <= min(n, m), at size r; smooth where those of the product are not."""
+    s = lapack.svdvals((basis(U).mT @ U) @ (V @ basis(V.mT)))
+    return torch.nn.functional.pad(s, (0, min(len(U), V.shape[-1]) - V.shape[-2]))
+
+
+def eigvals(m: Tensor) -> Tensor:
+    """Eigenvalues [n] of m [n, n], in LAPACK's order, also where its iteration would fail: off by rounding.
+
+    >>> import torch
+    >>> eigvals(torch.full((20, 20), 50.0, dtype=torch.float64)).abs().amax()
+    tensor(1000.0000, dtype=torch.float64)
+    """
+    return lapack.eigvals(shifted(m))
+
+
+def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues `[n]` ascending and eigenvectors `[n, n]` of a symmetric matrix, safe to differentiate.
+
+    The numbers are those of `plain_eigh`; the derivatives are those of two steps of iterative refinement (Ogita and
+    Aishima, 2018), which converge quadratically: with R = I - U'U and S = U'MU,
+
+        lambda_i = S_ii / (1 - R_ii),   U <- U + U E,   E_ij = (S_ij + lambda_j R_ij) / (lambda_j - lambda_i),
+
+    and E_ij = R_ij / 2 where lambda_i = lambda_j, so that no derivative is infinite.  Half precision runs in float32.
+
+    >>> import torch
+    >>> eigh(torch.diag(torch.tensor([2.0, 1.0])))[0]
+    tensor([1., 2.])
+    """
+    if working(m) is not m:
+        values, vectors = eigh(working(m))
+        return values.to(m.dtype), vectors.to(m.dtype)
+    values, vectors = plain_eigh(m.detach())
+    if len(m) == 0 or not differentiated(m):
+        return values, vectors
+    close = (values[None, :] - values[:, None]).abs() <= 64 * len(m) * torch.finfo(m.dtype).eps * values.abs().amax()
+    U = vectors
+    for _ in range(2):
+        R, S, lam = _rayleigh(m, U)
+        distance = torch.where(close, 1.0, lam[None, :] - lam[:, None])
+        U = U + U @ torch.where(close, R / 2, (S + lam[None, :] * R) / distance)
+    lam = _rayleigh(m, U)[2]
+    return values + (lam - lam.detach()), vectors + (U - U.detach())
+
+
+def differentiated(t: Tensor) -> bool:
+    """Whether a derivative may be asked of t: it requires grad, a transform of torch.func wraps it, or it has a tangent."""
+    return t.requires_grad or torch.func.debug_unwrap(t) is not t or unpack_dual(t).tangent is not None
+
+
+def plain_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
+    """`lapack.eigh` of the symmetric part of m, which converges for a singular one too.
+
+    LAPACK's iteration may fail in float32 where rows are zero and the rank is low (second moments of inputs that are
+    mostly dead); a diagonal far below rounding prevents it.
+    """
+    m = (m + m.mH) / 2
+    if m.shape[-1] == 0:
+        return lapack.eigh(m)
+    tiny = torch.finfo(m.dtype).eps ** 2 * m.abs().amax()
+    return lapack.eigh(m + tiny * torch.diag(torch.linspace(0.5, 1, len(m), dtype=tiny.dtype, device=m.device)))
+
+
+def constant_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
+    """`plain_eigh` without derivatives; half precision runs in float32."""
+    values, vectors = plain_eigh(working(m.detach()))
+    return values.to(m.dtype), vectors.to(m.dtype)
+
+
+def denoised(values: Tensor, cut: float | None = None) -> Tensor:
+    """Eigenvalues with zero for those up to `cut` times the largest: None for what float64 leaves on a null direction."""
+    if len(values) == 0:
+        return values
+    cut = cutoff(len(values), torch.float64) if cut is None else cut
+    return torch.where(values.abs() > cut * values.abs().amax(), values, 0.0)
+
+
+def cutoff(n: int, dtype: torch.dtype) -> float:
+    """What rounding leaves on a null direction of a product X'X `[n, n]`, relative: measured 0.5 to 1.5 eps."""
+    return max(8.0, 4 * n**0.5) * torch.finfo(dtype).eps
+
+
+def rounding(values: Tensor) -> float:
+    """`cutoff` for eigenvalues `[n]`."""
+    return cutoff(len(values), values.dtype)
+
+
+def _rayleigh(m: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    R = torch.eye(len(m), dtype=m.dtype, device=m.device) - U.mT @ U
+    S = U.mT @ m @ U
+    return R, S, S.diagonal() / (1 - R.diagonal())
+
+
+def negative_determinant(m: Tensor) -> Tensor:
+    """Whether det m < 0, a bool scalar: each reflection of a QR decomposition turns the sign, and so does R's diagonal."""
+    a, tau = torch.geqrf(working(m.detach()))
+    return ((a.diagonal() < 0).sum() + (tau != 0).sum()) % 2 == 1
+
+
+def pinv(
+    a: Tensor,
+    ridge: float | Tensor = 0.0,
+    rtol: float | None = None,
+    *,
+    size: Tensor | None = None,
+    atol: float | Tensor = 0.0,
+) -> Tensor:
+    """Pseudo-inverse of the symmetric `a + ridge I` `[d, d]`.
+
+    Eigenvalues up to `rtol` times the largest, or up to `atol`, count as zero (None: max(8, 4 √d) machine epsilons;
+    rounding puts one or two on a null direction of a product X'X).  size: a scalar in place of the largest eigenvalue, for
+    an `a` that is a difference of larger terms.
+
+    In the eigenbasis V of the values, taken as constant, a matrix of constant rank is
+
+        V'aV = [D, C'; C, C D^-1 C'],    a⁺ = V [I; F] H D^-1 H [I, F'] V',    F = C D^-1,   H = (I + F'F)^-1,
+
+    with C = 0 and D diagonal at the values themselves: two Newton steps for D^-1 and two terms of H make derivatives up
+    to the third order exact, in any mode, with an error that grows like the condition number (the derivative of
+    `torch.linalg.pinv` loses its square: its null-space terms do not vanish at full rank).
+    """
+    d = a.shape[-1]
+    if d == 0:
+        return a
+    if working(a) is not a:
+        rtol = cutoff(d, a.dtype) if rtol is None else rtol
+        return pinv(working(a), ridge, rtol, size=size, atol=atol).to(a.dtype)
+    a = (a + a.mT) / 2
+    if isinstance(ridge, Tensor) or ridge:
+        a = damped(a, ridge)
+    values, v = plain_eigh(a.detach())
+    kept = values.abs() > (rounding(values) if rtol is None else rtol) * (
+        values.abs().amax() if size is None else size.detach()
+    )
+    kept = kept & (values.abs() > (atol.detach() if isinstance(atol, Tensor) else atol))
+    start = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
+    b = v.mT @ a @ v
+    core = torch.where(kept[:, None] & kept, b, 0.0)
+    x = 2 * torch.diag(start) - start[:, None] * core * start
+    x = 2 * x - x @ core @ x
+    f = torch.where(~kept[:, None] & kept, b, 0.0) @ x
+    left = torch.diag(kept.to(a.dtype)) + f
+    left = left - left @ (f.mT @ f)
+    return v @ (left @ x @ left.mT) @ v.mT

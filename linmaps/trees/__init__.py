@@ -1,0 +1,49 @@
+"""Trees of tensors: vector-space operations, paths, flat order, records.  The one room that knows the pytree library.
+
+A tree is any optree-registered pytree of tensors.  Vectors in parameter space are trees shaped like `params`; a flat
+order exists only in `ravel`: the leaf order of optree (dict keys sorted, as in JAX), row-major inside a leaf.
+
+In reading order:
+    keys       paths as tuples of keys and as dotted strings
+    nodes      what a container holds, one subtree read or replaced
+    mappings   mappings of any type in place of dicts
+    shapes     is this tree one of those?
+    algebra    the vector space of trees
+    ensembles  equal trees along a new leading axis
+    flat       one vector [d] of a tree, and back
+    records    frozen dataclasses that are pytrees
+"""
+
+from linmaps.trees.algebra import add, axpy, dot, flatten, leaves, map, norm, scale, sub, zeros_like
+from linmaps.trees.ensembles import stack, unstack
+from linmaps.trees.flat import Layout, ravel, unravel
+from linmaps.trees.keys import path_str
+from linmaps.trees.nodes import get, one_level, paths, replace
+from linmaps.trees.records import record, static
+from linmaps.trees.shapes import check_like
+
+__all__ = [
+    "Layout",
+    "add",
+    "axpy",
+    "check_like",
+    "dot",
+    "flatten",
+    "get",
+    "leaves",
+    "map",
+    "norm",
+    "one_level",
+    "path_str",
+    "paths",
+    "ravel",
+    "record",
+    "replace",
+    "scale",
+    "stack",
+    "static",
+    "sub",
+    "unravel",
+    "unstack",
+    "zeros_like",
+]
