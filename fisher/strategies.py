@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fisher import pmat
-from fisher.fim import fim
+from fisher.passes.information import fim
 from linmaps import trees
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

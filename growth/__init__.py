@@ -12,97 +12,53 @@ A growth step: one pass over data, two small solves, an enlarged tree; the optim
 >>> grown = growth.grow(params, pair, new, delta=delta, scale=(0.5, 1.0))
 >>> grown["hidden"]["weight"].shape, grown["output"]["weight"].shape
 (torch.Size([4, 2]), torch.Size([3, 4]))
->>> moments = growth.grow_like({"m": params}, params, grown)
+>>> state = growth.grow_like({"momentum": params}, params, grown)
 
 The delta is subtracted, new units are added and come last; `decrease` and `gain` are slopes of the mean loss.
+`growth.interop.coming_from("gromo")` is a table of its names beside ours.
 
-Coming from gromo (its modules hold their statistics, pending updates and amplitudes; ours are values: statistics -> delta, new
--> grown params.  In the table s is a Statistics, new a Neurons, delta a Delta, graph a Graph).  What the last column calls
-"a value" needs no counterpart: there is no state to switch, to reset or to delete.
-
-    =====================================================  ==========================================================
-    gromo                                                  growth
-    =====================================================  ==========================================================
-    LinearGrowingModule(in, out, previous_module)          Pair(before, after, activation): two layers of your params
-    Conv2dGrowingModule, restricted and full               Pair, statistics(taps=) "centre" and "all"; any dimension
-    post_layer_function, extended_post_layer_function      Pair.activation, or read from f
-    layer, weight, bias, get_fan_in_from_layer             trees.get(params, path): leaves of your tree
-    number_of_parameters, parameters(), weights_statistics  trees.leaves(params), Layout.numel; Growth: a table per step
-    in_neurons, out_features, input_volume                 layers_of(params, pair): shapes of leaves
-    target_in_neurons, missing_neurons, complete_growth    to_target(current, target), widen(params, pair, k)
-    number_of_neurons_to_add                               fixed_proportional(initial, target, steps)
-    init_computation, update_computation                   statistics(f, params, data, pair): one pass, s + s merges
-    reset_computation, store_input, store_pre_activity     statistics: a value, nothing is stored in layers
-    compute_statistics, enumerate_dataloader               statistics(data=, progress=)
-    tensor_s, tensor_m, tensor_s_growth, tensor_m_prev     Statistics.S, Statistics.M, Statistics.S_prev, Statistics.M_prev
-    cross_covariance, covariance_loss_gradient             Statistics.P, Statistics.E
-    tensor_n, compute_n_update, projected_v_goal           Statistics.crossed(change): N = P ΔW' - M_prev
-    update_computation_true_fisher                         with_fisher(stats, f, params, data, pair), output_fisher
-    TensorStatistic, TensorStatiticWithEstimationError     Statistics, standard_errors(parts), split_half(first, second)
-    compute_optimal_delta(use_fisher, fisher_shrinkage)    optimal_delta(stats, ridge, rtol, output_metric=, shrinkage=)
-    force_pseudo_inverse, dtype                            optimal_delta: minimum norm always, at the accuracy of stats
-    delta_raw, optimal_delta_layer                         Delta.weight, Delta.bias, Delta.joined
-    parameter_update_decrease                              Delta.decrease
-    compute_optimal_updates, _added_parameters             optimal_neurons(stats, k, target, delta=)
-    use_projection, use_covariance, use_fisher             optimal_neurons(target=, input_metric=, output_metric=)
-    alpha_zero, omega_zero, ignore_singular_values         zero_in(stats, k), zero_out(stats, k), scale_neurons(new)
-    statistical_threshold, numerical_threshold             optimal_neurons(threshold=, noise_floor=, rtol=), noise_floor
-    TINY, GradMax, SENN-like settings                      tiny(stats, k), gradmax(stats, k), senn(stats, k)
-    extended_input_layer, extended_output_layer            Neurons.fan_out, Neurons.fan_in, Neurons.fan_in_bias
-    eigenvalues_extension, activation_gradient             Neurons.eigenvalues, Statistics.slope, Statistics.sigma0
-    new_neurons_fo_improvement, first_order_improvement    Neurons.gain, improvement(new, delta): true slopes
-    scaling_factor, optimal_delta_scaling, the other two   grow(scale=): (t_delta, t_neurons)
-    extended_forward                                       apply_extended(f, params, pair, new, delta, scale, x)
-    apply_change, _apply_output_changes                    grow(params, pair, new, delta=, scale=), grow_like
-    parameter_step(dW, db)                                 trees.add(a, b)
-    sub_select_optimal_added_parameters                    truncate(new, k), keep(new, which), compact(new)
-    delete_update                                          grow: a value, the old params stay valid
-    scale_parameter_update, scale_layer_extension          grow(scale=), scale_neurons(new, fan_in=, fan_out=)
-    scale_layer, normalize_optimal_updates                 normalize(new, delta, params, pair, kind=)
-    layer_of_tensor, layer_in_extension                    layer_in_extension(layer, weight), layer_out_extension
-    add_parameters                                         add_parameters(layer, added_in_features=, matrix_extension=)
-    create_layer_extensions, KNOWN_EXTENSION_INITS         initialize(params, pair, k, fan_in=, fan_out=, generator=)
-    allocate_layer_extensions, copy_initialization_variance  initialize: rules "copy_uniform", "kaiming_normal", ...
-    apply_rescaling, apply_neuron_pairing                  rescale(params, pair, k, kind=), paired(new, noise=)
-    LinearMergeGrowingModule, previous_tensor_s            Sum, Graph, graph_statistics, node_delta
-    ConstantModule, growth from width zero                 Pair: a leaf [0, r] is a layer, its bias acts
-    GrowingBatchNorm, LayerNorm, GroupNorm: grow           Pair.norm: batch norms grow along with their unit
-    GrowingDropout                                         Pair: dropout is the identity where statistics are taken
-    GrowingContainer, select_best_update                   compare(pairs, news, deltas), statistics of a list of pairs
-    SequentialGrowingModel, set_growing_layers             fit_and_grow(f, params, data, pair): one or several
-    GrowingMLP, Perceptron, GrowingResidualBlock           Pair: write f; residual sums need nothing special
-    GrowingDAG, expand_node, define_next_actions           Graph, candidates(gstats, k), grow_graph
-    line_search                                            line_search(f, params, data, pair, new, delta)
-    gradient_descent, evaluate_model                       fit_and_grow, torch.func.grad
-    sqrt_inverse, compute_optimal_added_parameters         linmaps.numerics.linalg.pinv, optimal_neurons(stats, k)
-    compute_mask_tensor_t, create_bordering_effect_weight  statistics(taps=): positions meet by an index
-    pickle, state_dict of a grown net                      torch.save(grown): trees of tensors
-    =====================================================  ==========================================================
+Rooms, each built on those before it:
+    reading/      what a pair of layers is in the params, and in f
+    moments/      first-order statistics, one pass over data
+    closed_form/  the best change and the best new units, from moments alone
+    surgery/      enlarged, narrowed, rescaled params
+    rank/         more or fewer ranks of factorized maps
+    carry/        optimizer states, averages, Fisher matrices go along
+    training/     when, where, how much: schedules, scores, searches, `fit_and_grow`
+    graph/        graphs of layers: new edges, new nodes
+    interop/      from other libraries
+    strategies    Hypothesis strategies (needs hypothesis)
 """
 
-from growth.carry import grow_like, prune_like
-from growth.deepen import deepen
-from growth.delta import Delta, optimal_delta
-from growth.descent import Optimizer, adam, sgd
-from growth.fit import Fit, Step, fit_and_grow
-from growth.graph import Graph, Node, carry_graph
-from growth.graph_growth import NewEdge, NewUnits, NodeDelta, new_edge, new_node, node_delta, wider_node
-from growth.graph_statistics import GraphStatistics, graph_statistics
-from growth.graph_step import Candidates, candidates, choose_graph_sign, grow_graph
-from growth.initialize import initialize, paired
-from growth.metric import output_fisher, with_fisher
-from growth.neurons import Neurons, optimal_neurons
-from growth.noise import StandardErrors, noise_floor, split_floor, split_half, standard_errors
-from growth.normalize import normalize
-from growth.optimizers import swap_parameters
-from growth.pairs import Pair, Sum
-from growth.presets import gradient_norms, gradmax, random, senn, tiny, zero_in, zero_out
-from growth.prune import Removed, cut, prune, restore, unit_scores, weakest_units
+from growth import interop
+from growth.carry.optimizers import swap_parameters
+from growth.carry.state import grow_like, prune_like
+from growth.closed_form.delta import Delta, optimal_delta
+from growth.closed_form.initialization import initialize, paired
+from growth.closed_form.neurons import Neurons, optimal_neurons
+from growth.closed_form.noise import StandardErrors, noise_floor, split_floor, split_half, standard_errors
+from growth.closed_form.normalization import normalize
+from growth.closed_form.presets import gradient_norms, gradmax, random, senn, tiny, zero_in, zero_out
+from growth.closed_form.select import compact, keep, merge_neurons, scale_neurons, truncate
+from growth.closed_form.signs import choose_sign
+from growth.graph.growth import NewEdge, NewUnits, NodeDelta, new_edge, new_node, node_delta, wider_node
+from growth.graph.nodes import Graph, Node, carry_graph
+from growth.graph.statistics import GraphStatistics, graph_statistics
+from growth.graph.step import Candidates, candidates, choose_graph_sign, grow_graph
+from growth.moments.first_order import Statistics, statistics
+from growth.moments.metric import output_fisher, with_fisher
 from growth.rank import grow_rank, rank_scores, reduce_rank
-from growth.rescale import rescale
-from growth.resize import add_parameters, layer_in_extension, layer_out_extension
-from growth.schedules import by_gain, fixed_proportional, geometric, in_steps_of, shuffles, to_target
-from growth.scores import (
+from growth.reading.pairs import Pair, Sum
+from growth.surgery.deepening import deepen
+from growth.surgery.enlarge import apply_extended, grow
+from growth.surgery.pruning import Removed, cut, prune, restore, unit_scores, weakest_units
+from growth.surgery.rescaling import rescale
+from growth.surgery.resize import add_parameters, layer_in_extension, layer_out_extension
+from growth.surgery.widening import widen
+from growth.training.descent import Optimizer, adam, sgd
+from growth.training.fit import Fit, Step, fit_and_grow
+from growth.training.schedules import by_gain, fixed_proportional, geometric, in_steps_of, shuffles, to_target
+from growth.training.scores import (
     Comparison,
     compare,
     gradmax_score,
@@ -112,12 +68,7 @@ from growth.scores import (
     senn_score,
     senn_trigger,
 )
-from growth.search import Search, line_search
-from growth.select import compact, keep, merge_neurons, scale_neurons, truncate
-from growth.signs import choose_sign
-from growth.statistics import Statistics, statistics
-from growth.surgery import apply_extended, grow
-from growth.widen import widen
+from growth.training.search import Search, line_search
 
 __all__ = [
     "Candidates",
@@ -165,6 +116,7 @@ __all__ = [
     "improvement",
     "in_steps_of",
     "initialize",
+    "interop",
     "keep",
     "layer_in_extension",
     "layer_out_extension",
@@ -210,3 +162,7 @@ __all__ = [
     "zero_in",
     "zero_out",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

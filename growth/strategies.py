@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from growth.graph import Graph, Node
-from growth.neurons import Neurons, optimal_neurons
-from growth.pairs import Activation, Pair
-from growth.statistics import Statistics
+from growth.closed_form.neurons import Neurons, optimal_neurons
+from growth.graph.nodes import Graph, Node
+from growth.moments.first_order import Statistics
+from growth.reading.pairs import Activation, Pair
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: 1.0 * z,

@@ -12,59 +12,22 @@ torch.Size([8, 5])
 >>> bool(spec.singular_values(params).max() <= 1.0)
 True
 
-`linmaps.maps` is the registry of all maps; it prints as a table of their promises.  `linmaps.strategies` (needs
-hypothesis) draws specs, params and inputs for tests.  `from_module` takes a trained module over.  `Factorized` and
-`factorize` are tensorized weights; `linmaps.factorized` says more, also to those who come from tensorly-torch.
+`print(linmaps.maps)` is the table of all maps and promises.  `linmaps.interop.coming_from("slim")` and
+`coming_from("tensorly-torch")` are tables of their names beside ours; `from_module` takes a trained module over.
 
-Coming from NeuroMANCER's slim, whose matrices are [in, out] too (its modules hold what here is a spec and its params; its
-`effective_W()`, `reg_error()`, `eig()` and `forward(x)` are `effective_W(params)`, `reg_error(params)`, `eig(params)` and
-`apply(params, x)`; its biases are never part of W here; sizes come first, all options are keywords):
-
-    ================================================  =================================================================
-    slim                                              linmaps
-    ================================================  =================================================================
-    Linear(insize, outsize, bias)                     Linear(in_features=, out_features=, bias=)
-    IdentityLinear                                    Identity()
-    IdentityInitLinear                                IdentityInit()
-    NonNegativeLinear                                 NonNegative(method="relu"); by default softplus, never dead
-    SplitLinear                                       Split(method="relu")
-    StableSplitLinear(sigma_min, sigma_max)           StableSplit(sigma_min=, sigma_max=), stable indeed
-    LassoLinear(gamma)                                Lasso(gamma=), with project after each step
-    LassoLinearRELU(gamma)                            LassoReLU(gamma=)
-    L0Linear(weight_decay, droprate_init)             L0(weight_decay=, droprate_init=), noise is an argument
-    L0Linear(temperature, lamda)                      L0(temperature=, lamda=)
-    RightStochasticLinear                             RightStochastic()
-    LeftStochasticLinear                              LeftStochastic()
-    PerronFrobeniusLinear(sigma_min, sigma_max)       PerronFrobenius(sigma_min=, sigma_max=)
-    SymmetricLinear                                   Symmetric()
-    SkewSymmetricLinear                               SkewSymmetric()
-    DampedSkewSymmetricLinear(sigma_min, sigma_max)   DampedSkewSymmetric(sigma_min=, sigma_max=, time=), which damps
-    PSDLinear                                         PSD(rank=, eps=)
-    OrthogonalLinear                                  Orthogonal(method=, n_reflectors=, det=)
-    SpectralLinear(n_U_reflectors, n_V_reflectors)    Spectral(n_U_reflectors=, n_V_reflectors=)
-    SpectralLinear(sigma_min, sigma_max)              Spectral(sigma_min=, sigma_max=)
-    SymmetricSpectralLinear(n_reflectors)             SymmetricSpectral(n_reflectors=, sigma_min=, sigma_max=)
-    SVDLinear(sigma_min, sigma_max)                   SVD(sigma_min=, sigma_max=); Spectral() without a penalty
-    SVDLinearLearnBounds(sigma_min, sigma_max)        SVDLearnBounds(sigma_min=, sigma_max=) and its bounds
-    SymmetricSVDLinear(sigma_min, sigma_max)          SymmetricSVD(sigma_min=, sigma_max=), symmetric indeed
-    SchurDecompositionLinear(l2)                      Schur(gamma_max=, nonnormal=); bounds in place of the penalty
-    SymplecticLinear                                  BlockSkew() is that matrix; Symplectic(n_factors=) is symplectic
-    GershgorinLinear(sigma_min, sigma_max, real)      Gershgorin(sigma_min=, sigma_max=, real=)
-    BoundedNormLinear(sigma_min, sigma_max, p)        BoundedNorm(sigma_min=, sigma_max=, p=, soft=)
-    TrivialNullSpaceLinear(rank, epsilon)             TrivialNullSpace(rank=, epsilon=)
-    PowerBoundLinear(max_p, pwr_iters)                PowerBound(max_p=, method=); no iteration
-    ButterflyLinear(complex, tied_weight)             Butterfly(complex=, tied_weight=)
-    ButterflyLinear(increasing_stride, ortho_init)    Butterfly(increasing_stride=, blocks=), "rotation" stays orthogonal
-    Permutation                                       Permutation() and its argmax
-    Hprod(x, u, k)                                    hprod(x, U), all reflections at once
-    IdentityGradReLU                                  identity_grad_relu(x)
-    RNNCell(hidden_map, input_map, nonlin)            RNNCell(hidden_map=, input_map=, activation=)
-    RNN                                               rnn(cell, params, xs)
-    maps                                              maps
-    ================================================  =================================================================
+Rooms, each built on those before it:
+    trees/       vectors and params as pytrees of tensors
+    checks/      what is said of wrong arguments
+    numerics/    decompositions with right derivatives, reflections, rotations
+    base/        what a map is, and the registry
+    families/    the maps, one promise a file
+    composed/    maps made of maps, and `rnn`
+    factorized/  tensorized weights: CP, Tucker, tensor trains; `factorize`
+    interop/     from other libraries
+    strategies   Hypothesis strategies (needs hypothesis)
 """
 
-from linmaps import trees
+from linmaps import factorized, interop, trees
 from linmaps.base import Map
 from linmaps.base.registry import maps
 from linmaps.composed.assembled import Block, Product, Sum
@@ -156,9 +119,11 @@ __all__ = [
     "TrivialNullSpace",
     "factorize",
     "factorize_conv",
+    "factorized",
     "from_module",
     "hprod",
     "identity_grad_relu",
+    "interop",
     "maps",
     "rnn",
     "tensor_dropout",
@@ -166,3 +131,7 @@ __all__ = [
     "tensorized_shape",
     "trees",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,6 +2,15 @@
 
 B batch, C classes or coordinates, P positions, K columns, n samples.  Outputs are `[B, C, *positions]`; sum over positions.
 Each likelihood also gives the score, the gradient of log p(t | y), at sampled and at given targets.
+
+    base         what a likelihood answers
+    arrays       outputs with positions as rows
+    held         targets that do not count
+    categorical  logits; segmentation
+    bernoulli    binary logits
+    gaussian     means; means and variances
+    poisson      log rates
+    columns      estimators: exact, sampled, empirical columns
 """
 
 from __future__ import annotations
@@ -28,6 +37,11 @@ __all__ = [
     "root_part",
     "score",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 LIKELIHOODS: dict[str, Likelihood] = {
     "bernoulli": Bernoulli(),

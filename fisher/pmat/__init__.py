@@ -1,20 +1,30 @@
-"""Representations of a Fisher matrix, one file each."""
+"""Representations of a Fisher matrix, one file each.  d parameters; v a tree like params, J a map with leading axes.
 
-from fisher.pmat.base import PMat
-from fisher.pmat.blockdiag import PMatBlockDiag
-from fisher.pmat.dense import PMatDense
-from fisher.pmat.diag import PMatDiag
-from fisher.pmat.eigen import PMatEigen
-from fisher.pmat.ekfac import PMatEKFAC
-from fisher.pmat.eye import PMatEye
-from fisher.pmat.implicit import PMatImplicit
-from fisher.pmat.kfac import PMatKFAC
-from fisher.pmat.lowrank import PMatLowRank
-from fisher.pmat.mixed import PMatMixed
-from fisher.pmat.pullback import PMatPullback
-from fisher.pmat.quasidiag import PMatQuasiDiag
-from fisher.pmat.range import PMatRange
-from fisher.pmat.sum import PMatSum
+Rooms in reading order:
+    contract/        what a matrix is: the methods common to all
+    decompositions/  one block, decomposed
+    whole/           on all of parameter space at once
+    layered/         by layer
+    matrix_free/     functions v -> F v
+    algebra/         sums and products of two
+"""
+
+from fisher.pmat.algebra.product import multiply
+from fisher.pmat.algebra.sums import PMatSum
+from fisher.pmat.contract.base import PMat
+from fisher.pmat.layered.blockdiag import PMatBlockDiag
+from fisher.pmat.layered.ekfac import PMatEKFAC
+from fisher.pmat.layered.kfac import PMatKFAC
+from fisher.pmat.layered.mixed import PMatMixed
+from fisher.pmat.layered.quasidiag import PMatQuasiDiag
+from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.matrix_free.pulled_back import PMatPullback
+from fisher.pmat.whole.dense import PMatDense
+from fisher.pmat.whole.diag import PMatDiag
+from fisher.pmat.whole.eigen import PMatEigen
+from fisher.pmat.whole.eye import PMatEye
+from fisher.pmat.whole.lowrank import PMatLowRank
+from fisher.pmat.whole.range import PMatRange
 
 __all__ = [
     "PMat",
@@ -32,4 +42,9 @@ __all__ = [
     "PMatQuasiDiag",
     "PMatRange",
     "PMatSum",
+    "multiply",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

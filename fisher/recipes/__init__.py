@@ -1,10 +1,20 @@
-"""What a Fisher matrix is for: small pure functions on any PMat, one file each."""
+"""What a Fisher matrix is for: small pure functions on any PMat, one file each.
+
+In reading order:
+    natural_gradient  steps along the natural gradient, damped
+    steps             the exact length and momentum of a step
+    posterior         the Laplace approximation
+    influences        influences of examples
+    pruning           scores and masks
+    ewc               continual learning
+    dimension         effective dimension
+"""
 
 from fisher.recipes.dimension import effective_dimension
 from fisher.recipes.ewc import ewc_penalty, ewc_total
-from fisher.recipes.influence import influence, leave_one_out, self_influence
-from fisher.recipes.laplace import Laplace, laplace, tune_prior_precision
+from fisher.recipes.influences import influence, leave_one_out, self_influence
 from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradient_step
+from fisher.recipes.posterior import Laplace, laplace, tune_prior_precision
 from fisher.recipes.pruning import prune_mask, pruning_scores, unit_mask, unit_scores
 from fisher.recipes.steps import best_step
 
@@ -27,3 +37,7 @@ __all__ = [
     "unit_mask",
     "unit_scores",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

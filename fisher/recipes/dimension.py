@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat.base import PMat, Regul, check_regul
-from fisher.pmat.matrixfree import MatrixFree
-from fisher.pmat.mixed import PMatMixed
-from fisher.pmat.spectra import clipped
+from fisher.pmat.contract.base import PMat, Regul, check_regul
+from fisher.pmat.decompositions.spectra import clipped
+from fisher.pmat.layered.mixed import PMatMixed
+from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from linmaps import checks, trees
 from linmaps.checks.precision import full_precision
 from linmaps.checks.typed import typed

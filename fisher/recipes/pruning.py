@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.layers import LayerCollection
-from fisher.pmat.base import PMat, Regul
+from fisher.collector.layers import LayerCollection
+from fisher.pmat.contract.base import PMat, Regul
 from linmaps import checks, trees
 from linmaps.checks.precision import full_precision
 from linmaps.checks.typed import typed

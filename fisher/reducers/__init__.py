@@ -1,18 +1,19 @@
-"""Reducers: what one batch adds up for each representation, and the table of them."""
+"""Reducers: what one batch adds up for each representation.  B batch, S shared, I inputs, O outputs, C columns.
 
-from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatKFAC, PMatLowRank, PMatQuasiDiag
+In reading order:
+    base   what a reducer is: sums over a batch, and the matrix of their mean
+    kfac   Kronecker factors
+    rows   gradients of single examples: dense, blocks, diagonals, rows
+    ekfac  second moments in Kronecker eigenbases
+    table  representation -> reducer
+    mixed  several of them at once, by layer
+"""
+
 from fisher.reducers.base import Options, Reducer, gram
-from fisher.reducers.kfac import KFAC
-from fisher.reducers.rows import BlockDiag, Dense, Diag, Eye, LowRank, QuasiDiag
-
-REDUCERS: dict[type[PMat], type[Reducer]] = {
-    PMatKFAC: KFAC,
-    PMatDiag: Diag,
-    PMatQuasiDiag: QuasiDiag,
-    PMatBlockDiag: BlockDiag,
-    PMatDense: Dense,
-    PMatLowRank: LowRank,
-    PMatEye: Eye,
-}
+from fisher.reducers.table import REDUCERS
 
 __all__ = ["REDUCERS", "Options", "Reducer", "gram"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

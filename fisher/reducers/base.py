@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.exact_rows import LeafRows, of_layer
-from fisher.layers import LayerCollection
+from fisher.collector.exact_rows import LeafRows, of_layer
+from fisher.collector.layers import LayerCollection
+from fisher.collector.products import example_gradients
+from fisher.collector.uses import EXACT, UNUSED, Layer
 from fisher.pmat import PMat
-from fisher.products import example_gradients
-from fisher.uses import EXACT, UNUSED, Layer
 from linmaps import trees
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.layers import LayerCollection
+from fisher.collector.layers import LayerCollection
+from fisher.collector.products import gradient, joined, product_squares
+from fisher.collector.uses import Layer
 from fisher.pmat import PMat, PMatEKFAC
-from fisher.products import gradient, joined, product_squares
 from fisher.reducers.base import LeafRows, Options, Reducer, mean
 from fisher.reducers.kfac import KFAC
-from fisher.uses import Layer
 from linmaps.numerics.linalg import eigh
 
 Bases = tuple[Tensor, Tensor]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.forms import Lookup
-from fisher.layers import LayerCollection
+from fisher.collector.layers import LayerCollection
+from fisher.collector.products import cut
+from fisher.collector.rules.forms import Lookup
+from fisher.collector.uses import UNUSED, Layer
 from fisher.pmat import PMat, PMatKFAC
-from fisher.pmat.limits import check_dense
-from fisher.products import cut
+from fisher.pmat.contract.limits import check_dense
 from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
-from fisher.uses import UNUSED, Layer
 
 
 class KFAC(Reducer):

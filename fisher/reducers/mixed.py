@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.layers import LayerCollection
+from fisher.collector.layers import LayerCollection
 from fisher.pmat import PMat, PMatBlockDiag, PMatDiag, PMatEKFAC, PMatKFAC, PMatMixed
-from fisher.reducers import REDUCERS
 from fisher.reducers.base import LeafRows, Options, Reducer
 from fisher.reducers.kfac import KFAC
+from fisher.reducers.table import REDUCERS
 
 LARGEST_BLOCK = 4096
 PARTS: dict[type[PMat], type[Reducer]] = {**REDUCERS, PMatEKFAC: KFAC}  # KFAC, corrected by a second pass

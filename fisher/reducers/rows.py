@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.exact_rows import of_layer
-from fisher.layers import LayerCollection
+from fisher.collector.exact_rows import of_layer
+from fisher.collector.layers import LayerCollection
+from fisher.collector.products import cross, squares
+from fisher.collector.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
-from fisher.pmat.limits import check_dense
-from fisher.products import cross, squares
+from fisher.pmat.contract.limits import check_dense
 from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
-from fisher.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
 from linmaps import trees
 
 

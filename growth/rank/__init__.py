@@ -1,9 +1,22 @@
 """More or fewer ranks of structured maps: `grow_rank`, `rank_scores`, `reduce_rank`.
 
-A file for each kind: matrices (LowRank), canonical (CP), tucker, trains (TT, BlockTT), spectral (reflectors).
+In reading order:
+    change      the two public functions, by kind
+    scores      what each rank is worth
+    directions  new directions from a gradient, or drawn
+    curvature   the metric that ranks are measured in
+    matrices    LowRank
+    canonical   CP
+    tucker      Tucker
+    trains      TT, BlockTT
+    spectral    reflectors
 """
 
 from growth.rank.change import grow_rank, reduce_rank
 from growth.rank.scores import rank_scores
 
 __all__ = ["grow_rank", "rank_scores", "reduce_rank"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,11 +8,11 @@ import operator
 import torch
 from torch import Tensor
 
-from growth.draws import Draw
+from growth.closed_form.draws import Draw
 from growth.rank.directions import beside, column_size, rounding
 from linmaps.checks import Params
-from linmaps.factorized.decompose import cp_als, khatri_rao, reconstruct_cp
 from linmaps.factorized.kinds.base import listed, named
+from linmaps.factorized.tensors.decompose import cp_als, khatri_rao, reconstruct_cp
 from linmaps.numerics.linalg import damped, positive_root, solve
 from linmaps.numerics.numeric import frobenius, norm_or
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.base import PMat
+from fisher.pmat.contract.base import PMat
 from linmaps import trees
 from linmaps.numerics.linalg import damped, inv, working
 

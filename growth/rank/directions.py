@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from linmaps.factorized.decompose import svd
+from linmaps.factorized.tensors.decompose import svd
 from linmaps.numerics.linalg import positive_root
 
 

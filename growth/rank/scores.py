@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher.forward import jvp
-from growth.doors import door
+from fisher.collector.forward import jvp
 from growth.rank.canonical import largest
 from growth.rank.change import More, _Form, check_gradient, grow_rank
 from growth.rank.curvature import Curvature, curvature
+from growth.reading.doors import door
 from linmaps.checks import Params
 from linmaps.checks import size as check_size
 from linmaps.numerics.linalg import working

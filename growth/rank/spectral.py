@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from growth.draws import Draw
+from growth.closed_form.draws import Draw
 from growth.rank.directions import leading
 from linmaps import Spectral
 from linmaps.checks import Params
-from linmaps.factorized.decompose import svd
+from linmaps.factorized.tensors.decompose import svd
 from linmaps.numerics import householder
 from linmaps.numerics.numeric import frobenius, norm_or
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from growth.draws import Draw
+from growth.closed_form.draws import Draw
 from growth.rank.directions import beside, column_size, leading, span, with_zeros
 from growth.rank.matrices import residual
-from linmaps.factorized.decompose import svd
+from linmaps.factorized.tensors.decompose import svd
 from linmaps.numerics.linalg import pinv
 from linmaps.numerics.numeric import frobenius
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from growth.draws import Draw
+from growth.closed_form.draws import Draw
 from growth.rank.directions import away, beside, column_size, leading, span, with_zeros
 from linmaps.checks import Params
-from linmaps.factorized.decompose import reconstruct_tucker, svd, times, tucker_hosvd, unfolded
 from linmaps.factorized.kinds.base import listed, named
+from linmaps.factorized.tensors.decompose import reconstruct_tucker, svd, times, tucker_hosvd, unfolded
 from linmaps.numerics.numeric import frobenius, norm_or
 
 SWEEPS = 2

@@ -11,3 +11,7 @@ from linmaps.base.contract import Map
 from linmaps.base.registry import Registry, maps, register
 
 __all__ = ["Map", "Registry", "maps", "register"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,7 +9,7 @@ In reading order:
     modules     whether a torch module does what its class says
 """
 
-from linmaps.checks.values import (
+from linmaps.checks.arguments import (
     Params,
     Shape,
     alike,
@@ -23,3 +23,7 @@ from linmaps.checks.values import (
 )
 
 __all__ = ["Params", "Shape", "alike", "floating", "homogeneous", "number", "one_kind", "room", "size", "values"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

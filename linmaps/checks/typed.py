@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from linmaps.checks.arguments import number
 from linmaps.checks.explained import explained, said
-from linmaps.checks.values import number
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,6 +1,7 @@
 """Tensorized matrices: weights, embeddings and convolutions as tensors of few parameters, stateless.
 
 `linmaps.Factorized` is the map; `linmaps.factorize` makes one from given weights; here are the parts they are made of.
+W [in, out]; the tensor's modes are out first; `linmaps.interop.coming_from("tensorly-torch")` says what its names became.
 
 >>> import torch, linmaps
 >>> spec = linmaps.Factorized((7, 8, 14), (4, 8, 8), factorization="tt", rank=0.1)
@@ -8,63 +9,21 @@
 >>> spec.apply(params, torch.ones(64, 784)).shape, round(spec.ratio, 3)
 (torch.Size([64, 256]), 0.099)
 
-Coming from tensorly-torch (its modules hold what here is a spec and its params; weights are [in, out] here and the
-tensor's modes are out first, as there):
-
-    ==================================================  ===============================================================
-    tensorly-torch                                      linmaps
-    ==================================================  ===============================================================
-    FactorizedLinear(in_tensorized_features, ...)       Factorized(in_shape=, out_shape=, bias=)
-    FactorizedLinear(factorization, rank)               Factorized(factorization=, rank=), ranks after cutting in ranks
-    FactorizedLinear(implementation)                    Factorized(implementation=), "auto" besides
-    FactorizedLinear(n_layers, checkpointing)           Factorized(n_layers=, checkpointing=)
-    a trained FactorizedLinear                          from_module(module), or Factorized(compat=) for its ranks
-    FactorizedLinear.forward(x, indices)                Factorized.apply(params, x, layer)
-    FactorizedLinear.get_linear(indices), layer[i]      Factorized.select(params, layer) and Factorized.layers(params)
-    FactorizedLinear.reset_parameters                   Factorized.init(generator, std=)
-    FactorizedLinear.from_linear(linear, rank)          factorize(weight, bias, rank=, n_modes=)
-    FactorizedLinear.from_linear_list                   factorize(weight, bias) with lists
-    decomposition_kwargs                                factorize(n_sweeps=, sketch=, start=)
-    weight.to_matrix(), weight.to_tensor()              Factorized.effective_W(params, layer)
-    FactorizedEmbedding                                 Factorized(bias=) and Factorized.rows(params, idx, layer)
-    FactorizedEmbedding.from_embedding                  factorize(weight) of the embedding
-    FactorizedConv                                      FactorizedConv(in_channels=, out_channels=, kernel_size=)
-    FactorizedConv.forward(x)                           FactorizedConv.apply_conv(params, x, stride=, padding=)
-    FactorizedConv.from_conv(conv), transduct           factorize_conv(weight, bias), of the larger kernel
-    FactorizedConv(n_layers)                            FactorizedConv.apply_conv under torch.func.vmap
-    TCL(input_shape, rank)                              Kronecker(in_shape=, out_shape=) and Kronecker.apply_tensor(params, x)
-    TRL(input_shape, output_shape)                      Factorized(in_shape=, out_shape=) and Factorized.apply_tensor(params, x)
-    TRL.init_from_linear                                factorize(weight, bias, in_shape=, out_shape=)
-    DenseTensorized, DenseTensor                        Factorized(factorization=) "dense"
-    CPTensorized, CPTensor                              Factorized(factorization=) "cp"; cp_als(T), reconstruct_cp
-    TuckerTensorized, TuckerTensor                      Factorized(factorization=) "tucker"; tucker_hosvd(T), reconstruct_tucker
-    BlockTT                                             Factorized(factorization=) "blocktt"
-    TTTensor                                            Factorized(factorization=) "tt"; tt_svd(T), reconstruct_tt
-    ComplexCPTensorized, ComplexBlockTT, ...            Factorized.init(generator, dtype=) of a complex dtype
-    tensor_init, cp_init, tucker_init, tt_init          Factorized.init(generator, std=)
-    get_tensorized_shape(in_features, out_features)     tensorized_shape(n, n_modes), for each
-    tensor_dropout(factorized_tensor, p)                tensor_dropout(spec, params, mask), dropout_mask(spec, generator, p)
-    tensor_lasso(factorization, penalty)                tensor_lasso(spec, params, weights, penalty=), lasso_prox(weights, step)
-    remove_tensor_dropout, remove_tensor_lasso          nothing to remove; prune_ranks(spec, params, keep)
-    functional.convolve, functional.convNd              FactorizedConv.apply_conv(params, x)
-    functional.factorized_linear                        Factorized.apply(params, x)
-    functional.trl, factorized_tensordot                Factorized.apply_tensor(params, x)
-    utils.FactorList, ParameterList                     Factorized.shapes: leaves of a dict
-    ==================================================  ===============================================================
+In reading order:
+    tensors/    tensors of few parameters: ranks, decompositions, cheapest contractions
+    kinds/      the kinds of factorization, one a file
+    spec        Factorized
+    layers      several layers in one tensor
+    multiply    x times a factorized matrix, by its cheapest chain of products
+    checkpoint  chains computed again in the backward pass
+    fit         factorize: given weights compressed
+    regularize  inner products, dropout, lasso and pruning of ranks
+    conv        FactorizedConv
+    convolve    convolutions by their factors
 """
 
 from linmaps.factorized.conv import FactorizedConv, factorize_conv
-from linmaps.factorized.decompose import (
-    cp_als,
-    cp_start,
-    reconstruct_cp,
-    reconstruct_tt,
-    reconstruct_tucker,
-    tt_svd,
-    tucker_hosvd,
-)
 from linmaps.factorized.fit import Factorization, factorize, relative_error, sketches
-from linmaps.factorized.ranks import cp_rank, low_rank, tt_rank, tucker_rank
 from linmaps.factorized.regularize import (
     bonds,
     distance,
@@ -77,6 +36,16 @@ from linmaps.factorized.regularize import (
     tensor_lasso,
 )
 from linmaps.factorized.spec import Factorized
+from linmaps.factorized.tensors.decompose import (
+    cp_als,
+    cp_start,
+    reconstruct_cp,
+    reconstruct_tt,
+    reconstruct_tucker,
+    tt_svd,
+    tucker_hosvd,
+)
+from linmaps.factorized.tensors.ranks import cp_rank, low_rank, tt_rank, tucker_rank
 from linmaps.numerics.shapes import tensorized_shape
 
 __all__ = [
@@ -109,3 +78,7 @@ __all__ = [
     "tucker_hosvd",
     "tucker_rank",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

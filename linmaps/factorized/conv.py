@@ -21,7 +21,7 @@ from linmaps.checks.door import door
 from linmaps.checks.typed import typed
 from linmaps.factorized.convolve import Option, axes_of, check_x, convolve, multiplications, space_after
 from linmaps.factorized.kinds import KINDS, Fitting
-from linmaps.factorized.ranks import Rank, fraction
+from linmaps.factorized.tensors.ranks import Rank, fraction
 from linmaps.numerics.numeric import frobenius, uniform, working
 
 FACTORIZATIONS = ("cp", "tucker", "tt", "dense")

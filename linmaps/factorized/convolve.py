@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from linmaps.checks import Params, Shape
-from linmaps.factorized.decompose import reconstruct_tucker
 from linmaps.factorized.kinds.base import listed
+from linmaps.factorized.tensors.decompose import reconstruct_tucker
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 Option = int | Sequence[int]

@@ -14,8 +14,8 @@ from linmaps.checks import Params, size
 from linmaps.checks.door import door
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, value_of
 from linmaps.checks.typed import typed
-from linmaps.factorized.randomized import tt_sketches, tucker_sketches
 from linmaps.factorized.spec import Factorized
+from linmaps.factorized.tensors.randomized import tt_sketches, tucker_sketches
 from linmaps.numerics.numeric import frobenius, normal, working
 from linmaps.numerics.shapes import tensorized_shape
 

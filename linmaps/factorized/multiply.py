@@ -12,7 +12,7 @@ from torch import Tensor
 from linmaps.checks import Shape
 from linmaps.factorized.checkpoint import recompute
 from linmaps.factorized.kinds import KINDS, Kind, Leaves
-from linmaps.factorized.plan import Plan, least, product
+from linmaps.factorized.tensors.plan import Plan, least, product
 
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
 

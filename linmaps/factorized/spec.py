@@ -21,7 +21,7 @@ from linmaps.checks.typed import typed
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.layers import Layer, Layers
 from linmaps.factorized.multiply import IMPLEMENTATIONS, multiply, plan_for
-from linmaps.factorized.plan import Plan
+from linmaps.factorized.tensors.plan import Plan
 from linmaps.families.patterns.arrays import OfArrays
 from linmaps.numerics import lapack
 from linmaps.numerics.linalg import positive_root

@@ -47,3 +47,7 @@ __all__ = [
     "unstack",
     "zeros_like",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 import fisher
-from fisher.gram import gram
+from fisher.function_space.kernels import gram
 from linmaps import trees
 from tests.bench.bench_kfac import by_hand
 from tests.bench.harness import race

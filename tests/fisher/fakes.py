@@ -4,14 +4,7 @@ import dataclasses
 
 import torch
 
-from fisher.pmat import (
-    PMatBlockDiag,
-    PMatDense,
-    PMatDiag,
-    PMatEye,
-    PMatKFAC,
-    PMatQuasiDiag,
-)
+from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatKFAC, PMatQuasiDiag
 from linmaps import trees
 from linmaps.trees import Layout
 

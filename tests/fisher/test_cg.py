@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
-from fisher import cg
+from fisher.iterative import cg
 from linmaps.numerics import linalg
 from tests.laws import close
 

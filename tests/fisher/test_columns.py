@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, vmap
 
-from fisher.columns import ESTIMATORS, chunks, estimator
 from fisher.likelihoods import Bernoulli, Categorical, Gaussian, Poisson, Segmentation
+from fisher.likelihoods.columns import ESTIMATORS, chunks, estimator
 from tests.laws import close
 
 D = torch.float64

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 import fisher
-from fisher import check
+from fisher.checks import check
 from linmaps import trees
 from tests.laws import close
 

@@ -10,8 +10,8 @@ from torch.func import grad, vmap
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fisher
-from fisher.batches import batches, check_finite
-from fisher.fold import Mean, ema
+from fisher.checks.batches import batches, check_finite
+from fisher.passes.fold import Mean, ema
 from linmaps import trees
 from tests.laws import close
 

@@ -7,9 +7,9 @@ from torch.func import grad, jacfwd, jacrev, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 import fisher
-from fisher.fmat import FMatDense
-from fisher.gram import gram
-from fisher.jacobian import jacobian
+from fisher.function_space.fmat import FMatDense
+from fisher.function_space.jacobians import jacobian
+from fisher.function_space.kernels import gram
 from fisher.strategies import networks
 from linmaps import trees
 from tests.laws import close, noise_like

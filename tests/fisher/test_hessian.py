@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch.func import grad, jacrev, vmap
 from torch.func import hessian as full
 
-from fisher.hessian import ggn, hessian
-from fisher.layers import LayerCollection
-from fisher.pmat.blockdiag import PMatBlockDiag
-from fisher.pmat.dense import PMatDense
-from fisher.pmat.diag import PMatDiag
-from fisher.pmat.implicit import PMatImplicit
-from fisher.pmat.kfac import PMatKFAC
+from fisher.collector.layers import LayerCollection
+from fisher.passes.second_order import ggn, hessian
+from fisher.pmat.layered.blockdiag import PMatBlockDiag
+from fisher.pmat.layered.kfac import PMatKFAC
+from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.whole.dense import PMatDense
+from fisher.pmat.whole.diag import PMatDiag
 from linmaps import trees
 from tests.laws import close, noise_like, perturbed
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 import fisher
-from fisher.curvature import fisher_vector
 from fisher.likelihoods import Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson, Segmentation
-from fisher.pmat.implicit import PMatImplicit
-from fisher.pmat.lowrank import PMatLowRank
-from fisher.pmat.range import PMatRange
+from fisher.pmat.matrix_free.curvature import fisher_vector
+from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.whole.lowrank import PMatLowRank
+from fisher.pmat.whole.range import PMatRange
 from fisher.strategies import networks, vectors
 from linmaps import trees
 from tests.laws import close, noise_like, perturbed

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 import fisher
-from fisher.jacobian import jacobian
-from fisher.pfmap import PFMapDense, PFMapImplicit
+from fisher.function_space.implicit import PFMapImplicit
+from fisher.function_space.jacobians import jacobian
+from fisher.function_space.pfmap import PFMapDense
 from fisher.strategies import networks, vectors
 from linmaps import trees
 from tests.laws import close, noise_like

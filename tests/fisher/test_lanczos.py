@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, vmap
 
-from fisher import lanczos
+from fisher.iterative import lanczos
 from tests.laws import close
 
 D = torch.float64

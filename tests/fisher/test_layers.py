@@ -11,9 +11,9 @@ from hypothesis import given
 from torch.func import vjp, vmap
 
 import fisher
-from fisher.products import example_gradients, gradient
+from fisher.collector.io import layer_io
+from fisher.collector.products import example_gradients, gradient
 from fisher.strategies import networks
-from fisher.taps import layer_io
 from linmaps import trees
 from tests.laws import close, noise_like
 from tests.zoo import MODELS

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
-from fisher.pmat.dense import PMatDense
-from fisher.pmat.lowrank import PMatLowRank
-from fisher.pmat.range import PMatRange
+from fisher.pmat.whole.dense import PMatDense
+from fisher.pmat.whole.lowrank import PMatLowRank
+from fisher.pmat.whole.range import PMatRange
 from linmaps import trees
 from tests.laws import close, noise_like
 

@@ -83,7 +83,7 @@ def test_the_dense_matrix_is_that_of_the_masked_loss(net):
 def test_columns_of_masked_positions_are_zero_in_every_estimator_and_part():
     y, noise = randn(0, 4, 4, 5), torch.rand(3, 4, 4, 5, generator=torch.Generator().manual_seed(0), dtype=D)
     for name, options in (("exact", {}), ("mc", {"noise": noise}), ("empirical", {})):
-        columns = fisher.columns.estimator(name, LAST, **options)
+        columns = fisher.likelihoods.columns.estimator(name, LAST, **options)
         for part in columns.parts(y, T, 2):
             assert torch.count_nonzero(part[:, T < 0]) == 0
         kept = columns(y, T)[:, T >= 0]

@@ -6,7 +6,7 @@ from torch import nn
 
 import fisher
 from fisher import PMatDense, PMatDiag, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank
-from fisher.gram import gram
+from fisher.function_space.kernels import gram
 from linmaps import trees
 from tests.fisher import peers
 

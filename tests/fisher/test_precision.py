@@ -9,7 +9,7 @@ import torch
 from torch.func import grad, vmap
 
 from fisher.pmat import PMatDense, PMatKFAC
-from fisher.pmat.lowrank import PMatLowRank
+from fisher.pmat.whole.lowrank import PMatLowRank
 from linmaps import trees
 from linmaps.numerics.linalg import eigh, plain_eigh
 from linmaps.trees import Layout

@@ -7,11 +7,11 @@ import torch
 from torch.func import grad, jacrev, vmap
 
 import linmaps
-from fisher.pmat.dense import PMatDense
-from fisher.pmat.diag import PMatDiag
-from fisher.pmat.implicit import PMatImplicit
-from fisher.pmat.lowrank import PMatLowRank
-from fisher.pmat.pullback import PMatPullback, pullback
+from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.matrix_free.pulled_back import PMatPullback, pullback
+from fisher.pmat.whole.dense import PMatDense
+from fisher.pmat.whole.diag import PMatDiag
+from fisher.pmat.whole.lowrank import PMatLowRank
 from linmaps import trees
 from tests.laws import close, noise_like, perturbed
 

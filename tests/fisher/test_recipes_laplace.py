@@ -9,7 +9,7 @@ import torch
 from torch.func import grad, vmap
 
 import fisher
-from fisher.recipes.laplace import Laplace, laplace, tune_prior_precision
+from fisher.recipes.posterior import Laplace, laplace, tune_prior_precision
 from linmaps import trees
 from tests.fisher.digits import D, digits, linear, objective, start, trained
 from tests.laws import close

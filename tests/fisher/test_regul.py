@@ -6,7 +6,7 @@ from torch.func import grad, vmap
 
 import fisher
 from fisher import recipes
-from fisher.pmat.range import PMatRange
+from fisher.pmat.whole.range import PMatRange
 from linmaps import trees
 from tests.fisher.fakes import MAKE, PARAMS
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import fisher
 from fisher import rules
-from fisher.forms import Arrangement
+from fisher.collector.rules.forms import Arrangement
 from linmaps import trees
 from tests.laws import close
 from tests.oracles import fisher_matrix

@@ -5,8 +5,8 @@ import torch
 from torch.func import grad, jacfwd, jacrev, vmap
 
 import fisher
-from fisher.pmat import PMatSum, sumblocks
-from fisher.pmat import sum as sums
+from fisher.pmat import PMatSum
+from fisher.pmat.algebra import sumblocks, sums
 from linmaps import trees
 from tests.fisher.fakes import LAYERS, MAKE, kfac, rows, vector
 from tests.laws import close

@@ -7,9 +7,9 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 import fisher
-from fisher.axes import INNER, batch_axes, batch_size, rows
-from fisher.taps import layer_io
-from fisher.watch import opened
+from fisher.checks.axes import INNER, batch_axes, batch_size, rows
+from fisher.collector.io import layer_io
+from fisher.collector.watch import opened
 from linmaps import trees
 from tests.laws import close
 from tests.oracles import fisher_matrix

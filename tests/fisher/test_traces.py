@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, vmap
 
-from fisher import traces
+from fisher.iterative import traces
 from tests.laws import close
 
 D = torch.float64

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import growth
 from fisher.likelihoods import Gaussian
-from growth.metric import shrunk
+from growth.moments.metric import shrunk
 from growth.strategies import from_rows, network, rows
 from linmaps import trees
 from tests.growth import oracle

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 
 import growth
-from growth.statistics import MEANS
+from growth.moments.first_order import MEANS
 from growth.strategies import from_rows, network, rows
 from linmaps import trees
 from tests.growth.oracle import close

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import growth
-from growth.optimizers import swap_parameters
+from growth.carry.optimizers import swap_parameters
 from growth.strategies import network
 from linmaps import trees
 

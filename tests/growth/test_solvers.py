@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import jacfwd, jacrev, vmap
 
-from growth import solvers
-from growth.solvers import pseudo_root, pseudo_solve
+from growth.moments import solvers
+from growth.moments.solvers import pseudo_root, pseudo_solve
 from linmaps.numerics.linalg import pinv, rounding
 from tests.growth.oracle import close
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import growth
 from fisher import LayerCollection
-from growth.statistics import MEANS
+from growth.moments.first_order import MEANS
 from growth.strategies import ACTIVATIONS, network, networks
 from linmaps import trees
 from tests.growth.oracle import close, rows

@@ -1,4 +1,13 @@
-"""The kinds of factorization, by name."""
+"""The kinds of factorization, by name, one a file: what its leaves are, its matrix, its products, its fit.
+
+In reading order:
+    base     what a kind answers
+    dense    one full tensor
+    lowrank  U V
+    cp       canonical polyadic
+    tucker   a core and a factor for each mode
+    trains   tensor trains, and block trains
+"""
 
 from linmaps.factorized.kinds.base import Fitting, Kind, Leaves
 from linmaps.factorized.kinds.cp import CP
@@ -11,3 +20,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (Dense(), LowRank(), CP(),
 ALIASES = {"ttm": "blocktt"}
 
 __all__ = ["ALIASES", "KINDS", "Fitting", "Kind", "Leaves"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.factorized.plan import Cost, Way, product
+from linmaps.factorized.tensors.plan import Cost, Way, product
 from linmaps.numerics import lapack
 from linmaps.numerics.numeric import normal
 

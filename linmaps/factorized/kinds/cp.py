@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from linmaps.factorized import compat as compatible
-from linmaps.factorized import contract, norms, ranks
-from linmaps.factorized.decompose import cp_als
 from linmaps.factorized.kinds.base import Kind, Shape, dense_product, listed, modes, named, tensor
-from linmaps.factorized.plan import Cost, Way, least, product
+from linmaps.factorized.tensors import compat as compatible
+from linmaps.factorized.tensors import contract, norms, ranks
+from linmaps.factorized.tensors.decompose import cp_als
+from linmaps.factorized.tensors.plan import Cost, Way, least, product
 
 
 class CP(Kind):

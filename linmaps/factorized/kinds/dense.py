@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from linmaps.factorized.kinds.base import Kind, dense_product
-from linmaps.factorized.plan import Way
+from linmaps.factorized.tensors.plan import Way
 
 
 class Dense(Kind):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from linmaps.factorized import ranks
-from linmaps.factorized.decompose import svd
 from linmaps.factorized.kinds.base import Kind, dense_product
-from linmaps.factorized.plan import Way, product
-from linmaps.factorized.randomized import randomized_svd
+from linmaps.factorized.tensors import ranks
+from linmaps.factorized.tensors.decompose import svd
+from linmaps.factorized.tensors.plan import Way, product
+from linmaps.factorized.tensors.randomized import randomized_svd
 from linmaps.numerics.linalg import product_svdvals
 
 

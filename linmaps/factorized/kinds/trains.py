@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from linmaps.factorized import compat as compatible
-from linmaps.factorized import contract, norms, ranks
-from linmaps.factorized.decompose import tt_svd
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
-from linmaps.factorized.plan import Cost, Way, cheapest, product, step
-from linmaps.factorized.randomized import randomized_tt
+from linmaps.factorized.tensors import compat as compatible
+from linmaps.factorized.tensors import contract, norms, ranks
+from linmaps.factorized.tensors.decompose import tt_svd
+from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
+from linmaps.factorized.tensors.randomized import randomized_tt
 
 
 class _Train(Kind):

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from linmaps.factorized import compat as compatible
-from linmaps.factorized import contract, norms, ranks
-from linmaps.factorized.decompose import tucker_hosvd
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
-from linmaps.factorized.plan import Cost, Way, cheapest, product, step
-from linmaps.factorized.randomized import randomized_hosvd
+from linmaps.factorized.tensors import compat as compatible
+from linmaps.factorized.tensors import contract, norms, ranks
+from linmaps.factorized.tensors.decompose import tucker_hosvd
+from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
+from linmaps.factorized.tensors.randomized import randomized_hosvd
 
 
 class Tucker(Kind):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from linmaps.factorized.contract import (
+from linmaps.factorized.tensors.contract import (
     blocktt_apply,
     blocktt_matrix,
     cp_apply,
@@ -17,7 +17,7 @@ from linmaps.factorized.contract import (
     tucker_apply,
     tucker_matrix,
 )
-from linmaps.factorized.norms import cp_inner, tt_inner, tucker_inner
+from linmaps.factorized.tensors.norms import cp_inner, tt_inner, tucker_inner
 
 D = torch.float64
 SHAPES = [((3, 2), (2, 4)), ((5,), (3,)), ((2, 3, 2), (4,)), ((2,), (3, 1, 2)), ((1, 4), (2, 2, 3))]

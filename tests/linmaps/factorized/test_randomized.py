@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import jacfwd, jacrev, vmap
 
-from linmaps.factorized.decompose import reconstruct_tt, reconstruct_tucker, tt_svd, tucker_hosvd
-from linmaps.factorized.randomized import (
+from linmaps.factorized.tensors.decompose import reconstruct_tt, reconstruct_tucker, tt_svd, tucker_hosvd
+from linmaps.factorized.tensors.randomized import (
     basis,
     randomized_hosvd,
     randomized_svd,
@@ -17,7 +17,7 @@ from linmaps.factorized.randomized import (
     tt_sketches,
     tucker_sketches,
 )
-from linmaps.factorized.ranks import tt_rank, tucker_rank
+from linmaps.factorized.tensors.ranks import tt_rank, tucker_rank
 
 D, C = torch.float64, torch.complex128
 

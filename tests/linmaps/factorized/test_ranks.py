@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmaps.factorized import cp_rank, low_rank, tt_rank, tucker_rank
-from linmaps.factorized.ranks import tt_count, tt_feasible, tucker_count, tucker_feasible
+from linmaps.factorized.tensors.ranks import tt_count, tt_feasible, tucker_count, tucker_feasible
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=5).map(tuple)
 SHARES = st.floats(0.02, 0.99)

@@ -1,0 +1,38 @@
+"""Params and inputs as matrices take them: a dict for any mapping, parameters of modules without their graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fisher.checks import check, doors
+from linmaps import trees
+from linmaps.trees.mappings import plain
+
+
+def parameters(params: Any, finite: bool = False) -> Any:
+    """params with a dict for any mapping and each nn.Parameter detached; TypeError for leaves that are not floating.
+
+    Any other tensor that requires a gradient keeps its graph.  finite: ValueError for NaN and infinite entries.
+
+    >>> import torch
+    >>> parameters(torch.nn.ParameterDict({"w": torch.ones(2)}))
+    {'w': tensor([1., 1.])}
+    """
+    params = mapped(params)
+    doors.parameters(params)
+    params = trees.map(lambda t: t.detach() if isinstance(t, nn.Parameter) else t, params)
+    if finite:
+        check.finite(params, "params", "the training has diverged: go back to finite parameters")
+    return params
+
+
+def mapped(tree: Any) -> Any:
+    """The tree with a dict in place of any other mapping.
+
+    >>> import collections
+    >>> mapped(collections.UserDict(x=1))
+    {'x': 1}
+    """
+    return plain(tree)

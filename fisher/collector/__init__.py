@@ -1,0 +1,23 @@
+"""The collector: which leaf of params is used how in f, what enters each use, and the gradient at its output.
+
+B batch, S shared (positions, repeated uses), I inputs, O outputs, C columns (cotangents at f's output): a [B, S, I],
+g [C, B, S, O].
+
+In reading order:
+    rules/      which torch call uses a leaf how
+    watch       every torch call that f makes, under the rules
+    uses        Use and Layer: one call, and the calls that share leaves
+    trace       one run watched: the uses met, in order
+    grouping    leaves to layers
+    collection  layers as data
+    taps        zero tensors added at the outputs: a and g by one vjp
+    products    gradients and rows as products g a'
+    exact_rows  rows of single examples, of leaves without a rule
+    witness     where the examples are, and that uses and rows explain autograd's gradient
+    layers      LayerCollection: found, checked
+    io          a and g as a public function
+    plain       f run as it is made, where it is not watched
+    forward     forward mode, sound
+    trial       functions and losses, tried before matrices are made of them
+    modules     a torch.nn.Module as a pure function
+"""

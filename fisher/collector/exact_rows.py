@@ -1,0 +1,75 @@
+"""Gradients of single examples for leaves without a rule.  B batch, C columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from fisher.checks.axes import batch_size
+from fisher.collector.collection import Layers
+from fisher.collector.rules.sound import soundly
+from fisher.collector.uses import Layer
+from linmaps import trees
+
+LeafRows = dict[int, Tensor]
+
+
+def leaf_rows(
+    f: Callable[..., Tensor],
+    params: Any,
+    x: Any,
+    leaves: tuple[int, ...],
+    columns: Tensor,
+    one_by_one: bool = False,
+) -> LeafRows:
+    """Gradient of each column at each example, `{leaf: [C, B, numel]}`; columns `[C, B, *out]`.
+
+    One vjp per example under vmap; memory C B numel.  one_by_one: for an f that vmap does not take, or takes wrongly: C B
+    backward passes through the whole batch, each with a cotangent on one example alone.
+    """
+    flat, treedef = trees.flatten(params)
+    f = soundly(f)
+
+    def output(part: dict[int, Tensor], x: Any) -> Tensor:
+        return f(treedef.unflatten([part.get(n, t) for n, t in enumerate(flat)]), x)
+
+    own = {n: flat[n] for n in leaves}
+    batch = batch_size(x)
+    if not leaves or batch == 0 or len(columns) == 0:
+        return {n: columns.new_zeros(len(columns), batch, t.numel()) for n, t in own.items()}
+    found = _masked(output, own, x, columns) if one_by_one else _mapped(output, own, x, columns)
+    return {n: t.reshape(len(columns), batch, own[n].numel()) for n, t in found.items()}
+
+
+def _mapped(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> LeafRows:
+    def one(x: Any, columns: Tensor) -> LeafRows:
+        _, back = vjp(lambda part: output(part, trees.map(lambda t: t[None], x))[0], own)  # type: ignore[misc]
+        return vmap(lambda c: back(c)[0])(columns)
+
+    return vmap(one, in_dims=(0, 1), out_dims=1)(x, columns)
+
+
+def _masked(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> LeafRows:
+    _, back = vjp(lambda part: output(part, x), own)  # type: ignore[misc]
+
+    def row(column: Tensor, b: int) -> LeafRows:
+        return back(torch.cat([torch.zeros_like(column[:b]), column[b : b + 1], torch.zeros_like(column[b + 1 :])]))[0]
+
+    rows = [[row(column, b) for b in range(columns.shape[1])] for column in columns]
+    return {n: torch.stack([torch.stack([r[n] for r in line]) for line in rows]) for n in own}
+
+
+def exact_rows(f: Callable[..., Tensor], params: Any, x: Any, layers: Layers, columns: Tensor) -> LeafRows:
+    """The same of all layers without a rule, each in the way that its layer says."""
+    ways = {way: tuple(n for l in layers.exact if l.one_by_one == way for n in l.leaves) for way in (False, True)}
+    found = [leaf_rows(f, params, x, leaves, columns, way) for way, leaves in ways.items() if leaves]
+    return {n: t for part in found for n, t in part.items()}
+
+
+def of_layer(layer: Layer, rows: LeafRows) -> Tensor:
+    """The rows of a layer without a rule, `[C, B, n]`, those of its leaves side by side."""
+    return rows[layer.leaves[0]] if not layer.others else torch.cat([rows[n] for n in layer.leaves], -1)

@@ -1,0 +1,58 @@
+"""Forward mode that agrees with reverse mode where torch's two modes differ, and in any thread.
+
+torch's two modes differ in the padding row of an embedding, and where entries of a leaf, or several leaves, share memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.collector.plain import plainly
+from linmaps import trees
+
+LOCK = threading.RLock()  # torch counts the levels of forward mode for the whole process, not by thread
+
+
+def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """`torch.func.jvp`, in which the row `padding_idx` of an embedding is a constant, as it is in reverse mode.
+
+    Leaves get memory of their own, in which entries that were expanded or unfolded can move apart.
+
+    >>> import torch
+    >>> table, ones = torch.zeros(2, 1), torch.ones(2, 1)
+    >>> look = lambda w: torch.nn.functional.embedding(torch.tensor([0, 1]), w, padding_idx=1)
+    >>> jvp(look, (table,), (ones,))[1].T, torch.func.jvp(look, (table,), (ones,))[1].T
+    (tensor([[1., 0.]]), tensor([[1., 1.]]))
+    """
+    flat, treedef = trees.flatten(primals)  # a list: torch's dicts are ordered
+    along = trees.leaves(trees.check_like(tangents, primals, "tangents", shapes=False))
+    run = lambda *own: plainly(fn)(*treedef.unflatten(own))
+    with LOCK:
+        return torch.func.jvp(run, tuple(t.clone() for t in flat), tuple(along))[:2]  # type: ignore[return-value]
+
+
+def vjp(fn: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """`(fn(params), back)` with back(w) the gradient of <w, fn> at params, a tree like params, for any mapping w.
+
+    >>> import torch
+    >>> y, back = vjp(lambda p: {"u": 2 * p["w"], "v": p["w"]}, {"w": torch.ones(1)})
+    >>> back({"v": torch.ones(1), "u": torch.ones(1)})
+    {'w': tensor([3.])}
+    """
+    flat, treedef = trees.flatten(params)
+    made: list[Any] = []
+
+    def run(flat: list[Tensor]) -> list[Tensor]:
+        y = fn(treedef.unflatten(flat))
+        made.append(trees.map(lambda t: 0, y))
+        return trees.leaves(y)
+
+    y, back = torch.func.vjp(run, flat)  # type: ignore[misc]
+    like = made[-1]
+    pull = lambda w: treedef.unflatten(back(trees.leaves(trees.check_like(w, like, "w", shapes=False)))[0])
+    return trees.flatten(like)[1].unflatten(y), pull

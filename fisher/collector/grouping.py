@@ -1,0 +1,192 @@
+"""From uses to layers: which leaves, or parts of leaves, share one block."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from fisher.collector.rules.forms import Elementwise, Form
+from fisher.collector.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
+from linmaps.trees import Layout, path_str
+from linmaps.trees.keys import Path
+
+Unit = tuple[Path, Rows | None]  # a leaf, or some rows of one
+
+
+def leaves_to_layers(
+    layout: Layout,
+    uses: tuple[Use, ...],
+    opaque: dict[Path, str],
+    packed: dict[Path, int],
+    together: Sequence[Sequence[Path]] = (),
+) -> tuple[Layer, ...]:
+    """Group leaves into blocks: a weight takes along the bias that is met with it and nowhere else.
+
+    opaque: notes on leaves that get an exact block; together: those of them that share one; packed: leaves with several
+    weights in them, one below the other.
+    """
+    number = {p: n for n, p in enumerate(layout.paths)}
+    notes = dict(opaque) | _conflicts(uses, opaque)
+    parts = _parts(layout, uses, packed, notes)
+    as_weight: dict[Unit, list[int]] = {}
+    as_bias: dict[Unit, list[int]] = {}
+    for k, u in enumerate(uses):
+        for path, role in ((u.weight, as_weight), (u.bias, as_bias)):
+            if path is None:
+                continue
+            for rows in parts.get(path, [None]):
+                part = u.part_of(path)
+                if rows is None or part is None or (part[0] <= rows[0] and rows[1] <= part[1]):
+                    role.setdefault((path, rows), []).append(k)
+    layers: dict[tuple[int, int], Layer] = {}
+    taken: set[Unit] = set()
+    for unit, ks in as_weight.items():
+        path, rows = unit
+        if path in notes:
+            continue
+        biases = {uses[k].bias for k in ks} - {None}
+        (b,) = biases if len(biases) == 1 else (None,)
+        with_bias = b is not None and b not in notes and set(as_bias.get((b, rows), [-1])) <= set(ks)
+        members = [path, b] if with_bias and b is not None else [path]
+        layers[number[path], rows[0] if rows else 0] = _layer(layout, number, uses, members, rows, ks, weighted=True)
+        taken |= {(p, rows) for p in members}
+    for group in together:
+        layers[min(number[p] for p in group), 0] = _exact(layout, sorted(number[p] for p in group), notes[group[0]])
+        taken |= {(p, None) for p in group}
+    for path, n in number.items():
+        for rows in parts.get(path, [None]):
+            if (path, rows) in taken:
+                continue
+            if (path, rows) in as_bias and path not in notes:
+                made = _layer(layout, number, uses, [path], rows, as_bias[path, rows], weighted=False)
+            else:
+                made = _exact(layout, [n], notes.get(path, NEVER_MET))
+            layers[n, rows[0] if rows else 0] = made
+    return _told_apart([layers[key] for key in sorted(layers)], layout)
+
+
+def _told_apart(layers: list[Layer], layout: Layout) -> tuple[Layer, ...]:
+    """The layers, whose names are keys: where those of two are equal, each is that of its first leaf as a tuple of keys."""
+    count = Counter(layer.name for layer in layers)
+
+    def named(layer: Layer) -> Layer:
+        rows = layer.name[layer.name.rindex("[") :] if layer.name.endswith("]") else ""
+        return dataclasses.replace(layer, name=f"{layout.paths[layer.leaves[0]]!r}{rows}")
+
+    return tuple(layer if count[layer.name] == 1 else named(layer) for layer in layers)
+
+
+def _exact(layout: Layout, leaves: list[int], note: str) -> Layer:
+    """The layer of leaves without a rule, in one block."""
+    name = "+".join(path_str(layout.paths[n]) for n in leaves)
+    shapes = tuple(layout.shapes[n] for n in leaves)
+    size = sum(map(math.prod, shapes))
+    first, *others = leaves
+    return Layer(
+        name, EXACT, EXACT, first, None, Form(), None, (size, size), (), (), (), shapes, note, others=tuple(others)
+    )
+
+
+def _conflicts(uses: tuple[Use, ...], opaque: dict[Path, str]) -> dict[Path, str]:
+    """Leaves whose uses have no common view."""
+    notes: dict[Path, str] = {}
+    views: dict[Path, set[tuple[str, object]]] = {}
+    for u in uses:
+        elementwise = isinstance(u.form, Elementwise)
+        if u.weight is not None:
+            lookup = type(u.form).__name__ == "Lookup"
+            views.setdefault(u.weight, set()).add(("w", "elementwise" if elementwise else (u.form.arrangement, lookup)))
+        if u.bias is not None:
+            views.setdefault(u.bias, set()).add(("b", elementwise))
+    for path, found in views.items():
+        if path in opaque or len(found) == 1:
+            continue
+        roles = {role for role, _ in found}
+        notes[path] = "used as weight and as bias" if len(roles) > 1 else "used as W and as W': no common factors"
+    return notes
+
+
+def _parts(
+    layout: Layout, uses: tuple[Use, ...], packed: dict[Path, int], notes: dict[Path, str]
+) -> dict[Path, list[Rows | None]]:
+    """The rows of each leaf that make a layer of their own: between all ends of the rows that its uses take."""
+    ends: dict[Path, set[int]] = {}
+    first = {p: s[0] for p, s in zip(layout.paths, layout.shapes) if s}
+    for u in uses:
+        for path in u.paths:
+            if (part := u.part_of(path)) is not None:
+                ends.setdefault(path, {0, first[path]}).update(part)
+    for path, n in packed.items():
+        if any(path in u.paths and (not u.form.sliceable or isinstance(u.form, Elementwise)) for u in uses):
+            continue
+        ends.setdefault(path, {0, first[path]}).update(range(0, first[path], first[path] // n))
+    parts: dict[Path, list[Rows | None]] = {}
+    for path, marks in ends.items():
+        if path in notes:
+            continue
+        order = sorted(marks)
+        found = list(zip(order, order[1:]))
+        met = [
+            any(path in u.paths and ((p := u.part_of(path)) is None or (p[0] <= a and b <= p[1])) for u in uses)
+            for a, b in found
+        ]
+        if not all(met):
+            notes[path] = "some of its rows are never met in a torch call"
+        elif len(found) > 1:
+            parts[path] = [*found]
+    return parts
+
+
+def _layer(
+    layout: Layout,
+    number: dict[Path, int],
+    uses: tuple[Use, ...],
+    members: list[Path],
+    rows: Rows | None,
+    ks: list[int],
+    *,
+    weighted: bool,
+) -> Layer:
+    first = uses[ks[0]]
+    numbers = [number[p] for p in members]
+    own = lambda shape: shape if rows is None else (rows[1] - rows[0], *shape[1:])
+    shapes = tuple(own(layout.shapes[n]) for n in numbers)
+    elementwise = isinstance(first.form, Elementwise)
+    if elementwise:
+        size = sum(map(math.prod, shapes))
+        shape = (size, size)
+    elif weighted:
+        arrangement = first.form.arrangement
+        split = (
+            (arrangement.groups, shapes[0][0] // arrangement.groups, *shapes[0][1:])
+            if arrangement.groups > 1
+            else shapes[0]
+        )
+        shape = (math.prod(split[k] for k in arrangement.out), math.prod(split[k] for k in arrangement.into))
+    else:
+        shape = (math.prod(shapes[0]) // first.form.groups, 0)
+    starts = [(uses[k].part_of(members[0]) or (0, 0))[0] for k in ks]
+    return Layer(
+        name=_name(members[0], members[1] if len(members) > 1 else None) + (f"[{rows[0]}:{rows[1]}]" if rows else ""),
+        kind=first.kind if weighted or elementwise else "bias",
+        family=ELEMENTWISE if elementwise else PRODUCT,
+        weight=numbers[0] if weighted else None,
+        bias=numbers[-1] if not weighted or len(members) > 1 else None,
+        form=first.form,
+        part=rows,
+        shape=shape,
+        uses=tuple(ks),
+        biased=tuple((b := uses[k].bias) is not None and number[b] == numbers[-1] for k in ks),
+        cuts=tuple(None if rows is None else (rows[0] - s, rows[1] - s) for s in starts),
+        shapes=shapes,
+        note="",
+    )
+
+
+def _name(weight: Path, bias: Path | None) -> str:
+    """`hidden` for hidden.weight (and hidden.bias), the leaf's own path otherwise."""
+    w, b = path_str(weight), path_str(bias) if bias is not None else None
+    stem, _, last = w.rpartition(".")
+    return stem if stem and last == "weight" and b in (None, f"{stem}.bias") else w

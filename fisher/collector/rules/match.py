@@ -1,0 +1,65 @@
+"""A match: what a call does with parameter leaves.  Everything else (taps, factors, blocks) follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from fisher.collector.rules.forms import Form
+from linmaps.trees.keys import Path
+
+PLAIN = Form()
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A tensor object with the entries of a leaf, up to a constant that is added: the leaf, its transpose, the rows
+    start..stop of it, or all of them in another shape, in their order (an axis along which they are repeated counts as 1)."""
+
+    path: Path
+    transposed: bool = False
+    rows: tuple[int, int] | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the leaf as it is."""
+        return not self.transposed and self.rows is None and self.shape is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What a call does with leaves: z = W x (+ b) in the sense of its form.
+
+    kind: a name for the table; "scale" and "shift" are elementwise, "embedding" a lookup, all others products.
+    weight, bias: views of the leaves (None: no leaf); inputs: the tensor x (None for a bias or a shift alone);
+    feature: what makes of x the factor of the weight, where that is not x (a norm's normalized x);
+    added_to: for a bias alone, the tensor that it is added to.
+    """
+
+    kind: str
+    weight: View | None
+    bias: View | None
+    inputs: Tensor | None
+    form: Form = PLAIN
+    feature: Callable[[Tensor], Tensor] | None = None
+    added_to: Tensor | None = None
+    in_place: bool = False
+
+
+Lookup = Callable[[Any], View | None]
+Rule = Callable[[tuple[Any, ...], dict[str, Any], Lookup], Match | None]
+
+
+def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], defaults: tuple[Any, ...]) -> tuple:
+    """The arguments of a call by their names, in this order."""
+    bound = dict(zip(names, defaults)) | dict(zip(names, args)) | kwargs
+    return tuple(bound.get(n) for n in names)
+
+
+def is_input(x: Any) -> bool:
+    """A tensor with a batch axis and features."""
+    return isinstance(x, Tensor) and x.ndim >= 2

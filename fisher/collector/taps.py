@@ -1,0 +1,171 @@
+"""The collector: layer inputs `a` and output-gradients `g` of a pure function, by zero taps and one vjp.
+
+B batch, S shared (positions, repeated uses), I inputs, O outputs, C columns (cotangents at f's output).
+Every use's output gets a zero tensor (a tap) added; the vjp with respect to the taps is the output-gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from fisher.checks.axes import batch_size
+from fisher.checks.check import no_random_call
+from fisher.checks.doors import explained, output
+from fisher.collector.collection import Layers
+from fisher.collector.rules.match import Match, View
+from fisher.collector.uses import Use
+from fisher.collector.watch import Watcher, distinct
+from linmaps import trees
+from linmaps.checks.precision import full_precision
+
+
+class TapShape(Exception):
+    """A use's output has another shape than the one foreseen: look again by a real forward."""
+
+
+def pull(
+    f: Callable[..., Tensor],
+    params: Any,
+    x: Any,
+    layers: Layers,
+    uses: tuple[int, ...],
+    keep: Callable[[int, Tensor], Any],
+    also: tuple[int, ...] = (),
+) -> tuple[Tensor, dict[int, Any], Callable[[Tensor], dict[int, Tensor]]]:
+    """One forward: `(y, inputs, back)`.
+
+    inputs[k] = keep(k, a) with a [B, S, I], evaluated at the call, for the uses and for those of `also`;
+    back(columns [C, B, ...]) = {k: gradient [C, *z]} in the shape of the use's output z: `column_rows` brings it to
+    [C, B, S, O].
+    """
+    batch = batch_size(x)
+    params = distinct(params)
+
+    def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
+        reference = trees.leaves(params)
+        taps = {k: reference[layers.leaf_of(k)].new_zeros(shapes[k]) for k in uses}
+        return vjp(lambda taps: _tapped(f, params, x, layers, taps, keep, batch, also), taps, has_aux=True)
+
+    with no_random_call(), explained(params, x=x):
+        try:
+            y, back, inputs = attempt({k: layers.uses[k].tap_shape(batch) for k in uses})
+        except TapShape:
+            y, back, inputs = attempt({k: tuple(z.shape) for k, z in outputs_of(f, params, x, layers).items()})
+
+    output(y, params, x)
+
+    def gradients(columns: Tensor) -> dict[int, Tensor]:
+        return vmap(back)(columns)[0] if uses else {}
+
+    return y, inputs, gradients
+
+
+def column_rows(layers: Layers, g: dict[int, Tensor], batch: int) -> dict[int, Tensor]:
+    """Output-gradients `[C, *z]` as `[C, B, S, O]`."""
+
+    def one(use: Use) -> Callable[[Tensor], Tensor]:
+        return vmap(lambda z: use.outputs(z, batch))
+
+    return {k: one(layers.uses[k])(t) if t.shape[0] else t for k, t in g.items()}
+
+
+def _tapped(
+    f: Any, params: Any, x: Any, layers: Layers, taps: Any, keep: Any, batch: int, also: tuple[int, ...]
+) -> Any:
+    inputs: dict[int, Any] = {}
+    reference = trees.leaves(params)
+    player = _Replay(layers.uses)
+    dtype = lambda k: reference[layers.leaf_of(k)].dtype  # whatever precision f computes in
+
+    @full_precision()  # f may be in a region of autocast
+    def taken(k: int, x: Tensor) -> Any:
+        a = layers.uses[k].inputs(x, batch)
+        a = a.to(dtype(k)) if a.is_floating_point() else a
+        return keep(k, a.clone() if layers.uses[k].mutated else a)
+
+    @full_precision()
+    def ones(k: int, z: Tensor) -> Any:
+        return keep(k, torch.ones_like(layers.uses[k].outputs(z, batch)[..., :1], dtype=dtype(k)))
+
+    def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
+        k = player.index(match)
+        if k is None:
+            return run()
+        if (k in taps or k in also) and match.inputs is not None:
+            inputs[k] = taken(k, match.inputs if match.feature is None else match.feature(match.inputs))
+        z = run()
+        if (k in taps or k in also) and match.inputs is None:
+            inputs[k] = ones(k, z)
+        if k in taps:
+            if taps[k].shape != z.shape:
+                raise TapShape
+            z = z.add_(taps[k].to(z.dtype)) if match.in_place else z + taps[k].to(z.dtype)
+        player.outputs[id(z)] = k
+        player.alive.append(z)
+        return z
+
+    with Watcher(params, on_match, lambda *_: None):
+        y = f(params, x)
+    player.finish()
+    return y, inputs
+
+
+def outputs_of(f: Any, params: Any, x: Any, layers: Layers) -> dict[int, Tensor]:
+    """The output z of each use, from a plain run."""
+    found: dict[int, Tensor] = {}
+    params = distinct(params)
+    player = _Replay(layers.uses)
+
+    def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
+        k, z = player.index(match), run()
+        if k is not None:
+            found[k] = z
+            player.outputs[id(z)] = k
+            player.alive.append(z)
+        return z
+
+    with Watcher(params, on_match, lambda *_: None):
+        f(params, x)
+    player.finish()
+    return found
+
+
+class _Replay:
+    """Compare the uses met with the uses foreseen, at every call: a dictionary comparison, no tensor is read."""
+
+    def __init__(self, uses: tuple[Use, ...]) -> None:
+        self.uses, self.met = uses, 0
+        self.outputs: dict[int, int] = {}
+        self.alive: list[Tensor] = []
+
+    def index(self, match: Match) -> int | None:
+        if match.added_to is not None and match.bias is not None:
+            k = self.outputs.get(id(match.added_to))
+            if k is not None and self.uses[k].joined and self.uses[k].bias == match.bias.path:
+                return None
+        if match.in_place and match.weight is None:  # joins no layer: an exact block's affair
+            return None
+        k = self.met
+        if k >= len(self.uses) or not self.uses[k].explains(match):
+            got = trees.path_str((match.weight or match.bias or View(())).path)
+            want = self.uses[k].describe() if k < len(self.uses) else "no further use"
+            raise ValueError(
+                f"{got}: use {k} is {match.kind} of {got}, expected {want}; f took another way than the one its "
+                "LayerCollection was made from: make a new one with LayerCollection.from_function(f, params, x)"
+            )
+        self.met += 1
+        return k
+
+    def finish(self) -> None:
+        if self.met != len(self.uses):
+            missing = self.uses[self.met].describe()
+            raise ValueError(
+                f"{missing}: met {self.met} uses, expected {len(self.uses)}; f took another way than the one its "
+                "LayerCollection was made from (a fused or compiled path hides calls): make a new one with "
+                "LayerCollection.from_function(f, params, x)"
+            )

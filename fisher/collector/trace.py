@@ -1,0 +1,172 @@
+"""The first pass: what f does with each leaf, and which calls lead from one layer to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks.axes import batch_axes
+from fisher.collector.rules.chains import Chain, step
+from fisher.collector.rules.forms import Elementwise, Form
+from fisher.collector.rules.match import Match
+from fisher.collector.uses import Rows, Use
+from fisher.collector.watch import Watcher, tensors
+from linmaps import trees
+from linmaps.trees.keys import Path
+
+
+class Tracer:
+    """One plain forward under a Watcher: the uses, the calls without a rule, and what leads from layer to layer."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.uses: list[dict[str, Any]] = []
+        self.opaque: dict[Any, str] = {}
+        self.parts: dict[Any, int] = {}
+        self.origin: dict[int, tuple[int, tuple[Any, ...], tuple[int, ...]]] = {}
+        self.consumers: dict[int, int] = {}
+        self.inputs: list[tuple[int, Tensor, int]] = []
+        self.alive: list[Any] = []
+
+    def run(self, f: Any, params: Any, x: Any) -> Tensor:
+        watcher = Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain)
+        with watcher:
+            y = f(params, x)
+        self.parts = watcher.parts
+        if not isinstance(y, Tensor):
+            raise TypeError(
+                f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone"
+            )
+        if y.ndim == 0 or y.shape[0] != self.batch:
+            raise ValueError(
+                f"f(params, x): output has shape {tuple(y.shape)}, expected [{self.batch}, ...] as x; "
+                "return one row per example, not a mean loss"
+            )
+        self._consume(y)
+        for k, t, version in self.inputs:
+            self.uses[k]["mutated"] = _version(t) != version
+        return y
+
+    def _match(self, match: Match, run: Callable[[], Tensor]) -> Tensor:
+        touched = match.inputs if match.inputs is not None else match.added_to
+        origin = self.origin.get(id(touched))
+        version = _version(match.inputs) if match.inputs is not None else 0
+        z = run()
+        if touched is not None:
+            self._consume(touched)
+            self.alive.append(touched)  # its id counts
+        k = len(self.uses)
+        paths = [v.path if v is not None else None for v in (match.weight, match.bias)]
+        joins = None
+        if match.added_to is not None and origin is not None and not origin[1]:
+            joins = origin[0] if self._takes_bias(origin[0], match.added_to.shape[-1]) else None
+        if match.in_place and match.weight is not None:
+            self.consumers.pop(id(z), 0)  # what was in x is gone
+        elif match.in_place:
+            alone = self.consumers.pop(id(z), 0) == 1
+            if joins is None or not alone or self.uses[joins]["bias"] is not None:
+                self.opaque.setdefault(paths[1], "an in-place addition")
+                return z
+        shared = tuple(match.form.outputs(z).shape)
+        if not batch_axes(shared, self.batch):
+            for path in (p for p in paths if p is not None):
+                self.opaque.setdefault(path, f"{match.kind} without a batch axis: output {tuple(z.shape)}")
+        self.uses.append(
+            {
+                "kind": match.kind,
+                "weight": paths[0],
+                "bias": paths[1],
+                "form": match.form,
+                "rows": [v.rows if v is not None else None for v in (match.weight, match.bias)],
+                "shape": tuple(z.shape),
+                "dtype": z.dtype,
+                "shared": shared,
+                "joins": joins,
+                "touched": id(touched),
+                "in_place": match.in_place and match.weight is None,
+                "source": origin,
+                "mutated": False,
+            }
+        )
+        if match.inputs is not None:
+            self.inputs.append((k, match.inputs, version))
+        self._remember(z, (k, (), ()))
+        return z
+
+    def _takes_bias(self, use: int, size: int) -> bool:
+        """Whether a bias along the last axis of this use's output is one number per output."""
+        form = self.uses[use]["form"]
+        return type(form) is Form or (
+            isinstance(form, Elementwise) and form.shape[-1:] == (size,) == (math.prod(form.shape),)
+        )
+
+    def _plain(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        known = [t for t in tensors(args, kwargs) if id(t) in self.origin]
+        if not known or not (out is None or any(isinstance(t, Tensor) for t in trees.leaves(out))):
+            return  # a getter of a shape or a dtype
+        here = step(func, args, kwargs) if len(known) == 1 and args and known[0] is args[0] else None
+        k, steps, ids = self.origin[id(known[0])]
+        replayable = here is not None and isinstance(out, Tensor)
+        if out is not known[0] or not replayable:
+            for t in known:
+                self._consume(t)
+        if replayable:
+            self._remember(out, (k, (*steps, here), (*ids, id(known[0]))))
+
+    def _consume(self, t: Tensor) -> None:
+        self.consumers[id(t)] = self.consumers.get(id(t), 0) + 1
+
+    def _remember(self, t: Tensor, origin: tuple[int, tuple[Any, ...], tuple[int, ...]]) -> None:
+        self.origin[id(t)] = origin
+        self.alive.append(t)
+
+    def resolved(self) -> tuple[Use, ...]:
+        """Join each bias to the layer whose output it is added to, where that output goes nowhere else."""
+        raw = self.uses
+        number: dict[int, int] = {}
+        joined: dict[int, Path] = {}
+        parts: dict[int, Rows | None] = {}
+        for k, u in enumerate(raw):
+            j = u["joins"]
+            free = j is not None and raw[j]["bias"] is None and raw[j]["weight"] is not None and j not in joined
+            if u["kind"] == "bias" and free and (u["in_place"] or self.consumers.get(u["touched"]) == 1):
+                joined[j], parts[j] = u["bias"], u["rows"][1]
+                number[k] = number[j]
+            else:
+                number[k] = len(set(number.values()))
+        uses = []
+        for k, u in enumerate(raw):
+            if u["kind"] == "bias" and u["joins"] is not None and number[k] == number[u["joins"]]:
+                continue
+            source = None
+            if u["source"] is not None and u["kind"] != "bias":
+                start, steps, ids = u["source"]
+                if all(self.consumers.get(i, 0) == 1 for i in {*ids, u["touched"]}):
+                    source = (number[start], Chain(steps))
+            uses.append(
+                Use(
+                    kind=u["kind"],
+                    weight=u["weight"],
+                    bias=joined.get(k, u["bias"]),
+                    form=u["form"],
+                    part=u["rows"][0],
+                    bias_part=parts.get(k, u["rows"][1]),
+                    joined=k in joined,
+                    shape=u["shape"],
+                    shared=u["shared"],
+                    batch=self.batch,
+                    dtype=u["dtype"],
+                    axis=(*batch_axes(u["shared"], self.batch), 0)[0],
+                    mutated=u["mutated"],
+                    source=source,
+                )
+            )
+        return tuple(uses)
+
+
+def _version(t: Tensor) -> int:
+    return torch.func.debug_unwrap(t, recurse=True)._version

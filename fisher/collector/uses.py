@@ -1,0 +1,194 @@
+"""Records of what was seen: a *use* is one call (a layer applied twice has two), a *layer* the leaves of one block."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fisher.checks.axes import rows
+from fisher.collector.rules.chains import Chain
+from fisher.collector.rules.forms import Elementwise, Form, Lookup
+from fisher.collector.rules.match import Match
+from linmaps import trees
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
+
+Rows = tuple[int, int]
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """One call in which leaves are used: `z = W x + b` in the sense of its form.
+
+    weight, bias: paths of the leaves (None: not a leaf); part, bias_part: their rows that are used (None: all);
+    joined: the bias is added by a later call; shape, dtype: of z, for the batch seen (no part of the identity of a use);
+    shared: its shape with features last;
+    axis: where the examples are in the latter (`axes.rows`); mutated: x is changed in place later on;
+    source: `(earlier use, chain)` when x is `chain` of that use's output, and that output goes nowhere else.
+    """
+
+    kind: str
+    weight: Path | None
+    bias: Path | None
+    form: Form
+    part: Rows | None
+    bias_part: Rows | None
+    joined: bool
+    shape: tuple[int, ...] = dataclasses.field(compare=False)
+    shared: tuple[int, ...] = dataclasses.field(compare=False)
+    batch: int = dataclasses.field(compare=False)
+    dtype: torch.dtype = dataclasses.field(compare=False)
+    axis: int
+    mutated: bool
+    source: tuple[int, Chain] | None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight leaf is stored `[in, out]`."""
+        return self.form.transposed
+
+    @property
+    def elementwise(self) -> bool:
+        return isinstance(self.form, Elementwise)
+
+    def explains(self, match: Match) -> bool:
+        bias = None if self.joined else self.bias
+        return (self.kind, self.weight, bias, self.form) == (
+            match.kind,
+            match.weight.path if match.weight else None,
+            match.bias.path if match.bias else None,
+            match.form,
+        )
+
+    def tap_shape(self, batch: int) -> tuple[int, ...]:
+        """The shape of z for another batch size."""
+        k = self.form.axis(max(self.axis, 0))
+        return (*self.shape[:k], self.shape[k] // max(1, self.batch) * batch, *self.shape[k + 1 :])
+
+    def inputs(self, x: Tensor, batch: int) -> Tensor:
+        """x as `[B, S, I]`, `[B, S, groups, I]`, or indices `[B, S]` of a lookup."""
+        if isinstance(self.form, Lookup):
+            return rows(self.form.inputs(x), batch, self.axis)[..., 0]
+        return self._by_group(rows(self.form.inputs(x), batch, self.axis))
+
+    def outputs(self, z: Tensor, batch: int, axis: int | None = None) -> Tensor:
+        """z as `[B, S, O]`, or `[B, S, groups, O]`."""
+        return self._by_group(rows(self.form.outputs(z), batch, self.axis if axis is None else axis))
+
+    def _by_group(self, t: Tensor) -> Tensor:
+        n = self.form.groups
+        return t.unflatten(-1, (n, t.shape[-1] // n)) if n > 1 else t
+
+    def part_of(self, path: Path) -> Rows | None:
+        """The rows of a leaf that this use takes."""
+        return self.part if path == self.weight else self.bias_part
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(p for p in (self.weight, self.bias) if p is not None)
+
+    def describe(self) -> str:
+        return f"{self.kind} of {path_str(self.weight or self.bias or ())}"
+
+
+PRODUCT, ELEMENTWISE, EXACT, UNUSED = "product", "elementwise", "exact", "unused"
+NEVER_MET = "never met in a torch call"
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Leaves that share one block.
+
+    kind: how the leaves are used, for the table ("linear", "conv2d", "embedding", "scale", ..., "exact", "unused");
+    family: "product" (Kronecker-factored), "elementwise" (exact block by rows g x), "exact" (no rule), "unused";
+    weight, bias: leaf numbers in the flat order; part: their rows that belong to this layer (None: all);
+    shape: `[O, I]` of the matrix view without the bias column, of one group; uses: their numbers;
+    biased: in which of them the bias is met; cuts: for each use which of its outputs are this layer's (None: all);
+    one_by_one: of an exact layer, that vmap over examples does not give its rows; others: leaves that share its block.
+    """
+
+    name: str
+    kind: str
+    family: str
+    weight: int | None
+    bias: int | None
+    form: Form
+    part: Rows | None
+    shape: tuple[int, int]
+    uses: tuple[int, ...]
+    biased: tuple[bool, ...]
+    cuts: tuple[Rows | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    note: str
+    one_by_one: bool = False
+    others: tuple[int, ...] = ()
+
+    def without_gradient(self) -> Layer:
+        """The same, unused."""
+        return dataclasses.replace(self, kind=UNUSED, family=UNUSED, note="no gradient")
+
+    @property
+    def kronecker(self) -> bool:
+        return self.family == PRODUCT
+
+    @property
+    def transposed(self) -> bool:
+        return self.form.transposed
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether the input factor A is a diagonal matrix, kept as the vector `[I]` of its entries."""
+        return isinstance(self.form, Lookup)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the matrix view has an axis of groups in front, with factors for each: `[groups, O, I]`."""
+        return self.kronecker and self.form.groups > 1
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        return (*(i for i in (self.weight, self.bias) if i is not None), *self.others)
+
+    @property
+    def numel(self) -> int:
+        """Number of parameters."""
+        return sum(map(math.prod, self.shapes))
+
+    def matrix(self, flat: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
+        """The view of a vector in parameter space: `[W | b]` `[O, I + 1]` of a product (I = 1 of an elementwise layer with
+        both), else `[n]`."""
+        found = [self._own(flat[n]) for n in self.leaves]
+        if not self.kronecker:
+            entries = [t.reshape(t.numel()) for t in found]
+            if len(entries) == 1:
+                return entries[0]
+            return torch.cat(entries) if self.others else torch.stack(entries, -1)
+        columns = []
+        if self.weight is not None:
+            columns.append(self.form.arrangement.matrix(found[0]))
+        if self.bias is not None:
+            groups = (self.form.groups,) if self.grouped else ()
+            columns.append(found[-1].reshape(*groups, self.shape[0], 1))
+        return torch.cat(columns, -1) if len(columns) > 1 else columns[0]
+
+    def scatter(self, view: Tensor) -> dict[int, Tensor]:
+        """The leaves (their own rows of them) of a view: the way back from `matrix`."""
+        if not self.kronecker:
+            sizes = [math.prod(s) for s in self.shapes]
+            parts = view.split(sizes) if self.others or len(sizes) == 1 else view.unbind(-1)
+            return {n: t.reshape(s) for n, t, s in zip(self.leaves, parts, self.shapes)}
+        found = {}
+        if self.weight is not None:
+            found[self.weight] = self.form.arrangement.leaf(view[..., : self.shape[1]], self.shapes[0])
+        if self.bias is not None:
+            found[self.bias] = view[..., -1].reshape(self.shapes[-1])
+        return found
+
+    def _own(self, leaf: Tensor) -> Tensor:
+        return leaf if self.part is None else leaf[self.part[0] : self.part[1]]

@@ -1,0 +1,232 @@
+"""Witnesses: where the examples are in each use, and that uses and exact rows explain autograd's gradient.
+
+B batch, C cotangents: a generic one, and the same on the first and on the last example alone.  A place of the examples is
+believed if *every* witness agrees with it, never because it is the first that fits; further witnesses are called only where
+several places are left.  Raw values are looked at only to raise and to choose among static layouts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks import check
+from fisher.checks.axes import batch_axes
+from fisher.collector.collection import Layers
+from fisher.collector.exact_rows import leaf_rows, of_layer
+from fisher.collector.products import gradient
+from fisher.collector.taps import outputs_of, pull
+from fisher.collector.uses import EXACT, NEVER_MET, Layer
+from linmaps import trees
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What two runs say.  f, params, x: what was run; y its output; ramp a generic cotangent of y.
+
+    back: the backward pass of the first run, for the gradients of params and of x; inputs: of each use, with the axes of
+    `layers`; tap_back: cotangents `[C, *y]` to the gradients `[C, *z]` at the uses' outputs.
+    """
+
+    f: Callable[..., Tensor]
+    params: Any
+    x: Any
+    layers: Layers
+    y: Tensor
+    ramp: Tensor
+    back: Callable[[Tensor], Any]
+    inputs: dict[int, Tensor]
+    tap_back: Callable[[Tensor], dict[int, Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        f: Callable[..., Tensor],
+        params: Any,
+        x: Any,
+        layers: Layers,
+        y: Tensor,
+        back: Callable[[Tensor], Any],
+    ) -> Evidence:
+        """A tapped run beside the first one; ValueError where the two differ: f is random."""
+        check.finite(y, "f(params, x)", "f overflows at these params and data")
+        with check.no_random_call():
+            again, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
+        if not check.repeats(y, again):
+            check.repeatable(f, params, x)
+        return cls(f, params, x, layers, y, check.generic(y), back, inputs, tap_back)
+
+    @property
+    def batch(self) -> int:
+        return len(self.y)
+
+    @property
+    def tol(self) -> float:
+        """What rounding may do, relatively, in the coarsest dtype that f computes in."""
+        dtypes = {self.y.dtype, *(t.dtype for t in trees.leaves(self.params)), *(u.dtype for u in self.layers.uses)}
+        return check.tolerance(dtypes)
+
+    def on(self, *examples: int) -> Tensor:
+        """The cotangent on these examples alone."""
+        keep = torch.zeros_like(self.ramp)
+        keep[list(examples)] = self.ramp[list(examples)]
+        return keep
+
+
+def examples_apart(seen: Evidence) -> None:
+    """Raise if examples mix: by the gradient of x for the first one, and by the values with the two ends replaced."""
+    if seen.batch < 2:
+        return
+    _, of_x = seen.back(seen.on(0))
+    moved = seen.f(seen.params, _replaced(seen.x))
+    check.apart(all(check.vanishes(t[1:]) for t in of_x) and check.same(moved, _replaced(seen.y), seen.tol))
+
+
+def _replaced(x: Any) -> Any:
+    """x with its second example in place of the first, and that before the last in place of the last (the first of two)."""
+
+    def one(t: Tensor) -> Tensor:
+        return torch.cat([t[1:2], t[1:-1], t[-2:-1]]) if len(t) > 2 else torch.cat([t[:1], t[:1]])
+
+    return trees.map(one, x)
+
+
+def batch_axis(seen: Evidence) -> dict[int, int | None]:
+    """Where the examples are in the output of each use; None where no place fits all witnesses, or two do."""
+    batch, uses = seen.batch, seen.layers.uses
+    if batch < 2:
+        return {}
+    left = {k: batch_axes(uses[k].shared, batch) for k in seen.layers.tapped}
+    for examples, g in _testimonies(seen, left):
+        for k, t in g.items():
+            left[k] = tuple(axis for axis in left[k] if _only(uses[k].outputs(t, batch, axis), examples))
+    if any(len(axes) > 1 for axes in left.values()):
+        z, moved = (outputs_of(seen.f, seen.params, x, seen.layers) for x in (seen.x, _replaced(seen.x)))
+        for k in (k for k, axes in left.items() if len(axes) > 1):
+            place = lambda t, axis, k=k: uses[k].outputs(t, batch, axis)
+            left[k] = tuple(a for a in left[k] if check.same(place(moved[k], a), _replaced(place(z[k], a)), seen.tol))
+    return {k: axes[0] if len(axes) == 1 else None for k, axes in left.items()}
+
+
+def _testimonies(
+    seen: Evidence, left: dict[int, tuple[int, ...]]
+) -> Iterator[tuple[tuple[int, ...], dict[int, Tensor]]]:
+    """`(examples, gradients at the uses of a cotangent on them alone)`: first and last, and where several places are left the
+    examples with and without each binary digit of their number: an entry that passes all of them has one example."""
+    every = tuple(range(seen.batch))
+    ends = [every[:1], every[-1:]]
+    g = seen.tap_back(torch.stack([seen.on(*some) for some in ends]))
+    for c, some in enumerate(ends):
+        yield some, {k: t[c] for k, t in g.items()}
+    for digit in range((seen.batch - 1).bit_length()):
+        for bit in (0, 1):
+            if any(len(axes) > 1 for axes in left.values()):
+                some = tuple(b for b in every if b >> digit & 1 == bit)
+                yield some, {k: t[0] for k, t in seen.tap_back(seen.on(*some)[None]).items()}
+
+
+def _only(rows: Tensor, examples: tuple[int, ...]) -> bool:
+    """Whether rows `[B, S, O]` of all other examples are zero."""
+    others = [b for b in range(len(rows)) if b not in set(examples)]
+    return check.vanishes(rows[others])
+
+
+def complete(layers: Layers, seen: Evidence) -> Layers:
+    """For each leaf: autograd's gradient = sum over uses of g'a, or = the rows of single examples.
+
+    Returns the layers, those without gradient marked, and those whose rows vmap cannot make.
+    """
+    uses, batch = seen.layers.uses, seen.batch
+    taps = {
+        k: uses[k].outputs(t[0], batch) for k, t in seen.tap_back(seen.ramp[None]).items()
+    }  # any axis, but one for both
+    flat = trees.leaves(seen.back(seen.ramp)[0])
+    floor = check.rounding(flat)
+    ends = (0, batch - 1) if batch > 1 else (0,)
+    apart = [trees.leaves(seen.back(seen.on(b))[0]) for b in ends] if layers.exact else []
+    found = []
+    for layer in layers:
+        if layer.uses and layer.family != EXACT:
+            got = gradient(layer, [seen.inputs[k] for k in layer.uses], [taps[k] for k in layer.uses])
+            _explained(layers, layer, seen, layer.matrix(flat), got, floor)
+        elif layer.note == NEVER_MET:
+            _never_met(layer, layers, seen, flat)
+            layer = layer.without_gradient()
+        elif layer.family == EXACT:
+            layer = _verified(
+                layer,
+                seen,
+                ends,
+                torch.stack([torch.cat([own[n].flatten() for n in layer.leaves]) for own in apart]),
+                floor,
+            )
+        found.append(layer)
+    if all(check.vanishes(t) for t in flat):
+        _depends(seen)
+    return dataclasses.replace(layers, layers=tuple(found))
+
+
+def _never_met(layer: Layer, layers: Layers, seen: Evidence, flat: list[Tensor]) -> None:
+    if not check.vanishes(flat[layer.leaves[0]]):
+        check.repeatable(seen.f, seen.params, seen.x)
+        raise ValueError(
+            f"{layer.name}: has a gradient but is used by no torch call that can be seen (an autograd.Function, a scripted "
+            "or compiled callable, another thread), expected uses that explain the gradient; call torch functions on the "
+            f"leaf, or pass {_exact(layer, layers)} to give it an exact block"
+        )
+
+
+def _explained(layers: Layers, layer: Layer, seen: Evidence, want: Tensor, got: Tensor, floor: float) -> None:
+    if not _agree(want, got, seen.tol, floor):
+        check.repeatable(seen.f, seen.params, seen.x)
+        raise ValueError(
+            f"{layer.name}: the uses seen ({', '.join(layers.uses[k].describe() for k in layer.uses)}) explain only part "
+            "of its gradient, expected all of it; some use is not a torch call that can be seen (an autograd.Function, a "
+            "scripted or compiled callable, another thread): call torch functions on the leaf, or pass "
+            f"{_exact(layer, layers)} to give it an exact block"
+        )
+
+
+def _exact(layer: Layer, layers: Layers) -> str:
+    """The argument that gives the leaves of a layer exact blocks."""
+    paths = [trees.path_str(layers.layout.paths[n]) for n in layer.leaves]
+    return f"exact=({', '.join(map(repr, paths))},)"
+
+
+def _verified(layer: Layer, seen: Evidence, ends: tuple[int, ...], want: Tensor, floor: float) -> Layer:
+    """The layer, its rows one by one where those of vmap are not autograd's, `want` [ends, n]."""
+    pick = lambda t: t[list(ends)]
+    columns = torch.stack([pick(seen.ramp), 2 * pick(seen.ramp)])
+    try:
+        got = of_layer(layer, leaf_rows(seen.f, seen.params, trees.map(pick, seen.x), layer.leaves, columns))
+        if _agree(torch.stack([want, 2 * want]).reshape(got.shape), got, seen.tol, floor):
+            return layer
+    except RuntimeError:  # f has no batching rule, or branches on values
+        pass
+    check.repeatable(seen.f, seen.params, seen.x)
+    return dataclasses.replace(layer, one_by_one=True)
+
+
+def _agree(want: Tensor, got: Tensor, tol: float, floor: float) -> bool:
+    """Whether two gradients agree up to tol, relative to the largest entry, or up to what rounding leaves of zero."""
+    a, b = check.raw(want), check.raw(got)
+    if not a.numel():
+        return True
+    scale = torch.maximum(a.abs().amax(), b.abs().amax())
+    return not bool(scale.isfinite()) or bool((a - b).abs().amax() <= max(tol * float(scale), floor))
+
+
+def _depends(seen: Evidence) -> None:
+    """No leaf has a gradient: raise if the output depends on them all the same, and none has one elsewhere either."""
+    elsewhere = trees.map(lambda t: t + 0.1 * check.generic(t) * (1 + t.detach().abs()), seen.params)
+    moved, back = check.watched(seen.f, elsewhere, seen.x)
+    if check.repeats(seen.y, moved) or not all(check.vanishes(t) for t in trees.leaves(back(seen.ramp)[0])):
+        return
+    raise ValueError(
+        "f(params, x): depends on params, but no gradient leads to them, expected a function that autograd can see; it "
+        "computes in another thread, under no_grad, by numpy or .item(), or in steps whose derivative is zero"
+    )

@@ -1,0 +1,149 @@
+"""The rows of a Jacobian, example by example or layer by layer, tried and held against autograd.
+
+B examples, C outputs (all output axes of an example, flattened), S shared (positions), I inputs, O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from fisher.checks import check as checks
+from fisher.checks.axes import batch_size
+from fisher.collector import trial
+from fisher.collector.exact_rows import exact_rows, of_layer
+from fisher.collector.layers import LayerCollection
+from fisher.collector.plain import plainly
+from fisher.collector.products import example_gradients
+from fisher.collector.taps import column_rows, pull
+from fisher.collector.uses import EXACT, UNUSED
+from fisher.function_space.pfmap import PFMapDense
+from fisher.likelihoods.columns import chunks
+from linmaps import trees
+from linmaps.trees import Layout
+
+
+def dense(
+    f: Callable[..., Tensor],
+    params: Any,
+    parts: list[Any],
+    *,
+    chunk_size: int | None = None,
+    layers: LayerCollection | None = None,
+    check: bool = True,
+    check_finite: bool = True,
+) -> PFMapDense:
+    """The Jacobian at the inputs of several batches; with layers, with respect to their leaves.  Options as of `jacobian`."""
+    tried = check and any(batch_size(part) for part in parts)
+    if tried:
+        trial.function(f, params, trial.several(parts), finite=check_finite)
+    if layers is None:
+        found = [_plain(f, params, part, chunk_size) for part in parts]
+    else:
+        params = layers.layout.check(params, "params (of the LayerCollection)")
+        found = [_by_layers(f, params, part, layers, chunk_size) for part in parts]
+        f, params = trial.restricted(f, params, layers)
+    if tried:
+        _rows_agree(f, params, parts, found)
+    J = PFMapDense(trees.map(lambda *ts: torch.cat(ts), *found), Layout.of(params))
+    if check_finite:
+        checks.finite(J, "jacobian", trial.NO_DERIVATIVE)
+    return J
+
+
+def _rows_agree(f: Callable[..., Tensor], params: Any, parts: list[Any], found: list[Any]) -> None:
+    """Raise unless J'u of the rows is autograd's gradient of <u, f> for the largest batch."""
+    x, rows = max(zip(parts, found), key=lambda pair: batch_size(pair[0]))
+    y, back = checks.watched(f, params, x)
+    u = checks.generic(y)
+    flat = [t.flatten(2) if t.ndim > 2 else t[..., None] for t in trees.leaves(rows)]
+    weighted = [t * u.reshape(*t.shape[:2], 1) for t in flat]
+    sizes = [t.abs().sum((0, 1)) for t in weighted]
+    largest = torch.stack([t.amax() for t in sizes if t.numel()]).amax()
+    tol = checks.tolerance_of(f, params, x)
+    rounding = tol / 10 * largest  # all that there is in rows that are zero
+    for path, want, got, size in zip(trees.paths(params), trees.leaves(back(u)[0]), weighted, sizes):
+        if not trial.adjoint(got.sum((0, 1)), want.reshape(-1), size + rounding, tol):
+            raise ValueError(
+                f"{trees.path_str(path)}: the rows of its Jacobian do not add up to autograd's gradient, expected them to; a "
+                "torch call in f has a wrong rule for torch.func.vmap over examples: write it by other calls"
+            )
+
+
+def outputs(f: Callable[..., Tensor], params: Any, x: Any) -> Tensor:
+    """f's output as `[B, C]`."""
+    y, batch = f(params, x), batch_size(x)
+    if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != batch:
+        got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"f(params, x): got {got}, expected a tensor [{batch}, ...] with one row per example")
+    return y.reshape(batch, math.prod(y.shape[1:]))
+
+
+def _plain(f: Callable[..., Tensor], params: Any, x: Any, chunk_size: int | None) -> Any:
+    flat, treedef = trees.flatten(params)
+    f = plainly(f)
+    batch, width = outputs(f, params, x).shape
+    columns = torch.eye(width, dtype=flat[0].dtype, device=flat[0].device)
+
+    def one(x: Any) -> list[Tensor]:
+        whole = trees.map(lambda t: t[None], x)
+        y, back = vjp(lambda flat: outputs(f, treedef.unflatten(flat), whole)[0], flat)  # type: ignore[misc]
+        parts = [vmap(back)(part)[0] for part in chunks(columns.to(y.dtype), chunk_size)]
+        return trees.map(lambda *ts: torch.cat(ts), *parts)
+
+    if batch == 0 or width == 0:
+        return treedef.unflatten([t.new_zeros(batch, width, *t.shape) for t in flat])
+    size = batch if chunk_size is None else max(1, chunk_size // width)
+    with checks.no_random_call():
+        found = [vmap(one)(part) for part in _split(x, size)]
+    return treedef.unflatten(trees.map(lambda *ts: torch.cat(ts), *found))
+
+
+def _split(x: Any, size: int) -> Iterator[Any]:
+    flat, treedef = trees.flatten(x)
+    for parts in zip(*(t.split(size) for t in flat)):
+        yield treedef.unflatten(parts)
+
+
+def sweep(
+    f: Callable[..., Tensor],
+    params: Any,
+    x: Any,
+    layers: LayerCollection,
+    chunk_size: int | None,
+) -> tuple[int, dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
+    """`(C, inputs, g, rows)` of one forward and one backward over the C unit columns at the output.
+
+    inputs[use] = a [B, S, I], g[use] [C, B, S, O], and for each leaf without a rule its rows [C, B, numel].
+    """
+    batch = batch_size(x)
+    y, inputs, back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
+    width = math.prod(y.shape[1:])
+    columns = torch.eye(width, dtype=y.dtype, device=y.device).reshape(width, 1, *y.shape[1:])
+    columns = columns.expand(width, *y.shape)
+    parts = [
+        (column_rows(layers, back(part), batch), exact_rows(f, params, x, layers, part))
+        for part in chunks(columns, chunk_size)
+    ]
+    g, rows = trees.map(lambda *ts: torch.cat(ts), *parts)
+    return width, inputs, g, rows
+
+
+def _by_layers(
+    f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection, chunk_size: int | None
+) -> dict[int, Tensor]:
+    width, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
+    views, like = {}, trees.leaves(params)[0]
+    for layer in layers:
+        if layer.family == EXACT:
+            views[layer.name] = of_layer(layer, rows)
+        elif layer.family == UNUSED:
+            views[layer.name] = like.new_zeros(width, batch_size(x), layer.numel)
+        else:
+            views[layer.name] = example_gradients(layer, [inputs[k] for k in layer.uses], [g[k] for k in layer.uses])
+    return trees.map(lambda t: t.transpose(0, 1), vmap(vmap(layers.tree))(views))

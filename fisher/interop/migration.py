@@ -1,0 +1,20 @@
+"""The guide for those who come from nngeometry, printed by a function."""
+
+from __future__ import annotations
+
+from fisher.interop import from_nngeometry
+from linmaps.interop.migration import Guide, guide
+
+GUIDES = {"nngeometry": Guide.of("nngeometry", "fisher", from_nngeometry.NOTES, from_nngeometry.ROWS)}
+
+
+def coming_from(library: str) -> Guide:
+    """The guide of a library: a table of its names beside those of fisher.
+
+    library: "nngeometry".  ValueError for another.
+
+    >>> import fisher
+    >>> fisher.interop.coming_from("nngeometry").about("FIM_MonteCarlo").rows
+    ROWS
+    """
+    return guide(GUIDES, library)

@@ -1,0 +1,8 @@
+"""Passes over data: matrices made, and means of matrices.  B batch, C columns.
+
+In reading order:
+    run           batches one by one through a reducer
+    information   fim, and eigenvalues corrected in given bases
+    second_order  hessian and ggn of a loss
+    fold          Mean and ema over matrices
+"""

@@ -1,0 +1,197 @@
+"""fim: the Fisher information of a pure function at params, in any representation, in as few passes as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from fisher.checks import check, doors
+from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
+from fisher.checks.batches import running
+from fisher.collector.layers import LayerCollection
+from fisher.likelihoods import Likelihood
+from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.columns import estimator as make_estimator
+from fisher.passes.run import Pass, checked_batches, one_batch, reduce
+from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
+from fisher.pmat.contract.handed import hands_over
+from fisher.reducers import REDUCERS, Options
+from fisher.reducers.ekfac import EKFAC, Correction
+from fisher.reducers.mixed import Mixed
+from linmaps import trees
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
+
+SHARING = ("expand", "reduce")
+
+
+@full_precision("f")
+@typed
+def fim(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    representation: type[PMat] = PMatKFAC,
+    likelihood: str | Likelihood = "categorical",
+    estimator: str = "exact",
+    layers: LayerCollection | None = None,
+    generator: torch.Generator | None = None,
+    n_samples: int = 1,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    *,
+    noise: Tensor | None = None,
+    sharing: str = "expand",
+    centered: bool = False,
+    layers_to: Mapping[str, type[PMat]] | None = None,
+    dtype: torch.dtype | None = None,
+    check_finite: bool = True,
+) -> Any:
+    """Fisher information F = 1/B sum over b of J_b' H_b J_b of `f(params, x)`, as a matrix object.
+
+    J_b is the Jacobian of f at x_b with respect to params, H_b the Fisher matrix of the output distribution at f(x_b).
+
+    data: one batch x, `(x, target)`, or an iterable of those; the mean is over all examples seen.
+    representation: a PMat class.  likelihood: "categorical" (logits), "gaussian", ..., or an object.
+    estimator: "exact"; "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap);
+    "empirical" and "gradient_covariance" at the targets of data, the latter less the mean gradient if `centered`.
+    Positions whose target is the likelihood's ignore_index count nowhere, whatever the estimator.
+    layers: from `LayerCollection.from_function`; made and checked here if not given (two forwards, four backwards more).
+    A sub-collection gives a matrix on the vectors `{path: leaf}` of its leaves.
+    chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
+    sharing: "expand" or "reduce", what KFAC does over positions.  layers_to: of PMatMixed, `{kind or name: representation}`.
+    dtype: in which sums over batches are kept (torch.float64 for float32 params), float32 at least.
+    check_finite: report NaN in data, params and result.
+
+    One forward and one backward over C columns (C - 1 of C classes).  PMatEKFAC of several batches passes over them twice,
+    for its bases and for the second moments in them: give it a list or a loader, not a generator.  Pure; composes with vmap
+    over stacked params, grad, jacrev, jacfwd.  Raises ValueError or TypeError that name path, what was got, what was
+    expected and the cure.
+
+    KFAC: Martens and Grosse (2015); convolutions: Grosse and Martens (2016); expand and reduce: Eschenhagen et al. (2023);
+    EKFAC: George et al. (2018).
+
+    >>> import torch, fisher
+    >>> f = lambda p, x: torch.tanh(x @ p["w"] + p["b"]) @ p["v"]
+    >>> p = {"w": torch.ones(2, 3), "b": torch.zeros(3), "v": torch.eye(3)}
+    >>> F = fisher.fim(f, p, torch.ones(4, 2), fisher.PMatKFAC)
+    >>> F
+    PMatKFAC(2 factored + 0 exact blocks, d = 18, 36 numbers stored, float32, cpu)
+    >>> natural = F.solve({"w": torch.ones(2, 3), "b": torch.ones(3), "v": torch.ones(3, 3)}, regul=1e-2)
+    """
+    doors.function(f)
+    params = parameters(params)
+    doors.options(
+        chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise, dtype=dtype, layers=layers
+    )
+    if layers is not None:
+        params = layers.layout.check(params, "params (of the LayerCollection)")
+    known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}
+    if not isinstance(representation, type) or representation not in known:
+        raise ValueError(
+            f"representation: got {getattr(representation, '__name__', representation)!r}, expected one of "
+            f"{sorted(r.__name__ for r in known)}"
+        )
+    if sharing not in SHARING:
+        raise ValueError(f"sharing: got {sharing!r}, expected one of {list(SHARING)}")
+    if centered and estimator != "gradient_covariance":
+        raise ValueError(f"centered: got True with estimator={estimator!r}, expected estimator='gradient_covariance'")
+    if layers_to is not None:
+        doors.of_type(layers_to, Mapping, "layers_to", "a mapping {kind or name of a layer: representation}")
+    if layers_to is not None and representation is not PMatMixed:
+        raise ValueError(f"layers_to: got it with {representation.__name__}, expected representation=PMatMixed")
+    columns = make_estimator(
+        estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
+    )
+    run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=noise is not None)
+    made = _made(
+        run, data, representation, columns if estimator != "exact" else None, Options(sharing, centered), layers_to
+    )
+    return made.made_of(columns.likelihood)
+
+
+def _made(
+    run: Pass,
+    data: Any,
+    representation: type[PMat],
+    columns: Any,
+    options: Options,
+    layers_to: Mapping[str, Any] | None,
+) -> Any:
+    if representation is PMatImplicit:
+        return _implicit(run, data, columns, options)
+    if representation is PMatEKFAC:
+        if one_batch(data) and run.chunk_size is None:
+            return reduce(run, data, EKFAC, options)
+        return correct(reduce(run, data, REDUCERS[PMatKFAC], options).eigendecomposition(), run, data, options)
+    if representation is PMatMixed:
+        made = reduce(run, data, Mixed.of(layers_to or {}), options)
+        return correct(made, run, data, options) if made.corrigible else made
+    return reduce(run, data, REDUCERS[representation], options)
+
+
+def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
+    seen = list(checked_batches(run, data))
+    f, params = run.f, run.params
+    if run.layers is None and seen:
+        run.found(seen[0][0])  # refuses examples that are not apart
+    elif seen and run.check_finite:
+        check.steady(f, params, seen[0][0])
+    if run.layers is not None and not run.layers.complete:
+        f, params = run.layers.restricted(f, params), run.layers.restrict(params)
+    F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
+    if not options.centered:
+        return F
+    total = sum(batch_size(x) for x, _ in seen)
+    mean: Any = None
+    for x, target in seen:
+        y, back = _backward(f, params, x)
+        part = trees.scale(1 / total, back(columns(y, target)[0])[0])
+        mean = running(mean, part)
+    return F - PMatLowRank(trees.map(lambda t, p: t[None].to(p.dtype), mean, params))
+
+
+def _backward(f: Callable[..., Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    y, back = vjp(lambda p: f(p, x), params)  # type: ignore[misc]
+    return y, back
+
+
+def correct(F: Any, run: Pass, data: Any, options: Options) -> Any:
+    """F with its eigenvalues in Kronecker eigenbases replaced by the second moments of the gradients there."""
+    if isinstance(F, PMatMixed):
+        return F.replaced([correct(G, run, data, options) if isinstance(G, PMatEKFAC) else G for G in F.parts])
+    return reduce(run.on(F.layers), data, Correction.of(F), options)
+
+
+@hands_over("update_diag")
+@full_precision("f")
+def update_diag(
+    F: Any,
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    likelihood: str | Likelihood = "categorical",
+    estimator: str = "exact",
+    *,
+    generator: torch.Generator | None = None,
+    n_samples: int = 1,
+    noise: Tensor | None = None,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    centered: bool = False,
+) -> Any:
+    """What `PMatEKFAC.update_diag` does; the arguments are those of `fim`."""
+    params = parameters(params)
+    doors.function(f)
+    doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise)
+    params = F.layers.layout.check(params, "params")
+    columns = make_estimator(
+        estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
+    )
+    run = Pass(f, params, columns, F.layers, chunk_size, progress, None, True, one_only=noise is not None)
+    return correct(F, run, data, Options(centered=centered))

@@ -1,0 +1,130 @@
+"""A pass over the data: what each batch adds to a representation, summed by its reducer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks import check
+from fisher.checks.axes import batch_size
+from fisher.checks.batches import batches
+from fisher.checks.batches import check_finite as data_finite
+from fisher.collector.exact_rows import exact_rows
+from fisher.collector.layers import LayerCollection
+from fisher.collector.taps import column_rows, pull
+from fisher.likelihoods.columns import Columns
+from fisher.reducers import Options, Reducer
+from linmaps import trees
+from linmaps.checks.precision import HALF
+
+Make = Callable[[LayerCollection, Options], Reducer]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """What all batches of a pass have in common; one_only: the columns fit one batch alone."""
+
+    f: Callable[..., Tensor]
+    params: Any
+    columns: Columns
+    layers: LayerCollection | None
+    chunk_size: int | None
+    progress: bool
+    dtype: torch.dtype | None
+    check_finite: bool
+    one_only: bool = False
+
+    def on(self, layers: LayerCollection) -> Pass:
+        """The same with these layers."""
+        return dataclasses.replace(self, layers=layers)
+
+    def found(self, x: Any) -> LayerCollection:
+        """The layers, found on this batch if they were not given."""
+        return self.layers if self.layers is not None else LayerCollection.from_function(self.f, self.params, x)
+
+
+def one_batch(data: Any) -> bool:
+    """Whether data are a single batch, not an iterable of them."""
+    return isinstance(data, (Tensor, tuple))
+
+
+def checked_batches(run: Pass, data: Any) -> Any:
+    """`(x, target)` of each batch that has examples, after the checks at the door."""
+    if run.check_finite:
+        check.finite(run.params, "params", "the training has diverged: go back to finite parameters")
+    for number, (x, target) in enumerate(batches(data, progress=run.progress, what="fim")):
+        if run.one_only and number:
+            raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
+        if run.check_finite:
+            data_finite(x, f"data: batch {number}")
+            data_finite(() if target is None else target, f"data: batch {number}: target")
+        if batch_size(x):
+            yield x, target
+
+
+def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
+    """The matrix that the reducer makes of all batches."""
+    seen, inputs, columns = 0, None, None
+    dtype = next((t.dtype for t in trees.leaves(run.params)), None)
+    run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and dtype in HALF else run
+    known = one_batch(data) and not options.centered
+    options = dataclasses.replace(options, like=trees.leaves(run.params)[0])
+    given = run.layers is not None
+    for x, target in checked_batches(run, data):
+        run = run.on(run.found(x))
+        options = dataclasses.replace(options, examples=batch_size(x)) if known else options
+        reducer, part_in, part = _one(run, x, target, make, options)
+        inputs = part_in if inputs is None else trees.add(inputs, part_in)
+        columns = part if columns is None else reducer.add(columns, part)
+        if given and not seen and run.check_finite:  # found layers are checked already
+            check.steady(run.f, run.params, x)
+        seen += batch_size(x)
+    if run.layers is None or not seen:
+        raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
+    made = make(run.layers, options).finish(inputs, columns, seen // options.examples)
+    if run.dtype is not None:
+        made = _cast(made, dtype)
+    if run.check_finite:
+        check.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
+    return made
+
+
+def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[Reducer, Any, Any]:
+    """Sums over one batch: (what made them, those of the inputs, those of the columns)."""
+    layers: LayerCollection = run.layers  # type: ignore[assignment]
+    layers.layout.check(run.params, "params (of the LayerCollection)")
+    reducer, batch = make(layers, options), batch_size(x)
+    y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
+    counts = run.columns.counts(y, target)
+    if counts is not None and reducer.by_position:
+        reached = _reached(layers, y, counts, back, batch)
+        reducer = make(layers, dataclasses.replace(options, counted=reached))
+        y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
+    total = None
+    over = options.examples**0.5
+    for chunk in run.columns.parts(y, target, run.chunk_size):
+        chunk = chunk / over
+        g = column_rows(layers, back(chunk), batch)
+        part = _cast(reducer.columns(kept, g, exact_rows(run.f, run.params, x, layers, chunk)), run.dtype)
+        total = part if total is None else reducer.add(total, part)
+    return reducer, _cast(reducer.inputs(kept), run.dtype), total
+
+
+def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batch: int) -> dict[int, Tensor]:
+    """Which positions of each use count, `[B, S]`: all but those that nothing reads but outputs that do not count.
+
+    Seen by the gradients of a generic cotangent on all outputs, and on those that count: a position that has none of
+    either (a unit that is off) counts as ever.
+    """
+    ramp = torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+    g = column_rows(layers, back(torch.stack([ramp, torch.where(counts, ramp, 0.0)])), batch)
+    moved = {k: (t != 0).flatten(3).any(-1) for k, t in g.items()}
+    return {k: some | ~every for k, (every, some) in moved.items()}
+
+
+def _cast(tree: Any, dtype: torch.dtype | None) -> Any:
+    return tree if dtype is None else trees.map(lambda t: t.to(dtype), tree)

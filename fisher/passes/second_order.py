@@ -1,0 +1,183 @@
+"""hessian and ggn: the second derivatives of a loss, and their Gauss-Newton part, in any representation.
+
+B batch, N examples in all; both are means over the examples, whatever the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks import check as checks
+from fisher.checks import doors
+from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
+from fisher.collector import trial
+from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.limits import check_dense
+from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
+from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.whole.dense import PMatDense
+from fisher.pmat.whole.diag import PMatDiag
+from linmaps import trees
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
+
+
+@full_precision("loss")
+@typed
+def hessian(
+    loss: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    representation: type[PMat] = PMatDense,
+    *,
+    layers: Any = None,
+    chunk_size: int | None = None,
+    check: bool = True,
+    check_finite: bool = True,
+) -> Any:
+    """The Hessian of the mean loss, H = 1/N sum over batches of B d^2 loss(params, x, y) / d params^2.
+
+    loss(params, x, y): the loss of each example `[B]`, or a scalar, their mean over the batch (x, y) (loss(params, x) where
+    data has no targets); a short last batch counts by its examples.  data: as in `fim`.  It is indefinite in general:
+    `solve` by conjugate gradients needs a regul that makes it positive definite.
+
+    representation: PMatDense (d Hessian-vector products, `chunk_size` at once), PMatDiag, PMatBlockDiag (one block per
+    layer of `layers`, as many products as parameters in all) or PMatImplicit (a product per mv).  A sub-collection as layers
+    gives a matrix on the vectors `{path: leaf}` of its leaves.
+    check: try the loss on the largest batch (about ten forwards).  check_finite: report NaN in data, params and result.
+    Raises ValueError for another representation, for blocks without layers, and for a loss that is random, mixes examples
+    or is no mean over them (weighted, or a sum).
+
+    >>> import torch
+    >>> loss = lambda p, x, y: 0.5 * ((x @ p - y) ** 2).mean()
+    >>> data = [(torch.eye(2), torch.ones(2)), (torch.eye(2)[:1], torch.ones(1))]
+    >>> hessian(loss, torch.zeros(2), data).to_torch()
+    tensor([[0.6667, 0.0000],
+            [0.0000, 0.3333]])
+    """
+    doors.function(loss, "loss")
+    doors.options(chunk_size=chunk_size, layers=layers)
+    params = parameters(params, check_finite)
+    loss, params = trial.restricted(loss, params, layers)
+    parts = _parts(data, "hessian", check_finite)
+    if check:
+        trial.mean_loss(loss, params, parts, check_finite)
+    F = PMatImplicit.sum_of(HessianCurvature(loss), params, parts)
+    return _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
+
+
+@full_precision("f", "loss")
+@typed
+def ggn(
+    f: Callable[..., Tensor],
+    loss: Callable[[Tensor, Any], Tensor],
+    params: Any,
+    data: Any,
+    representation: type[PMat] = PMatDense,
+    *,
+    layers: Any = None,
+    chunk_size: int | None = None,
+    check: bool = True,
+    check_finite: bool = True,
+) -> Any:
+    """The generalized Gauss-Newton matrix G = 1/N sum over b of J_b'H_b J_b, H_b the Hessian of the loss at the output.
+
+    loss(y, target) -> `[B]`: the loss of each example from f's output; `f(params, x)`.  G is the Hessian without the
+    curvature of f, and the Fisher where the loss is the negative log-likelihood of a natural parameter.
+    data, representation, layers, chunk_size, check, check_finite: as in `hessian`.  Schraudolph (2002).
+    Raises ValueError for a loss that is not `[B]`, and where f or the loss is random or mixes examples.
+
+    >>> import torch
+    >>> G = ggn(lambda p, x: x @ p, lambda y, t: 0.5 * (y - t) ** 2, torch.zeros(2), (torch.eye(2), torch.ones(2)))
+    >>> G.to_torch()
+    tensor([[0.5000, 0.0000],
+            [0.0000, 0.5000]])
+    """
+    doors.function(f)
+    doors.function(loss, "loss")
+    doors.options(chunk_size=chunk_size, layers=layers)
+    params = parameters(params, check_finite)
+    f, params = trial.restricted(f, params, layers)
+    parts = _parts(data, "ggn", check_finite)
+    if check:
+        trial.function(f, params, trial.several([part[0] for part in parts]), finite=check_finite)
+        part = max(parts, key=lambda part: batch_size(part[0]))
+        trial.losses(loss, f(params, part[0]), part[1:], check_finite)
+    F = PMatImplicit.sum_of(GaussNewton(f, loss), params, parts)
+    return _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
+
+
+def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
+    """The batches, `(x, target)` or `(x,)`, that have examples."""
+    found = [pair[:1] if pair[1] is None else pair for pair in trial.examples(data, what, check_finite)]
+    found = [part for part in found if batch_size(part[0])]
+    if not found:
+        raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
+    return found
+
+
+def _represent(
+    F: PMatImplicit,
+    representation: type[PMat],
+    layers: Any,
+    chunk_size: int | None,
+    what: str,
+    check: bool,
+    check_finite: bool,
+) -> PMat:
+    """The matrix-free matrix in another representation, checked."""
+    if check:
+        trial.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
+    made = _in(F, representation, layers, chunk_size)
+    if check_finite and made is not F:
+        checks.finite(made, what, trial.NO_DERIVATIVE)
+    return made
+
+
+def _in(F: PMatImplicit, representation: type[PMat], layers: Any, chunk_size: int | None) -> PMat:
+    """The matrix-free matrix in another representation."""
+    name = getattr(representation, "__name__", repr(representation))
+    if name == "PMatImplicit":
+        return F
+    if name == "PMatDense":
+        check_dense(F.layout.numel, "PMatDense", "use PMatImplicit or PMatDiag", dtype=F.dtype)
+        return PMatDense(F.to_torch(chunk_size=chunk_size), F.layout)
+    if name == "PMatDiag":
+        return PMatDiag(F.get_diag(chunk_size=chunk_size), F.layout)
+    if name == "PMatBlockDiag":
+        if layers is None:
+            raise ValueError(
+                "layers: got None, expected a LayerCollection for PMatBlockDiag; make one with "
+                "fisher.LayerCollection.from_function(f, params, x)"
+            )
+        return representation(_blocks(F, layers), layers)  # type: ignore[call-arg]
+    raise ValueError(
+        f"representation: got {name}, expected PMatDense, PMatDiag, PMatBlockDiag or PMatImplicit; a second derivative has "
+        "no Kronecker factors: use fisher.fim for those"
+    )
+
+
+def _blocks(F: PMatImplicit, layers: Any) -> dict[str, Tensor]:
+    """The block of each layer over its flattened view, by a product for each of its parameters."""
+    zeros = layers.views(trees.zeros_like(F.params))
+    blocks = {}
+    for layer in layers:
+        like = zeros[layer.name]
+        check_dense(
+            like.numel(), f"PMatBlockDiag: the block of {layer.name}", "use PMatImplicit or PMatDiag", dtype=like.dtype
+        )
+        if layer.kind == "unused":
+            blocks[layer.name] = like.new_zeros(())
+            continue
+
+        def column(e: Tensor, layer: Any = layer, like: Tensor = like) -> Tensor:
+            v = layers.tree(zeros | {layer.name: e.reshape(like.shape)})
+            return layers.views(F.mv(v))[layer.name].reshape(like.numel())
+
+        blocks[layer.name] = torch.func.vmap(column)(torch.eye(like.numel(), dtype=like.dtype, device=like.device))
+    return blocks

@@ -1,0 +1,192 @@
+"""Blockwise matrices: a direct sum of blocks, each the linear algebra of one layer (exact, factored, arrowhead).
+
+A vector is split into views by name, K of them `[K, *view]` at once; each block acts on its own; the views are joined.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fisher.collector.layers import LayerCollection
+from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.cuts import LSTSQ
+from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from linmaps import trees
+from linmaps.numerics.linalg import positive_root
+from linmaps.trees import Layout
+
+
+class Blockwise(PMat):
+    """A PMat made of blocks: a representation says which (`_blocks`), and how vectors `split` and `join`."""
+
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "eigendecomposition": (), "lstsq": LSTSQ}
+    symmetric: bool = True  # False for the product of two
+    general: ClassVar[bool] = False  # whether solve and inverse do without symmetry
+
+    def _blocks(self) -> dict[str, Any]:
+        """The block of each name."""
+        raise AttributeError("a representation defines blocks")
+
+    def split(self, v: Any) -> dict[str, Tensor]:
+        """The views of a vector, by the names of the blocks."""
+        raise AttributeError("a representation defines split")
+
+    def join(self, views: dict[str, Tensor]) -> Any:
+        """The vector with these views."""
+        raise AttributeError("a representation defines join")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the views."""
+        empty = self.layout.unflatten([torch.empty(s, device="meta") for s in self.layout.shapes])
+        return {name: tuple(t.shape) for name, t in self.split(empty).items()}
+
+    def spectral(self, method: str) -> dict[str, Any]:
+        """The blocks, where they are symmetric."""
+        if not self.symmetric:
+            raise self._unsupported(method, "a product of two matrices is not symmetric: use to_torch()")
+        return self._blocks()
+
+    # --- vectors ---------------------------------------------------------------------------------------------------
+
+    def _rows(self, v: Any, n: int, fn: Callable[[str, Tensor], Tensor]) -> Any:
+        """fn(name, views `[K, *view]`) for the K vectors of a tree with n leading axes."""
+        flat, treedef = trees.flatten(v)
+        lead = tuple(flat[0].shape[:n]) if flat else ()
+        rows = treedef.unflatten([t.reshape(math.prod(lead), *s) for t, s in zip(flat, self.layout.shapes)])
+        views = vmap(self.split)(rows) if n else {k: t[None] for k, t in self.split(v).items()}
+        found = {name: fn(name, V) for name, V in views.items()}
+        if not n:
+            return self.join({k: t[0] for k, t in found.items()})
+        return trees.map(lambda t: t.reshape(*lead, *t.shape[1:]), vmap(self.join)(found))
+
+    def mv(self, v: Any) -> Any:
+        """F v, a tree like v."""
+        v = self.check_vector(v)
+        return self._mv_map(v, 0)
+
+    def _mv_map(self, J: Any, n: int) -> Any:
+        blocks = self._blocks()
+        return self._rows(J, n, lambda name, V: blocks[name].mv(V))
+
+    def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, **options: Any) -> Any:
+        blocks = self._blocks() if kind == "default" and self.general else self.spectral("solve")
+        return self._rows(J, n, lambda name, V: blocks[name].solve(V, regul, kind, **options))
+
+    def _sample_map(self, noise: Any, n: int, regul: Regul) -> Any:
+        blocks = self.spectral("sample")
+        return self._rows(noise, n, lambda name, Z: blocks[name].sample(Z, regul))
+
+    # --- numbers ---------------------------------------------------------------------------------------------------
+
+    def get_diag(self) -> Any:
+        blocks = self._blocks()
+        return self.join({n: blocks[n].diag().reshape(s) for n, s in self.shapes().items()})
+
+    def frobenius_norm(self) -> Tensor:
+        return positive_root(_total([b.squares() for b in self._blocks().values()], self._like()))
+
+    def _logdet(self, regul: Regul) -> Tensor:
+        return _total([b.logdet(regul) for b in self.spectral("logdet").values()], self._like())
+
+    def _spectral_norm(self, largest: bool) -> Tensor:
+        found = [b.extreme(largest) for n, b in self.spectral("norm").items()]
+        stacked = torch.stack(found) if found else self._like().new_zeros(1)
+        return stacked.amax() if largest else stacked.amin()
+
+    # --- dense -----------------------------------------------------------------------------------------------------
+
+    def get_block(self, name: str) -> Tensor:
+        """The dense block of a layer, over its flattened view (row-major `[W | b]` where factored)."""
+        blocks = self._blocks()
+        if name not in blocks:
+            raise ValueError(f"get_block: got {name!r}, expected one of {sorted(blocks)}")
+        return blocks[name].dense()
+
+    def to_torch(self) -> Tensor:
+        check_dense(self.layout.numel, f"{type(self).__name__}.to_torch", PRODUCTS, dtype=self.dtype)
+        blocks, index = self._blocks(), self.index()
+        return assemble([(index[n], blocks[n].dense()) for n in index], self.layout.numel, self._like())
+
+    def index(self) -> dict[str, Tensor]:
+        """Where the entries of each view are in the flat order, in the shape of the view."""
+        device = self._like().device
+        parts = zip(self.layout.shapes, self.layout.sizes, self.layout.offsets)
+        whole = [torch.arange(n, device=device).reshape(shape) + start for shape, n, start in parts]
+        return self.split(self.layout.unflatten(whole))
+
+
+class Layerwise(Blockwise):
+    """One block per layer."""
+
+    layers: LayerCollection
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        return self.layers.space
+
+    def split(self, v: Any) -> dict[str, Tensor]:
+        return self.layers.views(v)
+
+    def join(self, views: dict[str, Tensor]) -> Any:
+        return self.layers.tree(views)
+
+    def matrices(self) -> dict[str, Tensor]:
+        """The dense blocks `[n, n]`, or scalars c that stand for c I."""
+        return {name: block.dense() for name, block in self._blocks().items()}
+
+
+class InEigenbasis(Layerwise):
+    """Layerwise matrices whose blocks are all diagonal in a known basis."""
+
+    def eigenblocks(self) -> dict[str, Any]:
+        """The blocks, all `Diagonalized`."""
+        return self._blocks()
+
+    def coordinates(self, parts: dict[str, Tensor]) -> Any:
+        """How users see coordinates in the eigenbasis: by layer."""
+        return parts
+
+    def parts(self, coordinates: Any) -> dict[str, Tensor]:
+        """The way back from `coordinates`."""
+        return coordinates
+
+    def eigendecomposition(self) -> Any:
+        """Itself."""
+        return self
+
+    def get_eigenvalues(self) -> Any:
+        return self.coordinates({name: block.D for name, block in self._eigen().items()})
+
+    def project_to_diag(self, v: Any) -> Any:
+        blocks = self._eigen()
+        v = self.check_vector(v)
+        return self.coordinates({name: blocks[name].to_diag(V[None])[0] for name, V in self.split(v).items()})
+
+    def project_from_diag(self, u: Any) -> Any:
+        blocks = self._eigen()
+        Layout.of(self.coordinates({name: block.D for name, block in blocks.items()})).check(u, "u")
+        parts, shapes = self.parts(u), self.shapes()
+        return self.join({name: blocks[name].from_diag(parts[name][None])[0].reshape(s) for name, s in shapes.items()})
+
+    def _eigen(self) -> dict[str, Any]:
+        self.spectral("eigendecomposition")
+        return self.eigenblocks()
+
+
+def assemble(blocks: list[tuple[Tensor, Tensor]], d: int, like: Tensor) -> Tensor:
+    """The `[d, d]` matrix with these blocks at these places: a block-diagonal matrix, reordered."""
+    if d == 0:
+        return like.new_zeros(0, 0)
+    order = torch.cat([index.flatten() for index, _ in blocks])
+    place = torch.argsort(order)
+    return torch.block_diag(*(block for _, block in blocks)).index_select(0, place).index_select(1, place)
+
+
+def _total(parts: list[Tensor], like: Tensor) -> Tensor:
+    return sum(parts[1:], parts[0]) if parts else like.new_zeros(())

@@ -1,0 +1,165 @@
+"""Blocks in their eigenbasis: a diagonal between a rotation and its transpose, the linear algebra of one layer.
+
+V `[K, *view]`: the layer's part of K vectors.  Every function of such a block is a function of its eigenvalues D.
+A 1-d A `[I]` is the diagonal of a diagonal matrix, a 1-d basis (ones) the identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.pmat.contract.base import Regul
+from fisher.pmat.contract.cuts import NO_CUT, Cut
+from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.decompositions import spectra
+from fisher.pmat.decompositions.precise import precisely, singly
+from linmaps import trees
+from linmaps.numerics.linalg import cutoff, denoised
+
+KIND = "eigendecomposition"  # the kind of solve that takes rounding for zero
+
+
+def right(V: Tensor, A: Tensor) -> Tensor:
+    """V A."""
+    return V * A if A.ndim == 1 else V @ A
+
+
+def right_t(V: Tensor, A: Tensor) -> Tensor:
+    """V A'."""
+    return V * A if A.ndim == 1 else V @ A.mT
+
+
+def full(A: Tensor) -> Tensor:
+    """A as a matrix."""
+    return torch.diag(A) if A.ndim == 1 else A
+
+
+def diagonal(A: Tensor) -> Tensor:
+    """The diagonal of A."""
+    return A if A.ndim == 1 else A.diagonal()
+
+
+def kron(G: Tensor, A: Tensor) -> Tensor:
+    """G (x) A, `[O I, O I]`."""
+    check_dense(len(G) * len(A), "a dense Kronecker product of a layer", PRODUCTS, dtype=G.dtype)
+    return torch.einsum("op,ij->oipj", G, A).reshape(len(G) * len(A), len(G) * len(A))
+
+
+class Diagonalized:
+    """basis diag(D) basis': a subclass says what the basis is."""
+
+    D: Tensor
+
+    def to_diag(self, V: Tensor) -> Tensor:
+        """Coordinates in the eigenbasis."""
+        raise AttributeError("a block defines to_diag")
+
+    def from_diag(self, Z: Tensor) -> Tensor:
+        """The way back."""
+        raise AttributeError("a block defines from_diag")
+
+    def basis(self) -> Tensor:
+        """The dense basis `[n, n]`: a column per eigenvalue."""
+        raise AttributeError("a block defines basis")
+
+    def _with(self, D: Tensor) -> Any:
+        return dataclasses.replace(self, D=D)  # type: ignore[type-var]
+
+    @property
+    def noise(self) -> float:
+        """What rounding leaves on a null direction of a product X'X, relative."""
+        return cutoff(self.D.numel(), self.D.dtype)
+
+    @singly
+    def mv(self, V: Tensor) -> Tensor:
+        return self.from_diag(self.D * self.to_diag(V)).reshape(V.shape)
+
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+        if kind == "lstsq":
+            return self.pinv(cut).mv(V)
+        return self._powered(V, -1, regul, self.noise if kind == KIND else 0.0)
+
+    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        return self._powered(Z, -0.5, regul, 0.0)
+
+    @singly
+    def _powered(self, V: Tensor, p: float, regul: Regul, noise: float) -> Tensor:
+        return self._with(denoised(self.D.flatten(), noise).reshape(self.D.shape)).pow(p, regul).mv(V)
+
+    def pow(self, p: float, regul: Regul) -> Any:
+        return self._with(spectra.entrywise_power(self.D, p, regul))
+
+    def pinv(self, cut: Cut = NO_CUT) -> Any:
+        """Second moments in a null direction are rounding squared."""
+        return self._with(singly(spectra.pseudo)(self.D, *cut.of(self.noise**2)))
+
+    @singly
+    def logdet(self, regul: Regul) -> Tensor:
+        return spectra.log_abs(self.D + regul)
+
+    def dense(self) -> Tensor:
+        B = self.basis()
+        return (B * self.D.flatten()) @ B.mT
+
+    @singly
+    def squares(self) -> Tensor:
+        return (self.D**2).sum()
+
+    def extreme(self, largest: bool) -> Tensor:
+        return spectra.extremes(self.D, largest)
+
+
+@trees.record()
+class EigenBlock(Diagonalized):
+    """(W (x) U) diag(D) (W (x) U)': eigenvalues D `[O, I]` in the basis of orthogonal W `[O, O]` and U `[I, I]`."""
+
+    D: Tensor
+    U: Tensor
+    W: Tensor
+
+    def to_diag(self, V: Tensor) -> Tensor:
+        return self.W.mT @ right(V, self.U)
+
+    def from_diag(self, Z: Tensor) -> Tensor:
+        return self.W @ right_t(Z, self.U)
+
+    def basis(self) -> Tensor:
+        return kron(self.W, full(self.U))
+
+    def diag(self) -> Tensor:
+        return right_t(self.W**2 @ self.D, self.U**2)
+
+
+@trees.record()
+class BasisBlock(Diagonalized):
+    """U diag(D) U': eigenvalues D `[n]` in the basis of the columns of U `[n, n]`, over the flattened view."""
+
+    D: Tensor
+    U: Tensor
+
+    def to_diag(self, V: Tensor) -> Tensor:
+        return right(V.flatten(1), self.U)
+
+    def from_diag(self, Z: Tensor) -> Tensor:
+        return right_t(Z, self.U)
+
+    def basis(self) -> Tensor:
+        return full(self.U)
+
+    def diag(self) -> Tensor:
+        return right_t(self.D, self.U**2)
+
+
+def in_basis(block: Tensor, n: int) -> BasisBlock:
+    """The eigenbasis of a matrix `[n, n]`, or of a scalar c that stands for c I."""
+    return _in_basis(block if block.ndim else block.expand(n))
+
+
+@precisely
+def _in_basis(m: Tensor) -> BasisBlock:
+    s = spectra.spectrum(m)
+    return BasisBlock(s.values + diagonal(s.N), s.U)

@@ -1,0 +1,169 @@
+"""Blocks without structure, and diagonal ones: the linear algebra of one layer.
+
+V `[K, *view]`: the layer's part of K vectors; n entries per view.  The blocks of factored.py and arrowhead.py have the
+same methods.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.pmat.contract.base import Regul
+from fisher.pmat.contract.cuts import NO_CUT, Cut
+from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.decompositions import spectra
+from fisher.pmat.decompositions.precise import precisely, singly
+from linmaps import trees
+from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, pinv, refined, solve
+
+
+@trees.record(static=("rounding",))
+class ExactBlock:
+    """A dense symmetric matrix `[n, n]`; rounding: what it leaves on a null direction, relative (None: as of the dtype)."""
+
+    matrix: Tensor
+    rounding: float | None = None
+
+    @property
+    def noise(self) -> float:
+        return cutoff(len(self.matrix), self.matrix.dtype) if self.rounding is None else self.rounding
+
+    @singly
+    def mv(self, V: Tensor) -> Tensor:
+        return (V.flatten(1) @ self.matrix.mT).reshape(V.shape)
+
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+        return self._solve(V, regul, kind, self.noise, *cut.of(self.noise))
+
+    @precisely
+    def _solve(self, V: Tensor, regul: Regul, kind: str, noise: float, rtol: float, atol: Regul) -> Tensor:
+        columns = V.flatten(1).mT
+        if kind == "lstsq":
+            found = pinv(self.matrix, rtol=rtol, atol=atol) @ columns
+        elif kind == "eigendecomposition":
+            found = by_eigh(self.matrix, columns, regul, noise)
+        else:
+            found = solve(damped(self.matrix, regul), columns)
+        return found.mT.reshape(V.shape)
+
+    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        return self._sample(Z, regul, self.noise)
+
+    @precisely
+    def _sample(self, Z: Tensor, regul: Regul, noise: float) -> Tensor:
+        return (Z.flatten(1) @ spectra.matrix_power(self.matrix, -0.5, regul, noise)).reshape(Z.shape)
+
+    def diag(self) -> Tensor:
+        return self.matrix.diagonal()
+
+    def dense(self) -> Tensor:
+        return self.matrix
+
+    @precisely
+    def squares(self) -> Tensor:
+        return (self.matrix**2).sum()
+
+    @precisely
+    def extreme(self, largest: bool) -> Tensor:
+        return spectra.extremes(spectra.spectrum_values(self.matrix), largest)
+
+    @precisely
+    def logdet(self, regul: Regul) -> Tensor:
+        return spectra.logdet(self.matrix, regul)
+
+
+def by_eigh(m: Tensor, columns: Tensor, regul: Regul, noise: float) -> Tensor:
+    """(m + regul I)^-1 columns by the eigen-decomposition: rounding in m's null space does not swamp a small regul."""
+    values, U = constant_eigh(m)
+    values = denoised(values, noise) + (regul.detach() if isinstance(regul, Tensor) else regul)
+    return refined(lambda b: U @ ((U.mT @ b) / values[:, None]), lambda x: m @ x + regul * x, columns, columns.detach())
+
+
+@trees.record()
+class DiagonalBlock:
+    """A diagonal matrix, its entries in the shape of the view."""
+
+    entries: Tensor
+
+    @property
+    def noise(self) -> float:
+        """As of a matrix: for the entries that a difference left."""
+        return cutoff(self.entries.numel(), self.entries.dtype)
+
+    @singly
+    def mv(self, V: Tensor) -> Tensor:
+        return V * self.entries
+
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+        return self._solve(V, regul, kind, *cut.of(0.0))
+
+    @singly
+    def _solve(self, V: Tensor, regul: Regul, kind: str, rtol: float, atol: Regul) -> Tensor:
+        return V * spectra.pseudo(self.entries, rtol, atol) if kind == "lstsq" else V / (self.entries + regul)
+
+    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        return self._sample(Z, regul, self.noise)
+
+    @singly
+    def _sample(self, Z: Tensor, regul: Regul, noise: float) -> Tensor:
+        return Z * spectra.raised(spectra.shifted(self.entries, regul, -0.5, noise), -0.5)
+
+    def diag(self) -> Tensor:
+        return self.entries
+
+    def dense(self) -> Tensor:
+        check_dense(self.entries.numel(), "a dense block of a diagonal", PRODUCTS, dtype=self.entries.dtype)
+        return torch.diag(self.entries.flatten())
+
+    @singly
+    def squares(self) -> Tensor:
+        return (self.entries**2).sum()
+
+    def extreme(self, largest: bool) -> Tensor:
+        return spectra.extremes(self.entries, largest)
+
+    @singly
+    def logdet(self, regul: Regul) -> Tensor:
+        return spectra.log_abs(self.entries + regul)
+
+
+def exact(block: Tensor, shape: tuple[int, ...]) -> Any:
+    """The block of a matrix `[n, n]`, or of a scalar c that stands for c I."""
+    return ExactBlock(block) if block.ndim else DiagonalBlock(block.expand(shape))
+
+
+# functions of a matrix [n, n], of a diagonal [n], or of a scalar that stands for c I
+
+
+def exact_power(block: Tensor, p: float, regul: Regul) -> Tensor:
+    """(block + regul I)^p."""
+    return _power(
+        block, spectra.real(p), regul, cutoff(max(1, block.numel() if block.ndim < 2 else len(block)), block.dtype)
+    )
+
+
+@precisely
+def _power(block: Tensor, p: float, regul: Regul, noise: float) -> Tensor:
+    if block.ndim == 2:
+        return spectra.matrix_power(block, p, regul, noise)
+    return spectra.raised(spectra.shifted(block, regul, p, noise), p)
+
+
+def exact_pinv(block: Tensor, cut: Cut = NO_CUT) -> Tensor:
+    """The pseudo-inverse."""
+    return _pinv(block, *cut.of(cutoff(len(block), block.dtype) if block.ndim == 2 else 0.0))
+
+
+@precisely
+def _pinv(block: Tensor, rtol: float, atol: Regul) -> Tensor:
+    return pinv(block, rtol=rtol, atol=atol) if block.ndim == 2 else spectra.pseudo(block, rtol, atol)
+
+
+def exact_sum(a: Tensor, b: Tensor) -> Tensor:
+    """a + b."""
+    if a.ndim == b.ndim:
+        return a + b
+    return damped(a, b) if a.ndim else damped(b, a)

@@ -1,0 +1,129 @@
+"""PMatEKFAC: a diagonal in a Kronecker eigenbasis per layer.
+
+U [I, I], W [O, O] orthogonal bases of the input and the output side, D [O, I] the eigenvalues, V = [W | b] [O, I].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.collector.layers import LayerCollection
+from fisher.collector.uses import Layer
+from fisher.pmat.contract.base import PMat, Regul, identical
+from fisher.pmat.contract.blocks import InEigenbasis
+from fisher.pmat.contract.cuts import Cut
+from fisher.pmat.contract.handed import handed
+from fisher.pmat.decompositions import exact
+from fisher.pmat.decompositions.eigenblocks import EigenBlock, in_basis
+from fisher.pmat.layered.factored import layer_blocks, unstacked
+from fisher.pmat.whole.eye import PMatEye
+from linmaps import trees
+
+
+@trees.record(static=("layers",))
+class PMatEKFAC(InEigenbasis):
+    """blockdiag((W (x) U) diag(D) (W (x) U)'): what `PMatKFAC.eigendecomposition`, `inverse`, `pow` give.
+
+    `eigenvalues[name] = D`, `bases[name] = (U, W)`, `exact[name]` as in PMatKFAC.  mv, solve: four products per layer;
+    inverse, pinv, pow stay in the bases.
+    A 1-d U `[I]` (ones) is the identity; grouped layers have an axis of groups in front of all three.
+    F + G is a PMatEKFAC where both have the same bases (the same tensors: after `update_diag`, `inverse`, `pow`), else a
+    PMatSum: to average over batches or time average PMatKFAC, then take `.eigendecomposition().update_diag(...)`.
+    Derivatives through the bases are right where eigenvalues of a factor differ; else differentiate `PMatKFAC.solve`.
+
+    Source: George et al. (2018), Fast approximate natural gradient descent in a Kronecker-factored eigenbasis.
+
+    >>> import torch, fisher
+    >>> f = lambda p, x: x @ p["w"]
+    >>> F = fisher.fim(f, {"w": torch.ones(2, 1)}, torch.diag(torch.tensor([1.0, 2.0])), fisher.PMatKFAC, "gaussian")
+    >>> F.inverse(regul=1.0).get_diag()["w"].T
+    tensor([[0.6667, 0.3333]])
+    """
+
+    eigenvalues: dict[str, Tensor]
+    bases: dict[str, tuple[Tensor, Tensor]]
+    exact: dict[str, Tensor]
+    layers: LayerCollection
+
+    __repr__ = PMat.__repr__
+
+    def _about(self) -> str:
+        return f"{len(self.bases)} factored + {len(self.exact)} exact blocks, "
+
+    def _blocks(self) -> dict[str, Any]:
+        def factored(layer: Layer) -> EigenBlock:
+            (U, W), D = self.bases[layer.name], self.eigenvalues[layer.name]
+            self.check_single(2 + layer.grouped, W)
+            self.check_single(2 + layer.grouped, D)
+            return EigenBlock(D, U, W)
+
+        return layer_blocks(self, factored)
+
+    def eigenblocks(self) -> dict[str, Any]:
+        """The exact blocks in their eigenbases too."""
+        shapes = self.shapes()
+        return {
+            name: in_basis(self.exact[name], math.prod(shapes[name])) if name in self.exact else block
+            for name, block in self._blocks().items()
+        }
+
+    def update_diag(self, f: Any, params: Any, data: Any, likelihood: Any = "categorical", **options: Any) -> PMatEKFAC:
+        """The same bases with new eigenvalues, the second moments in them at these params and data; options as of `fim`.
+
+        `D[o, i] = 1/B sum over columns and b of ((W' (sum over s of g a') U)[o, i])^2`, one forward and one backward over
+        the columns: much less than new bases.  Exact blocks are kept.
+        """
+        return handed("update_diag")(self, f, params, data, likelihood, **options)
+
+    def _inverse(self, regul: Regul) -> PMatEKFAC:
+        return self._pow(-1, regul)
+
+    def _pinv(self, cut: Cut) -> PMatEKFAC:
+        return self._with(lambda block: block.pinv(cut), lambda m: exact.exact_pinv(m, cut))
+
+    def _pow(self, p: float, regul: Regul) -> PMatEKFAC:
+        return self._with(lambda block: block.pow(p, regul), lambda m: exact.exact_power(m, p, regul))
+
+    def get_KFE(self, name: str, split_weight_bias: bool = True) -> Tensor:
+        """The dense eigenbasis `[n, n]` of a layer, a column per eigenvalue (in the order of D, row by row).
+
+        Its rows are the layer's parameters: the weights row by row, then the biases; with split_weight_bias=False the view
+        `[W | b]` row by row, as in `get_block`.
+        """
+        blocks = self.eigenblocks()
+        if name not in blocks:
+            raise ValueError(f"get_KFE: got {name!r}, expected one of {sorted(blocks)}")
+        basis = blocks[name].basis()
+        if not split_weight_bias or name in self.exact or self.layers[name].bias is None:
+            return basis
+        shape = self.shapes()[name]
+        rows = torch.arange(len(basis), device=basis.device).reshape(shape)
+        return basis[torch.cat([rows[..., :-1].flatten(), rows[..., -1].flatten()])]
+
+    def scaled(self, alpha: Regul) -> PMatEKFAC:
+        values = {name: alpha * D for name, D in self.eigenvalues.items()}
+        return PMatEKFAC(values, self.bases, {name: alpha * m for name, m in self.exact.items()}, self.layers)
+
+    def matrices(self) -> dict[str, Tensor]:
+        return {name: self.exact[name] if name in self.exact else b.dense() for name, b in self._blocks().items()}
+
+    def _with(self, factored: Any, each: Any) -> PMatEKFAC:
+        blocks = self._blocks()
+        found = {name: factored(blocks[name]) for name in self.bases}
+        values = {name: unstacked(b).D for name, b in found.items()}
+        return PMatEKFAC(values, self.bases, {name: each(m) for name, m in self.exact.items()}, self.layers)
+
+    def _plus(self, other: PMat) -> PMat | None:
+        if isinstance(other, PMatEye):
+            values = {name: D + other.alpha for name, D in self.eigenvalues.items()}
+            parts = {name: exact.exact_sum(m, other.alpha) for name, m in self.exact.items()}
+            return PMatEKFAC(values, self.bases, parts, self.layers)
+        if isinstance(other, PMatEKFAC) and other.layers == self.layers and identical(self.bases, other.bases):
+            values = {name: D + other.eigenvalues[name] for name, D in self.eigenvalues.items()}
+            parts = {name: exact.exact_sum(m, other.exact[name]) for name, m in self.exact.items()}
+            return PMatEKFAC(values, self.bases, parts, self.layers)
+        return None

@@ -1,0 +1,233 @@
+"""Kronecker-factored blocks: the linear algebra of one layer.
+
+V `[K, O, I]`: the layer's matrix view of K vectors.  A `[I, I]` on the side of the inputs, G `[O, O]` of the outputs;
+G (x) A takes V to G V A.  A 1-d A `[I]` is the diagonal of a diagonal matrix, a 1-d basis U `[I]` is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fisher.collector.uses import Layer
+from fisher.pmat.contract.base import Regul
+from fisher.pmat.contract.cuts import NO_CUT, Cut
+from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.decompositions import exact, spectra
+from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, right, right_t
+from fisher.pmat.decompositions.precise import precisely, singly
+from linmaps import trees
+from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, refined, solve
+
+
+def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
+    """The blocks of a matrix by layer: factored ones, one for each group, and exact ones of `F.exact`."""
+    shapes = F.shapes()
+    blocks: dict[str, Any] = {}
+    for layer in F.layers:
+        name = layer.name
+        if layer.kronecker:
+            block = factored(layer)
+            blocks[name] = Stacked(block) if layer.grouped else block
+        else:
+            F.check_single(2 if F.exact[name].ndim else 0, F.exact[name])
+            blocks[name] = exact.exact(F.exact[name], shapes[name])
+    return blocks
+
+
+def unstacked(block: Any) -> Any:
+    """The block with its groups in front of its fields."""
+    return block.block if isinstance(block, Stacked) else block
+
+
+@trees.record()
+class KroneckerBlock:
+    """G (x) A."""
+
+    A: Tensor
+    G: Tensor
+
+    @property
+    def noise(self) -> tuple[float, float]:
+        """What rounding leaves on null directions of A and G, relative."""
+        return (0.0 if self.A.ndim == 1 else cutoff(len(self.A), self.A.dtype)), cutoff(len(self.G), self.G.dtype)
+
+    @singly
+    def mv(self, V: Tensor) -> Tensor:
+        return self.G @ right_t(V, self.A)
+
+    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+        if kind == "pi":
+            return self._pi_damped(V, regul)
+        if kind == "lstsq":
+            return self.pinv().mv(V) if cut == NO_CUT else self.eigen().pinv(cut).mv(V)
+        return self._tikhonov(V, regul, self.noise if kind == KIND else (0.0, 0.0))
+
+    @precisely
+    def _tikhonov(self, V: Tensor, regul: Regul, noise: tuple[float, float]) -> Tensor:
+        """X with G X A + regul X = V; eigh's own derivatives are infinite at repeated eigenvalues, X's are not."""
+        (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
+        a, g = denoised(a, noise[0]), denoised(g, noise[1])
+        values = torch.outer(g, a) + (regul.detach() if isinstance(regul, Tensor) else regul)
+        inverse = lambda B: W @ right_t((W.mT @ right(B, U)) / values, U)
+        return refined(inverse, lambda X: self.G @ right(X, self.A) + regul * X, V, V.detach())
+
+    @precisely
+    def _pi_damped(self, V: Tensor, regul: Regul) -> Tensor:
+        a, g = diagonal(self.A), self.G.diagonal()
+        ratio = a.mean() / g.mean()
+        sane = (ratio > 0) & ratio.isfinite()
+        pi = torch.where(sane, torch.where(sane, ratio, 1.0).sqrt(), 1.0)
+        root = regul**0.5
+        K, O, I = V.shape
+        X = solve(damped(self.G, root / pi), V.transpose(0, 1).reshape(O, K * I)).reshape(O, K, I)
+        if self.A.ndim == 1:
+            return X.transpose(0, 1) / (self.A + root * pi)
+        X = solve(damped(self.A, root * pi), X.reshape(O * K, I).mT)
+        return X.mT.reshape(O, K, I).transpose(0, 1)
+
+    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        return self._sample(Z, regul, max(self.noise))
+
+    @precisely
+    def _sample(self, Z: Tensor, regul: Regul, noise: float) -> Tensor:
+        """(G (x) A + regul I)^-1/2 Z, by the Taylor formula of `spectra.Spectrum` for the product of two."""
+        a, g = spectra.spectrum(self.A), spectra.spectrum(self.G)
+        h, h1, h2 = spectra.power(spectra.shifted(torch.outer(g.values, a.values), regul, -0.5, noise), -0.5)
+
+        def change(Z: Tensor) -> Tensor:
+            """What the N of both add to diag(g) Z diag(a): zero as a number."""
+            NZ = g.N @ Z
+            return NZ * a.values + g.values[:, None] * right(Z, a.N) + right(NZ, a.N)
+
+        Z = g.U.mT @ right(Z, a.U)
+        first = change(Z)
+        return g.U @ right_t(h * Z + h1 * first + h2 * change(first) / 2, a.U)
+
+    @precisely
+    def logdet(self, regul: Regul) -> Tensor:
+        """As `spectra.logdet`, in the eigenbases: D = G (x) A + regul I minus its numbers is never formed."""
+        (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
+        a, g = a if self.A.ndim == 1 else spectra.unregulated(a, regul), spectra.unregulated(g, regul)
+        r0 = regul.detach() if isinstance(regul, Tensor) else regul
+        r = regul - r0
+        values = torch.outer(g, a) + r0
+        x = 1 / values
+        dG, dA = W.mT @ (self.G - self.G.detach()) @ W, _rotated(self.A - self.A.detach(), U)
+        left, below = dG.diagonal()[:, None] * a, g[:, None] * diagonal(dA)
+        across = diagonal(dG)[:, None] * diagonal(dA)
+        first = (x * (left + below + across + r)).sum()
+        xa, xg = x * a, x * g[:, None]
+        second = ((xa @ xa.mT) * dG**2).sum()
+        second = second + ((xg**2 * dA**2).sum() if dA.ndim == 1 else ((xg.mT @ xg) * dA**2).sum())
+        second = second + (x**2 * (r * r + 2 * left * below + 2 * r * (left + below))).sum()
+        return spectra.log_abs(values) + first - second / 2
+
+    def pinv(self) -> KroneckerBlock:
+        """G^+ (x) A^+."""
+        return KroneckerBlock(exact.exact_pinv(self.A), exact.exact_pinv(self.G))
+
+    def pow(self, p: float) -> KroneckerBlock:
+        """G^p (x) A^p."""
+        return KroneckerBlock(exact.exact_power(self.A, p, 0.0), exact.exact_power(self.G, p, 0.0))
+
+    @precisely
+    def eigen(self) -> EigenBlock:
+        """The same in its eigenbases."""
+        a, g = spectra.spectrum(self.A), spectra.spectrum(self.G)
+        values = [s.values + diagonal(s.N) for s in (g, a)]
+        return EigenBlock(torch.outer(*values), a.U, g.U)
+
+    def diag(self) -> Tensor:
+        return torch.outer(self.G.diagonal(), diagonal(self.A))
+
+    def dense(self) -> Tensor:
+        return kron(self.G, full(self.A))
+
+    @precisely
+    def squares(self) -> Tensor:
+        return (self.A**2).sum() * (self.G**2).sum()
+
+    @precisely
+    def extreme(self, largest: bool) -> Tensor:
+        a, g = (spectra.extremes(spectra.spectrum_values(m), largest) for m in (self.A, self.G))
+        return a * g
+
+
+@trees.record()
+class Stacked:
+    """One block per group: `block` has an axis of groups in front, V is `[K, groups, O, I]`."""
+
+    block: Any
+
+    @property
+    def D(self) -> Tensor:
+        return self.block.D
+
+    def _rows(self, method: str, V: Tensor, *args: Any, **options: Any) -> Tensor:
+        return vmap(lambda b, V: getattr(b, method)(V, *args, **options), in_dims=(0, 1), out_dims=1)(self.block, V)
+
+    def _each(self, method: str, *args: Any) -> Any:
+        return vmap(lambda b: getattr(b, method)(*args))(self.block)
+
+    def mv(self, V: Tensor) -> Tensor:
+        return self._rows("mv", V)
+
+    def solve(self, V: Tensor, regul: Regul, kind: str, **options: Any) -> Tensor:
+        return self._rows("solve", V, regul, kind, **options)
+
+    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+        return self._rows("sample", Z, regul)
+
+    def to_diag(self, V: Tensor) -> Tensor:
+        return self._rows("to_diag", V)
+
+    def from_diag(self, Z: Tensor) -> Tensor:
+        return self._rows("from_diag", Z)
+
+    def logdet(self, regul: Regul) -> Tensor:
+        return self._each("logdet", regul).sum()
+
+    def pow(self, *args: Any) -> Any:
+        return self._each("pow", *args)
+
+    def pinv(self, *args: Any) -> Any:
+        return self._each("pinv", *args)
+
+    def eigen(self) -> Any:
+        return self._each("eigen")
+
+    def diag(self) -> Tensor:
+        return self._each("diag")
+
+    def basis(self) -> Tensor:
+        return self._spread("basis")
+
+    def dense(self) -> Tensor:
+        return self._spread("dense")
+
+    def _spread(self, method: str) -> Tensor:
+        """The matrices of all groups on one diagonal."""
+        D = self.diag()
+        check_dense(D.numel(), "a dense block of all groups of a layer", PRODUCTS, dtype=D.dtype)
+        return torch.block_diag(*self._each(method).unbind(0))
+
+    def squares(self) -> Tensor:
+        return self._each("squares").sum()
+
+    def extreme(self, largest: bool) -> Tensor:
+        return spectra.extremes(self._each("extreme", largest), largest)
+
+
+def _constant(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and basis of a factor as constants."""
+    return (A.detach(), torch.ones_like(A).detach()) if A.ndim == 1 else constant_eigh(A)
+
+
+def _rotated(A: Tensor, U: Tensor) -> Tensor:
+    """U' A U."""
+    return A if A.ndim == 1 else U.mT @ A @ U

@@ -1,0 +1,161 @@
+"""Curvatures of one batch: products J'H J v, each by one forward-mode and one reverse-mode pass for any number of outputs.
+
+B batch, C outputs, K columns; y `[B, *out]` the output of f, u `[B, *out]` a direction in function space.
+Each curvature is a frozen record of functions, static; `product` and the rest are sums over the examples of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.func import grad, vjp, vmap
+
+from fisher.checks.axes import batch_size
+from fisher.collector.forward import jvp
+from fisher.collector.plain import plainly
+from fisher.likelihoods import Likelihood, counts
+from fisher.likelihoods.columns import Exact, counted
+from fisher.likelihoods.held import Emptied
+from linmaps import trees
+
+Batch = tuple[Any, ...]
+
+
+def fisher_vector(likelihood: Likelihood, y: Tensor, u: Tensor) -> Tensor:
+    """H u `[B, *out]`, with H_b the Fisher matrix of the output distribution at y_b.
+
+    By the `product` of the likelihood; of one without, by the columns of its root, sum over K of r (r'u).
+
+    >>> import torch
+    >>> from fisher.likelihoods import Categorical
+    >>> fisher_vector(Categorical(), torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+    tensor([[ 0.2500, -0.2500]])
+    """
+    if hasattr(likelihood, "product"):
+        return likelihood.product(y, u)
+    return columns_vector(likelihood.root(y), u)
+
+
+def columns_vector(columns: Tensor, u: Tensor) -> Tensor:
+    """Sum over K of r (r'u) `[B, *out]`, for columns r `[K, B, *out]`; r'u is taken example by example.
+
+    >>> import torch
+    >>> columns_vector(torch.tensor([[[1.0, 1.0]]]), torch.tensor([[1.0, 0.0]]))
+    tensor([[1., 1.]])
+    """
+    axes = tuple(range(2, columns.ndim))
+    inner = (columns * u).sum(axes, keepdim=True) if axes else columns * u
+    return (columns * inner).sum(0)
+
+
+class Curvature:
+    """The sums over one batch that a matrix-free matrix is made of."""
+
+    def product(self, params: Any, batch: Batch, v: Any) -> Any:
+        """Sum over b of J_b'H_b J_b v."""
+        raise AttributeError("a curvature defines product")
+
+    def quadratic(self, params: Any, batch: Batch, v: Any) -> Tensor:
+        """Sum over b of v'J_b'H_b J_b v."""
+        return trees.dot(v, self.product(params, batch, v))
+
+    def columns(self, params: Any, batch: Batch) -> Tensor | None:
+        """A root of H: columns `[K, B, *out]`; None where there is none."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputCurvature(Curvature):
+    """J'H J with H in closed form at f's output: subclasses define `at_output`."""
+
+    f: Callable[..., Tensor]
+
+    def at_output(self, y: Tensor, u: Tensor, batch: Batch) -> Tensor:
+        """H u."""
+        raise AttributeError("a curvature defines at_output")
+
+    def product(self, params: Any, batch: Batch, v: Any) -> Any:
+        output = lambda p: self.f(p, batch[0])
+        y, back, u = vjp(lambda p: jvp(output, (p,), (v,)), params, has_aux=True)  # type: ignore[misc]
+        return back(self.at_output(y, u, batch))[0]
+
+    def quadratic(self, params: Any, batch: Batch, v: Any) -> Tensor:
+        y, u = jvp(lambda p: self.f(p, batch[0]), (params,), (v,))  # type: ignore[misc]
+        return (u * self.at_output(y, u, batch)).sum()
+
+    def pulled(self, params: Any, batch: Batch, w: Tensor) -> Any:
+        """J'w for w `[B, *out]`."""
+        return vjp(lambda p: self.f(p, batch[0]), params)[1](w)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class FisherCurvature(OutputCurvature):
+    """H from a likelihood; batch (x, target or (), the likelihood's tensors): `likelihood` is what of it is static."""
+
+    likelihood: Likelihood | Emptied
+
+    def _of(self, batch: Batch) -> Likelihood:
+        return self.likelihood.filled(batch[2]) if isinstance(self.likelihood, Emptied) else self.likelihood
+
+    def at_output(self, y: Tensor, u: Tensor, batch: Batch) -> Tensor:
+        which = self._of(batch)
+        return counted(fisher_vector(which, y, u), counts(which, y, _target(batch)))
+
+    def columns(self, params: Any, batch: Batch) -> Tensor | None:
+        return Exact(self._of(batch))(self.f(params, batch[0]), _target(batch))
+
+
+def _target(batch: Batch) -> Any:
+    """None where there is none: in a tuple torch's pytrees would take None for a leaf."""
+    return None if isinstance(batch[1], tuple) else batch[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnCurvature(OutputCurvature):
+    """H = sum of r r' of stored columns r; batch (x, columns `[K, B, *out]`)."""
+
+    def at_output(self, y: Tensor, u: Tensor, batch: Batch) -> Tensor:
+        return columns_vector(batch[1], u)
+
+    def columns(self, params: Any, batch: Batch) -> Tensor | None:
+        return batch[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussNewton(OutputCurvature):
+    """H the Hessian of a loss (y, target) -> `[B]` with respect to y; batch (x, target)."""
+
+    loss: Callable[[Tensor, Any], Tensor]
+
+    def at_output(self, y: Tensor, u: Tensor, batch: Batch) -> Tensor:
+        return jvp(grad(lambda y: self.loss(y, *batch[1:]).sum()), (y,), (u,))[1]  # type: ignore[misc]
+
+
+@dataclasses.dataclass(frozen=True)
+class HessianCurvature(Curvature):
+    """The Hessian of the sum of loss(params, x, y), `[B]` or the mean over the batch (x, y): forward over reverse."""
+
+    loss: Callable[..., Tensor]
+
+    def product(self, params: Any, batch: Batch, v: Any) -> Any:
+        n = batch_size(batch[0])
+        return jvp(grad(lambda p: n * self.loss(p, *batch).mean()), (params,), (v,))[1]  # type: ignore[misc]
+
+
+def example_columns(f: Callable[..., Tensor], params: Any, x: Any, columns: Tensor) -> Any:
+    """Gradients J_b'r_kb of each column at each example, a tree `[B, K, *leaf]`: memory B K d.
+
+    >>> import torch
+    >>> example_columns(lambda p, x: x * p, torch.tensor(2.0), torch.tensor([3.0, 4.0]), torch.ones(1, 2))
+    tensor([[3.],
+            [4.]])
+    """
+
+    def one(x: Any, columns: Tensor) -> Any:
+        _, back = vjp(lambda p: plainly(f)(p, trees.map(lambda t: t[None], x))[0], params)  # type: ignore[misc]
+        return vmap(lambda c: back(c)[0])(columns)
+
+    return vmap(one, in_dims=(0, 1))(x, columns)

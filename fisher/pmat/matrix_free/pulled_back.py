@@ -1,0 +1,126 @@
+"""PMatPullback: the metric J'F J that a metric F of weights = effective(theta) gives to theta, J = d effective / d theta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks import check as checks
+from fisher.checks.arguments import parameters
+from fisher.collector import trial
+from fisher.collector.forward import jvp, vjp
+from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.matrix_free.matrixfree import MatrixFree
+from linmaps import trees
+from linmaps.checks.precision import full_precision
+from linmaps.checks.typed import typed
+from linmaps.trees import Layout
+
+
+@trees.record(static=("effective",))
+class PMatPullback(MatrixFree):
+    """J'F J: mv by one forward-mode pass, F, and one reverse-mode pass; all else as every matrix-free matrix.
+
+    Made by `pullback`.  sample needs a root of F (a representation with `pow`, or a PMatImplicit).
+
+    >>> import torch, fisher
+    >>> F = fisher.PMatLowRank({"w": torch.tensor([[1.0, 2.0]])})
+    >>> fisher.pullback(F, lambda p: {"w": 2 * p}, torch.zeros(2)).get_diag()
+    tensor([ 4., 16.])
+    """
+
+    F: Any
+    params: Any
+    effective: Callable[[Any], Any]
+
+    __repr__ = PMat.__repr__
+
+    def _about(self) -> str:
+        return f"of {type(self.F).__name__} with d = {self.F.layout.numel:,}, "
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        return Layout.of(self.params)
+
+    def _like(self) -> Tensor:
+        return trees.leaves(self.params)[0]
+
+    @property
+    def _space(self) -> Any:
+        return self.params
+
+    def mv(self, v: Any) -> Any:
+        v = self.check_vector(v)
+        _, u = jvp(self.effective, (self.params,), (v,))
+        return self._pulled(self.F.mv(u))
+
+    def vTMv(self, v: Any) -> Tensor:
+        """(J v)'F (J v), a scalar."""
+        v = self.check_vector(v)
+        return self.F.vTMv(jvp(self.effective, (self.params,), (v,))[1])
+
+    def _pulled(self, w: Any) -> Any:
+        return vjp(self.effective, self.params)[1](w)
+
+    def scaled(self, alpha: Regul) -> PMatPullback:
+        return PMatPullback(self.F.scaled(alpha), self.params, self.effective)
+
+    def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
+        """By one solve of J'F^(1/2) e + sqrt(regul) z; noise a pair (z, e): z a tree like theta, e a tree like the weights
+        (for a PMatImplicit its own noise), standard normal."""
+        if (generator is None) == (noise is None):
+            raise ValueError(
+                "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
+            )
+        z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
+        like = self._like()
+        root = torch.as_tensor(regul, dtype=like.dtype, device=like.device).sqrt()
+        colored = self._colored(generator, None if noise is None else noise[1])
+        return self._solved(trees.axpy(root, z, colored), regul, "default")
+
+    def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
+        """J'F^(1/2) e, a vector from N(0, J'F J)."""
+        if isinstance(self.F, MatrixFree):
+            return self._pulled(self.F._colored(generator, noise))  # type: ignore[attr-defined]
+        e = self.F._draw(generator) if noise is None else noise
+        return self._pulled(self.F.pow(0.5).mv(e))
+
+
+@full_precision("effective")
+@typed
+def pullback(
+    F: PMat, effective: Callable[[Any], Any], params: Any, *, check: bool = True, check_finite: bool = True
+) -> PMatPullback:
+    """The metric of theta = `params` where the weights are effective(theta) and F is their metric: J'F J, matrix-free.
+
+    For F = fisher.fim(f, effective(params), ...) it is the Fisher of p -> f(effective(p), x).  Under vmap make F and this
+    of one member inside the mapped function.  Amari (1998).
+    Raises ValueError with the path where effective(params) is no vector of F's space.  check: ValueError where effective is
+    random, or torch's modes differ on it (two forwards and backwards, two products).  check_finite: report NaN in params,
+    weights, F and products.
+
+    >>> import torch
+    >>> from fisher.pmat.lowrank import PMatLowRank
+    >>> F = PMatLowRank({"w": torch.tensor([[1.0, 2.0]])})
+    >>> pullback(F, lambda p: {"w": torch.exp(p)}, torch.zeros(2)).to_torch()
+    tensor([[1., 2.],
+            [2., 4.]])
+    """
+    if not isinstance(F, PMat):
+        raise TypeError(
+            f"pullback: got {type(F).__name__}, expected a PMat; make one with fisher.fim at effective(params)"
+        )
+    params = parameters(params, check_finite)
+    weights = effective(params)
+    F.check_vector(weights, "effective(params)")
+    if check_finite:
+        checks.finite(weights, "effective(params)", "it overflows at these params")
+        checks.finite(F, "F", "make it of finite data and params")
+    made = PMatPullback(F, params, effective)
+    if check:
+        checks.repeatable(lambda params, _: effective(params), params, (), "effective(params)")
+        trial.symmetric(made, "pullback", check_finite)
+    return made

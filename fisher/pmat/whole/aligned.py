@@ -1,0 +1,33 @@
+"""Matrices whose eigenvectors are the parameters themselves: a block per leaf, coordinates are trees like params."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import Tensor
+
+from fisher.pmat.contract.blocks import Blockwise
+from linmaps import trees
+
+
+class AxisAligned(Blockwise):
+    """What PMatDiag and PMatEye have in common; a subclass has a `layout`."""
+
+    def split(self, v: Any) -> dict[str, Tensor]:
+        return {str(n): t for n, t in enumerate(trees.leaves(v))}
+
+    def join(self, views: dict[str, Tensor]) -> Any:
+        return self.layout.unflatten([views[str(n)] for n in range(len(views))])
+
+    def eigendecomposition(self) -> Self:
+        """Itself."""
+        return self
+
+    def get_eigenvalues(self) -> Any:
+        return self.get_diag()
+
+    def project_to_diag(self, v: Any) -> Any:
+        return self.check_vector(v)
+
+    def project_from_diag(self, u: Any) -> Any:
+        return self.check_vector(u, "u")

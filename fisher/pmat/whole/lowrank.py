@@ -1,0 +1,308 @@
+"""PMatLowRank: the rows themselves.  F = R' diag(w) R with R `[n, d]`, n rows of d parameters, K = R R' their Gram matrix.
+
+Where n >= d, what needs a spectrum goes through the dense matrix, which is the smaller one then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Number
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import debug_unwrap
+
+from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
+from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.decompositions.precise import cast, singly
+from fisher.pmat.decompositions.spectra import extremes, logdet, matrix_power, real, spectrum_values
+from fisher.pmat.whole.dense import PMatDense
+from fisher.pmat.whole.eigen import raveled
+from fisher.pmat.whole.range import PMatRange, combination, gram, products, row_layout
+from linmaps import trees
+from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, eigh, pinv, positive_root, refined
+from linmaps.numerics.numeric import eye_like, precise, working
+from linmaps.trees import Layout
+
+
+@trees.record()
+class PMatLowRank(PMat):
+    """R' diag(w) R from the rows R: memory n d; mv and mmap two products with R.
+
+    rows: a tree `[n, *leaf]` (of the exact Fisher: the gradients of all columns at all examples over sqrt(B));
+    weights w: `[n]`, or None for ones.  Sums, differences and multiples are of this form again.
+
+    solve(v, regul) is (F + regul I)^-1 v exactly, also for v outside the span of the rows, from the eigen-decomposition of
+    K: with V = R'U s^(-1/2) its orthonormal basis, V (s + regul)^-1 V'v + (v - V V'v) / regul, which is Woodbury's formula
+    without its cancellation.  n^2 d + n^3, then 8 n d a vector.  kind="range": the first term alone; kind="lstsq": F^+ v.
+
+    >>> import torch
+    >>> F = PMatLowRank({"w": torch.tensor([[2.0, 0.0]])})
+    >>> (
+    ...     F,
+    ...     F.solve({"w": torch.tensor([5.0, 1.0])}, regul=1.0),
+    ...     F.solve({"w": torch.tensor([5.0, 1.0])}, 1.0, kind="range"),
+    ... )
+    (PMatLowRank(1 rows, d = 2, 2 numbers stored, float32, cpu), {'w': tensor([1., 1.])}, {'w': tensor([1., 0.])})
+    """
+
+    rows: Any
+    weights: Tensor | None = None
+
+    __repr__ = PMat.__repr__
+    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "range": (), "lstsq": LSTSQ}
+
+    def _about(self) -> str:
+        return f"{self.n} rows, "
+
+    @property
+    def layout(self) -> Layout:  # type: ignore[override]
+        return row_layout(self.rows)
+
+    @property
+    def n(self) -> int:
+        """The number of rows: an upper bound of the rank."""
+        return trees.leaves(self.rows)[0].shape[0]
+
+    @property
+    def _wide(self) -> bool:
+        return self.n < self.layout.numel
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return trees.leaves(self.rows)[0].dtype
+
+    @property
+    def _inner(self) -> torch.dtype:
+        """The dtype to decompose K (or F, where that is smaller) in."""
+        row = trees.leaves(self.rows)[0]
+        return precise(row.dtype, row.device, min(self.n, self.layout.numel))
+
+    def _dense(self) -> PMatDense:
+        """F as it is decomposed."""
+        return PMatDense(cast(self, self._inner).to_torch(), self.layout)
+
+    def _weighted(self, t: Tensor) -> Tensor:
+        """diag(w) t for t `[*lead, n]`."""
+        return t if self.weights is None else self.weights * t
+
+    # --- products ----------------------------------------------------------------------------------------------------
+
+    def mv(self, v: Any) -> Any:
+        v = self.check_vector(v)
+        return self._mv_map(v, 0)
+
+    def _mv_map(self, J: Any, n: int) -> Any:
+        return combination(self.rows, self._weighted(products(self.rows, J)))
+
+    def vTMv(self, v: Any) -> Tensor:
+        """v' F v = sum of w (R v)^2, a scalar."""
+        v = self.check_vector(v)
+        return self._weighted(products(self.rows, v) ** 2).sum()
+
+    # --- solve -------------------------------------------------------------------------------------------------------
+
+    def _solve(self, v: Any, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Any:  # type: ignore[override]
+        return cast(self._solve_within(cast(v, self._inner), regul, kind, cut), self._dtype)
+
+    def _solve_within(self, v: Any, regul: Regul, kind: str, cut: Cut) -> Any:
+        """Of a v in the dtype of K, in which all but the rows is computed."""
+        if kind == "lstsq":
+            return self._plus_on_range(cut).mv(v)
+        if kind == "range":
+            F = self._on_range()
+            core = pinv(F.core + regul * (F.core @ pinv(F.core)))
+            return PMatRange(core, F.basis, F.rest).mv(v)
+        if not self._wide:
+            return self._dense()._solved(v, regul, "default")
+        inverse, unravel = self._constant_inverse(regul), self.layout.unravel
+        b = raveled(v, self.layout)
+        flat = lambda tree: raveled(tree, self.layout)
+        x = refined(
+            lambda b: flat(inverse(unravel(b))),
+            lambda x: flat(trees.axpy(regul, unravel(x), self._mv_map(unravel(x), 0))),
+            b,
+            b.detach(),
+        )
+        return unravel(x)
+
+    def _constant_inverse(self, regul: Regul) -> Any:
+        """v -> (F + regul I)^-1 v, constant in F and regul."""
+        rows = trees.map(lambda t: t.detach(), self.rows)
+        r = regul.detach() if isinstance(regul, Tensor) else regul
+        K = gram(rows, self._inner)
+        large = torch.as_tensor(r > 128 * torch.finfo(K.dtype).eps * K.diagonal().sum())  # Woodbury loses little
+        if self.weights is None and bool(debug_unwrap(large, recurse=True).all()):
+            return _improved(rows, r, _cholesky_inverse(damped(K, r)))  # eigenvectors would give the same, later
+        s, U = constant_eigh(K)
+        s = denoised(s, cutoff(len(s), s.dtype)).clamp_min(0.0)
+        used = s > 0
+        T = U * torch.where(used, torch.where(used, s, 1.0).rsqrt(), 0.0)
+        if self.weights is not None:
+            half = U * s.sqrt()
+            s, P = constant_eigh(half.mT @ (self.weights.detach()[:, None] * half))
+            s = denoised(s, cutoff(len(s), s.dtype))
+            T = T @ P
+        inside = lambda v: products(rows, v) @ T
+        back = lambda c: combination(rows, c @ T.mT)
+
+        def inverse(v: Any) -> Any:
+            c = inside(v)
+            outside = trees.sub(v, back(c))
+            outside = trees.sub(outside, back(inside(outside)))  # once more: little of the span may be left in it
+            return trees.map(lambda x, y: x + y / r, back(c / (s + r)), outside)
+
+        if self.weights is not None:
+            return inverse
+        spectrum = s + r
+        woodbury = _improved(rows, r, lambda c: (c @ U / spectrum) @ U.mT)
+        return lambda v: trees.map(lambda x, y: torch.where(large, x, y), woodbury(v), inverse(v))
+
+    # --- functions ---------------------------------------------------------------------------------------------------
+
+    def _on_range(self) -> PMatRange:
+        """The same matrix as B' M B with B = K^(+1/2) R and M = K^(1/2) diag(w) K^(1/2), smooth in the rows."""
+        if not self._wide:
+            F = self._dense().matrix
+            eye = torch.eye(len(F), dtype=F.dtype, device=F.device)
+            basis = self.layout.unflatten(
+                [t.reshape(len(F), *s) for t, s in zip(eye.split(list(self.layout.sizes), 1), self.layout.shapes)]
+            )
+            return PMatRange(F, basis, F.new_zeros(()))
+        K = gram(self.rows, self._inner)
+        half = matrix_power(K, 0.5)
+        M = K if self.weights is None else half @ (self.weights[:, None] * half)
+        return PMatRange(M, combination(self.rows, self._orthonormal(pinv(half)), self._dtype), K.new_zeros(()))
+
+    def _orthonormal(self, left: Tensor) -> Tensor:
+        """left, such that left R has orthonormal rows, with the rounding of weak directions removed by two Newton steps."""
+        G, eye = gram(self.rows, left.dtype, left), eye_like(left, len(left))
+        for _ in range(2):
+            step = 1.5 * eye - G / 2
+            left, G = step @ left, step @ G @ step
+        return left
+
+    def _inverse(self, regul: Regul) -> PMatRange:
+        """(F + regul I)^-1 = B'(M + regul I)^-1 B + (I - B'B) / regul."""
+        return cast(self._on_range()._inverse(regul), self._dtype)
+
+    def _pinv(self, cut: Cut) -> PMatRange:
+        """It lives on the span of the rows."""
+        return cast(self._plus_on_range(cut), self._dtype)
+
+    def _plus_on_range(self, cut: Cut) -> PMatRange:
+        rtol, atol = cut.of(cutoff(min(self.n, self.layout.numel), self._dtype))
+        return self._on_range()._pinv(Cut(rtol, atol))
+
+    def _pow(self, p: float, regul: Regul) -> PMat:
+        """Low-rank again for p >= 1, ones for weights and no regul: the rows are K^((p-1)/2) R then.
+
+        ValueError for p < 0 without regul: F has a null space.
+        """
+        p = real(p)
+        plain = isinstance(regul, Number) and regul == 0
+        if plain and p < 0 and self._wide:
+            raise ValueError(
+                f"PMatLowRank.pow: got p={p} and regul=0, but {self.n} rows leave a null space of {self.layout.numel} "
+                "dimensions; give regul > 0, or use pinv().pow(-p)"
+            )
+        if plain and p >= 1 and self.weights is None and self._wide:
+            K = gram(self.rows, self._inner)
+            return PMatLowRank(combination(self.rows, matrix_power(K, (p - 1) / 2), self._dtype))
+        return cast(self._on_range()._pow(p, regul), self._dtype)
+
+    def eigendecomposition(self) -> PMatRange:
+        """Eigenvalues `.core` `[min(n, d)]` ascending and eigenvectors `.basis` (rows; zero rows beyond the rank)."""
+        F = self._on_range()
+        values, U = eigh(F.core)
+        return cast(PMatRange(values, combination(F.basis, U.mT), F.rest), self._dtype)
+
+    def _logdet(self, regul: Regul) -> Tensor:
+        """log |det(M + regul I)| + (d - n) log regul."""
+        if not self._wide:
+            return self._dense()._logdet(regul).to(self._dtype)
+        M = self._on_range().core
+        r = torch.as_tensor(regul, dtype=M.dtype, device=M.device)
+        return (logdet(M, regul) + (self.layout.numel - self.n) * r.log()).to(self._dtype)
+
+    def _sample(self, noise: Any, regul: Regul) -> Any:
+        return cast(self._on_range()._sample(cast(noise, self._inner), regul), self._dtype)
+
+    # --- numbers -----------------------------------------------------------------------------------------------------
+
+    def trace(self) -> Tensor:
+        each = singly(lambda t: (t**2).reshape(self.n, math.prod(t.shape[1:])).sum(1))
+        parts = [self._weighted(each(t)).sum() for t in trees.leaves(self.rows)]
+        return sum(parts[1:], parts[0])
+
+    def get_diag(self) -> Any:
+        if self.weights is None:
+            return trees.map(singly(lambda t: (t**2).sum(0)), self.rows)
+        w = self.weights
+        return trees.map(singly(lambda t: (w.reshape(-1, *[1] * (t.ndim - 1)) * t**2).sum(0)), self.rows)
+
+    def to_torch(self) -> Tensor:
+        check_dense(self.layout.numel, "PMatLowRank.to_torch", PRODUCTS, dtype=self.dtype)
+        R = torch.cat([t.reshape(self.n, math.prod(t.shape[1:])) for t in trees.leaves(self.rows)], 1)
+        return R.mT @ (R if self.weights is None else self.weights[:, None] * R)
+
+    def frobenius_norm(self) -> Tensor:
+        """sqrt of the sum of squared entries, from K."""
+        K = self._weighted(gram(self.rows, working(self._dtype)))
+        return positive_root((K * K.mT).sum()).to(self._dtype)
+
+    def _spectral_norm(self, largest: bool) -> Tensor:
+        if self._wide and not largest:  # the rows leave a null space
+            return trees.leaves(self.rows)[0].new_zeros(())
+        return extremes(spectrum_values(self._on_range().core), largest).to(self._dtype)
+
+    # --- algebra -----------------------------------------------------------------------------------------------------
+
+    def scaled(self, alpha: Regul) -> PMatLowRank:
+        if isinstance(alpha, Number) and alpha >= 0 and self.weights is None:  # type: ignore[operator]
+            return PMatLowRank(trees.scale(math.sqrt(alpha), self.rows))  # type: ignore[arg-type]
+        return PMatLowRank(self.rows, alpha * self._all_weights())
+
+    def _all_weights(self) -> Tensor:
+        like = trees.leaves(self.rows)[0]
+        return like.new_ones(self.n) if self.weights is None else self.weights
+
+    def _compact(self) -> PMat:
+        """Dense once there are more than d rows."""
+        return self._dense() if self.n > self.layout.numel else self
+
+    def _plus(self, other: PMat) -> PMat | None:
+        if not isinstance(other, PMatLowRank):
+            return None
+        rows = trees.map(lambda s, t: torch.cat([s, t]), self.rows, other.rows)
+        if self.weights is None and other.weights is None:
+            return PMatLowRank(rows)
+        return PMatLowRank(rows, torch.cat([self._all_weights(), other._all_weights()]))
+
+
+def _improved(rows: Any, r: Any, inverse: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+    """v -> (R'R + r I)^-1 v by Woodbury, (v - R'(R R' + r I)^-1 R v) / r, and once more on what is left of v."""
+
+    def woodbury(v: Any) -> Any:
+        return trees.scale(1 / r, trees.sub(v, combination(rows, inverse(products(rows, v)))))
+
+    def better(v: Any) -> Any:
+        x = woodbury(v)
+        rest = trees.sub(v, trees.axpy(r, x, combination(rows, products(rows, x))))
+        return trees.add(x, woodbury(rest))
+
+    return better
+
+
+def _cholesky_inverse(m: Tensor) -> Callable[[Tensor], Tensor]:
+    """c -> m^-1 c of a positive definite m."""
+    L = torch.linalg.cholesky_ex(m).L
+
+    def inverse(c: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(L, c[:, None], upper=False)
+        return torch.linalg.solve_triangular(L.mT, half, upper=True)[:, 0]
+
+    return inverse

@@ -1,0 +1,207 @@
+"""Layouts, LayerCollections and Statistics over a change of widths: what says which entry of a matrix is what."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fisher.collector.layers import LayerCollection
+from fisher.collector.rules.forms import Channels, Contraction, Convolution, Elementwise, Form
+from fisher.collector.uses import Layer, Use
+from growth.moments.first_order import Statistics
+from growth.reading.pairs import layers_of
+from growth.surgery.moves import Move, Moves
+from growth.surgery.resize import spread
+from linmaps.trees import Layout, path_str
+from linmaps.trees.keys import Path
+
+RECOMPUTE = "make it anew with fisher.LayerCollection.from_function(f, grown, x)"
+
+
+def moves_of(layout: Layout, moves: Moves) -> list[Move]:
+    """The move of each leaf of a layout: that of params, or `{path: leaf}` of some of its leaves.
+
+    Raises ValueError where it is no layout of these params.
+    """
+    by_name = {path_str(p): m for p, m in moves.leaves.items()}
+    found = []
+    for path, shape in zip(layout.paths, layout.shapes):
+        move = by_name.get(path_str(path))
+        if move is None or move.old != shape:
+            got = "no such leaf" if move is None else f"shape {move.old}"
+            raise ValueError(
+                f"state: a matrix has the leaf {path_str(path)} {shape}, params have {got}, expected a matrix over these "
+                "params; map over an ensemble with torch.func.vmap"
+            )
+        found.append(move)
+    return found
+
+
+def resized(layout: Layout, moves: Moves) -> Layout:
+    """The layout with the new shapes."""
+    return Layout(layout.treedef, tuple(m.new for m in moves_of(layout, moves)))
+
+
+def carried_layers(layers: LayerCollection, moves: Moves) -> LayerCollection:
+    """The same layers with the new sizes: what `LayerCollection.from_function` finds for the resized params.
+
+    Raises ValueError (path, cure) for layers of other params, resized ones in groups or packed into one leaf.
+
+    >>> import torch, fisher
+    >>> from growth.moves import growing
+    >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(1, 2)}
+    >>> layers = fisher.LayerCollection.from_function(f, p, torch.ones(2, 1))
+    >>> carried_layers(layers, growing(p, {"w": torch.ones(1, 3)}))["w"].shape
+    (3, 1)
+    """
+    found = moves_of(layers.layout, moves)
+    by_path = dict(zip(layers.layout.paths, found))
+    uses = tuple(_use(u, by_path) for u in layers.uses)
+    return LayerCollection(tuple(_layer(l, found) for l in layers.layers), uses, resized(layers.layout, moves))
+
+
+def _layer(layer: Layer, moves: list[Move]) -> Layer:
+    own = [moves[n] for n in layer.leaves]
+    if all(m.still for m in own):
+        return layer
+    if layer.part is not None or layer.grouped:
+        raise _unknown(layer.name, "packed into a leaf with others" if layer.part else "in groups")
+    form = _form(layer.form, own[0], layer.name)
+    if isinstance(layer.form, Elementwise) or not layer.uses:
+        size = sum(math.prod(m.new) for m in own)
+        shape = size, size
+    else:
+        shape = _matrix(form, own[0].new) if layer.weight is not None else (own[0].new[0], 0)
+    return dataclasses.replace(layer, form=form, shape=shape, shapes=tuple(m.new for m in own))
+
+
+def _use(use: Use, moves: dict[Path, Move]) -> Use:
+    own = [moves[p] for p in use.paths]
+    if all(m.still for m in own):
+        return use
+    name = use.describe()
+    if use.part is not None or use.form.groups > 1:
+        raise _unknown(name, "packed into a leaf with others" if use.part else "in groups")
+    form = _form(use.form, own[0], name)
+    shape = list(use.shape)
+    for axis, old, new in _features(use.form, form, own[0], len(shape), use.weight is not None):
+        if shape[axis] != old:
+            raise _unknown(name, f"with {shape[axis]} features where {old} were expected")
+        shape[axis] = new
+    shared = tuple(form.outputs(torch.empty(shape, device="meta")).shape)
+    return dataclasses.replace(use, form=form, shape=tuple(shape), shared=shared)
+
+
+def _features(old: Form, new: Form, move: Move, ndim: int, weighted: bool) -> list[tuple[int, int, int]]:
+    """(axis of the output, old size, new size) of a use."""
+    if isinstance(old, Channels):
+        return [(1, move.old[0], move.new[0])]
+    if isinstance(old, Elementwise):
+        lead = ndim - len(old.shape)
+        return [(lead + k, a, b) for k, (a, b) in enumerate(zip(old.shape, new.shape)) if a != b]  # type: ignore[attr-defined]
+    if isinstance(old, Contraction):
+        axes = old.z_axes[len(old.z_axes) - len(old.arrangement.out) :]
+        return [(axis, move.old[k], move.new[k]) for axis, k in zip(axes, old.arrangement.out)]
+    sizes = (_matrix(old, move.old)[0], _matrix(new, move.new)[0]) if weighted else (move.old[0], move.new[0])
+    return [(1 if isinstance(old, Convolution) else ndim - 1, *sizes)]
+
+
+def _form(form: Form, move: Move, name: str) -> Form:
+    """The form of a resized leaf."""
+    if not isinstance(form, Elementwise) or isinstance(form, Channels):
+        return form
+    if form.shape == move.old:
+        return dataclasses.replace(form, shape=move.new)
+    wide = [k for k, n in enumerate(form.shape) if n > 1]
+    if len(wide) == 1 and math.prod(move.old) == form.shape[wide[0]]:
+        sizes = [math.prod(move.new) if k == wide[0] else n for k, n in enumerate(form.shape)]
+        return dataclasses.replace(form, shape=tuple(sizes))
+    raise _unknown(name, f"as {form.shape} of a leaf {move.old}")
+
+
+def _matrix(form: Form, shape: tuple[int, ...]) -> tuple[int, int]:
+    o, i = form.arrangement.matrix(torch.empty(shape, device="meta")).shape
+    return o, i
+
+
+def _unknown(name: str, how: str) -> ValueError:
+    return ValueError(f"{name}: used {how}, expected a layer whose sizes follow from its own leaves; {RECOMPUTE}")
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
+    """The statistics of a pair with zeros for new units, as if they had been silent, and without pruned ones.
+
+    The bias coordinate stays last.  Raises ValueError where the pair is not known or its sizes are not those of params.
+
+    >>> import torch, growth
+    >>> from growth.moves import growing
+    >>> f, data = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T, (torch.eye(2), torch.eye(2))
+    >>> p = {"a.weight": torch.eye(2), "b.weight": torch.eye(2)}
+    >>> grown = {"a.weight": torch.ones(3, 2), "b.weight": torch.ones(2, 3)}
+    >>> s = growth.statistics(f, p, data, growth.Pair("a", "b"), "squared_error")
+    >>> carried_statistics(s, growing(p, grown)).S.shape
+    torch.Size([3, 3])
+    """
+    if stats.pair is None:
+        raise ValueError("state: Statistics without a pair, expected that of growth.statistics; compute them anew")
+    before, after = layers_of(moves.params, stats.pair)
+    b2, b1 = ([moves.leaves[layer.weight_path] for layer in side.all] for side in (before, after))
+    into1, into2 = _Inputs(b1, stats.bias_after), _Inputs(b2, stats.bias_before)
+    out = _Outputs(b1[0], 1)
+    ways: dict[str, tuple[Any, ...]] = {
+        "S": (into1, into1),
+        "M": (into1, out),
+        "S_prev": (into2, into2),
+        "M_prev": (into2, _Outputs(b1[0], stats.taps)),
+        "P": (into2, into1),
+        "E": (out, out),
+    }
+    new = {}
+    for name, sides in ways.items():
+        t = getattr(stats, name)
+        for axis, side in zip((-2, -1), sides):
+            if t.shape[axis] != side.size:
+                raise ValueError(
+                    f"state: Statistics of {stats.pair} have {name} {tuple(t.shape)}, expected size {side.size} on axis {axis}, "
+                    "as params have; map over an ensemble with torch.func.vmap"
+                )
+            t = side(t.movedim(axis, -1)).movedim(-1, axis)
+        new[name] = t
+    rest = {n: getattr(stats, n).clone() for n in ("count", "positions", "sigma0", "slope_plus", "slope_minus")}
+    return dataclasses.replace(stats, **new, **rest)
+
+
+class _Inputs:
+    """The inputs of layers side by side, each the entries of a row of its weight, and the 1 of the bias."""
+
+    def __init__(self, moves: list[Move], bias: bool) -> None:
+        self.rows = [Move((1, *m.old[1:]), (1, *m.new[1:]), {a: t for a, t in m.take.items() if a > 0}) for m in moves]
+        self.sizes = [math.prod(m.old[1:]) for m in moves]
+        self.size = sum(self.sizes) + bias
+
+    def __call__(self, t: Tensor) -> Tensor:
+        lead = t.shape[:-1]
+        *parts, one = t.split([*self.sizes, self.size - sum(self.sizes)], -1)
+        moved = [m.lifted(lead)(p.reshape(*lead, *m.old)).flatten(len(lead)) for p, m in zip(parts, self.rows)]
+        return torch.cat([*moved, one], -1)
+
+
+class _Outputs:
+    """The outputs of a layer, with all taps each."""
+
+    def __init__(self, move: Move, taps: int) -> None:
+        self.move, self.taps, self.size = move, taps, move.old[0] * taps
+        self.more = move.new[0] * taps - self.size
+
+    def __call__(self, t: Tensor) -> Tensor:
+        if 0 in self.move.take:
+            return t.index_select(-1, spread(self.move.take[0].to(t.device), self.taps))
+        return pad(t, (0, self.more))

@@ -1,0 +1,13 @@
+"""Closed forms: the best change of a layer and the best new units, from moments alone.  No data, no f.
+
+In reading order:
+    delta           the best change of the second layer
+    neurons         the best k new units
+    select          fewer, scaled, merged units
+    signs           the better sign of units at a kink
+    noise           what the noise of the moments explains
+    draws           random numbers as arguments
+    normalization   sizes of new units
+    presets         TINY, GradMax, SENN, zeros, random
+    initialization  units by the rules of an initialisation
+"""

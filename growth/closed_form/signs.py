@@ -1,0 +1,114 @@
+"""The better sign of each new unit, for activations with a kink at 0.  k new units, other axes as in `statistics`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher import LayerCollection
+from fisher.checks.check import finite
+from growth.closed_form.neurons import Neurons
+from growth.reading.doors import door, owned
+from growth.reading.link import CENTRE
+from growth.reading.losses import Loss
+from growth.reading.observe import View, constants, observe
+from growth.reading.pairs import Pair, as_list, check_pairs, layers_of
+from linmaps.numerics.linalg import working
+
+
+@door("f", "loss")
+def choose_sign(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    new: Any,
+    loss: str | Loss = "cross_entropy",
+    *,
+    layers: LayerCollection | None = None,
+    taps: str = "all",
+    progress: bool = False,
+    check_finite: bool = True,
+) -> Any:
+    """`new` with the better sign of each unit (A_j, Ω_j) or (-A_j, -Ω_j), and its exact one-sided gain.
+
+        gain_j = -1/n Σ_i (G_i · Ω_j) ρ(A_j · b2_i),    ρ(u) = σ'(0+) u for u >= 0,  σ'(0-) u for u < 0
+
+    is the slope of the mean loss in the amplitude t at 0+ when unit j is added as (√t A_j, √t Ω_j), for any activation
+    (σ(0) being compensated).  Where σ is smooth at 0 both signs have the same gain and the unit stays as it is.
+    One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
+    `statistics` of these units.
+
+    Raises ValueError where `statistics` does, for slopes that are not finite (check_finite), and for units whose shapes are
+    not those of the layers.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.relu(x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.zeros(1, 2), "b.weight": torch.zeros(1, 1)}
+    >>> data, pair = (torch.eye(2), torch.tensor([[3.0], [-1.0]])), growth.Pair("a", "b")
+    >>> new = growth.optimal_neurons(growth.statistics(f, p, data, pair, "squared_error"), 1)
+    >>> growth.choose_sign(f, p, data, pair, new, "squared_error").gain.round(decimals=3), new.gain.round(decimals=3)
+    (tensor(4.5000), tensor(2.5000))
+    """
+    pairs, alone = check_pairs(pair)
+    units = as_list(new, len(pairs), "new")
+    for p, n in zip(pairs, units):
+        _check(params, p, n, taps)
+    slopes: list[tuple[Tensor, Tensor]] = []
+    sums: list[tuple[Tensor, Tensor]] = []
+    samples = 0
+    for _, count, views in observe(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+        parts = [_sides(v, n) for v, n in zip(views, units)]
+        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
+        slopes = slopes or [constants(v.activation, v.b1)[1:] for v in views]
+        samples += count
+    out = []
+    for n, (up, down), (plus, minus) in zip(units, sums, slopes):
+        sides = [(minus * down - plus * up) / samples, (plus * down - minus * up) / samples]
+        if check_finite:
+            finite(sides, "choose_sign: the slopes", "new or the gradients of f overflow; or pass check_finite=False")
+        out.append(better_sign(n, *sides))
+    return out[0] if alone else out
+
+
+def _sides(view: View, new: Neurons) -> tuple[Tensor, Tensor]:
+    """Σ_i (G_i · Ω_j) max(u, 0) and Σ_i (G_i · Ω_j) max(-u, 0) with u = A_j · b2_i over hidden positions i: `[k]` each."""
+    u = view.b2 @ working(new.fan_in).to(view.b2.dtype).mT
+    if new.fan_in_bias is not None:
+        u = u + working(new.fan_in_bias).to(u.dtype)
+    w = view.link.back(view.g, working(new.fan_out).to(view.g.dtype))
+    return (w * u.clamp(min=0)).sum((0, 1)), (w * (-u).clamp(min=0)).sum((0, 1))
+
+
+def better_sign(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
+    flip = flipped > kept
+    gains = torch.where(flip, flipped, kept).to(new.gains.dtype)
+
+    def turn(t: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask, -t, t)
+
+    return dataclasses.replace(
+        new,
+        fan_in=turn(new.fan_in, flip[:, None]),
+        fan_in_bias=None if new.fan_in_bias is None else turn(new.fan_in_bias, flip),
+        fan_out=turn(new.fan_out, flip),
+        gains=gains,
+        gain=gains.sum(),
+    )
+
+
+def _check(params: Any, pair: Pair, new: Neurons, taps: str) -> None:
+    owned(new, "new", pair, Neurons, "optimal_neurons")
+    before, after = layers_of(params, pair)
+    each = 1 if taps == CENTRE else after.taps
+    want = (new.size, sum(layer.inputs for layer in before.all)), (after.weight.shape[0] * each, new.size)
+    got = tuple(new.fan_in.shape), tuple(new.fan_out.shape)
+    if got != want:
+        raise ValueError(
+            f"{pair}: new has fan_in {got[0]} and fan_out {got[1]}, expected {want[0]} and {want[1]}; give units made "
+            "from statistics of this pair, and the same taps"
+        )

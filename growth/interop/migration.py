@@ -1,0 +1,20 @@
+"""The guide for those who come from gromo, printed by a function."""
+
+from __future__ import annotations
+
+from growth.interop import from_gromo
+from linmaps.interop.migration import Guide, guide
+
+GUIDES = {"gromo": Guide.of("gromo", "growth", from_gromo.NOTES, from_gromo.ROWS)}
+
+
+def coming_from(library: str) -> Guide:
+    """The guide of a library: a table of its names beside those of growth.
+
+    library: "gromo".  ValueError for another.
+
+    >>> import growth
+    >>> growth.interop.coming_from("gromo").about("line_search").rows
+    ROWS
+    """
+    return guide(GUIDES, library)

@@ -1,0 +1,316 @@
+"""What stands between the two layers of a pair: verified by values, and called by its name where it is not elementwise.
+
+B batch, m hidden positions, X positions of `after`, p hidden units, e taps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from fisher import LayerCollection
+from fisher.checks import check
+from fisher.checks.axes import batch_size
+from fisher.collector.rules.forms import Convolution
+from fisher.collector.taps import column_rows, pull
+from fisher.collector.uses import Use
+from fisher.collector.watch import tensors
+from growth.reading.locate import Place, locate
+from growth.reading.pairs import Activation, Layer, Pair, layers_of, norm_leaves, places
+from linmaps import trees
+from linmaps.checks import values
+from linmaps.numerics.linalg import working
+
+LOOSE = 0.1  # relative, of half precision
+NORM_EPS = 2e-3  # what the eps of a batch norm does to a unit of variance 1
+TF32 = 1e-3
+
+
+def verify(
+    f: Callable[..., Tensor],
+    params: Any,
+    pairs: Sequence[Pair],
+    layers: LayerCollection,
+    found: Sequence[Place],
+    x: Any,
+) -> None:
+    """Raise a ValueError unless, on x, the input of each `after` is activation(output of `before`), and nothing else is.
+
+    Two comparisons at the hidden units there are: of values, and of the gradient at the output of `before` with what comes
+    back from `after`, which sees every other way that leads away from there.  Without a unit, and behind a norm, at one
+    more unit, for which the norm is the identity.  Cost: one forward and one backward for all pairs.
+    """
+    there = [not _fresh(params, pair) for pair in pairs]
+    uses = {k for place, old in zip(found, there) if old for k in (*place.before, place.after[0])}
+    seen = _look(f, params, layers, uses, x) if uses else None
+    for pair, place in zip(pairs, found):
+        if seen is not None and not _fresh(params, pair):
+            _compare(f, params, pair, layers, place, x, seen, 0)
+        else:
+            _compare_new(f, params, pair, x)
+    old = f(params, x)
+    for pair in pairs:
+        _silent(f, params, pair, x, old)
+
+
+def _fresh(params: Any, pair: Pair) -> bool:
+    return pair.norm is not None or not layers_of(params, pair)[0].weight.shape[0]
+
+
+def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> None:
+    """The same at one more unit."""
+    old = layers_of(params, pair)[0].weight.shape[0]
+    params = _with_unit(params, pair)
+    try:
+        layers = LayerCollection.from_function(f, params, x)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{pair}: f raised {type(error).__name__} with one more hidden unit ({error}), expected a function that takes "
+            "its sizes from params; growth makes them larger"
+        ) from error
+    place = locate(layers, params, pair)
+    seen = _look(f, params, layers, {*place.before, place.after[0]}, x)
+    _compare(f, params, pair, layers, place, x, seen, old)
+
+
+Seen = tuple[dict[int, Tensor], dict[int, Tensor]]
+
+
+def _look(f: Callable[..., Tensor], params: Any, layers: LayerCollection, uses: set[int], x: Any) -> Seen:
+    """Inputs of these uses, and the gradients at their outputs of a generic sum of the outputs of f."""
+    y, inputs, back = pull(f, params, x, layers, tuple(sorted(uses)), lambda _, a: a)
+    ramp = torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+    rows = column_rows(layers, back(ramp[None]), batch_size(x))
+    return inputs, {k: working(t[0]) for k, t in rows.items()}
+
+
+def _compare(
+    f: Callable[..., Tensor],
+    params: Any,
+    pair: Pair,
+    layers: LayerCollection,
+    place: Place,
+    x: Any,
+    seen: Seen,
+    start: int,
+) -> None:
+    """Of the units from `start` on."""
+    before, after = layers_of(params, pair)
+    inputs, g = seen
+    first, last = layers.uses[place.before[0]], layers.uses[place.after[0]]
+    z = _outputs([working(inputs[k]) for k in place.before], before)
+    got = working(inputs[place.after[0]])
+    accuracy, eps = _accuracy(
+        [first.dtype, last.dtype, inputs[place.after[0]].dtype], got.device, pair.norm is not None
+    )
+    shape = tuple(first.tap_shape(batch_size(x))[2:])
+    arranged = lambda h: _arranged(h, first, last, after, shape)
+    value, slope = _applied(place.activation, z)
+    want = arranged(value)
+    if want.shape != got.shape:
+        is_, expected = (tuple(t.shape[1:]) for t in (got, want))
+        raise ValueError(
+            refusal(f, params, pair, x, f"has [positions, features] {is_}, expected {expected} as they leave it")
+        )
+    step = 16 * eps * z.detach().abs().amax() if z.numel() else z.sum().detach()
+    (low, slope_low), (high, slope_high) = (_applied(place.activation, z + d) for d in (-step, step))
+    slack = arranged((high - low).abs())  # rounding of z, where the activation is steep or jumps
+    units = lambda t: t.unflatten(-1, (-1, after.taps))[..., start:, :]
+    wrong = _differs(units(got), units(want), units(slack), accuracy)
+    if wrong is not None:
+        why = f"is not {_called(place, pair)} of the output before: {wrong}"
+        raise ValueError(refusal(f, params, pair, x, why))
+    came = vjp(arranged, z)[1](g[place.after[0]] @ working(after.weight).flatten(1))[0] * slope
+    smooth = (slope_high - slope_low).abs() <= accuracy * slope.detach().abs()
+    seen_z, want_z = (torch.where(smooth, t, 0.0)[..., start:] for t in (g[place.before[0]], came))
+    wrong = _differs(seen_z, want_z, None, accuracy)
+    if wrong is not None:
+        why = "is not the only one that it is used for, or its derivative is another"
+        raise ValueError(refusal(f, params, pair, x, f"{why}: of the gradient at the output of {before.name}, {wrong}"))
+
+
+def _outputs(inputs: list[Tensor], before: Layer) -> Tensor:
+    """The output of the layers added, `[B, m, p]`."""
+    total = sum(a @ working(layer.weight).flatten(1).mT for a, layer in zip(inputs, before.all))
+    return total + sum(working(layer.bias) for layer in before.all if layer.bias is not None)  # type: ignore[return-value]
+
+
+def _arranged(h: Tensor, before: Use, after: Use, layer: Layer, shape: tuple[int, ...]) -> Tensor:
+    """h `[B, m, p]` as the rows `[B, X, p e]` that enter `after` if it is what `after` reads."""
+    if isinstance(after.form, Convolution):
+        if math.prod(shape) != h.shape[1] or not isinstance(before.form, Convolution):
+            return h
+        return after.form.inputs(h.mT.reshape(len(h), h.shape[2], *shape)).flatten(1, -2)
+    return h if layer.columns == 1 else h.mT.flatten(1)[:, None]
+
+
+def _applied(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+    """(activation(z), its derivative)."""
+    flat = z.flatten()
+    value, back = vjp(lambda t: elementwise(activation, t), flat)  # type: ignore[misc]
+    return value.reshape(z.shape), back(torch.ones_like(value))[0].reshape(z.shape)
+
+
+def elementwise(activation: Activation, z: Tensor) -> Tensor:
+    """activation(z) of a vector; ValueError where it takes none, or returns another shape."""
+    try:
+        value = activation(z)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"activation: raised {type(error).__name__} for a vector ({error}), expected an elementwise map, of tensors of any "
+            "shape; pooling and norms are none"
+        ) from error
+    if not isinstance(value, Tensor) or value.shape != z.shape:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"activation: returned {got} for input {tuple(z.shape)}, expected {tuple(z.shape)}; only elementwise maps may "
+            "stand between the layers of a Pair"
+        )
+    return value
+
+
+def _accuracy(dtypes: Sequence[torch.dtype], device: torch.device, normed: bool) -> tuple[float, float]:
+    """(relative tolerance, rounding) of what was computed in the coarsest of these dtypes on this device."""
+    eps = max(torch.finfo(d).eps for d in dtypes if d.is_floating_point)
+    eps = max(eps, TF32) if device.type != "cpu" and torch.float32 in dtypes else eps
+    return max(min(LOOSE, 10 * eps**0.5), NORM_EPS if normed else 0.0), eps
+
+
+def _differs(got: Tensor, want: Tensor, slack: Tensor | None, accuracy: float) -> str | None:
+    """How far got is from want, in words, if it is farther than rounding: looked at to raise only."""
+    a, b, s = (None if t is None else values(t) for t in (got, want, slack))
+    if a is None or b is None or not a.numel():
+        return None
+    size = max(float(a.abs().amax()), float(b.abs().amax()))
+    apart = (a - b).abs() if s is None else (a - b).abs() - s
+    worst = float(apart.amax())
+    if not math.isfinite(size) or not worst > accuracy * size:
+        return None
+    return f"they differ by up to {float((a - b).abs().amax()):.3g}, at a size of {size:.3g}"
+
+
+def _called(place: Place, pair: Pair) -> str:
+    name = getattr(place.activation, "__name__", str(place.activation))
+    return f"the named activation ({name})" if pair.activation is not None else f"what was read ({name})"
+
+
+def _silent(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, old: Tensor) -> None:
+    """Raise a ValueError if one more hidden unit whose outgoing weights are zero changes f: it reads the width from params."""
+    silent = _with_unit(params, pair, {layer.weight_path for layer in layers_of(params, pair)[1].all})
+    try:
+        now = f(silent, x)
+    except Exception:  # a function of one width: growth itself says so
+        return
+    a, b = values(old), values(now)
+    if a is None or b is None or not a.numel() or not bool((a.isfinite() & b.isfinite()).all()):
+        return
+    size = float(a.abs().amax())
+    gap = float((a - b).abs().amax()) if a.shape == b.shape else math.inf
+    if gap > check.tolerance([a.dtype]) * size and gap > check.tolerance_of(f, params, x) * size:
+        raise ValueError(
+            f"{pair}: f changes by up to {gap:.3g}, at a size of {size:.3g}, with one more hidden unit whose outgoing weights "
+            "are zero, expected no change; it reads the width from params (a factor 1/sqrt(width), a mean over units): keep "
+            "such a factor constant, as a number that f closes over"
+        )
+
+
+def _with_unit(params: Any, pair: Pair, silent: Any = ()) -> Any:
+    """One more hidden unit of generic weights, which a norm leaves as it is; zeros at the paths in silent."""
+    fills = {path: fill for path, _, fill in norm_leaves(params, pair)}
+    for path, axis, columns in places(params, pair):
+        leaf = trees.get(params, path)
+        shape = (*leaf.shape[:axis], columns, *leaf.shape[axis + 1 :])
+        generic = torch.cos(1.7 * torch.arange(1, math.prod(shape) + 1, device=leaf.device)).reshape(shape)
+        size = max(1, math.prod(leaf.shape[1:])) ** -0.5
+        more = leaf.new_full(shape, fills[path]) if path in fills else (size * generic).to(leaf.dtype)
+        more = torch.zeros_like(more) if path in silent else more
+        params = trees.replace(params, path, torch.cat([leaf, more], axis))
+    return params
+
+
+# --- by name -------------------------------------------------------------------------------------------------------
+
+
+KNOWN = (
+    ("pool", "pools positions, which growth does not read: put it behind the layer after, or choose another pair"),
+    ("batch_norm", "is a norm: name it, Pair(before, after, norm=...)"),
+    ("norm", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
+    ("softmax", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
+    ("attention", "mixes positions and splits the units into heads: choose a pair without it"),
+    (
+        "dropout",
+        "drops units: put the model into eval mode (model.eval()) and name the activation, Pair(..., activation=)",
+    ),
+    ("prelu", "has parameters: where these are one number for all units name it, Pair(before, after, activation=...)"),
+)
+
+NAME_IT = "if it is one all the same, name it: Pair(before, after, activation=...), which is compared with what f does"
+
+
+def calls_between(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> list[str]:
+    """The names of the torch calls that lead from the output of `before` to the input of `after`, for messages.
+
+    >>> f = lambda p, x: torch.relu(x @ p["a"].T).flip(-1) @ p["b"].T
+    >>> params = {"a": torch.eye(2), "b": torch.eye(2)}
+    >>> calls_between(f, params, Pair("a", "b"), torch.eye(2))
+    ['relu', 'flip']
+    """
+    before, after = layers_of(params, pair)
+    mode = _Between([layer.weight for layer in before.all], [layer.weight for layer in after.all[:1]])
+    with mode:
+        f(params, x)
+    return mode.found
+
+
+class _Between(TorchFunctionMode):
+    """Follows what comes of the weights of `before` until a weight of `after` meets it."""
+
+    def __init__(self, before: list[Tensor], after: list[Tensor]) -> None:
+        super().__init__()
+        self.alive: list[Any] = [*before, *after]  # an id is a name only while its object lives
+        self.weights = {id(t): side for side, leaves in (("before", before), ("after", after)) for t in leaves}
+        self.reached: dict[int, list[str]] = {}
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        met = tensors(args, kwargs)
+        ways = [self.reached[id(t)] for t in met if id(t) in self.reached]
+        sides = {self.weights[id(t)] for t in met if id(t) in self.weights}
+        out = func(*args, **kwargs)
+        results = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
+        self.alive.extend(results)
+        way = [name for names in ways for name in names]
+        if "after" in sides and ways:
+            self.found = self.found or list(dict.fromkeys(way))
+        elif sides and len(met) == 1:  # a view of a weight
+            self.weights |= {id(t): next(iter(sides)) for t in results}
+        elif "before" in sides or ways:
+            self.reached |= {id(t): [] if "before" in sides else [*way, _name(func)] for t in results}
+        return out
+
+
+def _name(func: Any) -> str:
+    name = (resolve_name(func) or "").removesuffix(".__get__").rpartition(".")[2]
+    own = getattr(func, "__name__", "")
+    return (own if name in ("", "fn") else name).strip("_") or "a call"
+
+
+def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str) -> str:
+    """The words for a pair between whose layers something else stands than an elementwise function."""
+    before, after = layers_of(params, pair)
+    calls = calls_between(f, params, pair, x)
+    known = next(((c, cure) for part, cure in KNOWN for c in calls if part in c), None)
+    through = f"; it goes through {', '.join(calls)}" if calls else ""
+    named = "choose a pair without it" if pair.activation is not None else NAME_IT
+    cure = f"{known[0]} {known[1]}" if known else named
+    return (
+        f"{pair}: the input of {after.name} {why}; expected an elementwise function of the output of {before.name} alone"
+        f"{through}; {cure}"
+    )

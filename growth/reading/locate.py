@@ -1,0 +1,106 @@
+"""Where in f the two layers of a pair are: their uses in a LayerCollection, and the activation between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fisher import LayerCollection
+from fisher.collector.rules.forms import Convolution, Form
+from fisher.collector.uses import UNUSED, Use
+from growth.reading.pairs import Activation, Layer, Pair, layers_of
+from linmaps import trees
+from linmaps.trees import path_str
+
+
+@trees.static
+@dataclasses.dataclass(frozen=True)
+class Composed:
+    """outer(inner(z))."""
+
+    outer: Activation
+    inner: Activation
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.outer(self.inner(z))
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    activation: Activation
+    layer: Layer
+
+
+def locate(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
+    """The uses of the two layers in a LayerCollection, and the activation between them.
+
+    words: what to say of an activation that cannot be read, from why it cannot (`between.refusal`).
+
+    Raises ValueError where a layer is used twice, stored [in, out] or in groups, where its bias is not added to its
+    output, and where the activation can neither be read from f nor is given.
+    """
+    before, after = layers_of(params, pair)
+    first, second = (tuple(_use(layers, layer) for layer in side.all) for side in (before, after))
+    if pair.activation is not None:
+        return Place(first, second, pair.activation, after)
+    i = first[0]
+    source: tuple[int, Activation] | None = layers.uses[second[0]].source if len(first) == 1 else None
+    if source is not None and pair.norm is not None and source[0] != i:
+        source = _through_norm(layers.uses, pair, source)
+    if source is None or source[0] != i:
+        why = "cannot be read" if source is None else f"comes from {layers.uses[source[0]].describe()}"
+        plain = f"{pair}: the input of {after.name} {why}, expected an elementwise function of the output of {before.name} alone"
+        raise ValueError(plain if words is None else words(why))
+    return Place(first, second, source[1], after)
+
+
+def _through_norm(uses: tuple[Use, ...], pair: Pair, source: tuple[int, Activation]) -> tuple[int, Activation] | None:
+    """What leads to a use whose input comes from the pair's norm: to a new unit that norm is the identity."""
+    k, outer = source
+    named = {path_str(p) for p in uses[k].paths}
+    if not any(name.startswith(f"{path_str(pair.norm or ())}.") for name in named) or uses[k].source is None:
+        return source
+    first, inner = uses[k].source  # type: ignore[misc]
+    return first, Composed(outer, inner)
+
+
+def _use(layers: LayerCollection, layer: Layer) -> int:
+    uses = [k for k, u in enumerate(layers.uses) if u.weight == layer.weight_path]
+    if len(uses) != 1:
+        raise ValueError(
+            f"{layer.name}: used by {len(uses)} calls, expected one; growth enlarges a layer that is applied "
+            "once (F.linear, x @ W.T, F.conv1d to F.conv3d)"
+        )
+    use = layers.uses[uses[0]]
+    if use.transposed:
+        raise ValueError(
+            f"{layer.name}: stored as [in, out] {tuple(layer.weight.shape)} (used as x @ W), expected [out, in]; "
+            "write F.linear(x, W, b) or x @ W.T with the transposed leaf"
+        )
+    known = type(use.form) is Form or (isinstance(use.form, Convolution) and not use.form.back)
+    if not known or use.form.groups > 1:
+        raise ValueError(
+            f"{layer.name}: used by {use.kind}{' in groups' if known else ''}, expected a dense layer or a convolution "
+            "without groups; other layers are enlarged by growth.add_parameters"
+        )
+    if use.bias != layer.bias_path:
+        got = "no leaf" if use.bias is None else path_str(use.bias)
+        raise ValueError(
+            f"{layer.name}: the bias added to its output is {got}, expected "
+            f"{'none' if layer.bias_path is None else path_str(layer.bias_path)}; keep weight and bias of a layer "
+            "together as `weight` and `bias`, and add the bias right after the product"
+        )
+    for owner in layers:
+        paths = [layers.layout.paths[n] for n in owner.leaves]
+        if owner.note and owner.kind != UNUSED and {layer.weight_path, layer.bias_path} & set(paths):
+            raise ValueError(
+                f"{owner.name}: {owner.note}, expected a layer whose leaves are used by itself alone; growth sees no slope of "
+                "another use"
+            )
+    return uses[0]

@@ -1,0 +1,151 @@
+"""One pass over data: what enters the two layers of each pair, and the gradient at the output of the second.
+
+B batch, m hidden positions, X positions of `after`, r p q as in `pairs` (times the kernel for convolutions).  One forward
+and one backward per batch, for all pairs together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import debug_unwrap, vjp
+
+from fisher import LayerCollection
+from fisher.checks.axes import batch_size
+from fisher.checks.batches import batches
+from fisher.checks.batches import check_finite as check_data
+from fisher.checks.check import finite, repeatable
+from fisher.collector.io import layer_io
+from fisher.collector.rules.forms import Convolution
+from growth.reading.between import elementwise, refusal, verify
+from growth.reading.buffers import buffers_fixed
+from growth.reading.doors import detached
+from growth.reading.link import TAPS, Link, link
+from growth.reading.locate import Place, locate
+from growth.reading.losses import Loss, gradient, per_sample
+from growth.reading.pairs import Activation, Pair
+from linmaps import trees
+from linmaps.numerics.linalg import working
+
+FEW = 32
+DIVERGED = "the training has diverged: go back to finite parameters (or pass check_finite=False)"
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A pair on one batch: b2 `[B, m, r]`, b1 `[B, X, p]`, g `[B, X, q]` = d loss / d a, and how positions meet.
+
+    uses: the numbers of the calls that b2 and b1 enter, the same for neighbouring pairs that share them.
+    """
+
+    b2: Tensor
+    b1: Tensor
+    g: Tensor
+    activation: Activation
+    link: Link
+    uses: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def observe(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pairs: Sequence[Pair],
+    loss: str | Loss,
+    layers: LayerCollection | None,
+    progress: bool,
+    check_finite: bool,
+    taps: str = TAPS[0],
+) -> Iterator[tuple[str, int, list[View]]]:
+    """For each batch that is not empty: its name, its samples and one View per pair; raises if there is none."""
+    if taps not in TAPS:
+        raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
+    each, f, params = per_sample(loss), buffers_fixed(f), detached(params)
+    places: list[Place] = []
+    found: Any = None
+    for number, (x, target) in enumerate(batches(data, progress=progress, what="growth statistics")):
+        samples = batch_size(x)
+        if samples == 0:
+            continue
+        name = f"data: batch {number}"
+        if check_finite and not places:
+            finite(params, "params", DIVERGED)
+        if check_finite:
+            check_data({"x": x} if target is None else {"x": x, "target": target}, name)
+        sizes = [tuple(t.shape[1:]) for t in trees.leaves(x)]
+        if layers is None and (found is None or (sizes != found[1] and any(_maps(found[0], p) for p in places))):
+            # examples go apart, so a few of them show how f uses its leaves
+            found = LayerCollection.from_function(f, params, trees.map(lambda t: t[:FEW], x)), sizes
+        known: LayerCollection = found[0] if layers is None else layers
+        few = trees.map(lambda t: t[:FEW], x)
+        first = not places
+        places = [locate(known, params, p, partial(refusal, f, params, p, few)) for p in pairs]
+        if first:
+            if layers is not None:  # else it was asked when the layers were found
+                repeatable(f, params, few)
+            verify(f, params, pairs, known, places, few)
+        both = [side for p in places for side in (p.before, p.after)]
+        uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
+        rest = {k for side in both for k in side} - uses
+        cotangent = gradient(each, target)
+        _, io = layer_io(f, params, x, known, cotangent, uses=tuple(sorted(uses)), inputs_of=tuple(sorted(rest)))
+        yield name, samples, [_view(pair, place, known, io, samples, taps) for pair, place in zip(pairs, places)]
+    if not places:
+        raise ValueError("data: got only empty batches, expected at least one sample")
+
+
+def _maps(layers: LayerCollection, place: Place) -> bool:
+    """Whether the sizes of the data are in the shapes of these uses."""
+    return isinstance(layers.uses[place.before[0]].form, Convolution)
+
+
+def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: int, taps: str) -> View:
+    (b2, _), (b1, g) = (_together(pair, [io[k] for k in side]) for side in (place.before, place.after))
+    before, after = layers.uses[place.before[0]], layers.uses[place.after[0]]
+    shape = tuple(before.tap_shape(samples)[2:]) if _maps(layers, place) else (b2.shape[1],)
+    if math.prod(shape) != b2.shape[1]:
+        raise ValueError(
+            f"{pair}: the hidden map has {b2.shape[1]} positions, expected {shape} as in the LayerCollection; give "
+            "layers=None for data of several sizes"
+        )
+    met = link(pair, before, after, place.layer, shape, taps, b2.device)
+    if met.index is None and b2.shape[1] != b1.shape[1]:
+        raise ValueError(
+            f"{pair}: the layers have {b2.shape[1]} and {b1.shape[1]} positions, expected as many; nothing but elementwise "
+            "functions may stand between"
+        )
+    return View(working(b2), working(b1), working(g[0]), place.activation, met, (place.before, place.after))
+
+
+def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The inputs of layers that are added, side by side, and the gradient at their outputs, which is one."""
+    a, g = sides[0]
+    for other, h in sides[1:]:
+        same = other.shape[:2] == a.shape[:2] and h.shape == g.shape
+        apart = (h - g).abs().amax() > 1e-4 * g.abs().amax() if same and g.numel() else torch.tensor(not same)
+        if bool(debug_unwrap(apart.detach(), recurse=True).any()):
+            raise ValueError(
+                f"{pair}: the layers of a Sum have different gradients at their outputs, expected one; f must add their "
+                "outputs, and nothing else may use one of them alone"
+            )
+    return torch.cat([t for t, _ in sides], -1) if len(sides) > 1 else a, g
+
+
+def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sigma(0) and the one-sided derivatives of an elementwise map at 0, as scalar tensors of the dtype of `like`.
+
+    >>> import torch
+    >>> [t.item() for t in constants(torch.relu, torch.zeros(1))]
+    [0.0, 1.0, 0.0]
+    """
+    tiny = torch.finfo(like.dtype).tiny ** 0.5
+    at = torch.tensor([0.0, tiny, -tiny], dtype=like.dtype, device=like.device)
+    value, back = vjp(lambda z: elementwise(activation, z), at)  # type: ignore[misc]
+    (slope,) = back(torch.ones_like(at))
+    return value[0], slope[1], slope[2]

@@ -1,0 +1,98 @@
+"""Deepen a network by a layer that is the identity.  p outputs of the layer before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from growth.reading.doors import door
+from growth.reading.pairs import Layer, layer_at
+from linmaps import trees
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
+
+
+@door()
+def deepen(
+    params: Any, after: str | Path, name: str, *, kernel: Sequence[int] | None = None, bias: bool | None = None
+) -> Any:
+    """`params` with an identity layer `name` behind the layer `after`.
+
+        weight = I [p, p] (of a convolution [p, p, *kernel], zero but at the centre tap),   bias = 0 [p]
+
+    f must apply it there: `x = act(linear(params[after], x)); x = act(linear(params[name], x))`.  The function is exactly
+    the same where act(act(z)) = act(z): the identity, ReLU; for a smooth activation leave out the one behind the new
+    layer.  A convolution needs stride 1 and padding (size - 1) / 2 on each axis.
+
+    after: path of a layer.  The new one stands right behind it in the same dict, nested or flat with dotted keys.
+    name: its key there, or its whole path.  kernel: of a convolution, odd sizes; None: that of `after`.  bias: None:
+    where `after` has one.  The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
+
+    Raises ValueError (path, got, expected) if there is no such layer, if there is something at `name` already, for even
+    kernels, where layers stand in a list; then its numbers, which are other layers' paths, would change.
+    Source: Chen, Goodfellow, Shlens, "Net2Net: accelerating learning via knowledge transfer" (2016).
+
+    >>> import torch
+    >>> deepen({"a": {"weight": torch.ones(2, 3), "bias": torch.ones(2)}}, "a", "a2")["a2"]
+    {'weight': tensor([[1., 0.],
+            [0., 1.]]), 'bias': tensor([0., 0.])}
+    """
+    layer = layer_at(params, after)
+    new = {"weight": _identity(layer, kernel)}
+    if (layer.bias is not None) if bias is None else bias:
+        new["bias"] = layer.weight.new_zeros(layer.weight.shape[0])
+    bare = layer.name == path_str(after)
+    if bare and "bias" in new:
+        raise ValueError(f"bias: got True, expected False or None, since {layer.name} is a weight alone")
+    nested = not bare and layer.weight_path[-1] == "weight"
+    above = layer.weight_path[: -2 if nested else -1]
+    own = layer.weight_path[-2 if nested else -1]
+    node = trees.get(params, above)
+    holder = trees.get(params, layer.weight_path[:-1])
+    if not isinstance(node, dict) or not isinstance(holder, dict):
+        raise ValueError(
+            f"{layer.name}: got a {type(holder if isinstance(node, dict) else node).__name__} around it, expected dicts, in "
+            "which the new layer gets a key; put the identity of deepen({'a': layer}, 'a', 'b') where it belongs"
+        )
+    own = own if nested or bare else own.removesuffix(".weight")
+    key = _key(name, path_str(after), own, node)
+    entries: dict[str, Any] = {key: new["weight"]} if bare else {f"{key}.{n}": t for n, t in new.items()}
+    if nested:
+        entries = {key: type(holder)(new)}
+    at = max(i for i, k in enumerate(node) if _belongs(k, own)) + 1
+    items = list(node.items())
+    return trees.replace(params, above, type(node)([*items[:at], *entries.items(), *items[at:]]))
+
+
+def _identity(layer: Layer, kernel: Sequence[int] | None) -> Tensor:
+    p, sizes = layer.weight.shape[0], tuple(layer.weight.shape[2:]) if kernel is None else tuple(kernel)
+    if len(sizes) != layer.weight.ndim - 2 or any(n % 2 == 0 for n in sizes):
+        raise ValueError(
+            f"kernel: got {sizes} behind {layer.name} {tuple(layer.weight.shape)}, expected {layer.weight.ndim - 2} odd sizes, "
+            "so that there is a centre; give kernel="
+        )
+    eye = torch.eye(p, dtype=layer.weight.dtype, device=layer.weight.device)
+    for n in sizes:
+        eye = torch.nn.functional.pad(eye[..., None], (n // 2, n // 2))
+    return eye
+
+
+def _key(name: str, after: str, own: Any, node: dict[Any, Any]) -> str:
+    """The key of the new layer in the dict that holds `after`, whose own key there is `own`."""
+    parent, head = ("." + after).rpartition(".")[0], str(own).rpartition(".")[0]
+    start = f"{parent.removeprefix('.')}."
+    key = name.removeprefix(start) if parent else name
+    if not key or "." in key:
+        raise ValueError(f"name: got {name!r}, expected a key without dots, beside {after}")
+    key = f"{head}.{key}" if head else key
+    if any(_belongs(k, key) for k in node):
+        raise ValueError(f"name: got {name!r}, but there is a {key!r} already beside {after}; choose another name")
+    return key
+
+
+def _belongs(key: Any, layer: Any) -> bool:
+    """Whether a key is a layer's, or one of its leaves'."""
+    return key == layer or (isinstance(key, str) and key.startswith(f"{layer}."))

@@ -1,0 +1,118 @@
+"""Moves: how the entries of each leaf of params go over into resized params, by growth or by pruning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from growth.reading.pairs import Pair, layers_of, places
+from growth.surgery.pruning import Units, partition
+from growth.surgery.resize import spread
+from linmaps import trees
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """old: shape of a leaf; new: its shape afterwards; take: by axis, which of the old entries are kept, in order.
+
+    Without `take` the old entries come first, and new ones behind them.
+    """
+
+    old: Shape
+    new: Shape
+    take: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, t: Tensor, value: float = 0) -> Tensor:
+        """A leaf moved, new entries being `value`; a new tensor in any case, since optimizers change their state in place."""
+        for axis, index in self.take.items():
+            t = t.index_select(axis, index.to(t.device))
+        if tuple(t.shape) == self.new:
+            return t if self.take else t.clone()
+        return pad(t, [n for a, b in zip(reversed(t.shape), reversed(self.new)) for n in (0, b - a)], value=value)
+
+    def filled(self, t: Tensor) -> Tensor:
+        """A leaf moved, new entries being the mean of the old ones."""
+        new = self(torch.ones_like(t)) == 0
+        return torch.where(new, t.sum() / max(1, t.numel()), self(t))
+
+    def same(self, other: Move) -> bool:
+        return self.new == other.new and self.take.keys() == other.take.keys()
+
+    def lifted(self, lead: Shape) -> Move:
+        """The move of a stack of such leaves, with these axes in front."""
+        take = {axis + len(lead): index for axis, index in self.take.items()}
+        return Move((*lead, *self.old), (*lead, *self.new), take)
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing moves."""
+        return self.old == self.new and not self.take
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.old)
+
+
+@dataclasses.dataclass(frozen=True)
+class Moves:
+    """The move of each leaf of params, in the leaf order of optree; inserted: their order of insertion in dicts.
+
+    params: the old ones.  units: the hidden units that go, with their pair.
+    """
+
+    params: Any
+    leaves: dict[Path, Move]
+    pruned: tuple[Pair, Tensor] | None = None
+
+    @property
+    def inserted(self) -> list[Path]:
+        return _inserted(self.params, ())
+
+    def tree(self, v: Any, value: float = 0) -> Any:
+        """A tree like params moved, new entries being `value`."""
+        flat, treedef = trees.flatten(v)
+        return treedef.unflatten([move(t, value) for t, move in zip(flat, self.leaves.values())])
+
+
+def growing(params: Any, grown: Any) -> Moves:
+    """The moves of a growth; raises ValueError for other leaves and for leaves that are smaller."""
+    trees.check_like(grown, params, "grown", shapes=False)
+    found = {}
+    for path, old, new in zip(trees.paths(params), trees.leaves(params), trees.leaves(grown)):
+        a, b = tuple(old.shape), tuple(new.shape)
+        if len(a) != len(b) or any(m > n for m, n in zip(a, b)):
+            raise ValueError(
+                f"grown: {path_str(path)} has shape {b}, expected at least {a}; give grow(params, ...), or after prune use "
+                "prune_like"
+            )
+        found[path] = Move(a, b)
+    return Moves(params, found)
+
+
+def pruning(params: Any, pair: Pair, units: Units) -> Moves:
+    """The moves of `prune(params, pair, units)`."""
+    before, _ = layers_of(params, pair)
+    dropped, kept = partition(units, before.weight.shape[0], before.weight.device)
+    found = {path: Move(tuple(t.shape), tuple(t.shape)) for path, t in zip(trees.paths(params), trees.leaves(params))}
+    for path, axis, columns in places(params, pair) if dropped.shape[0] else []:
+        old, take = found[path], spread(kept, columns)
+        new = (*old.new[:axis], take.shape[0], *old.new[axis + 1 :])
+        found[path] = Move(old.old, new, old.take | {axis: take})
+    return Moves(params, found, (pair, dropped))
+
+
+def _inserted(node: Any, path: Path) -> list[Path]:
+    """Paths of the leaves in the order of insertion of dicts."""
+    level = trees.one_level(node)
+    if level is None:
+        return [] if node is None else [path]
+    return [p for k, c in zip(level[0], level[1]) for p in _inserted(c, (*path, k))]

@@ -1,0 +1,108 @@
+"""Rescale the layers around a growth step, so that the variance of activations suits the width to come.
+
+p hidden units before the step, p + k after it; r inputs of `before` U, c; `after` is W, b.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from growth.closed_form.normalization import deviation
+from growth.reading.doors import count, door
+from growth.reading.pairs import Layer, Pair, norm_leaves, plain_layers
+from growth.surgery.same import Check, same_function
+from linmaps import trees
+from linmaps.numerics.linalg import working
+from linmaps.trees.keys import path_str
+
+KINDS = ("default", "constraint_old", "constraint_new")
+POWERS = {"running_mean": 1, "running_var": 2}
+
+
+@door()
+def rescale(
+    params: Any, pair: Pair, k: int, *, kind: str = "default", preserve: bool = False, check: Check | None = None
+) -> Any:
+    """`params` with (U, c) times α and (W, b) times β, before k units are added; same sizes, a new tree.
+
+        default          α = 1                  β = √(p / (p + k))
+        constraint_old   α = (r Var U)^{-1/2}   β = (p Var W)^{-1/2}
+        constraint_new   the same α             β = ((p + k) Var W)^{-1/2}
+
+    with sizes times the kernel for convolutions; a variance of 0, or of a single entry, gives factor 1.  running_mean
+    and running_var of `pair.norm` go with α and α².  So r Var U = 1 and p Var W = 1, or (p + k) Var W = 1, afterwards.
+    The function is not preserved: for a positively homogeneous σ (σ(α z) = α σ(z), as ReLU) the output y = W σ + b of
+    `after` becomes αβ y + β (1 - α) b.
+
+    preserve=True keeps the function of such networks exactly, and β: α is 1/β and b stays,
+
+        W σ(U x + c) + b = (β W) σ((U x + c) / β) + b;
+
+    with a `pair.norm`, whose output does not follow U, its weight and bias are divided by β in place of U and c.  For
+    other σ it keeps nothing: check=(f, x), the function and some inputs, has it compared, as in `growth.widen`.
+
+    Without hidden units (p = 0) params are returned as they are.
+    Raises ValueError for an unknown kind, k < 0, and preserve=True with a norm that has no weight; TypeError unless k is
+    an int.
+    Source: Yuan, Savarese, Maire, "Accelerated training via incrementally growing neural networks using variance
+    transfer and learning rate adaptation" (2023).
+
+    >>> import torch, growth
+    >>> params = {"a.weight": torch.ones(1, 2), "b.weight": torch.ones(1, 1), "b.bias": torch.ones(1)}
+    >>> growth.rescale(params, growth.Pair("a", "b"), 3)
+    {'a.weight': tensor([[1., 1.]]), 'b.weight': tensor([[0.5000]]), 'b.bias': tensor([0.5000])}
+    """
+    if check is not None:
+        if not preserve:
+            raise ValueError("check: got one with preserve=False, which changes the function; expected preserve=True")
+        same_function(check, params, rescale(params, pair, k, kind=kind, preserve=True), pair)
+    count(k)
+    if kind not in KINDS:
+        raise ValueError(f"kind: got {kind!r}, expected one of {list(KINDS)}")
+    before, after = plain_layers(params, pair, "rescale")
+    p = before.weight.shape[0]
+    if p == 0:
+        return params
+    width = p if kind == "constraint_old" else p + k
+    if kind == "default":
+        alpha = beta = working(after.weight).new_ones(())
+        beta = (p / width) ** 0.5 * beta
+    else:
+        alpha = _inverse_deviation(before.weight, math.prod(before.weight.shape[1:]))
+        beta = _inverse_deviation(after.weight, width * after.taps)
+    norm = {path_str(path).rpartition(".")[2]: (path, leaf) for path, leaf, _ in norm_leaves(params, pair)}
+    if preserve:
+        params = _scaled(params, [(after.weight_path, after.weight)], beta)
+        if pair.norm is None:
+            return _scaled(params, _leaves(before), 1 / beta)
+        if "weight" not in norm:
+            raise ValueError(
+                f"{pair}: the norm {path_str(pair.norm)} has no weight, expected one to take the factor of {after.name}; "
+                "use preserve=False"
+            )
+        return _scaled(params, [norm[n] for n in ("weight", "bias") if n in norm], 1 / beta)
+    params = _scaled(_scaled(params, _leaves(before), alpha), _leaves(after), beta)
+    for name, power in POWERS.items():
+        params = _scaled(params, [norm[name]] if name in norm else [], alpha**power)
+    return params
+
+
+def _inverse_deviation(weight: Tensor, inputs: int) -> Tensor:
+    """(inputs Var)^{-1/2}, and 1 where that is infinite."""
+    own = inputs**0.5 * deviation(working(weight))
+    return torch.where(own > 0, 1 / torch.where(own > 0, own, 1.0), 1.0)
+
+
+def _leaves(layer: Layer) -> list[tuple[Any, Tensor]]:
+    bias = [] if layer.bias is None else [(layer.bias_path, layer.bias)]
+    return [(layer.weight_path, layer.weight), *bias]
+
+
+def _scaled(params: Any, leaves: list[tuple[Any, Tensor]], factor: Tensor) -> Any:
+    for path, leaf in leaves:
+        params = trees.replace(params, path, (factor * leaf).to(leaf.dtype))
+    return params

@@ -1,0 +1,202 @@
+"""Widen a layer without changing the function: split units (Net2Net), twins of opposite sign, units that lead nowhere.
+
+p hidden units of a pair, k new ones; r inputs of `before`, q outputs of `after`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from growth.reading.doors import count, door
+from growth.reading.pairs import Layer, Pair, layers_of, norm_leaves
+from growth.surgery.resize import gathered, indices
+from growth.surgery.same import Check, same_function
+from linmaps import trees
+from linmaps.checks import number
+from linmaps.numerics.linalg import positive_root
+
+METHODS = ("split", "pair", "zero_out")
+Units = Sequence[int] | Tensor
+Parts = tuple[
+    Tensor, Tensor | None, Tensor
+]  # of new units: fan_in [k, r, *kernel], bias [k], fan_out [q, k columns, *kernel]
+
+
+@door()
+def widen(
+    params: Any,
+    pair: Pair,
+    k: int,
+    method: str = "split",
+    generator: torch.Generator | None = None,
+    *,
+    units: Units | None = None,
+    noise: float = 0.0,
+    draws: Tensor | None = None,
+    check: Check | None = None,
+) -> Any:
+    """`params` with k more hidden units between the layers of a pair, computing the same function if f is elementwise there.
+
+        split:     U -> [U; U_j],   W -> [W_i / m_i, W_j / m_j]     j the split units, m_i = 1 + how often i is split
+        pair:      U -> [U; V; V],  W -> [W, Z, -Z]                  V, Z random; k even
+        zero_out:  U -> [U; V],     W -> [W, 0]                      V random
+
+    likewise biases (0 for random units) and kernels.  Leaves of `pair.norm` are copied for split and weight 1, bias 0,
+    mean 0, variance 1 else.  New units come last.
+
+    units: which units are split, k indices; None: 0, 1, 2, ... in turn, or with a generator k random ones with
+    repetition, as in Net2Net.  Random entries are normal, of the root mean square of the leaf they extend (r^-1/2 where
+    that is empty or zero).
+    noise: adds normal noise of `noise` times that size to the copies (split) or to -Z (pair).  Exact copies get the
+    same gradients up to a factor for ever, so some noise is wanted before training; at 0 the function is kept to rounding.
+    draws: the standard normal numbers themselves in place of a generator, which maps over an ensemble: `[k, n]`, one row
+    per new unit of its n = incoming weights + bias (if any) + outgoing weights (those of -Z are used for its noise).
+
+    Any elementwise activation keeps the function, since a copy computes what its unit does, and so does a batch norm, in
+    train mode too.  Not kept: by layer and group norm, softmax and whatever else mixes the units; by a reshape of the
+    hidden axis into heads or groups, between which new units at the end shift the others; by dropout, which drops copies
+    apart, so that the mean alone is the same.  params do not tell these apart, f does:
+
+    check: (f, x), the function and some inputs.  f(params, x) and f(widened, x), before any noise, must then agree to
+    rounding; ValueError where they differ, or f takes no other sizes.
+
+    Raises ValueError (path, got, expected) for an unknown method, k < 0, odd k (pair), nothing to split, units or noise
+    where they have no meaning, missing randomness, draws of another shape.
+    Source: Chen, Goodfellow, Shlens, "Net2Net: accelerating learning via knowledge transfer" (2016).
+
+    >>> import torch
+    >>> p = {"a.weight": torch.tensor([[1.0], [2.0]]), "b.weight": torch.tensor([[4.0, 6.0]])}
+    >>> widen(p, Pair("a", "b"), 1)
+    {'a.weight': tensor([[1.],
+            [2.],
+            [1.]]), 'b.weight': tensor([[2., 6., 2.]])}
+    """
+    if check is not None:
+        exact = widen(params, pair, k, method, _again(generator), units=units, draws=draws)
+        same_function(check, params, exact, pair)
+    before, after = layers_of(params, pair)
+    p = before.weight.shape[0]
+    _check(pair, p, k, method, noise, units)
+    random = method != "split" or noise != 0
+    parts = _drawn(pair, before, after, k, generator, draws) if random and k else None
+    if method == "split":
+        at = _chosen(p, k, generator, units, before.weight.device)
+        params = _split(params, pair, after, at, p)
+        return params if parts is None else _perturbed(params, pair, parts, noise, p)
+    if parts is None:
+        return params
+    V, c, Z = parts
+    V, Z, c = V * _size(before.weight), Z * _size(after.weight), None if c is None else torch.zeros_like(c)
+    if method == "pair":
+        half, mid = k // 2, k // 2 * after.columns
+        V, Z = torch.cat([V[:half], V[:half]]), torch.cat([Z[:, :mid], noise * Z[:, mid:] - Z[:, :mid]], 1)
+    return _appended(params, pair, (V, c, Z if method == "pair" else torch.zeros_like(Z)))
+
+
+def _split(params: Any, pair: Pair, after: Layer, at: Tensor, p: int) -> Any:
+    """The units `at` copied, with the outgoing weights shared."""
+    every = torch.cat([torch.arange(p, device=at.device), at])
+    times = torch.ones_like(every[:p]).index_add(0, at, torch.ones_like(at))
+    params = gathered(params, pair, every)
+    weight = trees.get(params, after.weight_path)
+    share = times.index_select(0, every).repeat_interleave(after.columns).to(weight)
+    return trees.replace(params, after.weight_path, weight / share.reshape(share.shape[0], *[1] * (weight.ndim - 2)))
+
+
+def _perturbed(params: Any, pair: Pair, parts: Parts, noise: float, p: int) -> Any:
+    """Noise on the entries of the units behind the first p."""
+    before, after = layers_of(params, pair)
+    noises = [(before.weight_path, 0, p, parts[0]), (after.weight_path, 1, p * after.columns, parts[2])]
+    if before.bias_path is not None and parts[1] is not None:
+        noises.append((before.bias_path, 0, p, parts[1]))
+    for path, axis, old, draws in noises:
+        leaf = trees.get(params, path)
+        size = _size(leaf.narrow(axis, 0, old))
+        kept, copies = leaf.split([old, leaf.shape[axis] - old], axis)
+        params = trees.replace(params, path, torch.cat([kept, copies + noise * size * draws], axis))
+    return params
+
+
+def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
+    """New units behind the old ones."""
+    before, after = layers_of(params, pair)
+    k = parts[0].shape[0]
+    new = [(before.weight_path, 0, parts[0]), (after.weight_path, 1, parts[2])]
+    if before.bias_path is not None and parts[1] is not None:
+        new.append((before.bias_path, 0, parts[1]))
+    for layer in before.others:  # of a Sum the first alone leads to random units
+        leaves = [(layer.weight_path, layer.weight), (layer.bias_path, layer.bias)]
+        new += [
+            (path, 0, leaf.new_zeros(k, *leaf.shape[1:]))
+            for path, leaf in leaves
+            if path is not None and leaf is not None
+        ]
+    new += [(path, 0, leaf.new_full((k,), fill)) for path, leaf, fill in norm_leaves(params, pair)]
+    for path, axis, more in new:
+        params = trees.replace(params, path, torch.cat([trees.get(params, path), more], axis))
+    return params
+
+
+def _drawn(
+    pair: Pair, before: Layer, after: Layer, k: int, generator: torch.Generator | None, draws: Tensor | None
+) -> Parts:
+    """Standard normal numbers in the shapes of k new units."""
+    into, out = before.weight.shape[1:], (after.weight.shape[0], after.columns, *after.weight.shape[2:])
+    sizes = [math.prod(into), int(before.bias is not None), math.prod(out)]
+    if draws is None:
+        if generator is None:
+            raise ValueError(
+                "generator: got None, expected a torch.Generator for random numbers; or give the numbers as draws= "
+                f"[{k}, {sum(sizes)}], to map over an ensemble"
+            )
+        draws = torch.randn(k, sum(sizes), generator=generator, dtype=before.weight.dtype, device=generator.device)
+    if tuple(draws.shape) != (k, sum(sizes)):
+        raise ValueError(
+            f"{pair}: draws have shape {tuple(draws.shape)}, expected {(k, sum(sizes))}: for each new unit its {sizes[0]} "
+            f"incoming weights, {sizes[1]} biases, {sizes[2]} outgoing weights"
+        )
+    fan_in, bias, fan_out = draws.to(before.weight).split(sizes, 1)
+    fan_out = fan_out.reshape(k, *out).movedim(0, 1).flatten(1, 2)
+    return fan_in.reshape(k, *into), bias[:, 0] if sizes[1] else None, fan_out.to(after.weight)
+
+
+def _size(leaf: Tensor) -> Tensor:
+    """The root mean square of a weight `[out, in, *kernel]` (or bias), fan-in^-1/2 where it is empty or zero."""
+    usual = max(1, math.prod(leaf.shape[1:])) ** -0.5
+    square = leaf.square().sum() / max(1, leaf.numel())
+    return torch.where(square > 0, positive_root(square), usual)
+
+
+def _again(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator that draws what this one will, which stays where it is."""
+    return None if generator is None else generator.clone_state()
+
+
+def _chosen(p: int, k: int, generator: torch.Generator | None, units: Units | None, device: torch.device) -> Tensor:
+    if units is not None:
+        return indices(units, p, "units", device)
+    if generator is not None:
+        return torch.randint(p, (k,), generator=generator, device=generator.device).to(device)
+    return torch.arange(k, device=device) % max(p, 1)
+
+
+def _check(pair: Pair, p: int, k: int, method: str, noise: float, units: Units | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method: got {method!r}, expected one of {list(METHODS)}")
+    count(k)
+    number(noise, "noise", low=0, tensor=False, cure="it is relative to the size of the weights")
+    if method == "pair" and k % 2:
+        raise ValueError(f"k: got {k}, expected an even number for method='pair': its units come as twins")
+    if method == "split" and k and not p:
+        raise ValueError(f"{pair}: has no hidden unit to split, expected at least one; use method='zero_out'")
+    if method == "zero_out" and noise:
+        raise ValueError(f"noise: got {noise}, expected 0 for method='zero_out', whose units are random already")
+    if units is not None and (method != "split" or len(units) != k):
+        raise ValueError(
+            f"units: got {len(units)} for k={k}, method={method!r}, expected k indices of units to split, or None"
+        )

@@ -1,0 +1,74 @@
+"""Guides for those who come from another library: a table of its names beside ours, printed by a function."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from linmaps.interop import from_slim, from_tltorch
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Guide:
+    """Where a library's names have gone: prints as a table.
+
+    >>> Guide.of("theirs", "ours", "A note.", "Thing(size) | make(size)")
+    Coming from theirs.  A note.
+    <BLANKLINE>
+    theirs       ours
+    -----------  ----------
+    Thing(size)  make(size)
+    """
+
+    library: str
+    package: str
+    notes: str
+    rows: tuple[tuple[str, str], ...]  # (theirs, ours)
+
+    @classmethod
+    def of(cls, library: str, package: str, notes: str, rows: str) -> Guide:
+        """Of a text with one row in a line, `theirs | ours`."""
+        pairs = [line.split(" | ") for line in rows.strip().split("\n")]
+        return cls(library, package, notes.strip(), tuple((theirs.strip(), ours.strip()) for theirs, ours in pairs))
+
+    def about(self, word: str) -> Guide:
+        """The rows in which a word occurs, on either side.
+
+        >>> coming_from("slim").about("Schur").rows
+        (('SchurDecompositionLinear(l2)', 'Schur(gamma_max=, nonnormal=); bounds in place of the penalty'),)
+        """
+        found = tuple(row for row in self.rows if word.lower() in " ".join(row).lower())
+        return dataclasses.replace(self, rows=found)
+
+    def __repr__(self) -> str:
+        table = [(self.library, self.package), *self.rows]
+        width = max(len(theirs) for theirs, _ in table)
+        table.insert(1, ("-" * width, "-" * max(len(ours) for _, ours in table)))
+        lines = "\n".join(f"{theirs.ljust(width)}  {ours}" for theirs, ours in table)
+        return f"Coming from {self.library}.  {self.notes}\n\n{lines}"
+
+
+def guide(guides: dict[str, Guide], library: str) -> Guide:
+    """The guide of that name; ValueError that names the others."""
+    if library not in guides:
+        raise ValueError(f"coming_from: got {library!r}, expected one of {sorted(guides)}")
+    return guides[library]
+
+
+SLIM = Guide.of("slim", "linmaps", from_slim.NOTES, from_slim.ROWS)
+TLTORCH = Guide.of("tensorly-torch", "linmaps", from_tltorch.NOTES, from_tltorch.ROWS)
+GUIDES = {"slim": SLIM, "neuromancer": SLIM, "tensorly-torch": TLTORCH, "tltorch": TLTORCH}
+
+
+def coming_from(library: str) -> Guide:
+    """The guide of a library: a table of its names beside those of linmaps.
+
+    library: "slim" ("neuromancer") or "tensorly-torch" ("tltorch").  ValueError for another.
+
+    >>> import linmaps
+    >>> linmaps.interop.coming_from("slim").about("OrthogonalLinear")
+    Coming from slim.  Its matrices are [in, out] too. ...
+    slim              linmaps
+    ----------------  ------------------------------------------
+    OrthogonalLinear  Orthogonal(method=, n_reflectors=, det=)
+    """
+    return guide(GUIDES, library)

@@ -1,0 +1,237 @@
+"""The house: floors and the arrows between files, sizes, names, first lines.
+
+FLOORS is the one place where the order is written: from the ground up, rooms on one line share a floor.  A file may import
+its own room and what lies below; every import counts, those inside functions and under TYPE_CHECKING too.
+"""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FLOORS = """
+linmaps.trees
+linmaps.checks
+linmaps.numerics
+linmaps.base
+linmaps.families.interval
+linmaps.families.entries linmaps.families.symmetries linmaps.families.literature
+linmaps.families.singular_values
+linmaps.families.eigenvalues linmaps.families.patterns
+linmaps.families
+linmaps.composed
+linmaps.factorized.tensors
+linmaps.factorized.kinds
+linmaps.factorized
+linmaps.interop linmaps.strategies
+linmaps
+fisher.checks
+fisher.collector.rules
+fisher.collector
+fisher.likelihoods fisher.iterative
+fisher.pmat.contract
+fisher.pmat.decompositions
+fisher.pmat.whole
+fisher.pmat.layered
+fisher.pmat.matrix_free
+fisher.pmat.algebra
+fisher.pmat
+fisher.reducers
+fisher.passes fisher.function_space
+fisher.recipes
+fisher.interop fisher.rules fisher.strategies
+fisher
+growth.reading
+growth.moments
+growth.closed_form
+growth.surgery growth.rank
+growth.carry
+growth.training growth.graph
+growth.interop growth.strategies
+growth
+"""
+HEIGHT = {room: floor for floor, line in enumerate(FLOORS.split("\n")) for room in line.split()}
+PACKAGES = ("linmaps", "fisher", "growth")
+OUTSIDE = {"torch", "optree", "tqdm"}
+LONGEST, MOST = 300, 16  # lines of a file; files of a folder, its __init__ among them
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+each_file = pytest.mark.parametrize("name", FILES)
+
+
+def room(name):
+    """The room that a module is in: the longest listed prefix of its name."""
+    while name not in HEIGHT:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def imported(source, modules=FILES):
+    """The modules of the house that a source imports, anywhere in it; of `from room import file` the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                if full in modules or node.module in modules:
+                    yield full if full in modules else node.module
+
+
+def upward(name, source):
+    """What a module imports that is neither of its room nor below."""
+    own = room(name)
+    return [other for other in imported(source) if room(other) != own and HEIGHT[room(other)] >= HEIGHT[own]]
+
+
+def circles(arrows):
+    """The modules that take part in a circle: what is left when those without arrows to the rest go, one after the other."""
+    left = {name: set(others) - {name} for name, others in arrows.items()}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+@each_file
+def test_no_arrow_upward(name):
+    assert not upward(name, FILES[name].read_text())
+
+
+def test_no_circle():
+    assert not circles({name: imported(path.read_text()) for name, path in FILES.items()})
+
+
+PLANTED = [
+    ("fisher.pmat.whole.dense", "def f():\n    from fisher.passes.information import fim\n"),
+    ("fisher.collector.taps", "if TYPE_CHECKING:\n    from fisher.pmat import PMat\n"),
+    ("linmaps.trees.algebra", "class A:\n    def f(self):\n        import linmaps.base\n"),
+    ("growth.surgery.enlarge", "from growth.rank import scores\n"),
+    ("linmaps.numerics.linalg", "def f():\n    import linmaps\n"),
+    ("linmaps.base.contract", "from fisher.checks import check\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "source"), PLANTED, ids=[name for name, _ in PLANTED])
+def test_a_planted_arrow_is_found(name, source):
+    assert upward(name, source)
+    assert not upward(name, "from linmaps.trees import keys\n") or name.startswith("linmaps.trees")
+
+
+def test_a_planted_circle_is_found():
+    lazy = "def f():\n    from growth.carry import orders\n"
+    arrows = {name: imported(path.read_text()) for name, path in FILES.items()}
+    assert "growth.carry.orders" in circles(arrows | {"growth.carry.orders": [*imported(lazy), "growth.carry.state"]})
+    assert circles({"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"], "e": []}) == ["a", "b", "c", "d"]
+
+
+def test_every_room_is_listed_and_every_listed_room_is_there():
+    rooms = {
+        ".".join(path.relative_to(ROOT).parts)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_dir() and path.name != "__pycache__"
+    }
+    assert rooms <= HEIGHT.keys()
+    assert not [name for name in HEIGHT if name not in FILES]
+
+
+@each_file
+def test_nothing_from_outside(name):
+    tree = ast.walk(ast.parse(FILES[name].read_text()))
+    found = {
+        other.split(".")[0]
+        for node in tree
+        for other in (
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    extra = {"hypothesis"} if name.endswith(".strategies") else set()
+    assert found <= set(sys.stdlib_module_names) | OUTSIDE | set(PACKAGES) | extra
+    assert "importlib" not in found or name == "", "an import by name is not seen here"
+
+
+def test_the_pytree_library_is_known_to_trees_alone():
+    users = {
+        name for name, path in FILES.items() if "import optree" in path.read_text() or "from optree" in path.read_text()
+    }
+    assert all(room(name) == "linmaps.trees" for name in users), users
+
+
+@each_file
+def test_a_file_is_one_idea_long(name):
+    lines = FILES[name].read_text().splitlines()
+    assert len(lines) <= LONGEST, f"{len(lines)} lines: split it by idea"
+    assert lines[0].startswith('"""'), "the first line says the idea"
+    first = ast.get_docstring(ast.parse(FILES[name].read_text())).split("\n")[0]
+    assert first.endswith((".", ":", "?")), f"the first line is a sentence, got {first!r}"
+
+
+@pytest.mark.parametrize("name", HEIGHT)
+def test_a_folder_is_small_enough_to_be_read(name):
+    path = FILES[name]
+    if path.name == "__init__.py":
+        assert len(list(path.parent.glob("*.py"))) <= MOST
+
+
+@pytest.mark.parametrize("name", [n for n, path in FILES.items() if path.name == "__init__.py"])
+def test_a_room_names_its_files_in_reading_order(name):
+    """Each file and each room inside is named once, at the start of a line, after the idea of the room."""
+    doc = ast.get_docstring(ast.parse(FILES[name].read_text()), clean=False)
+    listed = [line.split()[0].rstrip("/") for line in doc.split("\n") if line.startswith("    ") and line.strip()]
+    inside = {
+        p.stem if p.is_file() else p.name
+        for p in FILES[name].parent.iterdir()
+        if p.name not in ("__init__.py", "__pycache__") and (p.is_dir() or p.suffix == ".py")
+    }
+    assert inside <= set(listed), f"not named: {sorted(inside - set(listed))}"
+    assert len([n for n in listed if n in inside]) == len(inside), "named twice"
+
+
+def faces():
+    """The modules that say what is public."""
+    return [n for n in FILES if "__all__" in FILES[n].read_text() and not n.endswith(".strategies")]
+
+
+@pytest.mark.parametrize("name", faces())
+def test_dir_is_all(name):
+    module = importlib.import_module(name)
+    assert dir(module) == sorted(module.__all__)
+    assert module.__all__ == sorted(set(module.__all__), key=module.__all__.index)
+
+
+@pytest.mark.parametrize("name", faces())
+def test_no_function_bears_the_name_of_a_module(name):
+    """Neither of the one that it lives in, nor of one beside that, nor of one beside the face that shows it."""
+    module = importlib.import_module(name)
+    for key in module.__all__:
+        thing = getattr(module, key)
+        if inspect.ismodule(thing):
+            continue
+        assert f"{name}.{key}" not in FILES, f"{name}.{key} is a module too"
+        home = getattr(thing, "__module__", None) or ""
+        if home.split(".")[0] in PACKAGES:
+            beside = {n.rpartition(".")[2] for n in FILES if n.rpartition(".")[0] == home.rpartition(".")[0]}
+            assert key not in beside | set(home.split(".")), f"{key} lives in {home}"
+
+
+def test_every_module_can_be_imported():
+    for package in PACKAGES:
+        for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            assert importlib.import_module(found.name).__doc__
