@@ -30,9 +30,11 @@ Rooms, each built on those before it:
 from linmaps import factorized, interop, trees
 from linmaps.base import Map
 from linmaps.base.registry import maps
-from linmaps.composed.assembled import Block, Product, Sum
+from linmaps.composed.block import Block
 from linmaps.composed.compose import Affine, Scale, Transpose
+from linmaps.composed.product import Product
 from linmaps.composed.recurrent import RNNCell, rnn
+from linmaps.composed.sum import Sum
 from linmaps.factorized import (
     Factorized,
     FactorizedConv,

@@ -3,6 +3,8 @@
 In reading order:
     composite  what all maps made of maps share
     compose    one part: transposed, scaled, with a bias
-    assembled  several parts: products, sums, blocks
+    product    several parts, one after the other
+    sum        several parts, side by side
+    block      several parts, in a grid
     recurrent  cells of two maps, and `rnn` over time
 """

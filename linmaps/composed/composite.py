@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -190,3 +190,28 @@ class Composite(Map):
         return (
             leaves[0] if leaves else torch.empty((), dtype=torch.float64)
         )  # of no leaves, numbers are cast in the end
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class OfSeveral(Composite):
+    """A map made of several in a row, with params {"0": params of the first, ...}."""
+
+    maps: tuple[Map, ...]
+
+    def __init__(self, *parts: Map, maps: Sequence[Map] = ()) -> None:
+        object.__setattr__(self, "maps", (*parts, *maps))  # by keyword for dataclasses.replace
+        if len(self.maps) < 2:
+            raise ValueError(
+                f"{type(self).__name__}: got {len(self.maps)} maps, expected at least two: spec(a, b, ...)"
+            )
+        self.__post_init__()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.maps))})"
+
+    @property
+    def _parts(self) -> dict[str, Map]:
+        return {str(i): part for i, part in enumerate(self.maps)}
+
+    def _violation(self, W: Tensor) -> Tensor:
+        return W.new_zeros((), dtype=W.dtype.to_real())

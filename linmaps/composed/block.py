@@ -1,4 +1,7 @@
-"""Maps made of several maps: product, sum, block matrix."""
+"""A grid of maps: a matrix of blocks, each of a map or zeros, used block by block.
+
+Row i of blocks takes piece i of x [..., in], column j gives piece j of the result; params {"i_j": params of a map}.
+"""
 
 from __future__ import annotations
 
@@ -13,147 +16,8 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks import Params
-from linmaps.composed.composite import Composite, matrix, times, times_inverse, times_transpose
-from linmaps.numerics import lapack
-from linmaps.numerics.linalg import eigh
+from linmaps.composed.composite import Composite, times, times_inverse, times_transpose
 from linmaps.numerics.numeric import frobenius
-
-
-@dataclass(frozen=True, init=False, repr=False)
-class _OfSeveral(Composite):
-    """A map made of several in a row, with params {"0": params of the first, ...}."""
-
-    maps: tuple[Map, ...]
-
-    def __init__(self, *parts: Map, maps: Sequence[Map] = ()) -> None:
-        object.__setattr__(self, "maps", (*parts, *maps))  # by keyword for dataclasses.replace
-        if len(self.maps) < 2:
-            raise ValueError(
-                f"{type(self).__name__}: got {len(self.maps)} maps, expected at least two: spec(a, b, ...)"
-            )
-        self.__post_init__()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.maps))})"
-
-    @property
-    def _parts(self) -> dict[str, Map]:
-        return {str(i): part for i, part in enumerate(self.maps)}
-
-    def _violation(self, W: Tensor) -> Tensor:
-        return W.new_zeros((), dtype=W.dtype.to_real())
-
-
-@trees.static
-@dataclass(frozen=True, init=False, repr=False)
-class Product(_OfSeveral):
-    """A product of maps, `W = W_0 W_1 ...`: `apply` is one after the other and never forms W.
-
-    Params are {"0": params of the first map, "1": ...}.  `solve`, `inverse` and `logabsdet` go part by part if all are
-    square.  The product promises nothing by itself, so `violation` is 0; what it inherits is for the caller to say (a
-    product of orthogonal maps is orthogonal).  Output variances at init multiply, for parts that treat all directions
-    alike.
-
-    ValueError for fewer than two maps, maps that do not chain, or a map with a bias.
-
-    >>> import torch, linmaps
-    >>> spec = linmaps.Product(linmaps.Linear(6, 2), linmaps.Linear(2, 5))
-    >>> int(torch.linalg.matrix_rank(spec.effective_W(spec.init(torch.Generator().manual_seed(0)))))
-    2
-    """
-
-    name: ClassVar[str] = "product"
-    promise: ClassVar[str] = "none: a product"
-
-    def _sizes(self) -> tuple[int, int]:
-        for i, (a, b) in enumerate(zip(self.maps, self.maps[1:])):
-            if a.out_features != b.in_features:
-                raise ValueError(
-                    f"Product: part {i} is {a._title} and part {i + 1} is {b._title}: {a.out_features} outputs do not "
-                    f"meet {b.in_features} inputs; each map takes what the one before gives"
-                )
-        return self.maps[0].in_features, self.maps[-1].out_features
-
-    @property
-    def _all_square(self) -> bool:
-        return all(part._square for part in self.maps)
-
-    def _weight(self, params: Params) -> Tensor:
-        W = matrix(self.maps[0], params["0"], self._like(params))
-        for i, part in enumerate(self.maps[1:], 1):
-            W = times(part, params[str(i)], W)
-        return W
-
-    def _apply(self, params: Params, x: Tensor) -> Tensor:
-        for key, part in self._parts.items():
-            x = times(part, params[key], x)
-        return x
-
-    def _apply_t(self, params: Params, x: Tensor) -> Tensor:
-        for key, part in reversed(self._parts.items()):
-            x = times_transpose(part, params[key], x)
-        return x
-
-    def _solve(self, params: Params, y: Tensor) -> Tensor:
-        if not self._all_square:
-            return super()._solve(params, y)
-        for key, part in reversed(self._parts.items()):
-            y = times_inverse(part, params[key], y)
-        return y
-
-    def _logabsdet(self, params: Params) -> Tensor:
-        if not self._all_square:
-            return super()._logabsdet(params)
-        first, *rest = self._each(params, lambda part, p: part._logabsdet(p))
-        return sum(rest, first)
-
-
-@trees.static
-@dataclass(frozen=True, init=False, repr=False)
-class Sum(_OfSeveral):
-    """A sum of maps of the same sizes, `W = W_0 + W_1 + ...`: `apply` is the sum of theirs.
-
-    Params are {"0": params of the first map, "1": ...}.  The sum promises nothing by itself, so `violation` is 0.  `eig` is
-    real and ascending if that of all parts is.  Output variances at init add up.
-
-    ValueError for fewer than two maps, maps of different sizes, or a map with a bias.
-
-    >>> import torch, linmaps
-    >>> spec = linmaps.Sum(linmaps.Identity(3), linmaps.Scale(linmaps.Linear(3), 0.1))
-    >>> spec.apply({"0": {}, "1": {"map": {"W": torch.ones(3, 3)}}}, torch.ones(3))
-    tensor([1.3000, 1.3000, 1.3000])
-    """
-
-    name: ClassVar[str] = "sum"
-    promise: ClassVar[str] = "none: a sum"
-
-    def _sizes(self) -> tuple[int, int]:
-        first = self.maps[0]
-        for i, part in enumerate(self.maps[1:], 1):
-            if (part.in_features, part.out_features) != (first.in_features, first.out_features):
-                raise ValueError(
-                    f"Sum: part 0 is {first._title} and part {i} is {part._title}; expected maps of the same sizes"
-                )
-        return first.in_features, first.out_features
-
-    def _weight(self, params: Params) -> Tensor:
-        first, *rest = self._matrices(params)
-        return sum(rest, first)
-
-    def _apply(self, params: Params, x: Tensor) -> Tensor:
-        first, *rest = (times(part, params[key], x) for key, part in self._parts.items())
-        return sum(rest, first)
-
-    def _apply_t(self, params: Params, x: Tensor) -> Tensor:
-        first, *rest = (times_transpose(part, params[key], x) for key, part in self._parts.items())
-        return sum(rest, first)
-
-    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
-        # a map says that it is symmetric by its real eigenvalues
-        if any(part._eig(params[key], False)[0].is_complex() for key, part in self._parts.items()):
-            return super()._eig(params, vectors)
-        W = self._weight(params)
-        return eigh(W) if vectors else (lapack.eigvalsh(W), None)
 
 
 @trees.static
