@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from growth.closed_form.neurons import Neurons, optimal_neurons
 from growth.graph.nodes import Graph, Node
 from growth.moments.first_order import Statistics
-from growth.reading.pairs import Activation, Pair
+from growth.reading.activations import Activation
+from growth.reading.pairs import Pair
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: 1.0 * z,

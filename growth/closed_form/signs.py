@@ -12,10 +12,11 @@ from torch import Tensor
 from fisher import LayerCollection
 from fisher.checks.check import finite
 from growth.closed_form.neurons import Neurons
+from growth.reading.activations import constants
 from growth.reading.doors import door, owned
 from growth.reading.link import CENTRE
 from growth.reading.losses import Loss
-from growth.reading.observe import View, constants, observe
+from growth.reading.observe import View, observe
 from growth.reading.pairs import Pair, as_list, check_pairs, layers_of
 from linmaps.numerics.linalg import working
 

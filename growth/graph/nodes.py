@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from growth.carry.state import grow_like
+from growth.reading.activations import Activation
 from growth.reading.doors import count, door
 from linmaps import trees
 from linmaps.checks.typed import typed
 
-Activation = Callable[[Tensor], Tensor]
 Edge = tuple[str, str]
 
 

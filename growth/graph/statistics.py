@@ -17,11 +17,11 @@ from fisher.checks.axes import batch_size
 from fisher.checks.batches import batches
 from fisher.checks.batches import check_finite as check_data
 from fisher.checks.check import finite
-from growth.graph.nodes import Activation, Graph
+from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
+from growth.reading.activations import Activation, constants
 from growth.reading.doors import door
 from growth.reading.losses import Loss, per_sample
-from growth.reading.observe import constants
 from linmaps import trees
 from linmaps.checks.typed import typed
 from linmaps.numerics.linalg import working

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from growth.closed_form.signs import better_sign
 from growth.graph.growth import NewEdge, NewUnits, NodeDelta, new_edge, new_node, wider_node
-from growth.graph.nodes import Activation, Graph, Node
+from growth.graph.nodes import Graph, Node
 from growth.graph.statistics import GraphStatistics, observe_graph
+from growth.reading.activations import Activation, constants
 from growth.reading.doors import count, door
 from growth.reading.losses import Loss
-from growth.reading.observe import constants
 from growth.surgery.enlarge import Scale, amplitudes, cast_like, fitted
 from linmaps import trees
 from linmaps.checks.typed import typed

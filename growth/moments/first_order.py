@@ -16,9 +16,10 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.reducers import gram
+from growth.reading.activations import constants
 from growth.reading.doors import bare, door, owned
 from growth.reading.losses import Loss
-from growth.reading.observe import View, constants, observe
+from growth.reading.observe import View, observe
 from growth.reading.pairs import Pair, check_pairs, layers_of
 from linmaps import trees
 from linmaps.checks import alike

@@ -1,4 +1,4 @@
-"""What stands between the two layers of a pair: verified by values, and called by its name where it is not elementwise.
+"""What f computes between the two layers of a pair, held against the pair: by values and by gradients.
 
 B batch, m hidden positions, X positions of `after`, p hidden units, e taps.
 """
@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vjp
-from torch.overrides import TorchFunctionMode, resolve_name
 
 from fisher import LayerCollection
-from fisher.checks import check
 from fisher.checks.axes import batch_size
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.uses import Use
-from fisher.collector.watch import tensors
+from growth.reading.activations import applied
+from growth.reading.calls import refusal
 from growth.reading.locate import Place, locate
-from growth.reading.pairs import Activation, Layer, Pair, layers_of, norm_leaves, places
-from linmaps import trees
+from growth.reading.pairs import Layer, Pair, layers_of
+from growth.reading.probe import check_silent, with_unit
 from linmaps.checks import values
 from linmaps.numerics.linalg import working
 
@@ -56,7 +55,7 @@ def verify(
             _compare_new(f, params, pair, x)
     old = f(params, x)
     for pair in pairs:
-        _silent(f, params, pair, x, old)
+        check_silent(f, params, pair, x, old)
 
 
 def _fresh(params: Any, pair: Pair) -> bool:
@@ -66,7 +65,7 @@ def _fresh(params: Any, pair: Pair) -> bool:
 def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> None:
     """The same at one more unit."""
     old = layers_of(params, pair)[0].weight.shape[0]
-    params = _with_unit(params, pair)
+    params = with_unit(params, pair)
     try:
         layers = LayerCollection.from_function(f, params, x)
     except (RuntimeError, TypeError, IndexError) as error:
@@ -111,7 +110,7 @@ def _compare(
     )
     shape = tuple(first.tap_shape(batch_size(x))[2:])
     arranged = lambda h: _arranged(h, first, last, after, shape)
-    value, slope = _applied(place.activation, z)
+    value, slope = applied(place.activation, z)
     want = arranged(value)
     if want.shape != got.shape:
         is_, expected = (tuple(t.shape[1:]) for t in (got, want))
@@ -119,7 +118,7 @@ def _compare(
             refusal(f, params, pair, x, f"has [positions, features] {is_}, expected {expected} as they leave it")
         )
     step = 16 * eps * z.detach().abs().amax() if z.numel() else z.sum().detach()
-    (low, slope_low), (high, slope_high) = (_applied(place.activation, z + d) for d in (-step, step))
+    (low, slope_low), (high, slope_high) = (applied(place.activation, z + d) for d in (-step, step))
     slack = arranged((high - low).abs())  # rounding of z, where the activation is steep or jumps
     units = lambda t: t.unflatten(-1, (-1, after.taps))[..., start:, :]
     wrong = _differs(units(got), units(want), units(slack), accuracy)
@@ -150,31 +149,6 @@ def _arranged(h: Tensor, before: Use, after: Use, layer: Layer, shape: tuple[int
     return h if layer.columns == 1 else h.mT.flatten(1)[:, None]
 
 
-def _applied(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
-    """(activation(z), its derivative)."""
-    flat = z.flatten()
-    value, back = vjp(lambda t: elementwise(activation, t), flat)  # type: ignore[misc]
-    return value.reshape(z.shape), back(torch.ones_like(value))[0].reshape(z.shape)
-
-
-def elementwise(activation: Activation, z: Tensor) -> Tensor:
-    """activation(z) of a vector; ValueError where it takes none, or returns another shape."""
-    try:
-        value = activation(z)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(
-            f"activation: raised {type(error).__name__} for a vector ({error}), expected an elementwise map, of tensors of any "
-            "shape; pooling and norms are none"
-        ) from error
-    if not isinstance(value, Tensor) or value.shape != z.shape:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"activation: returned {got} for input {tuple(z.shape)}, expected {tuple(z.shape)}; only elementwise maps may "
-            "stand between the layers of a Pair"
-        )
-    return value
-
-
 def _accuracy(dtypes: Sequence[torch.dtype], device: torch.device, normed: bool) -> tuple[float, float]:
     """(relative tolerance, rounding) of what was computed in the coarsest of these dtypes on this device."""
     eps = max(torch.finfo(d).eps for d in dtypes if d.is_floating_point)
@@ -198,119 +172,3 @@ def _differs(got: Tensor, want: Tensor, slack: Tensor | None, accuracy: float) -
 def _called(place: Place, pair: Pair) -> str:
     name = getattr(place.activation, "__name__", str(place.activation))
     return f"the named activation ({name})" if pair.activation is not None else f"what was read ({name})"
-
-
-def _silent(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, old: Tensor) -> None:
-    """Raise a ValueError if one more hidden unit whose outgoing weights are zero changes f: it reads the width from params."""
-    silent = _with_unit(params, pair, {layer.weight_path for layer in layers_of(params, pair)[1].all})
-    try:
-        now = f(silent, x)
-    except Exception:  # a function of one width: growth itself says so
-        return
-    a, b = values(old), values(now)
-    if a is None or b is None or not a.numel() or not bool((a.isfinite() & b.isfinite()).all()):
-        return
-    size = float(a.abs().amax())
-    gap = float((a - b).abs().amax()) if a.shape == b.shape else math.inf
-    if gap > check.tolerance([a.dtype]) * size and gap > check.tolerance_of(f, params, x) * size:
-        raise ValueError(
-            f"{pair}: f changes by up to {gap:.3g}, at a size of {size:.3g}, with one more hidden unit whose outgoing weights "
-            "are zero, expected no change; it reads the width from params (a factor 1/sqrt(width), a mean over units): keep "
-            "such a factor constant, as a number that f closes over"
-        )
-
-
-def _with_unit(params: Any, pair: Pair, silent: Any = ()) -> Any:
-    """One more hidden unit of generic weights, which a norm leaves as it is; zeros at the paths in silent."""
-    fills = {path: fill for path, _, fill in norm_leaves(params, pair)}
-    for path, axis, columns in places(params, pair):
-        leaf = trees.get(params, path)
-        shape = (*leaf.shape[:axis], columns, *leaf.shape[axis + 1 :])
-        generic = torch.cos(1.7 * torch.arange(1, math.prod(shape) + 1, device=leaf.device)).reshape(shape)
-        size = max(1, math.prod(leaf.shape[1:])) ** -0.5
-        more = leaf.new_full(shape, fills[path]) if path in fills else (size * generic).to(leaf.dtype)
-        more = torch.zeros_like(more) if path in silent else more
-        params = trees.replace(params, path, torch.cat([leaf, more], axis))
-    return params
-
-
-# --- by name -------------------------------------------------------------------------------------------------------
-
-
-KNOWN = (
-    ("pool", "pools positions, which growth does not read: put it behind the layer after, or choose another pair"),
-    ("batch_norm", "is a norm: name it, Pair(before, after, norm=...)"),
-    ("norm", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
-    ("softmax", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
-    ("attention", "mixes positions and splits the units into heads: choose a pair without it"),
-    (
-        "dropout",
-        "drops units: put the model into eval mode (model.eval()) and name the activation, Pair(..., activation=)",
-    ),
-    ("prelu", "has parameters: where these are one number for all units name it, Pair(before, after, activation=...)"),
-)
-
-NAME_IT = "if it is one all the same, name it: Pair(before, after, activation=...), which is compared with what f does"
-
-
-def calls_between(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> list[str]:
-    """The names of the torch calls that lead from the output of `before` to the input of `after`, for messages.
-
-    >>> f = lambda p, x: torch.relu(x @ p["a"].T).flip(-1) @ p["b"].T
-    >>> params = {"a": torch.eye(2), "b": torch.eye(2)}
-    >>> calls_between(f, params, Pair("a", "b"), torch.eye(2))
-    ['relu', 'flip']
-    """
-    before, after = layers_of(params, pair)
-    mode = _Between([layer.weight for layer in before.all], [layer.weight for layer in after.all[:1]])
-    with mode:
-        f(params, x)
-    return mode.found
-
-
-class _Between(TorchFunctionMode):
-    """Follows what comes of the weights of `before` until a weight of `after` meets it."""
-
-    def __init__(self, before: list[Tensor], after: list[Tensor]) -> None:
-        super().__init__()
-        self.alive: list[Any] = [*before, *after]  # an id is a name only while its object lives
-        self.weights = {id(t): side for side, leaves in (("before", before), ("after", after)) for t in leaves}
-        self.reached: dict[int, list[str]] = {}
-        self.found: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        met = tensors(args, kwargs)
-        ways = [self.reached[id(t)] for t in met if id(t) in self.reached]
-        sides = {self.weights[id(t)] for t in met if id(t) in self.weights}
-        out = func(*args, **kwargs)
-        results = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
-        self.alive.extend(results)
-        way = [name for names in ways for name in names]
-        if "after" in sides and ways:
-            self.found = self.found or list(dict.fromkeys(way))
-        elif sides and len(met) == 1:  # a view of a weight
-            self.weights |= {id(t): next(iter(sides)) for t in results}
-        elif "before" in sides or ways:
-            self.reached |= {id(t): [] if "before" in sides else [*way, _name(func)] for t in results}
-        return out
-
-
-def _name(func: Any) -> str:
-    name = (resolve_name(func) or "").removesuffix(".__get__").rpartition(".")[2]
-    own = getattr(func, "__name__", "")
-    return (own if name in ("", "fn") else name).strip("_") or "a call"
-
-
-def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str) -> str:
-    """The words for a pair between whose layers something else stands than an elementwise function."""
-    before, after = layers_of(params, pair)
-    calls = calls_between(f, params, pair, x)
-    known = next(((c, cure) for part, cure in KNOWN for c in calls if part in c), None)
-    through = f"; it goes through {', '.join(calls)}" if calls else ""
-    named = "choose a pair without it" if pair.activation is not None else NAME_IT
-    cure = f"{known[0]} {known[1]}" if known else named
-    return (
-        f"{pair}: the input of {after.name} {why}; expected an elementwise function of the output of {before.name} alone"
-        f"{through}; {cure}"
-    )

@@ -5,26 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from torch import Tensor
-
 from fisher import LayerCollection
 from fisher.collector.rules.forms import Convolution, Form
 from fisher.collector.uses import UNUSED, Use
-from growth.reading.pairs import Activation, Layer, Pair, layers_of
-from linmaps import trees
+from growth.reading.activations import Activation, Composed
+from growth.reading.pairs import Layer, Pair, layers_of
 from linmaps.trees import path_str
-
-
-@trees.static
-@dataclasses.dataclass(frozen=True)
-class Composed:
-    """outer(inner(z))."""
-
-    outer: Activation
-    inner: Activation
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.outer(self.inner(z))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +26,7 @@ class Place:
 def locate(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
     """The uses of the two layers in a LayerCollection, and the activation between them.
 
-    words: what to say of an activation that cannot be read, from why it cannot (`between.refusal`).
+    words: what to say of an activation that cannot be read, from why it cannot (`calls.refusal`).
 
     Raises ValueError where a layer is used twice, stored [in, out] or in groups, where its bias is not added to its
     output, and where the activation can neither be read from f nor is given.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap, vjp
+from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.checks.axes import batch_size
@@ -23,13 +23,15 @@ from fisher.checks.batches import check_finite as check_data
 from fisher.checks.check import finite, repeatable
 from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution
-from growth.reading.between import elementwise, refusal, verify
+from growth.reading.activations import Activation
+from growth.reading.between import verify
 from growth.reading.buffers import buffers_fixed
+from growth.reading.calls import refusal
 from growth.reading.doors import detached
 from growth.reading.link import TAPS, Link, link
 from growth.reading.locate import Place, locate
 from growth.reading.losses import Loss, gradient, per_sample
-from growth.reading.pairs import Activation, Pair
+from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.numerics.linalg import working
 
@@ -135,17 +137,3 @@ def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, T
                 "outputs, and nothing else may use one of them alone"
             )
     return torch.cat([t for t, _ in sides], -1) if len(sides) > 1 else a, g
-
-
-def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """sigma(0) and the one-sided derivatives of an elementwise map at 0, as scalar tensors of the dtype of `like`.
-
-    >>> import torch
-    >>> [t.item() for t in constants(torch.relu, torch.zeros(1))]
-    [0.0, 1.0, 0.0]
-    """
-    tiny = torch.finfo(like.dtype).tiny ** 0.5
-    at = torch.tensor([0.0, tiny, -tiny], dtype=like.dtype, device=like.device)
-    value, back = vjp(lambda z: elementwise(activation, z), at)  # type: ignore[misc]
-    (slope,) = back(torch.ones_like(at))
-    return value[0], slope[1], slope[2]

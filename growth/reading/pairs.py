@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from growth.reading.activations import Activation
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path, names
 
-Activation = Callable[[Tensor], Tensor]
 NORM_FILLS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
