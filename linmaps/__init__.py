@@ -45,8 +45,10 @@ from linmaps.factorized import (
     tensorized_shape,
 )
 from linmaps.families.eigenvalues.gershgorin import DiagonallyDominant, Gershgorin
+from linmaps.families.eigenvalues.hurwitz import Hurwitz
+from linmaps.families.eigenvalues.power_bound import PowerBound
 from linmaps.families.eigenvalues.schur import Schur
-from linmaps.families.eigenvalues.stable import Hurwitz, PowerBound, StableSplit
+from linmaps.families.eigenvalues.stable_split import StableSplit
 from linmaps.families.entries.dense import Identity, IdentityInit, Linear
 from linmaps.families.entries.gates import L0
 from linmaps.families.entries.perron import PerronFrobenius

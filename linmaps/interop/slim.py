@@ -11,7 +11,8 @@ from torch.nn.utils import parametrizations
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, parametrized, value_of
 from linmaps.composed.compose import Scale
 from linmaps.composed.recurrent import RNNCell
-from linmaps.families.eigenvalues.stable import PowerBound, StableSplit
+from linmaps.families.eigenvalues.power_bound import PowerBound
+from linmaps.families.eigenvalues.stable_split import StableSplit
 from linmaps.families.entries.dense import Identity, IdentityInit, Linear
 from linmaps.families.entries.gates import L0
 from linmaps.families.entries.perron import PerronFrobenius
