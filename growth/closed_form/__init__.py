@@ -8,6 +8,7 @@ In reading order:
     noise           what the noise of the moments explains
     draws           random numbers as arguments
     normalization   sizes of new units
+    sides           signs, sizes and random sides of units whose sides are chosen apart
     presets         TINY, GradMax, SENN, zeros, random
     initialization  units by the rules of an initialisation
 """

@@ -19,6 +19,7 @@ from growth.closed_form.delta import check_statistics, split
 from growth.closed_form.draws import drawing, standard
 from growth.closed_form.neurons import Neurons, optimal_neurons
 from growth.closed_form.normalization import check_positive
+from growth.closed_form.sides import descent, input_size, random_sides, steep_sign, with_weights
 from growth.moments.first_order import Statistics
 from growth.reading.doors import bare, count, door, owned
 from linmaps.checks import alike, number
@@ -38,7 +39,7 @@ def tiny(stats: Statistics, k: int, **options: Any) -> Neurons:
     2
     """
     new = optimal_neurons(stats, k, "residual", **options)
-    turn = _turn(stats, working(new.joined)).to(new.fan_in.dtype)
+    turn = steep_sign(stats, working(new.joined)).to(new.fan_in.dtype)
     bias = None if new.fan_in_bias is None else turn * new.fan_in_bias
     return dataclasses.replace(new, fan_in=turn[:, None] * new.fan_in, fan_in_bias=bias, fan_out=turn * new.fan_out)
 
@@ -74,9 +75,9 @@ def gradmax(
     check_positive(scale, "scale")
     found = optimal_neurons(stats, k, "gradient", input_metric=None, **options)
     root = positive_root(working(found.eigenvalues))
-    random_in, random_out = _random(stats, found, generator, draws)
+    random_in, random_out = random_sides(stats, found, generator, draws)
     out = working(found.fan_out) / torch.where(root > 0, root, 1.0) + random_out
-    return _made(stats, found, scale / _input_size(stats) * _descent(stats, out, random_in), out)
+    return with_weights(stats, found, scale / input_size(stats) * descent(stats, out, random_in), out)
 
 
 @door()
@@ -122,8 +123,8 @@ def zero_out(
     tensor(False)
     """
     found = _alone(optimal_neurons(stats, k, **options))
-    random_in, _ = _random(stats, found, generator, draws)
-    return _made(stats, found, working(found.joined) + random_in, 0 * working(found.fan_out))
+    random_in, _ = random_sides(stats, found, generator, draws)
+    return with_weights(stats, found, working(found.joined) + random_in, 0 * working(found.fan_out))
 
 
 @door()
@@ -148,11 +149,11 @@ def zero_in(
     tensor(False)
     """
     found = _alone(optimal_neurons(stats, k, **options))
-    random_in, random_out = _random(stats, found, generator, draws)
+    random_in, random_out = random_sides(stats, found, generator, draws)
     out = working(found.fan_out) + random_out
-    least = torch.finfo(stats.S.dtype).tiny ** 0.5 / _input_size(stats)
-    A = torch.where(stats.slope_plus == stats.slope_minus, 0.0, least * _descent(stats, out, random_in))
-    new = _made(stats, found, A, out)
+    least = torch.finfo(stats.S.dtype).tiny ** 0.5 / input_size(stats)
+    A = torch.where(stats.slope_plus == stats.slope_minus, 0.0, least * descent(stats, out, random_in))
+    new = with_weights(stats, found, A, out)
     return dataclasses.replace(new, gains=0 * new.gains, gain=0 * new.gain)
 
 
@@ -192,7 +193,7 @@ def random(
     if generator is None and draws is None:
         draws = 2**0.5 * drawing(None, M_prev)(k, sum(M_prev.shape))
     normal = standard((k, sum(M_prev.shape)), M_prev, generator, draws)
-    A = normal[:, : len(M_prev)] * (1 / _input_size(stats) if std is None else std)
+    A = normal[:, : len(M_prev)] * (1 / input_size(stats) if std is None else std)
     squares = ((A @ S_prev) * A).sum(1)
     scores = positive_root(((A @ M_prev) ** 2).sum(1) / torch.where(squares > 0, squares, 1.0))
     order = scores.argsort(descending=True, stable=True)
@@ -200,7 +201,7 @@ def random(
     A = torch.where((A @ M_prev * out.mT).sum(1)[:, None] * stats.slope > 0, -A, A)
     fan_in, fan_in_bias = split(A, stats.bias_before)
     zero = A.new_zeros(k)
-    return _made(
+    return with_weights(
         stats,
         Neurons(fan_in, fan_in_bias, out, scores[order], zero, zero.sum(), stats.sigma0, pair=bare(stats.pair)),
         A,
@@ -233,68 +234,6 @@ def gradient_norms(stats: Statistics, new: Neurons) -> Tensor:
         mean = working(stats.M)[-1].repeat_interleave(stats.taps) if stats.bias_after else M_prev[-1]
         outward = outward + (working(stats.sigma0) * mean)[:, None]
     return positive_root((inward**2).sum(0) + (outward**2).sum(0)).to(stats.S.dtype)
-
-
-def _made(stats: Statistics, found: Neurons, A: Tensor, out: Tensor) -> Neurons:
-    """`found` with other weights, signs for which no unit is dead, and their slopes."""
-    turn = _turn(stats, A)
-    dtype = stats.S.dtype
-    gains = (-working(stats.slope) * ((A @ working(stats.M_prev)) * out.mT).sum(1)).to(dtype)
-    fan_in, fan_in_bias = split((turn[:, None] * A).to(dtype), stats.bias_before)
-    return dataclasses.replace(
-        found,
-        fan_in=fan_in,
-        fan_in_bias=fan_in_bias,
-        fan_out=(turn * out).to(dtype),
-        eigenvalues=found.eigenvalues.to(dtype),
-        gains=gains,
-        gain=gains.sum(),
-    )
-
-
-def _turn(stats: Statistics, A: Tensor) -> Tensor:
-    """The sign for which each unit is on the steeper side of a kink for the mean input, so for some input: `[k]`."""
-    one = A.new_ones(len(A))
-    if stats.bias_before:
-        mean = working(stats.S_prev)[-1]
-    elif stats.bias_after:
-        mean = working(stats.P)[..., -1]
-        mean = mean.sum(0) if stats.taps > 1 else mean
-    else:
-        return one
-    steeper = working(stats.slope_plus.abs() - stats.slope_minus.abs())
-    return torch.where((A.detach() @ mean.detach()) * steeper.detach() < 0, -one, one)
-
-
-def _descent(stats: Statistics, out: Tensor, otherwise: Tensor) -> Tensor:
-    """Unit rows along which Ω makes A descend, -σ'(0) M_prev Ω; where M_prev Ω is 0 the rows `otherwise`, normalized."""
-    rows = torch.where(stats.slope < 0, 1.0, -1.0).to(out.dtype) * (working(stats.M_prev) @ out).mT
-    rows = torch.where((rows != 0).any(1, keepdim=True), rows, otherwise)
-    peak = rows.detach().abs().amax(1, keepdim=True)
-    rows = rows / torch.where(peak > 0, peak, 1.0)  # squares stay away from underflow
-    norms = positive_root((rows**2).sum(1, keepdim=True))
-    return rows / torch.where(norms > 0, norms, 1.0)
-
-
-def _input_size(stats: Statistics) -> Tensor:
-    """Root mean square of an input row of `before`, its 1 included."""
-    S_prev = working(stats.S_prev)
-    rows = S_prev[-1, -1] if stats.bias_before else working(stats.positions / stats.count) * stats.taps
-    size = positive_root(S_prev.diagonal().sum() / rows)
-    return torch.where(size > 0, size, 1.0)
-
-
-def _random(
-    stats: Statistics, found: Neurons, generator: torch.Generator | None, draws: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Random rows of mean square pre-activation 1 and columns of norm 1 for masked units, zero for the others."""
-    M_prev = working(stats.M_prev)
-    if generator is None and draws is None:
-        return M_prev.new_zeros(found.size, len(M_prev)), M_prev.new_zeros(M_prev.shape[1], found.size)
-    normal = standard((found.size, sum(M_prev.shape)), M_prev, generator, draws)
-    masked = found.eigenvalues == 0
-    A, out = normal[:, : len(M_prev)] / _input_size(stats), normal[:, len(M_prev) :].mT
-    return torch.where(masked[:, None], A, 0.0), torch.where(masked, out / positive_root((out**2).sum(0)), 0.0)
 
 
 def _alone(new: Neurons) -> Neurons:
