@@ -1,23 +1,13 @@
-"""Migration tables in docstrings: their rows, and whether what they name on our side is there."""
+"""Guides for those who come from elsewhere: every name of theirs has a row, and what it names on our side is there."""
 
 import inspect
 import re
 from types import ModuleType
 
 
-def rows(module: ModuleType) -> list[tuple[str, str]]:
-    """(theirs, ours) of each row of the table in a module's docstring."""
-    lines = module.__doc__.splitlines()
-    rules = [i for i, line in enumerate(lines) if line.strip().startswith("====")]
-    if len(rules) != 3:
-        return []
-    start = lines[rules[0]].rindex("  ") + 2
-    return [(line[:start].strip(), line[start:]) for line in lines[rules[1] + 1 : rules[2]]]
-
-
-def without_row(names: list[str], table: list[tuple[str, str]]) -> list[str]:
+def without_row(names: list[str], rows: tuple[tuple[str, str], ...]) -> list[str]:
     """Those names of theirs that no row mentions."""
-    left = " ".join(theirs for theirs, _ in table)
+    left = " ".join(theirs for theirs, _ in rows)
     return [name for name in names if not re.search(rf"(?<![A-Za-z]){re.escape(name)}\b", left)]
 
 

@@ -1,6 +1,7 @@
 """The transform table: every public name, every law.  A public name without a row fails."""
 
 import importlib
+import inspect
 
 import pytest
 
@@ -22,7 +23,8 @@ TABLE = table()
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_has_a_row(package):
     module = importlib.import_module(package)
-    missing = [n for n in module.__all__ if not any(row.split("/")[0] == f"{package}.{n}" for row in TABLE)]
+    names = [n for n in module.__all__ if not inspect.ismodule(getattr(module, n))]
+    missing = [n for n in names if not any(row.split("/")[0] == f"{package}.{n}" for row in TABLE)]
     assert not missing, f"{package}: no row in the transform table for {missing}"
 
 

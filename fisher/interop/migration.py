@@ -15,6 +15,6 @@ def coming_from(library: str) -> Guide:
 
     >>> import fisher
     >>> fisher.interop.coming_from("nngeometry").about("FIM_MonteCarlo").rows
-    ROWS
+    (('FIM_MonteCarlo(trials, covariance)', 'fim(estimator=, n_samples=, generator=, noise=) "mc"'),)
     """
     return guide(GUIDES, library)

@@ -15,6 +15,6 @@ def coming_from(library: str) -> Guide:
 
     >>> import growth
     >>> growth.interop.coming_from("gromo").about("line_search").rows
-    ROWS
+    (('line_search', 'line_search(f, params, data, pair, new, delta)'),)
     """
     return guide(GUIDES, library)

@@ -1,7 +1,7 @@
 """Checks: what is said before anything runs, by name, with what was got, what is expected and the cure.
 
 In reading order:
-    values      numbers, sizes, dtypes and devices of what a function is given
+    arguments   numbers, sizes, dtypes and devices of what a function is given
     explained   torch's own errors, in the words of the arguments
     typed       arguments held against annotations
     precision   numbers in the precision of their tensors, whatever torch.autocast is on

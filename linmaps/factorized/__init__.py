@@ -1,7 +1,7 @@
 """Tensorized matrices: weights, embeddings and convolutions as tensors of few parameters, stateless.
 
 `linmaps.Factorized` is the map; `linmaps.factorize` makes one from given weights; here are the parts they are made of.
-W [in, out]; the tensor's modes are out first; `linmaps.interop.coming_from("tensorly-torch")` says what its names became.
+W [in, out]; the tensor's modes are out first.  `linmaps.interop.coming_from("tensorly-torch")`: its names beside ours.
 
 >>> import torch, linmaps
 >>> spec = linmaps.Factorized((7, 8, 14), (4, 8, 8), factorization="tt", rank=0.1)

@@ -12,7 +12,9 @@ class Guide:
     """Where a library's names have gone: prints as a table.
 
     >>> Guide.of("theirs", "ours", "A note.", "Thing(size) | make(size)")
-    Coming from theirs.  A note.
+    Coming from theirs to ours.
+    <BLANKLINE>
+    A note.
     <BLANKLINE>
     theirs       ours
     -----------  ----------
@@ -44,7 +46,7 @@ class Guide:
         width = max(len(theirs) for theirs, _ in table)
         table.insert(1, ("-" * width, "-" * max(len(ours) for _, ours in table)))
         lines = "\n".join(f"{theirs.ljust(width)}  {ours}" for theirs, ours in table)
-        return f"Coming from {self.library}.  {self.notes}\n\n{lines}"
+        return f"Coming from {self.library} to {self.package}.\n\n{self.notes}\n\n{lines}"
 
 
 def guide(guides: dict[str, Guide], library: str) -> Guide:
@@ -66,9 +68,10 @@ def coming_from(library: str) -> Guide:
 
     >>> import linmaps
     >>> linmaps.interop.coming_from("slim").about("OrthogonalLinear")
-    Coming from slim.  Its matrices are [in, out] too. ...
+    Coming from slim to linmaps.
+    ...
     slim              linmaps
-    ----------------  ------------------------------------------
+    ----------------  ----------------------------------------
     OrthogonalLinear  Orthogonal(method=, n_reflectors=, det=)
     """
     return guide(GUIDES, library)

@@ -83,7 +83,6 @@ CASES: dict[str, Case | Exempt] = {
     "fisher.Layer": Exempt("static record inside LayerCollection"),
     "fisher.Use": Exempt("static record inside LayerCollection"),
     "fisher.PMat": Exempt("base class: its methods run in the rows of each representation"),
-    "fisher.rules": Exempt("module of rules about calls, no tensor in or out"),
     **{
         f"fisher.{name}/{method}": Case(_of(make, fn), (P, V))
         for name, make in _MAKE.items()

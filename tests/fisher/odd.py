@@ -35,8 +35,6 @@ JUSTIFIED: dict[str, str] = {
 RECORD = "a record that other functions make: every transform rebuilds it around whatever leaves it carries"
 EXEMPT: dict[str, str] = {
     "fisher.PMat": "abstract",
-    "fisher.recipes": "a module",
-    "fisher.rules": "a module",
     "fisher.PMatEKFACBlockDiag": "another name of PMatEKFAC",
     **dict.fromkeys(("fisher.Layer", "fisher.Use", "fisher.recipes.NaturalStep"), RECORD),
 }

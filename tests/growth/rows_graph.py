@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import growth
 from growth import Graph, Node
 from linmaps import trees
-from tests.growth.test_graph import MERGE, made
+from tests.growth.graph.test_graph import MERGE, made
 from tests.laws import Case, Exempt
 
 SMALL = Graph(

@@ -10,7 +10,6 @@ from tests.linmaps import zoo
 CASES: dict[str, Case | Exempt] = {
     "linmaps.Map": Exempt("abstract; its methods are in the rows of the concrete maps"),
     "linmaps.maps": Exempt("the registry of classes"),
-    "linmaps.trees": Exempt("a module; its functions have rows of their own"),
     "linmaps.from_module": Exempt("takes a module and copies its tensors"),
     "linmaps.trees.Layout": Exempt("static structure; its vectors are in the row of ravel"),
     "linmaps.trees.check_like": Exempt("returns nothing"),

@@ -65,7 +65,6 @@ JUSTIFIED: dict[str, str] = {
 EXEMPT: dict[str, str] = {
     "linmaps.Map": "abstract",
     "linmaps.maps": "the registry of classes",
-    "linmaps.trees": "a module",
     "linmaps.trees.flatten": "the pytree library's own",
     "linmaps.trees.leaves": "the pytree library's own",
     "linmaps.trees.map": "the pytree library's own, with the user's function",
