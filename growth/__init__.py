@@ -41,10 +41,14 @@ from growth.closed_form.normalization import normalize
 from growth.closed_form.presets import gradient_norms, gradmax, random, senn, tiny, zero_in, zero_out
 from growth.closed_form.select import compact, keep, merge_neurons, scale_neurons, truncate
 from growth.closed_form.signs import choose_sign
-from growth.graph.growth import NewEdge, NewUnits, NodeDelta, new_edge, new_node, node_delta, wider_node
-from growth.graph.nodes import Graph, Node, carry_graph
+from growth.graph.carried import carry_graph
+from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
+from growth.graph.growth import new_edge, new_node, node_delta, wider_node
+from growth.graph.nodes import Graph, Node
+from growth.graph.signs import choose_graph_sign
 from growth.graph.statistics import GraphStatistics, graph_statistics
-from growth.graph.step import Candidates, candidates, choose_graph_sign, grow_graph
+from growth.graph.step import grow_graph
+from growth.graph.table import Candidates, candidates
 from growth.moments.first_order import Statistics, statistics
 from growth.moments.metric import output_fisher, with_fisher
 from growth.rank import grow_rank, rank_scores, reduce_rank

@@ -3,6 +3,10 @@
 In reading order:
     nodes       Node and Graph
     statistics  moments of all nodes
+    expansions  what can be added, as data
     growth      the best change and units of a node, new edges
-    step        candidates compared, one taken
+    table       candidates with their gains
+    signs       the better sign of units at a kink
+    step        one step taken
+    carried     states go along
 """

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from growth.closed_form.delta import Delta, check_solver, make_delta, optimal_delta
-from growth.closed_form.neurons import Neurons, optimal_neurons, schur
+from growth.closed_form.neurons import optimal_neurons, schur
+from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
 from growth.graph.nodes import Graph, Node
 from growth.graph.statistics import GraphStatistics, check_targets
 from growth.moments.first_order import Statistics
@@ -20,84 +21,6 @@ from growth.moments.solvers import pseudo_solve
 from growth.reading.activations import Activation
 from growth.reading.doors import count, door
 from linmaps.numerics.linalg import working
-from linmaps.trees import record
-
-Sizes = tuple[tuple[str, int], ...]
-
-
-@record(static=("node",))
-class NodeDelta:
-    """A change of all weighted edges into a node and of its bias, to be subtracted: a part of params.
-
-    decrease: slope of the mean loss along it, as in `Delta`.
-
-    >>> import torch
-    >>> NodeDelta({"edges": {}, "nodes": {"y": {"bias": torch.ones(2)}}}, torch.tensor(0.5), "y").node
-    'y'
-    """
-
-    change: dict[str, Any]
-    decrease: Tensor
-    node: str
-
-
-@record(static=("source", "target"))
-class NewEdge:
-    """A new edge: weight `[q, r]`, to be added; gain: slope of the mean loss; delta: a change that goes along, or None.
-
-    >>> import torch
-    >>> NewEdge(torch.ones(2, 3), torch.tensor(0.5), None, "x", "y").parameters
-    6
-    """
-
-    weight: Tensor
-    gain: Tensor
-    delta: NodeDelta | None
-    source: str
-    target: str
-
-    @property
-    def parameters(self) -> int:
-        """How many parameters it adds."""
-        return self.weight.shape[-1] * self.weight.shape[-2]
-
-    def __str__(self) -> str:
-        return f"{self.source} -> {self.target}"
-
-
-@record(static=("sources", "targets", "node", "activation", "wider"))
-class NewUnits:
-    """New units between nodes: neurons (fan_in `[k, r]`, fan_out `[q, k]`), of a new node or of one that is there.
-
-    sources, targets: names and widths, side by side in fan_in and fan_out; node: name; wider: whether it is there.
-
-    >>> import torch
-    >>> z = torch.zeros(())
-    >>> neurons = Neurons(torch.ones(1, 3), torch.ones(1), torch.ones(2, 1), torch.ones(1), torch.ones(1), z + 1, z)
-    >>> str(NewUnits(neurons, (("x", 3),), (("y", 2),), "h", torch.relu, False))
-    'x -> h -> y'
-    """
-
-    neurons: Neurons
-    sources: Sizes
-    targets: Sizes
-    node: str
-    activation: Activation | None
-    wider: bool
-
-    @property
-    def gain(self) -> Tensor:
-        """Slope of the mean loss."""
-        return self.neurons.gain
-
-    @property
-    def parameters(self) -> int:
-        """How many parameters they add."""
-        k, r = self.neurons.fan_in.shape[-2:]
-        return k * (r + (self.neurons.fan_in_bias is not None) + self.neurons.fan_out.shape[-2])
-
-    def __str__(self) -> str:
-        return " -> ".join((" + ".join(n for n, _ in self.sources), self.node, " + ".join(n for n, _ in self.targets)))
 
 
 @door()

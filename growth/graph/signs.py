@@ -1,0 +1,77 @@
+"""The better sign of each new unit of a graph, for activations with a kink at 0."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from growth.closed_form.signs import better_sign
+from growth.graph.expansions import NewUnits
+from growth.graph.nodes import Graph
+from growth.graph.statistics import observe_graph
+from growth.graph.table import Candidates
+from growth.reading.activations import constants
+from growth.reading.doors import door
+from growth.reading.losses import Loss
+from linmaps.numerics.linalg import working
+
+
+@door()
+def choose_graph_sign(
+    graph: Graph,
+    params: Any,
+    data: Any,
+    items: Any,
+    loss: str | Loss = "cross_entropy",
+    *,
+    progress: bool = False,
+    check_finite: bool = True,
+) -> Any:
+    """`choose_sign` for graphs: new units with the better sign of each and its exact one-sided gain, in one more pass.
+
+    items: NewUnits, a list of expansions, or a `Candidates` table; edges and deltas pass as they are.
+    Raises as `graph_statistics`.
+
+    >>> import torch, growth
+    >>> g = growth.Graph((growth.Node("x", 2), growth.Node("y", 1)))
+    >>> params = {"edges": {}, "nodes": {"y": {"bias": torch.zeros(1)}}}
+    >>> data = torch.eye(2), torch.tensor([[3.0], [-1.0]])
+    >>> stats = growth.graph_statistics(g, params, data, "squared_error")
+    >>> new = growth.new_node(stats, "x", "y", 1, torch.relu, bias=False, target="gradient")
+    >>> (
+    ...     growth.choose_graph_sign(g, params, data, new, "squared_error").gain.round(decimals=3),
+    ...     new.gain.round(decimals=3),
+    ... )
+    (tensor(4.5000), tensor(2.5000))
+    """
+    listed = list(items.items) if isinstance(items, Candidates) else items if isinstance(items, list) else [items]
+    units = [i for i in listed if isinstance(i, NewUnits)]
+    sums: list[tuple[Tensor, Tensor]] = []
+    samples = 0
+    for _, (values, gradients), batch in observe_graph(graph, params, data, loss, progress, check_finite):
+        parts = [_sides(i, values, gradients) for i in units]
+        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
+        samples += batch
+    signed = []
+    for i, (up, down) in zip(units, sums):
+        _, plus, minus = constants(i.activation or (lambda z: 1.0 * z), up)
+        kept, flipped = (minus * down - plus * up) / samples, (plus * down - minus * up) / samples
+        signed.append(dataclasses.replace(i, neurons=better_sign(i.neurons, kept, flipped)))
+    rest = iter(signed)
+    done = [next(rest) if isinstance(i, NewUnits) else i for i in listed]
+    if isinstance(items, Candidates):
+        return dataclasses.replace(items, items=tuple(done))
+    return done if isinstance(items, list) else done[0]
+
+
+def _sides(item: NewUnits, values: dict[str, Tensor], gradients: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Σ (G · Ω_j) max(u, 0) and Σ (G · Ω_j) max(-u, 0) with u = A_j · b2: `[k]` each."""
+    g = torch.cat([gradients[n] for n, _ in item.targets], 1)
+    u = torch.cat([values[n] for n, _ in item.sources], 1) @ working(item.neurons.fan_in).to(g.dtype).mT
+    if item.neurons.fan_in_bias is not None:
+        u = u + working(item.neurons.fan_in_bias).to(u.dtype)
+    w = g @ working(item.neurons.fan_out).to(g.dtype)
+    return (w * u.clamp(min=0)).sum(0), (w * (-u).clamp(min=0)).sum(0)
