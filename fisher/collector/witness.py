@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from fisher.collector.products import gradient
 from fisher.collector.taps import outputs_of, pull
 from fisher.collector.uses import EXACT, NEVER_MET, Layer
 from linmaps import trees
+
+L = TypeVar("L", bound=Layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _only(rows: Tensor, examples: tuple[int, ...]) -> bool:
     return check.vanishes(rows[others])
 
 
-def complete(layers: Layers, seen: Evidence) -> Layers:
+def complete(layers: L, seen: Evidence) -> L:
     """For each leaf: autograd's gradient = sum over uses of g'a, or = the rows of single examples.
 
     Returns the layers, those without gradient marked, and those whose rows vmap cannot make.

@@ -30,6 +30,9 @@ class Checked:
         in_features: int
         out_features: int
 
+        @property
+        def n_params(self) -> int: ...
+
         def shapes(self) -> dict[str, Any]: ...
 
     @property

@@ -287,3 +287,8 @@ class Map(Hooks):
             params["bias"] = W.new_zeros(shape) if bias is None else bias
         distance = frobenius(self._weight(led(params, raised)) - raised).to(W.dtype.to_real())
         return trees.map(lambda t: self._down(t, {"W": W}), params), distance
+
+    @classmethod
+    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
+        """The map for these sizes or the nearest ones, not larger where possible, at which it exists."""
+        return cls(rows, rows if cls.square else columns, **options)

@@ -79,11 +79,6 @@ class Hooks(Checked, abc.ABC):
             "(effective_W(params) - W).square().sum()"
         )
 
-    @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: Any) -> Any:
-        """The map for these sizes or the nearest ones, not larger where possible, at which it exists."""
-        return cls(rows, rows if cls.square else columns, **options)
-
     def _init_dtype(self, generator: torch.Generator, dtype: torch.dtype | None) -> torch.dtype:
         if not isinstance(generator, torch.Generator):
             raise TypeError(
