@@ -1,30 +1,28 @@
-"""Butterfly matrices: log2 N levels of 2 x 2 blocks, fused a few levels at a time into batched matrix products.
+"""Butterfly matrices: log2 N levels of 2 x 2 blocks, each of which mixes pairs of coordinates.
 
 N = 2^m.  At level l, of stride s = 2^l, coordinates i and i + s of each run of 2 s are mixed; such a pair is (g, j): the
-run and the place in it, i = g 2 s + j.  S stacks, R rows of x.  Blocks of a level: [S, G, s, 2, 2], with G = 1 in place
-of the N / (2 s) runs where all runs share them.
+run and the place in it, i = g 2 s + j.  S stacks, R rows of x.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.checks.precision import HALF
+from linmaps.families.patterns.butterfly_levels import FUSE, PASS, cheapest_parts, cost, fused, levels_of, through
+from linmaps.families.patterns.butterfly_pairs import live_pairs, placed
 from linmaps.numerics.linalg import logabsdet
 from linmaps.numerics.numeric import eye_like, frobenius, normal, uniform
 
 BLOCKS = ("free", "rotation")
-# in multiplications of a matrix product, measured: a pass over an entry of x, and a new entry of a fused factor
-PASS, FUSE = 80, 32
 
 
 @register
@@ -133,20 +131,6 @@ class Butterfly(Map):
         """How many runs of outputs are averaged."""
         return 1 if self._rotation else max(1, 2**self._m // 2 ** (self.out_features - 1).bit_length())
 
-    def _live(self, level: int) -> int:
-        """Number of blocks of the level, a rotation, that W depends on.
-
-        A path from input i to output o has the high bits of i and the low bits of o when it comes to a level, so of the
-        pairs with g 2 s + j + s < n those count with g 2 s < in and j < out, or exchanged in the other order.
-        """
-        n, s = max(self.in_features, self.out_features), 2**level
-        high, low = self._ends
-        places = min(s, low)
-        if self.tied_weight:
-            return min(places, n - s)
-        runs, complete = -(-high // (2 * s)), max(0, (n - s - places) // (2 * s) + 1)
-        return places * min(runs, complete) + (max(0, n - s - 2 * s * complete) if complete < runs else 0)
-
     @property
     def _ends(self) -> tuple[int, int]:
         """How many coordinates bound the runs, and the places in them."""
@@ -156,7 +140,7 @@ class Butterfly(Map):
     def _shapes(self) -> dict[str, Shape]:
         m, N = self._m, 2**self._m
         if self._rotation:
-            count = sum(map(self._live, range(m)))
+            count = sum(live_pairs(level, *self._ends, self.tied_weight) for level in range(m))
             return {"block": (count, 2)} if self.complex else {"angle": (count,)}
         return {"twiddle": (self._stacks, *((N - 1,) if self.tied_weight else (m, N // 2)), 2, 2)}
 
@@ -181,10 +165,10 @@ class Butterfly(Map):
         if runs == 1:
             # the ways from inputs to outputs do not meet, so variances go through the squares
             ones = twiddle.real.new_ones(1, self.in_features)
-            return self._run(twiddle.abs().square(), ones).reshape(self._stacks, N)
-        transposed = replace(self, in_features=N, out_features=N, increasing_stride=not self.increasing_stride)
+            return through(twiddle.abs().square(), ones, self.increasing_stride).reshape(self._stacks, N)
         averages = eye_like(twiddle, N // runs).repeat(1, runs) / runs
-        return transposed._run(twiddle.mT, averages)[None, :, : self.in_features].abs().square().sum(2)
+        back = through(twiddle.mT, averages, not self.increasing_stride)
+        return back[None, :, : self.in_features].abs().square().sum(2)
 
     def _twiddle(self, params: Params) -> Tensor:
         """The blocks [S, m, N / 2, 2, 2], or tied [S, N - 1, 2, 2]."""
@@ -199,39 +183,14 @@ class Butterfly(Map):
             a, b = a / norm, b / norm
         else:
             a, b = params["angle"].cos(), params["angle"].sin()
-        a, b = self._placed(a, 1), self._placed(b, 0)
+        a, b = (placed(t, otherwise, *self._ends, self.tied_weight) for t, otherwise in ((a, 1), (b, 0)))
         return torch.stack([a, -b.conj(), b, a.conj()], -1).reshape(1, *a.shape, 2, 2)
-
-    def _placed(self, packed: Tensor, otherwise: int) -> Tensor:
-        """Packed numbers of rotations at their places [m, N / 2] (or [N - 1], tied); `otherwise` where a pair has none."""
-        m, N, n = self._m, 2**self._m, max(self.in_features, self.out_features)
-        complete = N - 1 if self.tied_weight else m * N // 2
-        if n == N and len(packed) == complete:
-            return packed if self.tied_weight else packed.reshape(m, N // 2)
-        s = 2 ** torch.arange(m, device=packed.device)[:, None]
-        place = torch.arange(N // 2, device=packed.device)
-        first, j = place // s * 2 * s, place % s
-        high, low = self._ends
-        live = (first + j + s < n) & (first < high) & (j < low)
-        if self.tied_weight:
-            index = j + torch.tensor([0, *map(self._live, range(m))], device=packed.device).cumsum(0)[:m, None]
-        else:
-            index = live.reshape(-1).cumsum(0).reshape(m, N // 2) - 1
-        index = torch.where(live, index, len(packed)).reshape(-1)
-        return torch.cat([packed, packed.new_full((1,), otherwise)]).index_select(0, index).reshape(m, N // 2)
-
-    def _levels(self, twiddle: Tensor) -> list[Tensor]:
-        """Blocks of the levels, those of increasing order for W or for its transpose."""
-        T = twiddle if self.increasing_stride else twiddle.mT
-        m, S = self._m, len(twiddle)
-        if T.ndim == 4:
-            return [T[:, 2**l - 1 : 2 ** (l + 1) - 1].reshape(S, 1, 2**l, 2, 2) for l in range(m)]
-        return [T[:, l].reshape(S, 2 ** (m - 1 - l), 2**l, 2, 2) for l in range(m)]
 
     # --- W and its product with rows ---------------------------------------------------------------------------------
 
     def _weight(self, params: Params) -> Tensor:
-        levels, half, N = self._levels(self._twiddle(params)), (self._m + 1) // 2, 2**self._m
+        levels = levels_of(self._twiddle(params), self.increasing_stride)
+        half, N = (self._m + 1) // 2, 2**self._m
         if not levels:
             return eye_like(self._like(params), 1)
         M = fused([fused(part) for part in (levels[:half], levels[half:]) if part])[:, 0, 0]
@@ -245,35 +204,11 @@ class Butterfly(Map):
             x = x.to(x.dtype.to_complex())
         m, rows, area = self._m, x.numel() // self.in_features, self._stacks * 4**self._m
         form = rows * self.out_features * (self.in_features + PASS) + FUSE * area
-        parts = self._parts(rows)
-        if m == 0 or form < (area >> m) * sum(rows * (2**k + PASS) + FUSE * 2**k for k in parts):
+        parts = cheapest_parts(m, rows)
+        if m == 0 or form < (area >> m) * cost(parts, rows):
             return x @ self._weight(params)
-        y = self._run(self._twiddle(params), x.reshape(rows, self.in_features), parts)
+        y = through(self._twiddle(params), x.reshape(rows, self.in_features), self.increasing_stride, parts)
         return self._kept(y).reshape(*x.shape[:-1], self.out_features)
-
-    def _parts(self, rows: int) -> list[int]:
-        """How many levels to take at once, from low to high: the cheapest of the even divisions of two parts or more."""
-
-        def division(count: int) -> list[int]:
-            return [self._m // count + (i >= count - self._m % count) for i in range(count)]
-
-        divisions = map(division, range(min(2, self._m), self._m + 1))
-        return min(divisions, key=lambda ks: sum(rows * (2**k + PASS) + FUSE * 2**k for k in ks), default=[])
-
-    def _run(self, twiddle: Tensor, x: Tensor, parts: list[int] | None = None) -> Tensor:
-        """The levels applied to x [R, in]: [R, S N], before averages and cuts."""
-        levels, N, S, R = self._levels(twiddle), 2**self._m, len(twiddle), len(x)
-        parts = self._parts(R) if parts is None else parts
-        starts = [sum(parts[:i]) for i in range(len(parts))]
-        # coordinates before rows: then the batched products take strided operands and nothing is moved between them
-        y = pad(x, (0, N - x.shape[-1])).mT[None]
-        for k, l in list(zip(parts, starts))[:: 1 if self.increasing_stride else -1]:
-            s, C, G = 2**l, 2**k, N // 2 ** (l + k)
-            D = fused(levels[l : l + k])
-            D = (D if self.increasing_stride else D.mT).expand(S, G, s, C, C).reshape(S * G * s, C, C)
-            v = y.reshape(len(y), G, C, s, R).transpose(2, 3).expand(S, G, s, C, R).reshape(S * G * s, C, R)
-            y = torch.bmm(D, v).reshape(S, G, s, C, R).transpose(2, 3)
-        return y.reshape(len(y) * N, R).mT
 
     def _kept(self, y: Tensor) -> Tensor:
         """Outputs [R, out] from those of all stacks [R, S N]: averaged over runs, and cut."""
@@ -305,29 +240,6 @@ class Butterfly(Map):
         N = 2**self._m
         if self.in_features != N:
             return logabsdet(self._weight(params))
-        levels = [
-            t[:, :, :, 0, 0] * t[..., 1, 1] - t[..., 0, 1] * t[..., 1, 0] for t in self._levels(params["twiddle"])
-        ]
+        blocks = levels_of(params["twiddle"], self.increasing_stride)
+        levels = [t[:, :, :, 0, 0] * t[..., 1, 1] - t[..., 0, 1] * t[..., 1, 0] for t in blocks]
         return torch.stack([N / 2 * det.abs().log().mean() for det in levels]).sum()
-
-
-def fused(blocks: list[Tensor]) -> Tensor:
-    """Successive levels [S, G, s, C, C], low to high, as one of larger blocks: [S, G_last, s_first, product of C, the same].
-
-    With u and v an output and an input of the levels before, and a and b of the next, one path leads from (b, v) to
-    (a, u): by the earlier block of run (g, b), then by the later one of place (u, j).  So no sum is needed.
-
-    >>> import torch
-    >>> low, high = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, -1.0], [1.0, 1.0]])
-    >>> both = fused([low.expand(1, 2, 1, 2, 2), high.expand(1, 1, 2, 2, 2)])
-    >>> torch.equal(both[0, 0, 0], torch.kron(high, low))
-    True
-    """
-    D = blocks[0]
-    for T in blocks[1:]:
-        S, G, _, C, _ = T.shape
-        s, size = D.shape[2], D.shape[-1]
-        later = T.reshape(S, G, size, s, C, C).permute(0, 1, 3, 4, 2, 5)[..., None]
-        earlier = D.reshape(S, G, D.shape[1] // G, s, size, size).permute(0, 1, 3, 4, 2, 5)[:, :, :, None]
-        D = (later * earlier).reshape(S, G, s, C * size, C * size)
-    return D

@@ -9,7 +9,7 @@ import torch
 from torch.func import grad, jacfwd, jacrev
 
 from linmaps import Butterfly, Permutation
-from linmaps.families.patterns.butterfly import fused
+from linmaps.families.patterns.butterfly_levels import fused, through
 from tests.linmaps.kinds.butterfly import butterfly_matrix
 from tests.linmaps.zoo import descend, generator, random_params, squared
 
@@ -51,9 +51,9 @@ def test_few_rows_and_many_take_different_ways_to_the_same_product(n, blocks):
 def test_any_division_into_parts_is_the_same_product(increasing):
     spec = Butterfly(27, 50, tied_weight=False, increasing_stride=increasing)
     twiddle, x = random_params(spec, 0)["twiddle"], rows(3, 27)
-    want = spec._run(twiddle, x, [1, 1, 1, 1, 1])
+    want = through(twiddle, x, increasing, [1, 1, 1, 1, 1])
     for parts in ([5], [2, 3], [3, 2], [1, 3, 1], [4, 1]):
-        assert torch.allclose(spec._run(twiddle, x, parts), want, atol=1e-12)
+        assert torch.allclose(through(twiddle, x, increasing, parts), want, atol=1e-12)
 
 
 def test_hadamard_matrix():
