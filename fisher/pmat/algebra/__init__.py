@@ -1,7 +1,9 @@
 """Sums and products of matrices, closed where a representation holds them.
 
 In reading order:
-    sums       F + G, and PMatSum
     sumblocks  blocks of a sum: several Kronecker terms
+    regrouped  a sum by layers, or as products alone
+    sums       PMatSum
+    addition   F + G
     product    F G
 """

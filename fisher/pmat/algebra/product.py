@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fisher.pmat.algebra.sums import PMatSum, add, same_space
+from fisher.pmat.algebra.addition import add, same_space
+from fisher.pmat.algebra.sums import PMatSum
 from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.handed import hands_over
 from fisher.pmat.layered.blockdiag import PMatBlockDiag, block_matrices, times

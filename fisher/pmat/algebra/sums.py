@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fisher.pmat.algebra.sumblocks import DIRECT, SumBlock, conjugate
+from fisher.pmat.algebra.regrouped import Layered, Products
+from fisher.pmat.algebra.sumblocks import DIRECT, conjugate
 from fisher.pmat.contract import maps
 from fisher.pmat.contract.base import PMat, Regul
 from fisher.pmat.contract.blocks import Layerwise
-from fisher.pmat.contract.handed import hands_over
 from fisher.pmat.contract.limits import check_dense
-from fisher.pmat.decompositions.exact import DiagonalBlock
 from fisher.pmat.decompositions.precise import cast
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
-from fisher.pmat.layered.factored import Stacked
 from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.diag import PMatDiag
@@ -214,86 +212,6 @@ class PMatSum(PMat):
 
     def _spectral_norm(self, largest: bool) -> Tensor:
         return self.dense()._spectral_norm(largest)
-
-
-@hands_over("add")
-def add(F: PMat, G: Any) -> PMat:
-    """F + G: in a representation that holds it where there is one, else a PMatSum of as few terms as possible."""
-    if not isinstance(G, PMat):
-        raise TypeError(f"{type(F).__name__} + {type(G).__name__}: expected a PMat on the right")
-    same_space(F, G, "+")
-    terms = list(F.terms) if isinstance(F, PMatSum) else [F]
-    for new in G.terms if isinstance(G, PMatSum) else (G,):
-        terms = _with(terms, new)
-    return terms[0] if len(terms) == 1 else PMatSum(tuple(terms))
-
-
-def _with(terms: list[PMat], new: PMat) -> list[PMat]:
-    if isinstance(new, PMatDense):
-        total: PMat = new
-        for F in terms:
-            total = new._plus(F) if total is new else total._plus(F)  # type: ignore[assignment]
-        return [total]
-    for n, F in enumerate(terms):
-        found = F._plus(new)
-        found = new._plus(F) if found is None else found
-        if found is not None:
-            return [*terms[:n], found, *terms[n + 1 :]]
-    return [*terms, new]
-
-
-def same_space(F: PMat, G: PMat, sign: str) -> None:
-    """Raise a ValueError unless both are matrices of the same params."""
-    if F.layout != G.layout:
-        raise ValueError(
-            f"{type(F).__name__} {sign} {type(G).__name__}: layouts differ, got leaves "
-            f"{[trees.path_str(p) for p in G.layout.paths]} {G.layout.shapes}, expected "
-            f"{[trees.path_str(p) for p in F.layout.paths]} {F.layout.shapes}; take matrices of the same params"
-        )
-
-
-@trees.record(static=("layers", "symmetric"))
-class Layered(Layerwise):
-    """A sum of direct sums over the same layers: a sum of blocks for each layer."""
-
-    terms: tuple[Any, ...]
-    layers: Any
-    symmetric: bool
-    general: ClassVar[bool] = True
-
-    __repr__ = PMat.__repr__
-
-    def _blocks(self) -> dict[str, Any]:
-        parts = [self._of(F) for F in self.terms]
-        return {name: self._sum([blocks[name] for blocks in parts]) for name in parts[0]}
-
-    def _of(self, F: PMat) -> dict[str, Any]:
-        if isinstance(F, Layerwise):
-            return F._blocks()
-        if isinstance(F, PMatDiag):
-            return {name: DiagonalBlock(view) for name, view in self.split(F.get_diag()).items()}
-        return {name: DiagonalBlock(F.alpha.expand(s)) for name, s in self.shapes().items()}  # type: ignore[attr-defined]
-
-    def _sum(self, blocks: list[Any]) -> Any:
-        if all(isinstance(b, Stacked) for b in blocks):
-            return Stacked(SumBlock(tuple(b.block for b in blocks), self.symmetric))
-        return SumBlock(tuple(blocks), self.symmetric)
-
-
-@trees.record()
-class Products(MatrixFree):
-    """A sum of which only products are formed: what conjugate gradients need."""
-
-    total: PMatSum
-
-    __repr__ = PMat.__repr__
-
-    @property
-    def layout(self) -> Layout:  # type: ignore[override]
-        return self.total.layout
-
-    def mv(self, v: Any) -> Any:
-        return self.total.mv(v)
 
 
 def _total(parts: list[Any]) -> Any:
