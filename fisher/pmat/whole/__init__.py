@@ -1,11 +1,13 @@
 """Matrices on all of parameter space at once, d x d or of rank r.
 
 In reading order:
-    aligned  what a diagonal and a multiple of the identity share
-    eye      alpha I
-    diag     a diagonal
-    dense    all entries
-    eigen    U diag(D) U'
-    range    a matrix on the range of given rows
-    lowrank  R' R of rows R [r, d]
+    aligned   what a diagonal and a multiple of the identity share
+    eye       alpha I
+    diag      a diagonal
+    dense     all entries
+    eigen     U diag(D) U'
+    rows      R v, R'c and R R' of rows R [n, d]
+    range     a matrix on the range of given rows
+    woodbury  inverses by R R'
+    lowrank   R' R
 """

@@ -6,13 +6,11 @@ Where n >= d, what needs a spectrum goes through the dense matrix, which is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Number
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from fisher.pmat.contract.base import PMat, Regul
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
@@ -21,10 +19,12 @@ from fisher.pmat.decompositions.precise import cast, singly
 from fisher.pmat.decompositions.spectra import extremes, logdet, matrix_power, real, spectrum_values
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.eigen import raveled
-from fisher.pmat.whole.range import PMatRange, combination, gram, products, row_layout
+from fisher.pmat.whole.range import PMatRange
+from fisher.pmat.whole.rows import combination, gram, orthonormal, products, row_layout
+from fisher.pmat.whole.woodbury import constant_inverse
 from linmaps import trees
-from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, eigh, pinv, positive_root, refined
-from linmaps.numerics.numeric import eye_like, precise, working
+from linmaps.numerics.linalg import cutoff, eigh, pinv, positive_root, refined
+from linmaps.numerics.numeric import precise, working
 from linmaps.trees import Layout
 
 
@@ -118,7 +118,7 @@ class PMatLowRank(PMat):
             return PMatRange(core, F.basis, F.rest).mv(v)
         if not self._wide:
             return self._dense()._solved(v, regul, "default")
-        inverse, unravel = self._constant_inverse(regul), self.layout.unravel
+        inverse, unravel = constant_inverse(self.rows, self.weights, regul, self._inner), self.layout.unravel
         b = raveled(v, self.layout)
         flat = lambda tree: raveled(tree, self.layout)
         x = refined(
@@ -128,38 +128,6 @@ class PMatLowRank(PMat):
             b.detach(),
         )
         return unravel(x)
-
-    def _constant_inverse(self, regul: Regul) -> Any:
-        """v -> (F + regul I)^-1 v, constant in F and regul."""
-        rows = trees.map(lambda t: t.detach(), self.rows)
-        r = regul.detach() if isinstance(regul, Tensor) else regul
-        K = gram(rows, self._inner)
-        large = torch.as_tensor(r > 128 * torch.finfo(K.dtype).eps * K.diagonal().sum())  # Woodbury loses little
-        if self.weights is None and bool(debug_unwrap(large, recurse=True).all()):
-            return _improved(rows, r, _cholesky_inverse(damped(K, r)))  # eigenvectors would give the same, later
-        s, U = constant_eigh(K)
-        s = denoised(s, cutoff(len(s), s.dtype)).clamp_min(0.0)
-        used = s > 0
-        T = U * torch.where(used, torch.where(used, s, 1.0).rsqrt(), 0.0)
-        if self.weights is not None:
-            half = U * s.sqrt()
-            s, P = constant_eigh(half.mT @ (self.weights.detach()[:, None] * half))
-            s = denoised(s, cutoff(len(s), s.dtype))
-            T = T @ P
-        inside = lambda v: products(rows, v) @ T
-        back = lambda c: combination(rows, c @ T.mT)
-
-        def inverse(v: Any) -> Any:
-            c = inside(v)
-            outside = trees.sub(v, back(c))
-            outside = trees.sub(outside, back(inside(outside)))  # once more: little of the span may be left in it
-            return trees.map(lambda x, y: x + y / r, back(c / (s + r)), outside)
-
-        if self.weights is not None:
-            return inverse
-        spectrum = s + r
-        woodbury = _improved(rows, r, lambda c: (c @ U / spectrum) @ U.mT)
-        return lambda v: trees.map(lambda x, y: torch.where(large, x, y), woodbury(v), inverse(v))
 
     # --- functions ---------------------------------------------------------------------------------------------------
 
@@ -175,15 +143,7 @@ class PMatLowRank(PMat):
         K = gram(self.rows, self._inner)
         half = matrix_power(K, 0.5)
         M = K if self.weights is None else half @ (self.weights[:, None] * half)
-        return PMatRange(M, combination(self.rows, self._orthonormal(pinv(half)), self._dtype), K.new_zeros(()))
-
-    def _orthonormal(self, left: Tensor) -> Tensor:
-        """left, such that left R has orthonormal rows, with the rounding of weak directions removed by two Newton steps."""
-        G, eye = gram(self.rows, left.dtype, left), eye_like(left, len(left))
-        for _ in range(2):
-            step = 1.5 * eye - G / 2
-            left, G = step @ left, step @ G @ step
-        return left
+        return PMatRange(M, combination(self.rows, orthonormal(self.rows, pinv(half)), self._dtype), K.new_zeros(()))
 
     def _inverse(self, regul: Regul) -> PMatRange:
         """(F + regul I)^-1 = B'(M + regul I)^-1 B + (I - B'B) / regul."""
@@ -281,28 +241,3 @@ class PMatLowRank(PMat):
         if self.weights is None and other.weights is None:
             return PMatLowRank(rows)
         return PMatLowRank(rows, torch.cat([self._all_weights(), other._all_weights()]))
-
-
-def _improved(rows: Any, r: Any, inverse: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-    """v -> (R'R + r I)^-1 v by Woodbury, (v - R'(R R' + r I)^-1 R v) / r, and once more on what is left of v."""
-
-    def woodbury(v: Any) -> Any:
-        return trees.scale(1 / r, trees.sub(v, combination(rows, inverse(products(rows, v)))))
-
-    def better(v: Any) -> Any:
-        x = woodbury(v)
-        rest = trees.sub(v, trees.axpy(r, x, combination(rows, products(rows, x))))
-        return trees.add(x, woodbury(rest))
-
-    return better
-
-
-def _cholesky_inverse(m: Tensor) -> Callable[[Tensor], Tensor]:
-    """c -> m^-1 c of a positive definite m."""
-    L = torch.linalg.cholesky_ex(m).L
-
-    def inverse(c: Tensor) -> Tensor:
-        half = torch.linalg.solve_triangular(L, c[:, None], upper=False)
-        return torch.linalg.solve_triangular(L.mT, half, upper=True)[:, 0]
-
-    return inverse
