@@ -148,6 +148,25 @@ def test_every_room_is_listed_and_every_listed_room_is_there():
     assert not [name for name in HEIGHT if name not in FILES]
 
 
+def folders(root):
+    return {".".join(p.relative_to(root).parts) for p in root.rglob("*") if p.is_dir() and p.name != "__pycache__"}
+
+
+def test_tests_mirror_the_rooms():
+    """A folder of tests is a room; each room of the first floor of folders has its folder of tests."""
+    tested = {name for package in PACKAGES for name in folders(ROOT / "tests") if name.startswith(f"{package}.")}
+    rooms = {f"{package}.{name}" for package in PACKAGES for name in folders(ROOT / package)}
+    assert tested - rooms == {"linmaps.kinds"}  # the kinds of maps, over which all laws of maps run
+    assert {name for name in rooms if name.count(".") == 1} - tested == set()
+
+
+def test_the_readme_has_a_map_of_the_rooms():
+    plan = (ROOT / "README.md").read_text().split("```text\n")[1].split("```")[0]
+    for name in HEIGHT:
+        if FILES[name].name == "__init__.py" and "." in name:
+            assert f"{name.rpartition('.')[2]}/" in plan, f"{name}: not in README's map"
+
+
 @each_file
 def test_nothing_from_outside(name):
     tree = ast.walk(ast.parse(FILES[name].read_text()))

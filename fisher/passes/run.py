@@ -120,7 +120,7 @@ def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batc
     Seen by the gradients of a generic cotangent on all outputs, and on those that count: a position that has none of
     either (a unit that is off) counts as ever.
     """
-    ramp = torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+    ramp = check.generic(y)
     g = column_rows(layers, back(torch.stack([ramp, torch.where(counts, ramp, 0.0)])), batch)
     moved = {k: (t != 0).flatten(3).any(-1) for k, t in g.items()}
     return {k: some | ~every for k, (every, some) in moved.items()}

@@ -2,6 +2,7 @@
 
 In reading order:
     arguments   numbers, sizes, dtypes and devices of what a function is given
+    wrapping    wrappers at home where the function is
     explained   torch's own errors, in the words of the arguments
     typed       arguments held against annotations
     precision   numbers in the precision of their tensors, whatever torch.autocast is on

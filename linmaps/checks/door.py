@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.checks.precision import HALF, at_home
+from linmaps.checks.precision import HALF
+from linmaps.checks.wrapping import at_home
 from linmaps.trees.mappings import is_mapping
 
 P = ParamSpec("P")

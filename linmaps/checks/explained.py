@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import dis
-import functools
 import inspect
 import re
-import types
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.checks.wrapping import at_home
 
 F = TypeVar("F", bound=Callable[..., Any])
 RAISE = dis.opmap["RAISE_VARARGS"]
@@ -122,6 +121,4 @@ def explained(fn: F) -> F:
                 raise found from error
             raise
 
-    # the globals of fn itself, by which doctest and pickle find where it is from
-    made = types.FunctionType(run.__code__, fn.__globals__, fn.__name__, None, run.__closure__)  # type: ignore[attr-defined]
-    return functools.update_wrapper(made, fn)  # type: ignore[return-value]
+    return at_home(run, fn)

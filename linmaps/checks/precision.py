@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from linmaps.checks.explained import explained
+from linmaps.checks.wrapping import at_home
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 State = tuple[str, torch.dtype, bool]
@@ -69,16 +70,9 @@ def full_precision(*calls: str) -> Callable[[Fn], Fn]:
             with off(states, False):
                 return fn(*args, **kwargs)
 
-        return at_home(run, fn)  # type: ignore[return-value]
+        return at_home(run, fn)
 
     return decorate
-
-
-def at_home(wrapper: Callable[..., Any], fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The wrapper (which may use no global name) as a function of fn's module, with its name, docstring and signature: by its
-    globals doctest knows the module that a function is of."""
-    own = FunctionType(wrapper.__code__, fn.__globals__, None, None, wrapper.__closure__)  # type: ignore[attr-defined]
-    return functools.wraps(fn)(own)
 
 
 def _as_it_was(f: Callable[..., Any], states: list[State]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from linmaps.checks.arguments import number
 from linmaps.checks.explained import explained, said
+from linmaps.checks.wrapping import at_home
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,9 +38,7 @@ def typed(fn: F) -> F:
     def opened(*args: Any, **kwargs: Any) -> Any:
         return checked(args, kwargs)
 
-    # the globals of fn itself, by which doctest and pickle find where it is from
-    made = types.FunctionType(opened.__code__, fn.__globals__, fn.__name__, None, opened.__closure__)  # type: ignore[attr-defined]
-    return functools.update_wrapper(made, fn)  # type: ignore[return-value]
+    return at_home(opened, fn)
 
 
 def typed_methods(cls: type) -> None:

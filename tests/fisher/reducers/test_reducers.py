@@ -1,0 +1,57 @@
+"""Laws of reducers: sums over examples and columns are sums, in any parts; the mean is taken once."""
+
+import pytest
+import torch
+
+import fisher
+from fisher.reducers import REDUCERS, gram
+from tests.laws import close
+
+D = torch.float64
+
+
+def randn(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=D)
+
+
+PARAMS = {"w": randn(3, 4, seed=0), "b": randn(4, seed=1), "s": randn(4, seed=2), "v": randn(4, 3, seed=3)}
+X = randn(12, 3, seed=4)
+over_reducers = pytest.mark.parametrize("representation", REDUCERS, ids=lambda r: r.__name__)
+
+
+def f(p, x):
+    return torch.tanh(x @ p["w"] + p["b"]) * p["s"] @ p["v"]
+
+
+def same(F, G):
+    """As matrices, and in the numbers stored where these are unique."""
+    close(F.to_torch(), G.to_torch(), 1e-10, "matrix")
+    if type(F) is not fisher.PMatLowRank:
+        close(F, G, 1e-10, "numbers")
+
+
+@over_reducers
+@pytest.mark.parametrize("sizes", [[12], [5, 7], [1, 10, 1], [4, 0, 8]])
+def test_any_cut_into_batches_gives_the_matrix_of_the_whole(representation, sizes):
+    same(fisher.fim(f, PARAMS, list(X.split(sizes)), representation), fisher.fim(f, PARAMS, X, representation))
+
+
+@over_reducers
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_any_cut_of_the_columns_gives_the_matrix_of_the_whole(representation, chunk_size):
+    same(fisher.fim(f, PARAMS, X, representation, chunk_size=chunk_size), fisher.fim(f, PARAMS, X, representation))
+
+
+@over_reducers
+def test_examples_twice_change_no_mean(representation):
+    F, twice = fisher.fim(f, PARAMS, X, representation), fisher.fim(f, PARAMS, torch.cat([X, X]), representation)
+    close(F.to_torch(), twice.to_torch(), 1e-10, "matrix")
+
+
+@pytest.mark.parametrize("width", [1, 7, 99, 100, 250, 900])
+@pytest.mark.parametrize("over", [1, 5])
+def test_a_gram_matrix_by_panels_is_the_product(width, over):
+    R = randn(2, 3, width, seed=width)
+    flat = R.reshape(6, width)
+    close(gram(R, over), flat.T @ flat / over, 1e-12, "R'R")
+    close(gram(R), gram(R).T, 1e-15, "symmetry")

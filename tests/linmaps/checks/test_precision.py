@@ -1,0 +1,66 @@
+"""Laws of precision: around a call autocast changes nothing, inside the functions that are handed in it is as it was."""
+
+import collections
+
+import pytest
+import torch
+
+from linmaps.checks.door import dicts, door, widened
+from linmaps.checks.precision import active, full_precision
+
+LOW = [torch.bfloat16, torch.float16]
+A = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("wrap", [door, full_precision()], ids=["door", "full_precision"])
+def test_the_same_bits_under_autocast(wrap, dtype):
+    product = wrap(lambda a: a @ a)
+    with torch.autocast("cpu", dtype):
+        made = product(A)
+        assert (A @ A).dtype == dtype, "and it is on again"
+    assert torch.equal(made, A @ A)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_a_function_handed_in_runs_as_its_caller_would_run_it(dtype):
+    @full_precision("f")
+    def both(f, x, *, g=None):
+        return f(x), g(x), x @ x
+
+    with torch.autocast("cpu", dtype, cache_enabled=False):
+        outside = active()
+        inside, plain, own = both(lambda x: (x @ x, active()), A, g=lambda x: (x @ x, active()))
+    assert inside[0].dtype == dtype
+    assert inside[1] == outside == [("cpu", dtype, False)]
+    assert plain[0].dtype == torch.float32, "g is not named"
+    assert plain[1] == []
+    assert own.dtype == torch.float32
+
+
+def test_an_error_leaves_autocast_as_it_was():
+    @full_precision()
+    def fails():
+        raise ValueError
+
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError):
+            fails()
+        assert active() == [("cpu", torch.bfloat16, True)]
+
+
+def test_what_autocast_left_in_half_precision_is_widened_to_its_neighbours():
+    half, single = A.bfloat16(), A.double()
+    args, kwargs = widened((({"a": half}, single), {"n": 3}))
+    assert args[0]["a"].dtype == torch.float64
+    assert kwargs == {"n": 3}
+    assert widened(((half,), {}))[0][0].dtype == torch.bfloat16, "alone it stays"
+
+
+def test_mappings_of_any_type_are_dicts_behind_the_door():
+    tree = collections.UserDict(a=collections.OrderedDict(b=A), c=torch.nn.ParameterDict({"d": A}))
+    seen = door(lambda p: p)(tree)
+    assert type(seen) is dict
+    assert [type(seen[k]) for k in seen] == [dict, dict]
+    plain = {"w": A, "b": A[0]}
+    assert dicts(plain) is plain
