@@ -121,6 +121,18 @@ def uniform(params: Any, name: str = "params") -> None:
         alike(params, name, first, other)
 
 
+def rows(y: Any, batch: int, name: str = "f(params, x)") -> None:
+    """Raise a ValueError unless y is a tensor with one row per example.
+
+    >>> rows(torch.zeros(3, 2), 4)
+    Traceback (most recent call last):
+    ValueError: f(params, x): got shape (3, 2), expected a tensor [4, ...] with one row per example
+    """
+    if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != batch:
+        got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"{name}: got {got}, expected a tensor [{batch}, ...] with one row per example")
+
+
 def output(y: Any, params: Any, x: Any, name: str = "f(params, x)") -> None:
     """Raise a TypeError unless y is a floating tensor, not of a wider dtype than params because x is."""
     of_type(y, Tensor, name, "a tensor [B, ...]")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.collector.uses import Layer
+from linmaps.numerics.numeric import total
 
 Pieces = list[Tensor]  # one for each use of the layer
 AT_ONCE = 2**24  # numbers of per-example gradients held at a time where only their squares are wanted
@@ -113,9 +114,9 @@ def _elementwise(layer: Layer, a: Pieces, g: Pieces, how: str, summed: tuple[int
     """Sums of g a, beside them sums of g."""
     parts = []
     if layer.weight is not None:
-        parts.append(_total([torch.einsum(how, t, u) for u, t in zip(a, g)]))
+        parts.append(total([torch.einsum(how, t, u) for u, t in zip(a, g)]))
     if layer.bias is not None:
-        parts.append(_total([t.sum(summed) for t, one in zip(g, layer.biased) if one]))
+        parts.append(total([t.sum(summed) for t, one in zip(g, layer.biased) if one]))
     return torch.stack(parts, -1) if len(parts) > 1 else parts[0]
 
 
@@ -133,7 +134,3 @@ def _table_squares(index: Tensor, g: Tensor, vocabulary: int) -> Tensor:
     same = (index[:, :, None] == index[:, None, :]).to(g.dtype)
     terms = (g * (same @ g)).sum(0) if g.shape[2] > 1 else (g**2).sum(0)
     return _table(index.flatten(), terms.flatten(0, 1), vocabulary)
-
-
-def _total(parts: Pieces) -> Tensor:
-    return sum(parts[1:], parts[0])

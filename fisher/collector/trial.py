@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check
+from fisher.checks import check, doors
 from fisher.checks.axes import batch_size
 from fisher.checks.batches import Batch, batches, check_finite
 from fisher.collector.layers import LayerCollection
@@ -77,9 +77,7 @@ def function(
     """
     batch = batch_size(x)
     y, back = check.repeatable(run, params, x, name)
-    if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != batch:
-        got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"{name}: got {got}, expected a tensor [{batch}, ...] with one row per example")
+    doors.rows(y, batch, name)
     if finite:
         check.finite(y, name, "it overflows at these params and data (or pass check_finite=False)")
     apart = all(_vanish(back(one)[1], rows) for one, rows in _cotangents(y)) if batch > 1 else True

@@ -25,6 +25,7 @@ from fisher.function_space.rows import sweep
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.checks.typed import typed
+from linmaps.numerics.numeric import total
 
 
 class Rows(NamedTuple):
@@ -174,7 +175,7 @@ def _grid(blocks: list[list[Tensor]], kind: str) -> Tensor:
 def _pair(left: Features, right: Features, kind: str) -> Tensor:
     """The kernel of two batches: the sum over layers."""
     parts = [one.pair(two, kind) for one, two in zip(left, right)]
-    return sum(parts[1:], parts[0])
+    return total(parts)
 
 
 def _outer(rows: Tensor, columns: Tensor, kind: str) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.checks import check as checks
+from fisher.checks import doors
 from fisher.checks.axes import batch_size
 from fisher.collector import trial
 from fisher.collector.exact_rows import exact_rows, of_layer
@@ -78,9 +79,7 @@ def _rows_agree(f: Callable[..., Tensor], params: Any, parts: list[Any], found: 
 def outputs(f: Callable[..., Tensor], params: Any, x: Any) -> Tensor:
     """f's output as `[B, C]`."""
     y, batch = f(params, x), batch_size(x)
-    if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != batch:
-        got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"f(params, x): got {got}, expected a tensor [{batch}, ...] with one row per example")
+    doors.rows(y, batch)
     return y.reshape(batch, math.prod(y.shape[1:]))
 
 

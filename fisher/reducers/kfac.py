@@ -15,6 +15,7 @@ from fisher.collector.uses import UNUSED, Layer
 from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
 from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
+from linmaps.numerics.numeric import total
 
 
 class KFAC(Reducer):
@@ -101,10 +102,10 @@ class KFAC(Reducer):
 
     def _input_factor(self, layer: Layer, kept: list[Any]) -> tuple[Tensor, Tensor]:
         """Sum over b, s of (a, 1)(a, 1)', with sharing="reduce" of the means over s; over how many terms G is a mean."""
-        positions = _total([n for _, n in kept])
+        positions = total([n for _, n in kept])
         if layer.diagonal:
-            return _total([a for a, _ in kept]), positions
-        sums = _total([_columns_of(layer, a, 1 if self.reduce else 2) for a, _ in kept])
+            return total([a for a, _ in kept]), positions
+        sums = total([_columns_of(layer, a, 1 if self.reduce else 2) for a, _ in kept])
         if not self.reduce:
             return sums, positions
         each = positions.reshape(-1, *(1,) * (sums.ndim - 1)).to(sums.dtype)
@@ -114,11 +115,11 @@ class KFAC(Reducer):
     def _output_factor(self, layer: Layer, g: list[Tensor]) -> Tensor:
         """Sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""
         if self.reduce and not layer.diagonal:
-            return moment(_total([t.sum(2) for t in g]), layer.grouped)
-        return _total([moment(t, layer.grouped) for t in g])
+            return moment(total([t.sum(2) for t in g]), layer.grouped)
+        return total([moment(t, layer.grouped) for t in g])
 
     def _output_mean(self, g: list[Tensor]) -> Tensor:
-        return _total([t.sum((0, 1, 2)) for t in g])
+        return total([t.sum((0, 1, 2)) for t in g])
 
 
 def _columns_of(layer: Layer, t: Tensor, axes: int) -> Tensor:
@@ -147,7 +148,3 @@ def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:
     if t.ndim > 2 and t.stride(-1) != 1 and 1 < t.shape[-1] <= t.shape[-2]:
         return mean((t.mT @ t).flatten(0, -3).sum(0), over)
     return gram(t, over)
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    return sum(parts[1:], parts[0])

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from linmaps.base import Map
+from linmaps.numerics import lapack
+from linmaps.numerics.numeric import frobenius
 
 
 def check_bounds(spec: Map, *, signed: bool = False) -> None:
@@ -24,3 +26,8 @@ def check_bounds(spec: Map, *, signed: bool = False) -> None:
 def outside(spec: Any, values: Tensor) -> tuple[Tensor, Tensor]:
     """What values exceed sigma_max by, and what they lack to sigma_min."""
     return (values - spec.sigma_max).clamp(min=0), (spec.sigma_min - values).clamp(min=0)
+
+
+def symmetric_violation(spec: Any, W: Tensor) -> Tensor:
+    """How far W [n, n] is from symmetric with eigenvalues between the bounds."""
+    return frobenius(W - W.mT, *outside(spec, lapack.eigvalsh((W + W.mT) / 2)))

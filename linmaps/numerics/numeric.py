@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,11 @@ def normal(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtyp
 def frobenius(*residuals: Tensor) -> Tensor:
     """Norm of several residuals together, with gradient 0 at 0."""
     return trees.norm(list(residuals))
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of one tensor or more."""
+    return sum(parts[1:], parts[0])
 
 
 def generic(t: Tensor, *shape: int) -> Tensor:

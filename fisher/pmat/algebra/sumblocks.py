@@ -22,7 +22,7 @@ from fisher.pmat.layered.factored import KroneckerBlock, Stacked
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.numerics.linalg import constant_eigh, cutoff
-from linmaps.numerics.numeric import precise
+from linmaps.numerics.numeric import precise, total
 
 DIRECT = 2**11  # rows up to which a sum is solved as a dense matrix
 
@@ -35,16 +35,16 @@ class SumBlock:
     symmetric: bool = True
 
     def mv(self, V: Tensor) -> Tensor:
-        return _total([T.mv(V) for T in self.terms])
+        return total([T.mv(V) for T in self.terms])
 
     def diag(self) -> Tensor:
-        return _total([T.diag().flatten() for T in self.terms])
+        return total([T.diag().flatten() for T in self.terms])
 
     def dense(self) -> Tensor:
         D = self.diag()
         cure = "use F.solve(v, regul), or average PMatKFAC with fisher.Mean, which keeps the factors"
         check_dense(len(D), "a block of a PMatSum", cure, dtype=D.dtype)
-        return _total([T.dense() for T in self.terms])
+        return total([T.dense() for T in self.terms])
 
     def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
         if kind == "default" and self.symmetric and len(self.diag()) > DIRECT:
@@ -69,7 +69,7 @@ class SumBlock:
 
     def squares(self) -> Tensor:
         pairs = [(S, T) for n, S in enumerate(self.terms) for T in self.terms[n + 1 :]]
-        return _total([T.squares() for T in self.terms] + [2 * inner(S, T) for S, T in pairs])
+        return total([T.squares() for T in self.terms] + [2 * inner(S, T) for S, T in pairs])
 
     def _iterated(self, V: Tensor, regul: Regul) -> Tensor:
         """By conjugate gradients in float64, preconditioned by `nearest`."""
@@ -112,10 +112,10 @@ def nearest(T: SumBlock, shape: tuple[int, ...]) -> EigenBlock | DiagonalBlock:
     """|diagonal| of T in the eigenbases of its partial traces, constant: T itself where that is G (x) A, semi-definite."""
     terms = trees.map(lambda t: t.detach(), T.terms)
     if not any(isinstance(t, (KroneckerBlock, EigenBlock)) for t in terms):
-        return DiagonalBlock(_total([t.diag().reshape(shape) for t in terms]).abs())
+        return DiagonalBlock(total([t.diag().reshape(shape) for t in terms]).abs())
     inputs, outputs = zip(*(_traces(t, shape) for t in terms))
     U, W = _basis(inputs), _basis(outputs)
-    return EigenBlock(_total([_diagonal_in(t, U, W) for t in terms]).abs(), U, W)
+    return EigenBlock(total([_diagonal_in(t, U, W) for t in terms]).abs(), U, W)
 
 
 def _traces(t: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _traces(t: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def _basis(parts: tuple[Tensor, ...]) -> Tensor:
     if all(m.ndim == 1 for m in parts):
         return torch.ones_like(parts[0])
-    return constant_eigh(_total([full(m) for m in parts]))[1]
+    return constant_eigh(total([full(m) for m in parts]))[1]
 
 
 def _diagonal_in(t: Any, U: Tensor, W: Tensor) -> Tensor:
@@ -167,7 +167,3 @@ def inner(S: Any, T: Any) -> Tensor:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() if a.ndim == b.ndim else (diagonal(a) * diagonal(b)).sum()
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    return sum(parts[1:], parts[0])

@@ -12,7 +12,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.interval import check_bounds, outside
+from linmaps.families.interval import check_bounds, outside, symmetric_violation
 from linmaps.families.singular_values.orthogonal import check_det, check_reflectors, sign
 from linmaps.numerics import householder, lapack
 from linmaps.numerics.linalg import eigh
@@ -247,7 +247,7 @@ class SymmetricSpectral(Map):
         return self._factors(params)[0].abs().sort(descending=True).values
 
     def _violation(self, W: Tensor) -> Tensor:
-        return frobenius(W - W.mT, *outside(self, lapack.eigvalsh((W + W.mT) / 2)))
+        return symmetric_violation(self, W)
 
     def _from_matrix(self, W: Tensor) -> Params:
         k, n = self._shapes()["V"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.interval import check_bounds, outside
+from linmaps.families.interval import check_bounds, outside, symmetric_violation
 from linmaps.families.symmetries.symmetric import SymmetricMap
 from linmaps.numerics import householder, lapack
 from linmaps.numerics.linalg import eigh
@@ -233,7 +233,7 @@ class SymmetricSVD(SymmetricMap):
         return distance(params["Q"])
 
     def _violation(self, W: Tensor) -> Tensor:
-        return frobenius(W - W.mT, *outside(self, lapack.eigvalsh((W + W.mT) / 2)))
+        return symmetric_violation(self, W)
 
     def _from_matrix(self, W: Tensor) -> Params:
         lam, Q = eigh((W + W.mT) / 2)
