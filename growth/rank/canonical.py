@@ -12,7 +12,8 @@ from growth.closed_form.draws import Draw
 from growth.rank.directions import beside, column_size, rounding
 from linmaps.checks import Params
 from linmaps.factorized.kinds.base import listed, named
-from linmaps.factorized.tensors.decompose import cp_als, khatri_rao, reconstruct_cp
+from linmaps.factorized.tensors.cp import cp_als, reconstruct_cp
+from linmaps.factorized.tensors.multilinear import khatri_rao
 from linmaps.numerics.linalg import damped, positive_root, solve
 from linmaps.numerics.numeric import frobenius, norm_or
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from linmaps.factorized.tensors.decompose import svd
 from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.singular import svd
 
 
 def rounding(M: Tensor) -> float:

@@ -8,8 +8,8 @@ from torch import Tensor
 from growth.closed_form.draws import Draw
 from growth.rank.directions import away, beside, column_size, leading, span, with_zeros
 from linmaps.checks import Params
-from linmaps.factorized.tensors.decompose import svd
 from linmaps.numerics.numeric import frobenius, norm_or
+from linmaps.numerics.singular import svd
 
 
 def side_by_side(V: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor
 from growth.closed_form.draws import Draw
 from growth.rank.directions import beside, column_size, leading, span, with_zeros
 from growth.rank.matrices import residual
-from linmaps.factorized.tensors.decompose import svd
 from linmaps.numerics.linalg import pinv
 from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.singular import svd
 
 
 def noise(shapes: Sequence[tuple[int, ...]], more: tuple[int, ...], draw: Draw) -> list[Tensor]:

@@ -11,8 +11,10 @@ from growth.closed_form.draws import Draw
 from growth.rank.directions import away, beside, column_size, leading, span, with_zeros
 from linmaps.checks import Params
 from linmaps.factorized.kinds.base import listed, named
-from linmaps.factorized.tensors.decompose import reconstruct_tucker, svd, times, tucker_hosvd, unfolded
+from linmaps.factorized.tensors.multilinear import times, unfolded
+from linmaps.factorized.tensors.tucker import reconstruct_tucker, tucker_hosvd
 from linmaps.numerics.numeric import frobenius, norm_or
+from linmaps.numerics.singular import svd
 
 SWEEPS = 2
 

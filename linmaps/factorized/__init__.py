@@ -36,16 +36,10 @@ from linmaps.factorized.regularize import (
     tensor_lasso,
 )
 from linmaps.factorized.spec import Factorized
-from linmaps.factorized.tensors.decompose import (
-    cp_als,
-    cp_start,
-    reconstruct_cp,
-    reconstruct_tt,
-    reconstruct_tucker,
-    tt_svd,
-    tucker_hosvd,
-)
+from linmaps.factorized.tensors.cp import cp_als, cp_start, reconstruct_cp
 from linmaps.factorized.tensors.ranks import cp_rank, low_rank, tt_rank, tucker_rank
+from linmaps.factorized.tensors.trains import reconstruct_tt, tt_svd
+from linmaps.factorized.tensors.tucker import reconstruct_tucker, tucker_hosvd
 from linmaps.numerics.shapes import tensorized_shape
 
 __all__ = [

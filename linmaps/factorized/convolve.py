@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from linmaps.checks import Params, Shape
 from linmaps.factorized.kinds.base import listed
-from linmaps.factorized.tensors.decompose import reconstruct_tucker
+from linmaps.factorized.tensors.tucker import reconstruct_tucker
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 Option = int | Sequence[int]

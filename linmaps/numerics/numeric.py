@@ -18,6 +18,11 @@ def working(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALF else dtype
 
 
+def restored(dtype: torch.dtype, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Results back in half precision where T was."""
+    return [t.to(dtype) if dtype in HALF else t for t in tensors]
+
+
 LARGEST_DOUBLE = {"cpu": 4096, "cuda": 2048}  # rows; elsewhere none: not every device has float64 (mps)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from linmaps.factorized.kinds.base import Kind, Shape, dense_product, listed, modes, named, tensor
 from linmaps.factorized.tensors import compat as compatible
 from linmaps.factorized.tensors import contract, norms, ranks
-from linmaps.factorized.tensors.decompose import cp_als
+from linmaps.factorized.tensors.cp import cp_als
+from linmaps.factorized.tensors.multilinear import khatri_rao
 from linmaps.factorized.tensors.plan import Cost, Way, least, product
 
 
@@ -63,7 +64,7 @@ class CP(Kind):
         weights, outs, ins = self._split(params, O)
         for U, i in zip(ins, index):
             weights = weights * U[i]
-        return weights @ contract.khatri_rao(outs).mT
+        return weights @ khatri_rao(outs).mT
 
     def select(self, params, layer):
         first, *others = listed(params, "U")

@@ -7,10 +7,10 @@ from typing import Any
 
 from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.tensors import ranks
-from linmaps.factorized.tensors.decompose import svd
 from linmaps.factorized.tensors.plan import Way, product
 from linmaps.factorized.tensors.randomized import randomized_svd
 from linmaps.numerics.linalg import product_svdvals
+from linmaps.numerics.singular import svd
 
 
 class LowRank(Kind):

@@ -11,9 +11,9 @@ import torch
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
 from linmaps.factorized.tensors import compat as compatible
 from linmaps.factorized.tensors import contract, norms, ranks
-from linmaps.factorized.tensors.decompose import tt_svd
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_tt
+from linmaps.factorized.tensors.trains import tt_svd
 
 
 class _Train(Kind):

@@ -10,9 +10,9 @@ import torch
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
 from linmaps.factorized.tensors import compat as compatible
 from linmaps.factorized.tensors import contract, norms, ranks
-from linmaps.factorized.tensors.decompose import tucker_hosvd
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_hosvd
+from linmaps.factorized.tensors.tucker import tucker_hosvd
 
 
 class Tucker(Kind):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from linmaps.factorized.tensors.decompose import khatri_rao
+from linmaps.factorized.tensors.multilinear import khatri_rao
 from linmaps.factorized.tensors.plan import Groups, wide
 
 

@@ -13,17 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from linmaps.factorized.tensors.decompose import (
-    check_tt_ranks,
-    check_tucker_ranks,
-    restored,
-    svd,
-    swept,
-    times,
-    unfolded,
-)
+from linmaps.factorized.tensors.multilinear import times, unfolded
+from linmaps.factorized.tensors.trains import check_tt_ranks
+from linmaps.factorized.tensors.tucker import check_tucker_ranks, swept
 from linmaps.numerics.linalg import basis
-from linmaps.numerics.numeric import normal, working
+from linmaps.numerics.numeric import normal, restored, working
+from linmaps.numerics.singular import svd
 
 Shapes = list[tuple[int, int]]
 

@@ -15,7 +15,7 @@ import linmaps
 from growth.rank import matrices, tucker
 from linmaps import trees
 from linmaps.factorized.kinds.base import listed, tensor
-from linmaps.factorized.tensors.decompose import times
+from linmaps.factorized.tensors.multilinear import times
 from tests.growth.kinds_rank import EXAMPLES, D, F, corner, difference, gen, randn, ranks
 from tests.growth.oracle import close
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch.func import jacfwd, jacrev, vmap
 
 from linmaps.factorized import cp_als, reconstruct_cp, reconstruct_tt, reconstruct_tucker, tt_svd, tucker_hosvd
-from linmaps.factorized.tensors.decompose import cp_start, svd
+from linmaps.factorized.tensors.cp import cp_start
 from linmaps.factorized.tensors.ranks import tt_rank, tucker_rank
+from linmaps.numerics.singular import svd
 
 D = torch.float64
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import jacfwd, jacrev, vmap
 
-from linmaps.factorized.tensors.decompose import reconstruct_tt, reconstruct_tucker, tt_svd, tucker_hosvd
 from linmaps.factorized.tensors.randomized import (
     basis,
     randomized_hosvd,
@@ -18,6 +17,8 @@ from linmaps.factorized.tensors.randomized import (
     tucker_sketches,
 )
 from linmaps.factorized.tensors.ranks import tt_rank, tucker_rank
+from linmaps.factorized.tensors.trains import reconstruct_tt, tt_svd
+from linmaps.factorized.tensors.tucker import reconstruct_tucker, tucker_hosvd
 
 D, C = torch.float64, torch.complex128
 

@@ -1,0 +1,50 @@
+"""Singular value decomposition with finite derivatives, right for what depends on spans of singular vectors alone.
+
+M [m, n], real or complex, k = min(m, n).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from linmaps.numerics import lapack
+from linmaps.numerics.numeric import eye_like
+
+
+def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin singular value decomposition U [m, k], s [k], V^H [k, n] of M [m, n], safe to differentiate.
+
+    Numbers are those of torch.linalg.svd, derivatives those of two steps of iterative refinement, right to the second
+    order, U <- U + U F + (I - U U^H) M V / s and likewise V, with T = U^H M V, R = I - U^H U, Z = I - V^H V,
+
+        F_ij = (s_j (T_ij + R_ij s_j) + s_i (conj(T_ji) + Z_ij s_j)) / (s_j^2 - s_i^2),
+        F_ij = R_ij / 2 where s_i = s_j,    F_ii = R_ii / 2 + i Im(T_ii) / (2 s_i), so that pairs keep a common phase.
+
+    So what depends on spans alone, as U U^H M does but not (U s) V^H, keeps it where singular values coincide within them.
+    Where s_r = s_{r+1} or s_r = 0 (the identity cut below its rank, a tensor of lower rank than asked for, T = 0) the best
+    tensor of rank r has none, and these are those of the projection onto fixed vectors.  Source: Ogita and Aishima 2020.
+
+    >>> import torch
+    >>> svd(torch.diag(torch.tensor([3.0, 4.0])))[1]
+    tensor([4., 3.])
+    """
+    (m, n), (U, s, Vh) = M.shape, lapack.svd(M.detach())
+    k, V = len(s), Vh.mH
+    rounding = 64 * max(m, n) * torch.finfo(s.dtype).eps * s[:1]
+    same, zero = (s[:, None] - s).abs() <= rounding, s <= rounding
+    u, sigma, v = U, s, V
+    for _ in range(2):
+        Mv, Mu = M @ v, M.mH @ u
+        T, R, Z = u.mH @ Mv, eye_like(U, k) - u.mH @ u, eye_like(U, k) - v.mH @ v
+        sigma = T.diagonal().real / (1 - (R + Z).diagonal().real / 2)
+        A, B, row = T + R * sigma, T.mH + Z * sigma, sigma[:, None]
+        inverse = torch.where(zero, 0.0, 1 / torch.where(zero, 1.0, sigma))
+        phase = eye_like(U, k) * (T - T.mH) * inverse / 4
+        gap = torch.where(same, 1.0, (sigma - row) * (sigma + row))
+        turn_u = torch.where(same, R / 2 + phase, (A * sigma + row * B) / gap)
+        turn_v = torch.where(same, Z / 2 - phase, (row * A + B * sigma) / gap)
+        out_u = (Mv - u @ (T + R @ T)) * inverse if m > k else 0.0
+        out_v = (Mu - v @ (T.mH + Z @ T.mH)) * inverse if n > k else 0.0
+        u, v = u + u @ turn_u + out_u, v + v @ turn_v + out_v
+    return U + (u - u.detach()), s + (sigma - sigma.detach()), (V + (v - v.detach())).mH
