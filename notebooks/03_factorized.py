@@ -45,7 +45,7 @@ from tqdm import tqdm
 
 import linmaps
 from linmaps import tensorized_shape, trees
-from linmaps.factorized import regularize
+from linmaps.factorized import lasso_prox, lasso_weights, prune_ranks, tensor_lasso
 
 INTERACTIVE = "get_ipython" in globals()
 if not INTERACTIVE:
@@ -508,16 +508,16 @@ wide, leaves = linmaps.factorize(first[0]["W"].mT, first[0]["bias"], factorizati
 
 
 def objective(weights, x, t):
-    scaled, _ = regularize.tensor_lasso(wide, leaves, weights)
+    scaled, _ = tensor_lasso(wide, leaves, weights)
     return F.cross_entropy(network([wide, *dense[1:]], [scaled, *first[1:]], x), t)
 
 
 def step(weights, penalty, x, t):
     moved = trees.axpy(-RATE, grad(objective)(weights, x, t), weights)
-    return regularize.lasso_prox(moved, RATE * penalty)
+    return lasso_prox(moved, RATE * penalty)
 
 
-weights = trees.stack([regularize.lasso_weights(wide)] * len(penalties))
+weights = trees.stack([lasso_weights(wide)] * len(penalties))
 g = torch.Generator().manual_seed(0)
 for _ in tqdm(range(LASSO_STEPS), desc="lasso", leave=False):
     batch = torch.randint(len(x_train), (2 * BATCH,), generator=g)
@@ -537,8 +537,8 @@ head = f"{'penalty':>7s}   {'from':<6s} {'ranks':<20s} {'parameters':>10s} {'at 
 print(head + "\n" + "-" * len(head))
 for k, penalty in enumerate(penalties.tolist()):
     own = {bond: w[k] for bond, w in weights.items()}
-    scaled, _ = regularize.tensor_lasso(wide, leaves, own)
-    pruned, kept = regularize.prune_ranks(wide, scaled, {bond: w != 0 for bond, w in own.items()})
+    scaled, _ = tensor_lasso(wide, leaves, own)
+    pruned, kept = prune_ranks(wide, scaled, {bond: w != 0 for bond, w in own.items()})
     how = {"factorization": "tt", "n_modes": 2, "rank": pruned.ratio}
     rule, fitted = linmaps.factorize(first[0]["W"].mT, first[0]["bias"], **how)
     chosen.append((pruned, *tune(pruned, kept)))

@@ -10,31 +10,29 @@ W [in, out]; the tensor's modes are out first.  `linmaps.interop.coming_from("te
 (torch.Size([64, 256]), 0.099)
 
 In reading order:
-    tensors/    tensors of few parameters: ranks, decompositions, cheapest contractions
-    kinds/      the kinds of factorization, one a file
-    spec        Factorized
-    layers      several layers in one tensor
-    multiply    x times a factorized matrix, by its cheapest chain of products
-    checkpoint  chains computed again in the backward pass
-    fit         factorize: given weights compressed
-    regularize  inner products, dropout, lasso and pruning of ranks
-    conv        FactorizedConv
-    convolve    convolutions by their factors
+    tensors/        tensors of few parameters: ranks, decompositions, cheapest contractions
+    kinds/          the kinds of factorization, one a file
+    spec            Factorized
+    layers          several layers in one tensor
+    multiply        x times a factorized matrix, by its cheapest chain of products
+    checkpoint      chains computed again in the backward pass
+    fit             factorize: given weights compressed
+    inner_products  of two factorized matrices
+    bond_vectors    sums between leaves, and vectors that weight their terms
+    dropout         random ones
+    lasso           trained ones, towards zero
+    pruning         smaller ranks
+    conv            FactorizedConv
+    convolve        convolutions by their factors
 """
 
+from linmaps.factorized.bond_vectors import bonds
 from linmaps.factorized.conv import FactorizedConv, factorize_conv
+from linmaps.factorized.dropout import dropout_mask, tensor_dropout
 from linmaps.factorized.fit import Factorization, factorize, relative_error, sketches
-from linmaps.factorized.regularize import (
-    bonds,
-    distance,
-    dropout_mask,
-    inner,
-    lasso_prox,
-    lasso_weights,
-    prune_ranks,
-    tensor_dropout,
-    tensor_lasso,
-)
+from linmaps.factorized.inner_products import distance, inner
+from linmaps.factorized.lasso import lasso_prox, lasso_weights, tensor_lasso
+from linmaps.factorized.pruning import prune_ranks
 from linmaps.factorized.spec import Factorized
 from linmaps.factorized.tensors.cp import cp_als, cp_start, reconstruct_cp
 from linmaps.factorized.tensors.ranks import cp_rank, low_rank, tt_rank, tucker_rank

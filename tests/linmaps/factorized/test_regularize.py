@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 from linmaps import Factorized, trees
-from linmaps.factorized.kinds import KINDS
-from linmaps.factorized.regularize import (
+from linmaps.factorized import (
     bonds,
     distance,
     dropout_mask,
@@ -24,6 +23,7 @@ from linmaps.factorized.regularize import (
     tensor_dropout,
     tensor_lasso,
 )
+from linmaps.factorized.kinds import KINDS
 
 D, C = torch.float64, torch.complex128
 over_kinds = pytest.mark.parametrize("name", KINDS)
