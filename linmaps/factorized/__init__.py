@@ -12,10 +12,10 @@ W [in, out]; the tensor's modes are out first.  `linmaps.interop.coming_from("te
 In reading order:
     tensors/        tensors of few parameters: ranks, decompositions, cheapest contractions
     kinds/          the kinds of factorization, one a file
-    spec            Factorized
     layers          several layers in one tensor
-    multiply        x times a factorized matrix, by its cheapest chain of products
     checkpoint      chains computed again in the backward pass
+    products        x times a factorized matrix, by its cheapest chain; rows of it; itself
+    spec            Factorized
     fit             factorize: given weights compressed
     inner_products  of two factorized matrices
     bond_vectors    sums between leaves, and vectors that weight their terms
