@@ -22,14 +22,17 @@ In reading order:
     dropout         random ones
     lasso           trained ones, towards zero
     pruning         smaller ranks
+    axes            strides, padding and dilation along axes of space
+    stages          a convolution as several small ones
     conv            FactorizedConv
-    convolve        convolutions by their factors
+    fit_conv        factorize_conv: given kernels compressed
 """
 
 from linmaps.factorized.bond_vectors import bonds
-from linmaps.factorized.conv import FactorizedConv, factorize_conv
+from linmaps.factorized.conv import FactorizedConv
 from linmaps.factorized.dropout import dropout_mask, tensor_dropout
 from linmaps.factorized.fit import Factorization, factorize, relative_error, sketches
+from linmaps.factorized.fit_conv import factorize_conv
 from linmaps.factorized.inner_products import distance, inner
 from linmaps.factorized.lasso import lasso_prox, lasso_weights, tensor_lasso
 from linmaps.factorized.pruning import prune_ranks

@@ -17,10 +17,10 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base.checked import Checked
 from linmaps.checks import Params, Shape
-from linmaps.checks.door import door
 from linmaps.checks.typed import typed
-from linmaps.factorized.convolve import Option, axes_of, check_x, convolve, multiplications, space_after
+from linmaps.factorized.axes import Option, axes_of, check_x, space_after
 from linmaps.factorized.kinds import KINDS, Fitting
+from linmaps.factorized.stages import convolve, multiplications
 from linmaps.factorized.tensors.ranks import Rank, fraction
 from linmaps.numerics.numeric import frobenius, uniform, working
 
@@ -47,7 +47,7 @@ class FactorizedConv(Checked):
     and "bias" [out].  kernel_size: a tuple of n ints.  rank: "same", a fraction of the dense number of parameters (a
     ceiling below 1), an int, or a tuple; `ranks` is what comes of it, cut to what the sizes can use.  implementation:
     "factorized" for the sequence, "reconstructed" to put K together at each call, "auto" for the one with fewer
-    multiplications, counted from the sizes alone (`linmaps.factorized.convolve.multiplications`).  Groups are no option:
+    multiplications, counted from the sizes alone (`linmaps.factorized.stages.multiplications`).  Groups are no option:
     give in_channels / G here, and `kernel(params)` to torch's own convolution with groups=G.
 
     ValueError or TypeError at construction for sizes, ranks or names out of range.  Source: Lebedev et al. 2015 (CP), Kim
@@ -273,39 +273,3 @@ class FactorizedConv(Checked):
                 "torch.func.vmap(spec.apply_conv)(stacked, xs)"
             )
         super()._refuse(params, shapes)
-
-
-@door
-@typed
-def factorize_conv(
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    factorization: str = "cp",
-    rank: Rank = "same",
-    implementation: str = "auto",
-    n_sweeps: int | None = None,
-) -> tuple[FactorizedConv, dict[str, Tensor]]:
-    """A spec and params near the weight [out, in, *k] of one of torch's convolutions, and its bias [out].
-
-    `spec.from_kernel(weight, bias=bias)` says the same and how far away the kernel is.  Detach what is trained, unless
-    derivatives through the decomposition are wanted.  A weight of a convolution with groups is [out, in / groups, *k] and is
-    factorized as such; see `FactorizedConv`.
-
-    ValueError or TypeError for a weight that is no kernel of 1 to 3 axes, or what `from_kernel` refuses.
-
-    >>> import torch
-    >>> weight = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    >>> spec, params = factorize_conv(weight, factorization="tt", rank=0.9)
-    >>> error = (spec.kernel(params) - weight).norm() / weight.norm()
-    >>> spec.ranks, round(spec.ratio, 2), round(error.item(), 2)
-    ((1, 4, 4, 8, 1), 0.78, 0.57)
-    """
-    if not isinstance(weight, Tensor) or not 3 <= weight.ndim <= 5:
-        got = f"of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
-        error = ValueError if isinstance(weight, Tensor) else TypeError
-        raise error(f"factorize_conv: weight is {got}, expected a tensor [out, in, *k] with 1 to 3 sizes k")
-    out, c, *k = weight.shape
-    options = {"factorization": factorization, "rank": rank, "implementation": implementation}
-    spec = FactorizedConv(c, out, tuple(k), bias=bias is not None, **options)
-    return spec, spec.from_kernel(weight, bias=bias, n_sweeps=n_sweeps)[0]
