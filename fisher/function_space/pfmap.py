@@ -60,10 +60,9 @@ class PFMapDense(PFMap):
 
     Closed under +, -, and products with a scalar.
 
-    >>> import torch
+    >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
-    >>> from fisher.jacobian import jacobian
-    >>> J = jacobian(f, {"w": torch.ones(2, 1)}, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    >>> J = fisher.jacobian(f, {"w": torch.ones(2, 1)}, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     >>> J.jvp({"w": torch.ones(2, 1)}).T, (2.0 * J).vjp(torch.ones(2, 1))["w"].T, J.size()
     (tensor([[3., 7.]]), tensor([[ 8., 12.]]), (2, 1, 2))
     """

@@ -53,7 +53,7 @@ def carried_layers(layers: LayerCollection, moves: Moves) -> LayerCollection:
     Raises ValueError (path, cure) for layers of other params, resized ones in groups or packed into one leaf.
 
     >>> import torch, fisher
-    >>> from growth.moves import growing
+    >>> from growth.surgery.moves import growing
     >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(1, 2)}
     >>> layers = fisher.LayerCollection.from_function(f, p, torch.ones(2, 1))
     >>> carried_layers(layers, growing(p, {"w": torch.ones(1, 3)}))["w"].shape
@@ -142,7 +142,7 @@ def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
     The bias coordinate stays last.  Raises ValueError where the pair is not known or its sizes are not those of params.
 
     >>> import torch, growth
-    >>> from growth.moves import growing
+    >>> from growth.surgery.moves import growing
     >>> f, data = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T, (torch.eye(2), torch.eye(2))
     >>> p = {"a.weight": torch.eye(2), "b.weight": torch.eye(2)}
     >>> grown = {"a.weight": torch.ones(3, 2), "b.weight": torch.ones(2, 3)}

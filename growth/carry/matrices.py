@@ -55,7 +55,7 @@ def carried_matrix(F: PMat, moves: Moves) -> Any:
     which a part would have to go.
 
     >>> import torch, fisher
-    >>> from growth.moves import growing
+    >>> from growth.surgery.moves import growing
     >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(1, 1)}
     >>> F = fisher.fim(f, p, torch.ones(2, 1), fisher.PMatDense, "gaussian")
     >>> carried_matrix(F, growing(p, {"w": torch.ones(2, 1)})).to_torch().round()

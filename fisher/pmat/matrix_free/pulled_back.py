@@ -102,9 +102,8 @@ def pullback(
     random, or torch's modes differ on it (two forwards and backwards, two products).  check_finite: report NaN in params,
     weights, F and products.
 
-    >>> import torch
-    >>> from fisher.pmat.lowrank import PMatLowRank
-    >>> F = PMatLowRank({"w": torch.tensor([[1.0, 2.0]])})
+    >>> import torch, fisher
+    >>> F = fisher.PMatLowRank({"w": torch.tensor([[1.0, 2.0]])})
     >>> pullback(F, lambda p: {"w": torch.exp(p)}, torch.zeros(2)).to_torch()
     tensor([[1., 2.],
             [2., 4.]])

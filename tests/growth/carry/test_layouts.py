@@ -80,7 +80,7 @@ def test_statistics_without_pruned_units(kind):
     wide = growth.widen(net.params, net.pair, 2, "zero_out", torch.Generator().manual_seed(0))
     p = growth.reading.pairs.layers_of(net.params, net.pair)[0].weight.shape[0]
     order = torch.tensor([p, *range(p), p + 1])
-    turned = growth.surgery.enlarge.resize.gathered(wide, net.pair, order)
+    turned = growth.surgery.resize.gathered(wide, net.pair, order)
     carried = growth.prune_like(collect(net, turned, **options), turned, net.pair, [0, -1])
     fresh = collect(net, net.params, **options)
     for name in (*FIELDS, "count"):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 from linmaps import trees
+from linmaps.trees.records import GLOBAL
 from linmaps.trees import Layout
 from linmaps.trees.keys import names
 from tests.laws import close
@@ -38,7 +39,7 @@ class Registered:
 
 
 optree.register_pytree_node(
-    Registered, lambda r: ((r.a, r.b), None, ("a", "b")), lambda _, c: Registered(*c), namespace=trees.GLOBAL
+    Registered, lambda r: ((r.a, r.b), None, ("a", "b")), lambda _, c: Registered(*c), namespace=GLOBAL
 )
 
 
