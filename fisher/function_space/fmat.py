@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.checks.doors import entry
-from fisher.pmat.contract.base import check_regul
+from fisher.pmat.contract.damping import check_regul
 from linmaps import trees
 from linmaps.checks.precision import full_precision_methods
 from linmaps.checks.typed import typed

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.damping import Regul
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.precision import full_precision, full_precision_methods

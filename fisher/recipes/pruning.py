@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.damping import Regul
 from linmaps import checks, trees
 from linmaps.checks.precision import full_precision
 from linmaps.checks.typed import typed

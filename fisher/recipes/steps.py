@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat.contract.base import PMat, check_regul
+from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.damping import check_regul
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.checks.typed import typed

@@ -1,4 +1,4 @@
-"""Structures and shapes: is this tree one of those?"""
+"""Structures, shapes and tensors: is this tree one of those?"""
 
 from __future__ import annotations
 
@@ -41,3 +41,15 @@ def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tre
                     "give a tree with the shapes of the one it belongs to"
                 )
     return tree
+
+
+def identical(a: Tree, b: Tree) -> bool:
+    """Whether two trees hold the same tensors, not only equal ones.
+
+    >>> import torch
+    >>> t = torch.ones(1)
+    >>> identical({"a": t}, {"a": t}), identical({"a": t}, {"a": t.clone()})
+    (True, False)
+    """
+    s, t = optree.tree_leaves(a), optree.tree_leaves(b)
+    return len(s) == len(t) and all(x is y for x, y in zip(s, t))

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.iterative import cg
-from fisher.pmat.contract.base import Regul
 from fisher.pmat.contract.cuts import NO_CUT, Cut
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.decompositions.eigenblocks import EigenBlock, diagonal, full, right
 from fisher.pmat.decompositions.exact import DiagonalBlock, ExactBlock

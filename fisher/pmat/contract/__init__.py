@@ -1,11 +1,14 @@
 """What a matrix is: the methods common to all, and what they share before any number is decomposed.
 
 In reading order:
-    base    PMat
-    maps    maps with leading axes in place of vectors
-    cuts    rtol and atol of pseudo-inverses
-    limits  what is too large to be dense
-    origin  the likelihood a matrix was made with
-    blocks  matrices that are blocks by layer
-    handed  work that rooms above hand over
+    cuts     rtol and atol of pseudo-inverses
+    damping  regul: how much of the identity is added
+    limits   what is too large to be dense
+    maps     maps with leading axes in place of vectors
+    origin   the likelihood a matrix was made with
+    handed   work that rooms above hand over
+    stored   its space and numbers, and which vectors fit
+    acting   products, solves and samples, of vectors and maps
+    base     PMat: functions, spectrum and algebra beside these
+    blocks   matrices that are blocks by layer
 """

@@ -7,63 +7,28 @@ it as its field `jacobian`.  A PMat is a pytree: it passes through vmap, grad, t
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
 from numbers import Number
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from fisher.pmat.contract import maps
-from fisher.pmat.contract.cuts import Cut, checked
+from fisher.pmat.contract.acting import Acting
+from fisher.pmat.contract.cuts import Cut
+from fisher.pmat.contract.damping import Regul, check_regul
 from fisher.pmat.contract.handed import handed
-from fisher.pmat.contract.origin import keep_origin
-from linmaps import checks, trees
-from linmaps.checks import alike, values
-from linmaps.checks.precision import full_precision_methods
-from linmaps.checks.typed import typed_methods
-from linmaps.numerics.linalg import cutoff
-from linmaps.trees import Layout
-
-Regul = float | Tensor
+from fisher.pmat.contract.stored import DENSE
+from linmaps import trees
+from linmaps.checks import alike
 
 
-class PMat:
+class PMat(Acting):
     """Methods common to all representations; F(theta) = 1/B sum over b of J_b' H_b J_b.
 
     A representation defines `mv`, `_solve`, `get_diag`, `to_torch`, `scaled` and what else has a closed form in it; the
-    rest follows here.  What has no mathematics in a representation is a ValueError that names what to use instead.
+    rest follows.  What has no mathematics in a representation is a ValueError that names what to use instead.
     """
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        keep_origin(cls)
-        typed_methods(cls)
-        full_precision_methods(cls)
-
-    layout: Layout  # structure and shapes of params: a static field, or a property
-    _solve: Callable[..., Any]  # (v, regul, kind, **options): what `solve` does to one vector; v and regul are checked
-    # kind of solve -> names of its options; None: `_solve` checks both itself
-    kinds: ClassVar[dict[str, tuple[str, ...]] | None] = None
-    # of a matrix as `fim` made it, for those who predict with it; no part of the tree: what is made of the matrix has None
-    likelihood: ClassVar[Any] = None
-
-    @property
-    def linear(self) -> bool:
-        """Whether the mean of the numbers stored is that of the matrices, so that leaves may be averaged or all-reduced.
-
-        Of moments in Kronecker factors it is True by convention: the mean over batches of a PMatKFAC, as `fim` takes it, is
-        that of its factors.  False for eigenbases, rows, and functions kept with their data: `fisher.Mean`, `fisher.ema`
-        and `+` add such matrices as matrices.
-        """
-        return False
-
     # --- a representation defines ----------------------------------------------------------------------------------
-
-    def mv(self, v: Any) -> Any:
-        """F v, a tree like v."""
-        raise AttributeError("a representation defines mv")
 
     def get_diag(self) -> Any:
         """The diagonal of F, a tree like params."""
@@ -103,14 +68,6 @@ class PMat:
     def _logdet(self, regul: Regul) -> Tensor:
         raise self._unsupported("logdet", DENSE)
 
-    def _sample(self, noise: Any, regul: Regul) -> Any:
-        """R noise with R R' = (F + regul I)^-1, for one vector."""
-        raise self._unsupported("sample", DENSE)
-
-    def _spectral_norm(self, largest: bool) -> Tensor:
-        """The largest (smallest) absolute eigenvalue."""
-        raise self._unsupported("norm", f"{DENSE}, or norm('fro')")
-
     def _plus(self, other: PMat) -> PMat | None:
         """F + other where this representation holds it, else None; layouts are equal."""
         return None
@@ -118,103 +75,6 @@ class PMat:
     def _compact(self) -> PMat:
         """The same matrix in the representation that stores less, where a sum has grown beyond it."""
         return self
-
-    # --- products and solves ---------------------------------------------------------------------------------------
-
-    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str | Mapping[Any, str] = "default", **options: Any) -> Any:
-        """(F + regul I)^-1 v of the numbers stored, for a vector or a map v (one factorization for all right-hand sides).
-
-        In float32 they are off by 1e-7 of the largest eigenvalue: at a smaller regul, as the default, rounding rules what v has
-        in F's null space; damp more, or keep F in float64.  kind: "default"; "lstsq" is F^+ v whatever regul, with the
-        cut-offs of `pinv`; others: see the representation.  ValueError for another kind, option, regul (a number >= 0) or v.
-        """
-        check_regul(regul)
-        return self._solved(v, regul, kind, **options)
-
-    def _solved(self, v: Any, regul: Regul, kind: Any, **options: Any) -> Any:
-        if self.kinds is not None:
-            if not isinstance(kind, str) or kind not in self.kinds:
-                raise ValueError(
-                    f"solve: got kind={kind!r}, expected {' or '.join(map(repr, self.kinds))} for {type(self).__name__}"
-                )
-            if unknown := sorted(set(options) - set(self.kinds[kind])):
-                raise ValueError(f"solve: got options {unknown}, expected {list(self.kinds[kind])} for kind={kind!r}")
-        if kind == "lstsq":
-            options = {"cut": self._cut_off(**options)}
-        return maps.each(self.layout, v, "v", lambda v, n: self._solve_map(v, n, regul, kind, **options), self._space)
-
-    def mmap(self, J: Any) -> Any:
-        """F J: each vector of the map times F; J's leading axes are kept."""
-        return maps.each(self.layout, J, "J", self._mv_map, self._space)
-
-    def mapTMmap(self, J: Any, reduction: str = "sum") -> Tensor:
-        """J_bc' F J_bc: "diag" `[B, C]`, "sum" `[B]`, the sum over the outputs c (the last leading axis)."""
-        if reduction not in ("sum", "diag"):
-            raise ValueError(f"mapTMmap: got reduction={reduction!r}, expected 'sum' or 'diag'")
-        tree, lead = maps.conformed(self.layout, J.jacobian if maps.is_map(J) else J, "J")
-        if not lead:
-            raise ValueError("mapTMmap: got a vector, expected a map with leaves [B, C, *leaf]; for a vector use vTMv")
-        pairs = zip(trees.leaves(tree), trees.leaves(self.mmap(tree)))
-        parts = [(s * t).reshape(*lead, size).sum(-1) for (s, t), size in zip(pairs, self.layout.sizes)]
-        found = sum(parts[1:], parts[0])
-        return found.sum(-1) if reduction == "sum" else found
-
-    def vTMv(self, v: Any) -> Tensor:
-        """v' F v, a scalar."""
-        v = self.check_vector(v)
-        return trees.dot(v, self.mv(v))
-
-    def mm(self, other: PMat) -> PMat:
-        """The product F other, where a representation holds it; ValueError that names `to_torch` elsewhere.
-
-        The product of two symmetric matrices is symmetric only where they commute: its solve is right in any case, and
-        what needs a symmetric matrix (pow, sample, ...) raises.
-        """
-        alike(other, "other", self, f"the {type(self).__name__} before it", strict=True)
-        return handed("multiply")(self, other)
-
-    def __matmul__(self, v: Any) -> Any:
-        if isinstance(v, PMat):
-            return self.mm(v)
-        return self.mmap(v)
-
-    def made_of(self, likelihood: Any) -> Any:
-        """The same matrix, that knows its likelihood."""
-        made = copy.copy(self)
-        object.__setattr__(made, "likelihood", likelihood)
-        return made
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "likelihood"}
-
-    def sample(self, generator: torch.Generator | None = None, regul: Regul = 1e-8, *, noise: Any = None) -> Any:
-        """A vector from N(0, (F + regul I)^-1), drawn by the generator or made of standard normal `noise`.
-
-        noise: a tree like params; with leading axes as many vectors.  ValueError where F + regul I is not positive definite.
-        """
-        check_regul(regul)
-        return self._sampled(generator, regul, noise)
-
-    def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
-        if (generator is None) == (noise is None):
-            raise ValueError(
-                "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
-            )
-        if noise is None:
-            noise = self._draw(generator)
-        drawn = maps.each(self.layout, noise, "noise", lambda z, n: self._sample_map(z, n, regul), self._space)
-        return check_sample(drawn)
-
-    # a representation may do these at once for all vectors of a map; n leading axes
-
-    def _mv_map(self, J: Any, n: int) -> Any:
-        return maps.mapped(self.mv, n)(J)
-
-    def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, **options: Any) -> Any:
-        return maps.mapped(lambda v: self._solve(v, regul, kind, **options), n)(J)
-
-    def _sample_map(self, noise: Any, n: int, regul: Regul) -> Any:
-        return maps.mapped(lambda z: self._sample(z, regul), n)(noise)
 
     # --- functions ---------------------------------------------------------------------------------------------------
 
@@ -240,13 +100,6 @@ class PMat:
         matrix has the pseudo-inverse that it has as a dense one.  rtol None: what rounding leaves, or 0 beside an atol.
         """
         return self._pinv(self._cut_off(rtol, atol, over))
-
-    def _cut_off(self, rtol: float | None = None, atol: float = 0.0, over: str = "block") -> Cut:
-        cut = checked(rtol, atol, over)
-        if over == "block":
-            return cut
-        relative, _ = cut.of(cutoff(self.layout.numel, self.dtype))
-        return Cut(0.0, (relative * self._spectral_norm(True)).clamp_min(atol))
 
     # --- the spectrum ------------------------------------------------------------------------------------------------
 
@@ -276,7 +129,21 @@ class PMat:
         """Sum of the diagonal."""
         return sum(t.sum() for t in trees.leaves(self.get_diag()))  # type: ignore[return-value]
 
-    # --- algebra ---------------------------------------------------------------------------------------------------
+    # --- algebra -----------------------------------------------------------------------------------------------------
+
+    def mm(self, other: PMat) -> PMat:
+        """The product F other, where a representation holds it; ValueError that names `to_torch` elsewhere.
+
+        The product of two symmetric matrices is symmetric only where they commute: its solve is right in any case, and
+        what needs a symmetric matrix (pow, sample, ...) raises.
+        """
+        alike(other, "other", self, f"the {type(self).__name__} before it", strict=True)
+        return handed("multiply")(self, other)
+
+    def __matmul__(self, v: Any) -> Any:
+        if isinstance(v, PMat):
+            return self.mm(v)
+        return self.mmap(v)
 
     def __pow__(self, p: float) -> PMat:
         return self.pow(p)
@@ -303,95 +170,3 @@ class PMat:
 
     def __sub__(self, other: PMat) -> PMat:
         return self + (-other)
-
-    # --- facts -----------------------------------------------------------------------------------------------------
-
-    def size(self, dim: int | None = None) -> tuple[int, int] | int:
-        """(d, d), or d for a given axis."""
-        if dim is not None and dim not in (0, 1, -1, -2):
-            raise ValueError(f"size: got dim {dim}, expected 0 or 1")
-        d = self.layout.numel
-        return (d, d) if dim is None else d
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the numbers stored."""
-        return self._like().dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Of the numbers stored."""
-        return self._like().device
-
-    @property
-    def _space(self) -> Any:
-        """What says which dtypes and device vectors have."""
-        return self
-
-    def _like(self) -> Tensor:
-        return (*trees.leaves(self), torch.zeros(0))[0]
-
-    def __repr__(self) -> str:
-        stored = sum(u.numel() for u in trees.leaves(self))
-        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
-        return f"{type(self).__name__}({self._about()}d = {self.layout.numel:,}, {stored:,} numbers stored, {kind})"
-
-    def _about(self) -> str:
-        return ""
-
-    # --- checks ----------------------------------------------------------------------------------------------------
-
-    def check_vector(self, v: Any, name: str = "v") -> Any:
-        """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
-        v = self.layout.check(v, name)
-        alike(v, name, self._space, f"the {type(self).__name__}", strict=True)
-        return v
-
-    def check_single(self, ndim: int, t: Tensor) -> None:
-        """Raise unless `t` has `ndim` axes: one more is a stacked ensemble."""
-        if t.ndim != ndim:
-            raise ValueError(
-                f"{type(self).__name__}: a tensor of shape {tuple(t.shape)}, expected {ndim} axes; for a stacked ensemble "
-                "use torch.func.vmap(lambda F, v: F.mv(v))(F, v)"
-            )
-
-    def _unsupported(self, method: str, cure: str) -> ValueError:
-        return ValueError(f"{type(self).__name__}.{method}: no such function of this representation; {cure}")
-
-    def _draw(self, generator: Any) -> Any:
-        like = self._like()
-        draw = lambda s: torch.randn(s, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
-        return self.layout.unflatten([draw(s) for s in self.layout.shapes])
-
-
-typed_methods(PMat)
-
-DENSE = "use PMatDense(F.to_torch(), F.layout)"
-
-
-def identical(a: Any, b: Any) -> bool:
-    """Whether two trees hold the same tensors, not only equal ones."""
-    s, t = trees.leaves(a), trees.leaves(b)
-    return len(s) == len(t) and all(x is y for x, y in zip(s, t))
-
-
-def check_regul(regul: Any, name: str = "regul") -> None:
-    """Raise unless regul is a finite number >= 0, or a tensor of one without axes: TypeError or ValueError."""
-    checks.number(
-        regul, name, low=0, cure="for another amount per parameter add a matrix, F + PMatDiag(tree, F.layout)"
-    )
-
-
-def check_sample(drawn: Any) -> Any:
-    """The tree, if all of it is finite: a root of a negative number is NaN.  Values are looked at only to raise."""
-    for t in trees.leaves(drawn):
-        fine = values(t.isfinite())
-        if fine is not None and not bool(fine.all()):
-            raise ValueError(
-                "sample: the result is not finite, expected finite noise and F + regul I positive definite: there is no "
-                "distribution N(0, (F + regul I)^-1) of another; use a larger regul"
-            )
-    return drawn
-
-
-full_precision_methods(PMat)

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.cuts import LSTSQ
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.numerics.linalg import positive_root

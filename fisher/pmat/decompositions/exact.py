@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.contract.base import Regul
 from fisher.pmat.contract.cuts import NO_CUT, Cut
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.precise import precisely, singly

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from fisher.collector.layers import LayerCollection
 from fisher.collector.uses import Layer
-from fisher.pmat.contract.base import PMat, Regul, identical
+from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import InEigenbasis
 from fisher.pmat.contract.cuts import Cut
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.handed import handed
 from fisher.pmat.decompositions import exact
 from fisher.pmat.decompositions.eigenblocks import EigenBlock, in_basis
 from fisher.pmat.layered.factored import layer_blocks, unstacked
 from fisher.pmat.whole.eye import PMatEye
 from linmaps import trees
+from linmaps.trees.shapes import identical
 
 
 @trees.record(static=("layers",))

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.collector.uses import Layer
-from fisher.pmat.contract.base import Regul
 from fisher.pmat.contract.cuts import NO_CUT, Cut
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import exact, spectra
 from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, right, right_t

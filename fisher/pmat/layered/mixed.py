@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.cuts import Cut
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.handed import handed
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from linmaps import trees

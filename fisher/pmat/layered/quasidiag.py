@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, Cut
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.decompositions.exact import DiagonalBlock, exact_pinv, exact_power
 from fisher.pmat.layered.arrowhead import ArrowheadBlock

@@ -15,7 +15,9 @@ from fisher.collector import trial
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.held import emptied
-from fisher.pmat.contract.base import PMat, Regul, check_sample
+from fisher.pmat.contract.acting import check_sample
+from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
 from linmaps import trees

@@ -12,7 +12,8 @@ from fisher.checks import check as checks
 from fisher.checks.arguments import parameters
 from fisher.collector import trial
 from fisher.collector.forward import jvp, vjp
-from fisher.pmat.contract.base import PMat, Regul
+from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from linmaps import trees
 from linmaps.checks.precision import full_precision

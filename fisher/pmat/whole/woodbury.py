@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from fisher.pmat.contract.base import Regul
+from fisher.pmat.contract.damping import Regul
 from fisher.pmat.whole.rows import combination, gram, products
 from linmaps import trees
 from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised

@@ -1,0 +1,109 @@
+"""What is known of a matrix before it does anything: its space, its numbers, and which vectors fit it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fisher.pmat.contract.origin import keep_origin
+from linmaps import trees
+from linmaps.checks import alike
+from linmaps.checks.precision import full_precision_methods
+from linmaps.checks.typed import typed_methods
+from linmaps.trees import Layout
+
+DENSE = "use PMatDense(F.to_torch(), F.layout)"
+
+
+class Stored:
+    """Numbers on a space: size, dtype, device, what they print as, and the likelihood that they were made with."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        keep_origin(cls)
+        typed_methods(cls)
+        full_precision_methods(cls)
+
+    layout: Layout  # structure and shapes of params: a static field, or a property
+    # of a matrix as `fim` made it, for those who predict with it; no part of the tree: what is made of the matrix has None
+    likelihood: ClassVar[Any] = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether the mean of the numbers stored is that of the matrices, so that leaves may be averaged or all-reduced.
+
+        Of moments in Kronecker factors it is True by convention: the mean over batches of a PMatKFAC, as `fim` takes it, is
+        that of its factors.  False for eigenbases, rows, and functions kept with their data: `fisher.Mean`, `fisher.ema`
+        and `+` add such matrices as matrices.
+        """
+        return False
+
+    def made_of(self, likelihood: Any) -> Any:
+        """The same matrix, that knows its likelihood."""
+        made = copy.copy(self)
+        object.__setattr__(made, "likelihood", likelihood)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "likelihood"}
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def size(self, dim: int | None = None) -> tuple[int, int] | int:
+        """(d, d), or d for a given axis."""
+        if dim is not None and dim not in (0, 1, -1, -2):
+            raise ValueError(f"size: got dim {dim}, expected 0 or 1")
+        d = self.layout.numel
+        return (d, d) if dim is None else d
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers stored."""
+        return self._like().dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the numbers stored."""
+        return self._like().device
+
+    @property
+    def _space(self) -> Any:
+        """What says which dtypes and device vectors have."""
+        return self
+
+    def _like(self) -> Tensor:
+        return (*trees.leaves(self), torch.zeros(0))[0]
+
+    def __repr__(self) -> str:
+        stored = sum(u.numel() for u in trees.leaves(self))
+        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
+        return f"{type(self).__name__}({self._about()}d = {self.layout.numel:,}, {stored:,} numbers stored, {kind})"
+
+    def _about(self) -> str:
+        return ""
+
+    # --- checks ----------------------------------------------------------------------------------------------------
+
+    def check_vector(self, v: Any, name: str = "v") -> Any:
+        """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
+        v = self.layout.check(v, name)
+        alike(v, name, self._space, f"the {type(self).__name__}", strict=True)
+        return v
+
+    def check_single(self, ndim: int, t: Tensor) -> None:
+        """Raise unless `t` has `ndim` axes: one more is a stacked ensemble."""
+        if t.ndim != ndim:
+            raise ValueError(
+                f"{type(self).__name__}: a tensor of shape {tuple(t.shape)}, expected {ndim} axes; for a stacked ensemble "
+                "use torch.func.vmap(lambda F, v: F.mv(v))(F, v)"
+            )
+
+    def _unsupported(self, method: str, cure: str) -> ValueError:
+        return ValueError(f"{type(self).__name__}.{method}: no such function of this representation; {cure}")
+
+
+typed_methods(Stored)
+full_precision_methods(Stored)
