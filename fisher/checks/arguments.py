@@ -22,10 +22,20 @@ def parameters(params: Any, finite: bool = False) -> Any:
     """
     params = mapped(params)
     doors.parameters(params)
-    params = trees.map(lambda t: t.detach() if isinstance(t, nn.Parameter) else t, params)
+    params = detached(params)
     if finite:
         check.finite(params, "params", "the training has diverged: go back to finite parameters")
     return params
+
+
+def detached(params: Any) -> Any:
+    """params with each nn.Parameter detached, so that no result keeps the graph of a batch; other tensors keep theirs.
+
+    >>> import torch
+    >>> detached({"w": nn.Parameter(torch.ones(1))})["w"].requires_grad
+    False
+    """
+    return trees.map(lambda t: t.detach() if isinstance(t, nn.Parameter) else t, params)
 
 
 def mapped(tree: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fisher import LayerCollection
+from fisher.checks.arguments import detached
 from fisher.checks.axes import batch_size
 from fisher.checks.batches import batches
 from fisher.checks.batches import check_finite as check_data
@@ -23,7 +24,7 @@ from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import pseudo_root
-from growth.reading.doors import detached, door, owned
+from growth.reading.doors import door, owned
 from growth.reading.locate import locate
 from growth.reading.observe import FEW
 from growth.reading.pairs import Pair, as_list, check_pairs

@@ -81,16 +81,6 @@ ENTRIES: dict[str, Callable[[Any, str], Any]] = {
 }
 
 
-def detached(params: Any) -> Any:
-    """params with each nn.Parameter detached, so that no result keeps the graph of a batch; other tensors keep theirs.
-
-    >>> import torch
-    >>> detached({"w": nn.Parameter(torch.ones(1))})["w"].requires_grad
-    False
-    """
-    return trees.map(lambda t: t.detach() if isinstance(t, nn.Parameter) else t, params)
-
-
 def bare(pair: Pair | None) -> Pair | None:
     """The pair as its records keep it: the layers alone, since a callable would make two passes over one pair differ.
 

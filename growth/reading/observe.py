@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher import LayerCollection
+from fisher.checks.arguments import detached
 from fisher.checks.axes import batch_size
 from fisher.checks.batches import batches
 from fisher.checks.batches import check_finite as check_data
@@ -27,7 +28,6 @@ from growth.reading.activations import Activation
 from growth.reading.between import verify
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
-from growth.reading.doors import detached
 from growth.reading.link import TAPS, Link, link
 from growth.reading.locate import Place, locate
 from growth.reading.losses import Loss, gradient, per_sample
