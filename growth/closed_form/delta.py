@@ -9,14 +9,12 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
-from growth.moments.first_order import Statistics
+from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import check_metric, shrunk
-from growth.moments.solvers import pseudo_solve
+from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.doors import bare, door, owned
 from growth.reading.pairs import Pair
-from linmaps.checks import number
 from linmaps.numerics.linalg import working
 from linmaps.trees import record
 
@@ -105,21 +103,3 @@ def make_delta(stats: Statistics, joined: Tensor, output_metric: str | None = No
 def slope_of(stats: Statistics, joined: Tensor) -> Tensor:
     """tr(M' ΔW'), the decrease of a change `[q, p+1]`."""
     return (working(stats.M) * joined.mT).sum()
-
-
-def check_solver(ridge: float | Tensor, rtol: float | None) -> None:
-    """Raise unless `ridge` is a number >= 0 (or a scalar tensor) and `rtol` a number in [0, 1) or None."""
-    number(ridge, "ridge", low=0, cure="it is added to the diagonal")
-    if rtol is not None:
-        number(rtol, "rtol", low=0, high=1, below=True, tensor=False, cure="None is the dtype's accuracy")
-
-
-def check_statistics(stats: Statistics, *names: str) -> None:
-    """Raise a ValueError that names what holds a NaN or an infinity: no factorization could say which it was."""
-    values = [debug_unwrap(getattr(stats, n), recurse=True).detach() for n in names]
-    bad = [n for n, t in zip(names, values) if t.numel() and not bool(torch.stack(torch.aminmax(t)).isfinite().all())]
-    if bad:
-        raise ValueError(
-            f"statistics: {bad} are not finite, expected finite numbers; look for NaN or overflow in params and data "
-            "(statistics with check_finite=True names the batch)"
-        )

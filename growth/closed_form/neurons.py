@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.closed_form.delta import Delta, check_solver, check_statistics, make_delta, optimal_delta, slope_of, split
-from growth.moments.first_order import Statistics
+from growth.closed_form.delta import Delta, make_delta, optimal_delta, slope_of, split
+from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import check_metric, on_outputs, output_root, shrunk
-from growth.moments.solvers import pseudo_solve
+from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.doors import bare, count, door, owned
 from growth.reading.pairs import Pair
 from linmaps.checks import alike, number, values

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from growth.closed_form.delta import Delta, check_statistics, optimal_delta
+from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.neurons import optimal_neurons
-from growth.moments.first_order import MEANS, Statistics
+from growth.moments.first_order import MEANS, Statistics, check_statistics
 from growth.moments.metric import check_metric, on_outputs, output_root
 from growth.reading.doors import door, owned
 from linmaps.checks import number

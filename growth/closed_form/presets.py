@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.closed_form.delta import check_statistics, split
+from growth.closed_form.delta import split
 from growth.closed_form.draws import drawing, standard
 from growth.closed_form.neurons import Neurons, optimal_neurons
 from growth.closed_form.normalization import check_positive
 from growth.closed_form.sides import descent, input_size, random_sides, steep_sign, with_weights
-from growth.moments.first_order import Statistics
+from growth.moments.first_order import Statistics, check_statistics
 from growth.reading.doors import bare, count, door, owned
 from linmaps.checks import alike, number
 from linmaps.numerics.linalg import positive_root, working

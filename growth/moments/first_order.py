@@ -250,3 +250,14 @@ def _check(sums: list[Statistics], name: str) -> None:
             f"{name}: x and target are finite but the statistics {bad} are not, expected finite layer inputs and "
             "gradients; look for an overflow in f or loss, or pass check_finite=False"
         )
+
+
+def check_statistics(stats: Statistics, *names: str) -> None:
+    """Raise a ValueError that names what holds a NaN or an infinity: no factorization could say which it was."""
+    values = [debug_unwrap(getattr(stats, n), recurse=True).detach() for n in names]
+    bad = [n for n, t in zip(names, values) if t.numel() and not bool(torch.stack(torch.aminmax(t)).isfinite().all())]
+    if bad:
+        raise ValueError(
+            f"statistics: {bad} are not finite, expected finite numbers; look for NaN or overflow in params and data "
+            "(statistics with check_finite=True names the batch)"
+        )

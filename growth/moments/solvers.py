@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from linmaps.checks import number
 from linmaps.numerics import lapack
 from linmaps.numerics.linalg import damped, differentiated, pinv, refined, rounding
 
@@ -110,3 +111,10 @@ def pseudo_root(a: Tensor) -> Tensor:
     f = torch.where(~kept[:, None] & kept, b, 0.0) @ (root @ root.mT)
     left = eye + f
     return v @ (left - left @ (f.mT @ f)) @ root
+
+
+def check_solver(ridge: float | Tensor, rtol: float | None) -> None:
+    """Raise unless `ridge` is a number >= 0 (or a scalar tensor) and `rtol` a number in [0, 1) or None."""
+    number(ridge, "ridge", low=0, cure="it is added to the diagonal")
+    if rtol is not None:
+        number(rtol, "rtol", low=0, high=1, below=True, tensor=False, cure="None is the dtype's accuracy")

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher.checks.check import finite
-from growth.closed_form.delta import check_solver
 from growth.moments.first_order import Statistics
+from growth.moments.solvers import check_solver
 from growth.reading.doors import bare, door, owned
 from growth.reading.pairs import Layer, Pair, layers_of, places
 from growth.surgery.resize import gathered, indices, spread

@@ -14,9 +14,10 @@ from torch.func import debug_unwrap
 
 from fisher.checks.check import finite
 from fisher.pmat.layered.factored import KroneckerBlock
-from growth.closed_form.delta import Delta, check_solver, optimal_delta
+from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.neurons import Neurons
 from growth.moments.first_order import Statistics
+from growth.moments.solvers import check_solver
 from growth.reading.doors import count, door, owned
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.checks import alike, number
