@@ -35,12 +35,13 @@ from growth.carry.optimizers import swap_parameters
 from growth.carry.state import grow_like, prune_like
 from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.initialization import initialize, paired
-from growth.closed_form.neurons import Neurons, optimal_neurons
+from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.noise import StandardErrors, noise_floor, split_floor, split_half, standard_errors
 from growth.closed_form.normalization import normalize
 from growth.closed_form.presets import gradient_norms, gradmax, random, senn, tiny, zero_in, zero_out
 from growth.closed_form.select import compact, keep, merge_neurons, scale_neurons, truncate
 from growth.closed_form.signs import choose_sign
+from growth.closed_form.units import Neurons
 from growth.graph.carried import carry_graph
 from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
 from growth.graph.growth import new_edge, new_node, node_delta, wider_node

@@ -1,7 +1,8 @@
-"""Closed forms: the best change of a layer and the best new units, from moments alone.  No data, no f.
+"""Closed forms: the best change of a layer and the best new units, from moments alone.  Only `signs` looks at data again.
 
 In reading order:
     delta           the best change of the second layer
+    units           Neurons: new units as data
     neurons         the best k new units
     select          fewer, scaled, merged units
     signs           the better sign of units at a kink

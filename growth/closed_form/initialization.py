@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from growth.closed_form.draws import check_draws, standard
-from growth.closed_form.neurons import Neurons
 from growth.closed_form.normalization import deviation
-from growth.closed_form.select import check_units, live
+from growth.closed_form.units import Neurons, check_units, live
 from growth.reading.activations import constants
 from growth.reading.doors import bare, count, door
 from growth.reading.pairs import Pair, layers_of

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fisher.checks.check import finite
 from growth.closed_form.delta import Delta
-from growth.closed_form.neurons import Neurons
-from growth.closed_form.select import check_units, live, scale_neurons
+from growth.closed_form.select import scale_neurons
+from growth.closed_form.units import Neurons, check_units, live
 from growth.reading.doors import door, owned
 from growth.reading.pairs import Layer, Pair, plain_layers
 from linmaps.checks import number

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from growth.closed_form.delta import split
 from growth.closed_form.draws import drawing, standard
-from growth.closed_form.neurons import Neurons, optimal_neurons
+from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.normalization import check_positive
 from growth.closed_form.sides import descent, input_size, random_sides, steep_sign, with_weights
+from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
 from growth.reading.doors import bare, count, door, owned
 from linmaps.checks import alike, number

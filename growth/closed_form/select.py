@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from growth.closed_form.neurons import Neurons
+from growth.closed_form.units import Neurons, check_units, live
 from growth.reading.doors import count, owned
 from linmaps.checks import alike, number, values
 from linmaps.checks.typed import typed
@@ -173,22 +173,6 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
         gains=join("gains"),
         gain=a.gain + b.gain,
     )
-
-
-def live(new: Neurons) -> Tensor:
-    """Which units are not masked, bool `[k]`."""
-    return (new.joined != 0).any(1) | (new.fan_out != 0).any(0)
-
-
-def check_units(new: Neurons, name: str = "new", *, delta: bool = False) -> None:
-    """Raise unless `new` are units, without a joint delta if `delta` is False."""
-    if not isinstance(new, Neurons):
-        raise TypeError(f"{name}: got {type(new).__name__}, expected growth.Neurons")
-    if new.delta is not None and not delta:
-        raise ValueError(
-            f"{name}: comes with the delta of a joint solution, which belongs to all of these units as they are; expected "
-            "units alone: solve for another k, or give dataclasses.replace(new, delta=None)"
-        )
 
 
 def _taken(new: Neurons, index: slice | Tensor) -> Neurons:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from growth.closed_form.delta import split
 from growth.closed_form.draws import standard
-from growth.closed_form.neurons import Neurons
+from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics
 from linmaps.numerics.linalg import positive_root, working
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.checks.check import finite
-from growth.closed_form.neurons import Neurons
+from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
 from growth.reading.doors import door, owned
 from growth.reading.link import CENTRE

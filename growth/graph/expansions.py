@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from growth.closed_form.neurons import Neurons
+from growth.closed_form.units import Neurons
 from growth.graph.nodes import Graph, Node
 from growth.reading.activations import Activation
 from linmaps.trees import record

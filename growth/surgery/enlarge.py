@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from growth.closed_form.delta import Delta
-from growth.closed_form.neurons import Neurons
+from growth.closed_form.units import Neurons
 from growth.reading.doors import door, layer_names, owned
 from growth.reading.link import centre
 from growth.reading.pairs import Layer, Pair, as_list, check_pairs, layers_of, norm_leaves

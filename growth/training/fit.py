@@ -19,9 +19,9 @@ from fisher.checks.check import finite
 from growth.carry.state import grow_like
 from growth.closed_form.delta import optimal_delta
 from growth.closed_form.draws import drawing
-from growth.closed_form.neurons import Neurons, optimal_neurons
-from growth.closed_form.select import live
+from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.signs import choose_sign
+from growth.closed_form.units import Neurons, live
 from growth.moments.first_order import Statistics, statistics
 from growth.reading.buffers import buffers_fixed
 from growth.reading.doors import count, door

@@ -15,7 +15,7 @@ from torch.func import debug_unwrap
 from fisher.checks.check import finite
 from fisher.pmat.layered.factored import KroneckerBlock
 from growth.closed_form.delta import Delta, optimal_delta
-from growth.closed_form.neurons import Neurons
+from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
 from growth.reading.doors import count, door, owned

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.func import grad, vmap
 
 import growth
-from growth.closed_form.select import live
+from growth.closed_form.units import live
 from growth.strategies import from_rows, network, rows, statistics
 from linmaps import trees
 from tests.growth.oracle import close, mean_loss, slope

@@ -1,0 +1,69 @@
+"""Neurons: new hidden units between two layers, as data; a unit that is zero on both sides is masked.
+
+k new units, r inputs of `before`, q outputs of `after`, taps as in `statistics`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from growth.closed_form.delta import Delta
+from growth.reading.pairs import Pair
+from linmaps.trees import record
+
+
+@record(static=("pair",))
+class Neurons:
+    """New hidden units: fan_in `[k, r]`, fan_in_bias `[k]` (None without a bias), fan_out `[q taps, k]`.
+
+    eigenvalues `[k]`: singular values λ of the whitened N, descending; a unit with λ = 0 is masked (zero in, zero out).
+    gains `[k]`: first-order decrease of the mean loss by each unit (loss per unit of amplitude); gain: their sum.  True
+    slopes for an activation smooth at 0, and after `choose_sign`; of statistics alone, for one with a kink (ReLU), the mean
+    of the slopes of a unit and of its opposite (-A_j, -Ω_j), which the better of the two exceeds.
+    sigma0: the activation at 0, which `grow` compensates.  delta: with joint=True the change to be applied along.
+    pair: that of the statistics (None: not known), checked where the units are used.
+
+    >>> import torch
+    >>> zero = torch.zeros(())
+    >>> Neurons(torch.ones(1, 3), None, torch.ones(2, 1), torch.ones(1), torch.ones(1), zero + 1, zero).size
+    1
+    """
+
+    fan_in: Tensor
+    fan_in_bias: Tensor | None
+    fan_out: Tensor
+    eigenvalues: Tensor
+    gains: Tensor
+    gain: Tensor
+    sigma0: Tensor
+    delta: Delta | None = None
+    pair: Pair | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of units, the masked ones included."""
+        return self.fan_in.shape[-2]
+
+    @property
+    def joined(self) -> Tensor:
+        """`[fan_in | fan_in_bias]`, as many columns as S_prev."""
+        return self.fan_in if self.fan_in_bias is None else torch.cat([self.fan_in, self.fan_in_bias[:, None]], 1)
+
+
+def live(new: Neurons) -> Tensor:
+    """Which units are not masked, bool `[k]`."""
+    return (new.joined != 0).any(1) | (new.fan_out != 0).any(0)
+
+
+def check_units(new: Neurons, name: str = "new", *, delta: bool = False) -> None:
+    """Raise unless `new` are units, without a joint delta if `delta` is False."""
+    if not isinstance(new, Neurons):
+        raise TypeError(f"{name}: got {type(new).__name__}, expected growth.Neurons")
+    if new.delta is not None and not delta:
+        raise ValueError(
+            f"{name}: comes with the delta of a joint solution, which belongs to all of these units as they are; expected "
+            "units alone: solve for another k, or give dataclasses.replace(new, delta=None)"
+        )
