@@ -14,7 +14,7 @@ from fisher.collector.layers import LayerCollection
 from fisher.collector.rules.forms import Channels, Contraction, Convolution, Elementwise, Form
 from fisher.collector.uses import Layer, Use
 from growth.moments.first_order import Statistics
-from growth.reading.pairs import layers_of
+from growth.reading.layers import layers_of
 from growth.surgery.moves import Move, Moves
 from growth.surgery.resize import spread
 from linmaps.trees import Layout, path_str

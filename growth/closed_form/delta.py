@@ -13,8 +13,9 @@ from torch import Tensor
 from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import check_metric, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
-from growth.reading.doors import bare, door, owned
-from growth.reading.pairs import Pair
+from growth.reading.doors import door
+from growth.reading.pairs import Pair, bare
+from growth.reading.records import owned
 from linmaps.numerics.linalg import working
 from linmaps.trees import record
 

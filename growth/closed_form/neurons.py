@@ -17,7 +17,9 @@ from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import check_metric, on_outputs, output_root, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
-from growth.reading.doors import bare, count, door, owned
+from growth.reading.doors import count, door
+from growth.reading.pairs import bare
+from growth.reading.records import owned
 from linmaps.checks import alike, number, values
 from linmaps.numerics.linalg import eigh, working
 

@@ -17,7 +17,8 @@ from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.neurons import optimal_neurons
 from growth.moments.first_order import MEANS, Statistics, check_statistics
 from growth.moments.metric import check_metric, on_outputs, output_root
-from growth.reading.doors import door, owned
+from growth.reading.doors import door
+from growth.reading.records import owned
 from linmaps.checks import number
 from linmaps.numerics.linalg import eigh, positive_root, working
 from linmaps.trees import record

@@ -15,8 +15,10 @@ from fisher.checks.check import finite
 from growth.closed_form.delta import Delta
 from growth.closed_form.select import scale_neurons
 from growth.closed_form.units import Neurons, check_units, live
-from growth.reading.doors import door, owned
-from growth.reading.pairs import Layer, Pair, plain_layers
+from growth.reading.doors import door
+from growth.reading.layers import Layer, plain_layers
+from growth.reading.pairs import Pair
+from growth.reading.records import owned
 from linmaps.checks import number
 from linmaps.numerics.linalg import positive_root
 

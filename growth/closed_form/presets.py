@@ -22,7 +22,9 @@ from growth.closed_form.normalization import check_positive
 from growth.closed_form.sides import descent, input_size, random_sides, steep_sign, with_weights
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
-from growth.reading.doors import bare, count, door, owned
+from growth.reading.doors import count, door
+from growth.reading.pairs import bare
+from growth.reading.records import owned
 from linmaps.checks import alike, number
 from linmaps.numerics.linalg import positive_root, working
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from growth.closed_form.units import Neurons, check_units, live
-from growth.reading.doors import count, owned
+from growth.reading.doors import count
+from growth.reading.records import owned
 from linmaps.checks import alike, number, values
 from linmaps.checks.typed import typed
 from linmaps.numerics.linalg import positive_root

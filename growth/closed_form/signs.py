@@ -13,11 +13,13 @@ from fisher import LayerCollection
 from fisher.checks.check import finite
 from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
-from growth.reading.doors import door, owned
+from growth.reading.doors import door
+from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE
 from growth.reading.losses import Loss
 from growth.reading.observe import View, observe
-from growth.reading.pairs import Pair, as_list, check_pairs, layers_of
+from growth.reading.pairs import Pair, as_list, check_pairs
+from growth.reading.records import owned
 from linmaps.numerics.linalg import working
 
 

@@ -17,10 +17,12 @@ from torch.func import debug_unwrap
 from fisher import LayerCollection
 from fisher.reducers import gram
 from growth.reading.activations import constants
-from growth.reading.doors import bare, door, owned
+from growth.reading.doors import door
+from growth.reading.layers import layers_of
 from growth.reading.losses import Loss
 from growth.reading.observe import View, observe
-from growth.reading.pairs import Pair, check_pairs, layers_of
+from growth.reading.pairs import Pair, bare, check_pairs
+from growth.reading.records import owned
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.checks.precision import full_precision

@@ -24,10 +24,11 @@ from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import pseudo_root
-from growth.reading.doors import door, owned
+from growth.reading.doors import door
 from growth.reading.locate import locate
 from growth.reading.observe import FEW
 from growth.reading.pairs import Pair, as_list, check_pairs
+from growth.reading.records import owned
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.numerics.linalg import working

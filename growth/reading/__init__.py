@@ -3,6 +3,8 @@
 In reading order:
     activations  elementwise maps, at values and at 0
     pairs        Pair and Sum: two layers by their paths
+    layers       the two of a pair as they are in params
+    records      of which pair is a record, and is it whole?
     doors        what growth functions are given
     locate       the pair among the layers that `fisher` finds
     link         how the second layer reads the units of the first

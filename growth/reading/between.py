@@ -20,8 +20,9 @@ from fisher.collector.taps import column_rows, pull
 from fisher.collector.uses import Use
 from growth.reading.activations import applied
 from growth.reading.calls import refusal
+from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, locate
-from growth.reading.pairs import Layer, Pair, layers_of
+from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
 from linmaps.checks import values
 from linmaps.numerics.linalg import working

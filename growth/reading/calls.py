@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from fisher.collector.watch import tensors
-from growth.reading.pairs import Pair, layers_of
+from growth.reading.layers import layers_of
+from growth.reading.pairs import Pair
 from linmaps import trees
 
 KNOWN = (

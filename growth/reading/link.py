@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.uses import Use
-from growth.reading.pairs import Layer, Pair
+from growth.reading.layers import Layer
+from growth.reading.pairs import Pair
 
 CENTRE, ALL = "centre", "all"
 TAPS = (ALL, CENTRE)

@@ -9,7 +9,8 @@ from fisher import LayerCollection
 from fisher.collector.rules.forms import Convolution, Form
 from fisher.collector.uses import UNUSED, Use
 from growth.reading.activations import Activation, Composed
-from growth.reading.pairs import Layer, Pair, layers_of
+from growth.reading.layers import Layer, layers_of
+from growth.reading.pairs import Pair
 from linmaps.trees import path_str
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fisher.checks import check
-from growth.reading.pairs import Pair, layers_of, norm_leaves, places
+from growth.reading.layers import layers_of, norm_leaves, places
+from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import values
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from growth.reading.doors import door
-from growth.reading.pairs import Layer, layer_at
+from growth.reading.layers import Layer, layer_at
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path

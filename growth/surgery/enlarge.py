@@ -16,9 +16,11 @@ from torch.nn.functional import pad
 
 from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
-from growth.reading.doors import door, layer_names, owned
+from growth.reading.doors import door
+from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.link import centre
-from growth.reading.pairs import Layer, Pair, as_list, check_pairs, layers_of, norm_leaves
+from growth.reading.pairs import Pair, as_list, check_pairs, layer_names
+from growth.reading.records import owned
 from linmaps import trees
 from linmaps.checks import number
 

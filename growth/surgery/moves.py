@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from growth.reading.pairs import Pair, layers_of, places
+from growth.reading.layers import layers_of, places
+from growth.reading.pairs import Pair
 from growth.surgery.pruning import Units, partition
 from growth.surgery.resize import spread
 from linmaps import trees

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from growth.closed_form.normalization import deviation
 from growth.reading.doors import count, door
-from growth.reading.pairs import Layer, Pair, norm_leaves, plain_layers
+from growth.reading.layers import Layer, norm_leaves, plain_layers
+from growth.reading.pairs import Pair
 from growth.surgery.same import Check, same_function
 from linmaps import trees
 from linmaps.numerics.linalg import working

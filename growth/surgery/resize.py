@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from growth.reading.pairs import Pair, places
+from growth.reading.layers import places
+from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.typed import typed

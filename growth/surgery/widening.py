@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from growth.reading.doors import count, door
-from growth.reading.pairs import Layer, Pair, layers_of, norm_leaves
+from growth.reading.layers import Layer, layers_of, norm_leaves
+from growth.reading.pairs import Pair
 from growth.surgery.resize import gathered, indices
 from growth.surgery.same import Check, same_function
 from linmaps import trees

@@ -129,10 +129,10 @@ def test_any_mapping_in_any_order_is_params(kind):
     torch.testing.assert_close(stats.M_prev, STATS.M_prev, rtol=1e-5, atol=1e-6)
     new = growth.optimal_neurons(stats, 2)
     grown = growth.grow(made, PAIR, new)
-    assert growth.reading.pairs.layer_at(grown, "hidden").weight.shape[0] == 6
-    assert growth.reading.pairs.layer_at(growth.widen(made, PAIR, 1), "output").weight.shape[1] == 5
+    assert growth.reading.layers.layer_at(grown, "hidden").weight.shape[0] == 6
+    assert growth.reading.layers.layer_at(growth.widen(made, PAIR, 1), "output").weight.shape[1] == 5
     carried = growth.grow_like({"m": made}, made, grown)
-    assert growth.reading.pairs.layer_at(carried["m"], "hidden").weight.shape[0] == 6
+    assert growth.reading.layers.layer_at(carried["m"], "hidden").weight.shape[0] == 6
 
 
 def test_half_precision_keeps_sums_in_float32():

@@ -10,7 +10,7 @@ from tests.growth import oracle
 
 @given(strategies.networks(p=0, loss="squared_error"))
 def test_fixed_choices_are_fixed(net):
-    assert growth.reading.pairs.layer_at(net.params, "hidden").weight.shape[0] == 0
+    assert growth.reading.layers.layer_at(net.params, "hidden").weight.shape[0] == 0
     assert net.loss == "squared_error"
     assert net.f(net.params, net.x).shape == net.target.shape
 

@@ -60,7 +60,7 @@ def test_statistics_of_silent_units(kind):
     wide = growth.widen(net.params, net.pair, 2, "zero_out", torch.Generator().manual_seed(0))
     carried = growth.grow_like({"s": collect(net, net.params, **options)}, net.params, wide)["s"]
     fresh = collect(net, wide, **options)
-    units = growth.reading.pairs.layers_of(net.params, net.pair)
+    units = growth.reading.layers.layers_of(net.params, net.pair)
     p, c = units[0].weight.shape[0], units[1].taps
     for name in FIELDS:
         got, want = getattr(carried, name), getattr(fresh, name).clone()
@@ -78,7 +78,7 @@ def test_statistics_without_pruned_units(kind):
     """Pruning a unit that leads nowhere changes nothing but its own rows and columns."""
     net, options = CASES[kind][0](), CASES[kind][1]
     wide = growth.widen(net.params, net.pair, 2, "zero_out", torch.Generator().manual_seed(0))
-    p = growth.reading.pairs.layers_of(net.params, net.pair)[0].weight.shape[0]
+    p = growth.reading.layers.layers_of(net.params, net.pair)[0].weight.shape[0]
     order = torch.tensor([p, *range(p), p + 1])
     turned = growth.surgery.resize.gathered(wide, net.pair, order)
     carried = growth.prune_like(collect(net, turned, **options), turned, net.pair, [0, -1])

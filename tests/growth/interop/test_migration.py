@@ -7,7 +7,7 @@ import torch
 
 import growth
 import linmaps
-from growth.reading.pairs import layers_of
+from growth.reading.layers import layers_of
 from linmaps import trees
 from tests import migration
 

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 import growth
 from fisher import LayerCollection
+from growth.reading.layers import layer_at, layers_of
 from growth.reading.locate import locate
-from growth.reading.pairs import layer_at, layers_of
 from growth.strategies import network
 from linmaps import trees
 
@@ -38,7 +38,7 @@ def test_paths_reach_statistics_and_surgery():
             want = growth.statistics(net.f, net.params, net.data, net.pair)
             assert torch.equal(s.S, want.S)
             grown = growth.grow(other.params, pair, growth.optimal_neurons(s, 1))
-            assert growth.reading.pairs.layer_at(grown, pair.before).weight.shape == (5, 3)
+            assert growth.reading.layers.layer_at(grown, pair.before).weight.shape == (5, 3)
 
 
 def test_bare_leaves_without_bias():

@@ -11,7 +11,7 @@ from torch.func import vmap
 import fisher
 import growth
 from fisher.recipes import pruning_scores, unit_mask, unit_scores
-from growth.reading.pairs import layers_of
+from growth.reading.layers import layers_of
 from growth.strategies import network, networks
 from linmaps import trees
 from tests.growth.oracle import clear, close, leaf, rows

@@ -97,7 +97,7 @@ def test_other_layers_raise():
 @pytest.mark.parametrize("kind", NETS)
 def test_units_in_another_order_compute_the_same(kind):
     net = NETS[kind]()
-    p = growth.reading.pairs.layers_of(net.params, net.pair)[0].weight.shape[0]
+    p = growth.reading.layers.layers_of(net.params, net.pair)[0].weight.shape[0]
     turned = gathered(net.params, net.pair, torch.arange(p).flip(0))
     assert (net.f(turned, net.x) - net.f(net.params, net.x)).abs().max() < 1e-12
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.func import grad, vmap
 
 import growth
-from growth.reading.pairs import layers_of
+from growth.reading.layers import layers_of
 from growth.strategies import networks
 from linmaps import trees
 from tests.growth.oracle import close, leaf

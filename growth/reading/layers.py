@@ -1,0 +1,187 @@
+"""Layers met in params: the two of a pair, the norm between them, and where their hidden units are.
+
+r inputs of `before`, p its outputs (hidden units) and inputs of `after`, q outputs of `after`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from torch import Tensor
+
+from growth.reading.pairs import Pair, Sum, parts
+from linmaps import trees
+from linmaps.checks import alike
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path, names
+
+NORM_FILLS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer met in params: its leaves and where they are; no bias is None.
+
+    columns: how many inputs of it belong to one hidden unit, side by side (the positions of a flattened map).
+    others: the layers whose outputs are added to its own.
+    """
+
+    weight_path: Path
+    bias_path: Path | None
+    weight: Tensor
+    bias: Tensor | None
+    columns: int = 1
+    others: tuple[Layer, ...] = ()
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers enter one output of it, the bias apart."""
+        return math.prod(self.weight.shape[1:])
+
+    @property
+    def all(self) -> tuple[Layer, ...]:
+        return (self, *self.others)
+
+    @property
+    def biased(self) -> bool:
+        """Whether it, or a layer added to it, has a bias."""
+        return any(layer.bias is not None for layer in self.all)
+
+    @property
+    def name(self) -> str:
+        return path_str(self.weight_path)
+
+    @property
+    def taps(self) -> int:
+        """How many weights lead from one hidden unit to one output."""
+        return self.columns * math.prod(self.weight.shape[2:])
+
+
+def layer_at(params: Any, path: str | Path) -> Layer:
+    """The layer at a path: `path.weight` and `path.bias`, or a bare weight leaf at `path` itself.
+
+    Raises ValueError (path, got, expected) where there is no such layer or its weight is none of a layer.
+
+    >>> import torch
+    >>> layer_at({"net": {"0.weight": torch.zeros(3, 2)}}, "net.0").weight.shape
+    torch.Size([3, 2])
+    """
+    found = dict(zip(names(trees.paths(params)), trees.paths(params)))
+    stem = path_str(path)
+    weight_path = found.get(f"{stem}.weight") if f"{stem}.weight" in found else found.get(stem)
+    if weight_path is None:
+        layers = sorted(s.removesuffix(".weight") for s in found if s.endswith(".weight"))
+        raise ValueError(
+            f"{stem}: no such layer in params, expected a leaf {stem}.weight; layers with a weight: {layers[:12]}; "
+            f"leaves: {sorted(found)[:12]}"
+        )
+    bias_path = found.get(f"{stem}.bias")
+    weight = trees.get(params, weight_path)
+    bias = None if bias_path is None else trees.get(params, bias_path)
+    name = path_str(weight_path)
+    for where, t in ((weight_path, weight), (bias_path, bias)):
+        if where is not None and not (isinstance(t, Tensor) and t.is_floating_point()):
+            got = t.dtype if isinstance(t, Tensor) else type(t).__name__
+            raise TypeError(f"{path_str(where)}: got {got}, expected a real floating tensor")
+    if bias is not None:
+        alike([bias], f"{stem}.bias", [weight], name)
+    if not 2 <= weight.ndim <= 5:
+        raise ValueError(
+            f"{name}: got shape {tuple(weight.shape)}, expected a matrix [out, in], or [out, in, *kernel] of a convolution"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(
+            f"{stem}.bias: got shape {tuple(bias.shape)}, expected ({weight.shape[0]},), one entry per row of {name} "
+            f"{tuple(weight.shape)}; store the weight as [out, in], map over an ensemble with torch.func.vmap"
+        )
+    return Layer(weight_path, bias_path, weight, bias)
+
+
+def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
+    """The two layers of a pair; raises ValueError unless the outputs of `before` are the inputs of `after`.
+
+    >>> import torch
+    >>> params = {"hidden": {"weight": torch.zeros(4, 3)}, "output": {"weight": torch.zeros(2, 5)}}
+    >>> layers_of(params, Pair("hidden", "output"))
+    Traceback (most recent call last):
+    ValueError: Pair whose layers do not match: hidden.weight (4, 3) has 4 outputs, output.weight (2, 5) takes 5
+    inputs; ...
+    """
+    if not isinstance(pair, Pair):
+        raise TypeError(f"pair: got {type(pair).__name__}, expected a growth.Pair, or a list of them")
+    before, after = _side(params, pair, pair.before), _side(params, pair, pair.after)
+    p, inputs = before.weight.shape[0], after.weight.shape[1]
+    flattened = before.weight.ndim > 2 and after.weight.ndim == 2
+    if flattened and p > 0 and inputs % p == 0:
+        after = dataclasses.replace(after, columns=inputs // p)
+    elif p != inputs or before.weight.ndim != after.weight.ndim:
+        stacked = max(before.weight.ndim, after.weight.ndim) > 2
+        raise ValueError(
+            f"Pair whose layers do not match: {before.name} {tuple(before.weight.shape)} has {p} "
+            f"outputs, {after.name} {tuple(after.weight.shape)} takes {inputs} inputs; name two layers "
+            "that follow each other, with weights stored [out, in] (F.linear, or x @ W.T)"
+            + ("; map over an ensemble with torch.func.vmap" if stacked else "")
+        )
+    for path, leaf, _ in norm_leaves(params, pair):
+        if tuple(leaf.shape) != (p,):
+            raise ValueError(
+                f"{path_str(path)}: got shape {tuple(leaf.shape)}, expected ({p},), one entry per output of {before.name}"
+            )
+    return before, after
+
+
+def plain_layers(params: Any, pair: Pair, name: str) -> tuple[Layer, Layer]:
+    """`layers_of` for a function of this name that has no meaning for a Sum: ValueError for one."""
+    before, after = layers_of(params, pair)
+    if before.others or after.others:
+        raise ValueError(
+            f"{pair}: {name} got a Sum of layers, expected two layers; give a Pair of one of them at a time"
+        )
+    return before, after
+
+
+def _side(params: Any, pair: Pair, side: str | Path | Sum) -> Layer:
+    first, *others = (layer_at(params, path) for path in parts(side))
+    for layer in others:
+        if layer.weight.shape[0] != first.weight.shape[0]:
+            raise ValueError(
+                f"{pair}: {layer.name} has {layer.weight.shape[0]} outputs, {first.name} {first.weight.shape[0]}, "
+                "expected as many: the outputs of a Sum are added"
+            )
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def norm_leaves(params: Any, pair: Pair) -> list[tuple[Path, Tensor, float]]:
+    """The leaves of the pair's norm that are there, with the value that a new unit gets: weight and variance 1, else 0.
+
+    >>> import torch
+    >>> params = {"n.weight": torch.ones(2), "n.running_mean": torch.ones(2)}
+    >>> [(path, fill) for path, _, fill in norm_leaves(params, Pair("a", "b", norm="n"))]
+    [(('n.weight',), 1.0), (('n.running_mean',), 0.0)]
+    """
+    if pair.norm is None:
+        return []
+    stem, at = path_str(pair.norm), {path_str(p): p for p in trees.paths(params)}
+    found = [(at[f"{stem}.{n}"], fill) for n, fill in NORM_FILLS.items() if f"{stem}.{n}" in at]
+    if not found:
+        raise ValueError(
+            f"{stem}: no such norm in params, expected leaves {stem}.weight, ... of {sorted(NORM_FILLS)}; a norm without "
+            "leaves needs no name"
+        )
+    return [(path, trees.get(params, path), fill) for path, fill in found]
+
+
+def places(params: Any, pair: Pair) -> list[tuple[Path, int, int]]:
+    """Where the hidden units of a pair are: (path of a leaf, axis, how many entries of the axis belong to one unit).
+
+    >>> import torch
+    >>> params = {"a": {"bias": torch.zeros(2), "weight": torch.zeros(2, 3)}, "b": {"weight": torch.zeros(1, 2)}}
+    >>> places(params, Pair("a", "b"))
+    [(('a', 'weight'), 0, 1), (('a', 'bias'), 0, 1), (('b', 'weight'), 1, 1)]
+    """
+    before, after = layers_of(params, pair)
+    found = [(path, 0, 1) for layer in before.all for path in (layer.weight_path, layer.bias_path) if path is not None]
+    found.append((after.weight_path, 1, after.columns))
+    return found + [(path, 0, 1) for path, _, _ in norm_leaves(params, pair)]
