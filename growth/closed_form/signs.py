@@ -17,7 +17,7 @@ from growth.reading.doors import door
 from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE
 from growth.reading.losses import Loss
-from growth.reading.observe import View, observe
+from growth.reading.observe import observe
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
 from linmaps.numerics.linalg import working
@@ -65,29 +65,37 @@ def choose_sign(
     sums: list[tuple[Tensor, Tensor]] = []
     samples = 0
     for _, count, views in observe(f, params, data, pairs, loss, layers, progress, check_finite, taps):
-        parts = [_sides(v, n) for v, n in zip(views, units)]
+        w = [v.link.back(v.g, working(n.fan_out).to(v.g.dtype)) for v, n in zip(views, units)]
+        parts = [one_sided(n, v.b2, t) for n, v, t in zip(units, views, w)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
         slopes = slopes or [constants(v.activation, v.b1)[1:] for v in views]
         samples += count
     out = []
-    for n, (up, down), (plus, minus) in zip(units, sums, slopes):
-        sides = [(minus * down - plus * up) / samples, (plus * down - minus * up) / samples]
+    for n, both, (plus, minus) in zip(units, sums, slopes):
+        sides = signed_gains(both, plus, minus, samples)
         if check_finite:
             finite(sides, "choose_sign: the slopes", "new or the gradients of f overflow; or pass check_finite=False")
         out.append(better_sign(n, *sides))
     return out[0] if alone else out
 
 
-def _sides(view: View, new: Neurons) -> tuple[Tensor, Tensor]:
-    """Σ_i (G_i · Ω_j) max(u, 0) and Σ_i (G_i · Ω_j) max(-u, 0) with u = A_j · b2_i over hidden positions i: `[k]` each."""
-    u = view.b2 @ working(new.fan_in).to(view.b2.dtype).mT
+def one_sided(new: Neurons, b2: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_i w_ij max(u, 0) and Σ_i w_ij max(-u, 0) with u = A_j · b2_i, for w_ij = G_i · Ω_j over all positions i: `[k]` each."""
+    u = b2 @ working(new.fan_in).to(b2.dtype).mT
     if new.fan_in_bias is not None:
         u = u + working(new.fan_in_bias).to(u.dtype)
-    w = view.link.back(view.g, working(new.fan_out).to(view.g.dtype))
-    return (w * u.clamp(min=0)).sum((0, 1)), (w * (-u).clamp(min=0)).sum((0, 1))
+    rows = tuple(range(u.ndim - 1))
+    return (w * u.clamp(min=0)).sum(rows), (w * (-u).clamp(min=0)).sum(rows)
+
+
+def signed_gains(sums: tuple[Tensor, Tensor], plus: Tensor, minus: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """The gains of units as they are and of their opposites, from `one_sided` and the slopes of σ at 0."""
+    up, down = sums
+    return (minus * down - plus * up) / samples, (plus * down - minus * up) / samples
 
 
 def better_sign(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
+    """Each unit, or its opposite where that gains more, with these gains."""
     flip = flipped > kept
     gains = torch.where(flip, flipped, kept).to(new.gains.dtype)
 

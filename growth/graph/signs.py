@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.closed_form.signs import better_sign
+from growth.closed_form.signs import better_sign, one_sided, signed_gains
 from growth.graph.expansions import NewUnits
 from growth.graph.nodes import Graph
 from growth.graph.statistics import observe_graph
@@ -56,10 +56,9 @@ def choose_graph_sign(
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
         samples += batch
     signed = []
-    for i, (up, down) in zip(units, sums):
-        _, plus, minus = constants(i.activation or (lambda z: 1.0 * z), up)
-        kept, flipped = (minus * down - plus * up) / samples, (plus * down - minus * up) / samples
-        signed.append(dataclasses.replace(i, neurons=better_sign(i.neurons, kept, flipped)))
+    for i, both in zip(units, sums):
+        _, plus, minus = constants(i.activation or (lambda z: 1.0 * z), both[0])
+        signed.append(dataclasses.replace(i, neurons=better_sign(i.neurons, *signed_gains(both, plus, minus, samples))))
     rest = iter(signed)
     done = [next(rest) if isinstance(i, NewUnits) else i for i in listed]
     if isinstance(items, Candidates):
@@ -68,10 +67,7 @@ def choose_graph_sign(
 
 
 def _sides(item: NewUnits, values: dict[str, Tensor], gradients: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Σ (G · Ω_j) max(u, 0) and Σ (G · Ω_j) max(-u, 0) with u = A_j · b2: `[k]` each."""
+    """`one_sided` sums of the units, from values of their sources and gradients of their targets."""
     g = torch.cat([gradients[n] for n, _ in item.targets], 1)
-    u = torch.cat([values[n] for n, _ in item.sources], 1) @ working(item.neurons.fan_in).to(g.dtype).mT
-    if item.neurons.fan_in_bias is not None:
-        u = u + working(item.neurons.fan_in_bias).to(u.dtype)
-    w = g @ working(item.neurons.fan_out).to(g.dtype)
-    return (w * u.clamp(min=0)).sum(0), (w * (-u).clamp(min=0)).sum(0)
+    b2 = torch.cat([values[n] for n, _ in item.sources], 1)
+    return one_sided(item.neurons, b2, g @ working(item.neurons.fan_out).to(g.dtype))
