@@ -22,6 +22,7 @@ from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation, constants
 from growth.reading.doors import door
 from growth.reading.losses import Loss, per_sample
+from growth.reading.observe import DIVERGED
 from linmaps import trees
 from linmaps.checks.typed import typed
 from linmaps.numerics.linalg import working
@@ -211,9 +212,7 @@ def observe_graph(
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise ValueError(f"{name}: x is {type(x).__name__}, expected a tensor [B, ..., {graph.nodes[0].width}]")
         if check_finite and not number:
-            finite(
-                params, "params", "the training has diverged: go back to finite parameters (or pass check_finite=False)"
-            )
+            finite(params, "params", DIVERGED)
         if check_finite:
             check_data({"x": x} if target is None else {"x": x, "target": target}, name)
 

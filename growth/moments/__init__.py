@@ -3,5 +3,6 @@
 In reading order:
     first_order  Statistics and `statistics`
     solvers      positive semi-definite solves at the accuracy of the moments
-    metric       metrics of inputs and outputs, the Fisher matrix of the outputs
+    metric       metrics of outputs: E, shrunk
+    exact        the exact Fisher matrix of the outputs in place of E
 """

@@ -1,0 +1,133 @@
+"""The exact Fisher matrix at the outputs of a layer, in place of E: an expectation over targets that the model draws.
+
+q outputs of `after`; C columns of the output's Fisher.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fisher import LayerCollection
+from fisher.checks.arguments import detached
+from fisher.checks.axes import batch_size
+from fisher.checks.batches import batches
+from fisher.checks.batches import check_finite as check_data
+from fisher.checks.check import finite
+from fisher.collector.taps import column_rows, pull
+from fisher.likelihoods import Categorical, Likelihood
+from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.columns import estimator
+from growth.moments.first_order import Statistics
+from growth.reading.doors import door
+from growth.reading.locate import locate
+from growth.reading.observe import FEW
+from growth.reading.pairs import Pair, as_list, check_pairs
+from growth.reading.records import owned
+from linmaps import trees
+from linmaps.numerics.linalg import working
+
+
+@door("f")
+def output_fisher(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    likelihood: str | Likelihood = "categorical",
+    *,
+    layers: LayerCollection | None = None,
+    chunk_size: int | None = None,
+    progress: bool = False,
+    check_finite: bool = True,
+) -> Any:
+    """The exact Fisher matrix at the output a of the layer `after`, `[q, q]`; for a list of pairs a list, in one pass.
+
+        F = E[J' H J],    J = d y / d a,    H the Fisher matrix of the output distribution at y
+
+    (mean over samples, summed over the positions of a), the expectation of E over targets drawn by the model: it needs no
+    targets, and no sampling.  For the softmax of C classes H = diag(π) - π π'.
+    likelihood: a name of `fisher.likelihoods` ("categorical": logits `[B, ..., C]`, classes last, as in `statistics`) or
+    an object.  data: x, `(x, target)`, or an iterable of those; positions whose target is the likelihood's ignore_index count
+    nowhere.  layers, progress, check_finite: as in `statistics`.
+    chunk_size: columns of the root of H differentiated at once; None: all.
+    Cost: one forward and one backward over the C - 1 columns per batch.
+
+    Source: Amari, "Natural gradient works efficiently in learning" (1998); Martens, "New insights and perspectives on the
+    natural gradient method" (2020), section 8.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.eye(2), "b.weight": torch.zeros(2, 2)}
+    >>> growth.output_fisher(f, p, torch.eye(2), growth.Pair("a", "b"))
+    tensor([[ 0.2500, -0.2500],
+            [-0.2500,  0.2500]])
+    """
+    pairs, alone = check_pairs(pair)
+    params = detached(params)
+    rule = Categorical(class_axis=-1) if likelihood == "categorical" else find_likelihood(likelihood)
+    columns = estimator("exact", rule)
+    sums: list[Tensor] = []
+    samples = 0
+    for index, (x, target) in enumerate(batches(data, progress=progress, what="output Fisher")):
+        n = batch_size(x)
+        if n == 0:
+            continue
+        if check_finite:
+            check_data(x, f"data: batch {index}")
+        if layers is None:
+            layers = LayerCollection.from_function(f, params, trees.map(lambda t: t[:FEW], x))
+        known: LayerCollection = layers
+        uses = [locate(known, params, p).after[0] for p in pairs]  # into a sum the gradient is the same
+        y, _, back = pull(f, params, x, known, tuple(sorted(set(uses))), lambda *_: ())
+        for part in columns.parts(y, target, chunk_size):
+            g = column_rows(known, back(part), n)
+            rows = [working(g[k]).flatten(0, 2) for k in uses]
+            new = [r.mT @ r for r in rows]
+            sums = [s + t for s, t in zip(sums, new)] if sums else new
+        samples += n
+    if not sums:
+        raise ValueError("data: got only empty batches, expected at least one sample")
+    means = [s / samples for s in sums]
+    if check_finite:
+        finite(means, "output_fisher", "f's outputs or their derivatives overflow at these params and data")
+    return means[0] if alone else means
+
+
+@door("f")
+def with_fisher(
+    stats: Any,
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    likelihood: str | Likelihood = "categorical",
+    **options: Any,
+) -> Any:
+    """`stats` with E replaced by the exact Fisher matrix at the output of `after`: see `output_fisher` for the options.
+
+    The empirical E is that of the gradients at the given targets and shrinks as they are fitted; the exact one does not.
+    Lists of pairs and of statistics give a list.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.eye(2), "b.weight": torch.zeros(2, 2)}
+    >>> data, pair = (torch.eye(2), torch.tensor([0, 1])), growth.Pair("a", "b")
+    >>> growth.with_fisher(growth.statistics(f, p, data, pair), f, p, data, pair).E.trace()
+    tensor(0.5000)
+    """
+    pairs, alone = check_pairs(pair)
+    old = as_list(stats, len(pairs), "stats")
+    for s, p in zip(old, pairs):
+        owned(s, "stats", p, Statistics, "growth.statistics")
+    new = []
+    for s, p, E in zip(old, pairs, output_fisher(f, params, data, pairs, likelihood, **options)):
+        if s.E.shape != E.shape:
+            raise ValueError(
+                f"{p}: stats have {s.E.shape[0]} outputs, the layer after has {E.shape[0]}; give statistics of this pair"
+            )
+        new.append(dataclasses.replace(s, E=E.to(s.E.dtype)))
+    return new[0] if alone else new
