@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch.func import grad, jacfwd, jacrev, vmap
 
 from linmaps import trees
-from linmaps.trees.records import GLOBAL
 from linmaps.trees import Layout
 from linmaps.trees.keys import names
+from linmaps.trees.records import GLOBAL
 from tests.laws import close
 
 D = torch.float64
