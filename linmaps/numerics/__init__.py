@@ -5,10 +5,11 @@ In reading order:
     shapes        sizes of the modes of a tensorized matrix
     lapack        the one door to decompositions: NaN in, NaN out
     linalg        solves, inverses, eigen- and pseudo-inverses with right derivatives where values repeat
-    singular      singular values and vectors with finite derivatives
+    singular      singular vectors and orthonormal bases with finite derivatives
     lyapunov      equations of Lyapunov and Stein
     householder   products of reflections by blocks
     rotations     rotations of skew matrices, and their logarithm
     packing       triangles as vectors
     bounds        excess of eigenvalues, nearest rows
+    scaling       rows and columns that sum to one
 """

@@ -45,3 +45,11 @@ def onto_l1_ball(rows: Tensor, radius: float) -> Tensor:
     largest = rows.abs().sort(dim=1, descending=True).values.cumsum(1)
     count = torch.arange(1, rows.shape[1] + 1, dtype=rows.dtype, device=rows.device)
     return shrunk(rows, relu(((largest - radius) / count).amax(1, keepdim=True)))
+
+
+def simplex(W: Tensor) -> Tensor:
+    """The nearest rows of probabilities: the positive part after a shift of each row (Held, Wolfe and Crowder 1974)."""
+    u = W.sort(dim=1, descending=True).values
+    surplus = (u.cumsum(1) - 1) / torch.arange(1, W.shape[1] + 1, dtype=W.dtype, device=W.device)
+    shift = torch.where(u > surplus, surplus, -torch.inf).amax(1, keepdim=True)
+    return (W - shift).clamp(min=0)

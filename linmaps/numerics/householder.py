@@ -142,6 +142,11 @@ def haar(generator: torch.Generator, n: int, k: int, dtype: torch.dtype) -> Tens
     return torch.nn.functional.normalize(torch.cat([x[: n - 1].triu(), x[n - 1 :]]), dim=1)
 
 
+def haar_frame(generator: torch.Generator, n: int, r: int, dtype: torch.dtype) -> Tensor:
+    """Uniform orthonormal columns [n, r]."""
+    return frame(offset(haar(generator, n, default_reflectors(n, r), dtype)), r, det=1 if n == r else None)
+
+
 def from_frame(W: Tensor, k: int) -> Tensor:
     """Parameters [k, n] with `frame(offset(...), r) = W` for orthonormal columns W [n, r] and k >= min(r, n - 1).
 

@@ -123,35 +123,6 @@ def shifted(m: Tensor) -> Tensor:
     return m + small * torch.diag(torch.linspace(0, 1, len(m), dtype=m.dtype, device=m.device))
 
 
-def basis(Y: Tensor) -> Tensor:
-    """Q [m, l] of the QR decomposition of Y [m, l], with derivatives that exist where those of QR do not.
-
-    With R constant, X = Y R^-1 has the span of Y and is orthonormal up to what Y changes; two Newton-Schulz steps
-    X <- X (3 I - X^H X) / 2 make it so.  What depends on the span alone has its right derivatives; columns of Y that
-    depend on those before them, as beyond the rank of a matrix, move nothing.
-
-    >>> import torch
-    >>> basis(torch.ones(4, 2)).shape
-    torch.Size([4, 2])
-    """
-    Q, R = torch.linalg.qr(Y.detach())
-    size = R.diagonal().abs()
-    dependent = size <= 64 * max(Y.shape) * torch.finfo(Y.dtype).eps * size.amax(0, keepdim=True)
-    R = torch.where(dependent[:, None] | dependent, torch.eye(len(R), dtype=R.dtype, device=R.device), R)
-    moved = torch.linalg.solve_triangular(R, torch.where(dependent, 0.0, Y), upper=True, left=False)
-    X = Q + (moved - moved.detach())
-    eye = torch.eye(X.shape[1], dtype=X.dtype, device=X.device)
-    for _ in range(2):
-        X = X + X @ (eye - X.mH @ X) / 2
-    return Q + (X - X.detach())
-
-
-def product_svdvals(U: Tensor, V: Tensor) -> Tensor:
-    """Singular values of U V for U [n, r], V [r, m], r <= min(n, m), at size r; smooth where those of the product are not."""
-    s = lapack.svdvals((basis(U).mT @ U) @ (V @ basis(V.mT)))
-    return torch.nn.functional.pad(s, (0, min(len(U), V.shape[-1]) - V.shape[-2]))
-
-
 def eigvals(m: Tensor) -> Tensor:
     """Eigenvalues [n] of m [n, n], in LAPACK's order, also where its iteration would fail: off by rounding.
 

@@ -94,6 +94,17 @@ def relu(t: Tensor) -> Tensor:
     return torch.nn.functional.threshold(t, -info.tiny * info.eps, 0.0)  # faster than where; no number lies between
 
 
+def squashed(S: Tensor, size: Tensor) -> Tensor:
+    """S times `asinh(size) / size`, which is S itself to first order; size: a norm of S, a scalar.
+
+    >>> squashed(torch.full((1,), 1e4), torch.tensor(1e4))
+    tensor([9.9035])
+    """
+    nonzero = size > 0
+    safe = torch.where(nonzero, size, 1.0)
+    return S * torch.where(nonzero, safe.asinh() / safe, 1.0)
+
+
 def by_planes(fn: Callable[[Any, Tensor], Tensor], params: Any, x: Tensor) -> Tensor:
     """fn(params, x), linear in x, for the real and the imaginary part of x in turn where the params are real."""
     if x.is_complex() and not any(leaf.is_complex() for leaf in trees.leaves(params)):

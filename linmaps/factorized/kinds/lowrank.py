@@ -9,8 +9,7 @@ from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.tensors import ranks
 from linmaps.factorized.tensors.plan import Way, product
 from linmaps.factorized.tensors.randomized import randomized_svd
-from linmaps.numerics.linalg import product_svdvals
-from linmaps.numerics.singular import svd
+from linmaps.numerics.singular import product_svdvals, svd
 
 
 class LowRank(Kind):

@@ -15,7 +15,7 @@ from linmaps.checks import Params, Shape
 from linmaps.numerics import householder, lapack
 from linmaps.numerics.bounds import radius_excess
 from linmaps.numerics.linalg import positive_root
-from linmaps.numerics.numeric import frobenius, middle, normal, uniform
+from linmaps.numerics.numeric import frobenius, middle, normal, squashed, uniform
 
 
 @register
@@ -109,7 +109,7 @@ class Schur(Map):
         if "T" not in params:
             return self.gamma_max * D
         S, e = self._coupling(params["T"]), self._room(params)
-        return self.gamma_max * (D + e[:, None] * _squashed(S) * e)
+        return self.gamma_max * (D + e[:, None] * squashed(S, positive_root(frobenius(S @ S.mT))) * e)
 
     def _coupling(self, packed: Tensor) -> Tensor:
         """S [n, n], strictly block-upper."""
@@ -185,11 +185,3 @@ def _bordered(D: Tensor, column: Tensor, corner: Tensor) -> Tensor:
     """D [k, k] with a further column [k], a row of zeros and a corner [1]."""
     right = torch.cat([column, corner])[:, None]
     return torch.cat([torch.nn.functional.pad(D, (0, 0, 0, 1)), right], dim=1)
-
-
-def _squashed(S: Tensor) -> Tensor:
-    """S times asinh(r) / r, with r = |S S'|^(1/2) (Frobenius norm) between the largest singular value and |S|."""
-    r = positive_root(frobenius(S @ S.mT))
-    nonzero = r > 0
-    safe = torch.where(nonzero, r, 1.0)
-    return S * torch.where(nonzero, safe.asinh() / safe, 1.0)

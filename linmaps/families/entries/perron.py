@@ -11,9 +11,10 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.entries.stochastic import relative_logits, simplex, with_zero_first
+from linmaps.families.entries.stochastic import relative_logits, with_zero_first
 from linmaps.families.interval import check_bounds, outside
 from linmaps.numerics import lapack
+from linmaps.numerics.bounds import simplex
 from linmaps.numerics.linalg import eigvals, shifted
 from linmaps.numerics.numeric import MARGIN, between, frobenius, middle, normal, unbetween
 

@@ -12,12 +12,9 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import householder
-from linmaps.numerics.linalg import differentiated
+from linmaps.numerics.bounds import simplex
 from linmaps.numerics.numeric import MARGIN, frobenius, normal
-
-NEWTON = 8  # steps: enough from where five of Sinkhorn's lead, for entries down to 1e-8
-LONGEST = 2.0  # change of a logarithm in one of them
-RIDGE = 1e-13
+from linmaps.numerics.scaling import doubly_scaled, doubly_stochastic
 
 
 def with_zero_first(logits: Tensor) -> Tensor:
@@ -29,14 +26,6 @@ def relative_logits(P: Tensor) -> Tensor:
     """Logits [in, out - 1], relative to the first output, of rows of probabilities, each taken as at least 1e-6."""
     logits = P.clamp(min=MARGIN).log()
     return logits[:, 1:] - logits[:, :1]
-
-
-def simplex(W: Tensor) -> Tensor:
-    """The nearest rows of probabilities: the positive part after a shift of each row (Held, Wolfe and Crowder 1974)."""
-    u = W.sort(dim=1, descending=True).values
-    surplus = (u.cumsum(1) - 1) / torch.arange(1, W.shape[1] + 1, dtype=W.dtype, device=W.device)
-    shift = torch.where(u > surplus, surplus, -torch.inf).amax(1, keepdim=True)
-    return (W - shift).clamp(min=0)
 
 
 @register
@@ -176,7 +165,7 @@ class DoublyStochastic(Map):
         if self.method == "orthostochastic":
             return householder.frame(householder.offset(params["V"]), self.in_features).square()
         L = torch.nn.functional.pad(params["logits"], (1, 0, 1, 0))
-        return _rounded(_scaled(L, 5 if self.n_iters is None else self.n_iters))
+        return doubly_stochastic(doubly_scaled(L, 5 if self.n_iters is None else self.n_iters))
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(W.sum(0) - 1, W.sum(1) - 1, W.clamp(max=0))
@@ -186,45 +175,3 @@ class DoublyStochastic(Map):
             return super()._from_matrix(W)
         L = W.clamp(min=MARGIN / self.in_features).log()
         return {"logits": L[1:, 1:] - L[:1, 1:] - L[1:, :1] + L[0, 0]}
-
-
-def _scaled(L: Tensor, n_iters: int) -> Tensor:
-    """P = exp(L_ij + u_i + v_j) [n, n], whose rows and columns sum to 1, the columns exactly.
-
-    u maximizes sum(u) - sum_j log sum_i exp(L_ij + u_i), which is concave with the slope 1 - P 1 and the second
-    derivative P P' - diag(P 1).  Numbers are found in float64; the derivatives to the second order are those of two
-    steps of Newton's method at the solution.
-    """
-    flat = L.detach().to(torch.float64)
-    u = flat.mean() - flat.mean(1)  # geometric means of rows and columns are alike to start with
-    for _ in range(n_iters):
-        u = u - (flat + u[:, None]).log_softmax(0).logsumexp(1)
-    for _ in range(NEWTON):
-        P = (flat + u[:, None]).softmax(0)
-        step = torch.cholesky_solve((1 - P.sum(1))[:, None], _factor(P))[:, 0]
-        step = step - step.mean()
-        u = u + step * (LONGEST / step.abs().amax().clamp(min=LONGEST))
-    if differentiated(L):
-        factor, u0 = _factor((flat + u[:, None]).softmax(0)).to(L.dtype), u.to(L.dtype)
-        u = u0
-        for _ in range(2):
-            off = 1 - (L + u[:, None]).softmax(0).sum(1)
-            step = u + torch.cholesky_solve(off[:, None], factor)[:, 0]
-            u = u0 + (step - step.detach())
-    return (L + u.to(L.dtype)[:, None]).softmax(0)
-
-
-def _factor(P: Tensor) -> Tensor:
-    """Cholesky factor of diag(P 1) - P P', raised where it is 0 by a common shift, and by rounding."""
-    n = len(P)
-    eye = torch.eye(n, dtype=P.dtype, device=P.device)
-    return torch.linalg.cholesky_ex(torch.diag(P.sum(1)) - P @ P.mT + 1 / n + RIDGE * eye)[0]
-
-
-def _rounded(P: Tensor) -> Tensor:
-    """A doubly stochastic matrix near a non-negative one: sums above 1 are scaled down, the rest is added as one product."""
-    P = P / P.sum(1, keepdim=True).clamp(min=1)
-    P = P / P.sum(0, keepdim=True).clamp(min=1)
-    rows, columns = (1 - P.sum(1)).clamp(min=0), (1 - P.sum(0)).clamp(min=0)
-    total = rows.sum()
-    return P + rows[:, None] * columns / torch.where(total > 0, total, 1.0)

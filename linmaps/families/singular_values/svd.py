@@ -19,12 +19,6 @@ from linmaps.numerics.linalg import eigh
 from linmaps.numerics.numeric import between, eye_like, frobenius, middle, unbetween
 
 
-def haar(generator: torch.Generator, n: int, r: int, dtype: torch.dtype) -> Tensor:
-    """Uniform orthonormal columns [n, r]."""
-    k = householder.default_reflectors(n, r)
-    return householder.frame(householder.offset(householder.haar(generator, n, k, dtype)), r, det=1 if n == r else None)
-
-
 def distance(columns: Tensor) -> Tensor:
     """Squared Frobenius norm of Q'Q - I for columns Q [n, r]."""
     return (columns.mT @ columns - eye_like(columns, columns.shape[1])).square().sum()
@@ -77,8 +71,8 @@ class SVD(Map):
     def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
         r = self._r
         params = {
-            "U": haar(generator, self.in_features, r, dtype),
-            "V": haar(generator, self.out_features, r, dtype).mT,
+            "U": householder.haar_frame(generator, self.in_features, r, dtype),
+            "V": householder.haar_frame(generator, self.out_features, r, dtype).mT,
         }
         if self.sigma_min < self.sigma_max:
             params["p"] = middle(generator, (r,), dtype)
@@ -219,7 +213,7 @@ class SymmetricSVD(SymmetricMap):
 
     def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
         n = self.in_features
-        params = {"Q": haar(generator, n, n, dtype)}
+        params = {"Q": householder.haar_frame(generator, n, n, dtype)}
         if self.sigma_min < self.sigma_max:
             params["p"] = middle(generator, (n,), dtype)
         return params

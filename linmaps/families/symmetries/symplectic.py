@@ -16,7 +16,7 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
 from linmaps.numerics.linalg import inv, logabsdet, solve
-from linmaps.numerics.numeric import eye_like, frobenius, normal, uniform
+from linmaps.numerics.numeric import eye_like, frobenius, normal, squashed, uniform
 from linmaps.numerics.packing import symmetric
 
 
@@ -94,7 +94,7 @@ class Symplectic(Even):
     def _factors(self, params: Params) -> list[Tensor]:
         """The A_i [m, m]."""
         m, packed = self._m, params["factors"]
-        return [_squashed(symmetric(row, m)) for row in packed.unbind()]
+        return [squashed(S, frobenius(S)) for S in (symmetric(row, m) for row in packed.unbind())]
 
     @staticmethod
     def _through(x: Tensor, factors: list[Tensor], first: int, sign: int) -> Tensor:
@@ -251,11 +251,3 @@ class BlockSkew(Even):
 def _crossed(upper: Tensor, lower: Tensor) -> Tensor:
     zero = torch.zeros_like(upper)
     return torch.cat([torch.cat([zero, upper], dim=1), torch.cat([lower, zero], dim=1)])
-
-
-def _squashed(S: Tensor) -> Tensor:
-    """S with its norm r replaced by asinh(r), which is S itself to first order."""
-    r = frobenius(S)
-    nonzero = r > 0
-    safe = torch.where(nonzero, r, 1.0)
-    return S * torch.where(nonzero, safe.asinh() / safe, 1.0)

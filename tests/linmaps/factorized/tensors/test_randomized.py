@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.func import jacfwd, jacrev, vmap
 
 from linmaps.factorized.tensors.randomized import (
-    basis,
     randomized_hosvd,
     randomized_svd,
     randomized_tt,
@@ -19,6 +18,7 @@ from linmaps.factorized.tensors.randomized import (
 from linmaps.factorized.tensors.ranks import tt_rank, tucker_rank
 from linmaps.factorized.tensors.trains import reconstruct_tt, tt_svd
 from linmaps.factorized.tensors.tucker import reconstruct_tucker, tucker_hosvd
+from linmaps.numerics.singular import basis
 
 D, C = torch.float64, torch.complex128
 
