@@ -15,8 +15,7 @@ from linmaps.checks.door import door
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, value_of
 from linmaps.checks.typed import typed
 from linmaps.factorized.spec import Factorized
-from linmaps.factorized.tensors.randomized import tt_sketches, tucker_sketches
-from linmaps.numerics.numeric import frobenius, normal, working
+from linmaps.numerics.numeric import frobenius, working
 from linmaps.numerics.shapes import tensorized_shape
 
 
@@ -170,17 +169,8 @@ def sketches(
     """
     size(oversampling, "oversampling", 0)
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    L, O, I = spec.n_layers, spec.out_shape, spec.in_shape
-    sizes = ((L,) if L > 1 else ()) + O + I
-    if spec.factorization == "lowrank":
-        n = L * spec.out_features
-        return [normal(generator, (n, min(spec.ranks + oversampling, n, spec.in_features)), working(dtype))]
-    if spec.factorization == "tucker":
-        return tucker_sketches(generator, sizes, spec.ranks, oversampling=oversampling, dtype=dtype)
-    if spec.factorization in ("tt", "blocktt"):
-        sizes = sizes if spec.factorization == "tt" else tuple(o * i for o, i in zip(O, I))
-        return tt_sketches(generator, sizes, spec.ranks, oversampling=oversampling, dtype=dtype)
-    return []
+    sizes = (spec.n_layers, spec.out_shape, spec.in_shape)
+    return spec._kind.sketches(generator, spec.ranks, *sizes, oversampling=oversampling, dtype=dtype)
 
 
 def _pair(weight: Any, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:

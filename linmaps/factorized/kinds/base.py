@@ -99,6 +99,20 @@ class Kind(abc.ABC):
     def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         """Leaves whose matrix, or matrices, are near W [(L,) in, out]."""
 
+    def sketches(
+        self,
+        generator: torch.Generator,
+        r: Any,
+        L: int,
+        O: Shape,
+        I: Shape,
+        *,
+        oversampling: int,
+        dtype: torch.dtype,
+    ) -> list[Tensor]:
+        """Gaussian matrices for a randomized decomposition; none where there is no such."""
+        return []
+
     @abc.abstractmethod
     def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         """Matrices made of the entries of W [(L,) in, out], and the bound that the kind sets on the rank of each."""

@@ -9,6 +9,7 @@ from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.tensors import ranks
 from linmaps.factorized.tensors.plan import Way, product
 from linmaps.factorized.tensors.randomized import randomized_svd
+from linmaps.numerics.numeric import normal, working
 from linmaps.numerics.singular import product_svdvals, svd
 
 
@@ -74,6 +75,10 @@ class LowRank(Kind):
             U = randomized_svd(side_by_side, r, how.sketch[0])[0]
         V = U.mH @ side_by_side  # has derivatives where singular values repeat, as products with them would not
         return {"U": U, "V": V if L == 1 else V.reshape(r, L, m).transpose(0, 1)}
+
+    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+        n = L * math.prod(O)
+        return [normal(generator, (n, min(r + oversampling, n, math.prod(I))), working(dtype))]
 
     def unfoldings(self, W, r, L, O, I):
         return [(W if L == 1 else W.transpose(0, 1).reshape(W.shape[1], L * W.shape[2]), r)]

@@ -12,7 +12,7 @@ from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, na
 from linmaps.factorized.tensors import compat as compatible
 from linmaps.factorized.tensors import contract, norms, ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
-from linmaps.factorized.tensors.randomized import randomized_tt
+from linmaps.factorized.tensors.randomized import randomized_tt, tt_sketches
 from linmaps.factorized.tensors.trains import tt_svd
 
 
@@ -111,6 +111,9 @@ class TT(_Train):
         merged = (row @ second.reshape(second.shape[0], s * q)).reshape(1, s, q)
         return named("A", [merged, *others])
 
+    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+        return tt_sketches(generator, modes(L, O, I), r, oversampling=oversampling, dtype=dtype)
+
     def decompose(self, W, r, L, O, I, how):
         return named("A", self._cores(tensor(W, L, O, I), r, how))
 
@@ -183,6 +186,9 @@ class BlockTT(_Train):
 
     def subset(self, params, layers):
         return {k: core.index_select(1, layers) for k, core in params.items()}
+
+    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+        return tt_sketches(generator, [o * i for o, i in zip(O, I)], r, oversampling=oversampling, dtype=dtype)
 
     def decompose(self, W, r, L, O, I, how):
         if L > 1:

@@ -11,7 +11,7 @@ from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, na
 from linmaps.factorized.tensors import compat as compatible
 from linmaps.factorized.tensors import contract, norms, ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
-from linmaps.factorized.tensors.randomized import randomized_hosvd
+from linmaps.factorized.tensors.randomized import randomized_hosvd, tucker_sketches
 from linmaps.factorized.tensors.tucker import tucker_hosvd
 
 
@@ -111,6 +111,9 @@ class Tucker(Kind):
         else:
             core, factors = randomized_hosvd(T, r, how.sketch, **sweeps)
         return {"core": core} | named("U", factors)
+
+    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+        return tucker_sketches(generator, modes(L, O, I), r, oversampling=oversampling, dtype=dtype)
 
     def unfoldings(self, W, r, L, O, I):
         T = tensor(W, L, O, I)
