@@ -31,9 +31,10 @@ from linmaps import factorized, interop, trees
 from linmaps.base import Map
 from linmaps.base.registry import maps
 from linmaps.composed.block import Block
+from linmaps.composed.cell import RNNCell
 from linmaps.composed.compose import Affine, Scale, Transpose
 from linmaps.composed.product import Product
-from linmaps.composed.recurrent import RNNCell, rnn
+from linmaps.composed.recurrent import rnn
 from linmaps.composed.sum import Sum
 from linmaps.factorized import (
     Factorized,

@@ -6,5 +6,6 @@ In reading order:
     product    several parts, one after the other
     sum        several parts, side by side
     block      several parts, in a grid
-    recurrent  cells of two maps, and `rnn` over time
+    cell       two parts and an activation: one step of a state
+    recurrent  `rnn`: cells over time
 """

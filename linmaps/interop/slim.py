@@ -9,8 +9,8 @@ import torch
 from torch.nn.utils import parametrizations
 
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, parametrized, value_of
+from linmaps.composed.cell import RNNCell
 from linmaps.composed.compose import Scale
-from linmaps.composed.recurrent import RNNCell
 from linmaps.families.eigenvalues.power_bound import PowerBound
 from linmaps.families.eigenvalues.stable_split import StableSplit
 from linmaps.families.entries.dense import Identity, IdentityInit, Linear
