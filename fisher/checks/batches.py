@@ -54,6 +54,9 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iter
         )
 
 
+NO_EXAMPLE = "data: got no example, expected at least one; the mean over no example is not defined"
+
+
 def _pair(item: Any, name: str) -> Batch:
     if isinstance(item, Tensor):
         return item, None

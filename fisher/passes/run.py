@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher.checks import check
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import batches
+from fisher.checks.batches import NO_EXAMPLE, batches
 from fisher.checks.batches import check_finite as data_finite
 from fisher.collector.exact_rows import exact_rows
 from fisher.collector.layers import LayerCollection
@@ -84,7 +84,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
             check.steady(run.f, run.params, x)
         seen += batch_size(x)
     if run.layers is None or not seen:
-        raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
+        raise ValueError(NO_EXAMPLE)
     made = make(run.layers, options).finish(inputs, columns, seen // options.examples)
     if run.dtype is not None:
         made = _cast(made, dtype)

@@ -15,6 +15,7 @@ from fisher.checks import check as checks
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
+from fisher.checks.batches import NO_EXAMPLE
 from fisher.collector import trial
 from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.limits import check_dense
@@ -117,7 +118,7 @@ def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
     found = [pair[:1] if pair[1] is None else pair for pair in trial.examples(data, what, check_finite)]
     found = [part for part in found if batch_size(part[0])]
     if not found:
-        raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
+        raise ValueError(NO_EXAMPLE)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks.check import generic
 from growth.closed_form.delta import Delta, make_delta, optimal_delta, slope_of, split
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
@@ -223,8 +224,9 @@ def _decompose(
     keep = min(k, Q)
     largest, squares, Z = squares.detach()[:1].sum(), squares[:keep], Z[:, :keep]
     out = Z if root is None else on_outputs(root[0].mT, Z, taps)
-    generic = torch.cos(1.7 * torch.arange(Q, device=N.device)).to(N.dtype)
-    turn = torch.where(generic @ out.detach() < 0, -1.0, 1.0).to(N.dtype)  # LAPACK's signs depend on rounding
+    turn = torch.where(generic(N.new_empty(Q)) @ out.detach() < 0, -1.0, 1.0).to(
+        N.dtype
+    )  # LAPACK's signs depend on rounding
     threshold, noise, scale = floors
     gauge = unit if root is None else unit / root[1].sqrt()
     seen = squares.detach()

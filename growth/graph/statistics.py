@@ -13,16 +13,12 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap, grad
 
-from fisher.checks.axes import batch_size
-from fisher.checks.batches import batches
-from fisher.checks.batches import check_finite as check_data
-from fisher.checks.check import finite
 from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation, constants
 from growth.reading.doors import door
+from growth.reading.examples import examples
 from growth.reading.losses import Loss, per_sample
-from growth.reading.observe import DIVERGED
 from linmaps import trees
 from linmaps.checks.typed import typed
 from linmaps.numerics.linalg import working
@@ -203,18 +199,10 @@ def observe_graph(
     graph: Graph, params: Any, data: Any, loss: str | Loss, progress: bool, check_finite: bool
 ) -> Iterator[tuple[str, Rows, int]]:
     """For each batch that is not empty: its name, values and gradients `[rows, n_v]` of the nodes, and its samples."""
-    each, found = per_sample(loss), False
-    for number, (x, target) in enumerate(batches(data, progress=progress, what="growth statistics")):
-        samples = batch_size(x)
-        if samples == 0:
-            continue
-        found, name = True, f"data: batch {number}"
+    each = per_sample(loss)
+    for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite):
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise ValueError(f"{name}: x is {type(x).__name__}, expected a tensor [B, ..., {graph.nodes[0].width}]")
-        if check_finite and not number:
-            finite(params, "params", DIVERGED)
-        if check_finite:
-            check_data({"x": x} if target is None else {"x": x, "target": target}, name)
 
         def total(taps: dict[str, Tensor], x: Tensor = x, target: Any = target) -> tuple[Tensor, dict[str, Tensor]]:
             values = graph.values(params, x, taps)
@@ -224,5 +212,3 @@ def observe_graph(
         gradients, values = grad(total, has_aux=True)(zeros)
         flat = lambda t: working(t).flatten(0, -2)
         yield name, (trees.map(flat, values), trees.map(flat, gradients)), samples
-    if not found:
-        raise ValueError("data: got only empty batches, expected at least one sample")

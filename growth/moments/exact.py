@@ -13,9 +13,6 @@ from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
-from fisher.checks.axes import batch_size
-from fisher.checks.batches import batches
-from fisher.checks.batches import check_finite as check_data
 from fisher.checks.check import finite
 from fisher.collector.taps import column_rows, pull
 from fisher.likelihoods import Categorical, Likelihood
@@ -23,11 +20,10 @@ from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
 from growth.moments.first_order import Statistics
 from growth.reading.doors import door
+from growth.reading.examples import examples, few
 from growth.reading.locate import locate
-from growth.reading.observe import FEW
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
-from linmaps import trees
 from linmaps.numerics.linalg import working
 
 
@@ -72,14 +68,9 @@ def output_fisher(
     columns = estimator("exact", rule)
     sums: list[Tensor] = []
     samples = 0
-    for index, (x, target) in enumerate(batches(data, progress=progress, what="output Fisher")):
-        n = batch_size(x)
-        if n == 0:
-            continue
-        if check_finite:
-            check_data(x, f"data: batch {index}")
+    for _, x, target, n in examples(data, params, progress=progress, check_finite=check_finite, what="output Fisher"):
         if layers is None:
-            layers = LayerCollection.from_function(f, params, trees.map(lambda t: t[:FEW], x))
+            layers = LayerCollection.from_function(f, params, few(x))
         known: LayerCollection = layers
         uses = [locate(known, params, p).after[0] for p in pairs]  # into a sum the gradient is the same
         y, _, back = pull(f, params, x, known, tuple(sorted(set(uses))), lambda *_: ())
@@ -89,8 +80,6 @@ def output_fisher(
             new = [r.mT @ r for r in rows]
             sums = [s + t for s, t in zip(sums, new)] if sums else new
         samples += n
-    if not sums:
-        raise ValueError("data: got only empty batches, expected at least one sample")
     means = [s / samples for s in sums]
     if check_finite:
         finite(means, "output_fisher", "f's outputs or their derivatives overflow at these params and data")

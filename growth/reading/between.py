@@ -15,6 +15,7 @@ from torch.func import vjp
 
 from fisher import LayerCollection
 from fisher.checks.axes import batch_size
+from fisher.checks.check import generic
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.uses import Use
@@ -85,7 +86,7 @@ Seen = tuple[dict[int, Tensor], dict[int, Tensor]]
 def _look(f: Callable[..., Tensor], params: Any, layers: LayerCollection, uses: set[int], x: Any) -> Seen:
     """Inputs of these uses, and the gradients at their outputs of a generic sum of the outputs of f."""
     y, inputs, back = pull(f, params, x, layers, tuple(sorted(uses)), lambda _, a: a)
-    ramp = torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+    ramp = generic(y)
     rows = column_rows(layers, back(ramp[None]), batch_size(x))
     return inputs, {k: working(t[0]) for k, t in rows.items()}
 

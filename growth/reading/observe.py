@@ -18,25 +18,20 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
-from fisher.checks.axes import batch_size
-from fisher.checks.batches import batches
-from fisher.checks.batches import check_finite as check_data
-from fisher.checks.check import finite, repeatable
+from fisher.checks.check import repeatable
 from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution
 from growth.reading.activations import Activation
 from growth.reading.between import verify
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
+from growth.reading.examples import examples, few
 from growth.reading.link import TAPS, Link, link
 from growth.reading.locate import Place, locate
 from growth.reading.losses import Loss, gradient, per_sample
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.numerics.linalg import working
-
-FEW = 32
-DIVERGED = "the training has diverged: go back to finite parameters (or pass check_finite=False)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,41 +60,30 @@ def observe(
     check_finite: bool,
     taps: str = TAPS[0],
 ) -> Iterator[tuple[str, int, list[View]]]:
-    """For each batch that is not empty: its name, its samples and one View per pair; raises if there is none."""
+    """For each batch that is not empty: its name, its samples and one View per pair."""
     if taps not in TAPS:
         raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
     each, f, params = per_sample(loss), buffers_fixed(f), detached(params)
     places: list[Place] = []
     found: Any = None
-    for number, (x, target) in enumerate(batches(data, progress=progress, what="growth statistics")):
-        samples = batch_size(x)
-        if samples == 0:
-            continue
-        name = f"data: batch {number}"
-        if check_finite and not places:
-            finite(params, "params", DIVERGED)
-        if check_finite:
-            check_data({"x": x} if target is None else {"x": x, "target": target}, name)
+    for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite):
         sizes = [tuple(t.shape[1:]) for t in trees.leaves(x)]
         if layers is None and (found is None or (sizes != found[1] and any(_maps(found[0], p) for p in places))):
-            # examples go apart, so a few of them show how f uses its leaves
-            found = LayerCollection.from_function(f, params, trees.map(lambda t: t[:FEW], x)), sizes
+            found = LayerCollection.from_function(f, params, few(x)), sizes
         known: LayerCollection = found[0] if layers is None else layers
-        few = trees.map(lambda t: t[:FEW], x)
+        some = few(x)
         first = not places
-        places = [locate(known, params, p, partial(refusal, f, params, p, few)) for p in pairs]
+        places = [locate(known, params, p, partial(refusal, f, params, p, some)) for p in pairs]
         if first:
             if layers is not None:  # else it was asked when the layers were found
-                repeatable(f, params, few)
-            verify(f, params, pairs, known, places, few)
+                repeatable(f, params, some)
+            verify(f, params, pairs, known, places, some)
         both = [side for p in places for side in (p.before, p.after)]
         uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
         rest = {k for side in both for k in side} - uses
         cotangent = gradient(each, target)
         _, io = layer_io(f, params, x, known, cotangent, uses=tuple(sorted(uses)), inputs_of=tuple(sorted(rest)))
         yield name, samples, [_view(pair, place, known, io, samples, taps) for pair, place in zip(pairs, places)]
-    if not places:
-        raise ValueError("data: got only empty batches, expected at least one sample")
 
 
 def _maps(layers: LayerCollection, place: Place) -> bool:

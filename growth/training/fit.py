@@ -25,9 +25,9 @@ from growth.closed_form.units import Neurons, live
 from growth.moments.first_order import Statistics, statistics
 from growth.reading.buffers import buffers_fixed
 from growth.reading.doors import count, door
+from growth.reading.examples import DIVERGED
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, per_sample
-from growth.reading.observe import DIVERGED
 from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale, grow
 from growth.training.descent import Optimizer, sgd

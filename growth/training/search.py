@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.checks.axes import batch_size
-from fisher.checks.batches import batches
 from fisher.checks.check import finite
 from growth.reading.doors import door
+from growth.reading.examples import DIVERGED, examples
 from growth.reading.losses import Loss, per_sample
-from growth.reading.observe import DIVERGED
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import apply_extended
 from growth.training.scores import aligned
@@ -30,7 +28,6 @@ from linmaps.trees import record
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)
 FINE = 33
-CLEAN = "clean or drop these examples (or pass check_finite=False)"
 
 
 @record()
@@ -117,15 +114,13 @@ def line_search(
 
     def mean_loss(points: Tensor) -> Tensor:
         total, count = points.new_zeros(()), 0
-        for i, (x, target) in enumerate(batches(data)):
-            if check_finite:
-                finite({"x": x} if target is None else {"x": x, "target": target}, f"data: batch {i}", CLEAN)
+        for _, x, target, samples in examples(data, (), progress=False, check_finite=check_finite):
 
             def one(point: Tensor, x: Any = x, target: Any = target) -> Tensor:
                 scale = (point[0], point[1])
                 return each(apply_extended(f, params, pairs, units, deltas, [scale] * len(pairs), x), target).sum()
 
-            total, count = total + vmap(one, chunk_size=chunk_size)(points), count + batch_size(x)
+            total, count = total + vmap(one, chunk_size=chunk_size)(points), count + samples
         mean = total / count
         return torch.where(mean.isnan(), torch.inf, mean)
 

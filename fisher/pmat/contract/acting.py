@@ -115,13 +115,13 @@ class Acting(Stored):
         noise: a tree like params; with leading axes as many vectors.  ValueError where F + regul I is not positive definite.
         """
         check_regul(regul)
-        return self._sampled(generator, regul, noise)
-
-    def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         if (generator is None) == (noise is None):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
             )
+        return self._sampled(generator, regul, noise)
+
+    def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         if noise is None:
             noise = self._draw(generator)
         drawn = maps.each(self.layout, noise, "noise", lambda z, n: self._sample_map(z, n, regul), self._space)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import running
+from fisher.checks.batches import NO_EXAMPLE, running
 from fisher.collector import trial
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -88,7 +88,7 @@ class PMatImplicit(MatrixFree):
         """1/N times the sum of a curvature over batches `(x, ...)`."""
         n = sum(batch_size(part[0]) for part in parts)
         if n == 0:
-            raise ValueError("data: got no example, expected at least one; the mean over no example is not defined")
+            raise ValueError(NO_EXAMPLE)
         like = trees.leaves(params)[0]
         scale = torch.full((), 1 / n, dtype=like.dtype, device=like.device)
         return cls(params, tuple(p for p in parts if batch_size(p[0])), scale, curvature)
@@ -165,10 +165,6 @@ class PMatImplicit(MatrixFree):
     def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         """(F + regul I)^-1 (R'e + sqrt(regul) z) with R'R = F, by one solve; noise a pair (z, e): z a tree like params, e one
         `[K, B]` per batch, standard normal.  ValueError for a Hessian, which has no root."""
-        if (generator is None) == (noise is None):
-            raise ValueError(
-                "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
-            )
         z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         colored = self._colored(generator, None if noise is None else noise[1])
         root = torch.as_tensor(regul, dtype=self.scale.dtype, device=self.scale.device).sqrt()

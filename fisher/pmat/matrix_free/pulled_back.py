@@ -72,10 +72,6 @@ class PMatPullback(MatrixFree):
     def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         """By one solve of J'F^(1/2) e + sqrt(regul) z; noise a pair (z, e): z a tree like theta, e a tree like the weights
         (for a PMatImplicit its own noise), standard normal."""
-        if (generator is None) == (noise is None):
-            raise ValueError(
-                "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"
-            )
         z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         like = self._like()
         root = torch.as_tensor(regul, dtype=like.dtype, device=like.device).sqrt()

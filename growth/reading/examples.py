@@ -1,0 +1,47 @@
+"""The examples of a pass: batches that are not empty, finite, with their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fisher.checks.axes import batch_size
+from fisher.checks.batches import batches
+from fisher.checks.batches import check_finite as check_data
+from fisher.checks.check import finite
+from linmaps import trees
+
+FEW = 32
+DIVERGED = "the training has diverged: go back to finite parameters (or pass check_finite=False)"
+
+
+def few(x: Any) -> Any:
+    """Some of the examples: they go apart, so these show how f uses its leaves."""
+    return trees.map(lambda t: t[:FEW], x)
+
+
+def examples(
+    data: Any, params: Any, *, progress: bool, check_finite: bool, what: str = "growth statistics"
+) -> Iterator[tuple[str, Any, Any, int]]:
+    """(name, x, target, B) of each batch that has examples; ValueError where params or data are not finite, or for none.
+
+    >>> import torch
+    >>> [
+    ...     (name, n)
+    ...     for name, _, _, n in examples([torch.ones(0, 2), torch.ones(3, 2)], (), progress=False, check_finite=True)
+    ... ]
+    [('data: batch 1', 3)]
+    """
+    seen = False
+    for number, (x, target) in enumerate(batches(data, progress=progress, what=what)):
+        name, size = f"data: batch {number}", batch_size(x)
+        if size == 0:
+            continue
+        if check_finite:
+            if not seen:
+                finite(params, "params", DIVERGED)
+            check_data({"x": x} if target is None else {"x": x, "target": target}, name)
+        seen = True
+        yield name, x, target, size
+    if not seen:
+        raise ValueError("data: got only empty batches, expected at least one sample")
