@@ -10,7 +10,7 @@ from torch import Tensor
 from fisher.checks.arguments import mapped
 from fisher.checks.check import finite
 from linmaps import trees
-from linmaps.numerics.linalg import working
+from linmaps.numerics.numeric import working
 from linmaps.trees.mappings import is_mapping
 
 Batch = tuple[Any, Any]

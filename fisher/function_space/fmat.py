@@ -19,7 +19,9 @@ from linmaps import trees
 from linmaps.checks.precision import full_precision_methods
 from linmaps.checks.typed import typed
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import damped, eigh, logabsdet, pinv, positive_root, solve
+from linmaps.numerics.eigen import eigh, pinv
+from linmaps.numerics.linalg import damped, logabsdet, solve
+from linmaps.numerics.numeric import positive_root
 
 Regul = float | Tensor
 AXES = {"full": 4, "outputs": 3, "trace": 2}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from linmaps.checks import values
 from linmaps.checks.typed import typed
-from linmaps.numerics.numeric import working
+from linmaps.numerics.numeric import working_dtype
 
 
 class Rooted:
@@ -141,12 +141,12 @@ def per_example(t: Tensor) -> Tensor:
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Uniform noise in (0, 1) on the device of `like`, 0 left out."""
-    dtype = working(like.dtype)
+    dtype = working_dtype(like.dtype)
     u = torch.rand(shape, generator=generator, dtype=dtype, device=generator.device)
     return u.clamp_min(torch.finfo(dtype).tiny).to(like.device)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal noise on the device of `like`."""
-    dtype = working(like.dtype)
+    dtype = working_dtype(like.dtype)
     return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device).to(like.device)

@@ -27,7 +27,7 @@ from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.checks.typed import typed
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 
 
 @trees.static

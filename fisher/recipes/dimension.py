@@ -16,7 +16,7 @@ from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from linmaps import checks, trees
 from linmaps.checks.precision import full_precision
 from linmaps.checks.typed import typed
-from linmaps.numerics.linalg import cutoff
+from linmaps.numerics.eigen import cutoff
 
 
 @typed

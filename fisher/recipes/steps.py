@@ -13,7 +13,7 @@ from fisher.pmat.contract.damping import check_regul
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.checks.typed import typed
-from linmaps.numerics.linalg import pinv
+from linmaps.numerics.eigen import pinv
 
 
 @typed

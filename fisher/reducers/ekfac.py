@@ -18,7 +18,7 @@ from fisher.collector.uses import Layer
 from fisher.pmat import PMat, PMatEKFAC
 from fisher.reducers.base import LeafRows, Options, Reducer, mean
 from fisher.reducers.kfac import KFAC
-from linmaps.numerics.linalg import eigh
+from linmaps.numerics.eigen import eigh
 
 Bases = tuple[Tensor, Tensor]
 

@@ -22,7 +22,8 @@ from growth.reading.doors import count, door
 from growth.reading.pairs import bare
 from growth.reading.records import owned
 from linmaps.checks import alike, number, values
-from linmaps.numerics.linalg import eigh, working
+from linmaps.numerics.eigen import eigh
+from linmaps.numerics.numeric import working
 
 
 @door()

@@ -20,7 +20,7 @@ from growth.reading.layers import Layer, plain_layers
 from growth.reading.pairs import Pair
 from growth.reading.records import owned
 from linmaps.checks import number
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 
 KINDS = ("after", "units", "match", "fan_in", "gradmax")
 

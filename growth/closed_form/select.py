@@ -16,7 +16,7 @@ from growth.reading.doors import count
 from growth.reading.records import owned
 from linmaps.checks import alike, number, values
 from linmaps.checks.typed import typed
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 
 Factor = float | Tensor
 

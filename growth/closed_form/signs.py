@@ -20,7 +20,7 @@ from growth.reading.losses import Loss
 from growth.reading.observe import observe
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
-from linmaps.numerics.linalg import working
+from linmaps.numerics.numeric import working
 
 
 @door("f", "loss")

@@ -21,7 +21,7 @@ from growth.reading.examples import examples
 from growth.reading.losses import Loss, per_sample
 from linmaps import trees
 from linmaps.checks.typed import typed
-from linmaps.numerics.linalg import working
+from linmaps.numerics.numeric import working
 from linmaps.trees import record
 
 MEANS = ("S", "M", "E")

@@ -58,7 +58,7 @@ GrowingMLP, Perceptron, GrowingResidualBlock            | Pair: write f; residua
 GrowingDAG, expand_node, define_next_actions            | Graph, candidates(gstats, k), grow_graph
 line_search                                             | line_search(f, params, data, pair, new, delta)
 gradient_descent, evaluate_model                        | fit_and_grow, torch.func.grad
-sqrt_inverse, compute_optimal_added_parameters          | linmaps.numerics.linalg.pinv, optimal_neurons(stats, k)
+sqrt_inverse, compute_optimal_added_parameters          | linmaps.numerics.eigen.pinv, optimal_neurons(stats, k)
 compute_mask_tensor_t, create_bordering_effect_weight   | statistics(taps=): positions meet by an index
 pickle, state_dict of a grown net                       | torch.save(grown): trees of tensors
 """

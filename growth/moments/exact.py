@@ -24,7 +24,7 @@ from growth.reading.examples import examples, few
 from growth.reading.locate import locate
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
-from linmaps.numerics.linalg import working
+from linmaps.numerics.numeric import working
 
 
 @door("f")

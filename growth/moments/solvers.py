@@ -11,7 +11,9 @@ from torch.func import debug_unwrap
 
 from linmaps.checks import number
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import damped, differentiated, pinv, refined, rounding
+from linmaps.numerics.eigen import pinv, rounding
+from linmaps.numerics.linalg import damped, refined
+from linmaps.numerics.numeric import differentiated
 
 PROBES, STEPS = 4, 3
 
@@ -21,7 +23,7 @@ def pseudo_solve(
 ) -> Tensor:
     """(a + ridge I)⁺ b of a symmetric a `[d, d]` with no negative eigenvalue but by rounding, b `[d, k]`.
 
-    As `linmaps.numerics.linalg.pinv`, whose threshold (rtol, size) it has, by a Cholesky factorization in float64 where that is
+    As `linmaps.numerics.eigen.pinv`, whose threshold (rtol, size) it has, by a Cholesky factorization in float64 where that is
     ten times faster and as good: rtol is None, and the eigenvalues, inputs that are constant 0 left out, are all well
     above the threshold and span less than half of the digits of float64.  Under `vmap` one way is taken for all members.
     Derivatives are right to the second order.
@@ -89,7 +91,7 @@ def _solved(factor: Tensor, a: Tensor, b: Tensor, dead: Tensor | None) -> Tensor
 def pseudo_root(a: Tensor) -> Tensor:
     """R `[d, d]` with R R' = a⁺ of a symmetric a without negative eigenvalues; which one depends on rounding, R R' does not.
 
-    By the formula of `linmaps.numerics.linalg.pinv`, with D^{-1/2} from the series of (I + X)^{-1/2}, X = 0 but in derivatives;
+    By the formula of `linmaps.numerics.eigen.pinv`, with D^{-1/2} from the series of (I + X)^{-1/2}, X = 0 but in derivatives;
     so R R' has the derivatives of a⁺, to the second order, while the rank does not change.
 
     >>> import torch

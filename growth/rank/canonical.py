@@ -14,8 +14,8 @@ from linmaps.checks import Params
 from linmaps.factorized.kinds.base import listed, named
 from linmaps.factorized.tensors.cp import cp_als, reconstruct_cp
 from linmaps.factorized.tensors.multilinear import khatri_rao
-from linmaps.numerics.linalg import damped, positive_root, solve
-from linmaps.numerics.numeric import frobenius, norm_or
+from linmaps.numerics.linalg import damped, solve
+from linmaps.numerics.numeric import frobenius, norm_or, positive_root
 
 SWEEPS = 8
 RIDGE = 1e-8

@@ -18,8 +18,7 @@ from linmaps import Factorized, LowRank, Map, Spectral
 from linmaps.checks import Params, number
 from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.kinds.base import listed, named, tensor
-from linmaps.numerics.linalg import working
-from linmaps.numerics.numeric import frobenius, norm_or
+from linmaps.numerics.numeric import frobenius, norm_or, working
 
 Ranks = tuple[int, ...]
 More = int | Sequence[int]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 from linmaps.numerics.singular import svd
 
 

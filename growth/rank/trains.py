@@ -14,7 +14,7 @@ from torch import Tensor
 from growth.closed_form.draws import Draw
 from growth.rank.directions import beside, column_size, leading, span, with_zeros
 from growth.rank.matrices import residual
-from linmaps.numerics.linalg import pinv
+from linmaps.numerics.eigen import pinv
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.singular import svd
 

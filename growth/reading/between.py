@@ -26,7 +26,7 @@ from growth.reading.locate import Place, locate
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
 from linmaps.checks import values
-from linmaps.numerics.linalg import working
+from linmaps.numerics.numeric import working
 
 LOOSE = 0.1  # relative, of half precision
 NORM_EPS = 2e-3  # what the eps of a batch norm does to a unit of variance 1

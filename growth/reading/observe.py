@@ -31,7 +31,7 @@ from growth.reading.locate import Place, locate
 from growth.reading.losses import Loss, gradient, per_sample
 from growth.reading.pairs import Pair
 from linmaps import trees
-from linmaps.numerics.linalg import working
+from linmaps.numerics.numeric import working
 
 
 @dataclasses.dataclass(frozen=True)

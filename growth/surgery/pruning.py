@@ -25,7 +25,8 @@ from growth.surgery.resize import gathered, indices, spread
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.typed import typed
-from linmaps.numerics.linalg import pinv, positive_root, working
+from linmaps.numerics.eigen import pinv
+from linmaps.numerics.numeric import positive_root, working
 from linmaps.trees import record
 
 Units = Sequence[int] | Tensor

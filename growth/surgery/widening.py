@@ -19,7 +19,7 @@ from growth.surgery.resize import gathered, indices
 from growth.surgery.same import Check, same_function
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 
 METHODS = ("split", "pair", "zero_out")
 Units = Sequence[int] | Tensor

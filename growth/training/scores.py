@@ -24,7 +24,8 @@ from growth.reading.records import owned
 from linmaps.checks import alike, number
 from linmaps.checks.typed import typed
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import pinv, working
+from linmaps.numerics.eigen import pinv
+from linmaps.numerics.numeric import working
 from linmaps.trees import record
 
 

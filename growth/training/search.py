@@ -23,7 +23,7 @@ from growth.training.scores import aligned
 from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import differentiated
+from linmaps.numerics.numeric import differentiated
 from linmaps.trees import record
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)

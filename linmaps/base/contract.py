@@ -18,7 +18,7 @@ from linmaps import trees
 from linmaps.base.hooks import Hooks
 from linmaps.checks import Params, Shape, alike
 from linmaps.checks.precision import HALF
-from linmaps.numerics.numeric import by_planes, frobenius, led, nan_where, uniform, working
+from linmaps.numerics.numeric import by_planes, frobenius, led, nan_where, uniform, working_dtype
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,11 @@ class Map(Hooks):
         {'W': (3, 2)}
         """
         dtype = self._init_dtype(generator, dtype)
-        params = self._init(generator, working(dtype.to_real()))
+        params = self._init(generator, working_dtype(dtype.to_real()))
         if self.bias:
-            params["bias"] = uniform(generator, (self.out_features,), self.in_features**-0.5, working(dtype.to_real()))
+            params["bias"] = uniform(
+                generator, (self.out_features,), self.in_features**-0.5, working_dtype(dtype.to_real())
+            )
         return self._moved(params, dtype, device)
 
     def effective_W(self, params: Params) -> Tensor:
@@ -143,7 +145,7 @@ class Map(Hooks):
         """
         self._check(params)
         self._check_x(params, x, "in_features", "apply: x")
-        raised = x if self.half_ready else x.to(working(x.dtype))
+        raised = x if self.half_ready else x.to(working_dtype(x.dtype))
         y = by_planes(self._apply, self._up(params), raised)
         y = y.to(x.dtype) if x.dtype in HALF else y
         return y + params["bias"] if self.bias else y
@@ -203,7 +205,7 @@ class Map(Hooks):
         self._check_square("solve", "use torch.linalg.lstsq with effective_W")
         self._check_x(params, y, "out_features", "solve: y")
         raised = y - params["bias"] if self.bias else y
-        raised = raised.to(working(raised.dtype))
+        raised = raised.to(working_dtype(raised.dtype))
         x = by_planes(self._solve, self._up(params, always=True), raised)
         return x.to(y.dtype) if y.dtype in HALF else x
 
@@ -240,7 +242,7 @@ class Map(Hooks):
         tensor(4.2426)
         """
         self._check_matrix(W, "violation")
-        return nan_where([W], self._violation(W.to(working(W.dtype)))).to(W.dtype.to_real())
+        return nan_where([W], self._violation(W.to(working_dtype(W.dtype)))).to(W.dtype.to_real())
 
     def project(self, params: Params) -> dict[str, Any]:
         """Params moved to where the map wants them after an optimizer's step; unchanged for all maps but a few.
@@ -281,7 +283,7 @@ class Map(Hooks):
             expected = f"a tensor of shape {shape}" if self.bias else "None, since the map has bias=False"
             raise ValueError(f"{self._title}.from_matrix: bias has shape {tuple(bias.shape)}, expected {expected}")
         alike(bias, f"{self._title}.from_matrix: bias", W, "W")
-        raised = W.to(working(W.dtype))
+        raised = W.to(working_dtype(W.dtype))
         params = dict(closed_form(raised))
         if shape is not None:
             params["bias"] = W.new_zeros(shape) if bias is None else bias

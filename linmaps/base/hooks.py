@@ -16,8 +16,9 @@ from linmaps.base.checked import Checked
 from linmaps.checks import Params, Shape
 from linmaps.checks.precision import HALF
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import eigvals, logabsdet, shifted, solve
-from linmaps.numerics.numeric import eye_like, working
+from linmaps.numerics.eigen import eigvals, shifted
+from linmaps.numerics.linalg import logabsdet, solve
+from linmaps.numerics.numeric import eye_like, working_dtype
 
 
 class Hooks(Checked, abc.ABC):
@@ -106,7 +107,7 @@ class Hooks(Checked, abc.ABC):
         """Params in a dtype that the hooks can compute with."""
         if self.half_ready and not always:
             return params
-        return {k: t.to(working(t.dtype)) for k, t in params.items()}
+        return {k: t.to(working_dtype(t.dtype)) for k, t in params.items()}
 
     def _down(self, result: Tensor, params: Params) -> Tensor:
         """A result in the dtype of params, if that is half precision."""

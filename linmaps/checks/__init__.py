@@ -18,12 +18,25 @@ from linmaps.checks.arguments import (
     homogeneous,
     number,
     one_kind,
+    require,
     room,
     size,
     values,
 )
 
-__all__ = ["Params", "Shape", "alike", "floating", "homogeneous", "number", "one_kind", "room", "size", "values"]
+__all__ = [
+    "Params",
+    "Shape",
+    "alike",
+    "floating",
+    "homogeneous",
+    "number",
+    "one_kind",
+    "require",
+    "room",
+    "size",
+    "values",
+]
 
 
 def __dir__() -> list[str]:

@@ -169,6 +169,12 @@ def homogeneous(params: Params, leaves: list[Tensor], name: str) -> None:
         alike(params, f"{name}: params", trees.leaves(params)[:1], f"leaf {first}")
 
 
+def require(fine: bool, error: type[Exception], message: str) -> None:
+    """Raise the error with this message unless all is fine."""
+    if not fine:
+        raise error(message)
+
+
 def one_kind(tensors: list[Any]) -> bool:
     """Whether they are tensors of one dtype and device."""
     first = tensors[0] if tensors else None

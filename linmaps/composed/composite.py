@@ -15,7 +15,7 @@ from linmaps.base import Map
 from linmaps.checks import Params, homogeneous
 from linmaps.checks.precision import HALF
 from linmaps.numerics.linalg import solve
-from linmaps.numerics.numeric import by_planes, eye_like, led, uniform, working
+from linmaps.numerics.numeric import by_planes, eye_like, led, uniform, working_dtype
 
 R = TypeVar("R")
 
@@ -123,7 +123,7 @@ class Composite(Map):
         params = self._init(generator, dtype)
         if self.bias:
             real = dtype.to_real()
-            bias = uniform(generator, (self.out_features,), self.in_features**-0.5, working(real))
+            bias = uniform(generator, (self.out_features,), self.in_features**-0.5, working_dtype(real))
             params["bias"] = bias.to(real)
         return trees.map(lambda t: t.to(device=device), params)
 
@@ -176,7 +176,7 @@ class Composite(Map):
         return {**params, **{key: part._project(params[key]) for key, part in self._parts.items()}}
 
     def _up(self, params: Params, always: bool = False) -> Params:
-        return params if self.half_ready and not always else trees.map(lambda t: t.to(working(t.dtype)), params)
+        return params if self.half_ready and not always else trees.map(lambda t: t.to(working_dtype(t.dtype)), params)
 
     def _down(self, result: Any, params: Params) -> Any:
         if not trees.leaves(params):

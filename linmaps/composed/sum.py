@@ -14,7 +14,7 @@ from linmaps import trees
 from linmaps.checks import Params
 from linmaps.composed.composite import OfSeveral, times, times_transpose
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import eigh
+from linmaps.numerics.eigen import eigh
 
 
 @trees.static

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.checks import Params
+from linmaps.checks import Params, require
 from linmaps.checks.typed import typed
 from linmaps.factorized.spec import Factorized
 
+FLOATS = "floats; use weights.to(torch.float32)"
+BOOLS = "bools, which say what is kept, or floats, the factors; use mask.bool() or mask.to(torch.float32)"
 OnBonds = Tensor | Mapping[str, Tensor] | Sequence[Tensor]
 
 
@@ -47,8 +49,8 @@ def by_bond(spec: Factorized, given: Any, what: str) -> dict[str, Any]:
     return dict(given)
 
 
-def factors(spec: Factorized, params: Params, given: OnBonds, what: str, kinds: str) -> dict[str, Tensor]:
-    """Tensors [r_b] by bond: floats, complex numbers for complex params, and bools where the kinds allow them."""
+def factors(spec: Factorized, params: Params, given: OnBonds, what: str, *, bools: bool) -> dict[str, Tensor]:
+    """Tensors [r_b] by bond: floats, complex numbers for complex params, and bools where these are allowed."""
     found, sizes = by_bond(spec, given, what), bonds(spec)
     complex_too = all(t.is_complex() for k, t in params.items() if k != "bias")
     for bond, m in found.items():
@@ -57,21 +59,8 @@ def factors(spec: Factorized, params: Params, given: OnBonds, what: str, kinds: 
         require(isinstance(m, Tensor), TypeError, f"{got}; use torch.tensor(...)")
         cure = "map over the first axis with torch.func.vmap" if tuple(m.shape[1:]) == (r,) else "see bonds(spec)"
         require(tuple(m.shape) == (r,), ValueError, f"{name} has shape {tuple(m.shape)}, expected ({r},); {cure}")
-        fine = m.is_floating_point() or m.is_complex() or (m.dtype == torch.bool and "bools" in kinds)
-        require(fine, TypeError, f"{name} is of {m.dtype}, expected {kinds}")
+        fine = m.is_floating_point() or m.is_complex() or (bools and m.dtype == torch.bool)
+        require(fine, TypeError, f"{name} is of {m.dtype}, expected {BOOLS if bools else FLOATS}")
         got = f"{name} is of {m.dtype}, expected real numbers for real params"
         require(complex_too or not m.is_complex(), TypeError, f"{got}; use {what}.real")
     return found
-
-
-def require(fine: bool, error: type[Exception], message: str) -> None:
-    if not fine:
-        raise error(message)
-
-
-def expect_number(value: Any, name: str) -> None:
-    if isinstance(value, Tensor) and value.ndim == 0:
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    require(number, TypeError, f"{name} is {value!r}, expected a number >= 0 or a tensor without axes; try float(...)")
-    require(value >= 0, ValueError, f"{name} is {value}, expected a number >= 0; 0 changes nothing")

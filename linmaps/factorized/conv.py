@@ -22,7 +22,7 @@ from linmaps.factorized.axes import Option, axes_of, check_x, space_after
 from linmaps.factorized.kinds import KINDS, Fitting
 from linmaps.factorized.stages import convolve, multiplications
 from linmaps.factorized.tensors.ranks import Rank, fraction
-from linmaps.numerics.numeric import frobenius, uniform, working
+from linmaps.numerics.numeric import frobenius, uniform, working_dtype
 
 FACTORIZATIONS = ("cp", "tucker", "tt", "dense")
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
@@ -143,7 +143,7 @@ class FactorizedConv(Checked):
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not (isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype in COMPLEX)):
             raise TypeError(f"{self._title}.init: dtype is {dtype}, expected a floating or complex torch.dtype")
-        raised, fan = working(dtype), self.in_channels * math.prod(self.kernel_size)
+        raised, fan = working_dtype(dtype), self.in_channels * math.prod(self.kernel_size)
         params = self._named(self._kind.init(generator, self.ranks, 1, *self._modes, 1 / math.sqrt(3 * fan), raised))
         if self.bias and raised.is_complex:
             parts = uniform(generator, (self.out_channels, 2), 1 / math.sqrt(2 * fan), raised.to_real())
@@ -164,7 +164,7 @@ class FactorizedConv(Checked):
         torch.Size([8, 4, 3, 5])
         """
         self._check(params)
-        K = self._kernel({name: t.to(working(t.dtype)) for name, t in params.items()})
+        K = self._kernel({name: t.to(working_dtype(t.dtype)) for name, t in params.items()})
         return K.to(next(iter(params.values())).dtype)
 
     @typed
@@ -198,10 +198,10 @@ class FactorizedConv(Checked):
         if way == "auto":
             counts = multiplications(*how, math.prod(x.shape[: -n - 1]), x.shape[-n:], space)
             way = min(counts, key=lambda name: counts[name])
-        leaves = {name: t.to(working(t.dtype)) for name, t in params.items()}
+        leaves = {name: t.to(working_dtype(t.dtype)) for name, t in params.items()}
         if way == "reconstructed":
             how, leaves = ("dense", None, self._tensor), {**leaves, "kernel": self._kernel(leaves)}
-        return convolve(x.to(working(x.dtype)), *how, leaves, axes).to(x.dtype)
+        return convolve(x.to(working_dtype(x.dtype)), *how, leaves, axes).to(x.dtype)
 
     @typed
     def from_kernel(
@@ -234,7 +234,7 @@ class FactorizedConv(Checked):
             raise ValueError(f"{title}: bias has shape {tuple(bias.shape)}, expected {expected}")
         if n_sweeps is not None and self.factorization not in ("cp", "tucker"):
             raise ValueError(f"{title}: n_sweeps is {n_sweeps}, expected None for {self.factorization!r}")
-        raised = kernel.to(working(kernel.dtype))
+        raised = kernel.to(working_dtype(kernel.dtype))
         W = raised.movedim(0, -1).reshape(self.in_channels, -1).mT
         params = self._named(self._kind.decompose(W, self.ranks, 1, *self._modes, Fitting(n_sweeps=n_sweeps)))
         distance = frobenius(self._kernel(params) - raised).to(kernel.dtype.to_real())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from linmaps.checks import Params, size
+from linmaps.checks import Params, number, require, size
 from linmaps.checks.door import door
 from linmaps.checks.typed import typed
-from linmaps.factorized.bond_vectors import OnBonds, bonds, expect_number, factors, require
+from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.numeric import working
+from linmaps.numerics.numeric import working_dtype
 
 
 @typed
@@ -45,14 +45,13 @@ def dropout_mask(
     title, dtype = f"{spec._title}: dropout_mask", torch.get_default_dtype() if dtype is None else dtype
     got = f"{title}: generator is {type(generator).__name__}, expected a torch.Generator"
     require(isinstance(generator, Generator), TypeError, f"{got}; pass torch.Generator().manual_seed(seed)")
-    expect_number(p, f"{title}: p")
-    require(p < 1, ValueError, f"{title}: p is {p}, expected a probability below 1; p = 0 drops nothing")
+    number(p, f"{title}: p", low=0, high=1, below=True, cure="p = 0 drops nothing")
     size(min_keep, f"{title}: min_keep", 0, None)
     real = getattr(dtype, "is_floating_point", False)
     require(real, TypeError, f"{title}: dtype is {dtype}, expected a real floating torch.dtype, for complex W too")
     mask = {}
     for bond, r in bonds(spec).items():
-        u = torch.rand(r, generator=generator, dtype=working(dtype), device=generator.device)
+        u = torch.rand(r, generator=generator, dtype=working_dtype(dtype), device=generator.device)
         kept = (u < 1 - p) | (u.argsort().argsort() < min_keep)
         factor = kept.to(u.dtype) / (1 - p) if r >= min_rank else torch.ones_like(u)
         mask[bond] = factor.to(device=device, dtype=dtype)
@@ -80,8 +79,7 @@ def tensor_dropout(spec: Factorized, params: Params, mask: OnBonds) -> dict[str,
     True
     """
     spec._check(params)
-    kinds = "bools, which say what is kept, or floats, the factors; use mask.bool() or mask.to(torch.float32)"
-    given, dtype = factors(spec, params, mask, "mask", kinds), working(Factorized._like(params).real.dtype)
+    given, dtype = factors(spec, params, mask, "mask", bools=True), working_dtype(Factorized._like(params).real.dtype)
     share = lambda m: m.to(dtype) * len(m) / m.sum().clamp(min=1)
     scaled = {b: share(m) if m.dtype == torch.bool else m for b, m in given.items()}
     return {k: t.to(params[k].dtype) for k, t in spec._kind.scale_bonds(params, scaled).items()}

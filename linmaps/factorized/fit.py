@@ -15,7 +15,7 @@ from linmaps.checks.door import door
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, value_of
 from linmaps.checks.typed import typed
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.numeric import frobenius, working
+from linmaps.numerics.numeric import frobenius, working_dtype
 from linmaps.numerics.shapes import tensorized_shape
 
 
@@ -146,10 +146,10 @@ def relative_error(spec: Factorized, params: Params, weight: Tensor) -> Tensor:
     >>> linmaps.factorized.relative_error(spec, params, spec.effective_W(params).T)
     tensor(0.)
     """
-    W = spec.effective_W(trees.map(lambda t: t.to(working(t.dtype)), dict(params)))
+    W = spec.effective_W(trees.map(lambda t: t.to(working_dtype(t.dtype)), dict(params)))
     if tuple(weight.mT.shape) != tuple(W.shape):
         raise ValueError(f"relative_error: weight has shape {tuple(weight.shape)}, expected {tuple(W.mT.shape)}")
-    target = weight.to(working(weight.dtype)).mT
+    target = weight.to(working_dtype(weight.dtype)).mT
     gap, size = frobenius(W - target), frobenius(target)
     return torch.where(gap > 0, gap / torch.where(size > 0, size, 1.0) * torch.where(size > 0, 1.0, torch.inf), gap)
 

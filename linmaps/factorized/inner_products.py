@@ -13,8 +13,7 @@ from linmaps.checks.precision import HALF
 from linmaps.checks.typed import typed
 from linmaps.factorized.kinds import KINDS, Kind
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.linalg import positive_root
-from linmaps.numerics.numeric import frobenius, working
+from linmaps.numerics.numeric import frobenius, positive_root, working_dtype
 
 
 @door
@@ -70,7 +69,7 @@ def _alike(
         raise ValueError(f"{got}; use spec.select(params, layer) for one of several")
     both = [{k: t for k, t in p.items() if k != "bias"} for p in (params, leaves)]
     dtype = functools.reduce(torch.promote_types, [t.dtype for p in both for t in p.values()])
-    a, b = ({k: t.to(working(dtype)) for k, t in p.items()} for p in both)
+    a, b = ({k: t.to(working_dtype(dtype)) for k, t in p.items()} for p in both)
     if len({(s.factorization, s.in_shape, s.out_shape) for s in (spec, other)}) == 1:
         return spec._kind, a, b, dtype
     return KINDS["dense"], {"W": spec._weight(a)}, {"W": other._weight(b)}, dtype

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.checks import Params
+from linmaps.checks import Params, number
 from linmaps.checks.door import door
 from linmaps.checks.typed import typed
-from linmaps.factorized.bond_vectors import OnBonds, bonds, expect_number, factors
+from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.dropout import tensor_dropout
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.numeric import working
+from linmaps.numerics.numeric import working_dtype
 
 Number = float | Tensor
 
@@ -53,10 +53,10 @@ def tensor_lasso(
     (True, tensor(0.3000))
     """
     spec._check(params)
-    given = factors(spec, params, weights, "weights", "floats; use weights.to(torch.float32)")
-    expect_number(penalty, f"{spec._title}: tensor_lasso: penalty")
+    given = factors(spec, params, weights, "weights", bools=False)
+    number(penalty, f"{spec._title}: tensor_lasso: penalty", low=0, cure="0 changes nothing")
     sizes = torch.cat([w.abs() for w in given.values()] or [Factorized._like(params).real.new_zeros(0)])
-    loss = penalty * sizes.to(working(sizes.dtype)).sum() / (max(1, len(sizes)) if normalize else 1)
+    loss = penalty * sizes.to(working_dtype(sizes.dtype)).sum() / (max(1, len(sizes)) if normalize else 1)
     return tensor_dropout(spec, params, given), loss.to(sizes.dtype)
 
 
@@ -74,7 +74,7 @@ def lasso_prox(weights: Any, step: Number) -> Any:
     >>> lasso_prox({"r": torch.tensor([0.5, -2.0, 0.1])}, 0.25)
     {'r': tensor([ 0.2500, -1.7500,  0.0000])}
     """
-    expect_number(step, "lasso_prox: step")
+    number(step, "lasso_prox: step", low=0, cure="0 changes nothing")
     unfit = [not (isinstance(w, Tensor) and (w.is_floating_point() or w.is_complex())) for w in trees.leaves(weights)]
     if any(unfit):
         path, w = trees.paths(weights)[unfit.index(True)], trees.leaves(weights)[unfit.index(True)]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.checks import Params
+from linmaps.checks import Params, require
 from linmaps.checks.door import door
 from linmaps.checks.typed import typed
-from linmaps.factorized.bond_vectors import bonds, by_bond, require
+from linmaps.factorized.bond_vectors import bonds, by_bond
 from linmaps.factorized.spec import Factorized
 
 

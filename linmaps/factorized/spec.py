@@ -22,8 +22,7 @@ from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.products import IMPLEMENTATIONS, Products
 from linmaps.families.patterns.arrays import OfArrays
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import positive_root
-from linmaps.numerics.numeric import frobenius, uniform, working
+from linmaps.numerics.numeric import frobenius, positive_root, uniform, working_dtype
 
 
 @functools.lru_cache(maxsize=1024)
@@ -186,7 +185,7 @@ class Factorized(Products, OfArrays):
             )
         if std is not None and not std > 0:
             raise ValueError(f"{self._title}.init: std is {std}, expected a number > 0")
-        drawn = working(dtype)
+        drawn = working_dtype(dtype)
         sizes = (self.n_layers, self.out_shape, self.in_shape)
         std = 1 / math.sqrt(3 * self.in_features) if std is None else std
         params = self._kind.init(generator, self.ranks, *sizes, std, drawn)

@@ -8,7 +8,7 @@ from linmaps.checks.door import door
 from linmaps.checks.precision import HALF
 from linmaps.checks.typed import typed
 from linmaps.numerics.householder import times_frame
-from linmaps.numerics.numeric import working
+from linmaps.numerics.numeric import working_dtype
 
 
 @door
@@ -32,7 +32,7 @@ def hprod(x: Tensor, U: Tensor) -> Tensor:
             f"hprod: x has shape {tuple(x.shape)} and U {tuple(U.shape)}, expected [..., n] and [k, n]; "
             "reflections are the rows of U, and torch.func.vmap maps over further axes"
         )
-    y = times_frame(x.to(working(x.dtype)), U.to(working(U.dtype)), U.shape[1])
+    y = times_frame(x.to(working_dtype(x.dtype)), U.to(working_dtype(U.dtype)), U.shape[1])
     return y.to(x.dtype) if x.dtype in HALF else y
 
 

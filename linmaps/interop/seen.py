@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linmaps.composed.compose import Affine
 from linmaps.composed.composite import Composite
-from linmaps.numerics.numeric import working
+from linmaps.numerics.numeric import working_dtype
 
 Found = tuple[Any, dict[str, Any]]  # a Map or an RNNCell, and its params
 
@@ -36,7 +36,7 @@ class Seen:
         t: Tensor = self.get(name, Tensor).detach()
         if tuple(t.shape) != shape:
             raise TypeError(f"{self.title} whose {name} has shape {tuple(t.shape)}, expected {shape}")
-        return t.to(working(t.dtype))
+        return t.to(working_dtype(t.dtype))
 
     def number(self, name: str) -> float:
         value = self.get(name, (int, float, Tensor))

@@ -18,7 +18,7 @@ from linmaps.checks.modules import check_untouched
 from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.spec import Factorized
 from linmaps.interop.seen import Found
-from linmaps.numerics.numeric import working
+from linmaps.numerics.numeric import working_dtype
 
 WEIGHTS = {"DenseTensorized": "dense", "CPTensorized": "cp", "TuckerTensorized": "tucker", "BlockTT": "blocktt"}
 CURE = "fit its matrix [in, out] with linmaps.Factorized(...).from_matrix"
@@ -126,7 +126,7 @@ def _one_of(module: Any, name: str, read: Callable[[Any], Found]) -> Found:
             f"{_title(module)} whose indices is {index}, expected one of several layers; there are {spec.n_layers}"
         )
     dtype = next(iter(params.values())).dtype
-    spec, chosen = spec.select({k: t.to(working(t.dtype)) for k, t in params.items()}, index)
+    spec, chosen = spec.select({k: t.to(working_dtype(t.dtype)) for k, t in params.items()}, index)
     return spec, {k: t.to(params["bias"].dtype if k == "bias" else dtype) for k, t in chosen.items()}
 
 
@@ -198,7 +198,7 @@ def _leaves(module: Any, weight: torch.nn.Module, n_layers: int, rows: Shape, co
                 f"{_title(module)} whose {name} has {key} of {t.dtype} and shape {tuple(t.shape)}, expected real numbers "
                 f"with a last axis of 2, as in tensorly-torch; {CURE}"
             )
-        return torch.view_as_complex(t.to(working(t.dtype)).contiguous())
+        return torch.view_as_complex(t.to(working_dtype(t.dtype)).contiguous())
 
     def factors(prefix: str) -> dict[str, Tensor]:
         keys = _get(_get(weight, "factors", torch.nn.Module, "a list of tensors"), "keys", list, "a list of names")

@@ -4,7 +4,8 @@ In reading order:
     numeric       dtypes to work in, numbers from a generator, quantities between bounds
     shapes        sizes of the modes of a tensorized matrix
     lapack        the one door to decompositions: NaN in, NaN out
-    linalg        solves, inverses, eigen- and pseudo-inverses with right derivatives where values repeat
+    linalg        solves, inverses, determinants
+    eigen         eigen-decompositions and pseudo-inverses, differentiable where values repeat
     singular      singular vectors and orthonormal bases with finite derivatives
     lyapunov      equations of Lyapunov and Stein
     householder   products of reflections by blocks

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from linmaps.numerics.linalg import eigvals
+from linmaps.numerics.eigen import eigvals
 from linmaps.numerics.numeric import eye_like, relu
 
 

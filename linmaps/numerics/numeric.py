@@ -8,14 +8,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from linmaps import trees
 from linmaps.checks.precision import HALF
 
 
-def working(dtype: torch.dtype) -> torch.dtype:
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype to factorize in: float32 for half precision, else the dtype itself."""
     return torch.float32 if dtype in HALF else dtype
+
+
+def working(t: Tensor) -> Tensor:
+    """`t` in a dtype that factorizations know: half precision becomes float32."""
+    return t.to(working_dtype(t.dtype))
+
+
+def in_working(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    """fn of the arguments in a dtype that factorizations know, cast back."""
+    result = fn(*(working(a) for a in args))
+    return result.to(args[0].dtype) if args[0].dtype in HALF else result
 
 
 def restored(dtype: torch.dtype, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -27,12 +39,13 @@ LARGEST_DOUBLE = {"cpu": 4096, "cuda": 2048}  # rows; elsewhere none: not every 
 
 
 def precise(dtype: torch.dtype, device: torch.device, n: int) -> torch.dtype:
-    """The dtype to decompose a matrix of n rows in: float64 for float32 and half precision while n is small, else `working`.
+    """The dtype to decompose a matrix of n rows in: float64 for float32 and half precision while n is small, else
+    `working_dtype`.
 
     A second moment of condition 1e9 keeps no digit of its small eigenvalues where it is decomposed in float32.
     """
     small = n <= LARGEST_DOUBLE.get(device.type, -1)
-    return torch.float64 if small and dtype in (torch.float32, *HALF) else working(dtype)
+    return torch.float64 if small and dtype in (torch.float32, *HALF) else working_dtype(dtype)
 
 
 def uniform(generator: torch.Generator, shape: tuple[int, ...], bound: float, dtype: torch.dtype) -> Tensor:
@@ -53,6 +66,17 @@ def frobenius(*residuals: Tensor) -> Tensor:
 def total(parts: Sequence[Tensor]) -> Tensor:
     """The sum of one tensor or more."""
     return sum(parts[1:], parts[0])
+
+
+def positive_root(squared: Tensor) -> Tensor:
+    """sqrt with derivative 0 at 0; of what rounding made negative 0."""
+    positive = ~(squared <= 0)  # true of NaN too
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+
+
+def differentiated(t: Tensor) -> bool:
+    """Whether a derivative may be asked of t: it requires grad, a transform of torch.func wraps it, or it has a tangent."""
+    return t.requires_grad or torch.func.debug_unwrap(t) is not t or unpack_dual(t).tangent is not None
 
 
 def generic(t: Tensor, *shape: int) -> Tensor:

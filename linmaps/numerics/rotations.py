@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from linmaps.numerics import householder, lapack
-from linmaps.numerics.linalg import differentiated, inv
-from linmaps.numerics.numeric import eye_like
+from linmaps.numerics.linalg import inv
+from linmaps.numerics.numeric import differentiated, eye_like
 
 EDGE = 0.5  # cosines within +-EDGE may divide the planes that turn far from those that turn little
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from linmaps.numerics.linalg import differentiated
+from linmaps.numerics.numeric import differentiated
 
 NEWTON = 8  # steps: enough from where five of Sinkhorn's lead, for entries down to 1e-8
 LONGEST = 2.0  # change of a logarithm in one of them

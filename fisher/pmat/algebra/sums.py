@@ -23,8 +23,7 @@ from fisher.pmat.whole.diag import PMatDiag
 from fisher.pmat.whole.eigen import raveled
 from fisher.pmat.whole.eye import PMatEye
 from linmaps import trees
-from linmaps.numerics.linalg import positive_root
-from linmaps.numerics.numeric import precise
+from linmaps.numerics.numeric import positive_root, precise
 from linmaps.trees import Layout
 
 

@@ -18,7 +18,7 @@ from fisher.pmat.contract.damping import Regul, check_regul
 from fisher.pmat.contract.stored import DENSE, Stored
 from linmaps import trees
 from linmaps.checks import values
-from linmaps.numerics.linalg import cutoff
+from linmaps.numerics.eigen import cutoff
 
 
 class Acting(Stored):

@@ -19,7 +19,7 @@ from fisher.pmat.contract.cuts import LSTSQ
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from linmaps import trees
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout
 
 

@@ -17,7 +17,8 @@ from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.precise import precisely, singly
 from linmaps import trees
-from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, pinv, refined, solve
+from linmaps.numerics.eigen import constant_eigh, cutoff, denoised, pinv
+from linmaps.numerics.linalg import damped, refined, solve
 
 
 @trees.record(static=("rounding",))

@@ -41,7 +41,7 @@ def precisely(fn: Fn) -> Fn:
 
 def singly(fn: Fn) -> Fn:
     """The same in the dtype of the first argument, float32 for half precision: for sums and products of numbers."""
-    return _within(fn, lambda tree: numeric.working(trees.leaves(tree)[0].dtype))
+    return _within(fn, lambda tree: numeric.working_dtype(trees.leaves(tree)[0].dtype))
 
 
 def _within(fn: Any, dtype_of: Callable[[Any], torch.dtype]) -> Any:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.decompositions.precise import singly
-from linmaps.numerics.linalg import Number, constant_eigh, cutoff, damped, denoised, eigh, inv, plain_eigh
+from linmaps.numerics.eigen import constant_eigh, cutoff, denoised, eigh, plain_eigh
+from linmaps.numerics.linalg import Number, damped, inv
 
 Taylor = tuple[Tensor, Tensor, Tensor]  # h, h', h'' of a function at the eigenvalues
 

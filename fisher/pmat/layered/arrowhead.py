@@ -18,7 +18,7 @@ from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.precise import precisely, singly
 from linmaps import trees
-from linmaps.numerics.linalg import cutoff, pinv
+from linmaps.numerics.eigen import cutoff, pinv
 
 
 @trees.record()

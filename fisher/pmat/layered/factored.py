@@ -21,7 +21,8 @@ from fisher.pmat.decompositions import exact, spectra
 from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, right, right_t
 from fisher.pmat.decompositions.precise import precisely, singly
 from linmaps import trees
-from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised, refined, solve
+from linmaps.numerics.eigen import constant_eigh, cutoff, denoised
+from linmaps.numerics.linalg import damped, refined, solve
 
 
 def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fisher.pmat.contract.damping import Regul
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
 from linmaps import trees
-from linmaps.numerics.linalg import working
+from linmaps.numerics.numeric import working
 from linmaps.trees import Layout
 
 

@@ -19,7 +19,7 @@ from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.whole.eigen import raveled
 from fisher.pmat.whole.range import PMatRange
 from linmaps import trees
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 
 OPTIONS = ("preconditioner", "x0", "rtol", "max_iter", "report")
 LARGEST_CHUNK = 2**24  # numbers in the vectors of one chunk

@@ -14,7 +14,7 @@ from fisher.pmat.decompositions.exact import DiagonalBlock
 from fisher.pmat.decompositions.precise import singly
 from fisher.pmat.whole.aligned import AxisAligned
 from linmaps import trees
-from linmaps.numerics.linalg import positive_root
+from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout
 
 

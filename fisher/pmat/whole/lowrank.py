@@ -24,8 +24,9 @@ from fisher.pmat.whole.range import PMatRange
 from fisher.pmat.whole.rows import combination, gram, orthonormal, products, row_layout
 from fisher.pmat.whole.woodbury import constant_inverse
 from linmaps import trees
-from linmaps.numerics.linalg import cutoff, eigh, pinv, positive_root, refined
-from linmaps.numerics.numeric import precise, working
+from linmaps.numerics.eigen import cutoff, eigh, pinv
+from linmaps.numerics.linalg import refined
+from linmaps.numerics.numeric import positive_root, precise, working_dtype
 from linmaps.trees import Layout
 
 
@@ -212,7 +213,7 @@ class PMatLowRank(PMat):
 
     def frobenius_norm(self) -> Tensor:
         """sqrt of the sum of squared entries, from K."""
-        K = self._weighted(gram(self.rows, working(self._dtype)))
+        K = self._weighted(gram(self.rows, working_dtype(self._dtype)))
         return positive_root((K * K.mT).sum()).to(self._dtype)
 
     def _spectral_norm(self, largest: bool) -> Tensor:

@@ -26,8 +26,9 @@ from fisher.pmat.decompositions.spectra import (
 )
 from fisher.pmat.whole.rows import combination, gram, products, row_layout
 from linmaps import trees
-from linmaps.numerics.linalg import cutoff, damped, eigh, inv, pinv, positive_root
-from linmaps.numerics.numeric import eye_like, working
+from linmaps.numerics.eigen import cutoff, eigh, pinv
+from linmaps.numerics.linalg import damped, inv
+from linmaps.numerics.numeric import eye_like, positive_root, working_dtype
 from linmaps.trees import Layout
 
 
@@ -94,7 +95,7 @@ class PMatRange(PMat):
 
     def mv(self, v: Any) -> Any:
         v = self.check_vector(v)
-        return cast(self._applied(cast(v, working(self.core.dtype))), trees.leaves(v)[0].dtype)
+        return cast(self._applied(cast(v, working_dtype(self.core.dtype))), trees.leaves(v)[0].dtype)
 
     def _applied(self, v: Any) -> Any:
         inside, outside = self._split(v)
@@ -120,7 +121,7 @@ class PMatRange(PMat):
         return self._made(power, entrywise_power(self.rest, p, regul))
 
     def trace(self) -> Tensor:
-        P = gram(self.basis, working(self.core.dtype))
+        P = gram(self.basis, working_dtype(self.core.dtype))
         return (self._matrix() * P).sum() + self.rest * (self.layout.numel - P.trace())
 
     def get_diag(self) -> Any:

@@ -12,7 +12,8 @@ from torch.func import debug_unwrap
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.whole.rows import combination, gram, products
 from linmaps import trees
-from linmaps.numerics.linalg import constant_eigh, cutoff, damped, denoised
+from linmaps.numerics.eigen import constant_eigh, cutoff, denoised
+from linmaps.numerics.linalg import damped
 
 
 def constant_inverse(rows: Any, weights: Tensor | None, regul: Regul, dtype: torch.dtype) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.tensors import ranks
 from linmaps.factorized.tensors.plan import Way, product
 from linmaps.factorized.tensors.randomized import randomized_svd
-from linmaps.numerics.numeric import normal, working
+from linmaps.numerics.numeric import normal, working_dtype
 from linmaps.numerics.singular import product_svdvals, svd
 
 
@@ -78,7 +78,7 @@ class LowRank(Kind):
 
     def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
         n = L * math.prod(O)
-        return [normal(generator, (n, min(r + oversampling, n, math.prod(I))), working(dtype))]
+        return [normal(generator, (n, min(r + oversampling, n, math.prod(I))), working_dtype(dtype))]
 
     def unfoldings(self, W, r, L, O, I):
         return [(W if L == 1 else W.transpose(0, 1).reshape(W.shape[1], L * W.shape[2]), r)]

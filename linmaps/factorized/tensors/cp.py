@@ -17,7 +17,7 @@ from linmaps.checks.door import door
 from linmaps.checks.typed import typed
 from linmaps.factorized.tensors.multilinear import SWEEPS, khatri_rao, unfolded
 from linmaps.numerics.linalg import refined
-from linmaps.numerics.numeric import eye_like, restored, working
+from linmaps.numerics.numeric import eye_like, restored, working_dtype
 from linmaps.numerics.singular import svd
 
 
@@ -37,7 +37,7 @@ def cp_start(T: Tensor, R: int) -> list[Tensor]:
     if not isinstance(R, int) or isinstance(R, bool) or R < 1:
         raise ValueError(f"cp_start: R is {R!r}, expected a positive int, the number of terms; convert with int(...)")
     room(R * sum(T.shape), f"cp_start of {R} terms", "numbers", "fewer terms")
-    dtype, T, start = T.dtype, T.to(working(T.dtype)), []
+    dtype, T, start = T.dtype, T.to(working_dtype(T.dtype)), []
     for k, s in enumerate(T.shape):
         i, j = (torch.arange(1, n + 1, dtype=torch.float64, device="cpu") for n in (s, R))
         phase = math.sqrt((k + 1) ** 2 + 1) * i[:, None] * j * (i[:, None] + j)
@@ -83,7 +83,7 @@ def cp_als(
     R = shapes[0][-1] if shapes and shapes[0] else 0
     if shapes != [(s, R) for s in sizes] or R < 1:
         raise ValueError(f"cp_als: start has shapes {shapes}, expected [(s, R) for s in {sizes}]; see cp_start(T, R)")
-    dtype, T = T.dtype, T.to(working(T.dtype))
+    dtype, T = T.dtype, T.to(working_dtype(T.dtype))
     units = [_normalized(U.to(T.dtype), U.to(T.dtype)) for U in start]
     factors, weights = [U for U, _ in units], torch.stack([size for _, size in units]).prod(0)
     grams = [U.mT @ U.conj() for U in factors]

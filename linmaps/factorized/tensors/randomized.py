@@ -16,7 +16,7 @@ from torch import Tensor
 from linmaps.factorized.tensors.multilinear import times, unfolded
 from linmaps.factorized.tensors.trains import check_tt_ranks
 from linmaps.factorized.tensors.tucker import check_tucker_ranks, swept
-from linmaps.numerics.numeric import normal, restored, working
+from linmaps.numerics.numeric import normal, restored, working_dtype
 from linmaps.numerics.singular import basis, svd
 
 Shapes = list[tuple[int, int]]
@@ -41,7 +41,7 @@ def randomized_svd(A: Tensor, r: int, sketch: Tensor, *, n_power: int = 1) -> tu
     check_sketches(
         "randomized_svd", [sketch], [(A.shape[1], r, min(A.shape))], "torch.randn(n, l, generator=generator)"
     )
-    U, s, Vh = _leading(A.to(working(A.dtype)), r, sketch, n_power)
+    U, s, Vh = _leading(A.to(working_dtype(A.dtype)), r, sketch, n_power)
     U, s, Vh = restored(A.dtype, [U, s, Vh])
     return U, s, Vh
 
@@ -85,7 +85,7 @@ def _tucker_wanted(sizes: Sequence[int], ranks: Sequence[int]) -> list[tuple[int
 def _drawn(
     generator: torch.Generator, wanted: Sequence[tuple[int, int, int]], oversampling: int, dtype: torch.dtype
 ) -> list[Tensor]:
-    return [normal(generator, (n, min(r + oversampling, most)), working(dtype)) for n, r, most in wanted]
+    return [normal(generator, (n, min(r + oversampling, most)), working_dtype(dtype)) for n, r, most in wanted]
 
 
 def tt_sketches(
@@ -124,7 +124,7 @@ def randomized_tt(T: Tensor, ranks: Sequence[int], sketches: Sequence[Tensor], *
     check_tt_ranks("randomized_tt", T.shape, ranks)
     wanted = _tt_wanted(T.shape, ranks)
     check_sketches("randomized_tt", sketches, wanted, "tt_sketches(generator, T.shape, ranks)")
-    rest, cores = T.to(working(T.dtype)), []
+    rest, cores = T.to(working_dtype(T.dtype)), []
     for k, (sketch, (n, r, _)) in enumerate(zip(sketches, wanted)):
         rest = rest.reshape(ranks[k] * T.shape[k], n)
         U = _leading(rest, r, sketch, n_power)[0]
@@ -172,7 +172,7 @@ def randomized_hosvd(
     check_tucker_ranks("randomized_hosvd", T.shape, ranks)
     wanted = _tucker_wanted(T.shape, ranks)
     check_sketches("randomized_hosvd", sketches, wanted, "tucker_sketches(generator, T.shape, ranks)")
-    dtype, T = T.dtype, T.to(working(T.dtype))
+    dtype, T = T.dtype, T.to(working_dtype(T.dtype))
     core, factors = T, []
     for k, (r, sketch) in enumerate(zip(ranks, sketches)):
         factors.append(_leading(unfolded(core, k), r, sketch, n_power)[0])

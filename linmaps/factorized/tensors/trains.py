@@ -14,7 +14,7 @@ from torch import Tensor
 
 from linmaps.checks.door import door
 from linmaps.checks.typed import typed
-from linmaps.numerics.numeric import restored, working
+from linmaps.numerics.numeric import restored, working_dtype
 from linmaps.numerics.singular import svd
 
 
@@ -45,7 +45,7 @@ def tt_svd(T: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     True
     """
     check_tt_ranks("tt_svd", T.shape, ranks)
-    rest, cores = T.to(working(T.dtype)), []
+    rest, cores = T.to(working_dtype(T.dtype)), []
     for k, s in enumerate(T.shape[:-1]):
         rest = rest.reshape(ranks[k] * s, math.prod(T.shape[k + 1 :]))
         U = svd(rest)[0][:, : ranks[k + 1]]

@@ -15,7 +15,7 @@ from linmaps.checks import size
 from linmaps.checks.door import door
 from linmaps.checks.typed import typed
 from linmaps.factorized.tensors.multilinear import SWEEPS, times, unfolded
-from linmaps.numerics.numeric import restored, working
+from linmaps.numerics.numeric import restored, working_dtype
 from linmaps.numerics.singular import svd
 
 
@@ -46,7 +46,7 @@ def tucker_hosvd(T: Tensor, ranks: Sequence[int], *, n_sweeps: int = 2) -> tuple
     True
     """
     check_tucker_ranks("tucker_hosvd", T.shape, ranks)
-    dtype, T = T.dtype, T.to(working(T.dtype))
+    dtype, T = T.dtype, T.to(working_dtype(T.dtype))
     core, factors = T, []
     for k, r in enumerate(ranks):
         factors.append(svd(unfolded(core, k))[0][:, :r])

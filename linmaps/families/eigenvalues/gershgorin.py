@@ -14,7 +14,7 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
 from linmaps.numerics.bounds import modulus, onto_l1_ball, spectral_excess
-from linmaps.numerics.linalg import eigh
+from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import MARGIN, frobenius, normal, relu, unbetween, uniform
 from linmaps.numerics.packing import symmetric
 

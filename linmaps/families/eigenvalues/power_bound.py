@@ -15,7 +15,8 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics.bounds import radius_excess
-from linmaps.numerics.linalg import eigh, solve
+from linmaps.numerics.eigen import eigh
+from linmaps.numerics.linalg import solve
 from linmaps.numerics.lyapunov import solve_stein
 from linmaps.numerics.numeric import MARGIN, eye_like, relu, uniform
 from linmaps.numerics.packing import skew

@@ -14,8 +14,7 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import householder, lapack
 from linmaps.numerics.bounds import radius_excess
-from linmaps.numerics.linalg import positive_root
-from linmaps.numerics.numeric import frobenius, middle, normal, squashed, uniform
+from linmaps.numerics.numeric import frobenius, middle, normal, positive_root, squashed, uniform
 
 
 @register

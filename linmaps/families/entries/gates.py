@@ -13,7 +13,7 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.checks.precision import HALF
-from linmaps.numerics.numeric import by_planes, normal, uniform, working
+from linmaps.numerics.numeric import by_planes, normal, uniform, working_dtype
 
 LOW, HIGH = -0.1, 1.1  # the interval that the concrete variable is stretched to before it is cut to [0, 1]
 NOISE = 1e-6  # uniform noise is kept this far from 0 and 1
@@ -131,7 +131,7 @@ class L0(Map):
         return self._over(torch.ones_like(params["W"]), self._open(params)).sum()
 
     def _gate(self, params: Params, noise: Tensor | None = None) -> Tensor:
-        q = params["q"].to(working(params["q"].dtype))
+        q = params["q"].to(working_dtype(params["q"].dtype))
         if noise is not None:
             q = (torch.logit(noise.to(q.dtype).clamp(NOISE, 1 - NOISE)) + q) / self.temperature
         z = torch.nn.functional.hardtanh(LOW + (HIGH - LOW) * q.sigmoid(), 0.0, 1.0)

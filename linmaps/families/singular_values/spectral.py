@@ -15,7 +15,7 @@ from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, outside, symmetric_violation
 from linmaps.families.singular_values.orthogonal import check_det, check_reflectors, sign
 from linmaps.numerics import householder, lapack
-from linmaps.numerics.linalg import eigh
+from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import between, frobenius, middle, unbetween
 
 

@@ -15,7 +15,7 @@ from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, outside, symmetric_violation
 from linmaps.families.symmetries.symmetric import SymmetricMap
 from linmaps.numerics import householder, lapack
-from linmaps.numerics.linalg import eigh
+from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import between, eye_like, frobenius, middle, unbetween
 
 

@@ -14,7 +14,7 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.symmetries.symmetric import SymmetricMap
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import eigh
+from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import eye_like, frobenius, normal, uniform
 
 

@@ -13,8 +13,7 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds
 from linmaps.numerics import householder, lapack
-from linmaps.numerics.linalg import positive_root
-from linmaps.numerics.numeric import between, eye_like, frobenius, unbetween, uniform
+from linmaps.numerics.numeric import between, eye_like, frobenius, positive_root, unbetween, uniform
 from linmaps.numerics.packing import pack_upper, skew
 from linmaps.numerics.rotations import log_rotation, polar, rotation
 

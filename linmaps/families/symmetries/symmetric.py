@@ -12,7 +12,7 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
-from linmaps.numerics.linalg import eigh
+from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import frobenius, uniform
 from linmaps.numerics.packing import pack_upper, symmetric
 

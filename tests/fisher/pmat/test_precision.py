@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 from fisher.pmat import PMatDense, PMatKFAC
 from fisher.pmat.whole.lowrank import PMatLowRank
 from linmaps import trees
-from linmaps.numerics.linalg import eigh, plain_eigh
+from linmaps.numerics.eigen import eigh, plain_eigh
 from linmaps.trees import Layout
 from tests.fisher.fakes import KINDS, LAYERS, MAKE, SHAPES, FakeLayer, FakeLayers, vector
 

@@ -8,7 +8,7 @@ from torch.func import jacfwd, jacrev, vmap
 
 from growth.moments import solvers
 from growth.moments.solvers import pseudo_root, pseudo_solve
-from linmaps.numerics.linalg import pinv, rounding
+from linmaps.numerics.eigen import pinv, rounding
 from tests.growth.oracle import close
 
 ZERO = torch.zeros((), dtype=torch.float64)

@@ -5,18 +5,8 @@ import torch
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev, jvp, vmap
 
-from linmaps.numerics.linalg import (
-    constant_eigh,
-    cutoff,
-    denoised,
-    eigh,
-    inv,
-    logabsdet,
-    negative_determinant,
-    pinv,
-    plain_eigh,
-    solve,
-)
+from linmaps.numerics.eigen import constant_eigh, cutoff, denoised, eigh, pinv, plain_eigh
+from linmaps.numerics.linalg import inv, logabsdet, negative_determinant, solve
 from tests.growth.oracle import close
 from tests.laws import close as near
 

@@ -3,13 +3,13 @@
 import torch
 
 from linmaps.checks.precision import HALF
-from linmaps.numerics.numeric import frobenius, normal, uniform, working
+from linmaps.numerics.numeric import frobenius, normal, uniform, working_dtype
 from tests.linmaps.zoo import generator
 
 
 def test_half_precision_is_factorized_in_single():
-    assert {working(d) for d in HALF} == {torch.float32}
-    assert working(torch.float64) == torch.float64
+    assert {working_dtype(d) for d in HALF} == {torch.float32}
+    assert working_dtype(torch.float64) == torch.float64
 
 
 def test_draws_follow_the_generator_and_the_bound():
