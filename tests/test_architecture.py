@@ -250,6 +250,16 @@ def test_no_function_bears_the_name_of_a_module(name):
             assert key not in beside | set(home.split(".")), f"{key} lives in {home}"
 
 
+@each_file
+def test_a_file_holds_no_function_of_its_own_name_nor_of_the_one_beside_it(name):
+    house, _, own = name.rpartition(".")
+    beside = {n.rpartition(".")[2] for n in FILES if n.rpartition(".")[0] == house}
+    functions = {node.name for node in ast.parse(FILES[name].read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert not functions & beside
+    folder = house.rpartition(".")[2]
+    assert not own.startswith(f"{folder}_"), "the folder says it already"
+
+
 def test_every_module_can_be_imported():
     for package in PACKAGES:
         for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):

@@ -5,5 +5,5 @@ In reading order:
     check      finite data; an f that is not random and keeps its examples apart
     arguments  params and inputs as trees of dicts and detached tensors
     axes       where the examples are, and the format [B, S, F]
-    batches    data as batches (x, target)
+    data       data as batches (x, target)
 """

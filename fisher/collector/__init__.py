@@ -12,7 +12,7 @@ In reading order:
     collection  layers as data
     taps        zero tensors added at the outputs: a and g by one vjp
     products    gradients and rows as products g a'
-    exact_rows  rows of single examples, of leaves without a rule
+    rows        rows of single examples, of leaves without a rule
     witness     where the examples are, and that uses and rows explain autograd's gradient
     layers      LayerCollection: found, checked
     io          a and g as a public function

@@ -12,7 +12,7 @@ from torch import Tensor
 from fisher.checks import doors
 from fisher.collector.uses import EXACT, PRODUCT, UNUSED, Layer, Use
 from linmaps import trees
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import names
 

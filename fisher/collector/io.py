@@ -13,8 +13,8 @@ from torch import Tensor
 from fisher.checks.axes import batch_size
 from fisher.collector.layers import LayerCollection
 from fisher.collector.taps import column_rows, pull
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 
 
 @full_precision("f")

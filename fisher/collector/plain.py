@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fisher.collector.rules.batching import sound
 from fisher.collector.rules.match import bind
-from fisher.collector.rules.sound import sound
 from fisher.collector.watch import opened
 
 

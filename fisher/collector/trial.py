@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fisher.checks import check, doors
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import Batch, batches, check_finite
+from fisher.checks.data import Batch, batches, check_finite
 from fisher.collector.layers import LayerCollection
 from linmaps import trees
 from linmaps.checks import values

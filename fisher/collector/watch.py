@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fisher.collector.rules import RULES, Match, View
+from fisher.collector.rules.batching import sound
 from fisher.collector.rules.chains import call_name
-from fisher.collector.rules.sound import sound
 from fisher.collector.rules.views import SIZED_BY, carries_no_gradient, guise, is_transpose, packed, slices
 from linmaps import trees
 

@@ -16,8 +16,8 @@ from torch.func import vmap
 from fisher.checks.doors import entry
 from fisher.pmat.contract.damping import check_regul
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
-from linmaps.checks.typed import typed
 from linmaps.numerics import lapack
 from linmaps.numerics.eigen import eigh, pinv
 from linmaps.numerics.linalg import damped, logabsdet, solve

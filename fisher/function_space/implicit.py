@@ -18,7 +18,7 @@ from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense, outputs
 from linmaps import trees
 from linmaps.checks import alike
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.trees import Layout
 
 

@@ -21,8 +21,8 @@ from fisher.function_space.implicit import PFMapImplicit
 from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 
 
 @full_precision("f")

@@ -16,15 +16,15 @@ from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import trial
-from fisher.collector.exact_rows import of_layer
 from fisher.collector.layers import LayerCollection
 from fisher.collector.products import example_gradients, joined
+from fisher.collector.rows import of_layer
 from fisher.collector.uses import EXACT, UNUSED, Layer
 from fisher.function_space.fmat import AXES, FMatDense
 from fisher.function_space.rows import sweep
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 from linmaps.numerics.numeric import total
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from fisher.checks.doors import entry
 from linmaps import trees
 from linmaps.checks import alike
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
-from linmaps.checks.typed import typed
 from linmaps.trees import Layout
 
 

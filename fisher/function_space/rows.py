@@ -17,10 +17,10 @@ from fisher.checks import check as checks
 from fisher.checks import doors
 from fisher.checks.axes import batch_size
 from fisher.collector import trial
-from fisher.collector.exact_rows import exact_rows, of_layer
 from fisher.collector.layers import LayerCollection
 from fisher.collector.plain import plainly
 from fisher.collector.products import example_gradients
+from fisher.collector.rows import exact_rows, of_layer
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.uses import EXACT, UNUSED
 from fisher.function_space.pfmap import PFMapDense

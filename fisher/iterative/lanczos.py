@@ -35,7 +35,7 @@ def _singly(fn: Any) -> Any:
 
 
 @_singly
-def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def tridiagonal(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """(T `[m, m]`, Q `[m, d]`) after m = min(steps, d) steps from `start` `[d]`, with full reorthogonalisation.
 
     Where the Krylov space ends before, it goes on from a fixed other vector orthogonal to it, so that m = d finds all
@@ -43,7 +43,7 @@ def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tens
     Lanczos (1950); Golub and Van Loan, Matrix Computations, section 10.3.
 
     >>> import torch
-    >>> T, Q = lanczos(lambda v: torch.tensor([1.0, 2.0]) * v, torch.ones(2), 2)
+    >>> T, Q = tridiagonal(lambda v: torch.tensor([1.0, 2.0]) * v, torch.ones(2), 2)
     >>> torch.linalg.eigvalsh(T).round()
     tensor([1., 2.])
     """
@@ -105,7 +105,7 @@ def eigenpairs(operator: Operator, start: Tensor, k: int, steps: int | None = No
     steps = 2 * k + 30 if steps is None else steps
     if steps < k:
         raise ValueError(f"steps: got {steps}, expected at least k = {k}")
-    T, Q = lanczos(operator, start, steps)
+    T, Q = tridiagonal(operator, start, steps)
     theta, S = plain_eigh(T)
     vectors = S[:, -k:].mT @ Q
     applied = torch.func.vmap(operator)(vectors)
@@ -123,7 +123,7 @@ def extreme(operator: Operator, start: Tensor, steps: int | None = None) -> Tens
     >>> extreme(lambda v: torch.tensor([1.0, -3.0]) * v, torch.ones(2))
     tensor(3.)
     """
-    T, Q = lanczos(operator, start, 60 if steps is None else steps)
+    T, Q = tridiagonal(operator, start, 60 if steps is None else steps)
     theta, S = plain_eigh(T)
     if theta.shape[0] == 0:
         return start.new_zeros(())
@@ -150,7 +150,7 @@ def log_quadrature(operator: Operator, probes: Tensor, steps: int | None = None)
     """
 
     def one(z: Tensor) -> Tensor:
-        T, Q = lanczos(operator, z, 40 if steps is None else steps)
+        T, Q = tridiagonal(operator, z, 40 if steps is None else steps)
         theta, S = plain_eigh(T)
         z = z.detach()
         value = (z @ z) * (S[0] ** 2 * theta.log()).sum()

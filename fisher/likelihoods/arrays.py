@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import values
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import working_dtype
 
 

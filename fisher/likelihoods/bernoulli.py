@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher.likelihoods.arrays import Independent, check_range, check_target, moderated, per_example, uniform
 from linmaps import trees
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 
 
 @trees.static

@@ -26,7 +26,7 @@ from fisher.likelihoods.arrays import (
 from fisher.likelihoods.held import Held, array, check_values, numbers
 from linmaps import trees
 from linmaps.checks import values
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import positive_root
 
 

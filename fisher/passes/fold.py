@@ -12,8 +12,8 @@ from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
-from linmaps.checks.typed import typed
 
 Dtypes = tuple[torch.dtype, ...]
 

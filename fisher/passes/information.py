@@ -12,20 +12,20 @@ from torch.func import vjp
 from fisher.checks import check, doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import running
+from fisher.checks.data import running
 from fisher.collector.layers import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator as make_estimator
 from fisher.passes.run import Pass, checked_batches, one_batch, reduce
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
-from fisher.pmat.contract.handed import hands_over
+from fisher.pmat.contract.handing import hands_over
 from fisher.reducers import REDUCERS, Options
 from fisher.reducers.ekfac import EKFAC, Correction
 from fisher.reducers.mixed import Mixed
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 
 SHARING = ("expand", "reduce")
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fisher.checks import check
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import NO_EXAMPLE, batches
-from fisher.checks.batches import check_finite as data_finite
-from fisher.collector.exact_rows import exact_rows
+from fisher.checks.data import NO_EXAMPLE, batches
+from fisher.checks.data import check_finite as data_finite
 from fisher.collector.layers import LayerCollection
+from fisher.collector.rows import exact_rows
 from fisher.collector.taps import column_rows, pull
 from fisher.likelihoods.columns import Columns
 from fisher.reducers import Options, Reducer

@@ -15,7 +15,7 @@ from fisher.checks import check as checks
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import NO_EXAMPLE
+from fisher.checks.data import NO_EXAMPLE
 from fisher.collector import trial
 from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.limits import check_dense
@@ -24,8 +24,8 @@ from fisher.pmat.matrix_free.implicit import PMatImplicit
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.diag import PMatDiag
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 
 
 @full_precision("loss")

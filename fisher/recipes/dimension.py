@@ -14,8 +14,8 @@ from fisher.pmat.decompositions.spectra import clipped
 from fisher.pmat.layered.mixed import PMatMixed
 from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from linmaps import checks, trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 from linmaps.numerics.eigen import cutoff
 
 

@@ -14,7 +14,7 @@ from torch.func import grad, vjp, vmap
 
 from fisher.checks import check
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import batches
+from fisher.checks.data import batches
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.arrays import check_target, per_example
@@ -22,8 +22,8 @@ from fisher.likelihoods.columns import Exact
 from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul
 from linmaps import checks, trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 from linmaps.numerics.linalg import solve
 
 Loss = str | Likelihood | Callable[[Tensor, Tensor], Tensor]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fisher.pmat.contract.base import PMat
 from linmaps import checks, trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 
 
 @trees.record()

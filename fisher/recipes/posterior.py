@@ -20,8 +20,8 @@ from fisher.likelihoods import probabilities as predictive
 from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag
 from fisher.pmat.contract.base import PMat
 from linmaps import checks, trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
-from linmaps.checks.typed import typed
 from linmaps.numerics.numeric import working
 
 INDEFINITE = (

@@ -14,8 +14,8 @@ from fisher.collector.layers import LayerCollection
 from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul
 from linmaps import checks, trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 
 METHODS = ("obd", "obs")
 

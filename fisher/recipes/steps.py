@@ -11,8 +11,8 @@ from torch.func import vmap
 from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import check_regul
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 from linmaps.numerics.eigen import pinv
 
 

@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 
 from growth.carry.state import Carrier, lbfgs
 from growth.reading.pairs import Pair
-from growth.surgery.moves import Move, Moves, growing, pruning
+from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units
 from linmaps import trees
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.trees import path_str
 
 
@@ -92,7 +92,7 @@ def _leaf(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _pruning(params: Any, pruned: Any, pair: Pair, units: Units) -> Moves:
-    moves = pruning(params, pair, units)
+    moves = shrinking(params, pair, units)
     trees.check_like(pruned, params, "pruned", shapes=False)
     for (path, move), t in zip(moves.leaves.items(), trees.leaves(pruned)):
         if tuple(t.shape) != move.new:

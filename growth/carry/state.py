@@ -17,7 +17,7 @@ from growth.carry.orders import Order, Orders
 from growth.moments.first_order import Statistics
 from growth.reading.doors import door
 from growth.reading.pairs import Pair
-from growth.surgery.moves import Move, Moves, growing, pruning
+from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units
 from linmaps import trees
 from linmaps.trees import path_str
@@ -88,7 +88,7 @@ def prune_like(state: Any, params: Any, pair: Pair, units: Units, *, order: Orde
     >>> prune_like({"step": 4, "m": m}, params, Pair("a", "b"), [0])
     {'step': 4, 'm': {'a.weight': tensor([[2.]]), 'b.weight': tensor([[4.]])}}
     """
-    return Carrier(pruning(params, pair, units), order=order).walk(state, ())
+    return Carrier(shrinking(params, pair, units), order=order).walk(state, ())
 
 
 class Carrier:

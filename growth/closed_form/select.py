@@ -15,7 +15,7 @@ from growth.closed_form.units import Neurons, check_units, live
 from growth.reading.doors import count
 from growth.reading.records import owned
 from linmaps.checks import alike, number, values
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import positive_root
 
 Factor = float | Tensor

@@ -17,7 +17,7 @@ from growth.reading.doors import door
 from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE
 from growth.reading.losses import Loss
-from growth.reading.observe import observe
+from growth.reading.observe import observed
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
 from linmaps.numerics.numeric import working
@@ -64,7 +64,7 @@ def choose_sign(
     slopes: list[tuple[Tensor, Tensor]] = []
     sums: list[tuple[Tensor, Tensor]] = []
     samples = 0
-    for _, count, views in observe(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+    for _, count, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
         w = [v.link.back(v.g, working(n.fan_out).to(v.g.dtype)) for v, n in zip(views, units)]
         parts = [one_sided(n, v.b2, t) for n, v, t in zip(units, views, w)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from growth.reading.activations import Activation
 from growth.reading.doors import count
 from linmaps import trees
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 
 Edge = tuple[str, str]
 

@@ -16,11 +16,11 @@ from torch.func import debug_unwrap, grad
 from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation, constants
+from growth.reading.data import examples
 from growth.reading.doors import door
-from growth.reading.examples import examples
 from growth.reading.losses import Loss, per_sample
 from linmaps import trees
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import working
 from linmaps.trees import record
 

@@ -13,7 +13,7 @@ from growth.graph.nodes import Graph, Node
 from growth.graph.statistics import GraphStatistics
 from growth.reading.activations import Activation
 from growth.reading.doors import count, door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.trees import record
 
 

@@ -1,7 +1,7 @@
 """Interop: from the names of other libraries to ours.
 
 In reading order:
-    migration        coming_from: a table of their names beside ours
+    migration   coming_from: a table of their names beside ours
     from_gromo  the rows for those who come from gromo
 """
 

@@ -19,9 +19,9 @@ from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
 from growth.moments.first_order import Statistics
+from growth.reading.data import examples, few
 from growth.reading.doors import door
-from growth.reading.examples import examples, few
-from growth.reading.locate import locate
+from growth.reading.locate import located
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
 from linmaps.numerics.numeric import working
@@ -72,7 +72,7 @@ def output_fisher(
         if layers is None:
             layers = LayerCollection.from_function(f, params, few(x))
         known: LayerCollection = layers
-        uses = [locate(known, params, p).after[0] for p in pairs]  # into a sum the gradient is the same
+        uses = [located(known, params, p).after[0] for p in pairs]  # into a sum the gradient is the same
         y, _, back = pull(f, params, x, known, tuple(sorted(set(uses))), lambda *_: ())
         for part in columns.parts(y, target, chunk_size):
             g = column_rows(known, back(part), n)

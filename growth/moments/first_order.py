@@ -20,13 +20,13 @@ from growth.reading.activations import constants
 from growth.reading.doors import door
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss
-from growth.reading.observe import View, observe
+from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, bare, check_pairs
 from growth.reading.records import owned
 from linmaps import trees
 from linmaps.checks import alike
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 from linmaps.trees import record
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
@@ -154,7 +154,7 @@ def statistics(
     pairs, alone = check_pairs(pair)
     bias = [(before.biased, after.biased) for before, after in (layers_of(params, p) for p in pairs)]
     sums: list[Statistics] = []
-    for name, samples, views in observe(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
         if not sums:

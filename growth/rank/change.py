@@ -12,7 +12,7 @@ from torch import Tensor
 
 from growth.closed_form.draws import Draw, drawing
 from growth.rank import canonical, matrices, spectral, trains, tucker
-from growth.rank.curvature import Curvature, curvature
+from growth.rank.curvature import Curvature, curvature_of
 from growth.reading.doors import door
 from linmaps import Factorized, LowRank, Map, Spectral
 from linmaps.checks import Params, number
@@ -86,7 +86,7 @@ def grow_rank(
     metric = None
     if gradient is not None:
         gradient = check_gradient(spec, gradient, like)
-        metric = curvature(fisher, gradient, ridge)
+        metric = curvature_of(fisher, gradient, ridge)
     new = form.grown(leaves, target, drawing(generator, like), gradient, metric)
     return form.of(target), {name: t if name == "bias" else new[name].to(t.dtype) for name, t in params.items()}
 

@@ -24,7 +24,7 @@ class Curvature:
     roots: tuple[Tensor, Tensor] | None = None
 
 
-def curvature(fisher: Any, W: Tensor, ridge: float | Tensor) -> Curvature | None:
+def curvature_of(fisher: Any, W: Tensor, ridge: float | Tensor) -> Curvature | None:
     """What `fisher` says; None without one.
 
     Raises ValueError or TypeError for what is neither a pair of factors nor a PMat with one leaf of W's shape.

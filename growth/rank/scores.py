@@ -12,7 +12,7 @@ from torch.func import vjp, vmap
 from fisher.collector.forward import jvp
 from growth.rank.canonical import largest
 from growth.rank.change import More, _Form, check_gradient, grow_rank
-from growth.rank.curvature import Curvature, curvature
+from growth.rank.curvature import Curvature, curvature_of
 from growth.reading.doors import door
 from linmaps.checks import Params
 from linmaps.checks import size as check_size
@@ -61,7 +61,7 @@ def rank_scores(
     larger, grown = grow_rank(spec, params, k, generator, **chosen)
     leaves = {name: working(t) for name, t in grown.items() if name != "bias"}
     G = check_gradient(spec, gradient, spec._like(leaves))
-    metric = curvature(fisher, G, ridge)
+    metric = curvature_of(fisher, G, ridge)
     scores = {}
     for (bond, old), new in zip(form.bonds.items(), _Form(larger).ranks):
         name, axis = _zero_side(form, bond)

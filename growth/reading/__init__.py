@@ -12,7 +12,7 @@ In reading order:
     probe        one hidden unit more, to ask f with
     between      what f computes between the two, held against the pair
     losses       losses by name
-    examples     batches that are not empty, finite, with their names
+    data         batches that are not empty, finite, with their names
     buffers      running statistics, kept apart
     observe      one batch watched: inputs, units, gradients
 """

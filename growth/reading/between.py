@@ -22,7 +22,7 @@ from fisher.collector.uses import Use
 from growth.reading.activations import applied
 from growth.reading.calls import refusal
 from growth.reading.layers import Layer, layers_of
-from growth.reading.locate import Place, locate
+from growth.reading.locate import Place, located
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
 from linmaps.checks import values
@@ -75,7 +75,7 @@ def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> N
             f"{pair}: f raised {type(error).__name__} with one more hidden unit ({error}), expected a function that takes "
             "its sizes from params; growth makes them larger"
         ) from error
-    place = locate(layers, params, pair)
+    place = located(layers, params, pair)
     seen = _look(f, params, layers, {*place.before, place.after[0]}, x)
     _compare(f, params, pair, layers, place, x, seen, old)
 

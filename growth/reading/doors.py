@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from linmaps import trees
 from linmaps.checks import size
+from linmaps.checks.annotations import annotated
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import annotated
 from linmaps.trees import path_str
 from linmaps.trees.mappings import plain
 

@@ -65,7 +65,7 @@ class Link:
         return total.index_add(1, self.index.flatten(), spread)[:, :-1]
 
 
-def link(
+def linked(
     pair: Pair, before: Use, after: Use, layer: Layer, shape: tuple[int, ...], taps: str, device: torch.device
 ) -> Link:
     """The link of two uses; shape: of the hidden map, or the positions of a dense layer; taps: as in `statistics`."""

@@ -24,7 +24,7 @@ class Place:
     layer: Layer
 
 
-def locate(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
+def located(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
     """The uses of the two layers in a LayerCollection, and the activation between them.
 
     words: what to say of an activation that cannot be read, from why it cannot (`calls.refusal`).

@@ -25,9 +25,9 @@ from growth.reading.activations import Activation
 from growth.reading.between import verify
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
-from growth.reading.examples import examples, few
-from growth.reading.link import TAPS, Link, link
-from growth.reading.locate import Place, locate
+from growth.reading.data import examples, few
+from growth.reading.link import TAPS, Link, linked
+from growth.reading.locate import Place, located
 from growth.reading.losses import Loss, gradient, per_sample
 from growth.reading.pairs import Pair
 from linmaps import trees
@@ -49,7 +49,7 @@ class View:
     uses: tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def observe(
+def observed(
     f: Callable[..., Tensor],
     params: Any,
     data: Any,
@@ -73,7 +73,7 @@ def observe(
         known: LayerCollection = found[0] if layers is None else layers
         some = few(x)
         first = not places
-        places = [locate(known, params, p, partial(refusal, f, params, p, some)) for p in pairs]
+        places = [located(known, params, p, partial(refusal, f, params, p, some)) for p in pairs]
         if first:
             if layers is not None:  # else it was asked when the layers were found
                 repeatable(f, params, some)
@@ -100,7 +100,7 @@ def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: i
             f"{pair}: the hidden map has {b2.shape[1]} positions, expected {shape} as in the LayerCollection; give "
             "layers=None for data of several sizes"
         )
-    met = link(pair, before, after, place.layer, shape, taps, b2.device)
+    met = linked(pair, before, after, place.layer, shape, taps, b2.device)
     if met.index is None and b2.shape[1] != b1.shape[1]:
         raise ValueError(
             f"{pair}: the layers have {b2.shape[1]} and {b1.shape[1]} positions, expected as many; nothing but elementwise "

@@ -99,7 +99,7 @@ def growing(params: Any, grown: Any) -> Moves:
     return Moves(params, found)
 
 
-def pruning(params: Any, pair: Pair, units: Units) -> Moves:
+def shrinking(params: Any, pair: Pair, units: Units) -> Moves:
     """The moves of `prune(params, pair, units)`."""
     before, _ = layers_of(params, pair)
     dropped, kept = partition(units, before.weight.shape[0], before.weight.device)

@@ -24,7 +24,7 @@ from growth.reading.records import owned
 from growth.surgery.resize import gathered, indices, spread
 from linmaps import trees
 from linmaps.checks import size
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.numerics.eigen import pinv
 from linmaps.numerics.numeric import positive_root, working
 from linmaps.trees import record

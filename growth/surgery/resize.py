@@ -16,7 +16,7 @@ from growth.reading.layers import places
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import size
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 
 MOST = 2**20  # new features: more is a mistake, to be met before memory is
 Extension = Tensor | tuple[Tensor, Tensor] | None

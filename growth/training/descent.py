@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 
 
 class Optimizer(NamedTuple):

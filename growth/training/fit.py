@@ -24,8 +24,8 @@ from growth.closed_form.signs import choose_sign
 from growth.closed_form.units import Neurons, live
 from growth.moments.first_order import Statistics, statistics
 from growth.reading.buffers import buffers_fixed
+from growth.reading.data import DIVERGED
 from growth.reading.doors import count, door
-from growth.reading.examples import DIVERGED
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, per_sample
 from growth.reading.pairs import Pair, check_pairs

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fisher.checks.check import finite
 from linmaps.checks import number, size
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 
 MOST = 2**20  # units or steps: more is a mistake, to be met before memory is
 INDICES = 2**28

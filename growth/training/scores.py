@@ -22,7 +22,7 @@ from growth.reading.doors import count, door
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
 from linmaps.checks import alike, number
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.numerics import lapack
 from linmaps.numerics.eigen import pinv
 from linmaps.numerics.numeric import working

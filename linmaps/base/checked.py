@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from linmaps.checks import Params, Shape, alike, floating, homogeneous, one_kind, room
-from linmaps.checks.door import door
-from linmaps.checks.explained import explained
+from linmaps.checks.doors import door
+from linmaps.checks.explanations import explained
 
 STATIC = ("plan", "shapes")  # compute with sizes alone
 
@@ -20,7 +20,7 @@ class Checked:
     """What a spec says when it is misused: the options at construction, params and inputs at each call."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Public methods go through `linmaps.checks.door`, and torch's errors in them are explained."""
+        """Public methods go through `linmaps.checks.doors`, and torch's errors in them are explained."""
         super().__init_subclass__(**options)
         for name, method in list(vars(cls).items()):
             if isinstance(method, FunctionType) and not name.startswith("_") and name not in STATIC:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from linmaps.checks.explained import explained
+from linmaps.checks.explanations import explained
 from linmaps.checks.wrapping import at_home
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])

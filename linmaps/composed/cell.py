@@ -12,8 +12,8 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks import Params, homogeneous
-from linmaps.checks.door import door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 
 PARTS = ("hidden", "input")
 

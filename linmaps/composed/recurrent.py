@@ -12,7 +12,7 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.checks import Params, alike, floating
-from linmaps.checks.door import dicts, door
+from linmaps.checks.doors import dicts, door
 from linmaps.composed.cell import PARTS, RNNCell
 from linmaps.numerics.numeric import eye_like
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import Params, require
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.factorized.spec import Factorized
 
 FLOATS = "floats; use weights.to(torch.float32)"

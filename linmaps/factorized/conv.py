@@ -17,7 +17,7 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base.checked import Checked
 from linmaps.checks import Params, Shape
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.factorized.axes import Option, axes_of, check_x, space_after
 from linmaps.factorized.kinds import KINDS, Fitting
 from linmaps.factorized.stages import convolve, multiplications

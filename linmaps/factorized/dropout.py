@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from linmaps.checks import Params, number, require, size
-from linmaps.checks.door import door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.spec import Factorized
 from linmaps.numerics.numeric import working_dtype

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from linmaps import trees
 from linmaps.checks import Params, size
-from linmaps.checks.door import door
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, value_of
-from linmaps.checks.typed import typed
 from linmaps.factorized.spec import Factorized
 from linmaps.numerics.numeric import frobenius, working_dtype
 from linmaps.numerics.shapes import tensorized_shape

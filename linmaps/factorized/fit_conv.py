@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from linmaps.checks.door import door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.factorized.conv import FactorizedConv
 from linmaps.factorized.tensors.ranks import Rank
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import Params
-from linmaps.checks.door import door
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.checks.precision import HALF
-from linmaps.checks.typed import typed
 from linmaps.factorized.kinds import KINDS, Kind
 from linmaps.factorized.spec import Factorized
 from linmaps.numerics.numeric import frobenius, positive_root, working_dtype

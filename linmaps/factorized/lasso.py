@@ -9,8 +9,8 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.checks import Params, number
-from linmaps.checks.door import door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.dropout import tensor_dropout
 from linmaps.factorized.spec import Factorized

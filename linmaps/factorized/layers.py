@@ -12,7 +12,7 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params, Shape
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.factorized.kinds import Kind
 
 Layer = int | Sequence[int] | Tensor | None

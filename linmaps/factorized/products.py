@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import Params, Shape
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.factorized.checkpoint import recompute
 from linmaps.factorized.kinds import KINDS, Kind, Leaves
 from linmaps.factorized.layers import Layer, Layers

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import Params, require
-from linmaps.checks.door import door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.factorized.bond_vectors import bonds, by_bond
 from linmaps.factorized.spec import Factorized
 

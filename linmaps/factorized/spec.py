@@ -16,8 +16,8 @@ from torch import Tensor
 
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import HALF
-from linmaps.checks.typed import typed
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.products import IMPLEMENTATIONS, Products
 from linmaps.families.patterns.arrays import OfArrays

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from linmaps.checks.door import door
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.checks.precision import HALF
-from linmaps.checks.typed import typed
 from linmaps.numerics.householder import times_frame
 from linmaps.numerics.numeric import working_dtype
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import HALF
-from linmaps.checks.typed import typed
 from linmaps.interop import slim, tltorch
 
 

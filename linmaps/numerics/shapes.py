@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 
 AXES = 64
 

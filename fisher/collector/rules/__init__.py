@@ -11,7 +11,7 @@ bias, the tensor that enters the layer, and the `Form` that makes a product of m
     elementwise   scales, shifts and norms
     lookup        embeddings and indices
     views         which reshapes are seen through
-    sound         torch calls with wrong batching rules
+    batching      torch calls with wrong batching rules
 """
 
 from __future__ import annotations

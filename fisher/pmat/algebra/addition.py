@@ -6,7 +6,7 @@ from typing import Any
 
 from fisher.pmat.algebra.sums import PMatSum
 from fisher.pmat.contract.base import PMat
-from fisher.pmat.contract.handed import hands_over
+from fisher.pmat.contract.handing import hands_over
 from fisher.pmat.whole.dense import PMatDense
 from linmaps import trees
 

@@ -6,7 +6,7 @@ In reading order:
     limits   what is too large to be dense
     maps     maps with leading axes in place of vectors
     origin   the likelihood a matrix was made with
-    handed   work that rooms above hand over
+    handing  work that rooms above hand over
     stored   its space and numbers, and which vectors fit
     acting   products, solves and samples, of vectors and maps
     base     PMat: functions, spectrum and algebra beside these

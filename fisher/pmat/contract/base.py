@@ -15,7 +15,7 @@ from torch import Tensor
 from fisher.pmat.contract.acting import Acting
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul, check_regul
-from fisher.pmat.contract.handed import handed
+from fisher.pmat.contract.handing import handed
 from fisher.pmat.contract.stored import DENSE
 from linmaps import trees
 from linmaps.checks import alike

@@ -11,8 +11,8 @@ from torch import Tensor
 from fisher.pmat.contract.origin import keep_origin
 from linmaps import trees
 from linmaps.checks import alike
+from linmaps.checks.annotations import typed_methods
 from linmaps.checks.precision import full_precision_methods
-from linmaps.checks.typed import typed_methods
 from linmaps.trees import Layout
 
 DENSE = "use PMatDense(F.to_torch(), F.layout)"

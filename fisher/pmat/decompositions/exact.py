@@ -131,7 +131,7 @@ class DiagonalBlock:
         return spectra.log_abs(self.entries + regul)
 
 
-def exact(block: Tensor, shape: tuple[int, ...]) -> Any:
+def exact_block(block: Tensor, shape: tuple[int, ...]) -> Any:
     """The block of a matrix `[n, n]`, or of a scalar c that stands for c I."""
     return ExactBlock(block) if block.ndim else DiagonalBlock(block.expand(shape))
 

@@ -36,7 +36,7 @@ def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
             blocks[name] = Stacked(block) if layer.grouped else block
         else:
             F.check_single(2 if F.exact[name].ndim else 0, F.exact[name])
-            blocks[name] = exact.exact(F.exact[name], shapes[name])
+            blocks[name] = exact.exact_block(F.exact[name], shapes[name])
     return blocks
 
 

@@ -12,7 +12,7 @@ from fisher.collector.layers import LayerCollection
 from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
-from fisher.pmat.contract.handed import handed
+from fisher.pmat.contract.handing import handed
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from linmaps import trees
 from linmaps.trees import Layout

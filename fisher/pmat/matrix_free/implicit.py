@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.batches import NO_EXAMPLE, running
+from fisher.checks.data import NO_EXAMPLE, running
 from fisher.collector import trial
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood

@@ -16,8 +16,8 @@ from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from linmaps import trees
+from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.checks.typed import typed
 from linmaps.trees import Layout
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import number, room, size
-from linmaps.checks.door import door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.factorized.tensors.multilinear import SWEEPS, khatri_rao, unfolded
 from linmaps.numerics.linalg import refined
 from linmaps.numerics.numeric import eye_like, restored, working_dtype

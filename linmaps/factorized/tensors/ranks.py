@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 
 Rank = Any  # "same", a fraction of the dense count, an int, or a tuple of ints
 Ranks = tuple[int, ...]

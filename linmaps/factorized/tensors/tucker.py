@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from linmaps.checks import size
-from linmaps.checks.door import door
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
+from linmaps.checks.doors import door
 from linmaps.factorized.tensors.multilinear import SWEEPS, times, unfolded
 from linmaps.numerics.numeric import restored, working_dtype
 from linmaps.numerics.singular import svd

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.checks import Params
-from linmaps.checks.typed import typed
+from linmaps.checks.annotations import typed
 from linmaps.numerics.shapes import tensorized_shape
 
 

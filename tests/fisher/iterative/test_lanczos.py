@@ -26,7 +26,7 @@ def symmetric(values, seed=0):
 )
 def test_rows_are_orthonormal_and_reduce_the_operator(values, seed, steps):
     A, start = symmetric(values, seed)
-    T, Q = lanczos.lanczos(lambda v: A @ v, start, steps)
+    T, Q = lanczos.tridiagonal(lambda v: A @ v, start, steps)
     m = min(steps, len(values))
     assert T.shape == (m, m)
     close(Q @ Q.T, torch.eye(m, dtype=D), 1e-12, "orthonormal")
@@ -109,4 +109,4 @@ def test_zero_start_single_precision_and_errors():
         with pytest.raises(ValueError, match=message):
             lanczos.eigenpairs(lambda v: v, torch.ones(3), *options)
     with pytest.raises(ValueError, match="steps: got 0"):
-        lanczos.lanczos(lambda v: v, torch.ones(3), 0)
+        lanczos.tridiagonal(lambda v: v, torch.ones(3), 0)

@@ -10,7 +10,7 @@ from torch.func import grad, vmap
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fisher
-from fisher.checks.batches import batches, check_finite
+from fisher.checks.data import batches, check_finite
 from fisher.passes.fold import Mean, ema
 from linmaps import trees
 from tests.laws import close

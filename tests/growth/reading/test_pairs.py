@@ -7,7 +7,7 @@ from torch.nn import functional as F
 import growth
 from fisher import LayerCollection
 from growth.reading.layers import layer_at, layers_of
-from growth.reading.locate import locate
+from growth.reading.locate import located
 from growth.strategies import network
 from linmaps import trees
 
@@ -100,7 +100,7 @@ def test_bad_pairs():
 
 def found(f, params, pair=None):
     layers = LayerCollection.from_function(f, params, X)
-    return locate(layers, params, pair or growth.Pair("a", "b"))
+    return located(layers, params, pair or growth.Pair("a", "b"))
 
 
 def square(bias=()):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from linmaps.checks.explained import explained, said
+from linmaps.checks.explanations import explained, said
 
 
 @explained

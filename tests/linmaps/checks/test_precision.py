@@ -5,7 +5,7 @@ import collections
 import pytest
 import torch
 
-from linmaps.checks.door import dicts, door, widened
+from linmaps.checks.doors import dicts, door, widened
 from linmaps.checks.precision import active, full_precision
 
 LOW = [torch.bfloat16, torch.float16]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from linmaps.checks.typed import fits, typed
+from linmaps.checks.annotations import fits, typed
 
 T = TypeVar("T")
 T0, C0 = torch.tensor(2.0), torch.tensor(2j)

@@ -11,7 +11,7 @@ from torch.func import vjp, vmap
 
 from fisher.checks.axes import batch_size
 from fisher.collector.collection import Layers
-from fisher.collector.rules.sound import soundly
+from fisher.collector.rules.batching import soundly
 from fisher.collector.uses import Layer
 from linmaps import trees
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from linmaps.checks.arguments import number
-from linmaps.checks.explained import explained, said
+from linmaps.checks.explanations import explained, said
 from linmaps.checks.wrapping import at_home
 
 F = TypeVar("F", bound=Callable[..., Any])
