@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fisher.checks import check, doors
+from fisher.checks import doors, finiteness
 from linmaps import trees
 from linmaps.trees.mappings import plain
 
@@ -20,11 +20,11 @@ def parameters(params: Any, finite: bool = False) -> Any:
     >>> parameters(torch.nn.ParameterDict({"w": torch.ones(2)}))
     {'w': tensor([1., 1.])}
     """
-    params = mapped(params)
-    doors.parameters(params)
+    params = plain(params)
+    doors.check_parameters(params)
     params = detached(params)
     if finite:
-        check.finite(params, "params", "the training has diverged: go back to finite parameters")
+        finiteness.finite(params, "params", "the training has diverged: go back to finite parameters")
     return params
 
 
@@ -36,13 +36,3 @@ def detached(params: Any) -> Any:
     False
     """
     return trees.map(lambda t: t.detach() if isinstance(t, nn.Parameter) else t, params)
-
-
-def mapped(tree: Any) -> Any:
-    """The tree with a dict in place of any other mapping.
-
-    >>> import collections
-    >>> mapped(collections.UserDict(x=1))
-    {'x': 1}
-    """
-    return plain(tree)

@@ -7,11 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.checks.arguments import mapped
-from fisher.checks.check import finite
-from linmaps import trees
-from linmaps.numerics.numeric import working
-from linmaps.trees.mappings import is_mapping
+from fisher.checks.finiteness import finite
+from linmaps.trees.mappings import is_mapping, plain
 
 Batch = tuple[Any, Any]
 
@@ -61,7 +58,7 @@ def _pair(item: Any, name: str) -> Batch:
     if isinstance(item, Tensor):
         return item, None
     if isinstance(item, tuple) and len(item) in (1, 2):
-        return mapped(item[0]), mapped(item[1]) if len(item) == 2 else None
+        return plain(item[0]), plain(item[1]) if len(item) == 2 else None
     if is_mapping(item):
         raise TypeError(
             f"{name}: got {type(item).__name__} with keys {sorted(map(str, item.keys()))[:8]}, expected a tensor x or a tuple "
@@ -89,14 +86,3 @@ def check_finite(tree: Any, name: str) -> None:
     >>> check_finite(torch.zeros(2), "data: batch 0")
     """
     finite(tree, name, "clean or drop these examples (or pass check_finite=False)")
-
-
-def running(total: Any, part: Any) -> Any:
-    """total + part, a sum over batches: kept in float32 at least, since half precision stops to grow.  None is zero.
-
-    >>> import torch
-    >>> running(None, torch.ones(1, dtype=torch.bfloat16)).dtype
-    torch.float32
-    """
-    wide = trees.map(working, part)
-    return wide if total is None else trees.add(total, wide)

@@ -1,9 +1,7 @@
-"""The door of what takes f, params and data: what they must be, said before anything runs, and mixed dtypes by name."""
+"""What f, params, data and options must be, said by name before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,8 +10,6 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.checks import alike, size
 from linmaps.trees import Layout, path_str
-
-MIXED = ("dtype", "scalar type", "device", "data type", "Input type", "same type")  # what torch says of mixed tensors
 
 
 def function(f: Any, name: str = "f") -> None:
@@ -33,7 +29,7 @@ def of_type(value: Any, kind: type | tuple[type, ...], name: str, expected: str)
         raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
 
 
-def parameters(params: Any, name: str = "params") -> None:
+def check_parameters(params: Any, name: str = "params") -> None:
     """Raise a TypeError that names the leaf unless params is a tree of dense real floating tensors with at least one leaf."""
     layout = Layout.of(params)
     if not layout.shapes:
@@ -85,40 +81,6 @@ def entry(sizes: tuple[int, ...], dim: int | None) -> Any:
         return sizes
     size(dim, "dim", -len(sizes), len(sizes) - 1)
     return sizes[dim]
-
-
-@contextmanager
-def explained(like: Any, like_name: str = "params", **others: Any) -> Iterator[None]:
-    """torch's refusal of mixed dtypes or devices, as a TypeError that names both.
-
-    f may convert its inputs itself, so that they are compared only where torch refuses.
-
-    >>> import torch
-    >>> with explained(torch.ones(2, 2), x=torch.ones(2, 2).double()):
-    ...     torch.ones(2, 2) @ torch.ones(2, 2).double()
-    Traceback (most recent call last):
-    TypeError: x: got torch.float64, expected torch.float32 as params; convert one with .to(...)
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(word in str(error) for word in MIXED):
-            raise
-        try:
-            for name, tree in others.items():
-                alike(tree, name, like, like_name)
-            uniform(like, like_name)
-        except TypeError as mixed:
-            raise mixed from error
-        raise
-
-
-def uniform(params: Any, name: str = "params") -> None:
-    """Raise a TypeError that names two leaves unless all floating leaves have one dtype and device."""
-    flat = [(p, t) for p, t in zip(trees.paths(params), trees.leaves(params)) if isinstance(t, Tensor)]
-    if flat:
-        first, other = flat[0][1], f"{path_str(flat[0][0])} of {name}"
-        alike(params, name, first, other)
 
 
 def rows(y: Any, batch: int, name: str = "f(params, x)") -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check as checks
-from fisher.checks import doors
-from fisher.checks.arguments import mapped, parameters
+from fisher.checks import doors, purity
+from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
 from fisher.collector.collection import Layers
@@ -23,6 +22,7 @@ from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
+from linmaps.trees.mappings import plain
 
 
 @trees.static
@@ -62,13 +62,13 @@ class LayerCollection(Layers):
         w      kronecker  matmul  3 x 3        1  w, b
         """
         doors.function(f)
-        params, x = parameters(params), mapped(x)
+        params, x = parameters(params), plain(x)
         layout = Layout.of(params)
         params = distinct(params)
         if check and batch_size(x) == 1:  # where the examples are shows only among several
             x = trees.map(lambda t: torch.cat([t, t]), x)
         tracer = Tracer(batch_size(x))
-        y, back = checks.watched(lambda params, x: tracer.run(f, params, x), params, x)
+        y, back = purity.watched(lambda params, x: tracer.run(f, params, x), params, x)
         uses = tracer.resolved()
         exact = (exact,) if isinstance(exact, str) else exact
         together = [

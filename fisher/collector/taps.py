@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.checks.axes import batch_size
-from fisher.checks.check import no_random_call
-from fisher.checks.doors import explained, output
+from fisher.checks.doors import output
+from fisher.checks.mixed import explained
+from fisher.checks.purity import no_random_call
 from fisher.collector.collection import Layers
 from fisher.collector.rules.match import Match, View
 from fisher.collector.uses import Use

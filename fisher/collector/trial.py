@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check, doors
+from fisher.checks import agreement, doors, finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.checks.data import Batch, batches, check_finite
 from fisher.collector.layers import LayerCollection
@@ -76,22 +76,22 @@ def function(
     ValueError: f(params, x): the output of one example depends on other examples, ...
     """
     batch = batch_size(x)
-    y, back = check.repeatable(run, params, x, name)
+    y, back = purity.repeatable(run, params, x, name)
     doors.rows(y, batch, name)
     if finite:
-        check.finite(y, name, "it overflows at these params and data (or pass check_finite=False)")
+        finiteness.finite(y, name, "it overflows at these params and data (or pass check_finite=False)")
     apart = all(_vanish(back(one)[1], rows) for one, rows in _cotangents(y)) if batch > 1 else True
     for mask in _masks(batch):
         for replaced in (mask, _not(mask)):
             again = run(params, _replace(x, replaced))
-            apart = apart and check.repeats(_rows(again, _not(replaced)), _rows(y, _not(replaced)))
-    check.apart(apart, name)
+            apart = apart and agreement.repeats(_rows(again, _not(replaced)), _rows(y, _not(replaced)))
+    purity.apart(apart, name)
     return y
 
 
 def _cotangents(y: Tensor) -> Iterator[tuple[Tensor, slice]]:
     """A generic cotangent of the first and of the last example alone, and the rows of all others."""
-    ramp, row = check.generic(y), torch.arange(len(y), device=y.device).reshape(-1, *[1] * (y.ndim - 1))
+    ramp, row = agreement.generic(y), torch.arange(len(y), device=y.device).reshape(-1, *[1] * (y.ndim - 1))
     yield ramp * (row == 0), slice(1, None)
     yield ramp * (row == len(y) - 1), slice(None, -1)
 
@@ -133,7 +133,7 @@ def _rows(y: Tensor, mask: Mask) -> Tensor:
 
 def losses(loss: Callable[..., Tensor], y: Tensor, rest: tuple[Any, ...], finite: bool = True) -> None:
     """Raise a ValueError unless loss(y, target) is `[B]`: one number for each example."""
-    made = check.repeatable(lambda y, rest: loss(y, *rest), y, rest, "loss(y, target)")[0]
+    made = purity.repeatable(lambda y, rest: loss(y, *rest), y, rest, "loss(y, target)")[0]
     shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
     if shape != (len(y),):
         raise ValueError(
@@ -141,7 +141,7 @@ def losses(loss: Callable[..., Tensor], y: Tensor, rest: tuple[Any, ...], finite
             "reduction='none', and sum over the positions of an example"
         )
     if finite:
-        check.finite(made, "loss(y, target)", "it overflows at these outputs (or pass check_finite=False)")
+        finiteness.finite(made, "loss(y, target)", "it overflows at these outputs (or pass check_finite=False)")
     function(lambda y, y2: loss(y2, *rest), y, y, "loss(y, target)", finite)
 
 
@@ -154,7 +154,7 @@ def mean_loss(loss: Callable[..., Tensor], params: Any, parts: Sequence[Batch], 
     part = _largest(parts)
     batch = batch_size(part[0])
     run = lambda params, part: loss(params, *part)
-    whole = check.repeatable(run, params, part, name)[0]
+    whole = purity.repeatable(run, params, part, name)[0]
     shape = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
     if shape == (batch,):
         function(lambda params, x: loss(params, x, *part[1:]), params, part[0], name, finite)
@@ -165,11 +165,11 @@ def mean_loss(loss: Callable[..., Tensor], params: Any, parts: Sequence[Batch], 
             "example"
         )
     if finite:
-        check.finite(whole, name, "it overflows at these params and data (or pass check_finite=False)")
+        finiteness.finite(whole, name, "it overflows at these params and data (or pass check_finite=False)")
     for mask in _masks(batch):
         one, other = _replace(part[0], mask), _replace(part[0], _not(mask))
         found = [loss(params, x, *part[1:]) for x in (one, other, _where(mask, one, other))]
-        check.apart(_equal(whole + found[2], found[0] + found[1], [whole, *found]), name)
+        purity.apart(_equal(whole + found[2], found[0] + found[1], [whole, *found]), name)
     for k in sorted({1, batch // 2, batch - 1} - {0}):
         first, second = (
             loss(params, *trees.map(lambda t, rows=rows: t[rows], part)) for rows in (slice(k), slice(k, None))
@@ -205,17 +205,17 @@ def _equal(one: Tensor, other: Tensor, terms: list[Tensor]) -> bool:
 
 def symmetric(F: Any, name: str, finite: bool = True) -> None:
     """Raise a ValueError unless w'F v = v'F w for generic v and w: torch's forward and reverse mode agree, and are finite."""
-    v, w = (trees.map(lambda t, k=k: torch.cos(k + check.generic(t)), F.params) for k in (1.0, 2.0))
+    v, w = (trees.map(lambda t, k=k: torch.cos(k + agreement.generic(t)), F.params) for k in (1.0, 2.0))
     try:
         Fv, Fw = F.mv(v), F.mv(w)
     except NotImplementedError:  # torch has no forward mode of some call: products will say so, others need none
         return
     if finite:
-        check.finite(Fv, name, NO_DERIVATIVE)
+        finiteness.finite(Fv, name, NO_DERIVATIVE)
     scale = trees.norm(w) * trees.norm(Fv)
     if adjoint(trees.dot(w, Fv), trees.dot(v, Fw), scale):
         return
-    if not adjoint(trees.dot(w, Fv), trees.dot(v, Fw), scale, check.tolerance_of(F.mv, v)):  # f in half precision
+    if not adjoint(trees.dot(w, Fv), trees.dot(v, Fw), scale, agreement.tolerance_of(F.mv, v)):  # f in half precision
         raise ValueError(f"{name}: {MODES}")
 
 
@@ -225,7 +225,7 @@ def adjoint(one: Tensor, other: Tensor, scale: Tensor, tol: float | None = None)
     if a is None or b is None or s is None:
         return True
     gap = (a - b).abs()
-    return bool((~(gap + s).isfinite() | (gap <= (check.tolerance([a.dtype]) if tol is None else tol) * s)).all())
+    return bool((~(gap + s).isfinite() | (gap <= (agreement.tolerance([a.dtype]) if tol is None else tol) * s)).all())
 
 
 NO_DERIVATIVE = (

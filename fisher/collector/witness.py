@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fisher.checks import check
+from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_axes
 from fisher.collector.collection import Layers
 from fisher.collector.products import gradient
@@ -55,12 +55,12 @@ class Evidence:
         back: Callable[[Tensor], Any],
     ) -> Evidence:
         """A tapped run beside the first one; ValueError where the two differ: f is random."""
-        check.finite(y, "f(params, x)", "f overflows at these params and data")
-        with check.no_random_call():
+        finiteness.finite(y, "f(params, x)", "f overflows at these params and data")
+        with purity.no_random_call():
             again, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
-        if not check.repeats(y, again):
-            check.repeatable(f, params, x)
-        return cls(f, params, x, layers, y, check.generic(y), back, inputs, tap_back)
+        if not agreement.repeats(y, again):
+            purity.repeatable(f, params, x)
+        return cls(f, params, x, layers, y, agreement.generic(y), back, inputs, tap_back)
 
     @property
     def batch(self) -> int:
@@ -70,7 +70,7 @@ class Evidence:
     def tol(self) -> float:
         """What rounding may do, relatively, in the coarsest dtype that f computes in."""
         dtypes = {self.y.dtype, *(t.dtype for t in trees.leaves(self.params)), *(u.dtype for u in self.layers.uses)}
-        return check.tolerance(dtypes)
+        return agreement.tolerance(dtypes)
 
     def on(self, *examples: int) -> Tensor:
         """The cotangent on these examples alone."""
@@ -85,7 +85,7 @@ def examples_apart(seen: Evidence) -> None:
         return
     _, of_x = seen.back(seen.on(0))
     moved = seen.f(seen.params, _replaced(seen.x))
-    check.apart(all(check.vanishes(t[1:]) for t in of_x) and check.same(moved, _replaced(seen.y), seen.tol))
+    purity.apart(all(agreement.vanishes(t[1:]) for t in of_x) and agreement.same(moved, _replaced(seen.y), seen.tol))
 
 
 def _replaced(x: Any) -> Any:
@@ -110,7 +110,9 @@ def batch_axis(seen: Evidence) -> dict[int, int | None]:
         z, moved = (outputs_of(seen.f, seen.params, x, seen.layers) for x in (seen.x, _replaced(seen.x)))
         for k in (k for k, axes in left.items() if len(axes) > 1):
             place = lambda t, axis, k=k: uses[k].outputs(t, batch, axis)
-            left[k] = tuple(a for a in left[k] if check.same(place(moved[k], a), _replaced(place(z[k], a)), seen.tol))
+            left[k] = tuple(
+                a for a in left[k] if agreement.same(place(moved[k], a), _replaced(place(z[k], a)), seen.tol)
+            )
     return {k: axes[0] if len(axes) == 1 else None for k, axes in left.items()}
 
 
@@ -134,7 +136,7 @@ def _testimonies(
 def _only(rows: Tensor, examples: tuple[int, ...]) -> bool:
     """Whether rows `[B, S, O]` of all other examples are zero."""
     others = [b for b in range(len(rows)) if b not in set(examples)]
-    return check.vanishes(rows[others])
+    return agreement.vanishes(rows[others])
 
 
 def complete(layers: L, seen: Evidence) -> L:
@@ -147,7 +149,7 @@ def complete(layers: L, seen: Evidence) -> L:
         k: uses[k].outputs(t[0], batch) for k, t in seen.tap_back(seen.ramp[None]).items()
     }  # any axis, but one for both
     flat = trees.leaves(seen.back(seen.ramp)[0])
-    floor = check.rounding(flat)
+    floor = agreement.rounding(flat)
     ends = (0, batch - 1) if batch > 1 else (0,)
     apart = [trees.leaves(seen.back(seen.on(b))[0]) for b in ends] if layers.exact else []
     found = []
@@ -167,14 +169,14 @@ def complete(layers: L, seen: Evidence) -> L:
                 floor,
             )
         found.append(layer)
-    if all(check.vanishes(t) for t in flat):
+    if all(agreement.vanishes(t) for t in flat):
         _depends(seen)
     return dataclasses.replace(layers, layers=tuple(found))
 
 
 def _never_met(layer: Layer, layers: Layers, seen: Evidence, flat: list[Tensor]) -> None:
-    if not check.vanishes(flat[layer.leaves[0]]):
-        check.repeatable(seen.f, seen.params, seen.x)
+    if not agreement.vanishes(flat[layer.leaves[0]]):
+        purity.repeatable(seen.f, seen.params, seen.x)
         raise ValueError(
             f"{layer.name}: has a gradient but is used by no torch call that can be seen (an autograd.Function, a scripted "
             "or compiled callable, another thread), expected uses that explain the gradient; call torch functions on the "
@@ -184,7 +186,7 @@ def _never_met(layer: Layer, layers: Layers, seen: Evidence, flat: list[Tensor])
 
 def _explained(layers: Layers, layer: Layer, seen: Evidence, want: Tensor, got: Tensor, floor: float) -> None:
     if not _agree(want, got, seen.tol, floor):
-        check.repeatable(seen.f, seen.params, seen.x)
+        purity.repeatable(seen.f, seen.params, seen.x)
         raise ValueError(
             f"{layer.name}: the uses seen ({', '.join(layers.uses[k].describe() for k in layer.uses)}) explain only part "
             "of its gradient, expected all of it; some use is not a torch call that can be seen (an autograd.Function, a "
@@ -209,13 +211,13 @@ def _verified(layer: Layer, seen: Evidence, ends: tuple[int, ...], want: Tensor,
             return layer
     except RuntimeError:  # f has no batching rule, or branches on values
         pass
-    check.repeatable(seen.f, seen.params, seen.x)
+    purity.repeatable(seen.f, seen.params, seen.x)
     return dataclasses.replace(layer, one_by_one=True)
 
 
 def _agree(want: Tensor, got: Tensor, tol: float, floor: float) -> bool:
     """Whether two gradients agree up to tol, relative to the largest entry, or up to what rounding leaves of zero."""
-    a, b = check.raw(want), check.raw(got)
+    a, b = agreement.raw(want), agreement.raw(got)
     if not a.numel():
         return True
     scale = torch.maximum(a.abs().amax(), b.abs().amax())
@@ -224,9 +226,9 @@ def _agree(want: Tensor, got: Tensor, tol: float, floor: float) -> bool:
 
 def _depends(seen: Evidence) -> None:
     """No leaf has a gradient: raise if the output depends on them all the same, and none has one elsewhere either."""
-    elsewhere = trees.map(lambda t: t + 0.1 * check.generic(t) * (1 + t.detach().abs()), seen.params)
-    moved, back = check.watched(seen.f, elsewhere, seen.x)
-    if check.repeats(seen.y, moved) or not all(check.vanishes(t) for t in trees.leaves(back(seen.ramp)[0])):
+    elsewhere = trees.map(lambda t: t + 0.1 * agreement.generic(t) * (1 + t.detach().abs()), seen.params)
+    moved, back = purity.watched(seen.f, elsewhere, seen.x)
+    if agreement.repeats(seen.y, moved) or not all(agreement.vanishes(t) for t in trees.leaves(back(seen.ramp)[0])):
         return
     raise ValueError(
         "f(params, x): depends on params, but no gradient leads to them, expected a function that autograd can see; it "

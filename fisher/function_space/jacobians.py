@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check as checks
-from fisher.checks import doors
+from fisher.checks import agreement, doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import trial
@@ -77,13 +76,13 @@ def jacobian(
 def _modes_agree(f: Callable[..., Tensor], params: Any, x: Any) -> None:
     """Raise unless <u, J v> = <J'u, v> for generic u and v."""
     J = PFMapImplicit(f, params, x)
-    v = trees.map(checks.generic, params)
+    v = trees.map(agreement.generic, params)
     try:
         Jv = J.jvp(v)
     except NotImplementedError:  # torch has no forward mode of some call: `vjp` needs none
         return
-    u = checks.generic(Jv)
+    u = agreement.generic(Jv)
     pulled = J.vjp(u)
-    tol = checks.tolerance_of(f, params, x)
+    tol = agreement.tolerance_of(f, params, x)
     if not trial.adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv), tol):
         raise ValueError(f"jacobian: {trial.MODES}")

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fisher.checks import check as checks
-from fisher.checks import doors
+from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import trial
@@ -123,7 +122,7 @@ def gram(
         kernel = _grid([[_pair(a, b, kind) for b in right] for a in left], kind)
     made = FMatDense(kernel, kind, x2 is None)
     if check_finite:
-        checks.finite(made, "gram", trial.NO_DERIVATIVE)
+        finiteness.finite(made, "gram", trial.NO_DERIVATIVE)
     return made.centered() if centered else made
 
 

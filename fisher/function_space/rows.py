@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher.checks import check as checks
-from fisher.checks import doors
+from fisher.checks import agreement, doors, finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.collector import trial
 from fisher.collector.layers import LayerCollection
@@ -53,20 +52,20 @@ def dense(
         _rows_agree(f, params, parts, found)
     J = PFMapDense(trees.map(lambda *ts: torch.cat(ts), *found), Layout.of(params))
     if check_finite:
-        checks.finite(J, "jacobian", trial.NO_DERIVATIVE)
+        finiteness.finite(J, "jacobian", trial.NO_DERIVATIVE)
     return J
 
 
 def _rows_agree(f: Callable[..., Tensor], params: Any, parts: list[Any], found: list[Any]) -> None:
     """Raise unless J'u of the rows is autograd's gradient of <u, f> for the largest batch."""
     x, rows = max(zip(parts, found), key=lambda pair: batch_size(pair[0]))
-    y, back = checks.watched(f, params, x)
-    u = checks.generic(y)
+    y, back = purity.watched(f, params, x)
+    u = agreement.generic(y)
     flat = [t.flatten(2) if t.ndim > 2 else t[..., None] for t in trees.leaves(rows)]
     weighted = [t * u.reshape(*t.shape[:2], 1) for t in flat]
     sizes = [t.abs().sum((0, 1)) for t in weighted]
     largest = torch.stack([t.amax() for t in sizes if t.numel()]).amax()
-    tol = checks.tolerance_of(f, params, x)
+    tol = agreement.tolerance_of(f, params, x)
     rounding = tol / 10 * largest  # all that there is in rows that are zero
     for path, want, got, size in zip(trees.paths(params), trees.leaves(back(u)[0]), weighted, sizes):
         if not trial.adjoint(got.sum((0, 1)), want.reshape(-1), size + rounding, tol):
@@ -98,7 +97,7 @@ def _plain(f: Callable[..., Tensor], params: Any, x: Any, chunk_size: int | None
     if batch == 0 or width == 0:
         return treedef.unflatten([t.new_zeros(batch, width, *t.shape) for t in flat])
     size = batch if chunk_size is None else max(1, chunk_size // width)
-    with checks.no_random_call():
+    with purity.no_random_call():
         found = [vmap(one)(part) for part in _split(x, size)]
     return treedef.unflatten(trees.map(lambda *ts: torch.cat(ts), *found))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks.check import raw
+from fisher.checks.agreement import raw
 from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.checks.precision import HALF

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.numerics import numeric
+from linmaps.numerics import dtypes
 from linmaps.numerics.eigen import plain_eigh
 
 Operator = Callable[[Tensor], Tensor]
@@ -25,7 +25,7 @@ def _singly(fn: Any) -> Any:
 
     @functools.wraps(fn)
     def run(operator: Operator, start: Tensor, *args: Any, **options: Any) -> Any:
-        dtype, wide = start.dtype, numeric.working_dtype(start.dtype)
+        dtype, wide = start.dtype, dtypes.working_dtype(start.dtype)
         if dtype == wide:
             return fn(operator, start, *args, **options)
         found = fn(lambda v: operator(v.to(dtype)).to(wide), start.to(wide), *args, **options)

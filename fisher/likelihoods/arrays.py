@@ -13,7 +13,7 @@ from torch import Tensor
 
 from linmaps.checks import values
 from linmaps.checks.annotations import typed
-from linmaps.numerics.numeric import working_dtype
+from linmaps.numerics.dtypes import working_dtype
 
 
 class Rooted:

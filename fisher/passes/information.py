@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from fisher.checks import check, doors
+from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.data import running
 from fisher.collector.layers import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -26,6 +25,7 @@ from fisher.reducers.mixed import Mixed
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.numerics.numeric import running
 
 SHARING = ("expand", "reduce")
 
@@ -141,7 +141,7 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     if run.layers is None and seen:
         run.found(seen[0][0])  # refuses examples that are not apart
     elif seen and run.check_finite:
-        check.steady(f, params, seen[0][0])
+        purity.steady(f, params, seen[0][0])
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)

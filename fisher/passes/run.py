@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check
+from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE, batches
 from fisher.checks.data import check_finite as data_finite
@@ -55,7 +55,7 @@ def one_batch(data: Any) -> bool:
 def checked_batches(run: Pass, data: Any) -> Any:
     """`(x, target)` of each batch that has examples, after the checks at the door."""
     if run.check_finite:
-        check.finite(run.params, "params", "the training has diverged: go back to finite parameters")
+        finiteness.finite(run.params, "params", "the training has diverged: go back to finite parameters")
     for number, (x, target) in enumerate(batches(data, progress=run.progress, what="fim")):
         if run.one_only and number:
             raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
@@ -81,7 +81,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
         if given and not seen and run.check_finite:  # found layers are checked already
-            check.steady(run.f, run.params, x)
+            purity.steady(run.f, run.params, x)
         seen += batch_size(x)
     if run.layers is None or not seen:
         raise ValueError(NO_EXAMPLE)
@@ -89,7 +89,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     if run.dtype is not None:
         made = _cast(made, dtype)
     if run.check_finite:
-        check.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
+        finiteness.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
     return made
 
 
@@ -120,7 +120,7 @@ def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batc
     Seen by the gradients of a generic cotangent on all outputs, and on those that count: a position that has none of
     either (a unit that is off) counts as ever.
     """
-    ramp = check.generic(y)
+    ramp = agreement.generic(y)
     g = column_rows(layers, back(torch.stack([ramp, torch.where(counts, ramp, 0.0)])), batch)
     moved = {k: (t != 0).flatten(3).any(-1) for k, t in g.items()}
     return {k: some | ~every for k, (every, some) in moved.items()}

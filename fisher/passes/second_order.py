@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check as checks
-from fisher.checks import doors
+from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE
@@ -136,7 +135,7 @@ def _represent(
         trial.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
     made = _in(F, representation, layers, chunk_size)
     if check_finite and made is not F:
-        checks.finite(made, what, trial.NO_DERIVATIVE)
+        finiteness.finite(made, what, trial.NO_DERIVATIVE)
     return made
 
 

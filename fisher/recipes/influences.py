@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
-from fisher.checks import check
+from fisher.checks import finiteness
 from fisher.checks.axes import batch_size
 from fisher.checks.data import batches
 from fisher.likelihoods import Categorical, Likelihood
@@ -158,11 +158,11 @@ def _gradients(f: Callable[..., Tensor], params: Any, data: Any, loss: Loss, nam
         if not isinstance(target, Tensor):
             got = "no target" if target is None else f"a target of type {type(target).__name__}"
             raise ValueError(f"{where} has {got}, expected (x, target) with a tensor")
-        check.finite((x, target), where, "clean or drop these examples")
+        finiteness.finite((x, target), where, "clean or drop these examples")
         if len(target) != batch_size(x):
             raise ValueError(f"{where}: got {len(target)} targets, expected {batch_size(x)}, one for each example of x")
         found = vmap(grad(one), (None, 0, 0))(params, x, target)
-        check.finite(found, f"{where}: gradients of the loss", "f or the loss overflows at these params and data")
+        finiteness.finite(found, f"{where}: gradients of the loss", "f or the loss overflows at these params and data")
         parts.append(found)
     return trees.map(lambda *ts: torch.cat(ts), *parts)
 
@@ -204,7 +204,7 @@ def _shares(f: Callable[..., Tensor], params: Any, x: Any, target: Any, columns:
 
 
 def _finite(t: Tensor, name: str) -> Tensor:
-    check.finite(t, name, "F + regul I is singular or nearly so: use a larger regul")
+    finiteness.finite(t, name, "F + regul I is singular or nearly so: use a larger regul")
     return t
 
 

@@ -22,7 +22,7 @@ from fisher.pmat.contract.base import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 INDEFINITE = (
     "N F + prior_precision I is not positive definite, so it is no precision; take the Fisher or Gauss-Newton matrix in place "

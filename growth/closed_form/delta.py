@@ -16,7 +16,7 @@ from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.doors import door
 from growth.reading.pairs import Pair, bare
 from growth.reading.records import owned
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 from linmaps.trees import record
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from linmaps.numerics.numeric import normal, uniform
+from linmaps.numerics.draws import normal, uniform
 
 Draw = Callable[..., Tensor]
 

@@ -20,7 +20,7 @@ from growth.reading.doors import count, door
 from growth.reading.layers import layers_of
 from growth.reading.pairs import Pair, bare
 from linmaps.checks import number
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 Rule = str | Callable[[tuple[int, ...], Tensor, int, torch.Generator | None], Tensor]
 RULES = ("copy_uniform", "copy_normal", "kaiming_uniform", "kaiming_normal", "zeros")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks.check import generic
+from fisher.checks.agreement import generic
 from growth.closed_form.delta import Delta, make_delta, optimal_delta, slope_of, split
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
@@ -22,8 +22,8 @@ from growth.reading.doors import count, door
 from growth.reading.pairs import bare
 from growth.reading.records import owned
 from linmaps.checks import alike, number, values
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
-from linmaps.numerics.numeric import working
 
 
 @door()

@@ -20,8 +20,9 @@ from growth.moments.metric import check_metric, on_outputs, output_root
 from growth.reading.doors import door
 from growth.reading.records import owned
 from linmaps.checks import number
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
-from linmaps.numerics.numeric import positive_root, working
+from linmaps.numerics.numeric import positive_root
 from linmaps.trees import record
 
 

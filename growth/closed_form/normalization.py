@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from growth.closed_form.delta import Delta
 from growth.closed_form.select import scale_neurons
 from growth.closed_form.units import Neurons, check_units, live

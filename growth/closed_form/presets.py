@@ -26,7 +26,8 @@ from growth.reading.doors import count, door
 from growth.reading.pairs import bare
 from growth.reading.records import owned
 from linmaps.checks import alike, number
-from linmaps.numerics.numeric import positive_root, working
+from linmaps.numerics.dtypes import working
+from linmaps.numerics.numeric import positive_root
 
 
 @door()

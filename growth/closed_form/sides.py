@@ -14,7 +14,8 @@ from growth.closed_form.delta import split
 from growth.closed_form.draws import standard
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics
-from linmaps.numerics.numeric import positive_root, working
+from linmaps.numerics.dtypes import working
+from linmaps.numerics.numeric import positive_root
 
 
 def with_weights(stats: Statistics, found: Neurons, A: Tensor, out: Tensor) -> Neurons:

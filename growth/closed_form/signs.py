@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher import LayerCollection
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
 from growth.reading.doors import door
@@ -20,7 +20,7 @@ from growth.reading.losses import Loss
 from growth.reading.observe import observed
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 
 @door("f", "loss")

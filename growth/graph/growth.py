@@ -20,7 +20,7 @@ from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.activations import Activation
 from growth.reading.doors import count, door
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 
 @door()

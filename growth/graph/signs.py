@@ -16,7 +16,7 @@ from growth.graph.table import Candidates
 from growth.reading.activations import constants
 from growth.reading.doors import door
 from growth.reading.losses import Loss
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 
 @door()

@@ -21,7 +21,7 @@ from growth.reading.doors import door
 from growth.reading.losses import Loss, per_sample
 from linmaps import trees
 from linmaps.checks.annotations import typed
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 from linmaps.trees import record
 
 MEANS = ("S", "M", "E")

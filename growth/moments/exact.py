@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from fisher.collector.taps import column_rows, pull
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -24,7 +24,7 @@ from growth.reading.doors import door
 from growth.reading.locate import located
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.reading.records import owned
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 
 @door("f")

@@ -11,7 +11,7 @@ from torch import Tensor
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import pseudo_root
 from linmaps.checks import number
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 
 def check_metric(output_metric: str | None, shrinkage: float | Tensor) -> None:

@@ -18,7 +18,8 @@ from linmaps import Factorized, LowRank, Map, Spectral
 from linmaps.checks import Params, number
 from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.kinds.base import listed, named, tensor
-from linmaps.numerics.numeric import frobenius, norm_or, working
+from linmaps.numerics.dtypes import working
+from linmaps.numerics.numeric import frobenius, norm_or
 
 Ranks = tuple[int, ...]
 More = int | Sequence[int]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fisher.pmat.contract.base import PMat
 from linmaps import trees
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.linalg import damped, inv
-from linmaps.numerics.numeric import working
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from growth.rank.curvature import Curvature, curvature_of
 from growth.reading.doors import door
 from linmaps.checks import Params
 from linmaps.checks import size as check_size
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 
 @door()

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import vjp
 
 from fisher import LayerCollection
+from fisher.checks.agreement import generic
 from fisher.checks.axes import batch_size
-from fisher.checks.check import generic
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.uses import Use
@@ -26,7 +26,7 @@ from growth.reading.locate import Place, located
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
 from linmaps.checks import values
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 LOOSE = 0.1  # relative, of half precision
 NORM_EPS = 2e-3  # what the eps of a batch norm does to a unit of variance 1

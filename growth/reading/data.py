@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from fisher.checks.axes import batch_size
-from fisher.checks.check import finite
 from fisher.checks.data import batches
 from fisher.checks.data import check_finite as check_data
+from fisher.checks.finiteness import finite
 from linmaps import trees
 
 FEW = 32

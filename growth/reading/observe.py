@@ -18,7 +18,7 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
-from fisher.checks.check import repeatable
+from fisher.checks.purity import repeatable
 from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution
 from growth.reading.activations import Activation
@@ -31,7 +31,7 @@ from growth.reading.locate import Place, located
 from growth.reading.losses import Loss, gradient, per_sample
 from growth.reading.pairs import Pair
 from linmaps import trees
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check
+from fisher.checks import agreement
 from growth.reading.layers import layers_of, norm_leaves, places
 from growth.reading.pairs import Pair
 from linmaps import trees
@@ -42,7 +42,7 @@ def check_silent(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, old:
         return
     size = float(a.abs().amax())
     gap = float((a - b).abs().amax()) if a.shape == b.shape else math.inf
-    if gap > check.tolerance([a.dtype]) * size and gap > check.tolerance_of(f, params, x) * size:
+    if gap > agreement.tolerance([a.dtype]) * size and gap > agreement.tolerance_of(f, params, x) * size:
         raise ValueError(
             f"{pair}: f changes by up to {gap:.3g}, at a size of {size:.3g}, with one more hidden unit whose outgoing weights "
             "are zero, expected no change; it reads the width from params (a factor 1/sqrt(width), a mean over units): keep "

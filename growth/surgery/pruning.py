@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
 from growth.reading.doors import door
@@ -25,8 +25,9 @@ from growth.surgery.resize import gathered, indices, spread
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import typed
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
-from linmaps.numerics.numeric import positive_root, working
+from linmaps.numerics.numeric import positive_root
 from linmaps.trees import record
 
 Units = Sequence[int] | Tensor

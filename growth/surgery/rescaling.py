@@ -17,7 +17,7 @@ from growth.reading.layers import Layer, norm_leaves, plain_layers
 from growth.reading.pairs import Pair
 from growth.surgery.same import Check, same_function
 from linmaps import trees
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
 from linmaps.trees.keys import path_str
 
 KINDS = ("default", "constraint_old", "constraint_new")

@@ -15,7 +15,7 @@ from torch.func import grad
 from tqdm import tqdm
 
 from fisher.checks.axes import batch_size as count_samples
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from growth.carry.state import grow_like
 from growth.closed_form.delta import optimal_delta
 from growth.closed_form.draws import drawing

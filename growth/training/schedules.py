@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from linmaps.checks import number, size
 from linmaps.checks.annotations import typed
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from fisher.pmat.layered.factored import KroneckerBlock
 from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.units import Neurons
@@ -24,8 +24,8 @@ from growth.reading.records import owned
 from linmaps.checks import alike, number
 from linmaps.checks.annotations import typed
 from linmaps.numerics import lapack
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
-from linmaps.numerics.numeric import working
 from linmaps.trees import record
 
 

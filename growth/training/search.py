@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.checks.check import finite
+from fisher.checks.finiteness import finite
 from growth.reading.data import DIVERGED, examples
 from growth.reading.doors import door
 from growth.reading.losses import Loss, per_sample

@@ -18,7 +18,9 @@ from linmaps import trees
 from linmaps.base.hooks import Hooks
 from linmaps.checks import Params, Shape, alike
 from linmaps.checks.precision import HALF
-from linmaps.numerics.numeric import by_planes, frobenius, led, nan_where, uniform, working_dtype
+from linmaps.numerics.draws import uniform
+from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.numeric import by_planes, frobenius, led, nan_where
 
 
 @dataclass(frozen=True)

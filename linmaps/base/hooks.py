@@ -16,9 +16,10 @@ from linmaps.base.checked import Checked
 from linmaps.checks import Params, Shape
 from linmaps.checks.precision import HALF
 from linmaps.numerics import lapack
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.eigen import eigvals, shifted
 from linmaps.numerics.linalg import logabsdet, solve
-from linmaps.numerics.numeric import eye_like, working_dtype
+from linmaps.numerics.numeric import eye_like
 
 
 class Hooks(Checked, abc.ABC):

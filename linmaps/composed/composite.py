@@ -14,8 +14,10 @@ from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks import Params, homogeneous
 from linmaps.checks.precision import HALF
+from linmaps.numerics.draws import uniform
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.linalg import solve
-from linmaps.numerics.numeric import by_planes, eye_like, led, uniform, working_dtype
+from linmaps.numerics.numeric import by_planes, eye_like, led
 
 R = TypeVar("R")
 

@@ -22,7 +22,9 @@ from linmaps.factorized.axes import Option, axes_of, check_x, space_after
 from linmaps.factorized.kinds import KINDS, Fitting
 from linmaps.factorized.stages import convolve, multiplications
 from linmaps.factorized.tensors.ranks import Rank, fraction
-from linmaps.numerics.numeric import frobenius, uniform, working_dtype
+from linmaps.numerics.draws import uniform
+from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.numeric import frobenius
 
 FACTORIZATIONS = ("cp", "tucker", "tt", "dense")
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")

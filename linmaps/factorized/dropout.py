@@ -10,7 +10,7 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.numeric import working_dtype
+from linmaps.numerics.dtypes import working_dtype
 
 
 @typed

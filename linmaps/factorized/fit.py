@@ -15,7 +15,8 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, value_of
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.numeric import frobenius, working_dtype
+from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.shapes import tensorized_shape
 
 

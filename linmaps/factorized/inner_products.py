@@ -13,7 +13,8 @@ from linmaps.checks.doors import door
 from linmaps.checks.precision import HALF
 from linmaps.factorized.kinds import KINDS, Kind
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.numeric import frobenius, positive_root, working_dtype
+from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.numeric import frobenius, positive_root
 
 
 @door

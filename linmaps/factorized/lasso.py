@@ -14,7 +14,7 @@ from linmaps.checks.doors import door
 from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.dropout import tensor_dropout
 from linmaps.factorized.spec import Factorized
-from linmaps.numerics.numeric import working_dtype
+from linmaps.numerics.dtypes import working_dtype
 
 Number = float | Tensor
 

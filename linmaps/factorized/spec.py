@@ -22,7 +22,9 @@ from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.products import IMPLEMENTATIONS, Products
 from linmaps.families.patterns.arrays import OfArrays
 from linmaps.numerics import lapack
-from linmaps.numerics.numeric import frobenius, positive_root, uniform, working_dtype
+from linmaps.numerics.draws import uniform
+from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.numeric import frobenius, positive_root
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linmaps.composed.compose import Affine
 from linmaps.composed.composite import Composite
-from linmaps.numerics.numeric import working_dtype
+from linmaps.numerics.dtypes import working_dtype
 
 Found = tuple[Any, dict[str, Any]]  # a Map or an RNNCell, and its params
 

@@ -29,8 +29,9 @@ from linmaps.interop import slim_factors
 from linmaps.interop.seen import Found, Seen, with_bias
 from linmaps.numerics import lapack
 from linmaps.numerics.linalg import negative_determinant
-from linmaps.numerics.numeric import eye_like, unbetween
+from linmaps.numerics.numeric import eye_like
 from linmaps.numerics.packing import pack_upper
+from linmaps.numerics.ranges import unbetween
 
 
 def convert(module: Any) -> Found | None:

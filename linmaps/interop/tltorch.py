@@ -18,7 +18,7 @@ from linmaps.checks.modules import check_untouched
 from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.spec import Factorized
 from linmaps.interop.seen import Found
-from linmaps.numerics.numeric import working_dtype
+from linmaps.numerics.dtypes import working_dtype
 
 WEIGHTS = {"DenseTensorized": "dense", "CPTensorized": "cp", "TuckerTensorized": "tucker", "BlockTT": "blocktt"}
 CURE = "fit its matrix [in, out] with linmaps.Factorized(...).from_matrix"

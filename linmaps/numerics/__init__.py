@@ -1,7 +1,10 @@
 """Numerics: what maps and matrices compute with, right to rounding in every mode and under every transform.
 
 In reading order:
-    numeric      dtypes to work in, numbers from a generator, quantities between bounds
+    dtypes       the dtypes to compute in
+    draws        numbers from a generator
+    numeric      sums, norms and roots, right where they are zero
+    ranges       free parameters, and quantities between bounds
     shapes       sizes of the modes of a tensorized matrix
     lapack       the one door to decompositions: NaN in, NaN out
     linalg       solves, inverses, determinants

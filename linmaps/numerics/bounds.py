@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from linmaps.numerics.eigen import eigvals
-from linmaps.numerics.numeric import eye_like, relu
+from linmaps.numerics.numeric import eye_like
+from linmaps.numerics.ranges import relu
 
 
 def spectral_excess(W: Tensor, excess: Callable[[Tensor], Tensor], inside: float) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from linmaps.numerics import lapack
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.linalg import damped
-from linmaps.numerics.numeric import differentiated, working
+from linmaps.numerics.numeric import differentiated
 
 
 def shifted(m: Tensor) -> Tensor:

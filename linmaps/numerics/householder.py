@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linmaps.numerics.draws import normal
 from linmaps.numerics.linalg import negative_determinant
-from linmaps.numerics.numeric import normal
 
 Panel = tuple[Tensor, Tensor, Tensor]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from linmaps.numerics import lapack
-from linmaps.numerics.numeric import differentiated, in_working, working
+from linmaps.numerics.dtypes import in_working, working
+from linmaps.numerics.numeric import differentiated
 
 Number = float | Tensor
 

@@ -21,8 +21,9 @@ from fisher.pmat.decompositions.precise import cast
 from fisher.pmat.layered.factored import KroneckerBlock, Stacked
 from linmaps import trees
 from linmaps.checks import values
+from linmaps.numerics.dtypes import precise
 from linmaps.numerics.eigen import constant_eigh, cutoff
-from linmaps.numerics.numeric import precise, total
+from linmaps.numerics.numeric import total
 
 DIRECT = 2**11  # rows up to which a sum is solved as a dense matrix
 

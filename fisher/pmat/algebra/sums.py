@@ -23,7 +23,8 @@ from fisher.pmat.whole.diag import PMatDiag
 from fisher.pmat.whole.eigen import raveled
 from fisher.pmat.whole.eye import PMatEye
 from linmaps import trees
-from linmaps.numerics.numeric import positive_root, precise
+from linmaps.numerics.dtypes import precise
+from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout
 
 

@@ -1,7 +1,7 @@
 """Where numbers are computed: in float64 on the way, in the dtype of the matrix outside.
 
 The small eigenvalues of a second moment of condition 1e9 are below what float32 arithmetic resolves, though the matrix
-holds them; half precision has no factorizations at all.  `linmaps.numerics.numeric.precise` says up to which size.
+holds them; half precision has no factorizations at all.  `linmaps.numerics.dtypes.precise` says up to which size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.numerics import numeric
+from linmaps.numerics import dtypes
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ def inner(tree: Any) -> torch.dtype:
     (torch.float64, torch.float64)
     """
     leaves = trees.leaves(tree)
-    return numeric.precise(leaves[0].dtype, leaves[0].device, max(max((*t.shape[-2:], 0)) for t in leaves))
+    return dtypes.precise(leaves[0].dtype, leaves[0].device, max(max((*t.shape[-2:], 0)) for t in leaves))
 
 
 def precisely(fn: Fn) -> Fn:
@@ -41,7 +41,7 @@ def precisely(fn: Fn) -> Fn:
 
 def singly(fn: Fn) -> Fn:
     """The same in the dtype of the first argument, float32 for half precision: for sums and products of numbers."""
-    return _within(fn, lambda tree: numeric.working_dtype(trees.leaves(tree)[0].dtype))
+    return _within(fn, lambda tree: dtypes.working_dtype(trees.leaves(tree)[0].dtype))
 
 
 def _within(fn: Any, dtype_of: Callable[[Any], torch.dtype]) -> Any:

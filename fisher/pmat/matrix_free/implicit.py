@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.data import NO_EXAMPLE, running
+from fisher.checks.data import NO_EXAMPLE
 from fisher.collector import trial
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -21,7 +21,8 @@ from fisher.pmat.contract.damping import Regul
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
 from linmaps import trees
-from linmaps.numerics.numeric import working
+from linmaps.numerics.dtypes import working
+from linmaps.numerics.numeric import running
 from linmaps.trees import Layout
 
 

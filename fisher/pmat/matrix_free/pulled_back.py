@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import check as checks
+from fisher.checks import finiteness, purity
 from fisher.checks.arguments import parameters
 from fisher.collector import trial
 from fisher.collector.forward import jvp, vjp
@@ -113,10 +113,10 @@ def pullback(
     weights = effective(params)
     F.check_vector(weights, "effective(params)")
     if check_finite:
-        checks.finite(weights, "effective(params)", "it overflows at these params")
-        checks.finite(F, "F", "make it of finite data and params")
+        finiteness.finite(weights, "effective(params)", "it overflows at these params")
+        finiteness.finite(F, "F", "make it of finite data and params")
     made = PMatPullback(F, params, effective)
     if check:
-        checks.repeatable(lambda params, _: effective(params), params, (), "effective(params)")
+        purity.repeatable(lambda params, _: effective(params), params, (), "effective(params)")
         trial.symmetric(made, "pullback", check_finite)
     return made

@@ -24,9 +24,10 @@ from fisher.pmat.whole.range import PMatRange
 from fisher.pmat.whole.rows import combination, gram, orthonormal, products, row_layout
 from fisher.pmat.whole.woodbury import constant_inverse
 from linmaps import trees
+from linmaps.numerics.dtypes import precise, working_dtype
 from linmaps.numerics.eigen import cutoff, eigh, pinv
 from linmaps.numerics.linalg import refined
-from linmaps.numerics.numeric import positive_root, precise, working_dtype
+from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout
 
 

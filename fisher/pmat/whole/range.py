@@ -26,9 +26,10 @@ from fisher.pmat.decompositions.spectra import (
 )
 from fisher.pmat.whole.rows import combination, gram, products, row_layout
 from linmaps import trees
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.eigen import cutoff, eigh, pinv
 from linmaps.numerics.linalg import damped, inv
-from linmaps.numerics.numeric import eye_like, positive_root, working_dtype
+from linmaps.numerics.numeric import eye_like, positive_root
 from linmaps.trees import Layout
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from linmaps.factorized.tensors.plan import Cost, Way, product
 from linmaps.numerics import lapack
-from linmaps.numerics.numeric import normal
+from linmaps.numerics.draws import normal
 
 Leaves = Mapping[str, Tensor]
 Shape = tuple[int, ...]

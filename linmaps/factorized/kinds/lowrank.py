@@ -9,7 +9,8 @@ from linmaps.factorized.kinds.base import Kind, dense_product
 from linmaps.factorized.tensors import ranks
 from linmaps.factorized.tensors.plan import Way, product
 from linmaps.factorized.tensors.randomized import randomized_svd
-from linmaps.numerics.numeric import normal, working_dtype
+from linmaps.numerics.draws import normal
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.singular import product_svdvals, svd
 
 

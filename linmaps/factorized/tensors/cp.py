@@ -16,8 +16,9 @@ from linmaps.checks import number, room, size
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.factorized.tensors.multilinear import SWEEPS, khatri_rao, unfolded
+from linmaps.numerics.dtypes import restored, working_dtype
 from linmaps.numerics.linalg import refined
-from linmaps.numerics.numeric import eye_like, restored, working_dtype
+from linmaps.numerics.numeric import eye_like
 from linmaps.numerics.singular import svd
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from linmaps.factorized.tensors.multilinear import times, unfolded
 from linmaps.factorized.tensors.trains import check_tt_ranks
 from linmaps.factorized.tensors.tucker import check_tucker_ranks, swept
-from linmaps.numerics.numeric import normal, restored, working_dtype
+from linmaps.numerics.draws import normal
+from linmaps.numerics.dtypes import restored, working_dtype
 from linmaps.numerics.singular import basis, svd
 
 Shapes = list[tuple[int, int]]

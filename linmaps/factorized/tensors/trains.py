@@ -14,7 +14,7 @@ from torch import Tensor
 
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
-from linmaps.numerics.numeric import restored, working_dtype
+from linmaps.numerics.dtypes import restored, working_dtype
 from linmaps.numerics.singular import svd
 
 

@@ -15,7 +15,7 @@ from linmaps.checks import size
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.factorized.tensors.multilinear import SWEEPS, times, unfolded
-from linmaps.numerics.numeric import restored, working_dtype
+from linmaps.numerics.dtypes import restored, working_dtype
 from linmaps.numerics.singular import svd
 
 

@@ -14,9 +14,11 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
 from linmaps.numerics.bounds import modulus, onto_l1_ball, spectral_excess
+from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.eigen import eigh
-from linmaps.numerics.numeric import MARGIN, frobenius, normal, relu, unbetween, uniform
+from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.packing import symmetric
+from linmaps.numerics.ranges import MARGIN, relu, unbetween
 
 
 def weave(diagonal: Tensor, off: Tensor) -> Tensor:

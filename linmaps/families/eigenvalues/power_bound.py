@@ -15,11 +15,13 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics.bounds import radius_excess
+from linmaps.numerics.draws import uniform
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.linalg import solve
 from linmaps.numerics.lyapunov import solve_stein
-from linmaps.numerics.numeric import MARGIN, eye_like, relu, uniform
+from linmaps.numerics.numeric import eye_like
 from linmaps.numerics.packing import skew
+from linmaps.numerics.ranges import MARGIN, relu
 
 METHODS = ("lmi", "rescale", "soft")
 

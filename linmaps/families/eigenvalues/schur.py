@@ -14,7 +14,9 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import householder, lapack
 from linmaps.numerics.bounds import radius_excess
-from linmaps.numerics.numeric import frobenius, middle, normal, positive_root, squashed, uniform
+from linmaps.numerics.draws import middle, normal, uniform
+from linmaps.numerics.numeric import frobenius, positive_root
+from linmaps.numerics.ranges import squashed
 
 
 @register

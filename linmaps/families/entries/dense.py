@@ -11,7 +11,8 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics.numeric import eye_like, frobenius, uniform
+from linmaps.numerics.draws import uniform
+from linmaps.numerics.numeric import eye_like, frobenius
 
 
 @register

@@ -13,7 +13,9 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.checks.precision import HALF
-from linmaps.numerics.numeric import by_planes, normal, uniform, working_dtype
+from linmaps.numerics.draws import normal, uniform
+from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.numeric import by_planes
 
 LOW, HIGH = -0.1, 1.1  # the interval that the concrete variable is stretched to before it is cut to [0, 1]
 NOISE = 1e-6  # uniform noise is kept this far from 0 and 1

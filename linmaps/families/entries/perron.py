@@ -15,8 +15,10 @@ from linmaps.families.entries.stochastic import relative_logits, with_zero_first
 from linmaps.families.interval import check_bounds, outside
 from linmaps.numerics import lapack
 from linmaps.numerics.bounds import simplex
+from linmaps.numerics.draws import middle, normal
 from linmaps.numerics.eigen import eigvals, shifted
-from linmaps.numerics.numeric import MARGIN, between, frobenius, middle, normal, unbetween
+from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.ranges import MARGIN, between, unbetween
 
 STRETCH = 20.0  # log of the Perron vector's entries stays within +-20, so that their ratios are floats
 

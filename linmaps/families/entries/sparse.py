@@ -12,7 +12,8 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics.numeric import frobenius, relu
+from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.ranges import relu
 
 SMALLEST = 0.05  # of the init's largest entry: the smallest, since a vanishing one would hardly move
 

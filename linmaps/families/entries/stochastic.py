@@ -13,7 +13,9 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import householder
 from linmaps.numerics.bounds import simplex
-from linmaps.numerics.numeric import MARGIN, frobenius, normal
+from linmaps.numerics.draws import normal
+from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.ranges import MARGIN
 from linmaps.numerics.scaling import doubly_scaled, doubly_stochastic
 
 

@@ -19,8 +19,9 @@ from linmaps.checks import Params, Shape
 from linmaps.checks.precision import HALF
 from linmaps.families.patterns.butterfly_levels import FUSE, PASS, cheapest_parts, cost, fused, levels_of, through
 from linmaps.families.patterns.butterfly_pairs import live_pairs, placed
+from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.linalg import logabsdet
-from linmaps.numerics.numeric import eye_like, frobenius, normal, uniform
+from linmaps.numerics.numeric import eye_like, frobenius
 
 BLOCKS = ("free", "rotation")
 

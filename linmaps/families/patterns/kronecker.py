@@ -14,9 +14,10 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.patterns.arrays import OfArrays
 from linmaps.numerics import lapack
+from linmaps.numerics.draws import generic, normal
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.linalg import inv, logabsdet
-from linmaps.numerics.numeric import frobenius, generic, norm_or, normal
+from linmaps.numerics.numeric import frobenius, norm_or
 
 
 @register

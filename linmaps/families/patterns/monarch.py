@@ -17,8 +17,9 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.patterns.structured import check_blocks
 from linmaps.numerics import lapack
+from linmaps.numerics.draws import uniform
 from linmaps.numerics.linalg import logabsdet, solve
-from linmaps.numerics.numeric import frobenius, uniform
+from linmaps.numerics.numeric import frobenius
 
 
 @register

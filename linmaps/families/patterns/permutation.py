@@ -11,7 +11,8 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics.numeric import eye_like, frobenius, normal
+from linmaps.numerics.draws import normal
+from linmaps.numerics.numeric import eye_like, frobenius
 
 # in multiplications of a matrix product, measured: one step of a level, per entry of x
 STEP = 40

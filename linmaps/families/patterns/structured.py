@@ -13,8 +13,9 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
+from linmaps.numerics.draws import generic, normal, uniform
 from linmaps.numerics.linalg import inv, logabsdet
-from linmaps.numerics.numeric import frobenius, generic, normal, uniform
+from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.singular import product_svdvals
 
 

@@ -14,7 +14,9 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds
 from linmaps.numerics import lapack
-from linmaps.numerics.numeric import between, eye_like, frobenius, unbetween, uniform
+from linmaps.numerics.draws import uniform
+from linmaps.numerics.numeric import eye_like, frobenius
+from linmaps.numerics.ranges import between, unbetween
 
 NORMS = (1, 2, "inf", "fro")
 

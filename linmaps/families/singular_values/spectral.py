@@ -15,8 +15,10 @@ from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, outside, symmetric_violation
 from linmaps.families.singular_values.orthogonal import check_det, check_reflectors, sign
 from linmaps.numerics import householder, lapack
+from linmaps.numerics.draws import middle
 from linmaps.numerics.eigen import eigh
-from linmaps.numerics.numeric import between, frobenius, middle, unbetween
+from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.ranges import between, unbetween
 
 
 @register

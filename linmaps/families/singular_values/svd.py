@@ -15,8 +15,10 @@ from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, outside, symmetric_violation
 from linmaps.families.symmetries.symmetric import SymmetricMap
 from linmaps.numerics import householder, lapack
+from linmaps.numerics.draws import middle
 from linmaps.numerics.eigen import eigh
-from linmaps.numerics.numeric import between, eye_like, frobenius, middle, unbetween
+from linmaps.numerics.numeric import eye_like, frobenius
+from linmaps.numerics.ranges import between, unbetween
 
 
 def distance(columns: Tensor) -> Tensor:

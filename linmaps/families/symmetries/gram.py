@@ -14,8 +14,9 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.symmetries.symmetric import SymmetricMap
 from linmaps.numerics import lapack
+from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.eigen import eigh
-from linmaps.numerics.numeric import eye_like, frobenius, normal, uniform
+from linmaps.numerics.numeric import eye_like, frobenius
 
 
 def init_scale(k: int, n: int, eps: float) -> float:

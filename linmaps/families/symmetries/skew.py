@@ -13,8 +13,10 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds
 from linmaps.numerics import householder, lapack
-from linmaps.numerics.numeric import between, eye_like, frobenius, positive_root, unbetween, uniform
+from linmaps.numerics.draws import uniform
+from linmaps.numerics.numeric import eye_like, frobenius, positive_root
 from linmaps.numerics.packing import pack_upper, skew
+from linmaps.numerics.ranges import between, unbetween
 from linmaps.numerics.rotations import log_rotation, polar, rotation
 
 

@@ -15,9 +15,11 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
+from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.linalg import inv, logabsdet, solve
-from linmaps.numerics.numeric import eye_like, frobenius, normal, squashed, uniform
+from linmaps.numerics.numeric import eye_like, frobenius
 from linmaps.numerics.packing import symmetric
+from linmaps.numerics.ranges import squashed
 
 
 class Even(Map):

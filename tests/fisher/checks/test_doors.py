@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 import fisher
-from fisher.checks import check
+from fisher.checks import agreement, purity
 from linmaps import trees
 from tests.laws import close
 
@@ -44,7 +44,7 @@ RANDOM = {
 def test_a_random_function_does_not_repeat(name):
     _, params, f = RANDOM[name]()
     with pytest.raises(ValueError, match=r"is random.*eval"):
-        check.repeatable(f, params, inputs())
+        purity.repeatable(f, params, inputs())
 
 
 def test_a_random_member_does_not_repeat_under_vmap():
@@ -52,7 +52,7 @@ def test_a_random_member_does_not_repeat_under_vmap():
     both = trees.stack([params, params])
     for randomness in ("error", "same", "different"):
         with pytest.raises(ValueError, match=r"is random.*eval"):
-            vmap(lambda p: check.repeatable(f, p, inputs())[0], randomness=randomness)(both)
+            vmap(lambda p: purity.repeatable(f, p, inputs())[0], randomness=randomness)(both)
 
 
 def test_deterministic_functions_repeat():
@@ -60,25 +60,25 @@ def test_deterministic_functions_repeat():
     net, params, f = RANDOM["dropout"]()
     net.eval()
     x = inputs()
-    y, back = check.repeatable(f, params, x)
+    y, back = purity.repeatable(f, params, x)
     assert torch.equal(y, f(params, x))
     assert torch.equal(
         back(torch.ones_like(y))[0]["0.bias"], vjp(lambda p: f(p, x), params)[1](torch.ones_like(y))[0]["0.bias"]
     )
     broken = x.clone()
     broken[0, 0] = torch.nan
-    check.repeatable(f, params, broken)
+    purity.repeatable(f, params, broken)
     drawn = lambda p, x: functional_call(nn.Linear(3, 2), p, (x,))  # draws what params replace
-    check.repeatable(drawn, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, x.float())
-    vmap(lambda p: check.repeatable(f, p, x)[0])(trees.stack([params, params]))
+    purity.repeatable(drawn, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, x.float())
+    vmap(lambda p: purity.repeatable(f, p, x)[0])(trees.stack([params, params]))
 
 
 def test_rounding_is_no_randomness():
     t = torch.linspace(-1, 1, 50)
-    assert check.repeats(t, t * (1 + 1e-6))
-    assert not check.repeats(t, t * (1 + 1e-3))
-    assert check.repeats(t[:0], t[:0])
-    assert not check.repeats(t, t[:3])
+    assert agreement.repeats(t, t * (1 + 1e-6))
+    assert not agreement.repeats(t, t * (1 + 1e-3))
+    assert agreement.repeats(t[:0], t[:0])
+    assert not agreement.repeats(t, t[:3])
 
 
 # --- v in any mapping --------------------------------------------------------------------------------------------

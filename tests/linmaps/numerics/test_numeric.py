@@ -3,7 +3,9 @@
 import torch
 
 from linmaps.checks.precision import HALF
-from linmaps.numerics.numeric import frobenius, normal, uniform, working_dtype
+from linmaps.numerics.draws import normal, uniform
+from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.numeric import frobenius
 from tests.linmaps.zoo import generator
 
 

@@ -1,52 +1,20 @@
-"""Checks at the door: finite data, floating leaves, a function that is not random and keeps its examples apart.
-
-They look at raw values (under vmap and grad at those of all members), only to raise; no result depends on them.
-"""
+"""Functions that are run twice: f is not random, keeps its examples apart, and what torch says of it is said by cause."""
 
 from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap, vjp
-from torch.overrides import TorchFunctionMode
+from torch.func import vjp
 
-from fisher.checks.doors import explained
+from fisher.checks.agreement import generic, repeats, rounding
+from fisher.checks.mixed import explained
 from linmaps import trees
-from linmaps.checks import values
-from linmaps.trees import path_str
-
-
-def raw(t: Tensor) -> Tensor:
-    """The values under every transform."""
-    return debug_unwrap(t, recurse=True).detach()
-
-
-def finite(tree: Any, name: str, cure: str) -> None:
-    """Raise a ValueError that names the path if a floating tensor of the tree has a NaN or an infinity.
-
-    >>> import torch
-    >>> finite({"x": torch.tensor([0.0, float("nan")])}, "data", "drop the row")
-    Traceback (most recent call last):
-    ValueError: data: x: got 1 of 2 entries NaN or infinite, expected finite numbers; drop the row
-    """
-    for path, t in zip(trees.paths(tree), trees.leaves(tree)):
-        if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()):
-            found = values(t)
-            if found is None or bool(found.sum().isfinite()):
-                continue
-            bad = ~found.isfinite()
-            count = int(bad.sum())
-            if count:
-                where = f"{name}: {path_str(path)}" if path else name
-                raise ValueError(
-                    f"{where}: got {count} of {bad.numel()} entries NaN or infinite, expected finite numbers; {cure}"
-                )
 
 
 def watched(
@@ -139,33 +107,6 @@ def _random(name: str) -> ValueError:
     )
 
 
-def generic(y: Tensor) -> Tensor:
-    """A cotangent of y that nothing is orthogonal to by accident."""
-    return torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
-
-
-def rounding(tensors: list[Tensor]) -> float:
-    """What rounding may leave of a zero beside these numbers."""
-    sizes = [(raw(t).nan_to_num(0.0, 0.0, 0.0), t.dtype) for t in tensors if t.is_floating_point() and t.numel()]
-    return max((100 * torch.finfo(dtype).eps * float(t.abs().amax()) for t, dtype in sizes), default=0.0)
-
-
-def repeats(one: Tensor, other: Tensor, floor: float = 0.0) -> bool:
-    """Whether two results of one computation differ by rounding at most (threads and atomics sum in any order)."""
-    a, b = values(one), values(other)
-    if a is None or b is None:
-        return True
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if not (a.is_floating_point() or a.is_complex()):
-        return bool((a == b).all())
-    finite = a.isfinite() & b.isfinite()
-    scale = torch.where(finite, b, torch.zeros_like(b)).abs().amax() if b.numel() else 0.0
-    tol = min(0.1, 1000 * torch.finfo(a.dtype).eps)
-    same = (a == b) | (a.isnan() & b.isnan()) | (finite & ((a - b).abs() <= tol * scale + floor))
-    return bool(same.all())
-
-
 def steady(f: Callable[..., Tensor], params: Any, x: Any) -> None:
     """Raise where f is random, as `repeatable` does: two runs on a few examples, and whether torch's generator has moved."""
     with no_random_call():
@@ -179,33 +120,6 @@ def steady(f: Callable[..., Tensor], params: Any, x: Any) -> None:
 FEW = 16
 
 
-class _Dtypes(TorchFunctionMode):
-    """The floating dtypes that calls return."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.met: set[torch.dtype] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.is_floating_point():
-            self.met.add(out.dtype)
-        return out
-
-
-def tolerance(dtypes: Iterable[torch.dtype]) -> float:
-    """What rounding may do, relatively: half the digits of the coarsest of these dtypes, of half precision all but four bits."""
-    eps = max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
-    return min(10 * eps**0.5, 16 * eps) if eps > 1e-4 else 10 * eps**0.5
-
-
-def tolerance_of(f: Callable[..., Any], *args: Any) -> float:
-    """The same of a function that may compute in another precision than that of its arguments, as under autocast."""
-    with _Dtypes() as seen:
-        f(*args)
-    return tolerance(seen.met)
-
-
 def apart(apart: bool, name: str = "f(params, x)") -> None:
     """Raise a ValueError unless the examples are apart."""
     if not apart:
@@ -213,18 +127,3 @@ def apart(apart: bool, name: str = "f(params, x)") -> None:
             f"{name}: the output of one example depends on other examples, expected examples apart, the batch axis in front; "
             "batch norm in train mode or without running statistics mixes them: use its running statistics (model.eval())"
         )
-
-
-def same(one: Tensor, other: Tensor, tol: float) -> bool:
-    """Whether raw values agree up to tol, relative to the largest (at least 1)."""
-    a, b = values(one), values(other)
-    if a is None or b is None or not b.numel():
-        return True
-    scale = torch.maximum(b.abs().amax(), torch.ones_like(b.amax()))
-    return a.shape == b.shape and bool(((a - b).abs() <= tol * scale).all())
-
-
-def vanishes(t: Tensor) -> bool:
-    """Whether raw values are zero; an overflow is not a finding: the result's own check reports it."""
-    found = raw(t)
-    return not bool(((found != 0) & found.isfinite()).any())

@@ -1,0 +1,87 @@
+"""Agreement of numbers: equal to rounding, zero to rounding, raw under every transform.  Looked at only to raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import debug_unwrap
+from torch.overrides import TorchFunctionMode
+
+from linmaps.checks import values
+
+
+def raw(t: Tensor) -> Tensor:
+    """The values under every transform."""
+    return debug_unwrap(t, recurse=True).detach()
+
+
+def generic(y: Tensor) -> Tensor:
+    """A cotangent of y that nothing is orthogonal to by accident."""
+    return torch.cos(1.7 * torch.arange(y.numel(), device=y.device)).reshape(y.shape).to(y.dtype)
+
+
+def rounding(tensors: list[Tensor]) -> float:
+    """What rounding may leave of a zero beside these numbers."""
+    sizes = [(raw(t).nan_to_num(0.0, 0.0, 0.0), t.dtype) for t in tensors if t.is_floating_point() and t.numel()]
+    return max((100 * torch.finfo(dtype).eps * float(t.abs().amax()) for t, dtype in sizes), default=0.0)
+
+
+def repeats(one: Tensor, other: Tensor, floor: float = 0.0) -> bool:
+    """Whether two results of one computation differ by rounding at most (threads and atomics sum in any order)."""
+    a, b = values(one), values(other)
+    if a is None or b is None:
+        return True
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not (a.is_floating_point() or a.is_complex()):
+        return bool((a == b).all())
+    finite = a.isfinite() & b.isfinite()
+    scale = torch.where(finite, b, torch.zeros_like(b)).abs().amax() if b.numel() else 0.0
+    tol = min(0.1, 1000 * torch.finfo(a.dtype).eps)
+    same = (a == b) | (a.isnan() & b.isnan()) | (finite & ((a - b).abs() <= tol * scale + floor))
+    return bool(same.all())
+
+
+class _Dtypes(TorchFunctionMode):
+    """The floating dtypes that calls return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.is_floating_point():
+            self.met.add(out.dtype)
+        return out
+
+
+def tolerance(dtypes: Iterable[torch.dtype]) -> float:
+    """What rounding may do, relatively: half the digits of the coarsest of these dtypes, of half precision all but four bits."""
+    eps = max((torch.finfo(d).eps for d in dtypes if d.is_floating_point), default=0.0)
+    return min(10 * eps**0.5, 16 * eps) if eps > 1e-4 else 10 * eps**0.5
+
+
+def tolerance_of(f: Callable[..., Any], *args: Any) -> float:
+    """The same of a function that may compute in another precision than that of its arguments, as under autocast."""
+    with _Dtypes() as seen:
+        f(*args)
+    return tolerance(seen.met)
+
+
+def same(one: Tensor, other: Tensor, tol: float) -> bool:
+    """Whether raw values agree up to tol, relative to the largest (at least 1)."""
+    a, b = values(one), values(other)
+    if a is None or b is None or not b.numel():
+        return True
+    scale = torch.maximum(b.abs().amax(), torch.ones_like(b.amax()))
+    return a.shape == b.shape and bool(((a - b).abs() <= tol * scale).all())
+
+
+def vanishes(t: Tensor) -> bool:
+    """Whether raw values are zero; an overflow is not a finding: the result's own check reports it."""
+    found = raw(t)
+    return not bool(((found != 0) & found.isfinite()).any())
