@@ -18,6 +18,8 @@ torch.Size([3])
 Rooms, each built on those before it:
     checks/          what f, params and data must be
     collector/       which leaf is used how, what enters each use, the gradient at its output
+    derivatives/     f as forward and reverse mode differentiate alike
+    trials/          f and losses are run before matrices are made of them
     likelihoods/     the Fisher matrix of the outputs, as columns
     iterative/       conjugate gradients, Lanczos, traces
     pmat/            the matrices, a file for each representation
@@ -31,8 +33,8 @@ Rooms, each built on those before it:
 """
 
 from fisher import interop, recipes, rules
+from fisher.collector.collection import LayerCollection
 from fisher.collector.io import layer_io
-from fisher.collector.layers import LayerCollection
 from fisher.collector.uses import Layer, Use
 from fisher.function_space.fmat import FMatDense
 from fisher.function_space.implicit import PFMapImplicit

@@ -32,8 +32,10 @@ linmaps.interop linmaps.strategies
 linmaps
 fisher.checks
 fisher.collector.rules
+fisher.collector.calls
 fisher.collector
-fisher.likelihoods fisher.iterative
+fisher.derivatives fisher.likelihoods fisher.iterative
+fisher.trials
 fisher.pmat.contract
 fisher.pmat.decompositions
 fisher.pmat.whole

@@ -4,20 +4,19 @@ B batch, S shared (positions, repeated uses), I inputs, O outputs, C columns (co
 g [C, B, S, O].
 
 In reading order:
-    rules/      which torch call uses a leaf how
-    watch       every torch call that f makes, under the rules
-    uses        Use and Layer: one call, and the calls that share leaves
-    trace       one run watched: the uses met, in order
-    grouping    leaves to layers
-    collection  layers as data
-    taps        zero tensors added at the outputs: a and g by one vjp
-    products    gradients and rows as products g a'
-    rows        rows of single examples, of leaves without a rule
-    witness     where the examples are, and that uses and rows explain autograd's gradient
-    layers      LayerCollection: found, checked
-    io          a and g as a public function
-    plain       f run as it is made, where it is not watched
-    forward     forward mode, sound
-    trial       functions and losses, tried before matrices are made of them
-    modules     a torch.nn.Module as a pure function
+    rules/       which torch call uses a leaf how
+    calls/       what a leaf goes through before a rule meets it
+    watch        every torch call that f makes, under the rules
+    uses         Use and Layer: one call, and the calls that share leaves
+    trace        one run watched: the uses met, in order
+    grouping     leaves to layers
+    layers       Layers: which leaf is used how, as data
+    taps         zero tensors added at the outputs: a and g by one vjp
+    products     gradients and rows as products g a'
+    exact_rows   rows of single examples, of leaves without a rule
+    witness      where the examples are, and that uses and rows explain autograd's gradient
+    modules      a torch.nn.Module as a pure function
+    collection   LayerCollection: layers found and checked
+    restriction  a function on the leaves of some layers alone
+    io           a and g as a public function
 """

@@ -1,217 +1,133 @@
-"""Layers as data: which leaf of `params` is used how; static, hashable, printed as a table."""
+"""Layers found: f is watched once, and what was found is held against autograd."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fisher.checks import doors
-from fisher.collector.uses import EXACT, PRODUCT, UNUSED, Layer, Use
+from fisher.checks import doors, purity
+from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
+from fisher.collector import witness
+from fisher.collector.grouping import leaves_to_layers as _layers
+from fisher.collector.layers import Layers
+from fisher.collector.modules import called
+from fisher.collector.trace import Tracer
+from fisher.collector.watch import distinct
 from linmaps import trees
-from linmaps.checks.annotations import typed
+from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str
-from linmaps.trees.keys import names
+from linmaps.trees.keys import Path
+from linmaps.trees.mappings import plain
 
 
 @trees.static
 @dataclasses.dataclass(frozen=True, repr=False)
-class Layers:
-    """The layers of a function with the uses they are made of and the layout of all params, as `LayerCollection` finds them."""
+class LayerCollection(Layers):
+    """The layers of a function: which leaf gets which block.  Made by `from_function`; print it to see the table."""
 
-    layers: tuple[Layer, ...]
-    uses: tuple[Use, ...]
-    layout: Layout
+    @classmethod
+    @full_precision("f")
+    def from_function(
+        cls,
+        f: Callable[..., Tensor],
+        params: Any,
+        x: Any,
+        *,
+        check: bool = True,
+        strict: bool = False,
+        exact: Sequence[str | Path | list[str]] = (),
+    ) -> LayerCollection:
+        """Watch `f(params, x)` once and find what each leaf is.
 
-    def select(self, names: Any) -> Self:
-        """Some of the layers, by name or by a predicate on the Layer; matrices then live on their leaves alone.
+        check: see where the examples are in each use, that they do not mix, that f is not random, and compare, for each leaf,
+        autograd's gradient with the sum over uses of g'a, or with the rows of single examples (two forwards and five backwards
+        more; some more where the examples could be in several places).  strict: raise where a leaf has no rule, instead of
+        giving it an exact block.  exact: paths of leaves to be given an exact block in any case; a list of paths shares one:
+        `exact=["embedding", ["scale", "shift"]]`.
+
+        Raises ValueError (path, what was met, the cure) for a hidden use, mixed examples, an integer leaf.
 
         >>> import torch
-        >>> from fisher import LayerCollection
-        >>> f = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"]
-        >>> layers = LayerCollection.from_function(f, {"w": torch.ones(2, 3), "v": torch.ones(3, 1)}, torch.ones(4, 2))
-        >>> layers.select(["v"]).space.paths
-        (('v',),)
+        >>> f = lambda p, x: torch.relu(x @ p["w"] + p["b"]) * p["scale"]
+        >>> p = {"w": torch.ones(2, 3), "b": torch.zeros(3), "scale": torch.ones(3)}
+        >>> LayerCollection.from_function(f, p, torch.ones(4, 2))
+        LayerCollection: 3 leaves, 12 parameters, 2 blocks
+        layer  block      kind    out x in  uses  leaves  note
+        scale  exact      scale   3 x 3        1  scale
+        w      kronecker  matmul  3 x 3        1  w, b
         """
-        if callable(names):
-            names = [l.name for l in self if names(l)]
-        if isinstance(names, str) or not isinstance(names, Iterable):
-            raise TypeError(
-                f"names: got {type(names).__name__}, expected names of layers, as ['{self.names()[0]}'], or a predicate"
-            )
-        chosen = {self[name].name for name in names}
-        made = dataclasses.replace(self, layers=tuple(l for l in self if l.name in chosen))
-        for l in made:
-            if l.part is not None:
-                others = [o.name for o in self if set(o.leaves) & set(l.leaves) and o.name not in chosen]
-                if others:
-                    raise ValueError(f"{l.name}: shares a leaf with {others}, expected all of them or none")
-        return made
-
-    @typed
-    def remove(self, *names: str) -> Self:
-        """All layers but these."""
-        gone = {self[name].name for name in names}
-        return self.select([l.name for l in self if l.name not in gone])
-
-    @typed
-    def add(self, layer: Layer) -> Self:
-        """These layers and one more of the same function, in the order of their leaves."""
-        doors.of_type(layer, Layer, "layer", "a Layer, as layers[name]")
-        if layer.name in self.names():
-            raise ValueError(f"{layer.name}: is there already, expected another layer")
-        if any(n >= len(self.layout.shapes) for n in layer.leaves) or any(k >= len(self.uses) for k in layer.uses):
-            raise ValueError(
-                f"{layer.name}: is a layer of another function; make one with LayerCollection.from_function"
-            )
-        order = sorted((*self.layers, layer), key=lambda l: (min(l.leaves), l.part or (0, 0)))
-        return dataclasses.replace(self, layers=tuple(order))
-
-    @typed
-    def merge(self, other: Layers) -> Self:
-        """The layers of two collections of the same function, each once."""
-        doors.of_type(other, Layers, "other", "a LayerCollection")
-        if (self.uses, self.layout) != (other.uses, other.layout):
-            raise ValueError(
-                "merge: got layers of another function or of other params, expected two parts of one collection"
-            )
-        made = self
-        for layer in other:
-            if layer not in self.layers:
-                made = made.add(layer)
-        return made
-
-    @typed
-    def get_common_layers(self, other: Layers) -> Self:
-        """Those of these layers that the other collection has too: same name, kind and shapes."""
-        doors.of_type(other, Layers, "other", "a LayerCollection")
-        theirs = {(l.name, l.kind, l.shapes) for l in other}
-        return self.select([l.name for l in self if (l.name, l.kind, l.shapes) in theirs])
-
-    @typed
-    def leaf_of(self, use: int) -> int:
-        """Number of a leaf of this use: it says the dtype and device of the tap."""
-        u = self.uses[use]
-        return self.layout.paths.index(u.weight if u.weight is not None else u.bias)  # type: ignore[arg-type]
-
-    @property
-    def tapped(self) -> tuple[int, ...]:
-        """The uses whose (a, g) the layers with a rule need."""
-        return tuple(sorted({k for layer in self.layers for k in layer.uses}))
-
-    @property
-    def exact(self) -> tuple[Layer, ...]:
-        """The layers without a rule: their blocks are exact."""
-        return tuple(layer for layer in self.layers if layer.family == EXACT)
-
-    @property
-    def complete(self) -> bool:
-        """Whether these layers are all of f's parameters."""
-        leaves = {n for l in self for n in l.leaves}
-        return len(leaves) == len(self.layout.paths) and sum(l.numel for l in self) == self.layout.numel
-
-    @property
-    def space(self) -> Layout:
-        """Layout of the vectors that matrices on these layers act on: that of params, or `{path: leaf}` of some layers."""
-        if self.complete:
-            return self.layout
-        name, shapes = names(self.layout.paths), self.layout.shapes
-        return Layout.of({name[n]: torch.empty(shapes[n], device="meta") for n in self._numbers})
-
-    @property
-    def _numbers(self) -> list[int]:
-        """The leaves of these layers, in the flat order of `space`."""
-        found = {n for l in self for n in l.leaves}
-        return sorted(found, key=None if self.complete else names(self.layout.paths).__getitem__)
-
-    def views(self, v: Any) -> dict[str, Tensor]:
-        """A vector of parameter space by layer: `[O, I]` (the bias a last column) where factored, `[n, 2]` of a scale with its
-        shift, `[n]` elsewhere.
-
-        ValueError that names the path for a v of another structure or shape.
-        """
-        v = self.space.check(v, "v")
-        flat = dict(zip(self._numbers, trees.leaves(v)))
-        return {l.name: l.matrix(flat) for l in self}
-
-    @typed
-    def tree(self, views: dict[str, Tensor]) -> Any:
-        """The vector of parameter space with these views: the way back from `views`."""
-        if not isinstance(views, Mapping) or not all(isinstance(views.get(n), Tensor) for n in self.names()):
-            got = sorted(map(str, views)) if isinstance(views, Mapping) else type(views).__name__
-            raise TypeError(
-                f"views: got {got}, expected a tensor for each of {list(self.names())}, as `views` gives them"
-            )
-        found: dict[int, list[tuple[int, Tensor]]] = {}
-        for l in self:
-            for n, t in l.scatter(views[l.name]).items():
-                found.setdefault(n, []).append((l.part[0] if l.part else 0, t))
-        whole = {
-            n: parts[0][1] if len(parts) == 1 else torch.cat([t for _, t in sorted(parts, key=lambda pair: pair[0])])
-            for n, parts in found.items()
-        }
-        return self.space.unflatten([whole[n] for n in self._numbers])
-
-    def restrict(self, v: Any) -> Any:
-        """Of a vector of all parameters what belongs to these layers, a vector of `space`."""
-        v = self.layout.check(v, "v")
-        if self.complete:
-            return v
-        flat = trees.leaves(v)
-        return self.space.unflatten([flat[n] for n in self._numbers])
-
-    @typed
-    def restricted(self, f: Callable[..., Tensor], params: Any) -> Callable[..., Tensor]:
-        """f as a function of these layers' leaves, `{path: leaf}`, at the other leaves of params."""
         doors.function(f)
-        self.layout.check(params, "params (of the LayerCollection)")
-        flat, treedef = trees.flatten(params)
-
-        def g(own: Any, x: Any) -> Tensor:
-            whole = dict(enumerate(flat)) | dict(zip(self._numbers, trees.leaves(own)))
-            return f(treedef.unflatten([whole[n] for n in range(len(flat))]), x)
-
-        return g
-
-    def numel(self) -> int:
-        """Number of parameters."""
-        return sum(l.numel for l in self)
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(layer.name for layer in self.layers)
-
-    @typed
-    def __getitem__(self, name: str) -> Layer:
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        raise ValueError(f"{name}: no such layer; expected one of {list(self.names())}")
-
-    def __iter__(self) -> Iterator[Layer]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __repr__(self) -> str:
-        head = ["layer", "block", "kind", "out x in", "uses", "leaves", "note"]
-        body = []
-        for l in self.layers:
-            o, i = l.shape
-            size = f"{o} x {i + (l.bias is not None)}" if l.kronecker else f"{l.numel} x {l.numel}"
-            size = f"{l.form.groups} of {size}" if l.grouped else size
-            leaves = ", ".join(path_str(self.layout.paths[n]) for n in l.leaves)
-            block = {PRODUCT: "kronecker", UNUSED: "none"}.get(l.family, "exact")
-            body.append([l.name, block, l.kind, size, str(len(l.uses)), leaves, l.note])
-        widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if c == 4 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in [head, *body]
+        params, x = parameters(params), plain(x)
+        layout = Layout.of(params)
+        params = distinct(params)
+        if check and batch_size(x) == 1:  # where the examples are shows only among several
+            x = trees.map(lambda t: torch.cat([t, t]), x)
+        tracer = Tracer(batch_size(x))
+        y, back = purity.watched(lambda params, x: tracer.run(f, params, x), params, x)
+        uses = tracer.resolved()
+        exact = (exact,) if isinstance(exact, str) else exact
+        together = [
+            [leaf for name in group for leaf in _leaves_at(name, layout)] for group in exact if isinstance(group, list)
         ]
-        title = f"LayerCollection: {len(self._numbers)} leaves, {self.numel():,} parameters, {len(self)} blocks"
-        return "\n".join([title, *lines])
+        alone = [leaf for name in exact if not isinstance(name, list) for leaf in _leaves_at(name, layout)]
+        forced = dict.fromkeys([*alone, *(leaf for group in together for leaf in group)], "asked for")
+        _once([*alone, *(leaf for group in together for leaf in group)])
+        opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
+        make = lambda uses, opaque: cls(_layers(layout, uses, opaque, tracer.parts, together), uses, layout)
+        made = make(uses, opaque)
+        if check and tracer.batch:
+            made = made._checked(witness.Evidence.of(f, params, x, made, y, back), opaque, make)
+        if strict and made.exact:
+            layer = made.exact[0]
+            raise ValueError(
+                f"{layer.name}: {layer.note}; add one with fisher.rules.register or pass strict=False to give it an exact "
+                "block"
+            )
+        return made
+
+    def _checked(
+        self, seen: witness.Evidence, opaque: dict[Path, str], make: Callable[..., LayerCollection]
+    ) -> LayerCollection:
+        """The same with the batch axis of each use found, the leaves without gradient marked, and all uses explained."""
+        uses = self.uses
+        witness.examples_apart(seen)
+        axes = witness.batch_axis(seen)
+        lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
+        found = {k: axis for k, axis in axes.items() if axis is not None}
+        uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
+        return witness.complete(make(uses, lost | opaque), seen)
+
+    @classmethod
+    def from_model(cls, model: Any, params: Any, x: Any, **options: Any) -> LayerCollection:
+        """The layers of a module, of `f(p, x) = model(x)` with the parameters p; options as of `from_function`.
+
+        params: a dict by the names of the module's parameters, or None for its own.
+
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+        >>> [layer.kind for layer in LayerCollection.from_model(model, None, torch.ones(4, 2))]
+        ['linear', 'scale']
+        """
+        if params is None:
+            params = {name: t.detach() for name, t in model.named_parameters()}
+        return cls.from_function(called(model), params, x, **options)
+
+
+def _once(leaves: list[Path]) -> None:
+    twice = sorted({path_str(p) for p in leaves if leaves.count(p) > 1})
+    if twice:
+        raise ValueError(f"exact: names {twice} twice, expected each leaf in one block")
+
+
+def _leaves_at(path: str | Path, layout: Layout) -> list[Path]:
+    """The leaves at or under a path: `hidden` names hidden.weight and hidden.bias."""
+    name = path_str(path)
+    found = [p for p in layout.paths if path_str(p) == name or path_str(p).startswith(name + ".")]
+    if not found:
+        raise ValueError(f"{name}: no such leaf, expected one of {[path_str(p) for p in layout.paths]}")
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fisher.checks.axes import batch_size
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.collector.taps import column_rows, pull
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision

@@ -17,7 +17,7 @@ from fisher.checks.axes import batch_size
 from fisher.checks.doors import output
 from fisher.checks.mixed import explained
 from fisher.checks.purity import no_random_call
-from fisher.collector.collection import Layers
+from fisher.collector.layers import Layers
 from fisher.collector.rules.match import Match, View
 from fisher.collector.uses import Use
 from fisher.collector.watch import Watcher, distinct

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks.axes import batch_axes
-from fisher.collector.rules.chains import Chain, step
+from fisher.collector.calls.chains import Chain, step
 from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.match import Match
 from fisher.collector.uses import Rows, Use

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks.axes import rows
-from fisher.collector.rules.chains import Chain
+from fisher.collector.calls.chains import Chain
 from fisher.collector.rules.forms import Elementwise, Form, Lookup
 from fisher.collector.rules.match import Match
 from linmaps import trees

@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fisher.collector.calls.batching import sound
+from fisher.collector.calls.chains import call_name
+from fisher.collector.calls.views import SIZED_BY, carries_no_gradient, guise, is_transpose, packed, slices
 from fisher.collector.rules import RULES, Match, View
-from fisher.collector.rules.batching import sound
-from fisher.collector.rules.chains import call_name
-from fisher.collector.rules.views import SIZED_BY, carries_no_gradient, guise, is_transpose, packed, slices
 from linmaps import trees
 
 

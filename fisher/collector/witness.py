@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_axes
-from fisher.collector.collection import Layers
+from fisher.collector.exact_rows import leaf_rows, of_layer
+from fisher.collector.layers import Layers
 from fisher.collector.products import gradient
-from fisher.collector.rows import leaf_rows, of_layer
 from fisher.collector.taps import outputs_of, pull
 from fisher.collector.uses import EXACT, NEVER_MET, Layer
 from linmaps import trees

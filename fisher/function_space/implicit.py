@@ -13,7 +13,7 @@ from torch.func import vjp
 
 from fisher.checks.axes import batch_size
 from fisher.checks.doors import entry
-from fisher.collector.forward import jvp
+from fisher.derivatives.forward import jvp
 from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense, outputs
 from linmaps import trees

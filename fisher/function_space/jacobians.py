@@ -14,11 +14,12 @@ from torch import Tensor
 from fisher.checks import agreement, doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.collector import trial
-from fisher.collector.layers import LayerCollection
+from fisher.collector import restriction
+from fisher.collector.collection import LayerCollection
 from fisher.function_space.implicit import PFMapImplicit
 from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense
+from fisher.trials import data, functions, modes
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -60,13 +61,13 @@ def jacobian(
     doors.function(f)
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
-    parts = trial.inputs(x, "x", "jacobian", check_finite)
+    parts = data.inputs(x, "x", "jacobian", check_finite)
     if representation is PFMapDense:
         return dense(f, params, parts, chunk_size=chunk_size, layers=layers, check=check, check_finite=check_finite)
     tried = check and any(batch_size(part) for part in parts)
     if tried:
-        trial.function(f, params, trial.several(parts), finite=check_finite)
-    f, params = trial.restricted(f, params, layers)
+        functions.function(f, params, data.several(parts), finite=check_finite)
+    f, params = restriction.restricted(f, params, layers)
     J = PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))
     if tried:
         _modes_agree(f, params, max(parts, key=batch_size))
@@ -84,5 +85,5 @@ def _modes_agree(f: Callable[..., Tensor], params: Any, x: Any) -> None:
     u = agreement.generic(Jv)
     pulled = J.vjp(u)
     tol = agreement.tolerance_of(f, params, x)
-    if not trial.adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv), tol):
-        raise ValueError(f"jacobian: {trial.MODES}")
+    if not modes.adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv), tol):
+        raise ValueError(f"jacobian: {modes.MODES}")

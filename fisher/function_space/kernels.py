@@ -14,13 +14,13 @@ from torch import Tensor
 from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.collector import trial
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import example_gradients, joined
-from fisher.collector.rows import of_layer
 from fisher.collector.uses import EXACT, UNUSED, Layer
 from fisher.function_space.fmat import AXES, FMatDense
 from fisher.function_space.rows import sweep
+from fisher.trials import data, functions, modes
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -108,9 +108,9 @@ def gram(
     params = parameters(params, check_finite)
     parts = _parts(x, "x", check_finite)
     others = None if x2 is None else _parts(x2, "x2", check_finite)
-    several = trial.several([*parts, *(others or [])])
+    several = data.several([*parts, *(others or [])])
     if check:
-        trial.function(f, params, several, finite=check_finite)
+        functions.function(f, params, several, finite=check_finite)
     if layers is None:
         layers = LayerCollection.from_function(f, params, several, check=check and check_finite)
     params = layers.layout.check(params, "params (of the LayerCollection)")
@@ -122,12 +122,12 @@ def gram(
         kernel = _grid([[_pair(a, b, kind) for b in right] for a in left], kind)
     made = FMatDense(kernel, kind, x2 is None)
     if check_finite:
-        finiteness.finite(made, "gram", trial.NO_DERIVATIVE)
+        finiteness.finite(made, "gram", modes.NO_DERIVATIVE)
     return made.centered() if centered else made
 
 
 def _parts(x: Any, name: str, check_finite: bool) -> list[Any]:
-    found = [part for part in trial.inputs(x, name, "gram", check_finite) if batch_size(part)]
+    found = [part for part in data.inputs(x, name, "gram", check_finite) if batch_size(part)]
     if not found:
         raise ValueError(f"{name}: got no example, expected at least one")
     return found

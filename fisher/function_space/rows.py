@@ -15,15 +15,16 @@ from torch.func import vjp, vmap
 
 from fisher.checks import agreement, doors, finiteness, purity
 from fisher.checks.axes import batch_size
-from fisher.collector import trial
-from fisher.collector.layers import LayerCollection
-from fisher.collector.plain import plainly
+from fisher.collector import restriction
+from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import of_layer, of_layers
 from fisher.collector.products import example_gradients
-from fisher.collector.rows import exact_rows, of_layer
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.uses import EXACT, UNUSED
+from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMapDense
 from fisher.likelihoods.columns import chunks
+from fisher.trials import data, functions, modes
 from linmaps import trees
 from linmaps.trees import Layout
 
@@ -41,18 +42,18 @@ def dense(
     """The Jacobian at the inputs of several batches; with layers, with respect to their leaves.  Options as of `jacobian`."""
     tried = check and any(batch_size(part) for part in parts)
     if tried:
-        trial.function(f, params, trial.several(parts), finite=check_finite)
+        functions.function(f, params, data.several(parts), finite=check_finite)
     if layers is None:
         found = [_plain(f, params, part, chunk_size) for part in parts]
     else:
         params = layers.layout.check(params, "params (of the LayerCollection)")
         found = [_by_layers(f, params, part, layers, chunk_size) for part in parts]
-        f, params = trial.restricted(f, params, layers)
+        f, params = restriction.restricted(f, params, layers)
     if tried:
         _rows_agree(f, params, parts, found)
     J = PFMapDense(trees.map(lambda *ts: torch.cat(ts), *found), Layout.of(params))
     if check_finite:
-        finiteness.finite(J, "jacobian", trial.NO_DERIVATIVE)
+        finiteness.finite(J, "jacobian", modes.NO_DERIVATIVE)
     return J
 
 
@@ -68,7 +69,7 @@ def _rows_agree(f: Callable[..., Tensor], params: Any, parts: list[Any], found: 
     tol = agreement.tolerance_of(f, params, x)
     rounding = tol / 10 * largest  # all that there is in rows that are zero
     for path, want, got, size in zip(trees.paths(params), trees.leaves(back(u)[0]), weighted, sizes):
-        if not trial.adjoint(got.sum((0, 1)), want.reshape(-1), size + rounding, tol):
+        if not modes.adjoint(got.sum((0, 1)), want.reshape(-1), size + rounding, tol):
             raise ValueError(
                 f"{trees.path_str(path)}: the rows of its Jacobian do not add up to autograd's gradient, expected them to; a "
                 "torch call in f has a wrong rule for torch.func.vmap over examples: write it by other calls"
@@ -125,7 +126,7 @@ def sweep(
     columns = torch.eye(width, dtype=y.dtype, device=y.device).reshape(width, 1, *y.shape[1:])
     columns = columns.expand(width, *y.shape)
     parts = [
-        (column_rows(layers, back(part), batch), exact_rows(f, params, x, layers, part))
+        (column_rows(layers, back(part), batch), of_layers(f, params, x, layers, part))
         for part in chunks(columns, chunk_size)
     ]
     g, rows = trees.map(lambda *ts: torch.cat(ts), *parts)

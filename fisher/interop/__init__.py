@@ -1,11 +1,11 @@
 """Interop: from the names of other libraries to ours.
 
 In reading order:
-    migration        coming_from: a table of their names beside ours
-    from_nngeometry  the rows for those who come from nngeometry
+    guide             coming_from: a table of their names beside ours
+    guide_nngeometry  the rows for those who come from nngeometry
 """
 
-from fisher.interop.migration import coming_from
+from fisher.interop.guide import coming_from
 
 __all__ = ["coming_from"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed

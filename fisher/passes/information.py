@@ -12,7 +12,7 @@ from torch.func import vjp
 from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator as make_estimator

@@ -13,8 +13,8 @@ from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE, batches
 from fisher.checks.data import check_finite as data_finite
-from fisher.collector.layers import LayerCollection
-from fisher.collector.rows import exact_rows
+from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import of_layers
 from fisher.collector.taps import column_rows, pull
 from fisher.likelihoods.columns import Columns
 from fisher.reducers import Options, Reducer
@@ -109,7 +109,7 @@ def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[
     for chunk in run.columns.parts(y, target, run.chunk_size):
         chunk = chunk / over
         g = column_rows(layers, back(chunk), batch)
-        part = _cast(reducer.columns(kept, g, exact_rows(run.f, run.params, x, layers, chunk)), run.dtype)
+        part = _cast(reducer.columns(kept, g, of_layers(run.f, run.params, x, layers, chunk)), run.dtype)
         total = part if total is None else reducer.add(total, part)
     return reducer, _cast(reducer.inputs(kept), run.dtype), total
 

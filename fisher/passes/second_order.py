@@ -15,13 +15,14 @@ from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE
-from fisher.collector import trial
-from fisher.pmat.contract.base import PMat
+from fisher.collector import restriction
 from fisher.pmat.contract.limits import check_dense
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
 from fisher.pmat.matrix_free.implicit import PMatImplicit
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.diag import PMatDiag
+from fisher.trials import functions, means, modes
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -63,10 +64,10 @@ def hessian(
     doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
-    loss, params = trial.restricted(loss, params, layers)
+    loss, params = restriction.restricted(loss, params, layers)
     parts = _parts(data, "hessian", check_finite)
     if check:
-        trial.mean_loss(loss, params, parts, check_finite)
+        means.mean_loss(loss, params, parts, check_finite)
     F = PMatImplicit.sum_of(HessianCurvature(loss), params, parts)
     return _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
 
@@ -102,19 +103,19 @@ def ggn(
     doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
-    f, params = trial.restricted(f, params, layers)
+    f, params = restriction.restricted(f, params, layers)
     parts = _parts(data, "ggn", check_finite)
     if check:
-        trial.function(f, params, trial.several([part[0] for part in parts]), finite=check_finite)
+        functions.function(f, params, data.several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
-        trial.losses(loss, f(params, part[0]), part[1:], check_finite)
+        means.losses(loss, f(params, part[0]), part[1:], check_finite)
     F = PMatImplicit.sum_of(GaussNewton(f, loss), params, parts)
     return _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
 
 
 def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
     """The batches, `(x, target)` or `(x,)`, that have examples."""
-    found = [pair[:1] if pair[1] is None else pair for pair in trial.examples(data, what, check_finite)]
+    found = [pair[:1] if pair[1] is None else pair for pair in data.examples(data, what, check_finite)]
     found = [part for part in found if batch_size(part[0])]
     if not found:
         raise ValueError(NO_EXAMPLE)
@@ -132,10 +133,10 @@ def _represent(
 ) -> PMat:
     """The matrix-free matrix in another representation, checked."""
     if check:
-        trial.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
+        modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
     made = _in(F, representation, layers, chunk_size)
     if check_finite and made is not F:
-        finiteness.finite(made, what, trial.NO_DERIVATIVE)
+        finiteness.finite(made, what, modes.NO_DERIVATIVE)
     return made
 
 

@@ -11,7 +11,7 @@ Rooms in reading order:
 
 from fisher.pmat.algebra.product import multiply
 from fisher.pmat.algebra.sums import PMatSum
-from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
 from fisher.pmat.layered.ekfac import PMatEKFAC
 from fisher.pmat.layered.kfac import PMatKFAC

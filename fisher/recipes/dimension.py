@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul, check_regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.spectra import clipped
 from fisher.pmat.layered.mixed import PMatMixed
 from fisher.pmat.matrix_free.matrixfree import MatrixFree

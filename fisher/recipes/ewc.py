@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision

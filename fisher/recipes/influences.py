@@ -19,8 +19,8 @@ from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.arrays import check_target, per_example
 from fisher.likelihoods.columns import Exact
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.function_space.jacobians import jacobian
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods import probabilities as predictive
 from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag
-from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods

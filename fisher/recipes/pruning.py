@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat
+from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision

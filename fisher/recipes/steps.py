@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import check_regul
+from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import LeafRows, of_layer
 from fisher.collector.products import example_gradients
-from fisher.collector.rows import LeafRows, of_layer
 from fisher.collector.uses import EXACT, UNUSED, Layer
 from fisher.pmat import PMat
 from linmaps import trees

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.collector.products import gradient, joined, product_squares
 from fisher.collector.uses import Layer
 from fisher.pmat import PMat, PMatEKFAC

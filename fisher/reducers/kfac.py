@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.collector.products import cut
 from fisher.collector.rules.forms import Lookup
 from fisher.collector.uses import UNUSED, Layer

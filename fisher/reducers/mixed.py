@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.pmat import PMat, PMatBlockDiag, PMatDiag, PMatEKFAC, PMatKFAC, PMatMixed
 from fisher.reducers.base import LeafRows, Options, Reducer
 from fisher.reducers.kfac import KFAC

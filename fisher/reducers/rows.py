@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import cross, squares
-from fisher.collector.rows import of_layer
 from fisher.collector.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense

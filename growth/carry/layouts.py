@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.collector.rules.forms import Channels, Contraction, Convolution, Elementwise, Form
 from fisher.collector.uses import Layer, Use
 from growth.moments.first_order import Statistics

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.pmat import (
     PMat,
     PMatBlockDiag,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.function_space.fmat import FMatDense
 from fisher.pmat import PMat
 from growth.carry.layouts import carried_layers, carried_statistics

@@ -1,11 +1,11 @@
 """Interop: from the names of other libraries to ours.
 
 In reading order:
-    migration   coming_from: a table of their names beside ours
-    from_gromo  the rows for those who come from gromo
+    guide        coming_from: a table of their names beside ours
+    guide_gromo  the rows for those who come from gromo
 """
 
-from growth.interop.migration import coming_from
+from growth.interop.guide import coming_from
 
 __all__ = ["coming_from"]
 

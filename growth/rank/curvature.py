@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat
+from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.linalg import damped, inv

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher.collector.forward import jvp
+from fisher.derivatives.forward import jvp
 from growth.rank.canonical import largest
 from growth.rank.change import More, _Form, check_gradient, grow_rank
 from growth.rank.curvature import Curvature, curvature_of

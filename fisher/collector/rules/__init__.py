@@ -4,14 +4,11 @@ A rule looks at one call and answers with a `Match`: the leaf in the role of the
 bias, the tensor that enters the layer, and the `Form` that makes a product of matrices of the call.
 
     forms         what makes a product of matrices of a call
-    chains        a leaf through casts, copies and views
     match         what a rule is asked, and answers
     products      linear, matmul, einsum, sums
     convolutions  convolutions and their transposes
     elementwise   scales, shifts and norms
     lookup        embeddings and indices
-    views         which reshapes are seen through
-    batching      torch calls with wrong batching rules
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fisher.pmat.algebra.sums import PMatSum
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.handing import hands_over
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.whole.dense import PMatDense
 from linmaps import trees
 

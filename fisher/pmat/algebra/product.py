@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fisher.pmat.algebra.addition import add, same_space
 from fisher.pmat.algebra.sums import PMatSum
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.handing import hands_over
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag, block_matrices, times
 from fisher.pmat.layered.kfac import PMatKFAC
 from fisher.pmat.whole.dense import PMatDense

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fisher.pmat.algebra.sumblocks import SumBlock
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import Layerwise
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.exact import DiagonalBlock
 from fisher.pmat.layered.factored import Stacked
 from fisher.pmat.matrix_free.matrixfree import MatrixFree

@@ -11,10 +11,10 @@ from torch import Tensor
 from fisher.pmat.algebra.regrouped import Layered, Products
 from fisher.pmat.algebra.sumblocks import DIRECT, conjugate
 from fisher.pmat.contract import maps
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import check_dense
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.precise import cast
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
 from fisher.pmat.matrix_free.matrixfree import MatrixFree

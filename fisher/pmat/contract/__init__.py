@@ -9,6 +9,6 @@ In reading order:
     handing  work that rooms above hand over
     stored   its space and numbers, and which vectors fit
     acting   products, solves and samples, of vectors and maps
-    base     PMat: functions, spectrum and algebra beside these
+    pmat     PMat: functions, spectrum and algebra beside these
     blocks   matrices that are blocks by layer
 """

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat
+from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.cuts import LSTSQ
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout

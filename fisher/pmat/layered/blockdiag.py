@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat
+from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
 from fisher.pmat.decompositions.eigenblocks import in_basis
 from fisher.pmat.whole.diag import PMatDiag

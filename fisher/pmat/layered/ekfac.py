@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.collector.uses import Layer
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import InEigenbasis
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.handing import handed
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
 from fisher.pmat.decompositions.eigenblocks import EigenBlock, in_basis
 from fisher.pmat.layered.factored import layer_blocks, unstacked

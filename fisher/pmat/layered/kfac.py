@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.collector.uses import Layer
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
 from fisher.pmat.layered.ekfac import PMatEKFAC
 from fisher.pmat.layered.factored import KroneckerBlock, layer_blocks, unstacked

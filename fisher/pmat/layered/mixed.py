@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat
+from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.handing import handed
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.trees import Layout
 from linmaps.trees.keys import names

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fisher.collector.layers import LayerCollection
-from fisher.pmat.contract.base import PMat
+from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import check_dense
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.exact import DiagonalBlock, exact_pinv, exact_power
 from fisher.pmat.layered.arrowhead import ArrowheadBlock
 from fisher.pmat.layered.blockdiag import PMatBlockDiag, added

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from fisher.checks.axes import batch_size
-from fisher.collector.forward import jvp
-from fisher.collector.plain import plainly
+from fisher.derivatives.forward import jvp
+from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood, counts
 from fisher.likelihoods.columns import Exact, counted
 from fisher.likelihoods.held import Emptied

@@ -11,15 +11,15 @@ from torch import Tensor
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE
-from fisher.collector import trial
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.held import emptied
 from fisher.pmat.contract.acting import check_sample
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
+from fisher.trials import functions
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.numeric import running
@@ -69,10 +69,10 @@ class PMatImplicit(MatrixFree):
         NaN in data and params.
         """
         params = parameters(params, check_finite)
-        seen = list(trial.examples(data, "fim", check_finite))
+        seen = list(data.examples(data, "fim", check_finite))
         full = [x for x, _ in seen if batch_size(x)]
         if check and full:
-            trial.function(f, params, trial.several(full), finite=check_finite)
+            functions.function(f, params, data.several(full), finite=check_finite)
         if columns is None:
             rest, tensors = emptied(find_likelihood(likelihood))
             curvature: Curvature = FisherCurvature(f, rest)

@@ -13,9 +13,9 @@ from torch.func import vmap
 
 from fisher.iterative import cg, lanczos, traces
 from fisher.pmat.contract import maps
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.damping import Regul, check_regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.whole.eigen import raveled
 from fisher.pmat.whole.range import PMatRange
 from linmaps import trees

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fisher.checks import finiteness, purity
 from fisher.checks.arguments import parameters
-from fisher.collector import trial
-from fisher.collector.forward import jvp, vjp
-from fisher.pmat.contract.base import PMat
+from fisher.derivatives.forward import jvp, vjp
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.matrixfree import MatrixFree
+from fisher.trials import modes
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -118,5 +118,5 @@ def pullback(
     made = PMatPullback(F, params, effective)
     if check:
         purity.repeatable(lambda params, _: effective(params), params, (), "effective(params)")
-        trial.symmetric(made, "pullback", check_finite)
+        modes.symmetric(made, "pullback", check_finite)
     return made

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import Blockwise
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.eigenblocks import in_basis
 from fisher.pmat.decompositions.exact import ExactBlock, exact_pinv, exact_power
 from fisher.pmat.whole.eigen import PMatEigen, Whole, raveled

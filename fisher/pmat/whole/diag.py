@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.exact import DiagonalBlock
 from fisher.pmat.decompositions.precise import singly

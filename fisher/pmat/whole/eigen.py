@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.blocks import InEigenbasis
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.eigenblocks import BasisBlock
 from fisher.pmat.whole.eye import PMatEye
 from linmaps import trees

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fisher.pmat.contract.base import PMat
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
+from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.precise import cast, inner, singly
 from fisher.pmat.decompositions.spectra import (
     entrywise_power,

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from linmaps.factorized.kinds.base import Kind, Shape, dense_product, listed, modes, named, tensor
+from linmaps.factorized.tensors import chains, norms, ranks
 from linmaps.factorized.tensors import compat as compatible
-from linmaps.factorized.tensors import contract, norms, ranks
 from linmaps.factorized.tensors.cp import cp_als
 from linmaps.factorized.tensors.multilinear import khatri_rao
 from linmaps.factorized.tensors.plan import Cost, Way, least, product
@@ -35,7 +35,7 @@ class CP(Kind):
         return params["weights"], factors[: len(O)], factors[len(O) :]
 
     def matrix(self, params, O, I):
-        return contract.cp_matrix(*self._split(params, O))
+        return chains.cp_matrix(*self._split(params, O))
 
     def ways(self, r, O, I, B):
         def formed(sizes: Shape) -> Cost:
@@ -58,7 +58,7 @@ class CP(Kind):
         }
 
     def apply(self, params, x, O, I, **options: Any):
-        return contract.cp_apply(x, *self._split(params, O), **options)
+        return chains.cp_apply(x, *self._split(params, O), **options)
 
     def rows(self, params, index, O, I):
         weights, outs, ins = self._split(params, O)

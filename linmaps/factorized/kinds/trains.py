@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
+from linmaps.factorized.tensors import chains, norms, ranks
 from linmaps.factorized.tensors import compat as compatible
-from linmaps.factorized.tensors import contract, norms, ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_tt, tt_sketches
 from linmaps.factorized.tensors.trains import tt_svd
@@ -65,7 +65,7 @@ class TT(_Train):
         return cores[: len(O)], cores[len(O) :]
 
     def matrix(self, params, O, I):
-        return contract.tt_matrix(*self._split(params, O))
+        return chains.tt_matrix(*self._split(params, O))
 
     def ways(self, r, O, I, B):
         p = len(O)
@@ -93,13 +93,13 @@ class TT(_Train):
         }
 
     def apply(self, params, x, O, I, **options: Any):
-        return contract.tt_apply(x, *self._split(params, O), **options)
+        return chains.tt_apply(x, *self._split(params, O), **options)
 
     def rows(self, params, index, O, I):
         outs, ins = self._split(params, O)
         n, chosen = len(index[0]), [A.movedim(1, 0)[i] for A, i in zip(ins, index)]  # each [n, r, r']
         z = functools.reduce(lambda z, A: A @ z, reversed(chosen))
-        P = contract.joined(outs)
+        P = chains.joined(outs)
         return z.reshape(n, ins[0].shape[0]) @ P.reshape(P.shape[1:]).mT
 
     def single(self, r):
@@ -143,7 +143,7 @@ class BlockTT(_Train):
         return torch.func.vmap(norms.tt_inner)(*pairs).sum()
 
     def matrix(self, params, O, I):
-        return contract.blocktt_matrix(listed(params, "A"))
+        return chains.blocktt_matrix(listed(params, "A"))
 
     def ways(self, r, O, I, B):
         sizes = [o * i for o, i in zip(O, I)]
@@ -171,7 +171,7 @@ class BlockTT(_Train):
         return ways | {"dense": Way(None, join(0, len(O)) + dense_product(O, I, B))}
 
     def apply(self, params, x, O, I, **options: Any):
-        return contract.blocktt_apply(x, listed(params, "A"), **options)
+        return chains.blocktt_apply(x, listed(params, "A"), **options)
 
     def rows(self, params, index, O, I):
         first, *others = [A.movedim(2, 0)[i] for A, i in zip(listed(params, "A"), index)]  # each [n, r, o, r']

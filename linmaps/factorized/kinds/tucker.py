@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
+from linmaps.factorized.tensors import chains, norms, ranks
 from linmaps.factorized.tensors import compat as compatible
-from linmaps.factorized.tensors import contract, norms, ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_hosvd, tucker_sketches
 from linmaps.factorized.tensors.tucker import tucker_hosvd
@@ -37,7 +37,7 @@ class Tucker(Kind):
         return params["core"], factors[: len(O)], factors[len(O) :]
 
     def matrix(self, params, O, I):
-        return contract.tucker_matrix(*self._split(params, O))
+        return chains.tucker_matrix(*self._split(params, O))
 
     def ways(self, r, O, I, B):
         p = len(O)
@@ -68,16 +68,16 @@ class Tucker(Kind):
         return ways | {"dense": Way(None, formed + dense_product(O, I, B))}
 
     def apply(self, params, x, O, I, **options: Any):
-        return contract.tucker_apply(x, *self._split(params, O), **options)
+        return chains.tucker_apply(x, *self._split(params, O), **options)
 
     def rows(self, params, index, O, I):
         core, outs, ins = self._split(params, O)
-        z, n = contract.core_matrix(core, len(outs)).mT, len(index[0])
+        z, n = chains.core_matrix(core, len(outs)).mT, len(index[0])
         z = z.reshape(1, *core.shape[len(outs) :], z.shape[1]).expand(n, *core.shape[len(outs) :], z.shape[1])
         for U, i in zip(ins, index):  # [n, ranks to come, ranks of outs]
             r = U.shape[1]
             z = (U[i][:, None] @ z.reshape(n, r, math.prod(z.shape[2:]))).reshape(n, *z.shape[2:])
-        return contract.expand(z, outs)
+        return chains.expand(z, outs)
 
     def single(self, r):
         return tuple(r[1:])

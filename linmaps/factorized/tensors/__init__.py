@@ -5,7 +5,7 @@ In reading order:
     compat       ranks as tensorly-torch rounds them
     plan         chains of products, counted before they are run
     multilinear  unfoldings, products with one mode, Khatri-Rao products
-    contract     the chains run
+    chains       the chains run
     norms        inner products and squared norms
     trains       a given tensor as a tensor train
     tucker       as a core and a basis for each mode

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from linmaps.factorized.tensors.contract import expand
+from linmaps.factorized.tensors.chains import expand
 
 
 def cp_inner(a: Tensor, us: Sequence[Tensor], b: Tensor, vs: Sequence[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.func import grad, jacrev, vmap
 from torch.func import hessian as full
 
-from fisher.collector.layers import LayerCollection
+from fisher.collector.collection import LayerCollection
 from fisher.passes.second_order import ggn, hessian
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
 from fisher.pmat.layered.kfac import PMatKFAC

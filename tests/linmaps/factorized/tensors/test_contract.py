@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from linmaps.factorized.tensors.contract import (
+from linmaps.factorized.tensors.chains import (
     blocktt_apply,
     blocktt_matrix,
     cp_apply,

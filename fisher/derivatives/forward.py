@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.collector.plain import plainly
+from fisher.derivatives.plain import plainly
 from linmaps import trees
 
 LOCK = threading.RLock()  # torch counts the levels of forward mode for the whole process, not by thread

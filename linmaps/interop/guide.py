@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from linmaps.interop import from_slim, from_tltorch
+from linmaps.interop import guide_slim, guide_tltorch
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -49,15 +49,15 @@ class Guide:
         return f"Coming from {self.library} to {self.package}.\n\n{self.notes}\n\n{lines}"
 
 
-def guide(guides: dict[str, Guide], library: str) -> Guide:
+def named(guides: dict[str, Guide], library: str) -> Guide:
     """The guide of that name; ValueError that names the others."""
     if library not in guides:
         raise ValueError(f"coming_from: got {library!r}, expected one of {sorted(guides)}")
     return guides[library]
 
 
-SLIM = Guide.of("slim", "linmaps", from_slim.NOTES, from_slim.ROWS)
-TLTORCH = Guide.of("tensorly-torch", "linmaps", from_tltorch.NOTES, from_tltorch.ROWS)
+SLIM = Guide.of("slim", "linmaps", guide_slim.NOTES, guide_slim.ROWS)
+TLTORCH = Guide.of("tensorly-torch", "linmaps", guide_tltorch.NOTES, guide_tltorch.ROWS)
 GUIDES = {"slim": SLIM, "neuromancer": SLIM, "tensorly-torch": TLTORCH, "tltorch": TLTORCH}
 
 
@@ -74,4 +74,4 @@ def coming_from(library: str) -> Guide:
     ----------------  ----------------------------------------
     OrthogonalLinear  Orthogonal(method=, n_reflectors=, det=)
     """
-    return guide(GUIDES, library)
+    return named(GUIDES, library)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fisher.interop import from_nngeometry
-from linmaps.interop.migration import Guide, guide
+from fisher.interop import guide_nngeometry
+from linmaps.interop.guide import Guide, named
 
-GUIDES = {"nngeometry": Guide.of("nngeometry", "fisher", from_nngeometry.NOTES, from_nngeometry.ROWS)}
+GUIDES = {"nngeometry": Guide.of("nngeometry", "fisher", guide_nngeometry.NOTES, guide_nngeometry.ROWS)}
 
 
 def coming_from(library: str) -> Guide:
@@ -17,4 +17,4 @@ def coming_from(library: str) -> Guide:
     >>> fisher.interop.coming_from("nngeometry").about("FIM_MonteCarlo").rows
     (('FIM_MonteCarlo(trials, covariance)', 'fim(estimator=, n_samples=, generator=, noise=) "mc"'),)
     """
-    return guide(GUIDES, library)
+    return named(GUIDES, library)

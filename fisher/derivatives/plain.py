@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fisher.collector.rules.batching import sound
+from fisher.collector.calls.batching import sound
 from fisher.collector.rules.match import bind
 from fisher.collector.watch import opened
 

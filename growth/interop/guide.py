@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from growth.interop import from_gromo
-from linmaps.interop.migration import Guide, guide
+from growth.interop import guide_gromo
+from linmaps.interop.guide import Guide, named
 
-GUIDES = {"gromo": Guide.of("gromo", "growth", from_gromo.NOTES, from_gromo.ROWS)}
+GUIDES = {"gromo": Guide.of("gromo", "growth", guide_gromo.NOTES, guide_gromo.ROWS)}
 
 
 def coming_from(library: str) -> Guide:
@@ -17,4 +17,4 @@ def coming_from(library: str) -> Guide:
     >>> growth.interop.coming_from("gromo").about("line_search").rows
     (('line_search', 'line_search(f, params, data, pair, new, delta)'),)
     """
-    return guide(GUIDES, library)
+    return named(GUIDES, library)

@@ -1,0 +1,9 @@
+"""Trials: f and losses are run before matrices are made of them.  B examples.  Raw values are looked at only to raise.
+
+In reading order:
+    data       the batches that a trial is made on
+    halves     half of the examples, replaced by others
+    functions  one row per example, not random, examples apart
+    means      losses of each example, or their mean
+    modes      forward and reverse mode agree
+"""

@@ -1,0 +1,39 @@
+"""The batches that a trial is made on: finite, inputs alone where a target has no use, several examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fisher.checks.axes import batch_size
+from fisher.checks.data import Batch, batches, check_finite
+from linmaps import trees
+
+
+def examples(data: Any, what: str, finite: bool = True) -> Iterator[Batch]:
+    """The batches `(x, target)` of data, finite if asked."""
+    for number, pair in enumerate(batches(data, what=what)):
+        if finite:
+            check_finite(pair, f"data: batch {number}")
+        yield pair
+
+
+def inputs(data: Any, name: str, what: str, finite: bool = True) -> list[Any]:
+    """The inputs of each batch; ValueError where there is a target, which function space has no use for."""
+    found = []
+    for x, target in examples(data, what, finite):
+        if target is not None:
+            raise ValueError(
+                f"{name}: got a pair (x, target), expected inputs alone: {what} has no use for a target; give x, or [x for x, "
+                "target in data]; several inputs are one x in a tuple of its own: ((x1, x2),)"
+            )
+        found.append(x)
+    return found
+
+
+def several(parts: Sequence[Any]) -> Any:
+    """The inputs of the most examples, twice if it is one: those that mix show only among several."""
+    x = max(parts, key=batch_size)
+    return trees.map(lambda t: torch.cat([t, t]), x) if batch_size(x) == 1 else x
