@@ -6,6 +6,7 @@ r, p, q as in `statistics`; ΔW `[q, p+1]`, its last column the bias.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from growth.moments.metric import check_metric, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.doors import door
 from growth.reading.pairs import Pair, bare
-from growth.reading.records import owned
+from growth.reading.records import Axes, owned
 from linmaps.numerics.dtypes import working
 from linmaps.trees import record
 
@@ -37,6 +38,8 @@ class Delta:
     decrease: Tensor
     output_metric: str | None = dataclasses.field(default=None, repr=False)
     pair: Pair | None = dataclasses.field(default=None, repr=False)
+
+    axes: ClassVar[Axes] = Axes({"weight": "qp", "bias?": "q", "decrease": ""}, cast=True)
 
     @property
     def joined(self) -> Tensor:

@@ -6,12 +6,14 @@ k new units, r inputs of `before`, q outputs of `after`, taps as in `statistics`
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from growth.closed_form.delta import Delta
 from growth.reading.pairs import Pair
+from growth.reading.records import Axes
 from linmaps.trees import record
 
 
@@ -41,6 +43,19 @@ class Neurons:
     sigma0: Tensor
     delta: Delta | None = None
     pair: Pair | None = dataclasses.field(default=None, repr=False)
+
+    axes: ClassVar[Axes] = Axes(
+        {
+            "fan_in": "kr",
+            "fan_in_bias?": "k",
+            "fan_out": "qk",
+            "eigenvalues": "e",  # hand-picked units keep those of all
+            "gains": "g",
+            "gain": "",
+            "sigma0": "",
+        },
+        cast=True,
+    )
 
     @property
     def size(self) -> int:

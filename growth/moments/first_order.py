@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from growth.reading.layers import layers_of
 from growth.reading.losses import Loss
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, bare, check_pairs
-from growth.reading.records import owned
+from growth.reading.records import Axes, owned
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.checks.annotations import typed
@@ -76,6 +76,11 @@ class Statistics:
     bias_after: bool = True
     pair: Pair | None = None
     taps: int = 1
+
+    axes: ClassVar[Axes] = Axes(
+        {"S": "aa", "M": "aq", "S_prev": "bb", "M_prev": "bt", "P": "*ba", "E": "qq"}
+        | dict.fromkeys(("count", "positions", "sigma0", "slope_plus", "slope_minus"), "")
+    )
 
     @full_precision()
     def crossed(self, change: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +11,22 @@ from growth.reading.pairs import Pair, layer_names
 from linmaps.checks import alike
 
 
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The axes of each tensor of a record: equal letters are equal sizes.
+
+    of: a letter per axis, by name; a name that ends in ? may be None, a * stands for axes in front.
+    cast: whether tensors of several dtypes stand together, since each is cast where it goes.
+    """
+
+    of: dict[str, str]
+    cast: bool = False
+
+
 def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     """Raise a TypeError unless a record is of its kind, a ValueError unless it is of that pair (where both are known).
 
+    A record says in a class variable `axes` what shapes its tensors have; they are held against it.
     pair: a Pair, or a record that knows its own; made: what makes such records.
 
     >>> import torch, growth
@@ -23,8 +37,9 @@ def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     """
     if not isinstance(record, kind):
         raise TypeError(f"{name}: got {type(record).__name__}, expected a growth.{kind.__name__}, of {made}")
-    if kind.__name__ in SHAPES:
-        _whole(record, name, SHAPES[kind.__name__])
+    axes = getattr(record, "axes", None)
+    if axes is not None:
+        _whole(record, name, axes)
     own, other = getattr(record, "pair", None), pair if isinstance(pair, Pair) else getattr(pair, "pair", None)
     if own is not None and other is not None and layer_names(own) != layer_names(other):
         raise ValueError(
@@ -33,27 +48,11 @@ def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
         )
 
 
-SHAPES = {  # the axes of each tensor of a record: equal letters are equal sizes; what ends in ? may be absent
-    "Statistics": {"S": "aa", "M": "aq", "S_prev": "bb", "M_prev": "bt", "P": "*ba", "E": "qq"}
-    | dict.fromkeys(("count", "positions", "sigma0", "slope_plus", "slope_minus"), ""),
-    "Delta": {"weight": "qp", "bias?": "q", "decrease": ""},
-    "Neurons": {
-        "fan_in": "kr",
-        "fan_in_bias?": "k",
-        "fan_out": "qk",
-        "eigenvalues": "e",  # hand-picked units keep those of all
-        "gains": "g",
-        "gain": "",
-        "sigma0": "",
-    },
-}
-
-
-def _whole(record: Any, name: str, shapes: dict[str, str]) -> None:
+def _whole(record: Any, name: str, axes: Axes) -> None:
     """Raise unless the tensors of a record are real, of one dtype and device, and of shapes that fit each other."""
     sizes: dict[str, int] = {}
     first: Tensor | None = None
-    for key, axes in shapes.items():
+    for key, letters in axes.of.items():
         t = getattr(record, key.rstrip("?"))
         where = f"{name}: {key.rstrip('?')}"
         if t is None and key.endswith("?"):
@@ -61,13 +60,13 @@ def _whole(record: Any, name: str, shapes: dict[str, str]) -> None:
         if not isinstance(t, Tensor) or not t.is_floating_point():
             got = t.dtype if isinstance(t, Tensor) else type(t).__name__
             raise TypeError(f"{where}: got {got}, expected a real floating tensor")
-        first = t if first is None or type(record).__name__ != "Statistics" else first  # units are cast where they go
-        alike([t], where, [first], f"{name}: S")
-        shape = tuple(t.shape)[-2:] if axes.startswith("*") else tuple(t.shape)
-        axes = axes.removeprefix("*")
-        if len(shape) != len(axes) or any(sizes.setdefault(a, n) != n for a, n in zip(axes, shape)):
-            want = ", ".join(str(sizes.get(a, a)) for a in axes)
-            every = ", ".join(f"{k.rstrip('?')} [{', '.join(a.strip('*'))}]" for k, a in shapes.items() if a)
+        first = t if first is None or axes.cast else first
+        alike(t, where, first, f"{name}: {next(iter(axes.of))}")
+        shape = tuple(t.shape)[-2:] if letters.startswith("*") else tuple(t.shape)
+        letters = letters.removeprefix("*")
+        if len(shape) != len(letters) or any(sizes.setdefault(a, n) != n for a, n in zip(letters, shape)):
+            want = ", ".join(str(sizes.get(a, a)) for a in letters)
+            every = ", ".join(f"{k.rstrip('?')} [{', '.join(a.strip('*'))}]" for k, a in axes.of.items() if a)
             raise ValueError(
                 f"{where}: got shape {tuple(t.shape)}, expected [{want}], as of {every}; make records by their "
                 "functions, map over an ensemble with torch.func.vmap"

@@ -86,6 +86,26 @@ def test_records_keep_their_pair_when_saved():
         assert pickle.loads(pickle.dumps(record)).pair == OWN, kind
 
 
+def test_a_derived_record_is_held_against_the_axes_of_its_base():
+    class Mine(growth.Delta):
+        pass
+
+    class Ours(growth.Statistics):
+        pass
+
+    delta, stats = (
+        kind(**{f.name: getattr(record, f.name) for f in dataclasses.fields(record)})
+        for kind, record in ((Mine, MINE["delta"]), (Ours, MINE["stats"]))
+    )
+    assert growth.improvement(None, delta) == MINE["delta"].decrease
+    assert torch.equal(growth.optimal_delta(stats).weight, MINE["delta"].weight)
+    with pytest.raises(ValueError, match=r"delta: bias: got shape \(1,\), expected \[4\]"):
+        growth.improvement(None, dataclasses.replace(delta, bias=delta.bias[:1]))
+    with pytest.raises(TypeError, match=r"stats: M: got torch.float32, expected torch.float64 as stats: S"):
+        growth.optimal_delta(dataclasses.replace(stats, M=stats.M.float()))
+    growth.improvement(None, dataclasses.replace(delta, bias=delta.bias.float()))  # cast where it goes
+
+
 def test_a_pair_twice_is_refused():
     new = MINE["new"]
     for pairs in ([OWN, OWN], [OWN, growth.Pair(("hidden",), "output")]):
