@@ -90,6 +90,8 @@ def imported(source, modules=FILES):
                 full = f"{node.module}.{alias.name}"
                 if full in modules or node.module in modules:
                     yield full if full in modules else node.module
+                else:
+                    assert node.module.split(".")[0] not in PACKAGES, f"there is no {node.module}"
 
 
 def upward(name, source):
@@ -169,23 +171,55 @@ def test_the_readme_has_a_map_of_the_rooms():
             assert f"{name.rpartition('.')[2]}/" in plan, f"{name}: not in README's map"
 
 
+AROUND = {
+    "__import__",
+    "exec",
+    "importlib",
+    "pkgutil",
+    "runpy",
+    "__subclasses__",
+}  # ways that an import may take unseen
+
+
 @each_file
-def test_nothing_from_outside(name):
-    tree = ast.walk(ast.parse(FILES[name].read_text()))
-    found = {
-        other.split(".")[0]
-        for node in tree
-        for other in (
-            [a.name for a in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
+def test_imports_are_seen(name):
+    """From outside torch and a few alone; from the house by `from ... import`, in no other way."""
+    nodes = list(ast.walk(ast.parse(FILES[name].read_text())))
+    whole = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    parts = {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
     extra = {"hypothesis"} if name.endswith(".strategies") else set()
-    assert found <= set(sys.stdlib_module_names) | OUTSIDE | set(PACKAGES) | extra
-    assert "importlib" not in found or name == "", "an import by name is not seen here"
+    assert whole | parts <= set(sys.stdlib_module_names) | OUTSIDE | set(PACKAGES) | extra
+    assert not whole & set(PACKAGES), "a room is imported by its files"
+    words = {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    assert not (words | whole | parts) & AROUND
+    assert not [n for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n) == "sys.modules"]
+
+
+@each_file
+def test_classes_are_not_told_by_their_names(name):
+    """A name in quotes is an arrow that no import shows; other libraries' modules are told by it, without an import."""
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        sides += [node.slice] if isinstance(node, ast.Subscript) else []
+        told = [s for s in sides if isinstance(s, ast.Attribute) and s.attr in ("__name__", "__qualname__")]
+        assert not told or name.startswith("linmaps.interop"), f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_work_that_is_handed_down_has_one_doer_above_those_who_ask():
+    """The one registry that rooms above fill for methods of rooms below: who asks for what, and who does it."""
+    asked, done = {}, {}
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("handed", "hands_over")
+            ):
+                where = asked if node.func.id == "handed" else done
+                where.setdefault(node.args[0].value, []).append(name)
+    assert asked.keys() == done.keys() == {"add", "multiply", "update_diag"}
+    assert all(len(doers) == 1 for doers in done.values())
+    assert all(HEIGHT[room(done[work][0])] > HEIGHT[room(name)] for work, names in asked.items() for name in names)
 
 
 def test_the_pytree_library_is_known_to_trees_alone():

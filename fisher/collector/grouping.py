@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from fisher.collector.rules.forms import Elementwise, Form
+from fisher.collector.rules.forms import Elementwise, Form, Lookup
 from fisher.collector.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
@@ -96,7 +96,7 @@ def _conflicts(uses: tuple[Use, ...], opaque: dict[Path, str]) -> dict[Path, str
     for u in uses:
         elementwise = isinstance(u.form, Elementwise)
         if u.weight is not None:
-            lookup = type(u.form).__name__ == "Lookup"
+            lookup = isinstance(u.form, Lookup)
             views.setdefault(u.weight, set()).add(("w", "elementwise" if elementwise else (u.form.arrangement, lookup)))
         if u.bias is not None:
             views.setdefault(u.bias, set()).add(("b", elementwise))

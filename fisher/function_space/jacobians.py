@@ -19,7 +19,8 @@ from fisher.collector.collection import LayerCollection
 from fisher.function_space.implicit import PFMapImplicit
 from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense
-from fisher.trials import data, functions, modes
+from fisher.trials import functions, modes
+from fisher.trials.data import inputs, several
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -61,12 +62,12 @@ def jacobian(
     doors.function(f)
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
-    parts = data.inputs(x, "x", "jacobian", check_finite)
+    parts = inputs(x, "x", "jacobian", check_finite)
     if representation is PFMapDense:
         return dense(f, params, parts, chunk_size=chunk_size, layers=layers, check=check, check_finite=check_finite)
     tried = check and any(batch_size(part) for part in parts)
     if tried:
-        functions.function(f, params, data.several(parts), finite=check_finite)
+        functions.function(f, params, several(parts), finite=check_finite)
     f, params = restriction.restricted(f, params, layers)
     J = PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))
     if tried:

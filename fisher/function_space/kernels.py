@@ -20,7 +20,8 @@ from fisher.collector.products import example_gradients, joined
 from fisher.collector.uses import EXACT, UNUSED, Layer
 from fisher.function_space.fmat import AXES, FMatDense
 from fisher.function_space.rows import sweep
-from fisher.trials import data, functions, modes
+from fisher.trials import functions, modes
+from fisher.trials.data import inputs, several
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -108,11 +109,11 @@ def gram(
     params = parameters(params, check_finite)
     parts = _parts(x, "x", check_finite)
     others = None if x2 is None else _parts(x2, "x2", check_finite)
-    several = data.several([*parts, *(others or [])])
+    widest = several([*parts, *(others or [])])
     if check:
-        functions.function(f, params, several, finite=check_finite)
+        functions.function(f, params, widest, finite=check_finite)
     if layers is None:
-        layers = LayerCollection.from_function(f, params, several, check=check and check_finite)
+        layers = LayerCollection.from_function(f, params, widest, check=check and check_finite)
     params = layers.layout.check(params, "params (of the LayerCollection)")
     left = [_features(f, params, part, layers, chunk_size) for part in parts]
     if others is None:
@@ -127,7 +128,7 @@ def gram(
 
 
 def _parts(x: Any, name: str, check_finite: bool) -> list[Any]:
-    found = [part for part in data.inputs(x, name, "gram", check_finite) if batch_size(part)]
+    found = [part for part in inputs(x, name, "gram", check_finite) if batch_size(part)]
     if not found:
         raise ValueError(f"{name}: got no example, expected at least one")
     return found

@@ -24,7 +24,8 @@ from fisher.collector.uses import EXACT, UNUSED
 from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMapDense
 from fisher.likelihoods.columns import chunks
-from fisher.trials import data, functions, modes
+from fisher.trials import functions, modes
+from fisher.trials.data import several
 from linmaps import trees
 from linmaps.trees import Layout
 
@@ -42,7 +43,7 @@ def dense(
     """The Jacobian at the inputs of several batches; with layers, with respect to their leaves.  Options as of `jacobian`."""
     tried = check and any(batch_size(part) for part in parts)
     if tried:
-        functions.function(f, params, data.several(parts), finite=check_finite)
+        functions.function(f, params, several(parts), finite=check_finite)
     if layers is None:
         found = [_plain(f, params, part, chunk_size) for part in parts]
     else:

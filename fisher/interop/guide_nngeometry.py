@@ -41,7 +41,7 @@ solve="solve", "default", "svd"                   | F.solve(kind=) "default"; PM
 solve="eigendecomposition", "lstsq"               | F.eigendecomposition(), then solve; F.solve(kind=) "lstsq"
 solve="cg", x0, M, rtol, max_iter                 | PMatImplicit.solve(v, regul) with x0, preconditioner, rtol
 use_pi, the damping of PMatKFAC                   | PMatKFAC.solve(kind=) "pi"; "default" is (F + regul I)^-1
-inv(regul), inverse(regul), pinv(atol)            | F.inverse(regul), F.pinv(rtol)
+inv(regul), inverse(regul), pinv(atol)            | F.inverse(regul), F.pinv(rtol, atol=)
 pow(p, regul), M ** p                             | F.pow(p, regul), F ** p: no damping unless asked for
 trace, get_diag, norm, frobenius_norm             | F.trace(), F.get_diag(), F.norm(ord), F.frobenius_norm()
 to_torch, get_block_torch, get_KFE                | F.to_torch(), F.get_block(name), PMatEKFAC.get_KFE(name)

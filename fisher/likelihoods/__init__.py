@@ -5,7 +5,7 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
 
     base         what a likelihood answers
     arrays       outputs with positions as rows
-    held         targets that do not count
+    held         the numbers and tensors that a likelihood holds
     categorical  logits; segmentation
     bernoulli    binary logits
     gaussian     means; means and variances

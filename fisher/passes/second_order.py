@@ -18,11 +18,13 @@ from fisher.checks.data import NO_EXAMPLE
 from fisher.collector import restriction
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
+from fisher.pmat.layered.blockdiag import PMatBlockDiag
 from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
 from fisher.pmat.matrix_free.implicit import PMatImplicit
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.diag import PMatDiag
 from fisher.trials import functions, means, modes
+from fisher.trials.data import examples, several
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -106,7 +108,7 @@ def ggn(
     f, params = restriction.restricted(f, params, layers)
     parts = _parts(data, "ggn", check_finite)
     if check:
-        functions.function(f, params, data.several([part[0] for part in parts]), finite=check_finite)
+        functions.function(f, params, several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
         means.losses(loss, f(params, part[0]), part[1:], check_finite)
     F = PMatImplicit.sum_of(GaussNewton(f, loss), params, parts)
@@ -115,7 +117,7 @@ def ggn(
 
 def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
     """The batches, `(x, target)` or `(x,)`, that have examples."""
-    found = [pair[:1] if pair[1] is None else pair for pair in data.examples(data, what, check_finite)]
+    found = [pair[:1] if pair[1] is None else pair for pair in examples(data, what, check_finite)]
     found = [part for part in found if batch_size(part[0])]
     if not found:
         raise ValueError(NO_EXAMPLE)
@@ -143,20 +145,20 @@ def _represent(
 def _in(F: PMatImplicit, representation: type[PMat], layers: Any, chunk_size: int | None) -> PMat:
     """The matrix-free matrix in another representation."""
     name = getattr(representation, "__name__", repr(representation))
-    if name == "PMatImplicit":
+    if representation is PMatImplicit:
         return F
-    if name == "PMatDense":
+    if representation is PMatDense:
         check_dense(F.layout.numel, "PMatDense", "use PMatImplicit or PMatDiag", dtype=F.dtype)
         return PMatDense(F.to_torch(chunk_size=chunk_size), F.layout)
-    if name == "PMatDiag":
+    if representation is PMatDiag:
         return PMatDiag(F.get_diag(chunk_size=chunk_size), F.layout)
-    if name == "PMatBlockDiag":
+    if representation is PMatBlockDiag:
         if layers is None:
             raise ValueError(
                 "layers: got None, expected a LayerCollection for PMatBlockDiag; make one with "
                 "fisher.LayerCollection.from_function(f, params, x)"
             )
-        return representation(_blocks(F, layers), layers)  # type: ignore[call-arg]
+        return PMatBlockDiag(_blocks(F, layers), layers)
     raise ValueError(
         f"representation: got {name}, expected PMatDense, PMatDiag, PMatBlockDiag or PMatImplicit; a second derivative has "
         "no Kronecker factors: use fisher.fim for those"

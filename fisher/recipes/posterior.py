@@ -17,7 +17,6 @@ from fisher.function_space.jacobians import jacobian
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods import probabilities as predictive
-from fisher.pmat import PMatBlockDiag, PMatDense, PMatDiag
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
@@ -195,13 +194,7 @@ def tune_prior_precision(posterior: Laplace, *, steps: int = 40) -> Laplace:
 
 def _check_definite(F: PMat, regul: Tensor, name: str) -> None:
     """Raise if N F + prior I has an eigenvalue that is negative beyond rounding, where that costs less than a solve."""
-    if isinstance(F, PMatDiag):
-        parts = [t.flatten() for t in trees.leaves(F.diag)]
-    else:
-        parts = (
-            [F.matrix] if isinstance(F, PMatDense) else list(F.blocks.values()) if isinstance(F, PMatBlockDiag) else []
-        )
-    for part in parts:
+    for part in F._at_hand():
         m = working(part.detach())
         slack = 100 * torch.finfo(m.dtype).eps * m.abs().sum(-1).amax() + regul.detach() if m.numel() else regul
         if m.ndim == 2:

@@ -68,6 +68,10 @@ class PMat(Acting):
     def _logdet(self, regul: Regul) -> Tensor:
         raise self._unsupported("logdet", DENSE)
 
+    def _at_hand(self) -> list[Tensor]:
+        """Matrices `[n, n]` and diagonals `[n]` that this one is made of, where they are stored: none elsewhere."""
+        return []
+
     def _plus(self, other: PMat) -> PMat | None:
         """F + other where this representation holds it, else None; layouts are equal."""
         return None

@@ -1,7 +1,7 @@
 """Blocks without structure, and diagonal ones: the linear algebra of one layer.
 
-V `[K, *view]`: the layer's part of K vectors; n entries per view.  The blocks of factored.py and arrowhead.py have the
-same methods.
+V `[K, *view]`: the layer's part of K vectors; n entries per view.  Blocks of factors and of
+arrowheads, on the floors above, have the same methods.
 """
 
 from __future__ import annotations

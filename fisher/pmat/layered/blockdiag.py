@@ -83,6 +83,9 @@ class PMatBlockDiag(Layerwise):
     def _mapped(self, fn: Callable[[Tensor], Tensor]) -> PMatBlockDiag:
         return dataclasses.replace(self, blocks={name: fn(block) for name, block in self.blocks.items()})
 
+    def _at_hand(self) -> list[Tensor]:
+        return list(self.blocks.values())
+
     def _plus(self, other: PMat) -> PMat | None:
         return added(self, other)
 

@@ -20,6 +20,7 @@ from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
 from fisher.trials import functions
+from fisher.trials.data import examples, several
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.numeric import running
@@ -69,10 +70,10 @@ class PMatImplicit(MatrixFree):
         NaN in data and params.
         """
         params = parameters(params, check_finite)
-        seen = list(data.examples(data, "fim", check_finite))
+        seen = list(examples(data, "fim", check_finite))
         full = [x for x, _ in seen if batch_size(x)]
         if check and full:
-            functions.function(f, params, data.several(full), finite=check_finite)
+            functions.function(f, params, several(full), finite=check_finite)
         if columns is None:
             rest, tensors = emptied(find_likelihood(likelihood))
             curvature: Curvature = FisherCurvature(f, rest)

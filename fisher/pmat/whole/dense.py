@@ -81,6 +81,9 @@ class PMatDense(Blockwise):
     def scaled(self, alpha: Regul) -> PMatDense:
         return dataclasses.replace(self, matrix=alpha * self.matrix)
 
+    def _at_hand(self) -> list[Tensor]:
+        return [self.matrix]
+
     def _plus(self, other: PMat) -> PMatDense:
         total = damped(self.matrix, other.alpha) if isinstance(other, PMatEye) else self.matrix + other.to_torch()
         return PMatDense(total, self.layout, self.symmetric and getattr(other, "symmetric", True))

@@ -66,6 +66,9 @@ class PMatDiag(AxisAligned):
     def _mapped(self, fn: Any) -> PMatDiag:
         return PMatDiag(trees.map(fn, self.diag), self.layout)
 
+    def _at_hand(self) -> list[Tensor]:
+        return [t.flatten() for t in trees.leaves(self.diag)]
+
     def _plus(self, other: PMat) -> PMat | None:
         if isinstance(other, PMatDiag):
             return PMatDiag(trees.add(self.diag, other.diag), self.layout)
