@@ -45,30 +45,43 @@ from linmaps.factorized import (
     tensor_lasso,
     tensorized_shape,
 )
-from linmaps.families.eigenvalues.gershgorin import DiagonallyDominant, Gershgorin
+from linmaps.families.eigenvalues.diagonal_dominance import DiagonallyDominant
+from linmaps.families.eigenvalues.gershgorin import Gershgorin
 from linmaps.families.eigenvalues.hurwitz import Hurwitz
 from linmaps.families.eigenvalues.power_bound import PowerBound
 from linmaps.families.eigenvalues.schur import Schur
 from linmaps.families.eigenvalues.stable_split import StableSplit
-from linmaps.families.entries.dense import Identity, IdentityInit, Linear
+from linmaps.families.entries.doubly_stochastic import DoublyStochastic
 from linmaps.families.entries.gates import L0
+from linmaps.families.entries.identity import Identity
+from linmaps.families.entries.lasso import Lasso, LassoReLU
+from linmaps.families.entries.linear import IdentityInit, Linear
+from linmaps.families.entries.non_negative import NonNegative
 from linmaps.families.entries.perron import PerronFrobenius
-from linmaps.families.entries.sparse import Lasso, LassoReLU, NonNegative, Split
-from linmaps.families.entries.stochastic import DoublyStochastic, LeftStochastic, RightStochastic
-from linmaps.families.literature import hprod, identity_grad_relu
+from linmaps.families.entries.split import Split
+from linmaps.families.entries.stochastic import LeftStochastic, RightStochastic
+from linmaps.families.functions import hprod, identity_grad_relu
+from linmaps.families.patterns.block_diagonal import BlockDiagonal
 from linmaps.families.patterns.butterfly import Butterfly
+from linmaps.families.patterns.circulant import Circulant
 from linmaps.families.patterns.kronecker import Kronecker
+from linmaps.families.patterns.low_rank import LowRank
 from linmaps.families.patterns.monarch import Monarch
 from linmaps.families.patterns.permutation import Permutation
-from linmaps.families.patterns.structured import BlockDiagonal, Circulant, LowRank
 from linmaps.families.singular_values.bounded import BoundedNorm
+from linmaps.families.singular_values.null_space import TrivialNullSpace
 from linmaps.families.singular_values.orthogonal import Orthogonal
-from linmaps.families.singular_values.spectral import Spectral, SymmetricSpectral
-from linmaps.families.singular_values.svd import SVD, SVDLearnBounds, SymmetricSVD
-from linmaps.families.symmetries.gram import PSD, TrivialNullSpace
-from linmaps.families.symmetries.skew import DampedSkewSymmetric, SkewSymmetric
+from linmaps.families.singular_values.spectral import Spectral
+from linmaps.families.singular_values.svd import SVD, SVDLearnBounds
+from linmaps.families.singular_values.symmetric_spectral import SymmetricSpectral
+from linmaps.families.singular_values.symmetric_svd import SymmetricSVD
+from linmaps.families.symmetries.block_skew import BlockSkew
+from linmaps.families.symmetries.damped import DampedSkewSymmetric
+from linmaps.families.symmetries.gram import PSD
+from linmaps.families.symmetries.hamiltonian import Hamiltonian
+from linmaps.families.symmetries.skew import SkewSymmetric
 from linmaps.families.symmetries.symmetric import Symmetric
-from linmaps.families.symmetries.symplectic import BlockSkew, Hamiltonian, Symplectic
+from linmaps.families.symmetries.symplectic import Symplectic
 from linmaps.interop import from_module
 
 __all__ = [

@@ -29,7 +29,7 @@ from linmaps.base import Map
 from linmaps.base.registry import maps
 from linmaps.factorized.kinds import KINDS as FACTORIZATIONS
 from linmaps.factorized.products import IMPLEMENTATIONS
-from linmaps.families.entries.sparse import METHODS as NON_NEGATIVE
+from linmaps.families.entries.positive import METHODS as NON_NEGATIVE
 from linmaps.families.singular_values.orthogonal import METHODS
 
 SEEDS = st.integers(0, 2**31 - 1)

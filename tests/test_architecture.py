@@ -20,7 +20,7 @@ linmaps.checks
 linmaps.numerics
 linmaps.base
 linmaps.families.interval
-linmaps.families.entries linmaps.families.symmetries linmaps.families.literature
+linmaps.families.entries linmaps.families.symmetries linmaps.families.functions
 linmaps.families.singular_values
 linmaps.families.eigenvalues linmaps.families.patterns
 linmaps.families

@@ -13,18 +13,23 @@ from linmaps.composed.cell import RNNCell
 from linmaps.composed.compose import Scale
 from linmaps.families.eigenvalues.power_bound import PowerBound
 from linmaps.families.eigenvalues.stable_split import StableSplit
-from linmaps.families.entries.dense import Identity, IdentityInit, Linear
 from linmaps.families.entries.gates import L0
+from linmaps.families.entries.identity import Identity
+from linmaps.families.entries.lasso import Lasso, LassoReLU
+from linmaps.families.entries.linear import IdentityInit, Linear
+from linmaps.families.entries.non_negative import NonNegative
 from linmaps.families.entries.perron import PerronFrobenius
-from linmaps.families.entries.sparse import Lasso, LassoReLU, NonNegative, Split
+from linmaps.families.entries.split import Split
 from linmaps.families.entries.stochastic import LeftStochastic, RightStochastic
 from linmaps.families.singular_values.bounded import BoundedNorm
+from linmaps.families.singular_values.null_space import TrivialNullSpace
 from linmaps.families.singular_values.orthogonal import Orthogonal
 from linmaps.families.singular_values.svd import SVD, SVDLearnBounds
-from linmaps.families.symmetries.gram import PSD, TrivialNullSpace
-from linmaps.families.symmetries.skew import DampedSkewSymmetric, SkewSymmetric
+from linmaps.families.symmetries.block_skew import BlockSkew
+from linmaps.families.symmetries.damped import DampedSkewSymmetric
+from linmaps.families.symmetries.gram import PSD
+from linmaps.families.symmetries.skew import SkewSymmetric
 from linmaps.families.symmetries.symmetric import Symmetric
-from linmaps.families.symmetries.symplectic import BlockSkew
 from linmaps.interop import slim_factors
 from linmaps.interop.seen import Found, Seen, with_bias
 from linmaps.numerics import lapack

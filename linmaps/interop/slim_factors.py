@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.families.entries.dense import Identity
+from linmaps.families.entries.identity import Identity
 from linmaps.families.patterns.butterfly import Butterfly
 from linmaps.families.patterns.permutation import Permutation
 from linmaps.families.singular_values.orthogonal import Orthogonal
-from linmaps.families.singular_values.spectral import Spectral, SymmetricSpectral
+from linmaps.families.singular_values.spectral import Spectral
+from linmaps.families.singular_values.symmetric_spectral import SymmetricSpectral
 from linmaps.interop.seen import Found, Seen, with_bias
 from linmaps.numerics.numeric import eye_like
 

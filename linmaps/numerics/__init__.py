@@ -13,7 +13,7 @@ In reading order:
     lyapunov     equations of Lyapunov and Stein
     householder  products of reflections by blocks
     rotations    rotations of skew matrices, and their logarithm
-    packing      triangles as vectors
+    packing      triangles as vectors, a diagonal and the rest
     bounds       excess of eigenvalues, nearest rows
     scaling      rows and columns that sum to one
 """

@@ -1,4 +1,4 @@
-"""Packed triangles and the matrices they fill.  n rows and columns; a triangle is stored row by row."""
+"""Packed matrices of n rows and columns: triangles stored row by row; a diagonal and the entries beside it."""
 
 from __future__ import annotations
 
@@ -59,6 +59,27 @@ def skew(packed: Tensor, n: int, *, diagonal: Tensor | None = None) -> Tensor:
     first = packed.new_zeros(1) if diagonal is None else diagonal.reshape(1)
     values = torch.cat([first, packed, -packed])
     return values.index_select(0, _places(_skew_places, n, packed.device)).reshape(n, n)
+
+
+def weave(diagonal: Tensor, off: Tensor) -> Tensor:
+    """The matrix [n, n] with a given diagonal [n] and the entries off [n, n - 1] beside it, row by row.
+
+    >>> import torch
+    >>> weave(torch.zeros(3), torch.arange(1.0, 7.0).reshape(3, 2))
+    tensor([[0., 1., 2.],
+            [3., 0., 4.],
+            [5., 6., 0.]])
+    """
+    n = len(diagonal)
+    # row by row, n entries lie between two neighbours on the diagonal
+    lines = torch.cat([diagonal[:-1, None], off.reshape(n - 1, n)], dim=1)
+    return torch.cat([lines.reshape(-1), diagonal[-1:]]).reshape(n, n)
+
+
+def unweave(W: Tensor) -> tuple[Tensor, Tensor]:
+    """The diagonal [n] and the other entries [n, n - 1] of a matrix [n, n], row by row."""
+    n = len(W)
+    return W.diagonal(), W.reshape(-1)[: n * n - 1].reshape(n - 1, n + 1)[:, 1:].reshape(n, n - 1)
 
 
 def _triangle(n: int, diagonal: int, device: torch.device) -> Tensor:

@@ -1,7 +1,9 @@
 """Promises about structure: fewer numbers than entries, and cheap products, solves, determinants.
 
 In reading order:
-    structured        block-diagonal, circulant, low rank
+    low_rank          rank W <= rank
+    circulant         circular convolutions
+    block_diagonal    equal blocks along the diagonal
     arrays            x with several axes of features
     kronecker         W = A (x) B (x) ...
     monarch           two block-diagonal factors and a fixed permutation

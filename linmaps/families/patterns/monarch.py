@@ -15,7 +15,7 @@ from torch.func import vmap
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.patterns.structured import check_blocks
+from linmaps.families.patterns.block_diagonal import check_blocks
 from linmaps.numerics import lapack
 from linmaps.numerics.draws import uniform
 from linmaps.numerics.linalg import logabsdet, solve

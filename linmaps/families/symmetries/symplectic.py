@@ -1,50 +1,20 @@
-"""Maps of phase space, rows x = (q, p) of n = 2 m numbers: symplectic, Hamiltonian, and skew by blocks.
-
-J = [[0, I], [-I, 0]] [n, n] throughout, in blocks of m rows and columns.
-"""
+"""Symplectic matrices of phase space, W [n, n] with W'JW = J."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics import lapack
-from linmaps.numerics.draws import normal, uniform
-from linmaps.numerics.linalg import inv, logabsdet, solve
+from linmaps.families.symmetries.phase_space import Even, times_J
+from linmaps.numerics.draws import normal
 from linmaps.numerics.numeric import eye_like, frobenius
 from linmaps.numerics.packing import symmetric
 from linmaps.numerics.ranges import squashed
-
-
-class Even(Map):
-    """A square map of an even number n = 2 m of features."""
-
-    square: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        n = self.in_features
-        self._expect(n % 2 == 0, "in_features", f"an even number, for q and p of equal size; use {n - 1} or {n + 1}")
-
-    @property
-    def _m(self) -> int:
-        return self.in_features // 2
-
-    @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
-        return cls(max(2, rows - rows % 2), **options)
-
-
-def times_J(W: Tensor) -> Tensor:
-    """`J @ W` for W [n, k]."""
-    top, bottom = W.chunk(2)
-    return torch.cat([bottom, -top])
 
 
 @register
@@ -132,124 +102,3 @@ class Symplectic(Even):
     def _violation(self, W: Tensor) -> Tensor:
         residual = frobenius(W.mT @ times_J(W) - times_J(eye_like(W, len(W))))
         return residual / W.square().sum().clamp(min=1)
-
-
-@register
-@dataclass(frozen=True)
-class Hamiltonian(Even):
-    """A Hamiltonian matrix, `W = -J S` with S symmetric, J = [[0, I], [-I, 0]]: J W is symmetric, and exp(W t) symplectic.
-
-    The leaf "upper" [n (n + 1) / 2] is the upper triangle of S row by row.  Eigenvalues come in pairs +-lambda, and x exp(W
-    t) neither grows nor decays on the whole.  init: U(-1/sqrt(n), 1/sqrt(n)), which gives outputs of variance 1/3 for
-    inputs of unit variance.  `violation(W)` is the Frobenius norm of J W - (J W)'; `from_matrix` takes the nearest W.
-
-    ValueError for an odd number of features.
-
-    >>> import torch, linmaps
-    >>> linmaps.Hamiltonian(2).effective_W({"upper": torch.tensor([1.0, 2.0, 3.0])})
-    tensor([[-2., -3.],
-            [ 1.,  2.]])
-    """
-
-    name: ClassVar[str] = "hamiltonian"
-    promise: ClassVar[str] = "J W = (J W)'"
-    time: ClassVar[str] = "continuous"
-
-    def _shapes(self) -> dict[str, Shape]:
-        return {"upper": (self.in_features * (self.in_features + 1) // 2,)}
-
-    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
-        return {"upper": uniform(generator, self._shapes()["upper"], self.in_features**-0.5, dtype)}
-
-    def _symmetric(self, params: Params) -> Tensor:
-        return symmetric(params["upper"], self.in_features)
-
-    def _weight(self, params: Params) -> Tensor:
-        return -times_J(self._symmetric(params))
-
-    def _singular_values(self, params: Params) -> Tensor:
-        return lapack.eigvalsh(self._symmetric(params)).abs().sort(descending=True).values
-
-    def _violation(self, W: Tensor) -> Tensor:
-        S = times_J(W)
-        return frobenius(S - S.mT)
-
-    def _from_matrix(self, W: Tensor) -> Params:
-        S = times_J(W)
-        rows, columns = torch.triu_indices(len(W), len(W), device=W.device)
-        return {"upper": ((S + S.mT) / 2)[rows, columns]}
-
-
-@register
-@dataclass(frozen=True)
-class BlockSkew(Even):
-    """A skew-symmetric matrix of two blocks, `W = [[0, A], [-A', 0]]`: W == -W' bit by bit, q drives p and p drives q.
-
-    The leaf "A" is [m, m].  Eigenvalues are +-i sigma for the singular values sigma of A, singular values sigma twice:
-    both cost a decomposition of A, as `solve`, `inverse` and `logabsdet` do, and `apply` multiplies by A alone.  init:
-    U(-1/sqrt(m), 1/sqrt(m)), which gives outputs of variance 1/3 for inputs of unit variance.  `violation(W)` is the
-    Frobenius distance to the nearest such matrix, which `from_matrix` takes.
-
-    ValueError for an odd number of features.
-
-    Source: the antisymmetric blocks of Haber and Ruthotto, "Stable architectures for deep neural networks".
-
-    >>> import torch, linmaps
-    >>> linmaps.BlockSkew(2).effective_W({"A": torch.tensor([[3.0]])})
-    tensor([[ 0.,  3.],
-            [-3.,  0.]])
-    """
-
-    name: ClassVar[str] = "block_skew"
-    promise: ClassVar[str] = "W = [[0, A], [-A', 0]]"
-    time: ClassVar[str] = "continuous"
-
-    def _shapes(self) -> dict[str, Shape]:
-        return {"A": (self._m, self._m)}
-
-    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
-        return {"A": uniform(generator, (self._m, self._m), self._m**-0.5, dtype)}
-
-    def _weight(self, params: Params) -> Tensor:
-        return _crossed(params["A"], -params["A"].mT)
-
-    def _apply(self, params: Params, x: Tensor) -> Tensor:
-        q, p = x.chunk(2, dim=-1)
-        return torch.cat([-p @ params["A"].mT, q @ params["A"]], dim=-1)
-
-    def _eig(self, params: Params, vectors: bool) -> tuple[Tensor, Tensor | None]:
-        if not vectors:
-            s = lapack.svdvals(params["A"])
-            return 1j * torch.cat([s, -s]), None
-        U, s, Vh = lapack.svd(params["A"])
-        u, v = U * 0.5**0.5, 1j * Vh.mT * 0.5**0.5
-        return 1j * torch.cat([s, -s]), torch.cat([torch.cat([u, u], dim=1), torch.cat([v, -v], dim=1)])
-
-    def _singular_values(self, params: Params) -> Tensor:
-        return lapack.svdvals(params["A"]).repeat_interleave(2)
-
-    def _solve(self, params: Params, y: Tensor) -> Tensor:
-        m, A = self._m, params["A"]
-        first, second = (half.reshape(-1, m).mT for half in y.chunk(2, dim=-1))
-        q, p = solve(A.mT, second).mT, -solve(A, first).mT
-        return torch.cat([q, p], dim=1).reshape(y.shape)
-
-    def _inverse(self, params: Params) -> Tensor:
-        inverse = inv(params["A"])
-        return _crossed(-inverse.mT, inverse)
-
-    def _logabsdet(self, params: Params) -> Tensor:
-        return 2 * logabsdet(params["A"])
-
-    def _violation(self, W: Tensor) -> Tensor:
-        (a, b), (c, d) = (half.chunk(2, dim=1) for half in W.chunk(2))
-        return frobenius(a, d, (b + c.mT) * 0.5**0.5)
-
-    def _from_matrix(self, W: Tensor) -> Params:
-        (_, b), (c, _) = (half.chunk(2, dim=1) for half in W.chunk(2))
-        return {"A": (b - c.mT) / 2}
-
-
-def _crossed(upper: Tensor, lower: Tensor) -> Tensor:
-    zero = torch.zeros_like(upper)
-    return torch.cat([torch.cat([zero, upper], dim=1), torch.cat([lower, zero], dim=1)])

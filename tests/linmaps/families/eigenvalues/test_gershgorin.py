@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from linmaps import DiagonallyDominant, Gershgorin, trees
-from linmaps.families.eigenvalues.gershgorin import unweave, weave
+from linmaps.numerics.packing import unweave, weave
 from linmaps.strategies import ADVERSARIES
 from tests.linmaps.families.eigenvalues.test_stable import operations
 from tests.linmaps.zoo import descend, generator, random_params

@@ -1,0 +1,35 @@
+"""Numbers >= 0 from free parameters, by several functions, and back."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from linmaps.checks import Shape
+from linmaps.numerics.ranges import relu
+
+SMALLEST = 0.05  # of the init's largest entry: the smallest, since a vanishing one would hardly move
+# free parameter -> entry >= 0, and back; softplus is scaled by the entries' size, so that none starts in its flat tail
+METHODS = {
+    "softplus": (lambda w, size: size * F.softplus(w), lambda W, size: W / size + torch.log(-torch.expm1(-W / size))),
+    "relu": (lambda w, size: relu(w), lambda W, size: W),
+    "square": (lambda w, size: w.square(), lambda W, size: W.sqrt()),
+    "exp": (lambda w, size: w.exp(), lambda W, size: W.log()),
+}
+
+
+def draw(generator: torch.Generator, shape: Shape, bound: float, dtype: torch.dtype) -> Tensor:
+    """Entries from U(bound / 20, bound)."""
+    u = torch.rand(shape, generator=generator, dtype=dtype, device=generator.device)
+    return bound * (SMALLEST + (1 - SMALLEST) * u)
+
+
+def raised(W: Tensor, method: str, size: float) -> Tensor:
+    """The free parameter of W >= 0."""
+    return METHODS[method][1](W, size)
+
+
+def floor(method: str, size: float) -> float:
+    """The least entry that `from_matrix` aims at: not 0 where the method reaches it at infinity, or never leaves it."""
+    return 0.0 if method == "relu" else 1e-6 * size
