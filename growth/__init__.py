@@ -18,6 +18,7 @@ The delta is subtracted, new units are added and come last; `decrease` and `gain
 `growth.interop.coming_from("gromo")` is a table of its names beside ours.
 
 Rooms, each built on those before it:
+    checks/       what functions are given
     reading/      what a pair of layers is in the params, and in f
     moments/      first-order statistics, one pass over data
     closed_form/  the best change and the best new units, from moments alone

@@ -48,6 +48,7 @@ fisher.passes fisher.function_space
 fisher.recipes
 fisher.interop fisher.rules fisher.strategies
 fisher
+growth.checks
 growth.reading
 growth.moments
 growth.closed_form

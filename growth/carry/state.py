@@ -14,8 +14,8 @@ from fisher.pmat import PMat
 from growth.carry.layouts import carried_layers, carried_statistics
 from growth.carry.matrices import carried_matrix
 from growth.carry.orders import Order, Orders
+from growth.checks.doors import door
 from growth.moments.first_order import Statistics
-from growth.reading.doors import door
 from growth.reading.pairs import Pair
 from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units

@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from growth.checks.doors import door
+from growth.checks.records import Axes, owned
 from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import check_metric, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
-from growth.reading.doors import door
 from growth.reading.pairs import Pair, bare
-from growth.reading.records import Axes, owned
 from linmaps.numerics.dtypes import working
 from linmaps.trees import record
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import count, door
 from growth.closed_form.draws import check_draws, standard
 from growth.closed_form.normalization import deviation
 from growth.closed_form.units import Neurons, check_units, live
 from growth.reading.activations import constants
-from growth.reading.doors import count, door
 from growth.reading.layers import layers_of
 from growth.reading.pairs import Pair, bare
 from linmaps.checks import number

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from fisher.checks.agreement import generic
+from growth.checks.doors import count, door
+from growth.checks.records import owned
 from growth.closed_form.delta import Delta, make_delta, optimal_delta, slope_of, split
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import check_metric, on_outputs, output_root, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
-from growth.reading.doors import count, door
 from growth.reading.pairs import bare
-from growth.reading.records import owned
 from linmaps.checks import alike, number, values
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from growth.checks.doors import door
+from growth.checks.records import owned
 from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.neurons import optimal_neurons
 from growth.moments.first_order import MEANS, Statistics, check_statistics
 from growth.moments.metric import check_metric, on_outputs, output_root
-from growth.reading.doors import door
-from growth.reading.records import owned
 from linmaps.checks import number
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from fisher.checks.finiteness import finite
+from growth.checks.doors import door
+from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.select import scale_neurons
 from growth.closed_form.units import Neurons, check_units, live
-from growth.reading.doors import door
 from growth.reading.layers import Layer, plain_layers
 from growth.reading.pairs import Pair
-from growth.reading.records import owned
 from linmaps.checks import number
 from linmaps.numerics.numeric import positive_root
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import count, door
+from growth.checks.records import owned
 from growth.closed_form.delta import split
 from growth.closed_form.draws import drawing, standard
 from growth.closed_form.neurons import optimal_neurons
@@ -22,9 +24,7 @@ from growth.closed_form.normalization import check_positive
 from growth.closed_form.sides import descent, input_size, random_sides, steep_sign, with_weights
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
-from growth.reading.doors import count, door
 from growth.reading.pairs import bare
-from growth.reading.records import owned
 from linmaps.checks import alike, number
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.numeric import positive_root

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from growth.checks.doors import count
+from growth.checks.records import owned
 from growth.closed_form.units import Neurons, check_units, live
-from growth.reading.doors import count
-from growth.reading.records import owned
 from linmaps.checks import alike, number, values
 from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import positive_root

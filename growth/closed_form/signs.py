@@ -11,15 +11,15 @@ from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.checks.finiteness import finite
+from growth.checks.doors import door
+from growth.checks.records import owned
 from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
-from growth.reading.doors import door
 from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE
 from growth.reading.losses import Loss
 from growth.reading.observe import observed
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.reading.records import owned
 from linmaps.numerics.dtypes import working
 
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from growth.checks.records import Axes
 from growth.closed_form.delta import Delta
 from growth.reading.pairs import Pair
-from growth.reading.records import Axes
 from linmaps.trees import record
 
 

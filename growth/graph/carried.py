@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from growth.carry.state import grow_like
-from growth.reading.doors import door
+from growth.checks.doors import door
 from linmaps import trees
 
 

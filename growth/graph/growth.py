@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import count, door
 from growth.closed_form.delta import Delta, make_delta, optimal_delta
 from growth.closed_form.neurons import optimal_neurons, schur
 from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
@@ -19,7 +20,6 @@ from growth.graph.statistics import GraphStatistics, check_targets
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.activations import Activation
-from growth.reading.doors import count, door
 from linmaps.numerics.dtypes import working
 
 

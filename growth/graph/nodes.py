@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from growth.checks.doors import count
 from growth.reading.activations import Activation
-from growth.reading.doors import count
 from linmaps import trees
 from linmaps.checks.annotations import typed
 

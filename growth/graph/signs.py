@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import door
 from growth.closed_form.signs import better_sign, one_sided, signed_gains
 from growth.graph.expansions import NewUnits
 from growth.graph.nodes import Graph
 from growth.graph.statistics import observe_graph
 from growth.graph.table import Candidates
 from growth.reading.activations import constants
-from growth.reading.doors import door
 from growth.reading.losses import Loss
 from linmaps.numerics.dtypes import working
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap, grad
 
+from growth.checks.data import examples
+from growth.checks.doors import door
 from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation, constants
-from growth.reading.data import examples
-from growth.reading.doors import door
 from growth.reading.losses import Loss, per_sample
 from linmaps import trees
 from linmaps.checks.annotations import typed

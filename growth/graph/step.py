@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import door
 from growth.graph.expansions import NewEdge, NewUnits, NodeDelta, enlarged, sources, targets
 from growth.graph.nodes import Graph
-from growth.reading.doors import door
 from growth.surgery.enlarge import Scale, amplitudes, cast_like, fitted
 from linmaps import trees
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import count, door
 from growth.graph.expansions import Expansion, NewEdge, NewUnits, enlarged, sources, targets
 from growth.graph.growth import new_edge, new_node, wider_node
 from growth.graph.nodes import Graph, Node
 from growth.graph.statistics import GraphStatistics
 from growth.reading.activations import Activation
-from growth.reading.doors import count, door
 from linmaps.checks.annotations import typed
 from linmaps.trees import record
 

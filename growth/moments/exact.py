@@ -18,12 +18,12 @@ from fisher.collector.taps import column_rows, pull
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
+from growth.checks.data import examples, few
+from growth.checks.doors import door
+from growth.checks.records import owned
 from growth.moments.first_order import Statistics
-from growth.reading.data import examples, few
-from growth.reading.doors import door
 from growth.reading.locate import located
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.reading.records import owned
 from linmaps.numerics.dtypes import working
 
 

@@ -16,13 +16,13 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.reducers import gram
+from growth.checks.doors import door
+from growth.checks.records import Axes, owned
 from growth.reading.activations import constants
-from growth.reading.doors import door
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, bare, check_pairs
-from growth.reading.records import Axes, owned
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.checks.annotations import typed

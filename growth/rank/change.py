@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import door
 from growth.closed_form.draws import Draw, drawing
 from growth.rank import canonical, matrices, spectral, trains, tucker
 from growth.rank.curvature import Curvature, curvature_of
-from growth.reading.doors import door
 from linmaps import Factorized, LowRank, Map, Spectral
 from linmaps.checks import Params, number
 from linmaps.factorized.kinds import KINDS

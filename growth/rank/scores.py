@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.derivatives.forward import jvp
+from growth.checks.doors import door
 from growth.rank.canonical import largest
 from growth.rank.change import More, _Form, check_gradient, grow_rank
 from growth.rank.curvature import Curvature, curvature_of
-from growth.reading.doors import door
 from linmaps.checks import Params
 from linmaps.checks import size as check_size
 from linmaps.numerics.dtypes import working

@@ -21,11 +21,11 @@ from fisher.checks.arguments import detached
 from fisher.checks.purity import repeatable
 from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution
+from growth.checks.data import examples, few
 from growth.reading.activations import Activation
 from growth.reading.between import verify
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
-from growth.reading.data import examples, few
 from growth.reading.link import TAPS, Link, linked
 from growth.reading.locate import Place, located
 from growth.reading.losses import Loss, gradient, per_sample

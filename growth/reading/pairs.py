@@ -77,6 +77,15 @@ class Pair:
         if self.activation is not None and not callable(self.activation):
             raise TypeError(f"Pair: activation is {self.activation!r}, expected a callable of one tensor, or None")
 
+    @property
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The dotted paths of the layers of both sides, the same however they are written.
+
+        >>> Pair("a", ("net", 0)).names
+        (('a',), ('net.0',))
+        """
+        return tuple(map(path_str, parts(self.before))), tuple(map(path_str, parts(self.after)))
+
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
         return f"Pair({', '.join(shown)})"
@@ -117,12 +126,3 @@ def bare(pair: Pair | None) -> Pair | None:
     Pair(before='a', after=('b',), activation=None, norm=None)
     """
     return None if pair is None else Pair(pair.before, pair.after)
-
-
-def layer_names(pair: Pair) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The dotted paths of both sides, the same however they are written.
-
-    >>> layer_names(Pair("a", ("net", 0)))
-    (('a',), ('net.0',))
-    """
-    return tuple(map(path_str, parts(pair.before))), tuple(map(path_str, parts(pair.after)))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.reading.doors import door
+from growth.checks.doors import door
 from growth.reading.layers import Layer, layer_at
 from linmaps import trees
 from linmaps.trees import path_str

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from growth.checks.doors import door
+from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
-from growth.reading.doors import door
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.link import centre
-from growth.reading.pairs import Pair, as_list, check_pairs, layer_names
-from growth.reading.records import owned
+from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps import trees
 from linmaps.checks import number
 
@@ -95,7 +95,7 @@ def apply_extended(
 
 
 def _once(pairs: Sequence[Pair]) -> None:
-    names = [layer_names(p) for p in pairs]
+    names = [p.names for p in pairs]
     twice = [p for p, name in zip(pairs, names) if names.count(name) > 1]
     if twice:
         raise ValueError(f"pair: got {twice[0]} more than once, expected each pair once; join units by merge_neurons")

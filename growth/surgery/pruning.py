@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher.checks.finiteness import finite
+from growth.checks.doors import door
+from growth.checks.records import owned
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
-from growth.reading.doors import door
 from growth.reading.layers import Layer, layers_of, places
 from growth.reading.pairs import Pair, bare
-from growth.reading.records import owned
 from growth.surgery.resize import gathered, indices, spread
 from linmaps import trees
 from linmaps.checks import size

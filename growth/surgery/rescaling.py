@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.doors import count, door
 from growth.closed_form.normalization import deviation
-from growth.reading.doors import count, door
 from growth.reading.layers import Layer, norm_leaves, plain_layers
 from growth.reading.pairs import Pair
 from growth.surgery.same import Check, same_function

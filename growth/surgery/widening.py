@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.reading.doors import count, door
+from growth.checks.doors import count, door
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.pairs import Pair
 from growth.surgery.resize import gathered, indices

@@ -17,6 +17,8 @@ from tqdm import tqdm
 from fisher.checks.axes import batch_size as count_samples
 from fisher.checks.finiteness import finite
 from growth.carry.state import grow_like
+from growth.checks.data import DIVERGED
+from growth.checks.doors import count, door
 from growth.closed_form.delta import optimal_delta
 from growth.closed_form.draws import drawing
 from growth.closed_form.neurons import optimal_neurons
@@ -24,8 +26,6 @@ from growth.closed_form.signs import choose_sign
 from growth.closed_form.units import Neurons, live
 from growth.moments.first_order import Statistics, statistics
 from growth.reading.buffers import buffers_fixed
-from growth.reading.data import DIVERGED
-from growth.reading.doors import count, door
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, per_sample
 from growth.reading.pairs import Pair, check_pairs

@@ -14,13 +14,13 @@ from torch.func import debug_unwrap
 
 from fisher.checks.finiteness import finite
 from fisher.pmat.layered.factored import KroneckerBlock
+from growth.checks.doors import count, door
+from growth.checks.records import owned
 from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
-from growth.reading.doors import count, door
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.reading.records import owned
 from linmaps.checks import alike, number
 from linmaps.checks.annotations import typed
 from linmaps.numerics import lapack

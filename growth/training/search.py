@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.checks.finiteness import finite
-from growth.reading.data import DIVERGED, examples
-from growth.reading.doors import door
+from growth.checks.data import DIVERGED, examples
+from growth.checks.doors import door
 from growth.reading.losses import Loss, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import apply_extended

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from growth.reading.pairs import Pair, layer_names
 from linmaps.checks import alike
 
 
@@ -27,11 +26,11 @@ def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     """Raise a TypeError unless a record is of its kind, a ValueError unless it is of that pair (where both are known).
 
     A record says in a class variable `axes` what shapes its tensors have; they are held against it.
-    pair: a Pair, or a record that knows its own; made: what makes such records.
+    pair: a Pair, or a record that knows its own, told apart by their `names`; made: what makes such records.
 
     >>> import torch, growth
-    >>> new = growth.Delta(torch.ones(1, 1), None, torch.ones(()), pair=Pair("a", "b"))
-    >>> owned(new, "delta", Pair("b", "c"), growth.Delta, "optimal_delta")
+    >>> new = growth.Delta(torch.ones(1, 1), None, torch.ones(()), pair=growth.Pair("a", "b"))
+    >>> owned(new, "delta", growth.Pair("b", "c"), growth.Delta, "optimal_delta")
     Traceback (most recent call last):
     ValueError: delta: is of Pair('a', 'b'), expected one of Pair('b', 'c'); give what optimal_delta made for this pair ...
     """
@@ -40,8 +39,9 @@ def owned(record: Any, name: str, pair: Any, kind: type, made: str) -> None:
     axes = getattr(record, "axes", None)
     if axes is not None:
         _whole(record, name, axes)
-    own, other = getattr(record, "pair", None), pair if isinstance(pair, Pair) else getattr(pair, "pair", None)
-    if own is not None and other is not None and layer_names(own) != layer_names(other):
+    own, other = getattr(record, "pair", None), getattr(pair, "pair", pair)
+    here, there = (getattr(p, "names", None) for p in (own, other))
+    if here is not None and there is not None and here != there:
         raise ValueError(
             f"{name}: is of {own}, expected one of {other}; give what {made} made for this pair (of the same layers under other "
             f"names: dataclasses.replace({name}, pair=None))"
