@@ -32,8 +32,8 @@ from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale, grow
 from growth.training.descent import Optimizer, sgd
 from growth.training.schedules import in_steps_of
-from growth.training.scores import aligned
 from growth.training.search import line_search
+from growth.training.tables import aligned
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees import record

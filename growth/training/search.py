@@ -19,7 +19,7 @@ from growth.checks.doors import door
 from growth.reading.losses import Loss, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import apply_extended
-from growth.training.scores import aligned
+from growth.training.tables import aligned
 from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.numerics import lapack
