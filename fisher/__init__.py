@@ -32,7 +32,7 @@ Rooms, each built on those before it:
     strategies       Hypothesis strategies (needs hypothesis)
 """
 
-from fisher import interop, recipes, rules
+from fisher import interop, likelihoods, recipes, rules
 from fisher.collector.collection import LayerCollection
 from fisher.collector.io import layer_io
 from fisher.collector.uses import Layer, Use
@@ -104,6 +104,7 @@ __all__ = [
     "interop",
     "jacobian",
     "layer_io",
+    "likelihoods",
     "pullback",
     "recipes",
     "rules",

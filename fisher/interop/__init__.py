@@ -1,8 +1,8 @@
 """Interop: from the names of other libraries to ours.
 
 In reading order:
-    guide             coming_from: a table of their names beside ours
     guide_nngeometry  the rows for those who come from nngeometry
+    guide             coming_from: a table of their names beside ours
 """
 
 from fisher.interop.guide import coming_from

@@ -5,9 +5,9 @@ bias, the tensor that enters the layer, and the `Form` that makes a product of m
 
     forms         what makes a product of matrices of a call
     match         what a rule is asked, and answers
-    products      linear, matmul, einsum, sums
     convolutions  convolutions and their transposes
     elementwise   scales, shifts and norms
+    products      linear, matmul, einsum, sums
     lookup        embeddings and indices
 """
 

@@ -3,8 +3,8 @@
 In reading order:
     blockdiag  dense blocks
     factored   blocks G (x) A, damped
-    kfac       Kronecker factors
     ekfac      Kronecker eigenbases with eigenvalues of their own
+    kfac       Kronecker factors
     arrowhead  a diagonal with one border
     quasidiag  each weight with its bias
     mixed      another representation for each part

@@ -4,8 +4,8 @@ In reading order:
     aligned   what a diagonal and a multiple of the identity share
     eye       alpha I
     diag      a diagonal
-    dense     all entries
     eigen     U diag(D) U'
+    dense     all entries
     rows      R v, R'c and R R' of rows R [n, d]
     range     a matrix on the range of given rows
     woodbury  inverses by R R'
