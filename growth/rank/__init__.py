@@ -1,8 +1,6 @@
 """More or fewer ranks of structured maps: `grow_rank`, `rank_scores`, `reduce_rank`.
 
 In reading order:
-    change      the two public functions, by kind
-    scores      what each rank is worth
     directions  new directions from a gradient, or drawn
     curvature   the metric that ranks are measured in
     matrices    LowRank
@@ -10,6 +8,9 @@ In reading order:
     tucker      Tucker
     trains      TT, BlockTT
     spectral    reflectors
+    form        a spec by its kind: bonds, and how many ranks they may have
+    change      grow_rank, reduce_rank
+    scores      what each rank is worth
 """
 
 from growth.rank.change import grow_rank, reduce_rank

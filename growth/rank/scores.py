@@ -11,9 +11,9 @@ from torch.func import vjp, vmap
 
 from fisher.derivatives.forward import jvp
 from growth.checks.doors import door
-from growth.rank.canonical import largest
-from growth.rank.change import More, _Form, check_gradient, grow_rank
+from growth.rank.change import grow_rank
 from growth.rank.curvature import Curvature, curvature_of
+from growth.rank.form import Form, More, check_gradient
 from linmaps.checks import Params
 from linmaps.checks import size as check_size
 from linmaps.numerics.dtypes import working
@@ -56,15 +56,15 @@ def rank_scores(
     {'r': tensor([4., 1.])}
     """
     check_size(n_steps, "n_steps", 1)
-    form = _Form(spec)
+    form = Form(spec)
     chosen: dict[str, Any] = {} if random else {"gradient": gradient, "fisher": fisher, "ridge": ridge}
     larger, grown = grow_rank(spec, params, k, generator, **chosen)
     leaves = {name: working(t) for name, t in grown.items() if name != "bias"}
     G = check_gradient(spec, gradient, spec._like(leaves))
     metric = curvature_of(fisher, G, ridge)
     scores = {}
-    for (bond, old), new in zip(form.bonds.items(), _Form(larger).ranks):
-        name, axis = _zero_side(form, bond)
+    for (bond, old), new in zip(form.bonds.items(), Form(larger).ranks):
+        name, axis = form.zero_side(bond)
         leaf = leaves[name]
         W = lambda t, name=name: larger._weight({**leaves, name: t})
         at, index = (torch.arange(*span, device=leaf.device) for span in ((old, new), (0, leaf.shape[axis])))
@@ -100,15 +100,3 @@ def _score(
         smaller = (r * z).sum()
         p, size = z + ratio(smaller, size) * p, smaller
     return total
-
-
-def _zero_side(form: _Form, bond: str) -> tuple[str, int]:
-    """The leaf, and its axis, whose new entries of a bond are zero (Spectral: the new reflectors)."""
-    if form.kind == "spectral":
-        return bond, 0
-    if form.kind == "lowrank":
-        return "V", -2
-    L, O, I = form.sizes
-    if form.kind == "cp":
-        return f"U{largest(((L,) if L > 1 else ()) + O + I)}", -1
-    return ("core", int(bond[1:])) if form.kind == "tucker" else (f"A{bond[1:]}", 0)
