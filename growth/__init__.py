@@ -44,8 +44,8 @@ from growth.closed_form.select import compact, keep, merge_neurons, scale_neuron
 from growth.closed_form.signs import choose_sign
 from growth.closed_form.units import Neurons
 from growth.graph.carried import carry_graph
+from growth.graph.closed_form import new_edge, new_node, node_delta, wider_node
 from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
-from growth.graph.growth import new_edge, new_node, node_delta, wider_node
 from growth.graph.nodes import Graph, Node
 from growth.graph.signs import choose_graph_sign
 from growth.graph.statistics import GraphStatistics, graph_statistics

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
+from growth.graph.closed_form import new_edge, new_node, wider_node
 from growth.graph.expansions import Expansion, NewEdge, NewUnits, enlarged, sources, targets
-from growth.graph.growth import new_edge, new_node, wider_node
 from growth.graph.nodes import Graph, Node
 from growth.graph.statistics import GraphStatistics
 from growth.reading.activations import Activation

@@ -1,4 +1,4 @@
-"""Closed-form growth of graphs: changed edges, new edges, new nodes and wider nodes.
+"""The best changed edges, new edges, new nodes and wider nodes of a graph, in closed form.
 
 Sources u and targets v side by side: r sum of the widths of the sources, q of the targets; k new units.
 """
