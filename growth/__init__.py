@@ -51,8 +51,9 @@ from growth.graph.signs import choose_graph_sign
 from growth.graph.statistics import GraphStatistics, graph_statistics
 from growth.graph.step import grow_graph
 from growth.graph.table import Candidates, candidates
+from growth.moments.accumulation import statistics
 from growth.moments.exact import output_fisher, with_fisher
-from growth.moments.first_order import Statistics, statistics
+from growth.moments.first_order import Statistics
 from growth.rank import grow_rank, rank_scores, reduce_rank
 from growth.reading.pairs import Pair, Sum
 from growth.surgery.deepening import deepen

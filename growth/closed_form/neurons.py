@@ -18,7 +18,7 @@ from growth.checks.records import owned
 from growth.closed_form.delta import Delta, make_delta, optimal_delta, slope_of, split
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
-from growth.moments.metric import check_metric, on_outputs, output_root, shrunk
+from growth.moments.metric import check_metric, on_outputs, output_root, schur, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.pairs import bare
 from linmaps.checks import alike, number, values
@@ -182,21 +182,6 @@ def _check(
     number(threshold, "threshold", low=0, high=1, below=True)
     if noise_floor is not None:
         number(noise_floor, "noise_floor", low=0)
-
-
-def schur(stats: Statistics, fit: Tensor) -> tuple[Tensor, Tensor]:
-    """S_prev - P S⁺ P', what the inputs of `after` leave unexplained of those of `before`; and the size of its terms.
-
-    fit = P S⁺ `[r+1, p+1]`.  Rounding of S, P and S_prev moves it by machine epsilon times |S_prev| + |P S⁺|² |S|.
-    """
-    P, S_prev = working(stats.P), working(stats.S_prev)
-    metric = S_prev - fit @ P.mT
-    if stats.bias_before and stats.bias_after:  # a constant that is an input of both is explained, exactly
-        ones = torch.stack([t.detach()[-1, -1] for t in (S_prev, P, working(stats.S))])
-        rest = torch.nn.functional.pad(metric[:-1, :-1], (0, 1, 0, 1))
-        metric = torch.where((ones == ones[0]).all(), rest, metric)
-    norm = torch.linalg.matrix_norm
-    return metric, norm(S_prev.detach()) + norm(fit.detach()) ** 2 * norm(working(stats.S).detach())
 
 
 def _scale(M_prev: Tensor, S_prev: Tensor | None, root: tuple[Tensor, Tensor] | None) -> Tensor:

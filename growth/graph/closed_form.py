@@ -13,11 +13,12 @@ from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.delta import Delta, make_delta, optimal_delta
-from growth.closed_form.neurons import optimal_neurons, schur
+from growth.closed_form.neurons import optimal_neurons
 from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
 from growth.graph.nodes import Graph, Node
 from growth.graph.statistics import GraphStatistics, check_targets
 from growth.moments.first_order import Statistics
+from growth.moments.metric import schur
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.activations import Activation
 from linmaps.numerics.dtypes import working

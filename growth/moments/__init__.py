@@ -1,8 +1,9 @@
 """First-order statistics of a pair: moments of inputs, units and gradients, one pass over data.
 
 In reading order:
-    first_order  Statistics and `statistics`
-    solvers      positive semi-definite solves at the accuracy of the moments
-    metric       metrics of outputs: E, shrunk
-    exact        the exact Fisher matrix of the outputs in place of E
+    first_order   Statistics: moments of inputs, units and gradients, as data
+    accumulation  `statistics`: one pass that makes them
+    solvers       positive semi-definite solves at the accuracy of the moments
+    metric        metrics of outputs, E shrunk, and of inputs
+    exact         the exact Fisher matrix of the outputs in place of E
 """

@@ -1,6 +1,6 @@
-"""Metrics of outputs: E as a preconditioner, shrunk to be safe.
+"""Metrics of outputs and of inputs: E as a preconditioner, shrunk to be safe; S_prev without what `after` sees already.
 
-q outputs of `after`, taps as in `statistics`.
+r inputs of `before`, p of `after`, q outputs of `after`, taps as in `statistics`.
 """
 
 from __future__ import annotations
@@ -51,3 +51,18 @@ def on_outputs(R: Tensor, t: Tensor, taps: int) -> Tensor:
     """R' on the q of `[q taps, k]` (output-major, tap last), for each tap."""
     q, k = len(R), t.shape[1]
     return torch.einsum("qs,qek->sek", R, t.reshape(q, taps, k)).reshape(q * taps, k)
+
+
+def schur(stats: Statistics, fit: Tensor) -> tuple[Tensor, Tensor]:
+    """S_prev - P S⁺ P', what the inputs of `after` leave unexplained of those of `before`; and the size of its terms.
+
+    fit = P S⁺ `[r+1, p+1]`.  Rounding of S, P and S_prev moves it by machine epsilon times |S_prev| + |P S⁺|² |S|.
+    """
+    P, S_prev = working(stats.P), working(stats.S_prev)
+    metric = S_prev - fit @ P.mT
+    if stats.bias_before and stats.bias_after:  # a constant that is an input of both is explained, exactly
+        ones = torch.stack([t.detach()[-1, -1] for t in (S_prev, P, working(stats.S))])
+        rest = torch.nn.functional.pad(metric[:-1, :-1], (0, 1, 0, 1))
+        metric = torch.where((ones == ones[0]).all(), rest, metric)
+    norm = torch.linalg.matrix_norm
+    return metric, norm(S_prev.detach()) + norm(fit.detach()) ** 2 * norm(working(stats.S).detach())

@@ -24,7 +24,8 @@ from growth.closed_form.draws import drawing
 from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.signs import choose_sign
 from growth.closed_form.units import Neurons, live
-from growth.moments.first_order import Statistics, statistics
+from growth.moments.accumulation import statistics
+from growth.moments.first_order import Statistics
 from growth.reading.buffers import buffers_fixed
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, per_sample

@@ -1,0 +1,168 @@
+"""One pass over data: moments summed over batches, then means over samples.
+
+B samples of a batch, r inputs of `before`, p of `after`, q outputs of `after`, each with a column of ones where a bias is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import debug_unwrap
+
+from fisher import LayerCollection
+from fisher.reducers import gram
+from growth.checks.doors import door
+from growth.moments.first_order import MEANS, Statistics
+from growth.reading.activations import constants
+from growth.reading.layers import layers_of
+from growth.reading.losses import Loss
+from growth.reading.observe import View, observed
+from growth.reading.pairs import Pair, bare, check_pairs
+
+
+@door("f", "loss")
+def statistics(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    loss: str | Loss = "cross_entropy",
+    *,
+    layers: LayerCollection | None = None,
+    taps: str = "all",
+    progress: bool = False,
+    check_finite: bool = True,
+) -> Any:
+    """The `Statistics` of a pair of layers of `f(params, x)` on `data`; for a list of pairs a list, in one pass.
+
+    The loss that is differentiated is the sum over samples of the losses of the samples, whatever the batches; the
+    statistics are means over samples (sums over positions), so they do not depend on how data are split, ordered or
+    repeated.
+    Cost: one forward, one backward and six matrix products per batch, memory of one batch.
+
+    data: `(x, target)`, or an iterable of those.  loss: "cross_entropy" (logits `[B, ..., C]`, classes `[B, ...]`),
+    "squared_error" (half the sum of squares of a sample), or a callable (y, target) -> `[B]`.
+    layers: the LayerCollection of f; None makes it from the first 32 samples, so f must take any number of them.
+    taps: of a convolution `after`, "all": new units get whole kernels, of which the best rank-k choice takes the taps as
+    if they did not overlap (slopes stay exact); "centre": kernels that are zero but at their centre, for which all
+    closed forms are exact.
+    progress: a bar on standard error.
+    check_finite: look for NaN and infinity, and name the batch.
+    Half-precision networks get statistics in float32.  Differentiable in params, and maps over stacked params.
+
+    Raises ValueError: layers that are not there or do not match, an activation that cannot be read, one with sigma(0)
+    != 0 before a layer without a bias (its constant could not be compensated), a loss that is not per sample, data
+    without a sample or not finite.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.relu(x @ p["a"]["weight"].T + p["a"]["bias"]) @ p["b"]["weight"].T
+    >>> p = {"a": {"weight": torch.eye(2), "bias": torch.zeros(2)}, "b": {"weight": torch.ones(3, 2)}}
+    >>> s = growth.statistics(f, p, (torch.eye(2), torch.tensor([0, 2])), growth.Pair("a", "b"))
+    >>> s.S.shape, s.S_prev.shape, s.P.shape, s.M.shape
+    (torch.Size([2, 2]), torch.Size([3, 3]), torch.Size([3, 2]), torch.Size([2, 3]))
+    """
+    pairs, alone = check_pairs(pair)
+    bias = [(before.biased, after.biased) for before, after in (layers_of(params, p) for p in pairs)]
+    sums: list[Statistics] = []
+    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+        moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
+        new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
+        if not sums:
+            new = [_with_constants(s, v, p) for s, v, p in zip(new, views, pairs)]
+        if check_finite:
+            _check(new, name)
+        sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
+    out = [dataclasses.replace(s, **{n: getattr(s, n) / s.count for n in MEANS}) for s in sums]
+    return out[0] if alone else out
+
+
+def _sums(
+    view: View, samples: int, bias_before: bool, bias_after: bool, moments: dict[tuple[tuple[int, ...], bool], Tensor]
+) -> Statistics:
+    b1, g = view.b1.flatten(0, 1), view.g.flatten(0, 1)
+
+    def moment(use: tuple[int, ...], rows: Tensor, one: bool) -> Tensor:
+        if (use, one) not in moments:
+            moments[use, one] = _with_ones(gram(rows), rows, rows, one, one)
+        return moments[use, one]
+
+    if view.link.index is None:
+        b2 = view.b2.flatten(0, 1)
+        S_prev = moment(view.uses[0], b2, bias_before)
+        M_prev = _with_ones(b2.mT @ g, b2, g, bias_before, False)
+        P = _with_ones(b2.mT @ b1, b2, b1, bias_before, bias_after)
+    else:
+        hidden, inputs = _ones_beside(view.b2, bias_before), _ones_beside(view.b1, bias_after)
+        S_prev = view.link.own(hidden)
+        M_prev = view.link.cross(hidden, view.g).permute(1, 2, 0).flatten(1)
+        P = view.link.cross(hidden, inputs)
+        P = P[0] if view.link.taps == 1 else P
+    zero = b1.new_zeros(())
+    return Statistics(
+        S=moment(view.uses[1], b1, bias_after),
+        M=_with_ones(b1.mT @ g, b1, g, bias_after, False),
+        S_prev=S_prev,
+        M_prev=M_prev,
+        P=P,
+        E=gram(g),
+        count=torch.full((), float(samples), dtype=b1.dtype, device=b1.device),
+        positions=torch.full((), float(b1.shape[0]), dtype=b1.dtype, device=b1.device),
+        sigma0=zero,
+        slope_plus=zero,
+        slope_minus=zero,
+        bias_before=bias_before,
+        bias_after=bias_after,
+        taps=view.link.taps,
+    )
+
+
+def _with_ones(product: Tensor, x: Tensor, y: Tensor, one_x: bool, one_y: bool) -> Tensor:
+    """`[x 1]' [y 1]` from x' y, without building the column of ones."""
+    if one_y:
+        product = torch.cat([product, x.sum(0)[:, None]], 1)
+    if one_x:
+        last = [y.sum(0), *([y.new_full((1,), float(y.shape[0]))] if one_y else [])]
+        product = torch.cat([product, torch.cat(last)[None]], 0)
+    return product
+
+
+def _ones_beside(t: Tensor, one: bool) -> Tensor:
+    return torch.nn.functional.pad(t, (0, 1), value=1.0) if one else t
+
+
+def _total(a: Statistics, b: Statistics) -> Statistics:
+    fields = (*MEANS, "count", "positions")
+    return dataclasses.replace(a, **{n: getattr(a, n) + getattr(b, n) for n in fields})
+
+
+def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
+    sigma0, plus, minus = constants(view.activation, view.b1)
+    value = debug_unwrap(sigma0, recurse=True)
+    shifted = bool((value != 0).any())
+    if shifted and view.link.bordered:
+        raise ValueError(
+            f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and {pair.after} pads its input with zeros, "
+            "expected 0 or no padding: new units would add another constant at the border than inside, which no bias "
+            'takes away; use taps="centre" where the centre never falls on padding'
+        )
+    if shifted and not sums.bias_after:
+        raise ValueError(
+            f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and the layer "
+            "after has no bias, expected 0 or a bias: new units would add a constant that nothing compensates; give "
+            f"{pair.after} a bias (zero is enough)"
+        )
+    return dataclasses.replace(sums, sigma0=sigma0, slope_plus=plus, slope_minus=minus, pair=bare(pair))
+
+
+def _check(sums: list[Statistics], name: str) -> None:
+    finite = lambda t: bool(debug_unwrap(t, recurse=True).isfinite().all())
+    bad = [n for n in (*MEANS, "sigma0") if not all(finite(getattr(s, n)) for s in sums)]
+    if bad:
+        raise ValueError(
+            f"{name}: x and target are finite but the statistics {bad} are not, expected finite layer inputs and "
+            "gradients; look for an overflow in f or loss, or pass check_finite=False"
+        )
