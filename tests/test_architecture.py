@@ -27,7 +27,9 @@ linmaps.families
 linmaps.composed
 linmaps.factorized.tensors
 linmaps.factorized.kinds
+linmaps.factorized.convolutions
 linmaps.factorized
+linmaps.factorized.regularizers
 linmaps.interop linmaps.strategies
 linmaps
 fisher.checks
@@ -96,9 +98,11 @@ def imported(source, modules=FILES):
 
 
 def upward(name, source):
-    """What a module imports that is neither of its room nor below."""
-    own = room(name)
-    return [other for other in imported(source) if room(other) != own and HEIGHT[room(other)] >= HEIGHT[own]]
+    """What a module imports that is neither of its room nor below; a face may show the rooms inside, whose files may
+    stand on those beside it."""
+    own, inside = room(name), f"{name}."
+    found = [other for other in imported(source) if room(other) != own and HEIGHT[room(other)] >= HEIGHT[own]]
+    return [other for other in found if not other.startswith(inside)]
 
 
 def circles(arrows):
@@ -126,6 +130,8 @@ PLANTED = [
     ("growth.surgery.enlarge", "from growth.rank import scores\n"),
     ("linmaps.numerics.linalg", "def f():\n    import linmaps\n"),
     ("linmaps.base.contract", "from fisher.checks import check\n"),
+    ("linmaps.factorized", "from linmaps.interop import conversion\n"),
+    ("linmaps.factorized.spec", "from linmaps.factorized.regularizers import dropout\n"),
 ]
 
 

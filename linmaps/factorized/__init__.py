@@ -10,32 +10,25 @@ W [in, out]; the tensor's modes are out first.  `linmaps.interop.coming_from("te
 (torch.Size([64, 256]), 0.099)
 
 In reading order:
-    tensors/        tensors of few parameters: ranks, decompositions, cheapest contractions
-    kinds/          the kinds of factorization, one a file
-    layers          several layers in one tensor
-    checkpoint      chains computed again in the backward pass
-    products        x times a factorized matrix, by its cheapest chain; rows of it; itself
-    spec            Factorized
-    fit             factorize: given weights compressed
-    inner_products  of two factorized matrices
-    bond_vectors    sums between leaves, and vectors that weight their terms
-    dropout         random ones
-    lasso           trained ones, towards zero
-    pruning         smaller ranks
-    axes            strides, padding and dilation along axes of space
-    stages          a convolution as several small ones
-    conv            FactorizedConv
-    fit_conv        factorize_conv: given kernels compressed
+    tensors/       tensors of few parameters: ranks, decompositions, cheapest contractions
+    kinds/         the kinds of factorization, one a file
+    convolutions/  the same of kernels: FactorizedConv, factorize_conv
+    joint          several layers in one tensor
+    checkpoint     chains computed again in the backward pass
+    products       x times a factorized matrix, by its cheapest chain; rows of it; itself
+    spec           Factorized
+    fit            factorize: given weights compressed
+    regularizers/  random, trained and fewer terms in the sums between leaves; distances
 """
 
-from linmaps.factorized.bond_vectors import bonds
-from linmaps.factorized.conv import FactorizedConv
-from linmaps.factorized.dropout import dropout_mask, tensor_dropout
+from linmaps.factorized.convolutions.conv import FactorizedConv
+from linmaps.factorized.convolutions.fit_conv import factorize_conv
 from linmaps.factorized.fit import Factorization, factorize, relative_error, sketches
-from linmaps.factorized.fit_conv import factorize_conv
-from linmaps.factorized.inner_products import distance, inner
-from linmaps.factorized.lasso import lasso_prox, lasso_weights, tensor_lasso
-from linmaps.factorized.pruning import prune_ranks
+from linmaps.factorized.regularizers.bond_vectors import bonds
+from linmaps.factorized.regularizers.dropout import dropout_mask, tensor_dropout
+from linmaps.factorized.regularizers.inner_products import distance, inner
+from linmaps.factorized.regularizers.lasso import lasso_prox, lasso_weights, tensor_lasso
+from linmaps.factorized.regularizers.pruning import prune_ranks
 from linmaps.factorized.spec import Factorized
 from linmaps.factorized.tensors.cp import cp_als, cp_start, reconstruct_cp
 from linmaps.factorized.tensors.ranks import cp_rank, low_rank, tt_rank, tucker_rank

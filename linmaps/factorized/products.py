@@ -16,8 +16,8 @@ from torch import Tensor
 from linmaps.checks import Params, Shape
 from linmaps.checks.annotations import typed
 from linmaps.factorized.checkpoint import recompute
+from linmaps.factorized.joint import Layer, Layers
 from linmaps.factorized.kinds import KINDS, Kind, Leaves
-from linmaps.factorized.layers import Layer, Layers
 from linmaps.factorized.tensors.plan import Plan, least, product
 from linmaps.numerics.numeric import by_planes
 

@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 from linmaps.factorized.kinds.base import Kind, Shape, dense_product, listed, modes, named, tensor
-from linmaps.factorized.tensors import chains, norms, ranks
-from linmaps.factorized.tensors import compat as compatible
+from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
 from linmaps.factorized.tensors.cp import cp_als
 from linmaps.factorized.tensors.multilinear import khatri_rao
 from linmaps.factorized.tensors.plan import Cost, Way, least, product
@@ -19,7 +18,7 @@ class CP(Kind):
     name, layered = "cp", ("U0", 0)
 
     def ranks(self, rank, L, O, I, compat=False):
-        return (compatible if compat else ranks).cp_rank(rank, modes(L, O, I))
+        return (tltorch_ranks if compat else ranks).cp_rank(rank, modes(L, O, I))
 
     def shapes(self, r, L, O, I):
         return {"weights": (r,)} | {f"U{k}": (s, r) for k, s in enumerate(modes(L, O, I))}

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
-from linmaps.factorized.tensors import chains, norms, ranks
-from linmaps.factorized.tensors import compat as compatible
+from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_tt, tt_sketches
 from linmaps.factorized.tensors.trains import tt_svd
@@ -52,7 +51,7 @@ class TT(_Train):
     name, joint, layered = "tt", "all but the first core", ("A0", 1)
 
     def ranks(self, rank, L, O, I, compat=False):
-        return (compatible if compat else ranks).tt_rank(rank, modes(L, O, I))
+        return (tltorch_ranks if compat else ranks).tt_rank(rank, modes(L, O, I))
 
     def shapes(self, r, L, O, I):
         return {f"A{k}": (r[k], s, r[k + 1]) for k, s in enumerate(modes(L, O, I))}
@@ -128,8 +127,7 @@ class BlockTT(_Train):
     name, joint, layered, paired = "blocktt", "nothing", ("A0", 1), True
 
     def ranks(self, rank, L, O, I, compat=False):
-        rule = compatible if compat else ranks
-        return rule.tt_rank(rank, [o * i for o, i in zip(O, I)])
+        return (tltorch_ranks if compat else ranks).tt_rank(rank, [o * i for o, i in zip(O, I)])
 
     def shapes(self, r, L, O, I):
         layers = (L,) if L > 1 else ()

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
-from linmaps.factorized.tensors import chains, norms, ranks
-from linmaps.factorized.tensors import compat as compatible
+from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_hosvd, tucker_sketches
 from linmaps.factorized.tensors.tucker import tucker_hosvd
@@ -21,7 +20,7 @@ class Tucker(Kind):
     name, layered = "tucker", ("U0", 0)
 
     def ranks(self, rank, L, O, I, compat=False):
-        return (compatible if compat else ranks).tucker_rank(rank, modes(L, O, I))
+        return (tltorch_ranks if compat else ranks).tucker_rank(rank, modes(L, O, I))
 
     def shapes(self, r, L, O, I):
         return {"core": tuple(r)} | {f"U{k}": shape for k, shape in enumerate(zip(modes(L, O, I), r))}

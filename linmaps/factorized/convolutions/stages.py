@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from linmaps.checks import Params, Shape
-from linmaps.factorized.axes import Axis
+from linmaps.factorized.convolutions.axes import Axis
 from linmaps.factorized.kinds.base import listed
 from linmaps.factorized.tensors.tucker import reconstruct_tucker
 
@@ -112,7 +112,7 @@ def convolve(x: Tensor, kind: str, r: Any, sizes: Shape, leaves: Params, axes: S
     """x [B, in, *space], or without B, through the convolutions; leaves as `weights_of` takes them, perhaps with "bias".
 
     >>> import torch
-    >>> from linmaps.factorized.axes import axes_of
+    >>> from linmaps.factorized.convolutions.axes import axes_of
     >>> leaves = {"kernel": torch.ones(1, 1, 2), "bias": torch.tensor([3.0])}
     >>> convolve(torch.ones(1, 1, 3), "dense", None, (1, 2, 1), leaves, axes_of((2,), 1, "same", 1, "conv"))
     tensor([[[5., 5., 4.]]])

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from linmaps.checks import Params, number, require, size
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
-from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
+from linmaps.factorized.regularizers.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.spec import Factorized
 from linmaps.numerics.dtypes import working_dtype
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from linmaps.checks import Params, require
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
-from linmaps.factorized.bond_vectors import bonds, by_bond
+from linmaps.factorized.regularizers.bond_vectors import bonds, by_bond
 from linmaps.factorized.spec import Factorized
 
 

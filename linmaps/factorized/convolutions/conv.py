@@ -18,17 +18,16 @@ from linmaps import trees
 from linmaps.base.checked import Checked
 from linmaps.checks import Params, Shape
 from linmaps.checks.annotations import typed
-from linmaps.factorized.axes import Option, axes_of, check_x, space_after
-from linmaps.factorized.kinds import KINDS, Fitting
-from linmaps.factorized.stages import convolve, multiplications
+from linmaps.factorized.convolutions.axes import Option, axes_of, check_x, space_after
+from linmaps.factorized.convolutions.kernels import COMPLEX, check_kernel, decomposed, named, put_together
+from linmaps.factorized.convolutions.stages import convolve, multiplications
+from linmaps.factorized.kinds import KINDS
 from linmaps.factorized.tensors.ranks import Rank, fraction
 from linmaps.numerics.draws import uniform
 from linmaps.numerics.dtypes import working_dtype
-from linmaps.numerics.numeric import frobenius
 
 FACTORIZATIONS = ("cp", "tucker", "tt", "dense")
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
-COMPLEX = (torch.complex64, torch.complex128)
 
 
 @trees.static
@@ -49,8 +48,8 @@ class FactorizedConv(Checked):
     and "bias" [out].  kernel_size: a tuple of n ints.  rank: "same", a fraction of the dense number of parameters (a
     ceiling below 1), an int, or a tuple; `ranks` is what comes of it, cut to what the sizes can use.  implementation:
     "factorized" for the sequence, "reconstructed" to put K together at each call, "auto" for the one with fewer
-    multiplications, counted from the sizes alone (`linmaps.factorized.stages.multiplications`).  Groups are no option:
-    give in_channels / G here, and `kernel(params)` to torch's own convolution with groups=G.
+    multiplications, counted from the sizes alone (`convolutions.stages.multiplications`).  Groups are no option: give
+    in_channels / G here, and `kernel(params)` to torch's own convolution with groups=G.
 
     ValueError or TypeError at construction for sizes, ranks or names out of range.  Source: Lebedev et al. 2015 (CP), Kim
     et al. 2016 (Tucker), Oseledets 2011 (TT).
@@ -146,7 +145,8 @@ class FactorizedConv(Checked):
         if not (isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype in COMPLEX)):
             raise TypeError(f"{self._title}.init: dtype is {dtype}, expected a floating or complex torch.dtype")
         raised, fan = working_dtype(dtype), self.in_channels * math.prod(self.kernel_size)
-        params = self._named(self._kind.init(generator, self.ranks, 1, *self._modes, 1 / math.sqrt(3 * fan), raised))
+        leaves = self._kind.init(generator, self.ranks, 1, *self._modes, 1 / math.sqrt(3 * fan), raised)
+        params = named(leaves, self.factorization, self._tensor)
         if self.bias and raised.is_complex:
             parts = uniform(generator, (self.out_channels, 2), 1 / math.sqrt(2 * fan), raised.to_real())
             params["bias"] = torch.view_as_complex(parts)
@@ -166,8 +166,8 @@ class FactorizedConv(Checked):
         torch.Size([8, 4, 3, 5])
         """
         self._check(params)
-        K = self._kernel({name: t.to(working_dtype(t.dtype)) for name, t in params.items()})
-        return K.to(next(iter(params.values())).dtype)
+        leaves = {name: t.to(working_dtype(t.dtype)) for name, t in params.items()}
+        return put_together(leaves, self.factorization, self._tensor).to(next(iter(params.values())).dtype)
 
     @typed
     def apply_conv(
@@ -202,7 +202,8 @@ class FactorizedConv(Checked):
             way = min(counts, key=lambda name: counts[name])
         leaves = {name: t.to(working_dtype(t.dtype)) for name, t in params.items()}
         if way == "reconstructed":
-            how, leaves = ("dense", None, self._tensor), {**leaves, "kernel": self._kernel(leaves)}
+            K = put_together(leaves, self.factorization, self._tensor)
+            how, leaves = ("dense", None, self._tensor), {**leaves, "kernel": K}
         return convolve(x.to(working_dtype(x.dtype)), *how, leaves, axes).to(x.dtype)
 
     @typed
@@ -225,24 +226,18 @@ class FactorizedConv(Checked):
         True
         """
         title, shape = f"{self._title}.from_kernel", (self.out_channels, self.in_channels, *self.kernel_size)
-        if not isinstance(kernel, Tensor) or not (kernel.is_floating_point() or kernel.dtype in COMPLEX):
-            found = getattr(kernel, "dtype", type(kernel).__name__)
-            raise TypeError(f"{title}: kernel is {found}, expected a floating or complex tensor {shape}")
-        if tuple(kernel.shape) != shape:
-            cure = "; use torch.func.vmap(spec.from_kernel)(stacked)" if kernel.shape[1:] == shape else ""
-            raise ValueError(f"{title}: kernel has shape {tuple(kernel.shape)}, expected {shape}{cure}")
+        check_kernel(kernel, shape, title)
         if bias is not None and not (self.bias and tuple(bias.shape) == (self.out_channels,)):
             expected = f"shape ({self.out_channels},)" if self.bias else "None, since the spec has bias=False"
             raise ValueError(f"{title}: bias has shape {tuple(bias.shape)}, expected {expected}")
         if n_sweeps is not None and self.factorization not in ("cp", "tucker"):
             raise ValueError(f"{title}: n_sweeps is {n_sweeps}, expected None for {self.factorization!r}")
         raised = kernel.to(working_dtype(kernel.dtype))
-        W = raised.movedim(0, -1).reshape(self.in_channels, -1).mT
-        params = self._named(self._kind.decompose(W, self.ranks, 1, *self._modes, Fitting(n_sweeps=n_sweeps)))
-        distance = frobenius(self._kernel(params) - raised).to(kernel.dtype.to_real())
+        params, gap = decomposed(raised, self.factorization, self.ranks, self._tensor, n_sweeps)
         if self.bias:
             params["bias"] = kernel.new_zeros(self.out_channels) if bias is None else bias.clone()
-        return {name: t.contiguous().to(kernel.dtype) for name, t in params.items()}, distance
+        params = {name: t.contiguous().to(kernel.dtype) for name, t in params.items()}
+        return params, gap.to(kernel.dtype.to_real())
 
     @property
     def _kind(self) -> Any:
@@ -259,14 +254,6 @@ class FactorizedConv(Checked):
     @property
     def _title(self) -> str:
         return f"FactorizedConv({self.in_channels}, {self.out_channels}, {self.kernel_size})"
-
-    def _kernel(self, leaves: Params) -> Tensor:
-        if "kernel" in leaves:
-            return leaves["kernel"]
-        return self._kind.matrix(leaves, *self._modes).mT.reshape(self._tensor).movedim(-1, 0)
-
-    def _named(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"kernel": self._kernel(leaves)} if self.factorization == "dense" else dict(leaves)
 
     def _refuse(self, params: Params, shapes: dict[str, Any]) -> None:
         if isinstance(params, Mapping) and {k: tuple(getattr(t, "shape", ()))[1:] for k, t in params.items()} == shapes:

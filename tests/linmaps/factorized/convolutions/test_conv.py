@@ -12,9 +12,9 @@ from torch.func import grad, hessian, jacfwd, jacrev, vmap
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from linmaps.factorized.conv import FACTORIZATIONS, FactorizedConv
-from linmaps.factorized.fit_conv import factorize_conv
-from linmaps.factorized.stages import forming, multiplications
+from linmaps.factorized.convolutions.conv import FACTORIZATIONS, FactorizedConv
+from linmaps.factorized.convolutions.fit_conv import factorize_conv
+from linmaps.factorized.convolutions.stages import forming, multiplications
 
 D = torch.float64
 TORCH = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

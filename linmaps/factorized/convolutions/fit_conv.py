@@ -6,7 +6,7 @@ from torch import Tensor
 
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
-from linmaps.factorized.conv import FactorizedConv
+from linmaps.factorized.convolutions.conv import FactorizedConv
 from linmaps.factorized.tensors.ranks import Rank
 
 

@@ -11,8 +11,8 @@ from linmaps import trees
 from linmaps.checks import Params, number
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
-from linmaps.factorized.bond_vectors import OnBonds, bonds, factors
-from linmaps.factorized.dropout import tensor_dropout
+from linmaps.factorized.regularizers.bond_vectors import OnBonds, bonds, factors
+from linmaps.factorized.regularizers.dropout import tensor_dropout
 from linmaps.factorized.spec import Factorized
 from linmaps.numerics.dtypes import working_dtype
 

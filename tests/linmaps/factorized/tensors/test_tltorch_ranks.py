@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmaps.factorized.tensors.compat import cp_rank, tt_rank, tucker_rank
+from linmaps.factorized.tensors.tltorch_ranks import cp_rank, tt_rank, tucker_rank
 from tests.linmaps import tensor_peer
 
 PEER = tensor_peer.tltorch()
