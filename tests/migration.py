@@ -22,9 +22,19 @@ def found(path: str, module: ModuleType, roots: dict[str, object]) -> object:
 
 
 def check_calls(calls: list[tuple[str, str]], module: ModuleType, roots: dict[str, object], plain: set[str]) -> None:
-    """Each argument that a row mentions is one of the function; names in `plain` stand for values."""
+    """Each argument that a row mentions is one of the function, in its place; names in `plain` stand for values.
+
+    A call with an argument before its options is a whole one: nothing that is required may lack.
+    """
     for name, arguments in calls:
-        options = inspect.signature(found(name, module, roots)).parameters
-        for argument in filter(None, (a.strip() for a in arguments.split(","))):
-            given = argument.removesuffix("=")
-            assert given in options or given in plain, f"{name} has no argument {argument}"
+        signature = inspect.signature(found(name, module, roots))
+        parameters = [p for p in signature.parameters.values() if p.name != "self"]
+        given = [a.strip() for a in arguments.split(",") if a.strip()]
+        options = {a.removesuffix("="): None for a in given if a.endswith("=")}
+        values = [a for a in given if not a.endswith("=")]
+        for option in options:
+            assert option in signature.parameters, f"{name} has no argument {option}"
+        for value, parameter in zip(values, parameters):
+            assert value == parameter.name or value in plain, f"{name} has {parameter.name} where the row has {value}"
+        if values:
+            signature.replace(parameters=parameters).bind(*values, **options)

@@ -2,8 +2,8 @@
 
 NOTES = """
 Its modules hold their statistics, pending updates and amplitudes; ours are values: statistics -> delta, new -> grown params.
-s is a Statistics, new a Neurons, delta a Delta, graph a Graph.  What the last column calls "a value" needs no counterpart:
-there is no state to switch, to reset or to delete.
+stats is a Statistics, new a Neurons, delta a Delta, graph a Graph, gstats a GraphStatistics; trees is linmaps.trees.  What
+the last column calls "a value" needs no counterpart: there is no state to switch, to reset or to delete.
 """
 
 ROWS = """
@@ -11,8 +11,8 @@ LinearGrowingModule(in, out, previous_module)           | Pair(before, after, ac
 Conv2dGrowingModule, restricted and full                | Pair, statistics(taps=) "centre" and "all"; any dimension
 post_layer_function, extended_post_layer_function       | Pair.activation, or read from f
 layer, weight, bias, get_fan_in_from_layer              | trees.get(params, path): leaves of your tree
-number_of_parameters, parameters(), weights_statistics  | trees.leaves(params), Layout.numel; Growth: a table per step
-in_neurons, out_features, input_volume                  | layers_of(params, pair): shapes of leaves
+number_of_parameters, parameters(), weights_statistics  | trees.leaves(params), trees.Layout.numel; Fit: a table of steps
+in_neurons, out_features, input_volume                  | growth.reading.layers.layers_of(params, pair): shapes of leaves
 target_in_neurons, missing_neurons, complete_growth     | to_target(current, target), widen(params, pair, k)
 number_of_neurons_to_add                                | fixed_proportional(initial, target, steps)
 init_computation, update_computation                    | statistics(f, params, data, pair): one pass, s + s merges
@@ -50,15 +50,15 @@ allocate_layer_extensions, copy_initialization_variance | initialize: rules "cop
 apply_rescaling, apply_neuron_pairing                   | rescale(params, pair, k, kind=), paired(new, noise=)
 LinearMergeGrowingModule, previous_tensor_s             | Sum, Graph, graph_statistics, node_delta
 ConstantModule, growth from width zero                  | Pair: a leaf [0, r] is a layer, its bias acts
-GrowingBatchNorm, LayerNorm, GroupNorm: grow            | Pair.norm: batch norms grow along with their unit
-GrowingDropout                                          | Pair: dropout is the identity where statistics are taken
+GrowingBatchNorm, LayerNorm, GroupNorm: grow            | Pair.norm: batch norms grow along, other norms mix units
+GrowingDropout                                          | statistics(f, params, data, pair): of an f in eval mode
 GrowingContainer, select_best_update                    | compare(pairs, news, deltas), statistics of a list of pairs
-SequentialGrowingModel, set_growing_layers              | fit_and_grow(f, params, data, pair): one or several
+SequentialGrowingModel, set_growing_layers              | fit_and_grow(f, params, data, pair, order=, target=, k=)
 GrowingMLP, Perceptron, GrowingResidualBlock            | Pair: write f; residual sums need nothing special
-GrowingDAG, expand_node, define_next_actions            | Graph, candidates(gstats, k), grow_graph
+GrowingDAG, expand_node, define_next_actions            | Graph, candidates(gstats, k, activation), grow_graph
 line_search                                             | line_search(f, params, data, pair, new, delta)
 gradient_descent, evaluate_model                        | fit_and_grow, torch.func.grad
-sqrt_inverse, compute_optimal_added_parameters          | linmaps.numerics.eigen.pinv, optimal_neurons(stats, k)
+sqrt_inverse, compute_optimal_added_parameters          | growth.moments.solvers.pseudo_root(a), optimal_neurons(stats, k)
 compute_mask_tensor_t, create_bordering_effect_weight   | statistics(taps=): positions meet by an index
-pickle, state_dict of a grown net                       | torch.save(grown): trees of tensors
+pickle, state_dict of a grown net                       | torch.save(grown, file): trees of tensors
 """
