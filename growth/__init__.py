@@ -17,17 +17,23 @@ A growth step: one pass over data, two small solves, an enlarged tree; the optim
 The delta is subtracted, new units are added and come last; `decrease` and `gain` are slopes of the mean loss.
 `growth.interop.coming_from("gromo")` is a table of its names beside ours.
 
-Rooms, each built on those before it:
+Rooms, each built on those before it, and what they are asked for:
     checks/       what functions are given
-    reading/      what a pair of layers is in the params, and in f
-    moments/      first-order statistics, one pass over data
-    closed_form/  the best change and the best new units, from moments alone
-    surgery/      enlarged, narrowed, rescaled params
-    rank/         more or fewer ranks of factorized maps
-    carry/        optimizer states, averages, Fisher matrices go along
-    training/     when, where, how much: schedules, scores, searches, `fit_and_grow`
-    graph/        graphs of layers: new edges, new nodes
-    interop/      from other libraries
+    reading/      what a pair of layers is in the params, and in f: Pair, Sum
+    moments/      first-order statistics, one pass over data: statistics; output_fisher, with_fisher
+    closed_form/  the best change and the best new units: optimal_delta, optimal_neurons, tiny, gradmax, senn, random,
+                  zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact, gradient_norms,
+                  scale_neurons, merge_neurons; noise_floor, split_floor, split_half, standard_errors
+    surgery/      enlarged, narrowed, rescaled params: grow, apply_extended, widen, deepen, rescale, prune, cut, restore,
+                  unit_scores, weakest_units, add_parameters, layer_in_extension, layer_out_extension
+    rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
+    carry/        optimizer states, averages, Fisher matrices go along: grow_like, prune_like, swap_parameters
+    training/     when, where, how much: fit_and_grow, line_search, compare, improvement, senn_score, north_score,
+                  gradmax_score, senn_trigger, north_trigger; fixed_proportional, geometric, in_steps_of, to_target,
+                  by_gain; shuffles, sgd, adam
+    graph/        graphs of layers: Graph, Node, graph_statistics, node_delta, new_edge, new_node, wider_node,
+                  candidates, choose_graph_sign, grow_graph, carry_graph
+    interop/      from other libraries: coming_from
     strategies    Hypothesis strategies (needs hypothesis)
 """
 

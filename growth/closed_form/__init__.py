@@ -1,4 +1,6 @@
-"""Closed forms: the best change of a layer and the best new units, from moments alone.  Only `signs` looks at data again.
+"""The best change of a layer and the best new units, in closed form, of moments; new units by rules, of params.
+
+Only `signs` looks at data again.
 
 In reading order:
     delta           the best change of the second layer

@@ -71,7 +71,7 @@ def _backsolved(factor: Tensor, b: Tensor) -> Tensor:
 
 
 def _solved(factor: Tensor, a: Tensor, b: Tensor, dead: Tensor | None) -> Tensor:
-    """a⁺ b with a = [D, C'; C, C D⁻¹ C'], D on the inputs alive and C = 0 but in derivatives: see `pinv` of linalg."""
+    """a⁺ b with a = [D, C'; C, C D⁻¹ C'], D on the inputs alive, C = 0 but in derivatives: see `linmaps.numerics.eigen.pinv`."""
     back = lambda u: _backsolved(factor, u).to(b.dtype)
     plain = not differentiated(a) and not differentiated(b)
     if dead is None:
