@@ -1,9 +1,10 @@
 """Base: what a map is.  W [in, out] is used as `x @ W + b`, x [..., in]; params are a dict of tensors.
 
 In reading order:
-    contract  Map: sizes and options in a frozen record, the public methods
-    hooks     what a concrete map fills, with defaults that follow from W
     checked   what a spec says when it is misused
+    casts     dtypes and devices around hooks
+    hooks     what a concrete map fills, with defaults that follow from W
+    contract  Map: sizes and options in a frozen record, the public methods
     registry  all maps by name, and the decorator that enters one
 """
 

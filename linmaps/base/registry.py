@@ -1,4 +1,7 @@
-"""The registry of maps: snake_case name -> class, in the order of names, read-only to its readers."""
+"""The registry of maps: snake_case name -> class, in the order of names, read-only to its readers.
+
+It is filled by importing `linmaps`: each class enters itself where it is defined, by `register`.
+"""
 
 from __future__ import annotations
 
