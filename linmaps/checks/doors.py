@@ -13,15 +13,12 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.checks.precision import HALF
+from linmaps.checks.precision import HALF, active, autocasting, is_on
 from linmaps.checks.wrapping import at_home
 from linmaps.trees.mappings import is_mapping
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_accelerator = torch.accelerator.current_accelerator()  # of the build: no device is asked
-ACCELERATOR = "cpu" if _accelerator is None else _accelerator.type
 
 
 def dicts(node: Any) -> Any:
@@ -56,17 +53,17 @@ def door(fn: Callable[P, R]) -> Callable[P, R]:
     ...     product(torch.ones(1, 1), torch.ones(1, 1)).dtype
     torch.float32
     """
-    is_on, autocast, accelerator = torch._C._is_any_autocast_enabled, torch.autocast, ACCELERATOR
+    on, states_now, off = is_on, active, autocasting
     plain, wide = dicts, widened
 
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         args = tuple([plain(a) for a in args])  # type: ignore[assignment]
         if kwargs:
             kwargs = {k: plain(a) for k, a in kwargs.items()}  # type: ignore[assignment]
-        if not is_on():
+        if not on():
             return fn(*args, **kwargs)
         args, kwargs = wide((args, kwargs))
-        with autocast("cpu", enabled=False), autocast(accelerator, enabled=False):
+        with off(states_now(), False):
             return fn(*args, **kwargs)
 
     return at_home(wrapped, fn)

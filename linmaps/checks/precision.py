@@ -18,7 +18,19 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 State = tuple[str, torch.dtype, bool]
 
 HALF = (torch.float16, torch.bfloat16)
-DEVICES = ("cpu", "cuda", "mps", "xpu")
+DEVICES = tuple(torch._C._autocast_supported_devices())  # all that torch knows: no device is asked
+UNSEEN = ("mps", "maia")  # by torch's own question whether autocast is on anywhere
+
+
+def asked(accelerator: str | None) -> Callable[[], bool]:
+    """The quickest question whether autocast is on, for a build of torch with this accelerator: most calls ask nothing
+    else."""
+    anywhere, on = torch._C._is_any_autocast_enabled, torch.is_autocast_enabled
+    return (lambda: anywhere() or on(accelerator)) if accelerator in UNSEEN else anywhere
+
+
+_accelerator = torch.accelerator.current_accelerator()  # of the build: no device is asked
+is_on = asked(None if _accelerator is None else _accelerator.type)
 
 
 def active() -> list[State]:
@@ -55,12 +67,12 @@ def full_precision(*calls: str) -> Callable[[Fn], Fn]:
 
     def decorate(fn: Fn) -> Fn:
         signature = inspect.signature(fn) if calls else None
-        on, off, as_it_was = active, autocasting, _as_it_was
+        on, states_now, off, as_it_was = is_on, active, autocasting, _as_it_was
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            states = on()
-            if not states:
+            if not on():
                 return fn(*args, **kwargs)
+            states = states_now()
             if signature is not None:
                 bound = signature.bind(*args, **kwargs)
                 for name in calls:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from linmaps.checks.doors import dicts, door, widened
-from linmaps.checks.precision import active, full_precision
+from linmaps.checks.precision import DEVICES, UNSEEN, active, asked, full_precision, is_on
 
 LOW = [torch.bfloat16, torch.float16]
 A = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
@@ -36,6 +36,33 @@ def test_a_function_handed_in_runs_as_its_caller_would_run_it(dtype):
     assert plain[0].dtype == torch.float32, "g is not named"
     assert plain[1] == []
     assert own.dtype == torch.float32
+
+
+@pytest.fixture(params=[d for d in DEVICES if d != "privateuseone"])  # which has no name until a backend gives it one
+def device(request):
+    """A device on which autocast is on, whether this machine has it or not."""
+    torch.set_autocast_enabled(request.param, True)
+    yield request.param
+    torch.set_autocast_enabled(request.param, False)
+
+
+@pytest.mark.parametrize("wrap", [door, full_precision()], ids=["door", "full_precision"])
+def test_autocast_is_off_inside_on_any_device(wrap, device):
+    if device in UNSEEN and not is_on():
+        pytest.skip("not a device of this build: no tensor can be on it")
+    assert not wrap(lambda: torch.is_autocast_enabled(device))()
+    assert torch.is_autocast_enabled(device), "and it is on again"
+
+
+def test_autocast_is_seen_on_any_device(device):
+    assert asked(device)()
+    assert [name for name, _, _ in active()] == [device]
+
+
+@pytest.mark.parametrize("device", UNSEEN)
+def test_no_more_is_asked_where_torch_itself_sees_all(device):
+    assert not asked(device)()
+    assert asked("cuda") is asked(None) is torch._C._is_any_autocast_enabled
 
 
 def test_an_error_leaves_autocast_as_it_was():
