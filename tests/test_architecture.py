@@ -18,6 +18,7 @@ FLOORS = """
 linmaps.trees
 linmaps.checks
 linmaps.numerics
+linmaps.numerics.orthogonal
 linmaps.base
 linmaps.families.interval
 linmaps.families.entries linmaps.families.symmetries linmaps.families.functions

@@ -9,10 +9,10 @@ In reading order:
     mixed  several of them at once, by layer
 """
 
-from fisher.reducers.base import Options, Reducer, gram
+from fisher.reducers.base import Options, Reducer
 from fisher.reducers.table import REDUCERS
 
-__all__ = ["REDUCERS", "Options", "Reducer", "gram"]
+__all__ = ["REDUCERS", "Options", "Reducer"]
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
@@ -89,18 +88,3 @@ class Reducer:
 def mean(total: Tensor, seen: int) -> Tensor:
     """total / seen, without a copy where that is total."""
     return total if seen == 1 else total / seen
-
-
-def gram(rows: Tensor, over: int = 1) -> Tensor:
-    """R'R / over of rows `[..., F]`, by its upper panels: up to nearly half less than the whole product."""
-    R = rows.flatten(0, -2)
-    parts = R.tensor_split(max(1, min(8, R.shape[1] // 100)), 1)
-    parts = parts if over == 1 else tuple(part / over for part in parts)
-    if len(parts) == 1:
-        return parts[0].mT @ R
-    ends = [0]
-    for part in parts:
-        ends.append(ends[-1] + part.shape[1])
-    panels = [part.mT @ R[:, start:] for part, start in zip(parts, ends)]
-    below = lambda i, j: panels[j][:, ends[i] - ends[j] : ends[i + 1] - ends[j]].mT
-    return torch.cat([torch.cat([*(below(i, j) for j in range(i)), panel], 1) for i, panel in enumerate(panels)])

@@ -14,7 +14,8 @@ from fisher.collector.rules.forms import Lookup
 from fisher.collector.uses import UNUSED, Layer
 from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
-from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
+from fisher.reducers.base import LeafRows, Options, Reducer, mean
+from linmaps.numerics.moments import second_moment
 from linmaps.numerics.numeric import total
 
 
@@ -74,7 +75,7 @@ class KFAC(Reducer):
                     means[l.name] = self._output_mean(mine)
             elif l.family != UNUSED:
                 found = self.gradients(l, kept, g, rows).flatten(2)
-                exact[l.name] = gram(found)
+                exact[l.name] = second_moment(found)
                 if self.options.centered:
                     means[l.name] = found.sum((0, 1))
         return factors, exact, means
@@ -147,4 +148,4 @@ def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:
         return vmap(moment, in_dims=(-2, None, None))(t, False, over)
     if t.ndim > 2 and t.stride(-1) != 1 and 1 < t.shape[-1] <= t.shape[-2]:
         return mean((t.mT @ t).flatten(0, -3).sum(0), over)
-    return gram(t, over)
+    return second_moment(t, over)

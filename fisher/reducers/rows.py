@@ -14,8 +14,9 @@ from fisher.collector.products import cross, squares
 from fisher.collector.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense
-from fisher.reducers.base import LeafRows, Options, Reducer, gram, mean
+from fisher.reducers.base import LeafRows, Options, Reducer, mean
 from linmaps import trees
+from linmaps.numerics.moments import second_moment
 
 
 class Diag(Reducer):
@@ -85,7 +86,7 @@ class BlockDiag(Reducer):
         blocks = {}
         for l in self.layers:
             if l.family != UNUSED:
-                blocks[l.name] = gram(self.gradients(l, kept, g, rows).flatten(2))
+                blocks[l.name] = second_moment(self.gradients(l, kept, g, rows).flatten(2))
         return blocks, self.means(kept, g, rows)
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
@@ -110,7 +111,7 @@ class Dense(Reducer):
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         whole = self.matrix(kept, g, rows)
-        return gram(whole), (whole.sum((0, 1)) if self.options.centered else {})
+        return second_moment(whole), (whole.sum((0, 1)) if self.options.centered else {})
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         total, summed = columns

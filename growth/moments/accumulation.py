@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher import LayerCollection
-from fisher.reducers import gram
 from growth.checks.doors import door
 from growth.moments.first_order import MEANS, Statistics
 from growth.reading.activations import constants
@@ -22,6 +21,7 @@ from growth.reading.layers import layers_of
 from growth.reading.losses import Loss
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, bare, check_pairs
+from linmaps.numerics.moments import second_moment
 
 
 @door("f", "loss")
@@ -87,7 +87,7 @@ def _sums(
 
     def moment(use: tuple[int, ...], rows: Tensor, one: bool) -> Tensor:
         if (use, one) not in moments:
-            moments[use, one] = _with_ones(gram(rows), rows, rows, one, one)
+            moments[use, one] = _with_ones(second_moment(rows), rows, rows, one, one)
         return moments[use, one]
 
     if view.link.index is None:
@@ -108,7 +108,7 @@ def _sums(
         S_prev=S_prev,
         M_prev=M_prev,
         P=P,
-        E=gram(g),
+        E=second_moment(g),
         count=torch.full((), float(samples), dtype=b1.dtype, device=b1.device),
         positions=torch.full((), float(b1.shape[0]), dtype=b1.dtype, device=b1.device),
         sigma0=zero,

@@ -13,8 +13,8 @@ from growth.closed_form.draws import Draw
 from growth.rank.directions import leading
 from linmaps import Spectral
 from linmaps.checks import Params
-from linmaps.numerics import householder
 from linmaps.numerics.numeric import frobenius, norm_or
+from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.singular import svd
 
 SIDES = ("U", "V")

@@ -8,7 +8,7 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.checks.precision import HALF
 from linmaps.numerics.dtypes import working_dtype
-from linmaps.numerics.householder import times_frame
+from linmaps.numerics.orthogonal.householder import times_frame
 
 
 @door

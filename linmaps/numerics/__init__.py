@@ -6,14 +6,15 @@ In reading order:
     numeric      sums, norms and roots, right where they are zero
     ranges       free parameters, and quantities between bounds
     shapes       sizes of the modes of a tensorized matrix
-    lapack       the one door to decompositions: NaN in, NaN out
+    moments      second moments of rows
+    packing      triangles as vectors, a diagonal and the rest
+    lapack       the one door to eigenvalues, singular values and pseudo-inverses: NaN in, NaN out
     linalg       solves, inverses, determinants
     eigen        eigen-decompositions and pseudo-inverses, differentiable where values repeat
     singular     singular vectors and orthonormal bases with finite derivatives
     lyapunov     equations of Lyapunov and Stein
-    householder  products of reflections by blocks
-    rotations    rotations of skew matrices, and their logarithm
-    packing      triangles as vectors, a diagonal and the rest
-    bounds       excess of eigenvalues, nearest rows
+    excess       what eigenvalues exceed a bound by
+    nearest      nearest rows: of bounded absolute sum, of probabilities
     scaling      rows and columns that sum to one
+    orthogonal/  reflections, rotations
 """

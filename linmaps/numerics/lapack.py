@@ -1,5 +1,6 @@
 """Decompositions of torch.linalg, which raise or end the process where an entry is not finite: here NaN comes out.
 
+Cholesky and QR decompositions do neither, and are called where they are used; `qr` is for those who need R to be NaN.
 m [..., n, k].  Each matrix of a batch, and each member under `torch.func.vmap`, is looked at by itself.
 """
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from linmaps import Orthogonal, trees
-from linmaps.numerics import householder
+from linmaps.numerics.orthogonal import householder
 from tests.bench.harness import race
 
 

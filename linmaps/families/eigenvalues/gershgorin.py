@@ -12,9 +12,10 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
-from linmaps.numerics.bounds import modulus, onto_l1_ball, spectral_excess
 from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.eigen import eigh
+from linmaps.numerics.excess import modulus, spectral_excess
+from linmaps.numerics.nearest import onto_l1_ball
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.packing import symmetric, unweave, weave
 from linmaps.numerics.ranges import MARGIN, relu, unbetween

@@ -15,9 +15,9 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics.bounds import spectral_excess
 from linmaps.numerics.draws import normal
 from linmaps.numerics.eigen import eigh
+from linmaps.numerics.excess import spectral_excess
 from linmaps.numerics.lyapunov import solve_lyapunov
 from linmaps.numerics.numeric import eye_like, norm_or
 from linmaps.numerics.packing import pack_upper, skew

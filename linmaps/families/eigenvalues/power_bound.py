@@ -14,9 +14,9 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics.bounds import radius_excess
 from linmaps.numerics.draws import uniform
 from linmaps.numerics.eigen import eigh
+from linmaps.numerics.excess import radius_excess
 from linmaps.numerics.linalg import solve
 from linmaps.numerics.lyapunov import solve_stein
 from linmaps.numerics.numeric import eye_like

@@ -12,10 +12,11 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics import householder, lapack
-from linmaps.numerics.bounds import radius_excess
+from linmaps.numerics import lapack
 from linmaps.numerics.draws import middle, normal, uniform
+from linmaps.numerics.excess import radius_excess
 from linmaps.numerics.numeric import frobenius, positive_root
+from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import squashed
 
 

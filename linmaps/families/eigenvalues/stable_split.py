@@ -12,8 +12,8 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds
-from linmaps.numerics.bounds import onto_l1_ball
 from linmaps.numerics.draws import middle, normal
+from linmaps.numerics.nearest import onto_l1_ball
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.ranges import MARGIN, between, relu, unbetween
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics import householder
 from linmaps.numerics.draws import normal
 from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import MARGIN
 from linmaps.numerics.scaling import doubly_scaled, doubly_stochastic
 

@@ -14,9 +14,9 @@ from linmaps.checks import Params, Shape
 from linmaps.families.entries.stochastic import relative_logits, with_zero_first
 from linmaps.families.interval import check_bounds, outside
 from linmaps.numerics import lapack
-from linmaps.numerics.bounds import simplex
 from linmaps.numerics.draws import middle, normal
 from linmaps.numerics.eigen import eigvals, shifted
+from linmaps.numerics.nearest import simplex
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.ranges import MARGIN, between, unbetween
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics.bounds import simplex
 from linmaps.numerics.draws import normal
+from linmaps.numerics.nearest import simplex
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.ranges import MARGIN
 

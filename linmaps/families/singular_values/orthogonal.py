@@ -11,11 +11,11 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics import householder
 from linmaps.numerics.linalg import negative_determinant
 from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.orthogonal import householder
+from linmaps.numerics.orthogonal.rotations import log_rotation, polar, rotation
 from linmaps.numerics.packing import pack_upper, skew
-from linmaps.numerics.rotations import log_rotation, polar, rotation
 
 METHODS = ("householder", "cayley", "exp")
 

@@ -13,9 +13,10 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, outside
 from linmaps.families.singular_values.orthogonal import check_det, check_reflectors, sign
-from linmaps.numerics import householder, lapack
+from linmaps.numerics import lapack
 from linmaps.numerics.draws import middle
 from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import between, unbetween
 
 

@@ -13,9 +13,10 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, outside
-from linmaps.numerics import householder, lapack
+from linmaps.numerics import lapack
 from linmaps.numerics.draws import middle
 from linmaps.numerics.numeric import eye_like, frobenius
+from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import between, unbetween
 
 

@@ -14,9 +14,9 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, symmetric_violation
 from linmaps.families.singular_values.orthogonal import check_reflectors
-from linmaps.numerics import householder
 from linmaps.numerics.draws import middle
 from linmaps.numerics.eigen import eigh
+from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import between, unbetween
 
 

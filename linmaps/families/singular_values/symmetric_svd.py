@@ -13,9 +13,9 @@ from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds, symmetric_violation
 from linmaps.families.singular_values.svd import distance
 from linmaps.families.symmetries.symmetric import SymmetricMap
-from linmaps.numerics import householder
 from linmaps.numerics.draws import middle
 from linmaps.numerics.eigen import eigh
+from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import between, unbetween
 
 

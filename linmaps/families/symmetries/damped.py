@@ -13,11 +13,11 @@ from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.interval import check_bounds
 from linmaps.families.symmetries.skew import SkewSymmetric
-from linmaps.numerics import householder
 from linmaps.numerics.numeric import eye_like, frobenius, positive_root
+from linmaps.numerics.orthogonal import householder
+from linmaps.numerics.orthogonal.rotations import log_rotation, polar, rotation
 from linmaps.numerics.packing import pack_upper, skew
 from linmaps.numerics.ranges import between, unbetween
-from linmaps.numerics.rotations import log_rotation, polar, rotation
 
 
 @register

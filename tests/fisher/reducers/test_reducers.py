@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fisher
-from fisher.reducers import REDUCERS, gram
+from fisher.reducers import REDUCERS
 from tests.laws import close
 
 D = torch.float64
@@ -46,12 +46,3 @@ def test_any_cut_of_the_columns_gives_the_matrix_of_the_whole(representation, ch
 def test_examples_twice_change_no_mean(representation):
     F, twice = fisher.fim(f, PARAMS, X, representation), fisher.fim(f, PARAMS, torch.cat([X, X]), representation)
     close(F.to_torch(), twice.to_torch(), 1e-10, "matrix")
-
-
-@pytest.mark.parametrize("width", [1, 7, 99, 100, 250, 900])
-@pytest.mark.parametrize("over", [1, 5])
-def test_a_gram_matrix_by_panels_is_the_product(width, over):
-    R = randn(2, 3, width, seed=width)
-    flat = R.reshape(6, width)
-    close(gram(R, over), flat.T @ flat / over, 1e-12, "R'R")
-    close(gram(R), gram(R).T, 1e-15, "symmetry")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from linmaps import Orthogonal, Schur, trees
-from linmaps.numerics import householder
+from linmaps.numerics.orthogonal import householder
 from linmaps.strategies import ADVERSARIES
 from tests.linmaps.families.eigenvalues.test_stable import operations, radius
 from tests.linmaps.zoo import descend, generator, random_params

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from linmaps import Hurwitz, PowerBound, StableSplit, trees
-from linmaps.numerics.bounds import onto_l1_ball, radius_excess
 from linmaps.numerics.eigen import eigvals
+from linmaps.numerics.excess import radius_excess
+from linmaps.numerics.nearest import onto_l1_ball
 from linmaps.strategies import ADVERSARIES
 from tests.linmaps.zoo import descend, generator, random_params
 

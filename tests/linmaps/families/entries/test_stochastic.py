@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import linmaps
-from linmaps.numerics.bounds import simplex
+from linmaps.numerics.nearest import simplex
 from tests.linmaps.zoo import random_params
 
 

@@ -9,7 +9,7 @@ import torch
 import linmaps
 from linmaps import Orthogonal
 from linmaps.families.singular_values.orthogonal import METHODS
-from tests.linmaps.numerics.test_householder import check_haar
+from tests.linmaps.numerics.orthogonal.test_householder import check_haar
 from tests.linmaps.zoo import descend, generator, random_params
 
 ANGLE = 0.7

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from linmaps.numerics import householder, lapack
+from linmaps.numerics import lapack
 from linmaps.numerics.linalg import inv
 from linmaps.numerics.numeric import differentiated, eye_like
+from linmaps.numerics.orthogonal import householder
 
 EDGE = 0.5  # cosines within +-EDGE may divide the planes that turn far from those that turn little
 

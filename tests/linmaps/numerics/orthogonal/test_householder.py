@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmaps.numerics.householder import (
+from linmaps.numerics.orthogonal.householder import (
     _panels,
     costs,
     default_reflectors,

@@ -8,7 +8,7 @@ import torch
 from torch.func import jacfwd, jacrev, vmap
 
 import linmaps
-from linmaps.numerics.rotations import log_rotation, orthonormal, rotation
+from linmaps.numerics.orthogonal.rotations import log_rotation, orthonormal, rotation
 from tests.linmaps.zoo import generator
 
 DTYPES = (torch.float32, torch.float64)

@@ -1,0 +1,6 @@
+"""Orthogonal matrices: as products of reflections, and as exponentials of skew matrices.
+
+In reading order:
+    householder  products of reflections by blocks
+    rotations    rotations of skew matrices, and their logarithm
+"""
