@@ -1,6 +1,6 @@
 """Fisher matrices over a change of widths: old blocks keep place and value, rows and columns of new parameters are zero.
 
-A source says for each new row (or column, entry) of a layer's view `[O, I]` which old one it is, -1 for none.
+Their layers have views `[O, I]`, of which sources say what each entry was.
 """
 
 from __future__ import annotations
@@ -30,22 +30,12 @@ from fisher.pmat import (
     PMatSum,
 )
 from growth.carry.layouts import carried_layers, moves_of, resized
+from growth.carry.sources import Source, flat_source, layer_sources
 from growth.surgery.moves import Moves
 from linmaps import trees
 from linmaps.trees import Layout
 
-CPU = "cpu"  # of numbers of entries, which go where the entries are
 RECOMPUTE = "compute it anew with fisher.fim(f, grown, data, ...)"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where the entries of a new view come from: rows `[O]`, columns `[I]`, entries `[O I]`; changed: whether any did."""
-
-    rows: Tensor
-    columns: Tensor
-    entries: Tensor
-    changed: bool
 
 
 def carried_matrix(F: PMat, moves: Moves) -> Any:
@@ -73,7 +63,7 @@ def carried_matrix(F: PMat, moves: Moves) -> Any:
         return _whole(F, moves)
     if isinstance(F, PMatEigen) and not isinstance(F.layers, LayerCollection):
         space = resized(F.layers.space, moves)
-        flat = _flat(F.layers.space, moves)
+        flat = flat_source(F.layers.space, moves)
         source = Source(flat, flat, flat, True)
         values, vectors = _eigen(F, {"": source}, moves)
         return PMatEigen(values, vectors, dataclasses.replace(F.layers, space=space))
@@ -90,7 +80,7 @@ def _whole(F: Any, moves: Moves) -> Any:
         return PMatEye(F.alpha.clone(), layout)
     if isinstance(F, PMatDiag):
         return PMatDiag(_tree(F.diag, F.layout, moves), layout)
-    source = _flat(F.layout, moves)
+    source = flat_source(F.layout, moves)
     return dataclasses.replace(F, matrix=_picked(F.matrix, source, source), layout=layout)
 
 
@@ -104,7 +94,7 @@ def _rows(F: Any, moves: Moves) -> Any:
 
 def _layerwise(F: Any, moves: Moves) -> Any:
     new = carried_layers(F.layers, moves)
-    at = _sources(F.layers, new, moves)
+    at = layer_sources(F.layers, new, moves)
     if isinstance(F, PMatBlockDiag):
         return dataclasses.replace(F, blocks={n: _block(m, at[n]) for n, m in F.blocks.items()}, layers=new)
     if isinstance(F, PMatEigen):
@@ -128,9 +118,6 @@ def _eigen(F: PMatEigen, at: dict[str, Source], moves: Moves) -> tuple[dict[str,
         raise _no_part(F)
     values = {n: _picked(D, at[n].entries) if at[n].changed else D.clone() for n, D in F.values.items()}
     return values, {n: _basis(U, at[n].entries if at[n].changed else None) for n, U in F.vectors.items()}
-
-
-# --- tensors -------------------------------------------------------------------------------------------------------
 
 
 def _picked(t: Tensor, *sources: Tensor | None) -> Tensor:
@@ -176,48 +163,6 @@ def _tree(v: Any, layout: Layout, moves: Moves, lead: int = 0) -> Any:
     """A tree of this layout (with `lead` axes in front of its leaves) moved."""
     flat, treedef = trees.flatten(v)
     return treedef.unflatten([m.lifted(t.shape[:lead])(t) for t, m in zip(flat, moves_of(layout, moves))])
-
-
-# --- sources -------------------------------------------------------------------------------------------------------
-
-
-def _flat(layout: Layout, moves: Moves) -> Tensor:
-    """The source of each entry of the flat order."""
-    parts = zip(moves_of(layout, moves), layout.sizes, layout.offsets)
-    found = [m(torch.arange(n, device=CPU).reshape(m.old) + start, -1).flatten() for m, n, start in parts]
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=CPU)
-
-
-def _sources(old: LayerCollection, new: LayerCollection, moves: Moves) -> dict[str, Source]:
-    """For each layer the sources of its new view: views of numbers that went the way of the leaves."""
-    shapes = {name: t.shape for name, t in old.views(_empty(old.space)).items()}
-    numbers = old.tree({name: torch.arange(s.numel(), device=CPU).reshape(s) for name, s in shapes.items()})
-    flat = [m(t, -1) for t, m in zip(trees.leaves(numbers), moves_of(old.space, moves))]
-    views = new.views(new.space.unflatten(flat))
-    changed = {leaf for leaf, m in enumerate(moves.leaves.values()) if not m.still}
-    found = {}
-    for layer in old:
-        view = views[layer.name]
-        touched = bool(changed & set(layer.leaves))
-        if view.ndim == 2:
-            wide = pad(view, (0, 1, 0, 1), value=-1)  # amax needs an entry
-            rows, columns = _quotient(wide, shapes[layer.name][1]).amax(1)[:-1], _rest(wide, shapes[layer.name][1])
-            found[layer.name] = Source(rows, columns.amax(0)[:-1], view.flatten(), touched)
-        else:
-            found[layer.name] = Source(view.flatten(), view.flatten(), view.flatten(), touched)
-    return found
-
-
-def _quotient(numbers: Tensor, n: int) -> Tensor:
-    return torch.where(numbers < 0, -1, numbers // max(1, n))
-
-
-def _rest(numbers: Tensor, n: int) -> Tensor:
-    return torch.where(numbers < 0, -1, numbers % max(1, n))
-
-
-def _empty(layout: Layout) -> Any:
-    return layout.unflatten([torch.empty(s, device="meta") for s in layout.shapes])
 
 
 def _no_part(F: PMat) -> ValueError:

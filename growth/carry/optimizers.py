@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from growth.carry.state import Carrier, lbfgs
+from growth.carry.carrier import Carrier, lbfgs
 from growth.reading.pairs import Pair
 from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units

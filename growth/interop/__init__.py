@@ -1,8 +1,8 @@
 """Interop: from the names of other libraries to ours.
 
 In reading order:
-    guide        coming_from: a table of their names beside ours
     guide_gromo  the rows for those who come from gromo
+    guide        coming_from: a table of their names beside ours
 """
 
 from growth.interop.guide import coming_from

@@ -2,10 +2,10 @@
 
 In reading order:
     resize     leaves with more rows or columns
+    same       is the function the same?
     enlarge    grow: new units and a change, at given amplitudes
     widening   copies of units, the function kept
     deepening  a layer more, the function kept
-    same       is the function the same?
     rescaling  units scaled, the function kept
     pruning    units cut, and put back
     moves      where each entry of the old params is in the new
