@@ -64,6 +64,7 @@ growth
 HEIGHT = {room: floor for floor, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 PACKAGES = ("linmaps", "fisher", "growth")
 OUTSIDE = {"torch", "optree", "tqdm"}
+PACKAGES_IN_ORDER = ("linmaps",)  # the reading order of their rooms is an order of imports
 LONGEST, MOST = 300, 16  # lines of a file; files of a folder, its __init__ among them
 
 
@@ -253,18 +254,47 @@ def test_a_folder_is_small_enough_to_be_read(name):
         assert len(list(path.parent.glob("*.py"))) <= MOST
 
 
-@pytest.mark.parametrize("name", [n for n, path in FILES.items() if path.name == "__init__.py"])
+def listed(name):
+    """The files and rooms inside that a room names, in its order."""
+    doc = ast.get_docstring(ast.parse(FILES[name].read_text()), clean=False)
+    return [line.split()[0].rstrip("/") for line in doc.split("\n") if line.startswith("    ") and line.strip()]
+
+
+ROOMS = [name for name, path in FILES.items() if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("name", ROOMS)
 def test_a_room_names_its_files_in_reading_order(name):
     """Each file and each room inside is named once, at the start of a line, after the idea of the room."""
-    doc = ast.get_docstring(ast.parse(FILES[name].read_text()), clean=False)
-    listed = [line.split()[0].rstrip("/") for line in doc.split("\n") if line.startswith("    ") and line.strip()]
     inside = {
         p.stem if p.is_file() else p.name
         for p in FILES[name].parent.iterdir()
         if p.name not in ("__init__.py", "__pycache__") and (p.is_dir() or p.suffix == ".py")
     }
-    assert inside <= set(listed), f"not named: {sorted(inside - set(listed))}"
-    assert len([n for n in listed if n in inside]) == len(inside), "named twice"
+    assert inside <= set(listed(name)), f"not named: {sorted(inside - set(listed(name)))}"
+    assert len([n for n in listed(name) if n in inside]) == len(inside), "named twice"
+
+
+def forward(name, order):
+    """The arrows inside a room from what is named earlier to what is named later."""
+    place = {f"{name}.{n}": k for k, n in enumerate(order)}
+
+    def part(other):
+        return next((place[p] for p in place if other == p or other.startswith(f"{p}.")), -1)
+
+    inside = [other for other in FILES if other.startswith(f"{name}.")]
+    arrows = [(file, other) for file in inside for other in imported(FILES[file].read_text())]
+    return [(file, other) for file, other in arrows if part(other) > part(file)]
+
+
+@pytest.mark.parametrize("name", [name for name in ROOMS if name.split(".")[0] in PACKAGES_IN_ORDER])
+def test_reading_order_is_an_order_of_imports(name):
+    """A file imports none that its room names after it: who reads from the top knows what a file stands on."""
+    assert not forward(name, listed(name))
+
+
+def test_a_planted_order_is_found():
+    assert forward("linmaps.trees", listed("linmaps.trees")[::-1])
 
 
 def faces():

@@ -1,14 +1,14 @@
 """Interop: from the modules and the names of other libraries to a spec and its params.  W [in, out].
 
 In reading order:
-    conversion     from_module: a module taken over by value
     seen           what a module's attributes and shapes say
-    slim           the modules of NeuroMANCER's slim
-    slim_factors   those of them that are products of factors
+    slim_factors   the modules of NeuroMANCER's slim that are products of factors
+    slim           its other modules, and all of them by name
     tltorch        the layers of tensorly-torch
-    guide          coming_from: a table of their names beside ours
+    conversion     from_module: a module taken over by value
     guide_slim     the rows for those who come from slim
     guide_tltorch  the rows for those who come from tensorly-torch
+    guide          coming_from: a table of their names beside ours
 """
 
 from linmaps.interop.conversion import from_module

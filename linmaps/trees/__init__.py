@@ -10,8 +10,8 @@ In reading order:
     shapes     is this tree one of those?
     algebra    the vector space of trees
     ensembles  equal trees along a new leading axis
-    flat       one vector [d] of a tree, and back
     records    frozen dataclasses that are pytrees
+    flat       one vector [d] of a tree, and back
 """
 
 from linmaps.trees.algebra import add, axpy, dot, flatten, leaves, map, norm, scale, sub, zeros_like

@@ -107,7 +107,7 @@ def test_infinities_raise_nothing(entry):
 
 
 def test_decompositions_are_reached_by_one_door():
-    """Those of torch.linalg that raise or end the process on NaN are used by linmaps.lapack alone."""
+    """Those of torch.linalg that raise or end the process on NaN are used by linmaps.numerics.lapack alone."""
     used = {}
     for file in (file for package in PACKAGES for file in pathlib.Path(package.__file__).parent.rglob("*.py")):
         nodes = ast.walk(ast.parse(file.read_text()))

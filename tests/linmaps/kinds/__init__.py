@@ -1,1 +1,1 @@
-"""One file of kinds and entries for each file of maps."""
+"""Kinds and entries of the zoo, a file for maps that are checked alike."""
