@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from growth.closed_form.delta import split
-from growth.closed_form.draws import standard
-from growth.closed_form.units import Neurons
+from growth.closed_form.draws import drawing, standard
+from growth.closed_form.units import Neurons, live
 from growth.moments.first_order import Statistics
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.numeric import positive_root
@@ -78,3 +78,27 @@ def random_sides(
     masked = found.eigenvalues == 0
     A, out = normal[:, : len(M_prev)] / input_size(stats), normal[:, len(M_prev) :].mT
     return torch.where(masked[:, None], A, 0.0), torch.where(masked, out / positive_root((out**2).sum(0)), 0.0)
+
+
+def awake(new: Neurons, t: Tensor, stats: Statistics) -> tuple[Neurons, Tensor]:
+    """(new, amplitude) of the same effect without dead units: masked ones get generic incoming weights.
+
+    Where t = 0 the amplitude becomes 1 and fan_out zero; generic rows have pre-activations of mean square about 1, and
+    the sign for which their mean is positive.
+    """
+    idle = t <= 0
+    amplitude = torch.where(idle, 1.0, t)
+    k, d = new.joined.shape
+    rows = drawing(None, new.fan_in)(k, d)
+    energy = stats.S_prev.diagonal().sum() * amplitude / 2
+    rows = rows / torch.where(energy > 0, energy, 1.0).sqrt()
+    mean = stats.S_prev[-1] if stats.bias_before else stats.S_prev.new_ones(d)
+    rows = torch.where((rows @ mean)[:, None] < 0, -rows, rows)
+    masked, r = ~live(new), new.fan_in.shape[1]
+    bias = new.fan_in_bias
+    return dataclasses.replace(
+        new,
+        fan_in=torch.where(masked[:, None], rows[:, :r], new.fan_in),
+        fan_in_bias=None if bias is None else torch.where(masked, rows[:, -1], bias),
+        fan_out=torch.where(idle, 0.0, new.fan_out),
+    ), amplitude

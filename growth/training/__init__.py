@@ -7,5 +7,6 @@ In reading order:
     comparison  which pair: steps side by side
     scores      whether: scores and triggers
     search      two amplitudes by the loss
+    steps       what each phase of a fit came to
     fit         fit_and_grow
 """

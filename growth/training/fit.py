@@ -5,7 +5,6 @@ r inputs of the pair, p hidden units, N samples in memory, B of them in a batch.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,12 +17,12 @@ from fisher.checks.axes import batch_size as count_samples
 from fisher.checks.finiteness import finite
 from growth.carry.state import grow_like
 from growth.checks.data import DIVERGED
-from growth.checks.doors import count, door
+from growth.checks.doors import door
 from growth.closed_form.delta import optimal_delta
-from growth.closed_form.draws import drawing
 from growth.closed_form.neurons import optimal_neurons
+from growth.closed_form.sides import awake
 from growth.closed_form.signs import choose_sign
-from growth.closed_form.units import Neurons, live
+from growth.closed_form.units import Neurons
 from growth.moments.accumulation import statistics
 from growth.moments.first_order import Statistics
 from growth.reading.buffers import buffers_fixed
@@ -32,75 +31,15 @@ from growth.reading.losses import Loss, per_sample
 from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale, grow
 from growth.training.descent import Optimizer, sgd
-from growth.training.schedules import in_steps_of
+from growth.training.schedules import plans
 from growth.training.search import line_search
-from growth.training.tables import aligned
+from growth.training.steps import Fit, Step
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.trees import record
 
 Method = Callable[[Statistics, int], Neurons]
 CHUNK = 4096
 METRIC: dict[str, Any] = {"output_metric": "fisher", "shrinkage": 0.1}
-
-
-@record(static=("width", "parameters"))
-class Step:
-    """One phase: width p after growth (of several pairs a tuple), number of parameters, and scalars; losses are means.
-
-    before: loss at the start; grown: after growth; trained: after training; scale: amplitudes (t_delta, t_neurons); gain,
-    decrease: slopes of units and delta; score: what the callable `score` gave after training (NaN without).
-
-    >>> import torch
-    >>> one = torch.ones(())
-    >>> Step(2, 20, one, one, one, (one, one), one, one, one).width
-    2
-    """
-
-    width: int | tuple[int, ...]
-    parameters: int
-    before: Tensor
-    grown: Tensor
-    trained: Tensor
-    scale: tuple[Tensor, Tensor]
-    gain: Tensor
-    decrease: Tensor
-    score: Tensor
-
-
-@record()
-class Fit:
-    """The grown params, the optimizer's state, and one `Step` per phase; prints as a table of the steps.
-
-    >>> import torch
-    >>> one = torch.ones(())
-    >>> Fit({}, {}, (Step(2, 20, one, one, one / 2, (0 * one, 0 * one), 0 * one, 0 * one, one),))
-    width  parameters  before  grown  trained  t_delta  t_neurons  gain  decrease  score
-        2          20       1      1      0.5        0          0     0         0      1
-    """
-
-    params: Any
-    state: Any
-    steps: tuple[Step, ...]
-
-    def __repr__(self) -> str:
-        head = [
-            "width",
-            "parameters",
-            "before",
-            "grown",
-            "trained",
-            "t_delta",
-            "t_neurons",
-            "gain",
-            "decrease",
-            "score",
-        ]
-        rows = [
-            [s.width, s.parameters, s.before, s.grown, s.trained, *s.scale, s.gain, s.decrease, s.score]
-            for s in self.steps
-        ]
-        return aligned(head, rows)
 
 
 @door("f", "loss", "score")
@@ -165,7 +104,7 @@ def fit_and_grow(
         finite(params, "params", DIVERGED)
         finite(data, "data", "clean or drop these examples (or pass check_finite=False)")
     widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
-    plans = _plans(widths, target, k, order)
+    steps_of_each = plans(widths, target, k, len(order))
     optimizer = sgd() if optimizer is None else optimizer
     each, parts = per_sample(loss), _parts(data)
     state = optimizer.init(params)
@@ -174,7 +113,7 @@ def fit_and_grow(
     zero = torch.zeros_like(final)
     fixed = None if scale is None else [zero + t for t in (scale if isinstance(scale, tuple) else (scale, scale))]
     with tqdm(total=sum(len(t) for t in order), desc="fit_and_grow", leave=False, disable=not progress) as bar:
-        for units, batches in zip([[0] * len(pairs), *zip(*plans)], order):
+        for units, batches in zip([[0] * len(pairs), *zip(*steps_of_each)], order):
             before, grown, used, gain, decrease = final, final, (zero, zero), zero, zero
             chosen = [p for p, n in zip(pairs, units) if n]
             if chosen:
@@ -192,9 +131,9 @@ def fit_and_grow(
                 s, t = (
                     fixed or line_search(f, params, parts, chosen, news, given, loss, check_finite=check_finite).scale
                 )
-                awake = [_awake(new, t, one) for new, one in zip(news, stats)]
-                scales: Any = [(s, amplitude) for _, amplitude in awake]
-                larger = grow(params, chosen, [new for new, _ in awake], delta=given, scale=scales)
+                awakened = [awake(new, t, one) for new, one in zip(news, stats)]
+                scales: Any = [(s, amplitude) for _, amplitude in awakened]
+                larger = grow(params, chosen, [new for new, _ in awakened], delta=given, scale=scales)
                 state, params = grow_like(state, params, larger), larger
                 used, gain = (s, t), torch.stack([new.gain for new in news]).sum()
                 decrease = torch.stack([change.decrease for change in changes]).sum() if delta else zero
@@ -211,32 +150,6 @@ def fit_and_grow(
             width = widths[0] if alone else tuple(widths)
             steps.append(Step(width, size, before, grown, final, used, gain, decrease, found))
     return Fit(params, state, tuple(steps))
-
-
-def _plans(
-    widths: list[int], target: int | Sequence[int], k: int | Sequence[int], order: Sequence[Tensor]
-) -> list[list[int]]:
-    """Units per step, for each pair."""
-    for value, name in ((target, "target"), (k, "k")):
-        for n in [value] if isinstance(value, int) else value:
-            count(n, name)
-    targets = [target] * len(widths) if isinstance(target, int) else list(target)
-    if len(targets) != len(widths):
-        raise ValueError(f"target: got {len(targets)}, expected {len(widths)}, one per pair")
-    plans = [in_steps_of(w, n, k) if isinstance(k, int) else list(k) for w, n in zip(widths, targets)]
-    most = max(map(len, plans))
-    plans = [plan + [0] * (most - len(plan)) for plan in plans]
-    for width, plan, n in zip(widths, plans, targets):
-        if width + sum(plan) != n or any(u < 0 for u in plan):
-            raise ValueError(
-                f"k: got steps {plan} from width {width}, expected units >= 0 that add up to {n} - {width}"
-            )
-    if len(order) != most + 1:
-        raise ValueError(
-            f"order: got {len(order)} phases, expected {most + 1}: one before each of the growth steps {plans[0]} and one "
-            "at the end; make them with shuffles(n, epochs, batch, generator=...)"
-        )
-    return plans
 
 
 def _parts(data: Any) -> list[tuple[Any, Any]]:
@@ -262,27 +175,3 @@ def _trained(
 
 def _size(S: Tensor, ridge: float) -> Tensor:
     return ridge * S.diagonal().sum() / max(1, len(S))
-
-
-def _awake(new: Neurons, t: Tensor, stats: Statistics) -> tuple[Neurons, Tensor]:
-    """(new, amplitude) of the same effect without dead units: masked ones get generic incoming weights.
-
-    Where t = 0 the amplitude becomes 1 and fan_out zero; generic rows have pre-activations of mean square about 1, and
-    the sign for which their mean is positive.
-    """
-    idle = t <= 0
-    amplitude = torch.where(idle, 1.0, t)
-    k, d = new.joined.shape
-    rows = drawing(None, new.fan_in)(k, d)
-    energy = stats.S_prev.diagonal().sum() * amplitude / 2
-    rows = rows / torch.where(energy > 0, energy, 1.0).sqrt()
-    mean = stats.S_prev[-1] if stats.bias_before else stats.S_prev.new_ones(d)
-    rows = torch.where((rows @ mean)[:, None] < 0, -rows, rows)
-    masked, r = ~live(new), new.fan_in.shape[1]
-    bias = new.fan_in_bias
-    return dataclasses.replace(
-        new,
-        fan_in=torch.where(masked[:, None], rows[:, :r], new.fan_in),
-        fan_in_bias=None if bias is None else torch.where(masked, rows[:, -1], bias),
-        fan_out=torch.where(idle, 0.0, new.fan_out),
-    ), amplitude

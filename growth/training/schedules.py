@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fisher.checks.finiteness import finite
+from growth.checks.doors import MOST, count
 from linmaps.checks import number, size
 from linmaps.checks.annotations import typed
 
-MOST = 2**20  # units or steps: more is a mistake, to be met before memory is
 INDICES = 2**28
 
 
@@ -125,6 +125,34 @@ def shuffles(n: int, epochs: Sequence[int], batch: int, *, generator: torch.Gene
         joined = torch.cat(stream) if stream else torch.zeros(0, dtype=torch.int64, device=generator.device)
         out.append(joined[: steps * batch].reshape(steps, batch))
     return out
+
+
+def plans(widths: list[int], target: int | Sequence[int], k: int | Sequence[int], phases: int) -> list[list[int]]:
+    """Units per step, for each pair, of a fit of so many phases: one before each step and one at the end.
+
+    >>> plans([1, 2], 4, 2, 3)
+    [[2, 1], [2, 0]]
+    """
+    for value, name in ((target, "target"), (k, "k")):
+        for n in [value] if isinstance(value, int) else value:
+            count(n, name)
+    targets = [target] * len(widths) if isinstance(target, int) else list(target)
+    if len(targets) != len(widths):
+        raise ValueError(f"target: got {len(targets)}, expected {len(widths)}, one per pair")
+    each = [in_steps_of(w, n, k) if isinstance(k, int) else list(k) for w, n in zip(widths, targets)]
+    most = max(map(len, each))
+    each = [plan + [0] * (most - len(plan)) for plan in each]
+    for width, plan, n in zip(widths, each, targets):
+        if width + sum(plan) != n or any(u < 0 for u in plan):
+            raise ValueError(
+                f"k: got steps {plan} from width {width}, expected units >= 0 that add up to {n} - {width}"
+            )
+    if phases != most + 1:
+        raise ValueError(
+            f"order: got {phases} phases, expected {most + 1}: one before each of the growth steps {each[0]} and one "
+            "at the end; make them with shuffles(n, epochs, batch, generator=...)"
+        )
+    return each
 
 
 def _missing(initial: int, target: int, steps: int) -> int:

@@ -1,0 +1,69 @@
+"""What each phase of a fit came to, and all of them as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from growth.training.tables import aligned
+from linmaps.trees import record
+
+
+@record(static=("width", "parameters"))
+class Step:
+    """One phase: width p after growth (of several pairs a tuple), number of parameters, and scalars; losses are means.
+
+    before: loss at the start; grown: after growth; trained: after training; scale: amplitudes (t_delta, t_neurons); gain,
+    decrease: slopes of units and delta; score: what the callable `score` gave after training (NaN without).
+
+    >>> import torch
+    >>> one = torch.ones(())
+    >>> Step(2, 20, one, one, one, (one, one), one, one, one).width
+    2
+    """
+
+    width: int | tuple[int, ...]
+    parameters: int
+    before: Tensor
+    grown: Tensor
+    trained: Tensor
+    scale: tuple[Tensor, Tensor]
+    gain: Tensor
+    decrease: Tensor
+    score: Tensor
+
+
+@record()
+class Fit:
+    """The grown params, the optimizer's state, and one `Step` per phase; prints as a table of the steps.
+
+    >>> import torch
+    >>> one = torch.ones(())
+    >>> Fit({}, {}, (Step(2, 20, one, one, one / 2, (0 * one, 0 * one), 0 * one, 0 * one, one),))
+    width  parameters  before  grown  trained  t_delta  t_neurons  gain  decrease  score
+        2          20       1      1      0.5        0          0     0         0      1
+    """
+
+    params: Any
+    state: Any
+    steps: tuple[Step, ...]
+
+    def __repr__(self) -> str:
+        head = [
+            "width",
+            "parameters",
+            "before",
+            "grown",
+            "trained",
+            "t_delta",
+            "t_neurons",
+            "gain",
+            "decrease",
+            "score",
+        ]
+        rows = [
+            [s.width, s.parameters, s.before, s.grown, s.trained, *s.scale, s.gain, s.decrease, s.score]
+            for s in self.steps
+        ]
+        return aligned(head, rows)
