@@ -64,7 +64,7 @@ growth
 HEIGHT = {room: floor for floor, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 PACKAGES = ("linmaps", "fisher", "growth")
 OUTSIDE = {"torch", "optree", "tqdm"}
-PACKAGES_IN_ORDER = ("linmaps",)  # the reading order of their rooms is an order of imports
+PACKAGES_IN_ORDER = ("linmaps", "growth")  # the reading order of their rooms is an order of imports
 LONGEST, MOST = 300, 16  # lines of a file; files of a folder, its __init__ among them
 
 
