@@ -1,11 +1,12 @@
-"""Packed triangles against loops; places kept between calls outlive the transform in which they were made."""
+"""Packed matrices against loops; places kept between calls outlive the transform in which they were made."""
 
+import numpy as np
 import pytest
 import torch
 from torch.func import grad, jacfwd, vmap
 
 from linmaps.numerics import packing
-from linmaps.numerics.packing import pack_upper, skew, symmetric, unpack_upper
+from linmaps.numerics.packing import pack_upper, skew, symmetric, unpack_upper, unweave, weave
 
 
 def filled(packed, n, diagonal, below):
@@ -50,3 +51,16 @@ def test_places_are_not_kept_where_tensors_are_only_traced_or_large():
     assert packing._kept.cache_info().currsize == 0
     compiled = torch.compile(lambda p: symmetric(p, 3) * 2, backend="eager", fullgraph=True)
     assert torch.equal(compiled(torch.arange(6.0)), 2 * symmetric(torch.arange(6.0), 3))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_weaving_against_a_loop(n):
+    diagonal, off = -torch.arange(1.0, n + 1), torch.arange(1.0, n * (n - 1) + 1).reshape(n, n - 1)
+    want = np.zeros((n, n))
+    for i in range(n):
+        rest = iter(off[i].tolist())
+        for j in range(n):
+            want[i, j] = diagonal[i] if i == j else next(rest)
+    W = weave(diagonal, off)
+    assert np.array_equal(W.numpy(), want)
+    assert all(torch.equal(a, b) for a, b in zip(unweave(W), (diagonal, off)))

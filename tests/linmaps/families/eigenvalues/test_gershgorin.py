@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from linmaps import DiagonallyDominant, Gershgorin, trees
-from linmaps.numerics.packing import unweave, weave
+from linmaps.numerics.packing import weave
 from linmaps.strategies import ADVERSARIES
 from tests.linmaps.families.eigenvalues.test_stable import operations
 from tests.linmaps.zoo import descend, generator, random_params
@@ -16,19 +16,6 @@ from tests.linmaps.zoo import descend, generator, random_params
 def disc(W):
     d = np.diag(W)
     return d, np.abs(W - np.diag(d)).sum(1)
-
-
-@pytest.mark.parametrize("n", [1, 2, 5])
-def test_weaving_against_a_loop(n):
-    diagonal, off = -torch.arange(1.0, n + 1), torch.arange(1.0, n * (n - 1) + 1).reshape(n, n - 1)
-    want = np.zeros((n, n))
-    for i in range(n):
-        rest = iter(off[i].tolist())
-        for j in range(n):
-            want[i, j] = diagonal[i] if i == j else next(rest)
-    W = weave(diagonal, off)
-    assert np.array_equal(W.numpy(), want)
-    assert all(torch.equal(a, b) for a, b in zip(unweave(W), (diagonal, off)))
 
 
 def test_disc_form_is_the_formula():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import linmaps
-from tests.linmaps.zoo import descend, generator, random_params
+from tests.linmaps.zoo import generator, random_params
 
 D = torch.float64
 
@@ -39,14 +39,6 @@ def test_scale_at_init_with_eps(eps):
     assert got.item() == pytest.approx(1 / 3, rel=0.05)
 
 
-def test_injective_after_a_thousand_adam_steps():
-    spec = linmaps.TrivialNullSpace(5, 7)
-    params = descend(spec, lambda W: W.square().sum(), 0, 1000, 0.1)
-    s = spec.singular_values(params)
-    assert s.min() >= 0.1 - 1e-12
-    assert s.max() < 0.2, "pushed to the bound"
-
-
 def test_nearest_psd():
     W = torch.diag(torch.tensor([3.0, -2.0, 1.0], dtype=D))
     params, distance = linmaps.PSD(3, eps=0.5).from_matrix(W)
@@ -61,11 +53,6 @@ def test_nearest_psd():
     [
         (lambda: linmaps.PSD(3, rank=4), r"PSD.rank: got 4, expected an int from 1 to 3, or None"),
         (lambda: linmaps.PSD(3, eps=-1), r"PSD.eps: got -1, expected a finite number >= 0"),
-        (
-            lambda: linmaps.TrivialNullSpace(4, 3),
-            r"out_features: got 3, expected at least in_features=4; use Transpose",
-        ),
-        (lambda: linmaps.TrivialNullSpace(3, epsilon=0), r"epsilon: got 0, expected a finite number > 0"),
     ],
 )
 def test_errors(make, text):
