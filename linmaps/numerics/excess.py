@@ -1,4 +1,4 @@
-"""What eigenvalues exceed a bound by, differentiable where they exceed nothing.  W [n, n]."""
+"""What the eigenvalues of W [n, n] exceed a bound by, with derivative 0 where that is nothing."""
 
 from __future__ import annotations
 
