@@ -374,11 +374,69 @@ def unequal_attention(r):
     return Member(f, params, r(3, 2, 9), dict.fromkeys(names, "linear") | biases, -1)
 
 
+def flat_vector(r):
+    """All weights and biases in one vector, cut and reshaped."""
+
+    def f(p, x):
+        w, b, v = p["flat"][:12].view(3, 4), p["flat"][12:15], p["flat"][15:].reshape(3, 2)
+        return torch.tanh(F.linear(x, w, b)) @ v
+
+    kinds = {"flat[0:12]": "linear", "flat[12:15]": "bias", "flat[15:21]": "matmul"}
+    return Member(f, {"flat": r(21)}, r(5, 4), kinds)
+
+
+def stacked_layers(r):
+    """The weights of several layers in one leaf, as a scan over layers has them; multiples of weights."""
+
+    def f(p, x):
+        for w, b in zip(p["w"], p["b"]):
+            x = torch.tanh(F.linear(x, w, b))
+        return (p["head"] / 2 @ x.mT).mT
+
+    kinds = {"w[0:1]": "linear", "w[1:2]": "linear", "head": "matmul"}
+    return Member(f, {"w": r(2, 3, 3), "b": r(2, 3), "head": r(2, 3)}, r(4, 2, 3), kinds, class_axis=-1)
+
+
+def heads(r):
+    """Weights of several heads at once: batched products, tensordot, a bilinear form."""
+
+    def f(p, x):
+        h = torch.tanh(x[:, :, None, None] @ p["w"])[..., 0, :]
+        h = torch.tensordot(h, p["o"], 2)
+        return F.bilinear(h, x, p["pair"], p["b"])
+
+    shapes = {"w": (2, 4, 3), "o": (2, 3, 2), "pair": (3, 2, 4), "b": (3,)}
+    kinds = {"w": "matmul", "o": "tensordot", "pair": "bilinear"}
+    return Member(f, {k: r(*s) for k, s in shapes.items()}, r(4, 2, 4), kinds, class_axis=-1)
+
+
+def _recurrent(r, net, *shape):
+    """Each weight is a linear one used at every step."""
+    net = net.double()
+    own = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()}
+    width = (2 if net.bidirectional else 1) * (getattr(net, "proj_size", 0) or net.hidden_size)
+    f = lambda p, x: functional_call(net, {k: p[k] for k in own}, (x,))[0].mean(1) @ p["head"]
+    kinds = {k: "linear" for k in own if k.startswith("weight")} | {"head": "matmul"}
+    return Member(f, own | {"head": r(width, 2)}, r(*shape), kinds)
+
+
+def lstm(r):
+    return _recurrent(r, nn.LSTM(3, 3, batch_first=True, proj_size=2), 4, 3, 3)
+
+
+def gru(r):
+    return _recurrent(r, nn.GRU(3, 2, batch_first=True, bidirectional=True), 4, 3, 3)
+
+
+def rnn(r):
+    return _recurrent(r, nn.RNN(3, 3, 2, batch_first=True, bias=False), 4, 2, 3)
+
+
 BUILDERS = [
     mlp, matmul_joined_bias, addmm, bias_apart, in_place, tied, both_ways, sequence, pooled, flattened, steps_first,
     bare, derived, module, attention, affine, cross_attention, conv1d, conv2d, conv3d, transposed, norms, embedding,
     tied_embedding, einsum, weight_norm, class_token, first_step, own_step, silent_head, prelu, mixed_bias,
-    unequal_attention,
+    unequal_attention, flat_vector, stacked_layers, heads, lstm, gru, rnn,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

@@ -28,16 +28,15 @@ def leaves_to_layers(
     weights in them, one below the other.
     """
     number = {p: n for n, p in enumerate(layout.paths)}
-    notes = dict(opaque) | _conflicts(uses, opaque)
+    notes = dict(opaque) | _conflicts(layout, uses, opaque)
     parts = _parts(layout, uses, packed, notes)
     as_weight: dict[Unit, list[int]] = {}
     as_bias: dict[Unit, list[int]] = {}
     for k, u in enumerate(uses):
-        for path, role in ((u.weight, as_weight), (u.bias, as_bias)):
+        for path, part, role in ((u.weight, u.part, as_weight), (u.bias, u.bias_part, as_bias)):
             if path is None:
                 continue
             for rows in parts.get(path, [None]):
-                part = u.part_of(path)
                 if rows is None or part is None or (part[0] <= rows[0] and rows[1] <= part[1]):
                     role.setdefault((path, rows), []).append(k)
     layers: dict[tuple[int, int], Layer] = {}
@@ -89,22 +88,30 @@ def _exact(layout: Layout, leaves: list[int], note: str) -> Layer:
     )
 
 
-def _conflicts(uses: tuple[Use, ...], opaque: dict[Path, str]) -> dict[Path, str]:
-    """Leaves whose uses have no common view."""
+def _conflicts(layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str]) -> dict[Path, str]:
+    """Leaves some of whose rows have no common view in all their uses."""
     notes: dict[Path, str] = {}
-    views: dict[Path, set[tuple[str, object]]] = {}
+    whole = {p: (0, s[0]) if s else (0, 1) for p, s in zip(layout.paths, layout.shapes)}
+    deep = {p for p, s in zip(layout.paths, layout.shapes) if len(s) > 1}  # their rows are several numbers
+    met: dict[Path, list[tuple[Rows, tuple[str, object], bool]]] = {}  # rows, role, whether they may be cut
     for u in uses:
-        elementwise = isinstance(u.form, Elementwise)
+        elementwise, lookup = isinstance(u.form, Elementwise), isinstance(u.form, Lookup)
         if u.weight is not None:
-            lookup = isinstance(u.form, Lookup)
-            views.setdefault(u.weight, set()).add(("w", "elementwise" if elementwise else (u.form.arrangement, lookup)))
+            view = "elementwise" if elementwise else (u.form.arrangement, lookup)
+            met.setdefault(u.weight, []).append((u.part or whole[u.weight], ("w", view), u.form.sliceable))
         if u.bias is not None:
-            views.setdefault(u.bias, set()).add(("b", elementwise))
-    for path, found in views.items():
-        if path in opaque or len(found) == 1:
+            met.setdefault(u.bias, []).append((u.bias_part or whole[u.bias], ("b", elementwise), u.bias not in deep))
+    for path, found in met.items():
+        if path in opaque:
             continue
-        roles = {role for role, _ in found}
-        notes[path] = "used as weight and as bias" if len(roles) > 1 else "used as W and as W': no common factors"
+        marks = sorted({m for part, _, _ in found for m in part})
+        for rows in zip(marks, marks[1:]):
+            roles = {role for part, role, _ in found if part[0] <= rows[0] and rows[1] <= part[1]}
+            if len(roles) > 1:
+                both = len({role for role, _ in roles}) > 1
+                notes[path] = "used as weight and as bias" if both else "used as W and as W': no common factors"
+        if any(not cuttable and part[0] < m < part[1] for part, _, cuttable in found for m in marks):
+            notes.setdefault(path, "its rows are used alone and inside a weight of another shape")
     return notes
 
 
@@ -115,8 +122,8 @@ def _parts(
     ends: dict[Path, set[int]] = {}
     first = {p: s[0] for p, s in zip(layout.paths, layout.shapes) if s}
     for u in uses:
-        for path in u.paths:
-            if (part := u.part_of(path)) is not None:
+        for path, part in ((u.weight, u.part), (u.bias, u.bias_part)):
+            if path is not None and part is not None:
                 ends.setdefault(path, {0, first[path]}).update(part)
     for path, n in packed.items():
         if any(path in u.paths and (not u.form.sliceable or isinstance(u.form, Elementwise)) for u in uses):
@@ -128,10 +135,10 @@ def _parts(
             continue
         order = sorted(marks)
         found = list(zip(order, order[1:]))
-        met = [
-            any(path in u.paths and ((p := u.part_of(path)) is None or (p[0] <= a and b <= p[1])) for u in uses)
-            for a, b in found
+        taken = [
+            p or (0, first[path]) for u in uses for q, p in ((u.weight, u.part), (u.bias, u.bias_part)) if q == path
         ]
+        met = [any(start <= a and b <= stop for start, stop in taken) for a, b in found]
         if not all(met):
             notes[path] = "some of its rows are never met in a torch call"
         elif len(found) > 1:
@@ -159,15 +166,12 @@ def _layer(
         shape = (size, size)
     elif weighted:
         arrangement = first.form.arrangement
-        split = (
-            (arrangement.groups, shapes[0][0] // arrangement.groups, *shapes[0][1:])
-            if arrangement.groups > 1
-            else shapes[0]
-        )
+        split = arrangement.split(shapes[0])
         shape = (math.prod(split[k] for k in arrangement.out), math.prod(split[k] for k in arrangement.into))
     else:
         shape = (math.prod(shapes[0]) // first.form.groups, 0)
-    starts = [(uses[k].part_of(members[0]) or (0, 0))[0] for k in ks]
+    cuttable = first.form.sliceable if weighted else len(layout.shapes[numbers[0]]) == 1
+    starts = [((uses[k].part if weighted else uses[k].bias_part) or (0, 0))[0] for k in ks]
     return Layer(
         name=_name(members[0], members[1] if len(members) > 1 else None) + (f"[{rows[0]}:{rows[1]}]" if rows else ""),
         kind=first.kind if weighted or elementwise else "bias",
@@ -179,7 +183,7 @@ def _layer(
         shape=shape,
         uses=tuple(ks),
         biased=tuple((b := uses[k].bias) is not None and number[b] == numbers[-1] for k in ks),
-        cuts=tuple(None if rows is None else (rows[0] - s, rows[1] - s) for s in starts),
+        cuts=tuple(None if rows is None or not cuttable else (rows[0] - s, rows[1] - s) for s in starts),
         shapes=shapes,
         note="",
     )

@@ -84,10 +84,6 @@ class Use:
         n = self.form.groups
         return t.unflatten(-1, (n, t.shape[-1] // n)) if n > 1 else t
 
-    def part_of(self, path: Path) -> Rows | None:
-        """The rows of a leaf that this use takes."""
-        return self.part if path == self.weight else self.bias_part
-
     @property
     def paths(self) -> tuple[Path, ...]:
         return tuple(p for p in (self.weight, self.bias) if p is not None)

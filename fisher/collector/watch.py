@@ -5,6 +5,7 @@ Only public API: `torch.overrides.TorchFunctionMode`.  Nothing is hooked and no 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
@@ -13,9 +14,18 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fisher.collector.calls.batching import sound
+from fisher.collector.calls.batching import SPELLED, sound
 from fisher.collector.calls.chains import call_name
-from fisher.collector.calls.views import SIZED_BY, carries_no_gradient, guise, is_transpose, packed, slices
+from fisher.collector.calls.views import (
+    SIZED_BY,
+    carries_no_gradient,
+    guise,
+    is_transpose,
+    multiple,
+    packed,
+    picks,
+    slices,
+)
 from fisher.collector.rules import RULES, Match, View
 from linmaps import trees
 
@@ -54,12 +64,18 @@ class Watcher(TorchFunctionMode):
             return out
         self.events += 1
         match = RULES[func](args, kwargs, self.view) if func in RULES else None
+        match = match.with_factors() if match is not None else None
         if match is not None:
             covered = {v.path for v in (match.weight, match.bias) if v is not None}
             for v in hits:
                 if v.path not in covered:
                     self.on_opaque(v.path, call_name(func))
             return self.on_match(match, lambda: sound(func, args, kwargs))
+        if func in SPELLED:
+            with self:
+                spelled = SPELLED[func](*args, **kwargs)
+            if spelled is not None:
+                return spelled
         if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional":
             for t, n in packed(func, args, kwargs):
                 if id(t) in self.views:
@@ -85,21 +101,34 @@ class Watcher(TorchFunctionMode):
             hits = [self.views[id(args[0])]]
         v = hits[0]
         if is_transpose(func, args, kwargs) and v.shape is None:
-            self._alias(out, View(v.path, not v.transposed, v.rows))
+            self._alias(out, dataclasses.replace(v, transposed=not v.transposed))
             return
         cut = slices(func, args, kwargs, out) if len(hits) == 1 and not v.transposed and v.shape is None else None
         if cut is not None:
             first = (v.rows or (0, 0))[0]
             for part, start in cut:
                 whole = part.shape == args[0].shape
-                self._alias(part, v if whole else View(v.path, False, (first + start, first + start + part.shape[0])))
+                rows = (first + start, first + start + part.shape[0])
+                self._alias(part, v if whole else dataclasses.replace(v, rows=rows))
+            return
+        taken = picks(func, args, kwargs, out) if len(hits) == 1 and not v.transposed and v.shape is None else None
+        if taken is not None:
+            first = (v.rows or (0, 0))[0]
+            for part, k in taken:
+                rows = (first + k, first + k + 1)
+                self._alias(part, dataclasses.replace(v, rows=rows, shape=tuple(part.shape)))
             return
         shape = guise(func, args, kwargs, out) if len(hits) == 1 else None
         if shape is not None and shape == tuple(args[0].shape):
             self._alias(out, v)
             return
-        if shape is not None and v.rows is None and not v.transposed:
-            self._alias(out, View(v.path, shape=None if shape == self.shapes[v.path] else shape))
+        if shape is not None and not v.transposed:
+            own = self.shapes[v.path] if v.rows is None else (v.rows[1] - v.rows[0], *self.shapes[v.path][1:])
+            self._alias(out, dataclasses.replace(v, shape=None if shape == own else shape))
+            return
+        factor = multiple(func, args, kwargs) if len(hits) == 1 else None
+        if factor is not None:
+            self._alias(out, dataclasses.replace(v, factor=v.factor * factor))
             return
         for v in hits:
             self.on_opaque(v.path, call_name(func))

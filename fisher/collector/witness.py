@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_axes
+from fisher.collector.calls.batching import soundly
 from fisher.collector.exact_rows import leaf_rows, of_layer
 from fisher.collector.layers import Layers
 from fisher.collector.products import gradient
@@ -59,8 +60,13 @@ class Evidence:
         with purity.no_random_call():
             again, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
         if not agreement.repeats(y, again):
-            purity.repeatable(f, params, x)
+            purity.repeatable(soundly(f), params, x)
         return cls(f, params, x, layers, y, agreement.generic(y), back, inputs, tap_back)
+
+    @property
+    def run(self) -> Callable[..., Tensor]:
+        """f with the calls replaced that vmap does not take."""
+        return soundly(self.f)
 
     @property
     def batch(self) -> int:
@@ -84,7 +90,7 @@ def examples_apart(seen: Evidence) -> None:
     if seen.batch < 2:
         return
     _, of_x = seen.back(seen.on(0))
-    moved = seen.f(seen.params, _replaced(seen.x))
+    moved = seen.run(seen.params, _replaced(seen.x))
     purity.apart(all(agreement.vanishes(t[1:]) for t in of_x) and agreement.same(moved, _replaced(seen.y), seen.tol))
 
 
@@ -176,7 +182,7 @@ def complete(layers: L, seen: Evidence) -> L:
 
 def _never_met(layer: Layer, layers: Layers, seen: Evidence, flat: list[Tensor]) -> None:
     if not agreement.vanishes(flat[layer.leaves[0]]):
-        purity.repeatable(seen.f, seen.params, seen.x)
+        purity.repeatable(seen.run, seen.params, seen.x)
         raise ValueError(
             f"{layer.name}: has a gradient but is used by no torch call that can be seen (an autograd.Function, a scripted "
             "or compiled callable, another thread), expected uses that explain the gradient; call torch functions on the "
@@ -186,7 +192,7 @@ def _never_met(layer: Layer, layers: Layers, seen: Evidence, flat: list[Tensor])
 
 def _explained(layers: Layers, layer: Layer, seen: Evidence, want: Tensor, got: Tensor, floor: float) -> None:
     if not _agree(want, got, seen.tol, floor):
-        purity.repeatable(seen.f, seen.params, seen.x)
+        purity.repeatable(seen.run, seen.params, seen.x)
         raise ValueError(
             f"{layer.name}: the uses seen ({', '.join(layers.uses[k].describe() for k in layer.uses)}) explain only part "
             "of its gradient, expected all of it; some use is not a torch call that can be seen (an autograd.Function, a "
@@ -211,7 +217,7 @@ def _verified(layer: Layer, seen: Evidence, ends: tuple[int, ...], want: Tensor,
             return layer
     except RuntimeError:  # f has no batching rule, or branches on values
         pass
-    purity.repeatable(seen.f, seen.params, seen.x)
+    purity.repeatable(seen.run, seen.params, seen.x)
     return dataclasses.replace(layer, one_by_one=True)
 
 
@@ -227,7 +233,7 @@ def _agree(want: Tensor, got: Tensor, tol: float, floor: float) -> bool:
 def _depends(seen: Evidence) -> None:
     """No leaf has a gradient: raise if the output depends on them all the same, and none has one elsewhere either."""
     elsewhere = trees.map(lambda t: t + 0.1 * agreement.generic(t) * (1 + t.detach().abs()), seen.params)
-    moved, back = purity.watched(seen.f, elsewhere, seen.x)
+    moved, back = purity.watched(seen.run, elsewhere, seen.x)
     if agreement.repeats(seen.y, moved) or not all(agreement.vanishes(t) for t in trees.leaves(back(seen.ramp)[0])):
         return
     raise ValueError(

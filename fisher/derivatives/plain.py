@@ -54,8 +54,10 @@ def _attention(args: Any, kwargs: Any) -> Tensor | None:
     q, k, v, mask, dropout, causal, scale, grouped = bind(
         names, args, kwargs, (None, None, None, None, 0.0, False, None, False)
     )
-    if dropout or grouped:
+    if dropout:
         return None
+    if grouped:  # fewer keys and values than queries, each for several heads
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
     logits = (q @ k.mT) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     if causal:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()

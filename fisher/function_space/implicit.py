@@ -14,6 +14,7 @@ from torch.func import vjp
 from fisher.checks.axes import batch_size
 from fisher.checks.doors import entry
 from fisher.derivatives.forward import jvp
+from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense, outputs
 from linmaps import trees
@@ -74,4 +75,4 @@ class PFMapImplicit(PFMap):
 
     def _output(self) -> tuple[list[Tensor], Callable[[list[Tensor]], Tensor]]:
         flat, treedef = trees.flatten(self.params)
-        return flat, lambda flat: outputs(self.f, treedef.unflatten(flat), self.x)
+        return flat, lambda flat: outputs(plainly(self.f), treedef.unflatten(flat), self.x)

@@ -12,7 +12,9 @@ from torch.func import vjp
 from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
+from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
+from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator as make_estimator
@@ -141,7 +143,7 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     if run.layers is None and seen:
         run.found(seen[0][0])  # refuses examples that are not apart
     elif seen and run.check_finite:
-        purity.steady(f, params, seen[0][0])
+        purity.steady(soundly(f), params, seen[0][0])
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
@@ -157,7 +159,7 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
 
 
 def _backward(f: Callable[..., Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    y, back = vjp(lambda p: f(p, x), params)  # type: ignore[misc]
+    y, back = vjp(lambda p: plainly(f)(p, x), params)  # type: ignore[misc]
     return y, back
 
 

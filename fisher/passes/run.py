@@ -13,6 +13,7 @@ from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE, batches
 from fisher.checks.data import check_finite as data_finite
+from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layers
 from fisher.collector.taps import column_rows, pull
@@ -81,7 +82,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
         if given and not seen and run.check_finite:  # found layers are checked already
-            purity.steady(run.f, run.params, x)
+            purity.steady(soundly(run.f), run.params, x)
         seen += batch_size(x)
     if run.layers is None or not seen:
         raise ValueError(NO_EXAMPLE)

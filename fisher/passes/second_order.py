@@ -16,6 +16,7 @@ from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE
 from fisher.collector import restriction
+from fisher.derivatives.plain import plainly
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
@@ -110,7 +111,7 @@ def ggn(
     if check:
         functions.function(f, params, several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
-        means.losses(loss, f(params, part[0]), part[1:], check_finite)
+        means.losses(loss, plainly(f)(params, part[0]), part[1:], check_finite)
     F = PMatImplicit.sum_of(GaussNewton(f, loss), params, parts)
     return _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
 

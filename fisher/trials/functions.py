@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.checks import agreement, doors, finiteness, purity
 from fisher.checks.axes import batch_size
+from fisher.collector.calls.batching import soundly
 from fisher.trials.halves import Mask, masks, others, replaced
 from linmaps.checks import values
 
@@ -27,7 +28,7 @@ def function(
     Traceback (most recent call last):
     ValueError: f(params, x): the output of one example depends on other examples, ...
     """
-    batch = batch_size(x)
+    batch, run = batch_size(x), soundly(run)
     y, back = purity.repeatable(run, params, x, name)
     doors.rows(y, batch, name)
     if finite:

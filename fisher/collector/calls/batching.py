@@ -1,4 +1,4 @@
-"""Torch calls whose batching rules are wrong, in terms of calls whose rules are right; a reading of `f` for use under vmap."""
+"""Torch calls whose batching rules are wrong or missing, in terms of calls whose rules are right, and f read with these."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fisher.collector.calls.bags import embedding_bag
+from fisher.collector.calls.recurrent import RECURRENT
 from fisher.collector.rules.match import bind
 
 
@@ -39,7 +41,15 @@ def _widened(func: Callable[..., Tensor]) -> Callable[[Any, Any], Tensor | None]
     return run
 
 
-SOUND: dict[Any, Callable[[Any, Any], Tensor | None]] = {
+SPELLED: dict[Any, Callable[..., Any]] = RECURRENT | {F.embedding_bag: embedding_bag}  # fused calls by smaller ones
+
+
+def _spelled(steps: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    return lambda args, kwargs: steps(*args, **kwargs)
+
+
+SOUND: dict[Any, Callable[[Any, Any], Any]] = {
+    **{call: _spelled(steps) for call, steps in SPELLED.items()},
     **dict.fromkeys((F.prelu, torch.prelu, torch.Tensor.prelu), _prelu),
     **{norm: _widened(norm) for norm in (F.layer_norm, F.group_norm, F.batch_norm, F.instance_norm)},
 }

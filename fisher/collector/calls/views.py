@@ -64,6 +64,24 @@ def guise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
     return tuple(out.shape) if out.numel() == t.numel() else None
 
 
+_TIMES = {getattr(torch.Tensor, n) for n in ("mul", "__mul__", "__rmul__", "multiply")} | {torch.mul, torch.multiply}
+_OVER = {getattr(torch.Tensor, n) for n in ("div", "__truediv__", "divide")} | {torch.div, torch.divide}
+_MINUS = {torch.neg, torch.negative, torch.Tensor.neg, torch.Tensor.__neg__, torch.Tensor.negative}
+
+
+def multiple(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """The number c of a call that gives c times a tensor; None for any other call."""
+    if func in _MINUS and len(args) == 1 and not kwargs:
+        return -1.0
+    numbers = [a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    if len(args) != 2 or len(numbers) != 1 or kwargs:
+        return None
+    (c,) = numbers
+    if func in _TIMES:
+        return float(c)
+    return 1.0 / c if func in _OVER and args[1] is c and c else None
+
+
 def _indices(index: Any) -> tuple[Any, ...]:
     return index if isinstance(index, tuple) else (index,)
 
@@ -116,6 +134,23 @@ def slices(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
     if func is torch.Tensor.__getitem__ and isinstance(args[1], slice) and args[1].step in (None, 1):
         return [(out, args[1].indices(args[0].shape[0])[0])]
     return None
+
+
+def picks(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> list[tuple[Tensor, int]] | None:
+    """`(result, its row)` of a call that takes single entries along axis 0, `w[k]` or all of them; None for any other."""
+    if not args or not isinstance(args[0], Tensor) or args[0].ndim < 2:
+        return None
+    if func is torch.Tensor.__getitem__ and type(args[1]) is int:
+        return [(out, args[1] % args[0].shape[0])]
+    if func in _UNBINDS and (*args[1:], *kwargs.values()) in ((), (0,)):
+        return [(part, k) for k, part in enumerate(out)]
+    if func in _SELECTS and len(args) == 3 and args[1] == 0 and type(args[2]) is int:
+        return [(out, args[2] % args[0].shape[0])]
+    return None
+
+
+_UNBINDS = {torch.unbind, torch.Tensor.unbind}
+_SELECTS = {torch.select, torch.Tensor.select}
 
 
 def packed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, int]]:

@@ -7,7 +7,8 @@ bias, the tensor that enters the layer, and the `Form` that makes a product of m
     match         what a rule is asked, and answers
     convolutions  convolutions and their transposes
     elementwise   scales, shifts and norms
-    products      linear, matmul, einsum, sums
+    contractions  einsum, tensordot, batched and one-sided products
+    products      linear, matmul, sums
     lookup        embeddings and indices
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fisher.collector.rules.contractions import bilinear, bmm, einsum, inner, mv, tensordot
 from fisher.collector.rules.convolutions import convolution, transposed_convolution
 from fisher.collector.rules.elementwise import (
     batch_norm,
@@ -33,7 +35,7 @@ from fisher.collector.rules.elementwise import (
 from fisher.collector.rules.forms import Arrangement, Channels, Contraction, Convolution, Elementwise, Form
 from fisher.collector.rules.lookup import embedding, getitem, index_select
 from fisher.collector.rules.match import Match, Rule, View
-from fisher.collector.rules.products import add, addcmul, addmm, einsum, iadd, linear, matmul, mm
+from fisher.collector.rules.products import add, addcmul, addmm, iadd, linear, matmul, mm
 
 __all__ = [
     "RULES",
@@ -66,6 +68,14 @@ RULES: dict[Any, Rule] = {
     torch.addmm: addmm,
     torch.Tensor.addmm: addmm,
     torch.einsum: einsum,
+    torch.tensordot: tensordot,
+    torch.inner: inner,
+    torch.Tensor.inner: inner,
+    torch.bmm: bmm,
+    torch.Tensor.bmm: bmm,
+    torch.mv: mv,
+    torch.Tensor.mv: mv,
+    F.bilinear: bilinear,
     torch.add: add,
     torch.Tensor.add: add,
     torch.Tensor.__add__: add,

@@ -54,7 +54,7 @@ def transposed_convolution(n: int) -> Rule:
 def _fits(x: Any, w: Any, b: Any, view: Lookup, n: int) -> bool:
     """Whether the weight is a leaf in full, and x has a batch axis."""
     seen = view(w)
-    whole = seen is not None and not seen.transposed and seen.rows is None
+    whole = seen is not None and not seen.transposed and seen.rows is None and seen.shape is None
     return whole and is_input(x) and isinstance(b, (Tensor, type(None))) and x.ndim == n + 2
 
 

@@ -21,13 +21,16 @@ Axes = tuple[int, ...]
 @static
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """A weight leaf as a matrix `[O, I]`, or `[groups, O, I]`: which of its axes are which, once axis 0 is split by groups."""
+    """A weight leaf as a matrix `[O, I]`, or `[groups, O, I]`: which of its axes are which, once axis 0 is split by
+    groups.  shape: that the weight has in the call, where it is another than the leaf's."""
 
     out: Axes
     into: Axes
     groups: int = 1
+    shape: Axes | None = None
 
     def matrix(self, leaf: Tensor) -> Tensor:
+        leaf = leaf if self.shape is None else leaf.reshape(self.shape)
         split = leaf.unflatten(0, (self.groups, -1)) if self.groups > 1 else leaf
         t = split.permute(self._order)
         sizes = (math.prod(split.shape[k] for k in self.out), math.prod(split.shape[k] for k in self.into))
@@ -35,9 +38,14 @@ class Arrangement:
 
     def leaf(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The leaf of this shape: the way back from `matrix`."""
-        split = (self.groups, shape[0] // self.groups, *shape[1:]) if self.groups > 1 else shape
+        split = self.split(shape)
         t = matrix.reshape([split[k] for k in self._order])
         return t.permute([self._order.index(k) for k in range(len(split))]).reshape(shape)
+
+    def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes of the axes of a leaf of this shape, axis 0 split by groups."""
+        own = shape if self.shape is None else self.shape
+        return (self.groups, own[0] // self.groups, *own[1:]) if self.groups > 1 else own
 
     @property
     def _order(self) -> Axes:

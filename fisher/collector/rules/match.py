@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fisher.collector.rules.forms import Form
+from fisher.collector.rules.forms import Lookup as LookupForm
 from linmaps.trees.keys import Path
 
 PLAIN = Form()
@@ -16,13 +17,14 @@ PLAIN = Form()
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A tensor object with the entries of a leaf, up to a constant that is added: the leaf, its transpose, the rows
-    start..stop of it, or all of them in another shape, in their order (an axis along which they are repeated counts as 1)."""
+    """A tensor object with the entries of a leaf, up to a constant that is added and a factor: the leaf, its transpose, the
+    rows start..stop of it, or these in another shape, in their order (an axis along which they are repeated counts as 1)."""
 
     path: Path
     transposed: bool = False
     rows: tuple[int, int] | None = None
     shape: tuple[int, ...] | None = None
+    factor: float = 1.0
 
     @property
     def whole(self) -> bool:
@@ -48,6 +50,17 @@ class Match:
     feature: Callable[[Tensor], Tensor] | None = None
     added_to: Tensor | None = None
     in_place: bool = False
+
+    def with_factors(self) -> Match | None:
+        """The same with the factor of the weight's view in its feature; None where a factor has no place."""
+        if self.bias is not None and self.bias.factor != 1:
+            return None
+        if self.weight is None or self.weight.factor == 1:
+            return self
+        if isinstance(self.form, LookupForm):
+            return None
+        c, feature = self.weight.factor, self.feature
+        return dataclasses.replace(self, feature=lambda x: c * (x if feature is None else feature(x)))
 
 
 Lookup = Callable[[Any], View | None]

@@ -1,4 +1,4 @@
-"""Rules for matrix products and biases: linear, matmul, addmm, einsum, add."""
+"""Rules for matrix products and biases: linear, matmul, addmm, add."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fisher.collector.rules.contractions import LETTERS, contraction, product
 from fisher.collector.rules.elementwise import broadcasts, mul, own_shape
-from fisher.collector.rules.forms import Arrangement, Contraction, Elementwise, Form
+from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.match import Lookup, Match, View, bind, is_input
 from linmaps.trees import path_str
 
@@ -24,7 +25,11 @@ def linear(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
     if seen is None:
         return Match("bias", None, bias, None) if bias is not None else None
     _check_features(x, w.shape[1], seen)
-    if (seen.transposed and seen.rows is not None) or seen.shape is not None:
+    if seen.shape is not None:
+        lead = LETTERS[: x.ndim - 1]
+        match = contraction("linear", (lead + "Y", "XY", lead + "X"), x, w, seen)
+        return None if match is None else dataclasses.replace(match, bias=bias)
+    if seen.transposed and seen.rows is not None:
         return None
     return Match("linear", seen, bias, x, Form(seen.transposed))
 
@@ -33,10 +38,10 @@ def matmul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match
     """`x @ W`: y = x W, the weight as it stands in the call is [in, out]."""
     x, w = bind(("input", "other"), args, kwargs, (None, None))
     seen = view(w)
-    if seen is None or not is_input(x) or w.ndim != 2:
-        return None
+    if seen is None or not is_input(x) or w.ndim != 2 or seen.shape is not None:
+        return product((x, w), {}, view)
     _check_features(x, w.shape[0], seen)
-    if (not seen.transposed and seen.rows is not None) or seen.shape is not None:
+    if not seen.transposed and seen.rows is not None:
         return None
     return Match("matmul", seen, None, x, Form(not seen.transposed))
 
@@ -79,54 +84,6 @@ def iadd(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match |
         return None
     match = add(args, kwargs, view)
     return dataclasses.replace(match, in_place=True) if match is not None and match.kind == "bias" else None
-
-
-def einsum(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
-    """`torch.einsum("...", x, W)`: letters of x and W alone are inputs, of W and z outputs, of all three groups."""
-    operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
-    if len(operands) != 2 or not isinstance(args[0], str) or "." in args[0] or "->" not in args[0]:
-        return None
-    (left, right), z = args[0].replace(" ", "").split("->")[0].split(","), args[0].replace(" ", "").split("->")[1]
-    x, w = operands
-    if view(w) is None:
-        (x, w), (left, right) = (w, x), (right, left)
-    seen = view(w)
-    if (
-        seen is None
-        or not seen.whole
-        or view(x) is not None
-        or any(len(set(word)) < len(word) for word in (left, right))
-    ):
-        return None
-    into = [c for c in right if c in left and c not in z]
-    out = [c for c in right if c in z and c not in left]
-    groups = [c for c in right if c in z and c in left]
-    if right and z == left and right == "".join(groups) == "".join(c for c in left if c in right) != left:
-        return Match(
-            "scale", seen, None, x, Elementwise(shape=tuple(n if c in right else 1 for c, n in zip(left, x.shape)))
-        )
-    shared = [c for c in left if c in z and c not in right]
-    if len(groups) > 1 or (groups and right[0] != groups[0]) or len(into) + len(out) + len(groups) < len(right):
-        return None
-    if not shared or len(shared) + len(groups) + len(into) < len(left):
-        return None
-    place = lambda word, letters: tuple(word.index(c) for c in letters)
-    n_groups, rest, skip = (
-        (w.shape[0], right[1:], 2) if groups else (1, right, 0)
-    )  # the axis split by groups comes first
-    if n_groups == 1 and groups:
-        return None
-    form = Contraction(
-        x_axes=place(left, shared + groups + into),
-        z_axes=place(z, shared + groups + out),
-        features=(len(groups) + len(into), len(groups) + len(out)),
-        weight=Arrangement(
-            (1,) * bool(groups) + tuple(k + skip for k in place(rest, out)),
-            tuple(k + skip for k in place(rest, into)),
-            n_groups,
-        ),
-    )
-    return Match("einsum", seen, None, x, form)
 
 
 def addcmul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:

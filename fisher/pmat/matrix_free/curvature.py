@@ -88,7 +88,7 @@ class OutputCurvature(Curvature):
 
     def pulled(self, params: Any, batch: Batch, w: Tensor) -> Any:
         """J'w for w `[B, *out]`."""
-        return vjp(lambda p: self.f(p, batch[0]), params)[1](w)[0]
+        return vjp(lambda p: plainly(self.f)(p, batch[0]), params)[1](w)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class FisherCurvature(OutputCurvature):
         return counted(fisher_vector(which, y, u), counts(which, y, _target(batch)))
 
     def columns(self, params: Any, batch: Batch) -> Tensor | None:
-        return Exact(self._of(batch))(self.f(params, batch[0]), _target(batch))
+        return Exact(self._of(batch))(plainly(self.f)(params, batch[0]), _target(batch))
 
 
 def _target(batch: Batch) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE
+from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.held import emptied
@@ -80,7 +81,7 @@ class PMatImplicit(MatrixFree):
             masked = hasattr(rest if not tensors else rest.cls, "counts")
             return cls.sum_of(curvature, params, [(x, t if masked and t is not None else (), tensors) for x, t in seen])
         if callable(columns):
-            columns = [columns(f(params, x), target) for x, target in seen]
+            columns = [columns(plainly(f)(params, x), target) for x, target in seen]
         if len(columns) != len(seen):
             raise ValueError(f"columns: got {len(columns)}, expected one per batch, of which there are {len(seen)}")
         return cls.sum_of(ColumnCurvature(f), params, [(x, c) for (x, _), c in zip(seen, columns)])

@@ -91,23 +91,6 @@ def test_einsums_are_products(equation):
     close(got, want, 1e-12, equation)
 
 
-@pytest.mark.parametrize("equation", ["bti,oi", "bti,ii->bt", "b...i,oi->b...o", "bti,boi->bto"])
-def test_einsums_that_are_no_products_get_an_exact_block(equation):
-    shape = {"bti,ii->bt": (4, 4), "bti,boi->bto": (1, 3, 4)}.get(equation, (3, 4))
-    f = lambda p, x: torch.einsum(equation, x, p["w"].expand(len(x), -1, -1) if "boi" in equation else p["w"]).sum(-1)
-    params, x = {"w": randn(*shape)}, randn(3, 2, 4, seed=1)
-    if (
-        equation == "bti,oi"
-    ):  # an implicit output sums over the batch axis of nothing: its letters come in alphabetic order
-        f = lambda p, x: torch.einsum(equation, x, p["w"]).transpose(0, 0)
-    layers = fisher.LayerCollection.from_function(f, params, x)
-    assert layers["w"].kind == "exact"
-    close(
-        fisher.fim(f, params, x, fisher.PMatDense, "gaussian", layers=layers).matrix,
-        fisher_matrix(f, params, x, "gaussian"), 1e-10, equation,
-    )  # fmt: skip
-
-
 @given(st.permutations(range(4)), st.integers(1, 3), st.sampled_from([1, 2]))
 def test_arrangements_go_there_and_back(order, cut, groups):
     shape = (2 * groups, 3, 2, 2)

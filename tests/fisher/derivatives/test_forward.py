@@ -26,6 +26,17 @@ class Causal(nn.Module):
         return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
+class First(nn.Module):
+    """The first of several outputs."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)[0]
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -33,6 +44,23 @@ class Attention(nn.Module):
 
     def forward(self, x):
         return self.inner(x, x, x, need_weights=False)[0]
+
+
+class Grouped(nn.Module):
+    """Two heads of queries for each of keys and values."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.kv = nn.Linear(4, 8), nn.Linear(4, 8)
+
+    def forward(self, x):
+        q = self.q(x).unflatten(-1, (4, 2)).transpose(1, 2)
+        k, v = self.kv(x).unflatten(-1, (2, 2, 2)).permute(2, 0, 3, 1, 4)
+        return (
+            nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            .transpose(1, 2)
+            .flatten(2)
+        )
 
 
 LAYERS = {
@@ -44,6 +72,9 @@ LAYERS = {
     "encoder layer": (lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), randn(2, 3, 4)),
     "attention": (Attention, randn(2, 3, 4)),
     "causal attention": (Causal, randn(2, 3, 4)),
+    "attention in groups": (Grouped, randn(2, 3, 4)),
+    "a recurrent layer": (lambda: First(nn.LSTM(4, 3, batch_first=True)), randn(2, 3, 4)),
+    "a bag": (lambda: nn.EmbeddingBag(5, 3, padding_idx=0), torch.tensor([[0, 2, 1], [3, 0, 0]])),
     "embedding with padding": (lambda: nn.Embedding(5, 3, padding_idx=0), torch.tensor([[0, 2, 1], [3, 0, 0]])),
     "batch norm": (lambda: nn.BatchNorm1d(4), randn(2, 4)),
 }
