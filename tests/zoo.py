@@ -146,7 +146,7 @@ def affine(r):
 
     shapes = {"position": (3, 2), "w": (4, 2), "scale": (4,), "shift": (4,), "channel": (1, 1, 4), "v": (4, 3)}
     kinds = {
-        "position": "shift",
+        "position": "positions",
         "w": "linear",
         "scale": "scale",
         "channel": "scale",
@@ -259,7 +259,7 @@ def embedding(r):
 
     g = torch.Generator().manual_seed(0)
     params = {"tokens": r(5, 3), "places": r(4, 3), "v": r(3, 2), "one": r(5, 2)}
-    kinds = {"tokens": "embedding", "one": "embedding", "v": "matmul", "places": "exact"}
+    kinds = {"tokens": "embedding", "one": "embedding", "v": "matmul", "places": "positions"}
     return Member(f, params, torch.randint(5, (3, 4), generator=g), kinds, class_axis=-1)
 
 
@@ -432,11 +432,50 @@ def rnn(r):
     return _recurrent(r, nn.RNN(3, 3, 2, batch_first=True, bias=False), 4, 2, 3)
 
 
+class _Block(nn.Module):
+    """A pre-norm block of a causal transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.after = nn.LayerNorm(4), nn.LayerNorm(4)
+        self.qkv, self.out = nn.Linear(4, 12, bias=False), nn.Linear(4, 4)
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.out(h)
+        return x + self.down(F.gelu(self.up(self.after(x))))
+
+
+class _GPT(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.places, self.block = nn.Embedding(5, 4), nn.Embedding(6, 4), _Block()
+        self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        h = self.tokens(x) + self.places(torch.arange(x.shape[1], device=x.device))
+        return self.head(self.norm(self.block(h)))
+
+
+def gpt(r):
+    """Tokens, a table of positions, a pre-norm causal block, a head of its own."""
+    net = _GPT().double()
+    params = {name: 0.7 * r(*t.shape) for name, t in net.named_parameters()}
+    g = torch.Generator().manual_seed(5)
+    norms = dict.fromkeys(("block.norm", "block.after", "norm"), "scale")
+    linear = dict.fromkeys(("block.qkv", "block.out", "block.up", "block.down", "head"), "linear")
+    kinds = {"tokens": "embedding", "places": "positions"} | norms | linear
+    f = lambda p, x: functional_call(net, p, (x,))
+    return Member(f, params, torch.randint(5, (3, 3), generator=g), kinds, class_axis=-1)
+
+
 BUILDERS = [
     mlp, matmul_joined_bias, addmm, bias_apart, in_place, tied, both_ways, sequence, pooled, flattened, steps_first,
     bare, derived, module, attention, affine, cross_attention, conv1d, conv2d, conv3d, transposed, norms, embedding,
     tied_embedding, einsum, weight_norm, class_token, first_step, own_step, silent_head, prelu, mixed_bias,
-    unequal_attention, flat_vector, stacked_layers, heads, lstm, gru, rnn,
+    unequal_attention, flat_vector, stacked_layers, heads, lstm, gru, rnn, gpt,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

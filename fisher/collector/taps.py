@@ -110,7 +110,7 @@ def _tapped(
         player.alive.append(z)
         return z
 
-    with Watcher(params, on_match, lambda *_: None):
+    with Watcher(params, on_match, lambda *_: None, x=x):
         y = f(params, x)
     player.finish()
     return y, inputs
@@ -130,7 +130,7 @@ def outputs_of(f: Any, params: Any, x: Any, layers: Layers) -> dict[int, Tensor]
             player.alive.append(z)
         return z
 
-    with Watcher(params, on_match, lambda *_: None):
+    with Watcher(params, on_match, lambda *_: None, x=x):
         f(params, x)
     player.finish()
     return found

@@ -33,7 +33,7 @@ class Tracer:
         self.alive: list[Any] = []
 
     def run(self, f: Any, params: Any, x: Any) -> Tensor:
-        watcher = Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain)
+        watcher = Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain, x)
         with watcher:
             y = f(params, x)
         self.parts = watcher.parts

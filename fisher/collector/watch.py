@@ -6,8 +6,9 @@ Only public API: `torch.overrides.TorchFunctionMode`.  Nothing is hooked and no 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import cache
+import weakref
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from types import FunctionType
 from typing import Any
 
@@ -27,6 +28,7 @@ from fisher.collector.calls.views import (
     slices,
 )
 from fisher.collector.rules import RULES, Match, View
+from fisher.collector.rules.lookup import constant_rows
 from linmaps import trees
 
 
@@ -42,10 +44,12 @@ class Watcher(TorchFunctionMode):
         on_match: Callable[[Match, Callable[[], Tensor]], Tensor],
         on_opaque: Callable[[Any, str], object],
         on_plain: Callable[..., None] | None = None,
+        x: Any = (),
     ) -> None:
         super().__init__()
+        self.data = Known(t for t in trees.leaves(x) if isinstance(t, Tensor))
         self.alive: list[Any] = list(trees.leaves(params))  # an id is a name only while its object lives
-        self.views = {id(leaf): View(path) for path, leaf in zip(trees.paths(params), self.alive)}
+        self.views = {id(t): View(path, leaf=tuple(t.shape)) for path, t in zip(trees.paths(params), self.alive)}
         self.shapes = {path: tuple(t.shape) for path, t in zip(trees.paths(params), self.alive)}
         self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
         self.events = 0
@@ -56,15 +60,29 @@ class Watcher(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        hits = [self.views[id(t)] for t in tensors(args, kwargs) if id(t) in self.views]
+        given = tensors(args, kwargs)
+        out = self._called(func, given, args, kwargs)
+        if any(t in self.data for t in given):
+            self.data.update(t for t in trees.leaves(out) if isinstance(t, Tensor))
+        return out
+
+    def _called(self, func: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
+        hits = [self.views[id(t)] for t in given if id(t) in self.views]
         if not hits:
             out = sound(func, args, kwargs)
             if self.on_plain is not None:
                 self.on_plain(func, args, kwargs, out)
             return out
         self.events += 1
+        table = constant_rows(func, args, kwargs, self.view) if not any(t in self.data for t in given) else None
+        if table is not None:  # a table of positions: where the examples are shows when it is added
+            out = func(*args, **kwargs)
+            self._alias(out, table)
+            return out
         match = RULES[func](args, kwargs, self.view) if func in RULES else None
         match = match.with_factors() if match is not None else None
+        if match is not None and any(v is not None and v.index is not None for v in (match.weight, match.bias)):
+            match = None
         if match is not None:
             covered = {v.path for v in (match.weight, match.bias) if v is not None}
             for v in hits:
@@ -100,6 +118,18 @@ class Watcher(TorchFunctionMode):
                 return
             hits = [self.views[id(args[0])]]
         v = hits[0]
+        if v.index is not None:  # rows of a table: some of them, or another shape
+            cut = slices(func, args, kwargs, out) if len(hits) == 1 and v.shape is None else None
+            for part, start in cut or ():
+                self._alias(part, dataclasses.replace(v, index=v.index[start : start + part.shape[0]]))
+            if cut is not None:
+                return
+            shape = guise(func, args, kwargs, out) if len(hits) == 1 else None
+            if shape is None:
+                self.on_opaque(v.path, call_name(func))
+            else:
+                self._alias(out, dataclasses.replace(v, shape=shape))
+            return
         if is_transpose(func, args, kwargs) and v.shape is None:
             self._alias(out, dataclasses.replace(v, transposed=not v.transposed))
             return
@@ -136,6 +166,22 @@ class Watcher(TorchFunctionMode):
     def _alias(self, t: Tensor, view: View) -> None:
         self.views[id(t)] = view
         self.alive.append(t)
+
+
+class Known:
+    """A set of tensors, by identity, that keeps none of them alive."""
+
+    def __init__(self, found: Iterable[Tensor]) -> None:
+        self.refs: dict[int, Any] = {}
+        self.update(found)
+
+    def update(self, found: Iterable[Tensor]) -> None:
+        for t in found:
+            self.refs[id(t)] = weakref.ref(t, partial(self.refs.pop, id(t)))  # called with itself, the default
+
+    def __contains__(self, t: Any) -> bool:
+        ref = self.refs.get(id(t))
+        return ref is not None and ref() is t
 
 
 def tensors(args: Any, kwargs: Any) -> list[Tensor]:

@@ -8,8 +8,8 @@ bias, the tensor that enters the layer, and the `Form` that makes a product of m
     convolutions  convolutions and their transposes
     elementwise   scales, shifts and norms
     contractions  einsum, tensordot, batched and one-sided products
-    products      linear, matmul, sums
     lookup        embeddings and indices
+    products      linear, matmul, sums
 """
 
 from __future__ import annotations

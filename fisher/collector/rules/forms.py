@@ -96,6 +96,11 @@ class Lookup(Form):
     transposed: bool = True
     vocabulary: int = 0
     padding_idx: int | None = None
+    table: Axes | None = None  # the shape `[vocabulary, O]`, where the leaf has another
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return Arrangement((1,), (0,), shape=self.table)
 
     def inputs(self, x: Tensor) -> Tensor:
         index = torch.where(x < 0, x + self.vocabulary, x)

@@ -1,14 +1,16 @@
-"""Rules for tables: `F.embedding`, `W[index]`, `index_select`."""
+"""Rules for tables: `F.embedding`, `W[index]`, `index_select`, and tables of positions that are added."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fisher.collector.rules import forms
-from fisher.collector.rules.match import Lookup, Match, bind
+from fisher.collector.rules.match import Lookup, Match, View, bind
 from linmaps.trees import path_str
 
 
@@ -50,3 +52,60 @@ def _table(index: Any, w: Tensor, seen: Any, padding: int | None) -> Match | Non
     if not ints or index.ndim == 0 or w.ndim != 2 or not seen.whole:
         return None
     return Match("embedding", seen, None, index, forms.Lookup(True, w.shape[0], padding))
+
+
+def constant_rows(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> View | None:
+    """The view that a lookup with an index that no data enter gives: rows of a table of positions, `W[arange(T)]`, and of a
+    table `[1, T, O]` its first positions, `W[:, :t]`."""
+    if func is torch.Tensor.__getitem__ and (seen := view(args[0])) is not None and seen.whole:
+        rows = _middle(args[1], args[0])
+        if rows is not None:
+            return dataclasses.replace(seen, index=rows)
+    match = _LOOKUPS[func](args, kwargs, view) if func in _LOOKUPS else None
+    if match is None or match.weight is None or match.inputs is None or match.inputs.ndim > 2:
+        return None
+    if match.form.padding_idx is not None or (match.inputs.ndim == 2 and len(match.inputs) > 1):  # type: ignore[attr-defined]
+        return None
+    return dataclasses.replace(match.weight, index=match.inputs.flatten())
+
+
+def _middle(index: Any, w: Tensor) -> Tensor | None:
+    """The rows of `[1, T, O]` that `w[:, a:b]` takes."""
+    if not isinstance(index, tuple) or w.ndim != 3 or w.shape[0] != 1 or not 2 <= len(index) <= 3:
+        return None
+    every, some, *rest = (slice(None) if i is ... else i for i in index)
+    if every != slice(None) or not isinstance(some, slice) or rest not in ([], [slice(None)]):
+        return None
+    return torch.arange(w.shape[1], device=w.device)[some]
+
+
+_LOOKUPS = {
+    F.embedding: embedding,
+    torch.Tensor.__getitem__: getitem,
+    torch.index_select: index_select,
+    torch.Tensor.index_select: index_select,
+}
+
+
+def positions(z: Tensor, own: tuple[int, ...], seen: View) -> Match | None:
+    """A table that is added to all examples, a row for each position: a lookup whose index is the position.
+
+    z `[.., T, .., O]`, of whose axes before the last the table `own` has one, and is broadcast over the other.
+    """
+    lead = (1,) * (z.ndim - len(own)) + own[:-1]
+    axes = [k for k, n in enumerate(lead) if n > 1]
+    rows = [n for n in seen.leaf[:-1] if n > 1]
+    if z.ndim != 3 or len(axes) != 1 or len(rows) != 1 or own[-1] != z.shape[-1] or own[-1] == 1 or seen.transposed:
+        return None
+    (axis,), (size,) = axes, rows
+    index, first = seen.index, 0 if seen.rows is None else seen.rows[0]
+    if seen.leaf[-1] != own[-1] or (seen.rows is not None and len(seen.leaf) > 2):
+        return None
+    if index is None:
+        index = torch.arange(first, first + lead[axis], device=z.device)
+    if len(index) != lead[axis] or (seen.rows is None and seen.index is None and lead[axis] != size):
+        return None
+    index = index.reshape([len(index) if k == axis else 1 for k in range(z.ndim - 1)]).expand(z.shape[:-1])
+    table = None if len(seen.leaf) == 2 else (size, own[-1])
+    plain = dataclasses.replace(seen, rows=None, index=None, shape=None)
+    return Match("positions", plain, None, index, forms.Lookup(True, size, None, table))

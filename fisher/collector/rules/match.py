@@ -25,11 +25,15 @@ class View:
     rows: tuple[int, int] | None = None
     shape: tuple[int, ...] | None = None
     factor: float = 1.0
+    leaf: tuple[int, ...] = ()  # its shape
+    index: Tensor | None = dataclasses.field(
+        default=None, compare=False
+    )  # which rows, where any, in the order of positions
 
     @property
     def whole(self) -> bool:
         """Whether it is the leaf as it is."""
-        return not self.transposed and self.rows is None and self.shape is None
+        return not self.transposed and self.rows is None and self.shape is None and self.index is None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fisher.collector.rules.contractions import LETTERS, contraction, product
 from fisher.collector.rules.elementwise import broadcasts, mul, own_shape
 from fisher.collector.rules.forms import Elementwise, Form
+from fisher.collector.rules.lookup import positions
 from fisher.collector.rules.match import Lookup, Match, View, bind, is_input
 from linmaps.trees import path_str
 
@@ -73,7 +74,9 @@ def add(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | 
     shape = own_shape(b, seen)
     if shape and b.ndim <= z.ndim and z.shape[-1] == shape[-1] == math.prod(shape) and not seen.transposed:
         return Match("bias", None, seen, None, added_to=z)
-    if seen.transposed or seen.rows is not None or not broadcasts(shape, z):
+    if (table := positions(z, shape, seen)) is not None:
+        return table
+    if seen.index is not None or seen.transposed or seen.rows is not None or not broadcasts(shape, z):
         return None
     return Match("shift", None, seen, None, Elementwise(shape=shape))
 

@@ -181,7 +181,7 @@ def test_mixed_examples_are_refused_for_integer_inputs_too():
     places = lambda p, x: (p["w"][x] + p["places"][torch.arange(4)]).flatten(1)  # four places, two examples
     params["places"] = torch.ones(4, 2, dtype=D)
     layers = fisher.LayerCollection.from_function(places, params, torch.tensor([[0, 3, 1, 1], [2, 2, 0, 4]]))
-    assert [l.kind for l in layers] == ["exact", "embedding"]
+    assert [l.kind for l in layers] == ["positions", "embedding"]
 
 
 def test_integer_leaf_wrong_output_and_unknown_exact():
