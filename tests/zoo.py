@@ -194,7 +194,7 @@ def cross_attention(r):
         f,
         params,
         r(3, 3, 4),
-        dict.fromkeys((*names, "out_proj"), "linear") | {"bias_k": "exact", "bias_v": "exact"},
+        dict.fromkeys((*names, "out_proj"), "linear") | {"bias_k": "bias", "bias_v": "bias"},
         -1,
     )
 
@@ -471,11 +471,38 @@ def gpt(r):
     return Member(f, params, torch.randint(5, (3, 3), generator=g), kinds, class_axis=-1)
 
 
+class _ViT(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 2, 2)
+        self.token, self.places = nn.Parameter(torch.zeros(1, 1, 4)), nn.Parameter(torch.zeros(1, 5, 4))
+        self.encoder, self.head = (
+            nn.TransformerEncoderLayer(4, 2, 6, batch_first=True, norm_first=True),
+            nn.Linear(4, 2),
+        )
+
+    def forward(self, x):
+        h = self.patches(x).flatten(2).transpose(1, 2)
+        h = torch.cat([self.token.expand(len(x), -1, -1), h], 1) + self.places
+        return self.head(self.encoder(h)[:, 0])
+
+
+def vit(r):
+    """Patches, a class token, places, an encoder layer read at its first position."""
+    net = _ViT().double().eval()
+    params = {name: 0.6 * r(*t.shape) for name, t in net.named_parameters()}
+    names = ("encoder.linear1", "encoder.linear2", "encoder.self_attn.out_proj", "head")
+    kinds = dict.fromkeys(names, "linear") | {"patches": "conv2d", "token": "bias", "places": "positions"}
+    kinds |= dict.fromkeys(("encoder.norm1", "encoder.norm2"), "scale")
+    kinds |= {f"encoder.self_attn.in_proj_weight[{k}:{k + 4}]": "linear" for k in (0, 4, 8)}
+    return Member(lambda p, x: functional_call(net, p, (x,)), params, r(3, 1, 4, 4), kinds)
+
+
 BUILDERS = [
     mlp, matmul_joined_bias, addmm, bias_apart, in_place, tied, both_ways, sequence, pooled, flattened, steps_first,
     bare, derived, module, attention, affine, cross_attention, conv1d, conv2d, conv3d, transposed, norms, embedding,
     tied_embedding, einsum, weight_norm, class_token, first_step, own_step, silent_head, prelu, mixed_bias,
-    unequal_attention, flat_vector, stacked_layers, heads, lstm, gru, rnn, gpt,
+    unequal_attention, flat_vector, stacked_layers, heads, lstm, gru, rnn, gpt, vit,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fisher.collector.calls.batching import SPELLED, sound
 from fisher.collector.calls.chains import call_name
 from fisher.collector.calls.views import (
+    JOINS,
     SIZED_BY,
     carries_no_gradient,
     guise,
@@ -28,7 +29,7 @@ from fisher.collector.calls.views import (
     slices,
 )
 from fisher.collector.rules import RULES, Match, View
-from fisher.collector.rules.lookup import constant_rows
+from fisher.collector.rules.lookup import constant_rows, token
 from linmaps import trees
 
 
@@ -74,6 +75,13 @@ class Watcher(TorchFunctionMode):
                 self.on_plain(func, args, kwargs, out)
             return out
         self.events += 1
+        if func in JOINS and any(id(t) not in self.views for t in given):
+            put = {id(t): self._put(t, self.views[id(t)], func) for t in given if id(t) in self.views}
+            args = (type(args[0])(put.get(id(t), t) for t in args[0]), *args[1:])
+            out = func(*args, **kwargs)
+            if self.on_plain is not None:
+                self.on_plain(func, args, kwargs, out)
+            return out
         table = constant_rows(func, args, kwargs, self.view) if not any(t in self.data for t in given) else None
         if table is not None:  # a table of positions: where the examples are shows when it is added
             out = func(*args, **kwargs)
@@ -108,6 +116,15 @@ class Watcher(TorchFunctionMode):
         if call_name(func) and not carries_no_gradient(func):  # a call without a name is closed: the check finds it
             self._follow(func, args, kwargs, hits, out)
         return out
+
+    def _put(self, t: Tensor, v: View, func: Any) -> Tensor:
+        """A leaf that is put beside data, as a use of its own."""
+        match = token(t, v)
+        match = match.with_factors() if match is not None else None
+        if match is None:
+            self.on_opaque(v.path, call_name(func))
+            return t
+        return self.on_match(match, lambda: t)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, hits: list[View], out: Any) -> None:
         results = [t for t in trees.leaves(out) if isinstance(t, Tensor)]

@@ -32,13 +32,14 @@ _GUISES = {
     for space in (torch, torch.Tensor)
     for name in """
         to float double half bfloat16 type type_as cpu cuda contiguous clone positive view view_as reshape reshape_as flatten
-        unflatten ravel squeeze unsqueeze expand expand_as broadcast_to add __add__ __radd__ sub __sub__ __getitem__
+        unflatten ravel squeeze unsqueeze expand expand_as broadcast_to repeat tile add __add__ __radd__ sub __sub__ __getitem__
     """.split()  # noqa: SIM905
     if (func := getattr(space, name, None)) is not None
 }
 SIZED_BY = {  # of a second tensor they take the dtype, the device or the shape
     getattr(torch.Tensor, name) for name in ("to", "type_as", "view_as", "reshape_as", "expand_as")
 }
+_REPEATS = {torch.Tensor.repeat, torch.tile, torch.Tensor.tile}  # copies, where they do what expand does
 _EXPANDS = {torch.Tensor.expand, torch.Tensor.expand_as, torch.Tensor.broadcast_to, torch.broadcast_to}
 
 
@@ -58,8 +59,10 @@ def guise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
         return None
     if own == "view" and any(isinstance(a, torch.dtype) for a in rest):  # bits, not numbers
         return None
-    if func in _EXPANDS:
+    if func in _EXPANDS or func in _REPEATS:
         known = (1,) * (out.ndim - t.ndim) + tuple(t.shape)
+        if any(n not in (1, m) for n, m in zip(known, out.shape)):
+            return None
         return tuple(n if n == m else 1 for n, m in zip(known, out.shape))
     return tuple(out.shape) if out.numel() == t.numel() else None
 
@@ -151,6 +154,9 @@ def picks(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
 
 _UNBINDS = {torch.unbind, torch.Tensor.unbind}
 _SELECTS = {torch.select, torch.Tensor.select}
+
+
+JOINS = {getattr(torch, name) for name in ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")}
 
 
 def packed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -109,3 +110,16 @@ def positions(z: Tensor, own: tuple[int, ...], seen: View) -> Match | None:
     table = None if len(seen.leaf) == 2 else (size, own[-1])
     plain = dataclasses.replace(seen, rows=None, index=None, shape=None)
     return Match("positions", plain, None, index, forms.Lookup(True, size, None, table))
+
+
+def token(t: Tensor, seen: View) -> Match | None:
+    """A leaf that is put beside the data, the same for all examples: a bias alone, or a table with a row for each position.
+
+    t: the leaf as it stands there, repeated along the axis of the examples.
+    """
+    own = seen.leaf if seen.shape is None else seen.shape
+    if seen.transposed or seen.rows is not None or seen.index is not None or not own or own[-1] != t.shape[-1]:
+        return None
+    if math.prod(own[:-1]) > 1:
+        return positions(t, own, seen)
+    return Match("bias", None, dataclasses.replace(seen, shape=None), None)
