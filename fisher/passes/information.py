@@ -25,6 +25,7 @@ from fisher.reducers import REDUCERS, Options
 from fisher.reducers.ekfac import EKFAC, Correction
 from fisher.reducers.mixed import Mixed
 from linmaps import trees
+from linmaps.checks import size
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.numeric import running
@@ -52,6 +53,8 @@ def fim(
     centered: bool = False,
     layers_to: Mapping[str, type[PMat]] | None = None,
     dtype: torch.dtype | None = None,
+    largest_block: int | None = 4096,
+    largest_factor: int | None = 8192,
     check_finite: bool = True,
 ) -> Any:
     """Fisher information F = 1/B sum over b of J_b' H_b J_b of `f(params, x)`, as a matrix object.
@@ -67,6 +70,8 @@ def fim(
     A sub-collection gives a matrix on the vectors `{path: leaf}` of its leaves.
     chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
     sharing: "expand" or "reduce", what KFAC does over positions.  layers_to: of PMatMixed, `{kind or name: representation}`.
+    largest_block, largest_factor: of PMatKFAC, PMatEKFAC and PMatMixed: exact blocks of more parameters, and factors of more
+    rows, are kept as diagonals; None lifts a limit.
     dtype: in which sums over batches are kept (torch.float64 for float32 params), float32 at least.
     check_finite: report NaN in data, params and result.
 
@@ -99,6 +104,9 @@ def fim(
             f"representation: got {getattr(representation, '__name__', representation)!r}, expected one of "
             f"{sorted(r.__name__ for r in known)}"
         )
+    for name, limit in (("largest_block", largest_block), ("largest_factor", largest_factor)):
+        if limit is not None:
+            size(limit, name, 1, cure="or None for no limit")
     if sharing not in SHARING:
         raise ValueError(f"sharing: got {sharing!r}, expected one of {list(SHARING)}")
     if centered and estimator != "gradient_covariance":
@@ -111,8 +119,14 @@ def fim(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
     run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=noise is not None)
+    limited = Options(sharing, centered, largest_block=largest_block, largest_factor=largest_factor)
     made = _made(
-        run, data, representation, columns if estimator != "exact" else None, Options(sharing, centered), layers_to
+        run,
+        data,
+        representation,
+        columns if estimator != "exact" else None,
+        limited,
+        layers_to,
     )
     return made.made_of(columns.likelihood)
 

@@ -26,6 +26,7 @@ class Options:
     examples: how many there are where that is known beforehand (a single batch).  The columns then come over its root and
     the inputs' moments over it, so that sums are means, and no large matrix is divided.
     like: a tensor of the dtype and device of params.
+    largest_block, largest_factor: what is larger is kept as a diagonal (None: nothing is).
     counted: of each use with positions that do not count (padding) which do, `[B, S]`.
     """
 
@@ -33,6 +34,8 @@ class Options:
     centered: bool = False
     examples: int = 1
     like: Any = None
+    largest_block: int | None = None
+    largest_factor: int | None = None
     counted: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
 
 

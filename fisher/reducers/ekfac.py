@@ -67,21 +67,34 @@ class Correction(Reducer):
 
 def basis(layer: Layer, A: Tensor, G: Tensor) -> Bases:
     """Eigenvectors of the two factors; ones for a diagonal one."""
-    vectors = vmap(lambda m: eigh(m)[1]) if layer.grouped else (lambda m: eigh(m)[1])
-    return torch.ones_like(A, dtype=G.dtype) if layer.diagonal else vectors(A), vectors(G)
+
+    def vectors(m: Tensor) -> Tensor:
+        if m.ndim == 1 + layer.grouped:
+            return torch.ones_like(m, dtype=G.dtype)
+        return vmap(lambda m: eigh(m)[1])(m) if layer.grouped else eigh(m)[1]
+
+    return vectors(A), vectors(G)
 
 
 def _moments(reducer: Reducer, layer: Layer, bases: Bases, kept: dict[int, Tensor], g: dict[int, Tensor]) -> Any:
     """Sums of squares in the eigenbases, and of the gradients there where the mean is to be subtracted."""
     U, W = bases
     a, t = joined(layer, *reducer.pieces(layer, kept, g))
-    turned = torch.einsum("...gi,gij->...gj", a, U) if layer.grouped else (a if layer.diagonal else a @ U)
-    t = torch.einsum("...go,gop->...gp", t, W) if layer.grouped else t @ W
+    turned, t = _turned(layer, a, U), _turned(layer, t, W)
     squares = product_squares(layer, turned, t)
     if not reducer.options.centered:
         return squares, {}
     first = gradient(layer, *[[p] if isinstance(p, Tensor) else p for p in _single(reducer, layer, kept, g)])
-    return squares, W.mT @ (first if layer.diagonal else first @ U)
+    thin = 1 + layer.grouped
+    first = first if U.ndim == thin else first @ U
+    return squares, first if W.ndim == thin else W.mT @ first
+
+
+def _turned(layer: Layer, t: Tensor, basis: Tensor) -> Tensor:
+    """t in a basis; as it is in that of a diagonal factor."""
+    if basis.ndim == 1 + layer.grouped:
+        return t
+    return torch.einsum("...gi,gij->...gj", t, basis) if layer.grouped else t @ basis
 
 
 def _single(reducer: Reducer, layer: Layer, kept: dict[int, Tensor], g: dict[int, Tensor]) -> Any:

@@ -32,7 +32,7 @@ class KFAC(Reducer):
         self.reduce = options.sharing == "reduce"
         self.whole = {k for l in layers if not l.kronecker for k in l.uses}
         for layer in layers:
-            if not layer.kronecker and layer.family != UNUSED:
+            if not layer.kronecker and layer.family != UNUSED and fits(layer.numel, options.largest_block):
                 note = layer.note or f"{layer.kind} has no Kronecker factors"
                 cure = "use PMatMixed or PMatDiag, or add a rule for its call with fisher.rules.register"
                 check_dense(layer.numel, f"{layer.name}: {note}, so its block is exact", cure)
@@ -52,12 +52,15 @@ class KFAC(Reducer):
             counts = torch.zeros(u.form.vocabulary + 1, device=a.device, dtype=positions.dtype)
             counts = counts.index_add(0, a.flatten(), ones.to(positions.dtype).flatten())[:-1]
             return counts, positions.sum() / self.options.examples
+        wide = not fits(a.shape[-1], self.options.largest_factor)
         if u.bias is not None:
             a = torch.nn.functional.pad(a, (0, 1), value=1.0)
         if counted is not None:
             a = torch.where(counted.reshape(*counted.shape, *(1,) * (a.ndim - 2)), a, 0.0)
         if self.reduce:
             return a.sum(1), positions
+        if wide:
+            return mean((a**2).sum((0, 1)), self.options.examples), positions.sum() / self.options.examples
         return moment(a, u.form.groups > 1, self.options.examples), positions.sum() / self.options.examples
 
     def inputs(self, kept: dict[int, Any]) -> Any:
@@ -75,7 +78,8 @@ class KFAC(Reducer):
                     means[l.name] = self._output_mean(mine)
             elif l.family != UNUSED:
                 found = self.gradients(l, kept, g, rows).flatten(2)
-                exact[l.name] = second_moment(found)
+                small = fits(found.shape[-1], self.options.largest_block)
+                exact[l.name] = second_moment(found) if small else (found**2).sum((0, 1))
                 if self.options.centered:
                     means[l.name] = found.sum((0, 1))
         return factors, exact, means
@@ -89,7 +93,7 @@ class KFAC(Reducer):
             if n not in means:
                 return total / by
             m = means[n] / by
-            return total / by - m[..., :, None] * m[..., None, :]
+            return total / by - (m**2 if total.ndim == m.ndim else m[..., :, None] * m[..., None, :])
 
         # where nothing counts the sum is zero, whatever it is divided by
         by = {n: torch.where(t > 0, t, 1.0).to(factors[n].dtype) for n, t in over.items()}
@@ -106,18 +110,25 @@ class KFAC(Reducer):
         positions = total([n for _, n in kept])
         if layer.diagonal:
             return total([a for a, _ in kept]), positions
-        sums = total([_columns_of(layer, a, 1 if self.reduce else 2) for a, _ in kept])
+        thin = 1 + layer.grouped
+        axes = [1 if self.reduce or a.ndim == thin else 2 for a, _ in kept]
+        sums = total([_columns_of(layer, a, n) for (a, _), n in zip(kept, axes)])
         if not self.reduce:
             return sums, positions
         each = positions.reshape(-1, *(1,) * (sums.ndim - 1)).to(sums.dtype)
-        sums = moment((sums / torch.where(each > 0, each, 1.0))[:, None], layer.grouped, self.options.examples)
+        means = sums / torch.where(each > 0, each, 1.0)
+        if layer.weight is not None and not fits(layer.shape[1], self.options.largest_factor):
+            sums = mean((means**2).sum(0), self.options.examples)
+        else:
+            sums = moment(means[:, None], layer.grouped, self.options.examples)
         return sums, (positions > 0).to(positions.dtype).sum() / self.options.examples
 
     def _output_factor(self, layer: Layer, g: list[Tensor]) -> Tensor:
         """Sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""
-        if self.reduce and not layer.diagonal:
-            return moment(total([t.sum(2) for t in g]), layer.grouped)
-        return total([moment(t, layer.grouped) for t in g])
+        together = [total([t.sum(2) for t in g])] if self.reduce and not layer.diagonal else g
+        if not fits(g[0].shape[-1], self.options.largest_factor):
+            return total([(t**2).flatten(0, -2 - layer.grouped).sum(0) for t in together])
+        return total([moment(t, layer.grouped) for t in together])
 
     def _output_mean(self, g: list[Tensor]) -> Tensor:
         return total([t.sum((0, 1, 2)) for t in g])
@@ -131,6 +142,11 @@ def _columns_of(layer: Layer, t: Tensor, axes: int) -> Tensor:
     if t.shape[-1] < width:
         return torch.nn.functional.pad(t, (0, width - t.shape[-1]) * axes)
     return t[..., :width] if axes == 1 else t[..., :width, :width]
+
+
+def fits(size: int, limit: int | None) -> bool:
+    """Whether a matrix of so many rows is kept whole."""
+    return limit is None or size <= limit
 
 
 def exact_counts(t: Tensor) -> torch.dtype:

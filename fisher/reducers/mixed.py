@@ -10,10 +10,9 @@ from torch import Tensor
 from fisher.collector.collection import LayerCollection
 from fisher.pmat import PMat, PMatBlockDiag, PMatDiag, PMatEKFAC, PMatKFAC, PMatMixed
 from fisher.reducers.base import LeafRows, Options, Reducer
-from fisher.reducers.kfac import KFAC
+from fisher.reducers.kfac import KFAC, fits
 from fisher.reducers.table import REDUCERS
 
-LARGEST_BLOCK = 4096
 PARTS: dict[type[PMat], type[Reducer]] = {**REDUCERS, PMatEKFAC: KFAC}  # KFAC, corrected by a second pass
 
 
@@ -22,7 +21,7 @@ class Mixed(Reducer):
 
     def __init__(self, layers: LayerCollection, options: Options, layers_to: Mapping[str, type[PMat]]) -> None:
         super().__init__(layers, options)
-        self.split = split(layers, layers_to)
+        self.split = split(layers, layers_to, options.largest_block)
         self.parts = [PARTS[kind](own, options) for kind, own in self.split]
         self.by_position = any(part.by_position for part in self.parts)
 
@@ -52,7 +51,9 @@ class Mixed(Reducer):
         return {k: t[str(n)] for k, t in kept.items() if str(n) in t}
 
 
-def split(layers: LayerCollection, layers_to: Mapping[str, type[PMat]]) -> list[tuple[type[PMat], LayerCollection]]:
+def split(
+    layers: LayerCollection, layers_to: Mapping[str, type[PMat]], largest_block: int | None
+) -> list[tuple[type[PMat], LayerCollection]]:
     """Which representation gets which layers: by name, else by kind, else KFAC where there are factors, blocks, diagonals."""
     known = {*layers.names(), *(l.kind for l in layers), *(l.family for l in layers)}
     for key, kind in layers_to.items():
@@ -63,7 +64,7 @@ def split(layers: LayerCollection, layers_to: Mapping[str, type[PMat]]) -> list[
             raise ValueError(f"layers_to: got {key!r}, expected names or kinds of layers: {sorted(known)}")
     chosen: dict[type[PMat], list[str]] = {}
     for l in layers:
-        small = PMatBlockDiag if l.numel <= LARGEST_BLOCK else PMatDiag
+        small = PMatBlockDiag if fits(l.numel, largest_block) else PMatDiag
         default = PMatKFAC if l.kronecker else small
         keys = [k for k in (l.name, l.kind, l.family) if k in layers_to]
         chosen.setdefault(layers_to[keys[0]] if keys else default, []).append(l.name)

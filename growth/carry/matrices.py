@@ -145,8 +145,8 @@ def _basis(U: Tensor, source: Tensor | None) -> Tensor:
 
 
 def _block(m: Tensor, source: Source) -> Tensor:
-    """An exact block `[n, n]`; a scalar c stands for c I."""
-    return _picked(m, source.entries, source.entries) if m.ndim and source.changed else m.clone()
+    """An exact block `[n, n]`, or the diagonal `[n]` of one; a scalar c stands for c I."""
+    return _picked(m, *[source.entries] * m.ndim) if m.ndim and source.changed else m.clone()
 
 
 def _view(t: Tensor, rows: Tensor, columns: Tensor, changed: bool) -> Tensor:

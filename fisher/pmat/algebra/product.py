@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from fisher.pmat.algebra.addition import add, same_space
 from fisher.pmat.algebra.sums import PMatSum
 from fisher.pmat.contract.handing import hands_over
@@ -61,8 +63,21 @@ def _factored(F: PMatKFAC, G: PMatKFAC) -> PMatKFAC:
     for layer in F.layers:
         if layer.kronecker:
             (A, H), (B, K) = F.factors[layer.name], G.factors[layer.name]
-            factors[layer.name] = (A * B if layer.diagonal else A @ B, H @ K)
-    return PMatKFAC(factors, {n: times(m, G.exact[n]) for n, m in F.exact.items()}, F.layers, False, False)
+            factors[layer.name] = (_times(A, B, layer.grouped), _times(H, K, layer.grouped))
+    return PMatKFAC(factors, {n: _exact(m, G.exact[n]) for n, m in F.exact.items()}, F.layers, False, False)
+
+
+def _exact(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two exact blocks: matrices, diagonals, or scalars that stand for multiples of I."""
+    return a * b if 0 in (a.ndim, b.ndim) else _times(a, b, False)
+
+
+def _times(A: Tensor, B: Tensor, grouped: bool) -> Tensor:
+    """A B, either of which may be the diagonal of a diagonal matrix."""
+    thin = 1 + grouped
+    if A.ndim == B.ndim:
+        return A * B if A.ndim == thin else A @ B
+    return A[..., :, None] * B if A.ndim == thin else A * B[..., None, :]
 
 
 def _sum(parts: list[PMat]) -> PMat:

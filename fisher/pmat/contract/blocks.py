@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.collector.collection import LayerCollection
+from fisher.collector.uses import Layer
 from fisher.pmat.contract.cuts import LSTSQ
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
@@ -126,6 +127,11 @@ class Layerwise(Blockwise):
     """One block per layer."""
 
     layers: LayerCollection
+
+    def _check_factor(self, m: Tensor, layer: Layer, thin: bool = False) -> None:
+        """Raise unless m is one factor of a layer, a matrix or the diagonal of one (thin: that alone); of several in a stack."""
+        square, diagonal = m.shape[-1:] == m.shape[-2:-1], m.ndim == 1 + layer.grouped
+        self.check_single((1 if thin or diagonal or not square else 2) + layer.grouped, m)
 
     @property
     def layout(self) -> Layout:  # type: ignore[override]

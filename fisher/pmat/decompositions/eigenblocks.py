@@ -1,7 +1,7 @@
 """Blocks in their eigenbasis: a diagonal between a rotation and its transpose, the linear algebra of one layer.
 
 V `[K, *view]`: the layer's part of K vectors.  Every function of such a block is a function of its eigenvalues D.
-A 1-d A `[I]` is the diagonal of a diagonal matrix, a 1-d basis (ones) the identity.
+A 1-d A or G is the diagonal of a diagonal matrix, a 1-d basis (ones) the identity.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ def right(V: Tensor, A: Tensor) -> Tensor:
 def right_t(V: Tensor, A: Tensor) -> Tensor:
     """V A'."""
     return V * A if A.ndim == 1 else V @ A.mT
+
+
+def left(G: Tensor, V: Tensor) -> Tensor:
+    """G V."""
+    return G[:, None] * V if G.ndim == 1 else G @ V
+
+
+def left_t(G: Tensor, V: Tensor) -> Tensor:
+    """G' V."""
+    return G[:, None] * V if G.ndim == 1 else G.mT @ V
 
 
 def full(A: Tensor) -> Tensor:
@@ -122,16 +132,16 @@ class EigenBlock(Diagonalized):
     W: Tensor
 
     def to_diag(self, V: Tensor) -> Tensor:
-        return self.W.mT @ right(V, self.U)
+        return left_t(self.W, right(V, self.U))
 
     def from_diag(self, Z: Tensor) -> Tensor:
-        return self.W @ right_t(Z, self.U)
+        return left(self.W, right_t(Z, self.U))
 
     def basis(self) -> Tensor:
-        return kron(self.W, full(self.U))
+        return kron(full(self.W), full(self.U))
 
     def diag(self) -> Tensor:
-        return right_t(self.W**2 @ self.D, self.U**2)
+        return right_t(left(self.W**2, self.D), self.U**2)
 
 
 @trees.record()

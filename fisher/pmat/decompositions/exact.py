@@ -132,11 +132,18 @@ class DiagonalBlock:
 
 
 def exact_block(block: Tensor, shape: tuple[int, ...]) -> Any:
-    """The block of a matrix `[n, n]`, or of a scalar c that stands for c I."""
-    return ExactBlock(block) if block.ndim else DiagonalBlock(block.expand(shape))
+    """The block of a matrix `[n, n]`, of a diagonal `[n]`, or of a scalar c that stands for c I."""
+    if block.ndim == 2:
+        return ExactBlock(block)
+    return DiagonalBlock(block.reshape(shape) if block.ndim else block.expand(shape))
 
 
 # functions of a matrix [n, n], of a diagonal [n], or of a scalar that stands for c I
+
+
+def exact_dense(block: Tensor) -> Tensor:
+    """The block as it is, a diagonal as a matrix."""
+    return DiagonalBlock(block).dense() if block.ndim == 1 else block
 
 
 def exact_power(block: Tensor, p: float, regul: Regul) -> Tensor:
@@ -165,6 +172,6 @@ def _pinv(block: Tensor, rtol: float, atol: Regul) -> Tensor:
 
 def exact_sum(a: Tensor, b: Tensor) -> Tensor:
     """a + b."""
-    if a.ndim == b.ndim:
+    if a.ndim == b.ndim or max(a.ndim, b.ndim) < 2:
         return a + b
-    return damped(a, b) if a.ndim else damped(b, a)
+    return damped(a, b) if a.ndim == 2 else damped(b, a)

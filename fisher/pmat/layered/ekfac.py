@@ -32,7 +32,7 @@ class PMatEKFAC(InEigenbasis):
 
     `eigenvalues[name] = D`, `bases[name] = (U, W)`, `exact[name]` as in PMatKFAC.  mv, solve: four products per layer;
     inverse, pinv, pow stay in the bases.
-    A 1-d U `[I]` (ones) is the identity; grouped layers have an axis of groups in front of all three.
+    A 1-d U or W (ones) is the identity; grouped layers have an axis of groups in front of all three.
     F + G is a PMatEKFAC where both have the same bases (the same tensors: after `update_diag`, `inverse`, `pow`), else a
     PMatSum: to average over batches or time average PMatKFAC, then take `.eigendecomposition().update_diag(...)`.
     Derivatives through the bases are right where eigenvalues of a factor differ; else differentiate `PMatKFAC.solve`.
@@ -59,7 +59,7 @@ class PMatEKFAC(InEigenbasis):
     def _blocks(self) -> dict[str, Any]:
         def factored(layer: Layer) -> EigenBlock:
             (U, W), D = self.bases[layer.name], self.eigenvalues[layer.name]
-            self.check_single(2 + layer.grouped, W)
+            self._check_factor(W, layer)
             self.check_single(2 + layer.grouped, D)
             return EigenBlock(D, U, W)
 
@@ -111,7 +111,10 @@ class PMatEKFAC(InEigenbasis):
         return PMatEKFAC(values, self.bases, {name: alpha * m for name, m in self.exact.items()}, self.layers)
 
     def matrices(self) -> dict[str, Tensor]:
-        return {name: self.exact[name] if name in self.exact else b.dense() for name, b in self._blocks().items()}
+        return {
+            name: exact.exact_dense(self.exact[name]) if name in self.exact else b.dense()
+            for name, b in self._blocks().items()
+        }
 
     def _with(self, factored: Any, each: Any) -> PMatEKFAC:
         blocks = self._blocks()

@@ -1,11 +1,12 @@
 """Kronecker-factored blocks: the linear algebra of one layer.
 
 V `[K, O, I]`: the layer's matrix view of K vectors.  A `[I, I]` on the side of the inputs, G `[O, O]` of the outputs;
-G (x) A takes V to G V A.  A 1-d A `[I]` is the diagonal of a diagonal matrix, a 1-d basis U `[I]` is the identity.
+G (x) A takes V to G V A.  A 1-d A or G is the diagonal of a diagonal matrix, a 1-d basis the identity.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from fisher.pmat.contract.cuts import NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import exact, spectra
-from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, right, right_t
+from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, left, left_t, right, right_t
 from fisher.pmat.decompositions.precise import precisely, singly
 from linmaps import trees
 from linmaps.numerics.eigen import constant_eigh, cutoff, denoised
@@ -35,7 +36,8 @@ def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
             block = factored(layer)
             blocks[name] = Stacked(block) if layer.grouped else block
         else:
-            F.check_single(2 if F.exact[name].ndim else 0, F.exact[name])
+            whole = F.exact[name].ndim == 1 and F.exact[name].numel() == math.prod(shapes[name])
+            F.check_single(1 if whole else 2 if F.exact[name].ndim else 0, F.exact[name])
             blocks[name] = exact.exact_block(F.exact[name], shapes[name])
     return blocks
 
@@ -55,11 +57,11 @@ class KroneckerBlock:
     @property
     def noise(self) -> tuple[float, float]:
         """What rounding leaves on null directions of A and G, relative."""
-        return (0.0 if self.A.ndim == 1 else cutoff(len(self.A), self.A.dtype)), cutoff(len(self.G), self.G.dtype)
+        return tuple(0.0 if m.ndim == 1 else cutoff(len(m), m.dtype) for m in (self.A, self.G))  # type: ignore[return-value]
 
     @singly
     def mv(self, V: Tensor) -> Tensor:
-        return self.G @ right_t(V, self.A)
+        return left(self.G, right_t(V, self.A))
 
     def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
         if kind == "pi":
@@ -74,22 +76,25 @@ class KroneckerBlock:
         (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
         a, g = denoised(a, noise[0]), denoised(g, noise[1])
         values = torch.outer(g, a) + (regul.detach() if isinstance(regul, Tensor) else regul)
-        inverse = lambda B: W @ right_t((W.mT @ right(B, U)) / values, U)
-        return refined(inverse, lambda X: self.G @ right(X, self.A) + regul * X, V, V.detach())
+        inverse = lambda B: left(W, right_t(left_t(W, right(B, U)) / values, U))
+        return refined(inverse, lambda X: left(self.G, right(X, self.A)) + regul * X, V, V.detach())
 
     @precisely
     def _pi_damped(self, V: Tensor, regul: Regul) -> Tensor:
-        a, g = diagonal(self.A), self.G.diagonal()
+        a, g = diagonal(self.A), diagonal(self.G)
         ratio = a.mean() / g.mean()
         sane = (ratio > 0) & ratio.isfinite()
         pi = torch.where(sane, torch.where(sane, ratio, 1.0).sqrt(), 1.0)
         root = regul**0.5
         K, O, I = V.shape
-        X = solve(damped(self.G, root / pi), V.transpose(0, 1).reshape(O, K * I)).reshape(O, K, I)
+        if self.G.ndim == 1:
+            X = V / (self.G + root / pi)[:, None]
+        else:
+            rows = V.transpose(0, 1).reshape(O, K * I)
+            X = solve(damped(self.G, root / pi), rows).reshape(O, K, I).transpose(0, 1)
         if self.A.ndim == 1:
-            return X.transpose(0, 1) / (self.A + root * pi)
-        X = solve(damped(self.A, root * pi), X.reshape(O * K, I).mT)
-        return X.mT.reshape(O, K, I).transpose(0, 1)
+            return X / (self.A + root * pi)
+        return solve(damped(self.A, root * pi), X.reshape(K * O, I).mT).mT.reshape(K, O, I)
 
     def sample(self, Z: Tensor, regul: Regul) -> Tensor:
         return self._sample(Z, regul, max(self.noise))
@@ -102,30 +107,31 @@ class KroneckerBlock:
 
         def change(Z: Tensor) -> Tensor:
             """What the N of both add to diag(g) Z diag(a): zero as a number."""
-            NZ = g.N @ Z
+            NZ = left(g.N, Z)
             return NZ * a.values + g.values[:, None] * right(Z, a.N) + right(NZ, a.N)
 
-        Z = g.U.mT @ right(Z, a.U)
+        Z = left_t(g.U, right(Z, a.U))
         first = change(Z)
-        return g.U @ right_t(h * Z + h1 * first + h2 * change(first) / 2, a.U)
+        return left(g.U, right_t(h * Z + h1 * first + h2 * change(first) / 2, a.U))
 
     @precisely
     def logdet(self, regul: Regul) -> Tensor:
         """As `spectra.logdet`, in the eigenbases: D = G (x) A + regul I minus its numbers is never formed."""
         (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
-        a, g = a if self.A.ndim == 1 else spectra.unregulated(a, regul), spectra.unregulated(g, regul)
+        a = a if self.A.ndim == 1 else spectra.unregulated(a, regul)
+        g = g if self.G.ndim == 1 else spectra.unregulated(g, regul)
         r0 = regul.detach() if isinstance(regul, Tensor) else regul
         r = regul - r0
         values = torch.outer(g, a) + r0
         x = 1 / values
-        dG, dA = W.mT @ (self.G - self.G.detach()) @ W, _rotated(self.A - self.A.detach(), U)
-        left, below = dG.diagonal()[:, None] * a, g[:, None] * diagonal(dA)
+        dG, dA = _rotated(self.G - self.G.detach(), W), _rotated(self.A - self.A.detach(), U)
+        beside, below = diagonal(dG)[:, None] * a, g[:, None] * diagonal(dA)
         across = diagonal(dG)[:, None] * diagonal(dA)
-        first = (x * (left + below + across + r)).sum()
+        first = (x * (beside + below + across + r)).sum()
         xa, xg = x * a, x * g[:, None]
-        second = ((xa @ xa.mT) * dG**2).sum()
+        second = ((xa**2).sum(1) * dG**2).sum() if dG.ndim == 1 else ((xa @ xa.mT) * dG**2).sum()
         second = second + ((xg**2 * dA**2).sum() if dA.ndim == 1 else ((xg.mT @ xg) * dA**2).sum())
-        second = second + (x**2 * (r * r + 2 * left * below + 2 * r * (left + below))).sum()
+        second = second + (x**2 * (r * r + 2 * beside * below + 2 * r * (beside + below))).sum()
         return spectra.log_abs(values) + first - second / 2
 
     def pinv(self) -> KroneckerBlock:
@@ -144,10 +150,10 @@ class KroneckerBlock:
         return EigenBlock(torch.outer(*values), a.U, g.U)
 
     def diag(self) -> Tensor:
-        return torch.outer(self.G.diagonal(), diagonal(self.A))
+        return torch.outer(diagonal(self.G), diagonal(self.A))
 
     def dense(self) -> Tensor:
-        return kron(self.G, full(self.A))
+        return kron(full(self.G), full(self.A))
 
     @precisely
     def squares(self) -> Tensor:

@@ -29,7 +29,8 @@ class PMatKFAC(Layerwise):
     """F ~ blockdiag(G (x) A): A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'.
 
     `factors[name] = (A, G)` per layer (weight and bias jointly), `exact[name]` the exact block of a leaf without a rule.
-    A 1-d A `[I]` is the diagonal of a diagonal matrix; grouped layers have an axis of groups in front of A and G.
+    A 1-d A or G is the diagonal of a diagonal matrix, as of lookups and of factors that are kept as diagonals; a 1-d exact block
+    `[n]` too; grouped layers have an axis of groups in front of A and G.
     One forward and one backward over the columns; memory I^2 + O^2 per layer.
 
     solve(v, regul) is Tikhonov exactly, by eigen-decomposition of both factors: (G (x) A + regul I)^-1 v; its derivatives
@@ -74,8 +75,8 @@ class PMatKFAC(Layerwise):
     def _blocks(self) -> dict[str, Any]:
         def factored(layer: Layer) -> KroneckerBlock:
             A, G = self.factors[layer.name]
-            self.check_single(2 - layer.diagonal + layer.grouped, A)
-            self.check_single(2 + layer.grouped, G)
+            self._check_factor(A, layer, layer.diagonal)
+            self._check_factor(G, layer)
             return KroneckerBlock(A, G)
 
         return layer_blocks(self, factored)
@@ -109,7 +110,10 @@ class PMatKFAC(Layerwise):
         return dataclasses.replace(self, factors=factors, exact={name: alpha * m for name, m in self.exact.items()})
 
     def matrices(self) -> dict[str, Tensor]:
-        return {name: self.exact[name] if name in self.exact else b.dense() for name, b in self._blocks().items()}
+        return {
+            name: exact.exact_dense(self.exact[name]) if name in self.exact else b.dense()
+            for name, b in self._blocks().items()
+        }
 
     def _mapped(self, method: str, factored: Callable[[Any], Any], each: Callable[[Tensor], Tensor]) -> PMatKFAC:
         blocks = self.spectral(method)
@@ -125,6 +129,9 @@ class PMatKFAC(Layerwise):
         for name, (A, G) in self.factors.items():
             B, H = other.factors[name]
             if A is not B and G is not H:
+                return None
+            mixed = (A.ndim, G.ndim) != (B.ndim, H.ndim)
+            if mixed:
                 return None
             factors[name] = (A, G + H) if A is B else (A + B, G)
         parts = {name: exact.exact_sum(m, other.exact[name]) for name, m in self.exact.items()}

@@ -389,7 +389,8 @@ def test_a_huge_leaf_without_a_rule_is_refused_before_memory_is():
     with pytest.raises(
         ValueError, match=r"big: used by torch.Tensor.sum: no rule, so its block is exact: .*40,000 x 40,000 is 6.4 GB"
     ):
-        fisher.fim(f, params, torch.ones(2, 3))
+        fisher.fim(f, params, torch.ones(2, 3), largest_block=None)
+    assert fisher.fim(f, params, torch.ones(2, 3)).exact["big"].shape == (40_000,), "a diagonal beyond the limit"
     assert fisher.fim(f, params, torch.ones(2, 3), PMatDiag).size(0) == 40_006
 
 
