@@ -242,11 +242,7 @@ def ours(error: BaseException) -> str:
 
 
 def tensors(tree: Any) -> list[Tensor]:
-    try:
-        found = optree.tree_leaves(tree)
-    except Exception:
-        return []
-    return [t for t in found if isinstance(t, Tensor)]
+    return [t for t in optree.tree_leaves(tree) if isinstance(t, Tensor)]
 
 
 def finite(tree: Any) -> bool:
