@@ -126,8 +126,8 @@ def steps_first(r):
 
 
 def bare(r):
-    """A scale (no rule), a scalar temperature, and a leaf that nothing uses."""
-    f = lambda p, x: (x @ p["w"]) * p["scale"] * torch.exp(p["t"])
+    """A scale (no rule), a scalar in a call without a rule, and a leaf that nothing uses."""
+    f = lambda p, x: torch.lerp(x, torch.sin(x), p["t"]) @ p["w"] * p["scale"]
     return Member(
         f,
         {"w": r(3, 4), "scale": r(4), "t": r(), "idle": r(2, 2)},
@@ -159,7 +159,7 @@ def affine(r):
 def derived(r):
     """The weight is computed from the leaf."""
     f = lambda p, x: torch.tanh(x @ (p["w"] * p["w"].sign().detach()) @ p["v"])
-    return Member(f, {"w": r(3, 3), "v": r(3, 2)}, r(5, 3), {"w": "exact", "v": "matmul"})
+    return Member(f, {"w": r(3, 3), "v": r(3, 2)}, r(5, 3), {"w": "mul", "v": "matmul"})
 
 
 def module(r):
@@ -297,7 +297,7 @@ def weight_norm(r):
         c = p["c"] / (p["c"].square().sum(1, keepdim=True) + 1e-5).sqrt()
         return F.linear(h / (h.square().sum(-1, keepdim=True) + 1e-5).sqrt(), c)
 
-    return Member(f, {"v": r(4, 3), "g": r(4), "c": r(3, 4)}, r(5, 3), {"v": "exact", "g": "exact", "c": "exact"})
+    return Member(f, {"v": r(4, 3), "g": r(4), "c": r(3, 4)}, r(5, 3), {"g+v": "div", "c": "div"})
 
 
 def class_token(r):

@@ -13,11 +13,12 @@ from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
+from fisher.collector.calls.known import distinct
 from fisher.collector.grouping import leaves_to_layers as _layers
 from fisher.collector.layers import Layers
 from fisher.collector.modules import called
 from fisher.collector.trace import Tracer
-from fisher.collector.watch import distinct
+from fisher.collector.uses import EXACT
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str
@@ -67,9 +68,6 @@ class LayerCollection(Layers):
         params = distinct(params)
         if check and batch_size(x) == 1:  # where the examples are shows only among several
             x = trees.map(lambda t: torch.cat([t, t]), x)
-        tracer = Tracer(batch_size(x))
-        y, back = purity.watched(lambda params, x: tracer.run(f, params, x), params, x)
-        uses = tracer.resolved()
         exact = (exact,) if isinstance(exact, str) else exact
         together = [
             [leaf for name in group for leaf in _leaves_at(name, layout)] for group in exact if isinstance(group, list)
@@ -77,30 +75,35 @@ class LayerCollection(Layers):
         alone = [leaf for name in exact if not isinstance(name, list) for leaf in _leaves_at(name, layout)]
         forced = dict.fromkeys([*alone, *(leaf for group in together for leaf in group)], "asked for")
         _once([*alone, *(leaf for group in together for leaf in group)])
-        opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
-        make = lambda uses, opaque: cls(_layers(layout, uses, opaque, tracer.parts, together), uses, layout)
-        made = make(uses, opaque)
-        if check and tracer.batch:
-            made = made._checked(witness.Evidence.of(f, params, x, made, y, back), opaque, make)
-        if strict and made.exact:
-            layer = made.exact[0]
+
+        def attempt(only_weights: frozenset[int]) -> LayerCollection:
+            tracer = Tracer(batch_size(x), only_weights)
+            y, back = purity.watched(lambda params, x: tracer.run(f, params, x), params, x)
+            uses = tracer.resolved()
+            opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
+            make = lambda uses, opaque: cls(_layers(layout, uses, opaque, tracer.parts, together), uses, layout)
+            made = make(uses, opaque)
+            if not check or not tracer.batch:
+                return made
+            seen = witness.Evidence.of(f, params, x, made, y, back)
+            witness.examples_apart(seen)
+            axes = witness.batch_axis(seen)
+            mixed = {u.constant for k, u in enumerate(uses) if u.constant is not None and k in axes and axes[k] is None}
+            if mixed:  # a product with constants that holds no examples, although one of its axes is as long
+                return attempt(only_weights | mixed)
+            lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
+            uses = tuple(u if axes.get(k) is None else dataclasses.replace(u, axis=axes[k]) for k, u in enumerate(uses))
+            return witness.complete(make(uses, lost | opaque), seen)
+
+        made = attempt(frozenset())
+        without = [layer for layer in made if layer.family == EXACT]
+        if strict and without:
+            layer = without[0]
             raise ValueError(
                 f"{layer.name}: {layer.note}; add one with fisher.rules.register or pass strict=False to give it an exact "
                 "block"
             )
         return made
-
-    def _checked(
-        self, seen: witness.Evidence, opaque: dict[Path, str], make: Callable[..., LayerCollection]
-    ) -> LayerCollection:
-        """The same with the batch axis of each use found, the leaves without gradient marked, and all uses explained."""
-        uses = self.uses
-        witness.examples_apart(seen)
-        axes = witness.batch_axis(seen)
-        lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
-        found = {k: axis for k, axis in axes.items() if axis is not None}
-        uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
-        return witness.complete(make(uses, lost | opaque), seen)
 
     @classmethod
     def from_model(cls, model: Any, params: Any, x: Any, **options: Any) -> LayerCollection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch.func import vjp, vmap
 
 from fisher.checks.axes import batch_size
 from fisher.collector.calls.batching import soundly
-from fisher.collector.layers import Layers
 from fisher.collector.uses import Layer
 from linmaps import trees
 
@@ -63,9 +62,9 @@ def _masked(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, colum
     return {n: torch.stack([torch.stack([r[n] for r in line]) for line in rows]) for n in own}
 
 
-def of_layers(f: Callable[..., Tensor], params: Any, x: Any, layers: Layers, columns: Tensor) -> LeafRows:
-    """The same of all layers without a rule, each in the way that its layer says."""
-    ways = {way: tuple(n for l in layers.exact if l.one_by_one == way for n in l.leaves) for way in (False, True)}
+def of_layers(f: Callable[..., Tensor], params: Any, x: Any, layers: Iterable[Layer], columns: Tensor) -> LeafRows:
+    """The same of these layers, each in the way that it says."""
+    ways = {way: tuple(n for l in layers if l.one_by_one == way for n in l.leaves) for way in (False, True)}
     found = [leaf_rows(f, params, x, leaves, columns, way) for way, leaves in ways.items() if leaves]
     return {n: t for part in found for n, t in part.items()}
 

@@ -7,7 +7,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from fisher.collector.rules.forms import Elementwise, Form, Lookup
+from fisher.collector.rules.forms import Elementwise, Form
+from fisher.collector.rules.match import Derived
+from fisher.collector.through import how, seen_through
 from fisher.collector.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
@@ -29,21 +31,25 @@ def leaves_to_layers(
     """
     number = {p: n for n, p in enumerate(layout.paths)}
     notes = dict(opaque) | _conflicts(layout, uses, opaque)
+    through = seen_through(layout, uses, notes)
     parts = _parts(layout, uses, packed, notes)
     as_weight: dict[Unit, list[int]] = {}
     as_bias: dict[Unit, list[int]] = {}
     for k, u in enumerate(uses):
         for path, part, role in ((u.weight, u.part, as_weight), (u.bias, u.bias_part, as_bias)):
-            if path is None:
+            if path is None or isinstance(path, Derived):
                 continue
             for rows in parts.get(path, [None]):
                 if rows is None or part is None or (part[0] <= rows[0] and rows[1] <= part[1]):
                     role.setdefault((path, rows), []).append(k)
     layers: dict[tuple[int, int], Layer] = {}
     taken: set[Unit] = set()
+    for layer in through:
+        layers[layer.leaves[0], 0] = layer
+        taken |= {(layout.paths[n], None) for n in layer.leaves}
     for unit, ks in as_weight.items():
         path, rows = unit
-        if path in notes:
+        if path in notes or unit in taken:
             continue
         biases = {uses[k].bias for k in ks} - {None}
         (b,) = biases if len(biases) == 1 else (None,)
@@ -95,11 +101,11 @@ def _conflicts(layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str]) -
     deep = {p for p, s in zip(layout.paths, layout.shapes) if len(s) > 1}  # their rows are several numbers
     met: dict[Path, list[tuple[Rows, tuple[str, object], bool]]] = {}  # rows, role, whether they may be cut
     for u in uses:
-        elementwise, lookup = isinstance(u.form, Elementwise), isinstance(u.form, Lookup)
-        if u.weight is not None:
-            view = "elementwise" if elementwise else (u.form.arrangement, lookup)
+        elementwise = isinstance(u.form, Elementwise)
+        if u.weight is not None and not isinstance(u.weight, Derived):
+            view = "elementwise" if elementwise else how(u.form)
             met.setdefault(u.weight, []).append((u.part or whole[u.weight], ("w", view), u.form.sliceable))
-        if u.bias is not None:
+        if u.bias is not None and not isinstance(u.bias, Derived):
             met.setdefault(u.bias, []).append((u.bias_part or whole[u.bias], ("b", elementwise), u.bias not in deep))
     for path, found in met.items():
         if path in opaque:
@@ -123,10 +129,10 @@ def _parts(
     first = {p: s[0] for p, s in zip(layout.paths, layout.shapes) if s}
     for u in uses:
         for path, part in ((u.weight, u.part), (u.bias, u.bias_part)):
-            if path is not None and part is not None:
+            if path is not None and part is not None and not isinstance(path, Derived):
                 ends.setdefault(path, {0, first[path]}).update(part)
     for path, n in packed.items():
-        if any(path in u.paths and (not u.form.sliceable or isinstance(u.form, Elementwise)) for u in uses):
+        if any(path in (u.weight, u.bias) and (not u.form.sliceable or isinstance(u.form, Elementwise)) for u in uses):
             continue
         ends.setdefault(path, {0, first[path]}).update(range(0, first[path], first[path] // n))
     parts: dict[Path, list[Rows | None]] = {}
@@ -182,7 +188,7 @@ def _layer(
         part=rows,
         shape=shape,
         uses=tuple(ks),
-        biased=tuple((b := uses[k].bias) is not None and number[b] == numbers[-1] for k in ks),
+        biased=tuple((b := uses[k].bias) is not None and number.get(b) == numbers[-1] for k in ks),
         cuts=tuple(None if rows is None or not cuttable else (rows[0] - s, rows[1] - s) for s in starts),
         shapes=shapes,
         note="",

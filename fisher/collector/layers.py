@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors
-from fisher.collector.uses import EXACT, PRODUCT, UNUSED, Layer, Use
+from fisher.collector.uses import PRODUCT, THROUGH, UNUSED, Layer, Use
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.trees import Layout, path_str
@@ -94,8 +94,7 @@ class Layers:
     @typed
     def leaf_of(self, use: int) -> int:
         """Number of a leaf of this use: it says the dtype and device of the tap."""
-        u = self.uses[use]
-        return self.layout.paths.index(u.weight if u.weight is not None else u.bias)  # type: ignore[arg-type]
+        return self.layout.paths.index(self.uses[use].paths[0])
 
     @property
     def tapped(self) -> tuple[int, ...]:
@@ -104,8 +103,13 @@ class Layers:
 
     @property
     def exact(self) -> tuple[Layer, ...]:
-        """The layers without a rule: their blocks are exact."""
-        return tuple(layer for layer in self.layers if layer.family == EXACT)
+        """The layers whose rows are those of their leaves: without a rule, or seen through."""
+        return tuple(layer for layer in self.layers if layer.by_leaf)
+
+    @property
+    def through(self) -> tuple[Layer, ...]:
+        """The layers that are seen through."""
+        return tuple(layer for layer in self.layers if layer.family == THROUGH)
 
     @property
     def complete(self) -> bool:
@@ -204,7 +208,7 @@ class Layers:
             size = f"{o} x {i + (l.bias is not None)}" if l.kronecker else f"{l.numel} x {l.numel}"
             size = f"{l.form.groups} of {size}" if l.grouped else size
             leaves = ", ".join(path_str(self.layout.paths[n]) for n in l.leaves)
-            block = {PRODUCT: "kronecker", UNUSED: "none"}.get(l.family, "exact")
+            block = {PRODUCT: "kronecker", THROUGH: "through", UNUSED: "none"}.get(l.family, "exact")
             body.append([l.name, block, l.kind, size, str(len(l.uses)), leaves, l.note])
         widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
         lines = [

@@ -17,10 +17,12 @@ from fisher.checks.axes import batch_size
 from fisher.checks.doors import output
 from fisher.checks.mixed import explained
 from fisher.checks.purity import no_random_call
+from fisher.collector.calls.known import distinct
+from fisher.collector.calls.tape import Tape
 from fisher.collector.layers import Layers
-from fisher.collector.rules.match import Match, View
+from fisher.collector.rules.match import Match, View, spoken
 from fisher.collector.uses import Use
-from fisher.collector.watch import Watcher, distinct
+from fisher.collector.watch import Watcher
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 
@@ -110,7 +112,7 @@ def _tapped(
         player.alive.append(z)
         return z
 
-    with Watcher(params, on_match, lambda *_: None, x=x):
+    with Watcher(params, on_match, x=x, holds=player.holds):
         y = f(params, x)
     player.finish()
     return y, inputs
@@ -130,10 +132,30 @@ def outputs_of(f: Any, params: Any, x: Any, layers: Layers) -> dict[int, Tensor]
             player.alive.append(z)
         return z
 
-    with Watcher(params, on_match, lambda *_: None, x=x):
+    with torch.enable_grad(), Watcher(params, on_match, x=x, holds=player.holds):
         f(params, x)
     player.finish()
     return found
+
+
+def tape_of(f: Any, params: Any, x: Any, layers: Layers) -> Tape:
+    """What f computes from leaves alone, from a plain run."""
+    player = _Replay(layers.uses)
+
+    def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
+        k, z = player.index(match), run()
+        if k is not None:
+            player.outputs[id(z)] = k
+            player.alive.append(z)
+        return z
+
+    with (
+        torch.enable_grad(),
+        Watcher(distinct(params), on_match, x=x, holds=player.holds) as watcher,
+    ):
+        f(trees.flatten(params)[1].unflatten(watcher.tape.alive[: len(layers.layout.paths)]), x)
+    player.finish()
+    return watcher.tape
 
 
 class _Replay:
@@ -143,6 +165,10 @@ class _Replay:
         self.uses, self.met = uses, 0
         self.outputs: dict[int, int] = {}
         self.alive: list[Tensor] = []
+        self.holding = {u.constant for u in uses}
+
+    def holds(self, number: int, match: Match, z: Tensor) -> bool:
+        return number in self.holding
 
     def index(self, match: Match) -> int | None:
         if match.added_to is not None and match.bias is not None:
@@ -153,7 +179,7 @@ class _Replay:
             return None
         k = self.met
         if k >= len(self.uses) or not self.uses[k].explains(match):
-            got = trees.path_str((match.weight or match.bias or View(())).path)
+            got = spoken((match.weight or match.bias or View(())).path)
             want = self.uses[k].describe() if k < len(self.uses) else "no further use"
             raise ValueError(
                 f"{got}: use {k} is {match.kind} of {got}, expected {want}; f took another way than the one its "

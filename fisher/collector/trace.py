@@ -6,24 +6,23 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fisher.checks.axes import batch_axes
 from fisher.collector.calls.chains import Chain, step
+from fisher.collector.calls.known import tensors, version
 from fisher.collector.rules.forms import Elementwise, Form
-from fisher.collector.rules.match import Match
+from fisher.collector.rules.match import Match, leaves_of
 from fisher.collector.uses import Rows, Use
-from fisher.collector.watch import Watcher, tensors
+from fisher.collector.watch import Watcher
 from linmaps import trees
-from linmaps.trees.keys import Path
 
 
 class Tracer:
     """One plain forward under a Watcher: the uses, the calls without a rule, and what leads from layer to layer."""
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
+    def __init__(self, batch: int, made: frozenset[int] = frozenset()) -> None:
+        self.batch, self.made = batch, made
         self.uses: list[dict[str, Any]] = []
         self.opaque: dict[Any, str] = {}
         self.parts: dict[Any, int] = {}
@@ -33,7 +32,8 @@ class Tracer:
         self.alive: list[Any] = []
 
     def run(self, f: Any, params: Any, x: Any) -> Tensor:
-        watcher = Watcher(params, self._match, lambda path, name: self.opaque.setdefault(path, name), self._plain, x)
+        opaque = lambda path, name: self.opaque.setdefault(path, name)
+        watcher = Watcher(params, self._match, opaque, self._plain, x=x, holds=self._holds)
         with watcher:
             y = f(params, x)
         self.parts = watcher.parts
@@ -47,14 +47,17 @@ class Tracer:
                 "return one row per example, not a mean loss"
             )
         self._consume(y)
-        for k, t, version in self.inputs:
-            self.uses[k]["mutated"] = _version(t) != version
+        for k, t, before in self.inputs:
+            self.uses[k]["mutated"] = version(t) != before
         return y
+
+    def _holds(self, number: int, match: Match, z: Tensor) -> bool:
+        return number not in self.made and bool(batch_axes(tuple(match.form.outputs(z).shape), self.batch))
 
     def _match(self, match: Match, run: Callable[[], Tensor]) -> Tensor:
         touched = match.inputs if match.inputs is not None else match.added_to
         origin = self.origin.get(id(touched))
-        version = _version(match.inputs) if match.inputs is not None else 0
+        before = version(match.inputs) if match.inputs is not None else 0
         z = run()
         if touched is not None:
             self._consume(touched)
@@ -69,11 +72,12 @@ class Tracer:
         elif match.in_place:
             alone = self.consumers.pop(id(z), 0) == 1
             if joins is None or not alone or self.uses[joins]["bias"] is not None:
-                self.opaque.setdefault(paths[1], "an in-place addition")
+                for path in leaves_of(paths[1]):
+                    self.opaque.setdefault(path, "an in-place addition")
                 return z
         shared = tuple(match.form.outputs(z).shape)
         if not batch_axes(shared, self.batch):
-            for path in (p for p in paths if p is not None):
+            for path in (p for weight in paths for p in leaves_of(weight)):
                 self.opaque.setdefault(path, f"{match.kind} without a batch axis: output {tuple(z.shape)}")
         self.uses.append(
             {
@@ -90,10 +94,11 @@ class Tracer:
                 "in_place": match.in_place and match.weight is None,
                 "source": origin,
                 "mutated": False,
+                "constant": match.constant,
             }
         )
         if match.inputs is not None:
-            self.inputs.append((k, match.inputs, version))
+            self.inputs.append((k, match.inputs, before))
         self._remember(z, (k, (), ()))
         return z
 
@@ -128,7 +133,7 @@ class Tracer:
         """Join each bias to the layer whose output it is added to, where that output goes nowhere else."""
         raw = self.uses
         number: dict[int, int] = {}
-        joined: dict[int, Path] = {}
+        joined: dict[int, Any] = {}
         parts: dict[int, Rows | None] = {}
         for k, u in enumerate(raw):
             j = u["joins"]
@@ -163,10 +168,7 @@ class Tracer:
                     axis=(*batch_axes(u["shared"], self.batch), 0)[0],
                     mutated=u["mutated"],
                     source=source,
+                    constant=u["constant"],
                 )
             )
         return tuple(uses)
-
-
-def _version(t: Tensor) -> int:
-    return torch.func.debug_unwrap(t, recurse=True)._version

@@ -12,9 +12,8 @@ from torch import Tensor
 from fisher.checks.axes import rows
 from fisher.collector.calls.chains import Chain
 from fisher.collector.rules.forms import Elementwise, Form, Lookup
-from fisher.collector.rules.match import Match
+from fisher.collector.rules.match import Derived, Match, leaves_of, spoken
 from linmaps import trees
-from linmaps.trees import path_str
 from linmaps.trees.keys import Path
 
 Rows = tuple[int, int]
@@ -29,12 +28,13 @@ class Use:
     joined: the bias is added by a later call; shape, dtype: of z, for the batch seen (no part of the identity of a use);
     shared: its shape with features last;
     axis: where the examples are in the latter (`axes.rows`); mutated: x is changed in place later on;
-    source: `(earlier use, chain)` when x is `chain` of that use's output, and that output goes nowhere else.
+    source: `(earlier use, chain)` when x is `chain` of that use's output, and that output goes nowhere else;
+    constant: the number of this call among the products with constants, if no data enter x.
     """
 
     kind: str
-    weight: Path | None
-    bias: Path | None
+    weight: Path | Derived | None
+    bias: Path | Derived | None
     form: Form
     part: Rows | None
     bias_part: Rows | None
@@ -46,6 +46,7 @@ class Use:
     axis: int
     mutated: bool
     source: tuple[int, Chain] | None
+    constant: int | None = None
 
     @property
     def transposed(self) -> bool:
@@ -86,13 +87,14 @@ class Use:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return tuple(p for p in (self.weight, self.bias) if p is not None)
+        """The leaves that it uses, or that its weight and bias are made of."""
+        return (*leaves_of(self.weight), *leaves_of(self.bias))
 
     def describe(self) -> str:
-        return f"{self.kind} of {path_str(self.weight or self.bias or ())}"
+        return f"{self.kind} of {spoken(self.weight or self.bias)}"
 
 
-PRODUCT, ELEMENTWISE, EXACT, UNUSED = "product", "elementwise", "exact", "unused"
+PRODUCT, ELEMENTWISE, THROUGH, EXACT, UNUSED = "product", "elementwise", "through", "exact", "unused"
 NEVER_MET = "never met in a torch call"
 
 
@@ -102,11 +104,13 @@ class Layer:
     """Leaves that share one block.
 
     kind: how the leaves are used, for the table ("linear", "conv2d", "embedding", "scale", ..., "exact", "unused");
-    family: "product" (Kronecker-factored), "elementwise" (exact block by rows g x), "exact" (no rule), "unused";
+    family: "product" (Kronecker-factored), "elementwise" (exact block by rows g x), "through" (leaves of derived weights),
+    "exact" (no rule), "unused";
     weight, bias: leaf numbers in the flat order; part: their rows that belong to this layer (None: all);
     shape: `[O, I]` of the matrix view without the bias column, of one group; uses: their numbers;
     biased: in which of them the bias is met; cuts: for each use which of its outputs are this layer's (None: all);
-    one_by_one: of an exact layer, that vmap over examples does not give its rows; others: leaves that share its block.
+    one_by_one: of an exact layer, that vmap over examples does not give its rows; others: leaves that share its block;
+    inner: of a layer that is seen through, the derived weights as layers: their leaves are numbered by no layout.
     """
 
     name: str
@@ -124,14 +128,29 @@ class Layer:
     note: str
     one_by_one: bool = False
     others: tuple[int, ...] = ()
+    inner: tuple[Layer, ...] = ()
 
     def without_gradient(self) -> Layer:
         """The same, unused."""
         return dataclasses.replace(self, kind=UNUSED, family=UNUSED, note="no gradient")
 
+    def without_rule(self, note: str) -> Layer:
+        """The same with an exact block."""
+        return dataclasses.replace(self, kind=EXACT, family=EXACT, note=note, uses=(), inner=())
+
     @property
     def kronecker(self) -> bool:
         return self.family == PRODUCT
+
+    @property
+    def by_leaf(self) -> bool:
+        """Whether rows of single examples are those of its leaves, found without (a, g)."""
+        return self.family in (EXACT, THROUGH)
+
+    @property
+    def factored(self) -> bool:
+        """Whether it is seen through to products alone, so that its block is J'(G (x) A)J."""
+        return self.family == THROUGH and all(layer.kronecker for layer in self.inner)
 
     @property
     def transposed(self) -> bool:

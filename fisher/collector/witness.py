@@ -21,7 +21,8 @@ from fisher.collector.exact_rows import leaf_rows, of_layer
 from fisher.collector.layers import Layers
 from fisher.collector.products import gradient
 from fisher.collector.taps import outputs_of, pull
-from fisher.collector.uses import EXACT, NEVER_MET, Layer
+from fisher.collector.uses import NEVER_MET, THROUGH, Layer
+from fisher.collector.weights import Weights, derived_weights
 from linmaps import trees
 
 L = TypeVar("L", bound=Layers)
@@ -158,15 +159,18 @@ def complete(layers: L, seen: Evidence) -> L:
     floor = agreement.rounding(flat)
     ends = (0, batch - 1) if batch > 1 else (0,)
     apart = [trees.leaves(seen.back(seen.on(b))[0]) for b in ends] if layers.exact else []
+    weights = derived_weights(seen.f, seen.params, seen.x, layers)
     found = []
     for layer in layers:
-        if layer.uses and layer.family != EXACT:
+        if layer.family == THROUGH and not _made(layer, weights[layer.name], seen, taps, flat, floor):
+            layer = layer.without_rule(f"its uses through {layer.kind} explain only part of its gradient")
+        if layer.uses and not layer.by_leaf:
             got = gradient(layer, [seen.inputs[k] for k in layer.uses], [taps[k] for k in layer.uses])
             _explained(layers, layer, seen, layer.matrix(flat), got, floor)
         elif layer.note == NEVER_MET:
             _never_met(layer, layers, seen, flat)
             layer = layer.without_gradient()
-        elif layer.family == EXACT:
+        elif layer.by_leaf:
             layer = _verified(
                 layer,
                 seen,
@@ -178,6 +182,18 @@ def complete(layers: L, seen: Evidence) -> L:
     if all(agreement.vanishes(t) for t in flat):
         _depends(seen)
     return dataclasses.replace(layers, layers=tuple(found))
+
+
+def _made(
+    layer: Layer, phi: Weights, seen: Evidence, taps: dict[int, Tensor], flat: list[Tensor], floor: float
+) -> bool:
+    """Whether the gradients at the derived weights, taken back through what makes them, are those of the leaves."""
+    leaves = trees.leaves(seen.params)
+    own = tuple(leaves[n] for n in layer.leaves)
+    _, back = torch.func.vjp(phi, own)  # type: ignore[misc]
+    g = [gradient(w, [seen.inputs[k] for k in w.uses], [taps[k] for k in w.uses]) for w in layer.inner]
+    got = torch.cat([t.flatten() for t in back(g)[0]])
+    return _agree(torch.cat([flat[n].flatten() for n in layer.leaves]), got, seen.tol, floor)
 
 
 def _never_met(layer: Layer, layers: Layers, seen: Evidence, flat: list[Tensor]) -> None:

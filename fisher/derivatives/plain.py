@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fisher.collector.calls.batching import sound
+from fisher.collector.calls.known import opened
 from fisher.collector.rules.match import bind
-from fisher.collector.watch import opened
 
 
 class Plain(TorchFunctionMode):

@@ -17,7 +17,7 @@ from fisher.checks.axes import batch_size
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import example_gradients, joined
-from fisher.collector.uses import EXACT, UNUSED, Layer
+from fisher.collector.uses import UNUSED, Layer
 from fisher.function_space.fmat import AXES, FMatDense
 from fisher.function_space.rows import sweep
 from fisher.trials import functions, modes
@@ -140,7 +140,7 @@ def _features(
     width, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
     found: Features = []
     for layer in layers:
-        if layer.family == EXACT:
+        if layer.by_leaf:
             found.append(Rows(of_layer(layer, rows).transpose(0, 1)))
         elif layer.family != UNUSED:
             found.append(_of_layer(layer, [inputs[k] for k in layer.uses], [g[k] for k in layer.uses]))

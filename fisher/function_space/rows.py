@@ -20,7 +20,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer, of_layers
 from fisher.collector.products import example_gradients
 from fisher.collector.taps import column_rows, pull
-from fisher.collector.uses import EXACT, UNUSED
+from fisher.collector.uses import UNUSED
 from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMapDense
 from fisher.likelihoods.columns import chunks
@@ -127,7 +127,7 @@ def sweep(
     columns = torch.eye(width, dtype=y.dtype, device=y.device).reshape(width, 1, *y.shape[1:])
     columns = columns.expand(width, *y.shape)
     parts = [
-        (column_rows(layers, back(part), batch), of_layers(f, params, x, layers, part))
+        (column_rows(layers, back(part), batch), of_layers(f, params, x, layers.exact, part))
         for part in chunks(columns, chunk_size)
     ]
     g, rows = trees.map(lambda *ts: torch.cat(ts), *parts)
@@ -140,7 +140,7 @@ def _by_layers(
     width, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
     views, like = {}, trees.leaves(params)[0]
     for layer in layers:
-        if layer.family == EXACT:
+        if layer.by_leaf:
             views[layer.name] = of_layer(layer, rows)
         elif layer.family == UNUSED:
             views[layer.name] = like.new_zeros(width, batch_size(x), layer.numel)

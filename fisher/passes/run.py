@@ -17,6 +17,7 @@ from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layers
 from fisher.collector.taps import column_rows, pull
+from fisher.collector.weights import derived_weights
 from fisher.likelihoods.columns import Columns
 from fisher.reducers import Options, Reducer
 from linmaps import trees
@@ -73,11 +74,13 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     dtype = next((t.dtype for t in trees.leaves(run.params)), None)
     run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and dtype in HALF else run
     known = one_batch(data) and not options.centered
-    options = dataclasses.replace(options, like=trees.leaves(run.params)[0])
+    options = dataclasses.replace(options, like=trees.leaves(run.params)[0], params=trees.leaves(run.params))
     given = run.layers is not None
     for x, target in checked_batches(run, data):
         run = run.on(run.found(x))
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
+        if not seen and make(run.layers, options).through:
+            options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, run.layers))
         reducer, part_in, part = _one(run, x, target, make, options)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
@@ -99,18 +102,18 @@ def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[
     layers: LayerCollection = run.layers  # type: ignore[assignment]
     layers.layout.check(run.params, "params (of the LayerCollection)")
     reducer, batch = make(layers, options), batch_size(x)
-    y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
+    y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
     counts = run.columns.counts(y, target)
     if counts is not None and reducer.by_position:
         reached = _reached(layers, y, counts, back, batch)
         reducer = make(layers, dataclasses.replace(options, counted=reached))
-        y, kept, back = pull(run.f, run.params, x, layers, layers.tapped, reducer.keep)
+        y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
     total = None
     over = options.examples**0.5
     for chunk in run.columns.parts(y, target, run.chunk_size):
         chunk = chunk / over
         g = column_rows(layers, back(chunk), batch)
-        part = _cast(reducer.columns(kept, g, of_layers(run.f, run.params, x, layers, chunk)), run.dtype)
+        part = _cast(reducer.columns(kept, g, of_layers(run.f, run.params, x, reducer.by_rows, chunk)), run.dtype)
         total = part if total is None else reducer.add(total, part)
     return reducer, _cast(reducer.inputs(kept), run.dtype), total
 

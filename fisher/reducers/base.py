@@ -6,7 +6,7 @@ B batch, S shared, I inputs, O outputs, C columns.  From one pass come, per use,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows, of_layer
 from fisher.collector.products import example_gradients
-from fisher.collector.uses import EXACT, UNUSED, Layer
+from fisher.collector.uses import UNUSED, Layer
+from fisher.collector.weights import Weights
 from fisher.pmat import PMat
 from linmaps import trees
 
@@ -25,7 +26,8 @@ class Options:
 
     examples: how many there are where that is known beforehand (a single batch).  The columns then come over its root and
     the inputs' moments over it, so that sums are means, and no large matrix is divided.
-    like: a tensor of the dtype and device of params.
+    like: a tensor of the dtype and device of params; params: their leaves; weights: of the layers that are seen through, the
+    derived weights as functions of their leaves.
     largest_block, largest_factor: what is larger is kept as a diagonal (None: nothing is).
     counted: of each use with positions that do not count (padding) which do, `[B, S]`.
     """
@@ -36,6 +38,8 @@ class Options:
     like: Any = None
     largest_block: int | None = None
     largest_factor: int | None = None
+    params: Sequence[Tensor] = ()
+    weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
     counted: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
 
 
@@ -46,6 +50,22 @@ class Reducer:
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         self.layers, self.options = layers, options
+
+    @property
+    def by_rows(self) -> tuple[Layer, ...]:
+        """The layers whose gradients are asked for by leaf."""
+        return self.layers.exact
+
+    @property
+    def through(self) -> tuple[Layer, ...]:
+        """The layers whose derived weights are asked for as functions."""
+        return ()
+
+    @property
+    def tapped(self) -> tuple[int, ...]:
+        """The uses whose (a, g) are needed."""
+        through = {layer.name for layer in self.through}
+        return tuple(sorted({k for l in self.layers if not l.by_leaf or l.name in through for k in l.uses}))
 
     def keep(self, use: int, a: Tensor) -> Any:
         """What is stored of a layer input a [B, S, I]."""
@@ -74,7 +94,7 @@ class Reducer:
 
     def gradients(self, layer: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
         """Gradient of each column at each example, `[C, B, *view]`."""
-        if layer.family == EXACT:
+        if layer.by_leaf:
             return of_layer(layer, rows)
         if layer.family == UNUSED:
             lead = next((tuple(t.shape[:2]) for t in (*g.values(), *rows.values())), (1, 1))

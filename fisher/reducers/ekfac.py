@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import gradient, joined, product_squares
 from fisher.collector.uses import Layer
 from fisher.pmat import PMat, PMatEKFAC
@@ -20,7 +21,7 @@ from fisher.reducers.base import LeafRows, Options, Reducer, mean
 from fisher.reducers.kfac import KFAC
 from linmaps.numerics.eigen import eigh
 
-Bases = tuple[Tensor, Tensor]
+Bases = tuple[Tensor, ...]  # (U, W), or the one basis of a layer that is seen through
 
 
 class EKFAC(KFAC):
@@ -32,18 +33,24 @@ class EKFAC(KFAC):
     def inputs(self, kept: dict[int, Any]) -> Any:
         return {}
 
+    @property
+    def by_rows(self) -> tuple[Layer, ...]:
+        return self.layers.exact
+
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         moments, whole = {k: m for k, (m, _) in kept.items()}, {k: a for k, (_, a) in kept.items()}
         inner = super().inputs(moments)
         outer = super().columns(whole, g, rows)
-        bases = {n: basis(self.layers[n], A, outer[0][n]) for n, A in inner[0].items()}
-        moved = {n: _moments(self, self.layers[n], U, whole, g) for n, U in bases.items()}
-        return inner, outer, bases, moved
+        made = self.factors(inner, outer, 1)
+        bases: dict[str, Bases] = {l.name: basis(l, *made[l.name]) for l in self.layers if l.kronecker}
+        for l in self._through:
+            bases[l.name] = _own_basis(self.through_block(l, made) if self.dense(l) else None, l, self.options.like)
+        moved = {n: _moments(self, self.layers[n], U, whole, g, rows) for n, U in bases.items()}
+        return outer, bases, moved
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
-        inner, outer, bases, moved = columns
-        plain = super().finish(inner, outer, seen)
-        return PMatEKFAC(_values(moved, seen), bases, plain.exact, self.layers)  # type: ignore[attr-defined]
+        outer, bases, moved = columns
+        return PMatEKFAC(_values(moved, seen), bases, self.blocks(outer, seen), self.layers)
 
 
 class Correction(Reducer):
@@ -58,8 +65,12 @@ class Correction(Reducer):
         """Makes of the layers a reducer for F's bases."""
         return lambda layers, options: cls(layers, options, F)
 
+    @property
+    def by_rows(self) -> tuple[Layer, ...]:
+        return tuple(layer for layer in self.layers.exact if layer.name in self.F.bases)
+
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
-        return {n: _moments(self, self.layers[n], U, kept, g) for n, U in self.F.bases.items()}
+        return {n: _moments(self, self.layers[n], U, kept, g, rows) for n, U in self.F.bases.items()}
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         return PMatEKFAC(_values(columns, seen), self.F.bases, self.F.exact, self.layers)
@@ -76,8 +87,19 @@ def basis(layer: Layer, A: Tensor, G: Tensor) -> Bases:
     return vectors(A), vectors(G)
 
 
-def _moments(reducer: Reducer, layer: Layer, bases: Bases, kept: dict[int, Tensor], g: dict[int, Tensor]) -> Any:
+def _own_basis(block: Tensor | None, layer: Layer, like: Tensor) -> Bases:
+    """Eigenvectors of the block of a layer that is seen through; ones where it is kept as a diagonal."""
+    return (like.new_ones(layer.numel) if block is None else eigh(block)[1],)
+
+
+def _moments(
+    reducer: Reducer, layer: Layer, bases: Bases, kept: dict[int, Tensor], g: dict[int, Tensor], rows: LeafRows
+) -> Any:
     """Sums of squares in the eigenbases, and of the gradients there where the mean is to be subtracted."""
+    if layer.by_leaf:
+        (Q,), r = bases, of_layer(layer, rows)
+        r = r if Q.ndim == 1 else r @ Q
+        return (r**2).sum((0, 1)), r.sum((0, 1)) if reducer.options.centered else {}
     U, W = bases
     a, t = joined(layer, *reducer.pieces(layer, kept, g))
     turned, t = _turned(layer, a, U), _turned(layer, t, W)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch.func import vmap
 from fisher.collector.collection import LayerCollection
 from fisher.collector.products import cut
 from fisher.collector.rules.forms import Lookup
-from fisher.collector.uses import UNUSED, Layer
+from fisher.collector.uses import ELEMENTWISE, UNUSED, Layer
 from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
+from fisher.pmat.layered.factored import kronecker_product
 from fisher.reducers.base import LeafRows, Options, Reducer, mean
+from fisher.reducers.through import by_weights, pulled_back
 from linmaps.numerics.moments import second_moment
 from linmaps.numerics.numeric import total
 
@@ -30,12 +33,28 @@ class KFAC(Reducer):
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         super().__init__(layers, options)
         self.reduce = options.sharing == "reduce"
-        self.whole = {k for l in layers if not l.kronecker for k in l.uses}
+        self._through = tuple(l for l in layers.through if by_weights(l, self.dense(l)))
+        weights = {inner_name(l, j): w for l in self._through for j, w in enumerate(l.inner)}
+        self.products = {l.name: l for l in layers if l.kronecker} | weights
+        self.whole = {k for l in layers if l.family == ELEMENTWISE for k in l.uses}
         for layer in layers:
             if not layer.kronecker and layer.family != UNUSED and fits(layer.numel, options.largest_block):
                 note = layer.note or f"{layer.kind} has no Kronecker factors"
                 cure = "use PMatMixed or PMatDiag, or add a rule for its call with fisher.rules.register"
                 check_dense(layer.numel, f"{layer.name}: {note}, so its block is exact", cure)
+
+    @property
+    def through(self) -> tuple[Layer, ...]:
+        return self._through
+
+    @property
+    def by_rows(self) -> tuple[Layer, ...]:
+        mine = {l.name for l in self._through}
+        return tuple(l for l in self.layers.exact if l.name not in mine)
+
+    def dense(self, layer: Layer) -> bool:
+        """Whether a block without factors is kept whole."""
+        return fits(layer.numel, self.options.largest_block)
 
     def keep(self, use: int, a: Tensor) -> Any:
         """(sum of (a, 1)(a, 1)', of a a' without a bias, number of positions), both over options.examples.
@@ -65,45 +84,56 @@ class KFAC(Reducer):
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         """({layer: sum for A}, {layer: by what the sum for G is divided})."""
-        found = {l.name: self._input_factor(l, [kept[k] for k in l.uses]) for l in self.layers if l.kronecker}
+        found = {n: self._input_factor(l, [kept[k] for k in l.uses]) for n, l in self.products.items()}
         return {n: A for n, (A, _) in found.items()}, {n: over for n, (_, over) in found.items()}
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         factors, exact, means = {}, {}, {}
+        for name, l in self.products.items():
+            mine = [cut(g[k], part) for k, part in zip(l.uses, l.cuts)]
+            factors[name] = self._output_factor(l, mine)
+            if self.options.centered:
+                means[name] = self._output_mean(mine)
+        through = {l.name for l in self._through}
         for l in self.layers:
-            if l.kronecker:
-                mine = [cut(g[k], part) for k, part in zip(l.uses, l.cuts)]
-                factors[l.name] = self._output_factor(l, mine)
-                if self.options.centered:
-                    means[l.name] = self._output_mean(mine)
-            elif l.family != UNUSED:
+            if l.family != UNUSED and not l.kronecker and l.name not in through:
                 found = self.gradients(l, kept, g, rows).flatten(2)
-                small = fits(found.shape[-1], self.options.largest_block)
-                exact[l.name] = second_moment(found) if small else (found**2).sum((0, 1))
+                exact[l.name] = second_moment(found) if self.dense(l) else (found**2).sum((0, 1))
                 if self.options.centered:
                     means[l.name] = found.sum((0, 1))
         return factors, exact, means
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
-        (moments, over), (factors, exact, means) = inputs, columns
-        like = self.options.like
-        unused = {l.name: like.new_zeros(()) for l in self.layers if l.family == UNUSED}
+        made = self.factors(inputs, columns, seen)
+        blocks = self.blocks(columns, seen) | {l.name: self.through_block(l, made) for l in self._through}
+        return PMatKFAC({n: made[n] for n in made if n in self.layers.names()}, blocks, self.layers)
 
-        def centered(n: str, total: Tensor, by: Any) -> Tensor:
-            if n not in means:
-                return total / by
-            m = means[n] / by
-            return total / by - (m**2 if total.ndim == m.ndim else m[..., :, None] * m[..., None, :])
-
+    def factors(self, inputs: Any, columns: Any, seen: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """(A, G) of each product, those of derived weights among them."""
+        (moments, over), (sums, _, means) = inputs, columns
         # where nothing counts the sum is zero, whatever it is divided by
-        by = {n: torch.where(t > 0, t, 1.0).to(factors[n].dtype) for n, t in over.items()}
-        made = {
-            n: (self._mean(n, A.to(factors[n].dtype), seen), centered(n, factors[n], by[n])) for n, A in moments.items()
+        by = {n: torch.where(t > 0, t, 1.0).to(sums[n].dtype) for n, t in over.items()}
+        return {
+            n: (self._mean(n, A.to(sums[n].dtype), seen), _centered(sums[n], by[n], means.get(n)))
+            for n, A in moments.items()
         }
-        return PMatKFAC(made, {n: centered(n, t, seen) for n, t in exact.items()} | unused, self.layers)
+
+    def blocks(self, columns: Any, seen: int) -> dict[str, Tensor]:
+        """The exact blocks, zeros for leaves without a gradient."""
+        _, exact, means = columns
+        unused = {l.name: self.options.like.new_zeros(()) for l in self.layers if l.family == UNUSED}
+        return {n: _centered(t, seen, means.get(n)) for n, t in exact.items()} | unused
+
+    def through_block(self, layer: Layer, made: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """J'(G (x) A)J of a layer that is seen through, or its diagonal."""
+        factors = [made[inner_name(layer, j)] for j in range(len(layer.inner))]
+        blocks = [kronecker_product(A, G, weight.grouped) for (A, G), weight in zip(factors, layer.inner)]
+        products = [lambda V, b=b, G=G: b.mv(V.to(G.dtype)) for b, (_, G) in zip(blocks, factors)]
+        leaves = [self.options.params[n] for n in layer.leaves]
+        return pulled_back(self.options.weights[layer.name], leaves, products, not self.dense(layer))
 
     def _mean(self, name: str, A: Tensor, seen: int) -> Tensor:
-        return mean(A, seen * self.options.examples if self.layers[name].diagonal else seen)
+        return mean(A, seen * self.options.examples if self.products[name].diagonal else seen)
 
     def _input_factor(self, layer: Layer, kept: list[Any]) -> tuple[Tensor, Tensor]:
         """Sum over b, s of (a, 1)(a, 1)', with sharing="reduce" of the means over s; over how many terms G is a mean."""
@@ -142,6 +172,19 @@ def _columns_of(layer: Layer, t: Tensor, axes: int) -> Tensor:
     if t.shape[-1] < width:
         return torch.nn.functional.pad(t, (0, width - t.shape[-1]) * axes)
     return t[..., :width] if axes == 1 else t[..., :width, :width]
+
+
+def _centered(total: Tensor, by: Any, mean: Tensor | None) -> Tensor:
+    """total / by, less the square of the mean gradient."""
+    if mean is None:
+        return total / by
+    m = mean / by
+    return total / by - (m**2 if total.ndim == m.ndim else m[..., :, None] * m[..., None, :])
+
+
+def inner_name(layer: Layer, number: int) -> str:
+    """The name of one of the weights that a layer is seen through."""
+    return f"{layer.name} -> {number}"
 
 
 def fits(size: int, limit: int | None) -> bool:

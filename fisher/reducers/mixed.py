@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
+from fisher.collector.uses import Layer
 from fisher.pmat import PMat, PMatBlockDiag, PMatDiag, PMatEKFAC, PMatKFAC, PMatMixed
 from fisher.reducers.base import LeafRows, Options, Reducer
 from fisher.reducers.kfac import KFAC, fits
@@ -30,8 +31,20 @@ class Mixed(Reducer):
         """Makes of the layers a reducer for this mapping of kinds and names."""
         return lambda layers, options: cls(layers, options, layers_to)
 
+    @property
+    def by_rows(self) -> tuple[Layer, ...]:
+        return tuple(layer for part in self.parts for layer in part.by_rows)
+
+    @property
+    def tapped(self) -> tuple[int, ...]:
+        return tuple(sorted({k for part in self.parts for k in part.tapped}))
+
+    @property
+    def through(self) -> tuple[Layer, ...]:
+        return tuple(layer for part in self.parts for layer in part.through)
+
     def keep(self, use: int, a: Tensor) -> Any:
-        return {str(n): part.keep(use, a) for n, part in enumerate(self.parts) if use in part.layers.tapped}
+        return {str(n): part.keep(use, a) for n, part in enumerate(self.parts) if use in part.tapped}
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         return [part.inputs(self._own(n, kept)) for n, part in enumerate(self.parts)]
@@ -65,7 +78,7 @@ def split(
     chosen: dict[type[PMat], list[str]] = {}
     for l in layers:
         small = PMatBlockDiag if fits(l.numel, largest_block) else PMatDiag
-        default = PMatKFAC if l.kronecker else small
+        default = PMatKFAC if l.kronecker or l.factored else small
         keys = [k for k in (l.name, l.kind, l.family) if k in layers_to]
         chosen.setdefault(layers_to[keys[0]] if keys else default, []).append(l.name)
     return [(kind, layers.select(names)) for kind, names in chosen.items()]

@@ -11,7 +11,7 @@ from torch.func import vmap
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import cross, squares
-from fisher.collector.uses import ELEMENTWISE, EXACT, PRODUCT, UNUSED, Layer
+from fisher.collector.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense
 from fisher.reducers.base import LeafRows, Options, Reducer, mean
@@ -31,7 +31,7 @@ class Diag(Reducer):
         return PMatDiag(self._diag(sums, means, seen), self.layers.space)
 
     def _squares(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
-        if l.family == EXACT:
+        if l.by_leaf:
             return (of_layer(l, rows) ** 2).sum((0, 1))
         return squares(l, *self.pieces(l, kept, g))
 

@@ -108,16 +108,30 @@ def _layerwise(F: Any, moves: Moves) -> Any:
         return dataclasses.replace(F, factors=factors, exact=exact, layers=new)
     if moves.pruned is not None and any(at[n].changed for n in F.bases):
         raise _no_part(F)
-    bases = {n: _both(_basis, pair, at[n]) for n, pair in F.bases.items()}
-    values = {n: _view(D, at[n].rows, at[n].columns, at[n].changed) for n, D in F.eigenvalues.items()}
+    bases = {
+        n: (_basis(pair[0], _entries(at[n])),) if len(pair) == 1 else _both(_basis, pair, at[n])
+        for n, pair in F.bases.items()
+    }
+    values = {
+        n: _of_entries(D, at[n]) if len(F.bases[n]) == 1 else _view(D, at[n].rows, at[n].columns, at[n].changed)
+        for n, D in F.eigenvalues.items()
+    }
     return PMatEKFAC(values, bases, exact, new)
+
+
+def _entries(at: Source) -> Tensor | None:
+    return at.entries if at.changed else None
+
+
+def _of_entries(D: Tensor, at: Source) -> Tensor:
+    return _picked(D, at.entries) if at.changed else D.clone()
 
 
 def _eigen(F: PMatEigen, at: dict[str, Source], moves: Moves) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     if moves.pruned is not None and any(s.changed for s in at.values()):
         raise _no_part(F)
-    values = {n: _picked(D, at[n].entries) if at[n].changed else D.clone() for n, D in F.values.items()}
-    return values, {n: _basis(U, at[n].entries if at[n].changed else None) for n, U in F.vectors.items()}
+    values = {n: _of_entries(D, at[n]) for n, D in F.values.items()}
+    return values, {n: _basis(U, _entries(at[n])) for n, U in F.vectors.items()}
 
 
 def _picked(t: Tensor, *sources: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from fisher import LayerCollection
 from fisher.collector.rules.forms import Convolution, Form
+from fisher.collector.rules.match import spoken
 from fisher.collector.uses import UNUSED, Use
 from growth.reading.activations import Activation, Composed
 from growth.reading.layers import Layer, layers_of
@@ -77,7 +78,7 @@ def _use(layers: LayerCollection, layer: Layer) -> int:
             "without groups; other layers are enlarged by growth.add_parameters"
         )
     if use.bias != layer.bias_path:
-        got = "no leaf" if use.bias is None else path_str(use.bias)
+        got = spoken(use.bias) if isinstance(use.bias, tuple) else "no leaf"
         raise ValueError(
             f"{layer.name}: the bias added to its output is {got}, expected "
             f"{'none' if layer.bias_path is None else path_str(layer.bias_path)}; keep weight and bias of a layer "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.base.hooks import Hooks
+from linmaps.base.products import matrix
 from linmaps.checks import Params, Shape, alike
 from linmaps.checks.precision import HALF
 from linmaps.numerics.draws import uniform
@@ -132,7 +133,7 @@ class Map(Hooks):
         """
         self._check(params)
         self._check_room(self.in_features * self.out_features, "entries of W", "apply, which need not form it")
-        return self._down(self._weight(self._up(params)), params)
+        return matrix(self._use, params)
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """`x @ W + b` for x [..., in], by the cheaper of the ways the map knows; the result is [..., out].
@@ -147,9 +148,7 @@ class Map(Hooks):
         """
         self._check(params)
         self._check_x(params, x, "in_features", "apply: x")
-        raised = x if self.half_ready else x.to(working_dtype(x.dtype))
-        y = by_planes(self._apply, self._up(params), raised)
-        y = y.to(x.dtype) if x.dtype in HALF else y
+        y = self._product(params, x)
         return y + params["bias"] if self.bias else y
 
     def reg_error(self, params: Params) -> Tensor:

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from linmaps.base.casts import Casts
+from linmaps.base.products import Use, product
 from linmaps.checks import Params, Shape
+from linmaps.checks.precision import HALF
 from linmaps.numerics import lapack
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.eigen import eigvals, shifted
 from linmaps.numerics.linalg import logabsdet, solve
-from linmaps.numerics.numeric import eye_like
+from linmaps.numerics.numeric import by_planes, eye_like
 
 
 class Hooks(Casts, abc.ABC):
@@ -43,6 +46,21 @@ class Hooks(Casts, abc.ABC):
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         return x @ self._weight(params)
+
+    @property
+    def _use(self) -> Use:
+        return Use(self.name, self._multiplied, self._formed, self._W_shape, lends=("bias",) if self.bias else ())
+
+    def _product(self, params: Params, x: Tensor) -> Tensor:
+        return product(self._use, params, x)
+
+    def _multiplied(self, params: Params, x: Tensor) -> Tensor:
+        raised = x if self.half_ready else x.to(working_dtype(x.dtype))
+        y = by_planes(self._apply, self._up(params), raised)
+        return y.to(x.dtype) if x.dtype in HALF else y
+
+    def _formed(self, params: Params) -> Tensor:
+        return self._down(self._weight(self._up(params)), params)
 
     def _reg_error(self, params: Params) -> Tensor:
         return torch.zeros((), dtype=self._like(params).dtype.to_real(), device=self._like(params).device)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.base import Map
+from linmaps.base import Map, Use, product
+from linmaps.base import matrix as matrix_of
 from linmaps.checks import Params, homogeneous
 from linmaps.checks.precision import HALF
 from linmaps.numerics.draws import uniform
@@ -24,7 +25,9 @@ R = TypeVar("R")
 
 def matrix(part: Map, params: Params, like: Tensor) -> Tensor:
     """W of a part; a part without leaves follows `like` in dtype and device."""
-    return part._weight(params) if trees.leaves(params) else part._apply(params, eye_like(like, part.in_features))
+    if not trees.leaves(params):
+        return part._apply(params, eye_like(like, part.in_features))
+    return part._weight(params) if isinstance(part, Composite) else matrix_of(_use(part), params)
 
 
 def following(result: R, params: Params, like: Tensor) -> R:
@@ -37,6 +40,14 @@ def following(result: R, params: Params, like: Tensor) -> R:
 
 def times(part: Map, params: Params, x: Tensor) -> Tensor:
     """`x @ W` of a part, for x [..., in]."""
+    return _times(part, params, x) if isinstance(part, Composite) else product(_use(part), params, x)
+
+
+def _use(part: Map) -> Use:
+    return Use(part.name, lambda params, x: _times(part, params, x), part._weight, part._W_shape)
+
+
+def _times(part: Map, params: Params, x: Tensor) -> Tensor:
     return by_planes(part._apply, params, x)
 
 
@@ -156,6 +167,9 @@ class Composite(Map):
     def _matrices(self, params: Params) -> list[Tensor]:
         like = self._like(params)
         return [matrix(part, params[key], like) for key, part in self._parts.items()]
+
+    def _product(self, params: Params, x: Tensor) -> Tensor:  # its parts are products of their own
+        return self._multiplied(params, x)
 
     def _reg_error(self, params: Params) -> Tensor:
         return sum(self._each(params, lambda part, p: part._reg_error(p)), super()._reg_error(params))

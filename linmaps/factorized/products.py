@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from linmaps.base import Use, matrix, product
 from linmaps.checks import Params, Shape
 from linmaps.checks.annotations import typed
 from linmaps.factorized.checkpoint import recompute
 from linmaps.factorized.joint import Layer, Layers
 from linmaps.factorized.kinds import KINDS, Kind, Leaves
-from linmaps.factorized.tensors.plan import Plan, least, product
+from linmaps.factorized.tensors.plan import Plan, least
+from linmaps.factorized.tensors.plan import product as plain_product
 from linmaps.numerics.numeric import by_planes
 
 IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
@@ -33,7 +35,7 @@ def plan_for(name: str, r: Any, O: Shape, I: Shape, B: int, implementation: str)
         if implementation == "auto" or len(ways) == 1 or (way.options is None) == (implementation == "reconstructed")
     ]
     chosen = allowed[least([ways[title].cost.time for title in allowed])]
-    return Plan(B, ways, chosen, product(B, math.prod(I), math.prod(O)))
+    return Plan(B, ways, chosen, plain_product(B, math.prod(I), math.prod(O)))
 
 
 def multiply(
@@ -104,7 +106,7 @@ class Products(Layers):
         self._check(params)
         self._check_room(self.n_layers * self.in_features * self.out_features, "entries of W", "apply, or one layer")
         if layer is None:
-            return self._weight(params)
+            return matrix(Use("factorized", self._multiplied, self._weight, (), lends=self._lent), params)
         return self._over(lambda one: self._matrix(self._leaves(params, one)), self._index(layer, params))
 
     def _matrix(self, leaves: Params) -> Tensor:
@@ -137,14 +139,21 @@ class Products(Layers):
 
     def _apply_layer(self, params: Params, x: Tensor, layer: int | Tensor) -> Tensor:
         leaves = {k: t for k, t in self._leaves(params, layer).items() if k != "bias"}
-        rows = math.prod(x.shape[:-1])
-        how, plan = (self.out_shape, self.in_shape), self.plan(rows)
-        product = lambda leaves, x: multiply(self._kind, leaves, x, *how, plan, checkpointing=self.checkpointing)
-        y = by_planes(product, leaves, x.reshape(rows, self.in_features))
-        y = y.reshape(*x.shape[:-1], self.out_features)
+        y = product(Use("factorized", self._multiplied, self._matrix, (self.in_features, self.out_features)), leaves, x)
         if not self.bias:
             return y
         return y + (params["bias"] if self.n_layers == 1 else params["bias"][layer])
+
+    def _multiplied(self, leaves: Params, x: Tensor) -> Tensor:
+        rows = math.prod(x.shape[:-1])
+        how, plan = (self.out_shape, self.in_shape), self.plan(rows)
+        by_plan = lambda leaves, x: multiply(self._kind, leaves, x, *how, plan, checkpointing=self.checkpointing)
+        y = by_planes(by_plan, leaves, x.reshape(rows, self.in_features))
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    @property
+    def _lent(self) -> tuple[str, ...]:
+        return ("bias",) if self.bias else ()
 
     @typed
     def rows(self, params: Params, idx: Tensor, layer: Layer = None) -> Tensor:

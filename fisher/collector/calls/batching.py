@@ -26,6 +26,20 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
     return torch.where(x > 0, x, weight * x)
 
 
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """v g / |v|, the norm over all axes but one (of all for -1): torch's fused kernel has no forward mode and no batches.
+
+    >>> weight_norm(torch.tensor([[3.0, 4.0]]), torch.tensor([[10.0]]))
+    tensor([[6., 8.]])
+    """
+    axes = [k for k in range(v.ndim) if dim == -1 or k != dim % v.ndim]
+    return v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))
+
+
+def _weight_norm(args: Any, kwargs: Any) -> Tensor:
+    return weight_norm(*bind(("v", "g", "dim"), args, kwargs, (None, None, 0)))
+
+
 def _prelu(args: Any, kwargs: Any) -> Tensor:
     return prelu(*bind(("input", "weight"), args, kwargs, (None, None)))
 
@@ -51,6 +65,7 @@ def _spelled(steps: Callable[..., Any]) -> Callable[[Any, Any], Any]:
 SOUND: dict[Any, Callable[[Any, Any], Any]] = {
     **{call: _spelled(steps) for call, steps in SPELLED.items()},
     **dict.fromkeys((F.prelu, torch.prelu, torch.Tensor.prelu), _prelu),
+    torch._weight_norm: _weight_norm,
     **{norm: _widened(norm) for norm in (F.layer_norm, F.group_norm, F.batch_norm, F.instance_norm)},
 }
 

@@ -43,6 +43,27 @@ _REPEATS = {torch.Tensor.repeat, torch.tile, torch.Tensor.tile}  # copies, where
 _EXPANDS = {torch.Tensor.expand, torch.Tensor.expand_as, torch.Tensor.broadcast_to, torch.broadcast_to}
 
 
+def repeats(func: Any) -> bool:
+    """Whether a call repeats a tensor along some of its axes."""
+    return func in _EXPANDS or func in _REPEATS
+
+
+def sized(func: Any, out: Tensor) -> tuple[Any, tuple[Any, ...]]:
+    """`(call, arguments)` of which `call(t, *arguments)` does what `t.to(x)`, `t.view_as(x)` and so on did, without x."""
+    if func in (torch.Tensor.to, torch.Tensor.type_as):
+        return torch.Tensor.to, (out.device, out.dtype)
+    return (torch.Tensor.expand if func is torch.Tensor.expand_as else torch.Tensor.reshape), (tuple(out.shape),)
+
+
+def writes(func: Any) -> bool:
+    """Whether a call writes into its first argument, by its name."""
+    name = getattr(func, "__name__", "")
+    return name in _WRITES or (name.endswith("_") and not name.endswith("__"))
+
+
+_WRITES = {"__setitem__", *(f"__i{n}__" for n in "add sub mul div truediv pow matmul and or xor".split())}  # noqa: SIM905
+
+
 def guise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> tuple[int, ...] | None:
     """The shape of a result that has the entries of its first tensor in their order, up to a constant number that is added:
     a cast, a copy, a view, another shape.  Axes along which they are repeated count as 1.  None for any other call.
@@ -101,6 +122,7 @@ _NO_GRADIENT = {
     torch.Tensor.new_tensor,
     torch.Tensor.detach,
     torch.detach,
+    torch.Tensor.data.__get__,  # type: ignore[attr-defined]
 }
 
 

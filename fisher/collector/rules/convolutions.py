@@ -26,7 +26,7 @@ def convolution(n: int) -> Rule:
             pads = tuple((t // 2, t - t // 2) for t in total)
         else:
             pads = tuple((p, p) for p in _each(0 if padding == "valid" else padding, n))
-        form = Convolution(False, kernel, _each(stride, n), pads, dilation, groups)
+        form = Convolution(False, kernel, _each(stride, n), pads, dilation, groups, weight=_other(w, view))
         return Match(f"conv{n}d", view(w), view(b) if b is not None else None, x, form)
 
     rule.__name__ = f"conv{n}d"
@@ -44,7 +44,7 @@ def transposed_convolution(n: int) -> Rule:
         kernel, dilation = tuple(w.shape[2:]), _each(dilation, n)
         reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, _each(padding, n))]
         pads = tuple((r, r + e) for r, e in zip(reach, _each(extra, n)))
-        form = Convolution(False, kernel, _each(stride, n), pads, dilation, groups, back=True)
+        form = Convolution(False, kernel, _each(stride, n), pads, dilation, groups, True, _other(w, view))
         return Match(f"conv_transpose{n}d", view(w), view(b) if b is not None else None, x, form)
 
     rule.__name__ = f"conv_transpose{n}d"
@@ -54,8 +54,14 @@ def transposed_convolution(n: int) -> Rule:
 def _fits(x: Any, w: Any, b: Any, view: Lookup, n: int) -> bool:
     """Whether the weight is a leaf in full, and x has a batch axis."""
     seen = view(w)
-    whole = seen is not None and not seen.transposed and seen.rows is None and seen.shape is None
+    whole = seen is not None and not seen.transposed and seen.rows is None and seen.shape in (None, tuple(w.shape))
     return whole and is_input(x) and isinstance(b, (Tensor, type(None))) and x.ndim == n + 2
+
+
+def _other(w: Tensor, view: Lookup) -> tuple[int, ...] | None:
+    """The shape of the kernel, where the leaf has another."""
+    seen = view(w)
+    return None if seen is None else seen.shape
 
 
 def _each(value: Any, n: int) -> tuple[int, ...]:

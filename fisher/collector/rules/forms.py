@@ -190,13 +190,14 @@ class Convolution(Form):
     dilation: Axes = ()
     n_groups: int = 1
     back: bool = False
+    weight: Axes | None = None  # the shape of the kernel, where the leaf has another
 
     @property
     def arrangement(self) -> Arrangement:
         split = int(self.n_groups > 1)  # the axis of groups comes first
         spatial = tuple(range(2 + split, 2 + split + len(self.kernel)))
         out, into = (1 + split, split) if self.back else (split, 1 + split)
-        return Arrangement((out,), (into, *spatial), self.n_groups)
+        return Arrangement((out,), (into, *spatial), self.n_groups, self.weight)
 
     @property
     def sliceable(self) -> bool:

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fisher.collector.rules import forms
-from fisher.collector.rules.match import Lookup, Match, View, bind
-from linmaps.trees import path_str
+from fisher.collector.rules.match import Lookup, Match, View, bind, spoken
 
 
 def embedding(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
@@ -28,7 +27,7 @@ def embedding(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Ma
     for name, on in (("max_norm", max_norm is not None), ("scale_grad_by_freq", by_freq)):
         if on:
             raise ValueError(
-                f"{path_str(seen.path)}: embedding with {name}, expected a plain table; what it does to the weight or to the "
+                f"{spoken(seen.path)}: embedding with {name}, expected a plain table; what it does to the weight or to the "
                 f"gradient is no function of the parameters: leave {name} out"
             )
     return _table(index, w, seen, padding)

@@ -10,9 +10,35 @@ from torch import Tensor
 
 from fisher.collector.rules.forms import Form
 from fisher.collector.rules.forms import Lookup as LookupForm
+from linmaps.trees import path_str, static
 from linmaps.trees.keys import Path
 
 PLAIN = Form()
+
+
+@static
+@dataclasses.dataclass(frozen=True)
+class Derived:
+    """A weight that f computes from leaves alone: its number among all that f computes so, the leaves, its shape, and what makes
+    it."""
+
+    number: int
+    leaves: tuple[Path, ...]
+    shape: tuple[int, ...]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {', '.join(map(path_str, self.leaves))}"
+
+
+def spoken(path: Path | Derived | None) -> str:
+    """The name of a weight, for messages."""
+    return str(path) if isinstance(path, Derived) else path_str(path or ())
+
+
+def leaves_of(path: Path | Derived | None) -> tuple[Path, ...]:
+    """The leaves that a weight is made of."""
+    return path.leaves if isinstance(path, Derived) else () if path is None else (path,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +46,7 @@ class View:
     """A tensor object with the entries of a leaf, up to a constant that is added and a factor: the leaf, its transpose, the
     rows start..stop of it, or these in another shape, in their order (an axis along which they are repeated counts as 1)."""
 
-    path: Path
+    path: Path | Derived
     transposed: bool = False
     rows: tuple[int, int] | None = None
     shape: tuple[int, ...] | None = None
@@ -44,6 +70,7 @@ class Match:
     weight, bias: views of the leaves (None: no leaf); inputs: the tensor x (None for a bias or a shift alone);
     feature: what makes of x the factor of the weight, where that is not x (a norm's normalized x);
     added_to: for a bias alone, the tensor that it is added to.
+    constant: the number of this call among the products with constants, if it is one.
     """
 
     kind: str
@@ -54,6 +81,7 @@ class Match:
     feature: Callable[[Tensor], Tensor] | None = None
     added_to: Tensor | None = None
     in_place: bool = False
+    constant: int | None = None
 
     def with_factors(self) -> Match | None:
         """The same with the factor of the weight's view in its feature; None where a factor has no place."""

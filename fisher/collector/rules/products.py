@@ -12,8 +12,7 @@ from fisher.collector.rules.contractions import LETTERS, contraction, product
 from fisher.collector.rules.elementwise import broadcasts, mul, own_shape
 from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.lookup import positions
-from fisher.collector.rules.match import Lookup, Match, View, bind, is_input
-from linmaps.trees import path_str
+from fisher.collector.rules.match import Lookup, Match, View, bind, is_input, spoken
 
 
 def linear(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Match | None:
@@ -104,6 +103,6 @@ def addcmul(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Matc
 def _check_features(x: Tensor, size: int, weight: View) -> None:
     if x.shape[-1] != size:
         raise ValueError(
-            f"{path_str(weight.path)}: the layer's input has shape {tuple(x.shape)}, expected [..., {size}]; the last axis of "
+            f"{spoken(weight.path)}: the layer's input has shape {tuple(x.shape)}, expected [..., {size}]; the last axis of "
             "x (or of the layer before) does not fit this weight"
         )

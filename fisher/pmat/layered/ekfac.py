@@ -19,7 +19,7 @@ from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.handing import handed
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
-from fisher.pmat.decompositions.eigenblocks import EigenBlock, in_basis
+from fisher.pmat.decompositions.eigenblocks import BasisBlock, EigenBlock, in_basis
 from fisher.pmat.layered.factored import layer_blocks, unstacked
 from fisher.pmat.whole.eye import PMatEye
 from linmaps import trees
@@ -32,7 +32,8 @@ class PMatEKFAC(InEigenbasis):
 
     `eigenvalues[name] = D`, `bases[name] = (U, W)`, `exact[name]` as in PMatKFAC.  mv, solve: four products per layer;
     inverse, pinv, pow stay in the bases.
-    A 1-d U or W (ones) is the identity; grouped layers have an axis of groups in front of all three.
+    A 1-d U or W (ones) is the identity; grouped layers have an axis of groups in front of all three.  A layer that is seen
+    through to derived weights has one basis, `bases[name] = (Q,)`, that of its dense block, and D `[n]`.
     F + G is a PMatEKFAC where both have the same bases (the same tensors: after `update_diag`, `inverse`, `pow`), else a
     PMatSum: to average over batches or time average PMatKFAC, then take `.eigendecomposition().update_diag(...)`.
     Derivatives through the bases are right where eigenvalues of a factor differ; else differentiate `PMatKFAC.solve`.
@@ -47,7 +48,7 @@ class PMatEKFAC(InEigenbasis):
     """
 
     eigenvalues: dict[str, Tensor]
-    bases: dict[str, tuple[Tensor, Tensor]]
+    bases: dict[str, tuple[Tensor, ...]]
     exact: dict[str, Tensor]
     layers: LayerCollection
 
@@ -57,8 +58,12 @@ class PMatEKFAC(InEigenbasis):
         return f"{len(self.bases)} factored + {len(self.exact)} exact blocks, "
 
     def _blocks(self) -> dict[str, Any]:
-        def factored(layer: Layer) -> EigenBlock:
-            (U, W), D = self.bases[layer.name], self.eigenvalues[layer.name]
+        def factored(layer: Layer) -> Any:
+            D = self.eigenvalues[layer.name]
+            if layer.by_leaf:
+                self.check_single(1, D)
+                return BasisBlock(D, *self.bases[layer.name])
+            U, W = self.bases[layer.name]
             self._check_factor(W, layer)
             self.check_single(2 + layer.grouped, D)
             return EigenBlock(D, U, W)

@@ -27,12 +27,12 @@ from linmaps.numerics.linalg import damped, refined, solve
 
 
 def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
-    """The blocks of a matrix by layer: factored ones, one for each group, and exact ones of `F.exact`."""
+    """The blocks of a matrix by layer: exact ones of `F.exact`, else factored ones, one for each group."""
     shapes = F.shapes()
     blocks: dict[str, Any] = {}
     for layer in F.layers:
         name = layer.name
-        if layer.kronecker:
+        if name not in F.exact:
             block = factored(layer)
             blocks[name] = Stacked(block) if layer.grouped else block
         else:
@@ -40,6 +40,12 @@ def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
             F.check_single(1 if whole else 2 if F.exact[name].ndim else 0, F.exact[name])
             blocks[name] = exact.exact_block(F.exact[name], shapes[name])
     return blocks
+
+
+def kronecker_product(A: Tensor, G: Tensor, grouped: bool) -> Any:
+    """G (x) A, or that of each group."""
+    block = KroneckerBlock(A, G)
+    return Stacked(block) if grouped else block
 
 
 def unstacked(block: Any) -> Any:

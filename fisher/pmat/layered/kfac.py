@@ -10,6 +10,7 @@ from collections.abc import Callable
 from numbers import Number
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
@@ -19,6 +20,7 @@ from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
+from fisher.pmat.decompositions.eigenblocks import BasisBlock, in_basis
 from fisher.pmat.layered.ekfac import PMatEKFAC
 from fisher.pmat.layered.factored import KroneckerBlock, layer_blocks, unstacked
 from linmaps import trees
@@ -85,8 +87,15 @@ class PMatKFAC(Layerwise):
         """The same matrix in the eigenbases of its factors; there every function of it is cheap."""
         blocks = self.spectral("eigendecomposition")
         found = {name: unstacked(blocks[name].eigen()) for name in self.factors}
-        values, bases = {n: b.D for n, b in found.items()}, {n: (b.U, b.W) for n, b in found.items()}
-        return PMatEKFAC(values, bases, self.exact, self.layers)
+        values = {n: b.D for n, b in found.items()}
+        bases: dict[str, tuple[Tensor, ...]] = {n: (b.U, b.W) for n, b in found.items()}
+        through = [l.name for l in self.layers.through if self.exact[l.name].ndim]
+        for name in through:
+            block = self.exact[name]
+            one = in_basis(block, len(block)) if block.ndim == 2 else BasisBlock(block, torch.ones_like(block))
+            values[name], bases[name] = one.D, (one.U,)
+        exact = {name: m for name, m in self.exact.items() if name not in through}
+        return PMatEKFAC(values, bases, exact, self.layers)
 
     def _inverse(self, regul: Regul) -> PMatEKFAC:
         return self.eigendecomposition()._inverse(regul)

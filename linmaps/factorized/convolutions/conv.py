@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.base import Use, matrix, product
 from linmaps.base.checked import Checked
 from linmaps.checks import Params, Shape
 from linmaps.checks.annotations import typed
@@ -166,6 +167,10 @@ class FactorizedConv(Checked):
         torch.Size([8, 4, 3, 5])
         """
         self._check(params)
+        lends = ("bias",) if self.bias else ()
+        return matrix(Use("factorized_conv", lambda params, x: x, self._kernel, (), lends=lends), params)
+
+    def _kernel(self, params: Params) -> Tensor:
         leaves = {name: t.to(working_dtype(t.dtype)) for name, t in params.items()}
         return put_together(leaves, self.factorization, self._tensor).to(next(iter(params.values())).dtype)
 
@@ -196,7 +201,14 @@ class FactorizedConv(Checked):
         if 0 in x.shape:  # torch's convolutions have no reverse derivative of an empty batch; here each leaf has one
             nothing = x.sum(dim=tuple(range(1, n + 2)), keepdim=True) + sum(t.sum() for t in params.values())
             return nothing.expand(0, self.out_channels, *space)
-        way, how = self.implementation, (self.factorization, self.ranks, self._tensor)
+        run = lambda params, x: self._convolved(params, x, axes, space)
+        rest = (None, stride, padding, dilation)
+        call, bias = getattr(torch.nn.functional, f"conv{n}d"), "bias" if self.bias else None
+        shape, lends = (self.out_channels, self.in_channels, *self.kernel_size), ("bias",) if self.bias else ()
+        return product(Use("factorized_conv", run, self._kernel, shape, call, rest, bias, lends), params, x)
+
+    def _convolved(self, params: Params, x: Tensor, axes: Any, space: Shape) -> Tensor:
+        way, how, n = self.implementation, (self.factorization, self.ranks, self._tensor), len(space)
         if way == "auto":
             counts = multiplications(*how, math.prod(x.shape[: -n - 1]), x.shape[-n:], space)
             way = min(counts, key=lambda name: counts[name])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from linmaps.base import Map
+from linmaps.base import Map, matrix, product
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.checks.precision import HALF
@@ -97,8 +97,9 @@ class L0(Map):
                 [1., 1.]])
         """
         self._check(params)
-        noise = self._noise(noise, ())
-        return self._over(params["W"], self._gate(params, noise))
+        if noise is None:
+            return matrix(self._use, params)
+        return self._over(params["W"], self._gate(params, self._noise(noise, ())))
 
     def apply(self, params: Params, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """`x @ W + b` for x [..., in], with `noise` as in `effective_W`; for gate="input" also [..., in], like x.
@@ -112,15 +113,22 @@ class L0(Map):
         """
         self._check(params)
         self._check_x(params, x, "in_features", "apply: x")
-        noise = self._noise(noise, tuple(x.shape[:-1]) if self.gate == "input" else ())
+        if noise is None:
+            y = product(self._use, params, x)
+        else:
+            y = self._gated(params, x, self._noise(noise, tuple(x.shape[:-1]) if self.gate == "input" else ()))
+        return y + params["bias"] if self.bias else y
+
+    def _multiplied(self, params: Params, x: Tensor) -> Tensor:
+        return self._gated(params, x, None)
+
+    def _gated(self, params: Params, x: Tensor, noise: Tensor | None) -> Tensor:
         z = self._gate(params, noise)
         if self.gate == "input":
-            y = by_planes(lambda W, x: (x * z) @ W, params["W"], x)
-        elif self.gate == "output":
-            y = by_planes(lambda W, x: x @ W * z, params["W"], x)
-        else:
-            y = by_planes(lambda W, x: x @ W, self._over(params["W"], z), x)
-        return y + params["bias"] if self.bias else y
+            return by_planes(lambda W, x: (x * z) @ W, params["W"], x)
+        if self.gate == "output":
+            return by_planes(lambda W, x: x @ W * z, params["W"], x)
+        return by_planes(lambda W, x: x @ W, self._over(params["W"], z), x)
 
     def expected_l0(self, params: Params) -> Tensor:
         """The expected number of non-zero entries of W, a scalar.

@@ -83,7 +83,7 @@ NOT_POSITIONS = {
     "an index made of data": (lambda p, x: x + p[(x[:, :, 0] > 0).long()], (3, 4), "embedding"),
     "one number per feature": (lambda p, x: x + p, (4,), "bias"),
     "a number for each entry of a map": (lambda p, x: (x.unflatten(1, (3, 1)) + p).flatten(1, 2), (3, 1, 4), "shift"),
-    "a matrix of rows in another order": (lambda p, x: x @ p[torch.tensor([2, 0, 1, 3])], (4, 4), "exact"),
+    "a matrix of rows in another order": (lambda p, x: x @ p[torch.tensor([2, 0, 1, 3])], (4, 4), "getitem"),
     "one column": (lambda p, x: x + p, (3, 1), "shift"),
 }
 

@@ -79,8 +79,13 @@ def test_blocks_and_diagonals_equal_the_brute_force_sum(name, which):
         if layer.family == "unused":
             continue
         close(blocks.get_block(layer.name), block, 1e-10, f"block of {layer.name}")
-        close(mixed.get_block(layer.name), (kfac if layer.kronecker else blocks).get_block(layer.name), 1e-12, "mixed")
-        if not layer.kronecker:
+        close(
+            mixed.get_block(layer.name),
+            (kfac if layer.kronecker or layer.factored else blocks).get_block(layer.name),
+            1e-12,
+            "mixed",
+        )
+        if not factors:
             close(kfac.get_block(layer.name), block, 1e-10, f"exact block of {layer.name}")
         if layer.weight is not None and layer.bias is not None:
             view = torch.arange(layer.numel).reshape(-1, layer.shape[1] + 1 if layer.kronecker else 2)
@@ -387,7 +392,7 @@ def test_a_huge_leaf_without_a_rule_is_refused_before_memory_is():
     f = lambda p, x: x @ p["w"] * p["big"].sum()
     params = {"w": torch.ones(3, 2), "big": torch.ones(40_000)}
     with pytest.raises(
-        ValueError, match=r"big: used by torch.Tensor.sum: no rule, so its block is exact: .*40,000 x 40,000 is 6.4 GB"
+        ValueError, match=r"big: sum has no Kronecker factors, so its block is exact: .*40,000 x 40,000 is 6.4 GB"
     ):
         fisher.fim(f, params, torch.ones(2, 3), largest_block=None)
     assert fisher.fim(f, params, torch.ones(2, 3)).exact["big"].shape == (40_000,), "a diagonal beyond the limit"
