@@ -1,0 +1,26 @@
+"""Models: the one list of functions, one per way a leaf can be used.  Each new rule adds a member here, at the end: the place
+of a member in the list is the seed of its numbers.
+"""
+
+from linmaps import trees
+from tests.zoo import attentions, convolutions, examples, products, scales, steps, tables, transformers, weights
+from tests.zoo.member import Member, _randn
+
+__all__ = ["MODELS", "Member", "_randn", "perturbed"]
+
+BUILDERS = [
+    products.mlp, products.matmul_joined_bias, products.addmm, products.bias_apart, products.in_place, products.tied,
+    products.both_ways, examples.sequence, examples.pooled, examples.flattened, examples.steps_first, scales.bare,
+    weights.derived, products.module, attentions.attention, scales.affine, attentions.cross_attention,
+    convolutions.conv1d, convolutions.conv2d, convolutions.conv3d, convolutions.transposed, scales.norms,
+    tables.embedding, tables.tied_embedding, products.einsum, weights.weight_norm, attentions.class_token,
+    examples.first_step, examples.own_step, examples.silent_head, scales.prelu, products.mixed_bias,
+    attentions.unequal_attention, products.flat_vector, products.stacked_layers, products.heads, steps.lstm, steps.gru,
+    steps.rnn, transformers.gpt, transformers.vit,
+]  # fmt: skip
+MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
+
+
+def perturbed(params, seed, size=0.1):
+    r = _randn(seed)
+    return trees.map(lambda t: t + size * r(*t.shape), params)
