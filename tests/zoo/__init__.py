@@ -3,7 +3,21 @@ of a member in the list is the seed of its numbers.
 """
 
 from linmaps import trees
-from tests.zoo import attentions, convolutions, examples, products, scales, steps, tables, transformers, weights
+from tests.zoo import (
+    attentions,
+    blocks,
+    convolutions,
+    examples,
+    fields,
+    images,
+    products,
+    routing,
+    scales,
+    steps,
+    tables,
+    transformers,
+    weights,
+)
 from tests.zoo.member import Member, _randn
 
 __all__ = ["MODELS", "Member", "_randn", "perturbed"]
@@ -16,7 +30,11 @@ BUILDERS = [
     tables.embedding, tables.tied_embedding, products.einsum, weights.weight_norm, attentions.class_token,
     examples.first_step, examples.own_step, examples.silent_head, scales.prelu, products.mixed_bias,
     attentions.unequal_attention, products.flat_vector, products.stacked_layers, products.heads, steps.lstm, steps.gru,
-    steps.rnn, transformers.gpt, transformers.vit,
+    steps.rnn, transformers.gpt, transformers.vit, images.resnet, images.mobilenet, images.convnext, images.unet,
+    blocks.llama, blocks.gpt2, blocks.swin, steps.mamba, routing.soft_experts, routing.hashed_experts, routing.graph,
+    routing.graph_attention, fields.deeponet, fields.deeponet_points, fields.hypernetwork, fields.hypernetwork_fixed,
+    fields.conditioned, weights.lora, weights.normed, weights.bounded, weights.kernel, weights.orthogonal_map,
+    weights.low_rank_map, weights.spectral_map, weights.train_map, fields.pinn_argument,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

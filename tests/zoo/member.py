@@ -24,6 +24,11 @@ def _randn(seed):
     return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def weights(r, shapes, size=0.6):
+    """A tree of numbers of these shapes."""
+    return {k: weights(r, v, size) if isinstance(v, dict) else size * r(*v) for k, v in shapes.items()}
+
+
 def network(r, net, *shape, kinds, class_axis=1):
     net = net.double().eval()
     params = {name: 0.5 * r(*t.shape) for name, t in net.named_parameters()}

@@ -1,9 +1,11 @@
 """Step after step: recurrent networks."""
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from tests.zoo.member import Member
+from tests.zoo.member import Member, weights
 
 
 def _recurrent(r, net, *shape):
@@ -26,3 +28,28 @@ def gru(r):
 
 def rnn(r):
     return _recurrent(r, nn.RNN(3, 3, 2, batch_first=True, bias=False), 4, 2, 3)
+
+
+def mamba(r):
+    """A selective state space: a causal depthwise convolution, step sizes and gates from the data, a loop over time."""
+
+    def f(p, x):
+        h, gate = F.linear(x, p["in_proj"]).chunk(2, -1)
+        h = F.conv1d(h.mT, p["conv1d"]["weight"], p["conv1d"]["bias"], padding=1, groups=3)[..., : x.shape[1]].mT
+        h = F.silu(h)
+        delta, B, C = F.linear(h, p["x_proj"]).split([1, 2, 2], -1)
+        delta = F.softplus(F.linear(delta, p["dt_proj"]["weight"], p["dt_proj"]["bias"]))
+        A, state, ys = -torch.exp(p["A_log"]), h.new_zeros(len(x), 3, 2), []
+        for t in range(x.shape[1]):
+            decay = torch.exp(delta[:, t, :, None] * A)
+            state = decay * state + delta[:, t, :, None] * B[:, t, None] * h[:, t, :, None]
+            ys.append((state * C[:, t, None]).sum(-1))
+        return F.linear((torch.stack(ys, 1) + p["D"] * h) * F.silu(gate), p["out_proj"])
+
+    layer = lambda *shape: {"weight": shape, "bias": shape[:1]}
+    shapes = {"in_proj": (6, 2), "conv1d": layer(3, 1, 2), "x_proj": (5, 3), "dt_proj": layer(3, 1), "A_log": (3, 2)}
+    shapes |= {"D": (3,), "out_proj": (2, 3)}
+    kinds = dict.fromkeys(("in_proj", "x_proj", "dt_proj", "out_proj"), "linear")
+    return Member(
+        f, weights(r, shapes), r(3, 3, 2), kinds | {"conv1d": "conv1d", "A_log": "exact", "D": "scale"}, class_axis=-1
+    )
