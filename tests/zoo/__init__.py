@@ -31,9 +31,9 @@ BUILDERS = [
     examples.first_step, examples.own_step, examples.silent_head, scales.prelu, products.mixed_bias,
     attentions.unequal_attention, products.flat_vector, products.stacked_layers, products.heads, steps.lstm, steps.gru,
     steps.rnn, transformers.gpt, transformers.vit, images.resnet, images.mobilenet, images.convnext, images.unet,
-    blocks.llama, blocks.gpt2, blocks.swin, steps.mamba, routing.soft_experts, routing.hashed_experts, routing.graph,
+    blocks.llama, blocks.gpt2, blocks.swin, steps.mamba, routing.soft_experts, examples.mapped, routing.graph,
     routing.graph_attention, fields.deeponet, fields.deeponet_points, fields.hypernetwork, fields.hypernetwork_fixed,
-    fields.conditioned, weights.lora, weights.normed, weights.bounded, weights.kernel, weights.orthogonal_map,
+    fields.conditioned, weights.lora, weights.spectral_norm, weights.bounded, weights.kernel, weights.orthogonal_map,
     weights.low_rank_map, weights.spectral_map, weights.train_map, fields.pinn_argument,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}

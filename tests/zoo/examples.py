@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch.func import vmap
 
 from tests.zoo.member import Member
 
@@ -75,3 +76,13 @@ def silent_head(r):
         return h.reshape(*x.shape[:2], -1).mean(1) @ p["head"]
 
     return Member(f, {"w": r(2, 3), "head": torch.zeros(3, 2).double()}, r(3, 2, 2), {"w": "matmul", "head": "matmul"})
+
+
+def mapped(r):
+    """A function of one example, mapped; it has as many positions as there are examples."""
+
+    def one(p, x):
+        return F.linear(torch.tanh(x @ p["w"] + p["b"]).mean(0), p["v"])
+
+    f = lambda p, x: vmap(lambda x: one(p, x))(x)
+    return Member(f, {"w": r(2, 3), "b": r(3), "v": r(2, 3)}, r(4, 4, 2), dict.fromkeys("wbv", "exact"))

@@ -72,16 +72,17 @@ class _UNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.enter, self.deep = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 3, 3, padding=1)
-        self.up, self.leave = nn.ConvTranspose2d(3, 2, 2, 2), nn.Conv2d(6, 2, 1)
+        self.up, self.leave = nn.Conv2d(3, 2, 1), nn.Conv2d(6, 2, 1)
 
     def forward(self, x):
         h = F.silu(self.enter(x))
         deep = F.silu(self.deep(F.max_pool2d(h, 2)))
-        wide = F.interpolate(deep[:, :2], scale_factor=2, mode="bilinear", align_corners=False)
-        return self.leave(torch.cat([h, self.up(deep), wide], 1))
+        near = self.up(F.interpolate(deep, scale_factor=2))
+        smooth = F.interpolate(deep[:, :2], scale_factor=2, mode="bilinear", align_corners=False)
+        return self.leave(torch.cat([h, near, smooth], 1))
 
 
 def unet(r):
-    """Down by a pool, up by a transposed convolution and by interpolation, beside what was there: a label for each pixel."""
-    kinds = dict.fromkeys(("enter", "deep", "leave"), "conv2d") | {"up": "conv_transpose2d"}
+    """Down by a pool, up by two ways of interpolation, beside what was there: a label for each pixel."""
+    kinds = dict.fromkeys(("enter", "deep", "up", "leave"), "conv2d")
     return network(r, _UNet(), 3, 1, 4, 2, kinds=kinds)

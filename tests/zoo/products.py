@@ -135,3 +135,25 @@ def stacked_layers(r):
 
     kinds = {"w[0:1]": "linear", "w[1:2]": "linear", "head": "matmul"}
     return Member(f, {"w": r(2, 3, 3), "b": r(2, 3), "head": r(2, 3)}, r(4, 2, 3), kinds, class_axis=-1)
+
+
+def parted_bias(r):
+    """Biases for some outputs, constants between: as many examples as there are numbers in each."""
+
+    def f(p, x):
+        q, k, v = F.linear(x, p["w"], torch.cat([p["q"], torch.zeros_like(p["v"]), p["v"]])).chunk(3, -1)
+        return torch.tanh(q * k.exp()) + v
+
+    return Member(f, {"w": r(9, 2), "q": r(3), "v": r(3)}, r(3, 2), {"w": "linear", "q": "exact", "v": "exact"})
+
+
+def zeroed_bias(r):
+    """Biases of which some are put to zero in place, in a copy."""
+
+    def f(p, x):
+        bias = p["b"].clone()
+        bias[3:6].zero_()
+        q, k, v = F.linear(x, p["w"], bias).chunk(3, -1)
+        return torch.tanh(q * k.exp()) + v
+
+    return Member(f, {"w": r(9, 2), "b": r(9)}, r(4, 2), {"w": "linear", "b": "exact"})

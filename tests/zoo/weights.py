@@ -37,17 +37,22 @@ def lora(r):
     return Member(f, {k: r(*s) for k, s in shapes.items()}, r(4, 3), kinds)
 
 
-def normed(r):
-    """Torch's own weight norm, and a weight over its largest singular value, whose vectors are constants at rest."""
-    u, v = F.normalize(r(3), dim=0), F.normalize(r(3), dim=0)
+def fused_norm(r):
+    """Torch's own weight norm, as its modules call it."""
+    f = lambda p, x: F.linear(torch.tanh(F.linear(x, torch._weight_norm(p["v"], p["g"], 0), p["b"])), p["head"])
+    params = {"v": r(3, 2), "g": r(3, 1), "b": r(3), "head": r(2, 3)}
+    return Member(f, params, r(4, 2), {"v": "exact", "g": "exact", "b": "bias", "head": "linear"})
+
+
+def spectral_norm(r):
+    """A weight over its largest singular value, whose vectors are constants at rest."""
+    u, v = F.normalize(r(3), dim=0), F.normalize(r(2), dim=0)
 
     def f(p, x):
-        h = torch.tanh(F.linear(x, torch._weight_norm(p["v"], p["g"], 0), p["b"]))
-        h = torch.tanh(F.linear(h, p["w"] / torch.dot(u, torch.mv(p["w"], v))))
-        return F.linear(h, p["head"])
+        w = p["w"] / torch.dot(u, torch.mv(p["w"], v))
+        return F.linear(torch.tanh(F.linear(x, w, p["b"])), p["head"])
 
-    params = {"v": r(3, 2), "g": r(3, 1), "b": r(3), "w": r(3, 3), "head": r(2, 3)}
-    return Member(f, params, r(4, 2), dict.fromkeys("vgw", "exact") | {"b": "bias", "head": "linear"})
+    return Member(f, {"w": r(3, 2), "b": r(3), "head": r(2, 3)}, r(4, 2), {"w": "exact", "b": "bias", "head": "linear"})
 
 
 def bounded(r):
