@@ -35,6 +35,8 @@ BUILDERS = [
     routing.graph_attention, fields.deeponet, fields.deeponet_points, fields.hypernetwork, fields.hypernetwork_fixed,
     fields.conditioned, weights.lora, weights.spectral_norm, weights.bounded, weights.kernel, weights.orthogonal_map,
     weights.low_rank_map, weights.spectral_map, weights.train_map, fields.pinn_argument,
+    products.parted_bias, products.zeroed_bias, weights.fused_norm, fields.pinn_jvp, fields.pinn_closure,
+    routing.hashed_experts, routing.kept_tokens, routing.chosen_experts,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

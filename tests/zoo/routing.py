@@ -54,6 +54,21 @@ def hashed_experts(r):
     return Member(f, {"shared": r(3, 2), "experts": experts}, r(4, 3), kinds | {"shared": "matmul"})
 
 
+def kept_tokens(r):
+    """Some tokens alone are looked at: as many as there are examples, but two of one example and none of the last."""
+
+    def f(p, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        (row,) = torch.where(tokens[:, 0] > 0)
+        h = torch.tanh(tokens[row] @ p["w"])
+        pooled = torch.zeros(len(x), h.shape[-1], dtype=h.dtype).index_add(0, row // x.shape[1], h)
+        return (pooled + x.sum((1, 2))[:, None]) @ p["head"]
+
+    x = r(3, 2, 2)
+    x[..., 0] = x[..., 0].abs() * torch.tensor([[1, -1], [1, 1], [-1, -1]])
+    return Member(f, {"w": r(2, 3), "head": r(3, 2)}, x, {"w": "exact", "head": "matmul"})
+
+
 def graph(r):
     """Two graph convolutions over the graphs of all examples as one, by index_add along its edges; each graph pooled."""
     start, end = torch.tensor([[0, 1, 1, 2, 3, 0, 1, 2, 3], [1, 0, 2, 1, 2, 0, 1, 2, 3]])
