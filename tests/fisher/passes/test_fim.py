@@ -79,12 +79,8 @@ def test_blocks_and_diagonals_equal_the_brute_force_sum(name, which):
         if layer.family == "unused":
             continue
         close(blocks.get_block(layer.name), block, 1e-10, f"block of {layer.name}")
-        close(
-            mixed.get_block(layer.name),
-            (kfac if layer.kronecker or layer.factored else blocks).get_block(layer.name),
-            1e-12,
-            "mixed",
-        )
+        factors = layer.kronecker or layer.factored
+        close(mixed.get_block(layer.name), (kfac if factors else blocks).get_block(layer.name), 1e-12, "mixed")
         if not factors:
             close(kfac.get_block(layer.name), block, 1e-10, f"exact block of {layer.name}")
         if layer.weight is not None and layer.bias is not None:
