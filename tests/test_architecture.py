@@ -36,6 +36,7 @@ linmaps
 fisher.checks
 fisher.collector.rules
 fisher.collector.calls
+fisher.collector.watching
 fisher.collector
 fisher.derivatives fisher.likelihoods fisher.iterative
 fisher.trials

@@ -6,14 +6,16 @@ g [C, B, S, O].
 In reading order:
     rules/       which torch call uses a leaf how
     calls/       what a leaf goes through before a rule meets it
-    watch        every torch call that f makes, under the rules
+    watching/    every torch call that f makes, under the rules
     uses         Use and Layer: one call, and the calls that share leaves
     trace        one run watched: the uses met, in order
+    through      leaves that make weights, and these weights, as layers
     grouping     leaves to layers
     layers       Layers: which leaf is used how, as data
-    taps         zero tensors added at the outputs: a and g by one vjp
-    products     gradients and rows as products g a'
     exact_rows   rows of single examples, of leaves without a rule
+    taps         zero tensors added at the outputs: a and g by one vjp
+    weights      the weights that f makes, as functions of their leaves
+    products     gradients and rows as products g a'
     witness      where the examples are, and that uses and rows explain autograd's gradient
     modules      a torch.nn.Module as a pure function
     collection   LayerCollection: layers found and checked

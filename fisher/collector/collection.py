@@ -13,7 +13,7 @@ from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
-from fisher.collector.calls.known import distinct
+from fisher.collector.watching.known import distinct
 from fisher.collector.grouping import leaves_to_layers as _layers
 from fisher.collector.layers import Layers
 from fisher.collector.modules import called
@@ -81,7 +81,9 @@ class LayerCollection(Layers):
             y, back = purity.watched(lambda params, x: tracer.run(f, params, x), params, x)
             uses = tracer.resolved()
             opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
-            make = lambda uses, opaque: cls(_layers(layout, uses, opaque, tracer.parts, together), uses, layout)
+            make = lambda uses, opaque: cls(
+                _layers(layout, uses, opaque, tracer.parts, together, tracer.alone), uses, layout
+            )
             made = make(uses, opaque)
             if not check or not tracer.batch:
                 return made

@@ -37,14 +37,25 @@ def leaf_rows(
         return f(treedef.unflatten([part.get(n, t) for n, t in enumerate(flat)]), x)
 
     own = {n: flat[n] for n in leaves}
+    found = rows_of(output, own, x, columns, one_by_one)
+    return {n: t.flatten(2) if t.ndim > 2 else t[..., None] for n, t in found.items()}
+
+
+def rows_of(
+    output: Callable[[dict[int, Tensor], Any], Tensor],
+    own: dict[int, Tensor],
+    x: Any,
+    columns: Tensor,
+    one_by_one: bool = False,
+) -> dict[int, Tensor]:
+    """Gradients of `output(own, x)` with respect to own, of each column at each example, `{n: [C, B, *own[n]]}`."""
     batch = batch_size(x)
-    if not leaves or batch == 0 or len(columns) == 0:
-        return {n: columns.new_zeros(len(columns), batch, t.numel()) for n, t in own.items()}
-    found = _masked(output, own, x, columns) if one_by_one else _mapped(output, own, x, columns)
-    return {n: t.reshape(len(columns), batch, own[n].numel()) for n, t in found.items()}
+    if not own or batch == 0 or len(columns) == 0:
+        return {n: columns.new_zeros(len(columns), batch, *t.shape) for n, t in own.items()}
+    return (_masked if one_by_one else _mapped)(output, own, x, columns)
 
 
-def _mapped(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> LeafRows:
+def _mapped(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> dict[int, Tensor]:
     def one(x: Any, columns: Tensor) -> LeafRows:
         _, back = vjp(lambda part: output(part, trees.map(lambda t: t[None], x))[0], own)  # type: ignore[misc]
         return vmap(lambda c: back(c)[0])(columns)
@@ -52,7 +63,7 @@ def _mapped(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, colum
     return vmap(one, in_dims=(0, 1), out_dims=1)(x, columns)
 
 
-def _masked(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> LeafRows:
+def _masked(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> dict[int, Tensor]:
     _, back = vjp(lambda part: output(part, x), own)  # type: ignore[misc]
 
     def row(column: Tensor, b: int) -> LeafRows:

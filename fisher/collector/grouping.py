@@ -23,12 +23,14 @@ def leaves_to_layers(
     opaque: dict[Path, str],
     packed: dict[Path, int],
     together: Sequence[Sequence[Path]] = (),
+    alone: frozenset[Path] = frozenset(),
 ) -> tuple[Layer, ...]:
     """Group leaves into blocks: a weight takes along the bias that is met with it and nowhere else.
 
     opaque: notes on leaves that get an exact block; together: those of them that share one; packed: leaves with several
-    weights in them, one below the other.
+    weights in them, one below the other; alone: leaves of layers that no data enter, which make weights in no other way.
     """
+    uses = tuple(_grouped(u, alone) for u in uses)
     number = {p: n for n, p in enumerate(layout.paths)}
     notes = dict(opaque) | _conflicts(layout, uses, opaque)
     through = seen_through(layout, uses, notes)
@@ -70,6 +72,16 @@ def leaves_to_layers(
                 made = _exact(layout, [n], notes.get(path, NEVER_MET))
             layers[n, rows[0] if rows else 0] = made
     return _told_apart([layers[key] for key in sorted(layers)], layout)
+
+
+def _grouped(use: Use, alone: frozenset[Path]) -> Use:
+    """A use without the leaves that it gives no factors: of a free layer those that make weights in other ways too, of derived
+    weights those of free layers."""
+    one = lambda p: dataclasses.replace(p, leaves=tuple(q for q in p.leaves if q not in alone))
+    of = lambda p: (one(p) if isinstance(p, Derived) else p if not use.free or p in alone else None) if p else p
+    weight, bias = of(use.weight), of(use.bias)
+    weight, bias = (None if isinstance(p, Derived) and not p.leaves else p for p in (weight, bias))
+    return use if (weight, bias) == (use.weight, use.bias) else dataclasses.replace(use, weight=weight, bias=bias)
 
 
 def _told_apart(layers: list[Layer], layout: Layout) -> tuple[Layer, ...]:

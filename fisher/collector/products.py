@@ -129,8 +129,12 @@ def _table(index: Tensor, g: Tensor, vocabulary: int) -> Tensor:
 def _table_squares(index: Tensor, g: Tensor, vocabulary: int) -> Tensor:
     """sum over columns, examples of (sum over s at this index of g_s)^2, `[O, V]`, without a table for each example.
 
-    (sum of g_s)^2 = sum over s of g_s (sum over the s' with the same index of g_s').
+    With many positions there is one all the same.  Else (sum of g_s)^2 = sum over s of g_s (sum over the s' with the same index
+    of g_s').
     """
+    if index.shape[1] > vocabulary:
+        every = vmap(vmap(lambda index, g: _table(index, g, vocabulary)), in_dims=(None, 0))
+        return by_columns(lambda g: (every(index, g) ** 2).sum((0, 1)), g, index.shape[0] * vocabulary * g.shape[-1])
     same = (index[:, :, None] == index[:, None, :]).to(g.dtype)
     terms = (g * (same @ g)).sum(0) if g.shape[2] > 1 else (g**2).sum(0)
     return _table(index.flatten(), terms.flatten(0, 1), vocabulary)

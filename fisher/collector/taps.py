@@ -17,12 +17,13 @@ from fisher.checks.axes import batch_size
 from fisher.checks.doors import output
 from fisher.checks.mixed import explained
 from fisher.checks.purity import no_random_call
-from fisher.collector.calls.known import distinct
-from fisher.collector.calls.tape import Tape
+from fisher.collector.watching.known import distinct
+from fisher.collector.watching.tape import Tape
+from fisher.collector.exact_rows import rows_of
 from fisher.collector.layers import Layers
 from fisher.collector.rules.match import Match, View, spoken
 from fisher.collector.uses import Use
-from fisher.collector.watch import Watcher
+from fisher.collector.watching.watch import Watcher
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 
@@ -48,6 +49,8 @@ def pull(
     """
     batch = batch_size(x)
     params = distinct(params)
+    free = tuple(k for k in uses if layers.uses[k].free)
+    uses, also = tuple(k for k in uses if k not in free), (*also, *free)
 
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)
@@ -63,9 +66,24 @@ def pull(
     output(y, params, x)
 
     def gradients(columns: Tensor) -> dict[int, Tensor]:
-        return vmap(back)(columns)[0] if uses else {}
+        found = vmap(back)(columns)[0] if uses else {}
+        return found | _free_rows(f, params, x, layers, free, columns) if free else found
 
     return y, inputs, gradients
+
+
+def _free_rows(
+    f: Any, params: Any, x: Any, layers: Layers, free: tuple[int, ...], columns: Tensor
+) -> dict[int, Tensor]:
+    """Output-gradients at uses without examples, of each column at each example, `[C, B, *z]`."""
+    reference = trees.leaves(params)
+    taps = {k: reference[layers.leaf_of(k)].new_zeros(layers.uses[k].shape) for k in free}
+    nothing = lambda k, a: ()
+    tapped = lambda taps, x: _tapped(f, params, x, layers, taps, nothing, batch_size(x), ())[0]
+    try:
+        return rows_of(tapped, taps, x, columns)
+    except RuntimeError:  # f does not take vmap over examples
+        return rows_of(tapped, taps, x, columns, one_by_one=True)
 
 
 def column_rows(layers: Layers, g: dict[int, Tensor], batch: int) -> dict[int, Tensor]:
@@ -112,7 +130,7 @@ def _tapped(
         player.alive.append(z)
         return z
 
-    with Watcher(params, on_match, x=x, holds=player.holds):
+    with Watcher(params, on_match, x=x, holds=player.holds, free=player.free):
         y = f(params, x)
     player.finish()
     return y, inputs
@@ -132,7 +150,7 @@ def outputs_of(f: Any, params: Any, x: Any, layers: Layers) -> dict[int, Tensor]
             player.alive.append(z)
         return z
 
-    with torch.enable_grad(), Watcher(params, on_match, x=x, holds=player.holds):
+    with torch.enable_grad(), Watcher(params, on_match, x=x, holds=player.holds, free=player.free):
         f(params, x)
     player.finish()
     return found
@@ -151,7 +169,7 @@ def tape_of(f: Any, params: Any, x: Any, layers: Layers) -> Tape:
 
     with (
         torch.enable_grad(),
-        Watcher(distinct(params), on_match, x=x, holds=player.holds) as watcher,
+        Watcher(distinct(params), on_match, x=x, holds=player.holds, free=player.free) as watcher,
     ):
         f(trees.flatten(params)[1].unflatten(watcher.tape.alive[: len(layers.layout.paths)]), x)
     player.finish()
@@ -166,6 +184,7 @@ class _Replay:
         self.outputs: dict[int, int] = {}
         self.alive: list[Tensor] = []
         self.holding = {u.constant for u in uses}
+        self.free = any(u.free for u in uses)
 
     def holds(self, number: int, match: Match, z: Tensor) -> bool:
         return number in self.holding

@@ -10,21 +10,22 @@ from torch import Tensor
 
 from fisher.checks.axes import batch_axes
 from fisher.collector.calls.chains import Chain, step
-from fisher.collector.calls.known import tensors, version
+from fisher.collector.watching.known import tensors, version
 from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.match import Match, leaves_of
 from fisher.collector.uses import Rows, Use
-from fisher.collector.watch import Watcher
+from fisher.collector.watching.watch import Watcher
 from linmaps import trees
 
 
 class Tracer:
     """One plain forward under a Watcher: the uses, the calls without a rule, and what leads from layer to layer."""
 
-    def __init__(self, batch: int, made: frozenset[int] = frozenset()) -> None:
-        self.batch, self.made = batch, made
+    def __init__(self, batch: int, made: frozenset[int] = frozenset(), free: bool = True) -> None:
+        self.batch, self.made, self.free = batch, made, free
         self.uses: list[dict[str, Any]] = []
         self.opaque: dict[Any, str] = {}
+        self.opaque_made: dict[Any, str] = {}  # what is made of these leaves
         self.parts: dict[Any, int] = {}
         self.origin: dict[int, tuple[int, tuple[Any, ...], tuple[int, ...]]] = {}
         self.consumers: dict[int, int] = {}
@@ -32,11 +33,14 @@ class Tracer:
         self.alive: list[Any] = []
 
     def run(self, f: Any, params: Any, x: Any) -> Tensor:
-        opaque = lambda path, name: self.opaque.setdefault(path, name)
-        watcher = Watcher(params, self._match, opaque, self._plain, x=x, holds=self._holds)
+        opaque = lambda path, name, made: (self.opaque_made if made else self.opaque).setdefault(path, name)
+        watcher = Watcher(params, self._match, opaque, self._plain, x=x, holds=self._holds, free=self.free)
         with watcher:
             y = f(params, x)
         self.parts = watcher.parts
+        alone = {p for u in self.uses if u["free"] for p in (u["weight"], u["bias"]) if p is not None} - watcher.worked
+        self.alone = frozenset(p for p in alone if p not in self.opaque)
+        self.opaque = {p: n for p, n in self.opaque_made.items() if p not in alone} | self.opaque
         if not isinstance(y, Tensor):
             raise TypeError(
                 f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone"
@@ -76,7 +80,7 @@ class Tracer:
                     self.opaque.setdefault(path, "an in-place addition")
                 return z
         shared = tuple(match.form.outputs(z).shape)
-        if not batch_axes(shared, self.batch):
+        if not match.free and not batch_axes(shared, self.batch):
             for path in (p for weight in paths for p in leaves_of(weight)):
                 self.opaque.setdefault(path, f"{match.kind} without a batch axis: output {tuple(z.shape)}")
         self.uses.append(
@@ -95,11 +99,13 @@ class Tracer:
                 "source": origin,
                 "mutated": False,
                 "constant": match.constant,
+                "free": match.free,
             }
         )
         if match.inputs is not None:
             self.inputs.append((k, match.inputs, before))
-        self._remember(z, (k, (), ()))
+        if not match.free:
+            self._remember(z, (k, (), ()))
         return z
 
     def _takes_bias(self, use: int, size: int) -> bool:
@@ -169,6 +175,7 @@ class Tracer:
                     mutated=u["mutated"],
                     source=source,
                     constant=u["constant"],
+                    free=u["free"],
                 )
             )
         return tuple(uses)

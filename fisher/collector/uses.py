@@ -29,7 +29,7 @@ class Use:
     shared: its shape with features last;
     axis: where the examples are in the latter (`axes.rows`); mutated: x is changed in place later on;
     source: `(earlier use, chain)` when x is `chain` of that use's output, and that output goes nowhere else;
-    constant: the number of this call among the products with constants, if no data enter x.
+    constant: the number of this call among the products with constants, if no data enter x; free: nor have z and x examples.
     """
 
     kind: str
@@ -47,6 +47,7 @@ class Use:
     mutated: bool
     source: tuple[int, Chain] | None
     constant: int | None = None
+    free: bool = False
 
     @property
     def transposed(self) -> bool:
@@ -68,17 +69,23 @@ class Use:
 
     def tap_shape(self, batch: int) -> tuple[int, ...]:
         """The shape of z for another batch size."""
+        if self.free:
+            return self.shape
         k = self.form.axis(max(self.axis, 0))
         return (*self.shape[:k], self.shape[k] // max(1, self.batch) * batch, *self.shape[k + 1 :])
 
     def inputs(self, x: Tensor, batch: int) -> Tensor:
-        """x as `[B, S, I]`, `[B, S, groups, I]`, or indices `[B, S]` of a lookup."""
+        """x as `[B, S, I]`, `[B, S, groups, I]`, or indices `[B, S]` of a lookup; the same for all examples if free."""
+        if self.free:
+            return x.reshape(-1, x.shape[-1]).expand(batch, -1, -1)
         if isinstance(self.form, Lookup):
             return rows(self.form.inputs(x), batch, self.axis)[..., 0]
         return self._by_group(rows(self.form.inputs(x), batch, self.axis))
 
     def outputs(self, z: Tensor, batch: int, axis: int | None = None) -> Tensor:
-        """z as `[B, S, O]`, or `[B, S, groups, O]`."""
+        """z as `[B, S, O]`, or `[B, S, groups, O]`; of a free use z has an axis of examples in front."""
+        if self.free:
+            return z.reshape(batch, -1, z.shape[-1])
         return self._by_group(rows(self.form.outputs(z), batch, self.axis if axis is None else axis))
 
     def _by_group(self, t: Tensor) -> Tensor:

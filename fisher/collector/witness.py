@@ -109,9 +109,9 @@ def batch_axis(seen: Evidence) -> dict[int, int | None]:
     batch, uses = seen.batch, seen.layers.uses
     if batch < 2:
         return {}
-    left = {k: batch_axes(uses[k].shared, batch) for k in seen.layers.tapped}
+    left = {k: batch_axes(uses[k].shared, batch) for k in seen.layers.tapped if not uses[k].free}
     for examples, g in _testimonies(seen, left):
-        for k, t in g.items():
+        for k, t in ((k, g[k]) for k in left):
             left[k] = tuple(axis for axis in left[k] if _only(uses[k].outputs(t, batch, axis), examples))
     if any(len(axes) > 1 for axes in left.values()):
         z, moved = (outputs_of(seen.f, seen.params, x, seen.layers) for x in (seen.x, _replaced(seen.x)))

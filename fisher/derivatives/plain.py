@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fisher.collector.calls.batching import sound
-from fisher.collector.calls.known import opened
+from fisher.collector.watching.known import opened
 from fisher.collector.rules.match import bind
 
 

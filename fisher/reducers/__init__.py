@@ -1,12 +1,13 @@
 """Reducers: what one batch adds up for each representation.  B batch, S shared, I inputs, O outputs, C columns.
 
 In reading order:
-    base   what a reducer is: sums over a batch, and the matrix of their mean
-    kfac   Kronecker factors
-    rows   gradients of single examples: dense, blocks, diagonals, rows
-    ekfac  second moments in Kronecker eigenbases
-    table  representation -> reducer
-    mixed  several of them at once, by layer
+    base     what a reducer is: sums over a batch, and the matrix of their mean
+    through  leaves that make weights: J'(G (x) A)J
+    kfac     Kronecker factors
+    rows     gradients of single examples: dense, blocks, diagonals, rows
+    ekfac    second moments in Kronecker eigenbases
+    table    representation -> reducer
+    mixed    several of them at once, by layer
 """
 
 from fisher.reducers.base import Options, Reducer

@@ -16,7 +16,7 @@ from fisher.collector.uses import Layer
 from fisher.collector.weights import Weights
 
 AT_ONCE = 2**24  # numbers of derivatives of weights held at a time
-MOST_ROWS = 2**14  # derivatives of weights that are taken for a diagonal; beyond, it is that of the examples' gradients
+MOST = 2**36  # multiplications that a diagonal may cost; beyond, it is that of the gradients of single examples
 
 Product = Callable[[Tensor], Tensor]  # V [K, *view] -> F V, symmetric
 
@@ -76,5 +76,5 @@ def _flat(parts: tuple[Tensor, ...], n: int) -> Tensor:
 
 def by_weights(layer: Layer, small: bool) -> bool:
     """Whether the block is made of derivatives of the weights, not of the gradients of single examples."""
-    m = sum(weight.numel for weight in layer.inner)
-    return layer.factored and (small or min(m, layer.numel) <= MOST_ROWS)
+    each = sum(min(w.numel, layer.numel) * w.numel * sum(w.shape) for w in layer.inner)
+    return layer.factored and (small or each <= MOST)

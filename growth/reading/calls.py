@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from fisher.collector.calls.known import tensors
+from fisher.collector.watching.known import tensors
 from growth.reading.layers import layers_of
 from growth.reading.pairs import Pair
 from linmaps import trees

@@ -85,5 +85,5 @@ def swin(r):
 
     layer = lambda *shape: {"weight": shape, "bias": shape[:1]}
     shapes = {"qkv": layer(12, 4), "proj": layer(4, 4), "table": (9, 2), "head": (2, 4)}
-    kinds = {"qkv": "linear", "proj": "linear", "table": "exact", "head": "linear"}
+    kinds = {"qkv": "linear", "proj": "linear", "table": "positions", "head": "linear"}
     return Member(f, weights(r, shapes), r(3, 4, 2, 4), kinds)

@@ -57,7 +57,7 @@ def deeponet(r):
         return torch.einsum("bk,qk->bq", branch, trunk) + p["shift"]
 
     shapes = {"branch": {"in": (3, 4), "out": (3, 3)}, "trunk": {"in": (3, 1), "out": (3, 3)}, "shift": (1,)}
-    kinds = {"branch.in": "linear", "branch.out": "linear", "trunk.in": "exact", "trunk.out": "exact"}
+    kinds = {"branch.in": "linear", "branch.out": "linear", "trunk.in": "linear", "trunk.out": "linear"}
     return Member(f, weights(r, shapes, 1.0), r(3, 4), kinds | {"shift": "shift"})
 
 
@@ -83,7 +83,7 @@ def hypernetwork(r):
 
     params = {"code": r(2), "maker": weights(r, {"weight": (9, 2), "bias": (9,)}), "head": r(2, 3)}
     return Member(
-        f, params, r(4, 3), dict.fromkeys(("code", "maker.weight", "maker.bias"), "exact") | {"head": "linear"}
+        f, params, r(4, 3), dict.fromkeys(("code", "maker", "head"), "linear")
     )
 
 
@@ -96,7 +96,7 @@ def hypernetwork_fixed(r):
             x = torch.tanh(F.linear(x, w))
         return F.linear(x, p["head"])
 
-    return Member(f, {"maker": r(9, 2), "head": r(2, 3)}, r(3, 3), {"maker": "exact", "head": "linear"})
+    return Member(f, {"maker": r(9, 2), "head": r(2, 3)}, r(3, 3), {"maker": "linear", "head": "linear"})
 
 
 def conditioned(r):

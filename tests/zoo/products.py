@@ -144,7 +144,7 @@ def parted_bias(r):
         q, k, v = F.linear(x, p["w"], torch.cat([p["q"], torch.zeros_like(p["v"]), p["v"]])).chunk(3, -1)
         return torch.tanh(q * k.exp()) + v
 
-    return Member(f, {"w": r(9, 2), "q": r(3), "v": r(3)}, r(3, 2), {"w": "linear", "q": "exact", "v": "exact"})
+    return Member(f, {"w": r(9, 2), "q": r(3), "v": r(3)}, r(3, 2), {"w": "linear", "q+v": "cat"})
 
 
 def zeroed_bias(r):

@@ -51,5 +51,5 @@ def mamba(r):
     shapes |= {"D": (3,), "out_proj": (2, 3)}
     kinds = dict.fromkeys(("in_proj", "x_proj", "dt_proj", "out_proj"), "linear")
     return Member(
-        f, weights(r, shapes), r(3, 3, 2), kinds | {"conv1d": "conv1d", "A_log": "exact", "D": "scale"}, class_axis=-1
+        f, weights(r, shapes), r(3, 3, 2), kinds | {"conv1d": "conv1d", "A_log": "neg", "D": "scale"}, class_axis=-1
     )

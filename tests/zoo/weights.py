@@ -33,7 +33,7 @@ def lora(r):
         return F.linear(h, p["v"] + 2.0 * p["d"] @ p["c"])
 
     shapes = {"w": (3, 3), "a": (1, 3), "b": (3, 1), "v": (2, 3), "c": (1, 3), "d": (2, 1)}
-    kinds = dict.fromkeys("wab", "linear") | dict.fromkeys("vcd", "exact")
+    kinds = dict.fromkeys("wab", "linear") | {"c+d+v": "add"}
     return Member(f, {k: r(*s) for k, s in shapes.items()}, r(4, 3), kinds)
 
 
@@ -41,7 +41,7 @@ def fused_norm(r):
     """Torch's own weight norm, as its modules call it."""
     f = lambda p, x: F.linear(torch.tanh(F.linear(x, torch._weight_norm(p["v"], p["g"], 0), p["b"])), p["head"])
     params = {"v": r(3, 2), "g": r(3, 1), "b": r(3), "head": r(2, 3)}
-    return Member(f, params, r(4, 2), {"v": "exact", "g": "exact", "b": "bias", "head": "linear"})
+    return Member(f, params, r(4, 2), {"b+g+v": "weight_norm", "head": "linear"})
 
 
 def spectral_norm(r):
@@ -52,7 +52,7 @@ def spectral_norm(r):
         w = p["w"] / torch.dot(u, torch.mv(p["w"], v))
         return F.linear(torch.tanh(F.linear(x, w, p["b"])), p["head"])
 
-    return Member(f, {"w": r(3, 2), "b": r(3), "head": r(2, 3)}, r(4, 2), {"w": "exact", "b": "bias", "head": "linear"})
+    return Member(f, {"w": r(3, 2), "b": r(3), "head": r(2, 3)}, r(4, 2), {"b+w": "div", "head": "linear"})
 
 
 def bounded(r):
@@ -64,9 +64,8 @@ def bounded(r):
         return F.linear(h, F.softplus(p["positive"]))
 
     shapes = {"rows": (3, 3), "scale": (3,), "skew": (3, 3), "positive": (2, 3)}
-    return Member(
-        f, {k: r(*s) for k, s in shapes.items()}, r(4, 3), dict.fromkeys(shapes, "exact") | {"scale": "scale"}
-    )
+    kinds = {"rows": "softmax", "scale": "scale", "skew": "matrix_exp", "positive": "softplus"}
+    return Member(f, {k: r(*s) for k, s in shapes.items()}, r(4, 3), kinds)
 
 
 def kernel(r):
@@ -78,16 +77,15 @@ def kernel(r):
         return F.conv1d(x, w.T.view(2, 2, 3), padding=1).tanh().mean(-1) @ p["head"]
 
     params = {"in": {"weight": r(3, 1), "bias": r(3)}, "out": r(4, 3), "head": r(2, 2)}
-    return Member(f, params, r(4, 2, 4), dict.fromkeys(("in.weight", "in.bias", "out"), "exact") | {"head": "matmul"})
+    return Member(f, params, r(4, 2, 4), dict.fromkeys(("in", "out"), "linear") | {"head": "matmul"})
 
 
-def _through(r, spec, features, seed, **others):
-    """A map between two layers; others: kinds of its leaves where they are not exact."""
+def _through(r, spec, features, seed):
+    """A map between two layers."""
     generator = torch.Generator().manual_seed(seed)
     params = {"in": r(spec.in_features, features), "map": spec.init(generator, dtype=torch.float64)}
     f = lambda p, x: F.linear(torch.tanh(spec.apply(p["map"], torch.tanh(F.linear(x, p["in"])))), p["head"])
-    names = {f"map.{k}": "exact" for k in params["map"]}
-    kinds = names | {f"map.{k}": kind for k, kind in others.items()} | {"in": "linear", "head": "linear"}
+    kinds = {"in": "linear", "map": spec.name, "head": "linear"}
     return Member(f, params | {"head": r(2, spec.out_features)}, r(4, features), kinds)
 
 
@@ -96,7 +94,7 @@ def orthogonal_map(r):
 
 
 def low_rank_map(r):
-    return _through(r, linmaps.LowRank(3, 3, rank=1), 2, 2, U="matmul", V="matmul")
+    return _through(r, linmaps.LowRank(3, 3, rank=1), 2, 2)
 
 
 def spectral_map(r):
@@ -104,4 +102,4 @@ def spectral_map(r):
 
 
 def train_map(r):
-    return _through(r, linmaps.Factorized((2, 2), (2, 2), factorization="tt", rank=2), 2, 4, bias="bias")
+    return _through(r, linmaps.Factorized((2, 2), (2, 2), factorization="tt", rank=2), 2, 4)

@@ -178,7 +178,39 @@ _UNBINDS = {torch.unbind, torch.Tensor.unbind}
 _SELECTS = {torch.select, torch.Tensor.select}
 
 
+ADDS = {torch.add, *(getattr(torch.Tensor, name) for name in ("add", "__add__", "__radd__"))}
 JOINS = {getattr(torch, name) for name in ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack")}
+
+
+def chosen(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether what a call of data gives has as many entries as the data say: positions, or what is at them."""
+    if func in _CHOICES or (func is torch.where and len(args) == 1):
+        return True
+    index = args[1] if func is torch.Tensor.__getitem__ else None
+    return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in _indices(index))
+
+
+def put_back(func: Any) -> bool:
+    """Whether a call gives its first argument with other entries: shapes are those of that one alone."""
+    return getattr(func, "__name__", "").strip("_") in _PUTS
+
+
+_CHOICES = {
+    getattr(space, name)
+    for space in (torch, torch.Tensor)
+    for name in ("nonzero", "masked_select", "argwhere", "unique", "unique_consecutive")
+    if hasattr(space, name)
+}
+_PUTS = {
+    "index_add",
+    "index_copy",
+    "index_put",
+    "scatter",
+    "scatter_add",
+    "scatter_reduce",
+    "masked_scatter",
+    "index_fill",
+}
 
 
 def packed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, int]]:

@@ -97,10 +97,17 @@ class Lookup(Form):
     vocabulary: int = 0
     padding_idx: int | None = None
     table: Axes | None = None  # the shape `[vocabulary, O]`, where the leaf has another
+    features: int | None = None  # the axis of z that holds them, where it is not the last
 
     @property
     def arrangement(self) -> Arrangement:
         return Arrangement((1,), (0,), shape=self.table)
+
+    def outputs(self, z: Tensor) -> Tensor:
+        return z if self.features is None else z.movedim(self.features, -1)
+
+    def axis(self, shared: int) -> int:
+        return shared + int(self.features is not None and shared >= self.features)
 
     def inputs(self, x: Tensor) -> Tensor:
         index = torch.where(x < 0, x + self.vocabulary, x)

@@ -111,6 +111,32 @@ def positions(z: Tensor, own: tuple[int, ...], seen: View) -> Match | None:
     return Match("positions", plain, None, index, forms.Lookup(True, size, None, table))
 
 
+def gathered(z: Tensor, addresses: Tensor, seen: View) -> Match | None:
+    """Entries of a table `[V, O]` that are added to all examples, in any order of axes, as a relative bias `[1, O, T, T]` is.
+
+    addresses: of what is added, the numbers of its entries in the table; seen: the table.
+    """
+    shape = tuple(n for n in seen.leaf if n > 1)
+    if len(shape) != 2 or addresses.ndim > z.ndim or not seen.whole:
+        return None
+    places = addresses.reshape((1,) * (z.ndim - addresses.ndim) + tuple(addresses.shape))
+    if places.shape[0] != 1 and z.ndim > 1:
+        return None
+    rows, columns = places // shape[1], places % shape[1]
+    for axis in range(z.ndim):
+        if places.shape[axis] != shape[1]:
+            continue
+        order = torch.arange(shape[1], device=places.device).reshape([-1 if k == axis else 1 for k in range(z.ndim)])
+        if torch.equal(columns, order.expand_as(columns)) and torch.equal(
+            rows, rows.narrow(axis, 0, 1).expand_as(rows)
+        ):
+            index = rows.select(axis, 0).expand(*z.shape[:axis], *z.shape[axis + 1 :])
+            table = None if len(seen.leaf) == 2 else shape
+            form = forms.Lookup(True, shape[0], None, table, None if axis == z.ndim - 1 else axis)
+            return Match("positions", seen, None, index, form)
+    return None
+
+
 def token(t: Tensor, seen: View) -> Match | None:
     """A leaf that is put beside the data, the same for all examples: a bias alone, or a table with a row for each position.
 

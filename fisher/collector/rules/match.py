@@ -70,7 +70,7 @@ class Match:
     weight, bias: views of the leaves (None: no leaf); inputs: the tensor x (None for a bias or a shift alone);
     feature: what makes of x the factor of the weight, where that is not x (a norm's normalized x);
     added_to: for a bias alone, the tensor that it is added to.
-    constant: the number of this call among the products with constants, if it is one.
+    constant: the number of this call among the products with constants, if it is one; free: no data enter x, and examples none.
     """
 
     kind: str
@@ -82,6 +82,7 @@ class Match:
     added_to: Tensor | None = None
     in_place: bool = False
     constant: int | None = None
+    free: bool = False
 
     def with_factors(self) -> Match | None:
         """The same with the factor of the weight's view in its feature; None where a factor has no place."""

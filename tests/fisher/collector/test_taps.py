@@ -8,7 +8,7 @@ from torch.func import functional_call, grad, vmap
 
 import fisher
 from fisher.checks.axes import INNER, batch_axes, batch_size, rows
-from fisher.collector.calls.known import opened
+from fisher.collector.watching.known import opened
 from fisher.collector.io import layer_io
 from linmaps import trees
 from tests.laws import close

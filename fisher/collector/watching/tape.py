@@ -127,8 +127,28 @@ class Tape:
             (n,) = inner
         return name or "weight"
 
-    def play(self, wanted: Iterable[int], leaves: Mapping[Path, Tensor]) -> list[Tensor]:
-        """These nodes for these leaves."""
+    def addresses(self, n: int) -> tuple[Path, Tensor] | None:
+        """Of a node whose entries are entries of one leaf: the leaf, and their numbers in it; None of any other."""
+        todo, name = [n], lambda step: getattr(step.func, "__name__", "").strip("_")
+        while todo:
+            source = self.source[todo.pop()]
+            if isinstance(source, tuple):
+                continue
+            step = self.steps[source.step]
+            inner = _nodes((step.args, step.kwargs))
+            if step.in_place or len(inner) != 1 or name(step) not in _ARRANGES | _GATHERS:
+                return None
+            todo += inner
+        (path,) = self.reach[n]
+        k = self.source.index(path)
+        places = torch.arange(self.alive[k].numel(), dtype=torch.float64, device=self.alive[k].device)
+        found = self.play([n], {path: places.reshape(self.shapes[k])}, lambda step: name(step) in _COPIES)
+        return path, found[0].long()
+
+    def play(
+        self, wanted: Iterable[int], leaves: Mapping[Path, Tensor], skipped: Callable[[Step], bool] = lambda _: False
+    ) -> list[Tensor]:
+        """These nodes for these leaves; skipped: steps whose result is their first argument."""
         wanted = list(wanted)
         needed, todo = set(), [self.source[n] for n in wanted]
         while todo:
@@ -144,7 +164,8 @@ class Tape:
             return leaves[source] if isinstance(source, tuple) else results[source.step][source.result]
 
         for k in sorted(needed):
-            results[k] = self.steps[k].run(value)
+            step = self.steps[k]
+            results[k] = [value(step.args[0])] if skipped(step) else step.run(value)
         return [value(Node(n)) for n in wanted]
 
 
@@ -183,6 +204,7 @@ def _copies(func: Any, args: Any, out: Any) -> bool:
     return (out.dtype, out.shape) == (args[0].dtype, args[0].shape)
 
 
+_GATHERS = {"roll", "flip", "repeat", "tile", "expand_as", "broadcast_to", "take", "gather", "embedding", "ravel"}
 _COPIES = {"to", "contiguous", "clone", "type_as", "float", "double", "half", "bfloat16", "positive"}
 _ARRANGES = set(
     """

@@ -13,7 +13,7 @@ from fisher.collector.rules.match import View
 Found = list[tuple[Tensor, View]]
 
 
-def followed(func: Any, args: Any, kwargs: Any, out: Any, v: View) -> Found | None:
+def views_of(func: Any, args: Any, kwargs: Any, out: Any, v: View) -> Found | None:
     """The results of a call of one view, each with its own; None where no view says what they are."""
     if v.index is not None:
         return _of_rows(func, args, kwargs, out, v)
