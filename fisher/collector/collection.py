@@ -13,12 +13,12 @@ from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
-from fisher.collector.watching.known import distinct
 from fisher.collector.grouping import leaves_to_layers as _layers
 from fisher.collector.layers import Layers
 from fisher.collector.modules import called
 from fisher.collector.trace import Tracer
 from fisher.collector.uses import EXACT
+from fisher.collector.watching.known import distinct
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str

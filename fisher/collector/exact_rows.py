@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from fisher.collector.uses import Layer
 from linmaps import trees
 
 LeafRows = dict[int, Tensor]
+T = TypeVar("T")
 
 
 def leaf_rows(
@@ -46,13 +47,29 @@ def rows_of(
     own: dict[int, Tensor],
     x: Any,
     columns: Tensor,
-    one_by_one: bool = False,
+    one_by_one: bool | None = None,
 ) -> dict[int, Tensor]:
-    """Gradients of `output(own, x)` with respect to own, of each column at each example, `{n: [C, B, *own[n]]}`."""
+    """Gradients of `output(own, x)` with respect to own, of each column at each example, `{n: [C, B, *own[n]]}`.
+
+    one_by_one: None for vmap where that takes output, else one by one.
+    """
     batch = batch_size(x)
     if not own or batch == 0 or len(columns) == 0:
         return {n: columns.new_zeros(len(columns), batch, *t.shape) for n, t in own.items()}
-    return (_masked if one_by_one else _mapped)(output, own, x, columns)
+    if one_by_one is not None:
+        return (_masked if one_by_one else _mapped)(output, own, x, columns)
+    return mapped(lambda: _mapped(output, own, x, columns), lambda: _masked(output, own, x, columns))
+
+
+def mapped(by_vmap: Callable[[], T], otherwise: Callable[[], T]) -> T:
+    """What vmap gives; where a call has no rule for it, or f branches on values, what the other gives."""
+    try:
+        return by_vmap()
+    except RuntimeError as refused:
+        try:
+            return otherwise()
+        except RuntimeError:
+            raise refused from None
 
 
 def _mapped(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> dict[int, Tensor]:

@@ -17,12 +17,12 @@ from fisher.checks.axes import batch_size
 from fisher.checks.doors import output
 from fisher.checks.mixed import explained
 from fisher.checks.purity import no_random_call
-from fisher.collector.watching.known import distinct
-from fisher.collector.watching.tape import Tape
 from fisher.collector.exact_rows import rows_of
 from fisher.collector.layers import Layers
 from fisher.collector.rules.match import Match, View, spoken
 from fisher.collector.uses import Use
+from fisher.collector.watching.known import distinct
+from fisher.collector.watching.tape import Tape
 from fisher.collector.watching.watch import Watcher
 from linmaps import trees
 from linmaps.checks.precision import full_precision
@@ -80,10 +80,7 @@ def _free_rows(
     taps = {k: reference[layers.leaf_of(k)].new_zeros(layers.uses[k].shape) for k in free}
     nothing = lambda k, a: ()
     tapped = lambda taps, x: _tapped(f, params, x, layers, taps, nothing, batch_size(x), ())[0]
-    try:
-        return rows_of(tapped, taps, x, columns)
-    except RuntimeError:  # f does not take vmap over examples
-        return rows_of(tapped, taps, x, columns, one_by_one=True)
+    return rows_of(tapped, taps, x, columns)
 
 
 def column_rows(layers: Layers, g: dict[int, Tensor], batch: int) -> dict[int, Tensor]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fisher.collector.calls.batching import sound
-from fisher.collector.watching.known import opened
 from fisher.collector.rules.match import bind
+from fisher.collector.watching.known import opened
 
 
 class Plain(TorchFunctionMode):

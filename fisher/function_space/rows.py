@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vmap
 
 from fisher.checks import agreement, doors, finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.collector import restriction
 from fisher.collector.collection import LayerCollection
-from fisher.collector.exact_rows import of_layer, of_layers
+from fisher.collector.exact_rows import of_layer, of_layers, rows_of
 from fisher.collector.products import example_gradients
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.uses import UNUSED
@@ -87,20 +87,24 @@ def outputs(f: Callable[..., Tensor], params: Any, x: Any) -> Tensor:
 def _plain(f: Callable[..., Tensor], params: Any, x: Any, chunk_size: int | None) -> Any:
     flat, treedef = trees.flatten(params)
     f = plainly(f)
-    batch, width = outputs(f, params, x).shape
+    y = outputs(f, params, x)
+    (batch, width), dtype = y.shape, y.dtype
     columns = torch.eye(width, dtype=flat[0].dtype, device=flat[0].device)
 
-    def one(x: Any) -> list[Tensor]:
-        whole = trees.map(lambda t: t[None], x)
-        y, back = vjp(lambda flat: outputs(f, treedef.unflatten(flat), whole)[0], flat)  # type: ignore[misc]
-        parts = [vmap(back)(part)[0] for part in chunks(columns.to(y.dtype), chunk_size)]
-        return trees.map(lambda *ts: torch.cat(ts), *parts)
+    whole = lambda own, x: outputs(f, treedef.unflatten([own[n] for n in range(len(flat))]), x)
+
+    def some(x: Any) -> list[Tensor]:
+        parts = [
+            rows_of(whole, dict(enumerate(flat)), x, part[:, None].expand(-1, batch_size(x), -1))
+            for part in chunks(columns.to(dtype), chunk_size)
+        ]
+        return [torch.cat([part[n] for part in parts]).transpose(0, 1) for n in range(len(flat))]
 
     if batch == 0 or width == 0:
         return treedef.unflatten([t.new_zeros(batch, width, *t.shape) for t in flat])
     size = batch if chunk_size is None else max(1, chunk_size // width)
     with purity.no_random_call():
-        found = [vmap(one)(part) for part in _split(x, size)]
+        found = [some(part) for part in _split(x, size)]
     return treedef.unflatten(trees.map(lambda *ts: torch.cat(ts), *found))
 
 

@@ -22,6 +22,8 @@ class FakeLayer:
     groups: int = 0
     diagonal: bool = False
 
+    by_leaf = False
+
     @property
     def kronecker(self):
         return self.kind == "linear"
@@ -38,6 +40,7 @@ class FakeLayers:
 
     layers: tuple[FakeLayer, ...]
     space: Layout
+    through = ()
 
     def __iter__(self):
         return iter(self.layers)

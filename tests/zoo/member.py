@@ -10,13 +10,17 @@ from torch.func import functional_call
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """f(params, x); blocks: expected kind of block per layer name; class_axis of its logits."""
+    """f(params, x); blocks: expected kind of block per layer name; class_axis of its logits.
+
+    ensembles: whether torch maps f over params (not where what they are decides on the shape of something).
+    """
 
     f: Callable[..., torch.Tensor]
     params: Any
     x: torch.Tensor
     blocks: dict[str, str]
     class_axis: int = 1
+    ensembles: bool = True
 
 
 def _randn(seed):

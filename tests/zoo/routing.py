@@ -37,7 +37,7 @@ def chosen_experts(r):
 
     experts = [weights(r, {"up": (2, 2), "down": (2, 2)}) for _ in range(3)]
     kinds = {f"experts.{k}.{n}": "exact" for k in range(3) for n in ("up", "down")}
-    return Member(f, {"gate": r(3, 2), "experts": experts}, r(3, 2, 2), kinds | {"gate": "linear"}, -1)
+    return Member(f, {"gate": r(3, 2), "experts": experts}, r(3, 2, 2), kinds | {"gate": "linear"}, -1, ensembles=False)
 
 
 def hashed_experts(r):

@@ -12,14 +12,14 @@ from torch.overrides import TorchFunctionMode
 
 from fisher.collector.calls.batching import sound
 from fisher.collector.calls.chains import call_name
-from fisher.collector.watching.followed import views_of
-from fisher.collector.watching.known import Inside, Known, version, whole
-from fisher.collector.watching.tape import Tape
 from fisher.collector.calls.views import ADDS, repeats, writes
 from fisher.collector.rules import RULES, Match, View
 from fisher.collector.rules.forms import Form
 from fisher.collector.rules.lookup import constant_rows, gathered
 from fisher.collector.rules.match import Derived, bind, leaves_of
+from fisher.collector.watching.followed import views_of
+from fisher.collector.watching.known import Inside, Known, version, whole
+from fisher.collector.watching.tape import Tape
 from linmaps import trees
 
 Run = Callable[[], Tensor]

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from fisher.collector.calls.batching import SPELLED, sound
 from fisher.collector.calls.chains import call_name
-from fisher.collector.watching.known import opened, tensors
 from fisher.collector.calls.views import JOINS, SIZED_BY, chosen, packed, put_back, sized
-from fisher.collector.watching.made import Maker
 from fisher.collector.rules.lookup import token
 from fisher.collector.rules.match import Derived
+from fisher.collector.watching.known import opened, tensors
+from fisher.collector.watching.made import Maker
 from linmaps import trees
 from linmaps.base import Use, matrix, product
-
 
 DUAL = "torch._make_dual"  # how forward mode inside f begins
 

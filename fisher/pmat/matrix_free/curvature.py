@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.func import grad, vjp, vmap
+from torch.func import grad, vjp
 
 from fisher.checks.axes import batch_size
+from fisher.collector.exact_rows import rows_of
 from fisher.derivatives.forward import jvp
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood, counts
@@ -154,8 +155,7 @@ def example_columns(f: Callable[..., Tensor], params: Any, x: Any, columns: Tens
             [4.]])
     """
 
-    def one(x: Any, columns: Tensor) -> Any:
-        _, back = vjp(lambda p: plainly(f)(p, trees.map(lambda t: t[None], x))[0], params)  # type: ignore[misc]
-        return vmap(lambda c: back(c)[0])(columns)
-
-    return vmap(one, in_dims=(0, 1))(x, columns)
+    flat, treedef = trees.flatten(params)
+    output = lambda own, x: plainly(f)(treedef.unflatten([own[n] for n in range(len(flat))]), x)
+    found = rows_of(output, dict(enumerate(flat)), x, columns)
+    return treedef.unflatten([found[n].transpose(0, 1) for n in range(len(flat))])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.collector.exact_rows import mapped
 from fisher.iterative import cg, lanczos, traces
 from fisher.pmat.contract import maps
 from fisher.pmat.contract.damping import Regul, check_regul
@@ -41,7 +42,7 @@ class MatrixFree(PMat):
         return raveled(self.mv(self.layout.unravel(v)), self.layout)
 
     def _rows(self, Z: Tensor) -> Tensor:
-        return vmap(self._flat)(Z)
+        return mapped(lambda: vmap(self._flat)(Z), lambda: torch.stack([self._flat(z) for z in Z]))
 
     # --- solve -------------------------------------------------------------------------------------------------------
 

@@ -235,6 +235,10 @@ def test_ensemble_is_the_loop(name, representation):
     members = [perturbed(m.params, k) for k in range(3)]
     likelihood = Categorical(class_axis=m.class_axis)
     fim = lambda p: fisher.fim(m.f, p, m.x, representation, likelihood)
+    if not m.ensembles:
+        with pytest.raises(RuntimeError, match="vmap"):
+            vmap(fim)(trees.stack(members))
+        return
     close(vmap(fim)(trees.stack(members)), trees.stack([fim(p) for p in members]), 1e-10, "vmap")
 
 
