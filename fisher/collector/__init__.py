@@ -10,6 +10,7 @@ In reading order:
     uses         Use and Layer: one call, and the calls that share leaves
     trace        one run watched: the uses met, in order
     through      leaves that make weights, and these weights, as layers
+    tied         weights that are used as W and as W'
     grouping     leaves to layers
     layers       Layers: which leaf is used how, as data
     exact_rows   rows of single examples, of leaves without a rule

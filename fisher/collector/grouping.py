@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.match import Derived
 from fisher.collector.through import how, seen_through
+from fisher.collector.tied import tied_layers
 from fisher.collector.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
@@ -32,7 +33,9 @@ def leaves_to_layers(
     """
     uses = tuple(_grouped(u, alone) for u in uses)
     number = {p: n for n, p in enumerate(layout.paths)}
-    notes = dict(opaque) | _conflicts(layout, uses, opaque)
+    shared = tied_layers(layout, uses, opaque)
+    tied = {layout.paths[layer.leaves[0]] for layer in shared}
+    notes = dict(opaque) | _conflicts(layout, uses, opaque, tied)
     through = seen_through(layout, uses, notes)
     parts = _parts(layout, uses, packed, notes)
     as_weight: dict[Unit, list[int]] = {}
@@ -46,7 +49,7 @@ def leaves_to_layers(
                     role.setdefault((path, rows), []).append(k)
     layers: dict[tuple[int, int], Layer] = {}
     taken: set[Unit] = set()
-    for layer in through:
+    for layer in (*through, *(l for l in shared if layout.paths[l.leaves[0]] not in notes)):
         layers[layer.leaves[0], 0] = layer
         taken |= {(layout.paths[n], None) for n in layer.leaves}
     for unit, ks in as_weight.items():
@@ -106,8 +109,8 @@ def _exact(layout: Layout, leaves: list[int], note: str) -> Layer:
     )
 
 
-def _conflicts(layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str]) -> dict[Path, str]:
-    """Leaves some of whose rows have no common view in all their uses."""
+def _conflicts(layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str], tied: set[Path]) -> dict[Path, str]:
+    """Leaves some of whose rows have no common view in all their uses; tied: those that are layers all the same."""
     notes: dict[Path, str] = {}
     whole = {p: (0, s[0]) if s else (0, 1) for p, s in zip(layout.paths, layout.shapes)}
     deep = {p for p, s in zip(layout.paths, layout.shapes) if len(s) > 1}  # their rows are several numbers
@@ -120,7 +123,7 @@ def _conflicts(layout: Layout, uses: tuple[Use, ...], opaque: dict[Path, str]) -
         if u.bias is not None and not isinstance(u.bias, Derived):
             met.setdefault(u.bias, []).append((u.bias_part or whole[u.bias], ("b", elementwise), u.bias not in deep))
     for path, found in met.items():
-        if path in opaque:
+        if path in opaque or path in tied:
             continue
         marks = sorted({m for part, _, _ in found for m in part})
         for rows in zip(marks, marks[1:]):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.collector.tied import pieces_of, turned
 from fisher.collector.uses import Layer
 from linmaps.numerics.numeric import total
 
@@ -45,6 +46,9 @@ def cut(g: Tensor, rows: tuple[int, int] | None) -> Tensor:
 
 def example_gradients(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
     """Gradient of each column at each example, `[C, B, *view]`: sum over s of g a'."""
+    if layer.inner:
+        parts = [(w, pieces_of(layer, w, a), pieces_of(layer, w, g)) for w in layer.inner]
+        return total([turned(layer, w, example_gradients(w, *own)) for w, *own in parts])
     if not layer.kronecker:
         return _elementwise(layer, a, g, "cbsn,bsn->cbn", (2,))
     a_, g_ = joined(layer, a, g)
@@ -55,6 +59,9 @@ def example_gradients(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
 
 def gradient(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
     """Sum over examples of the gradient of one column, g `[B, S, O]`: the gradient in the layer's view."""
+    if layer.inner:
+        parts = [(w, pieces_of(layer, w, a), pieces_of(layer, w, g)) for w in layer.inner]
+        return total([turned(layer, w, gradient(w, *own)) for w, *own in parts])
     if not layer.kronecker:
         return _elementwise(layer, a, [t[None] for t in g], "cbsn,bsn->n", (0, 1, 2))
     a_, g_ = joined(layer, a, [t[None] for t in g])
@@ -65,9 +72,16 @@ def gradient(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
 
 def squares(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
     """Sum over columns and examples of the squared gradients, in the layer's view."""
-    if not layer.kronecker:
-        return (example_gradients(layer, a, g) ** 2).sum((0, 1))
+    if layer.inner or not layer.kronecker:
+        return turned_squares(layer, a, g, lambda r: r)
     return product_squares(layer, *joined(layer, a, g))
+
+
+def turned_squares(layer: Layer, a: Pieces, g: Pieces, turn: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sum over columns and examples of the squares of what `turn` makes of the gradients, formed for some columns at a time."""
+    each = max(1, AT_ONCE // max(1, g[0].shape[1] * layer.numel))
+    parts = [[t.narrow(0, k, min(each, len(t) - k)) for t in g] for k in range(0, len(g[0]), each)]
+    return total([(turn(example_gradients(layer, a, part)) ** 2).sum((0, 1)) for part in parts])
 
 
 def product_squares(layer: Layer, a: Tensor, g: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 
 from fisher.collector.rules.forms import Elementwise, Form, Lookup
-from fisher.collector.rules.match import Derived, leaves_of
+from fisher.collector.rules.match import Derived, leaves_of, spoken
 from fisher.collector.uses import ELEMENTWISE, PRODUCT, THROUGH, Layer, Use
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
@@ -84,7 +84,7 @@ def _layer(layout: Layout, uses: tuple[Use, ...], group: set[Path], along: set[P
     numbers = sorted(layout.paths.index(p) for p in group)
     shapes = tuple(layout.shapes[n] for n in numbers)
     size = sum(map(math.prod, shapes))
-    inner = tuple(_weight(layout, uses, w, b, ks) for (w, b, _), ks in found.items())
+    inner = tuple(weight_layer(layout, uses, w, b, ks) for (w, b, _), ks in found.items())
     kinds = dict.fromkeys(p.name for w, b, _ in found if isinstance(p := w or b, Derived))
     first, *others = numbers
     return Layer(
@@ -124,10 +124,10 @@ def how(form: Form) -> How:
     return ("elementwise", False) if isinstance(form, Elementwise) else (form.arrangement, isinstance(form, Lookup))
 
 
-def _weight(
-    layout: Layout, uses: tuple[Use, ...], weight: Derived | None, bias: Path | Derived | None, ks: list[int]
+def weight_layer(
+    layout: Layout, uses: tuple[Use, ...], weight: Path | Derived | None, bias: Path | Derived | None, ks: list[int]
 ) -> Layer:
-    """A derived weight, with its bias, or a bias, as a layer: leaves number 0 and 1."""
+    """A weight, with its bias, or a bias, as a layer: leaves number 0 and 1."""
     form = uses[ks[0]].form
     shape_of = lambda p: p.shape if isinstance(p, Derived) else layout.shapes[layout.paths.index(p)]
     shapes = tuple(shape_of(p) for p in (weight, bias) if p is not None)
@@ -140,7 +140,7 @@ def _weight(
     else:
         shape = (math.prod(shapes[0]) // form.groups, 0)
     return Layer(
-        name=str(weight if weight is not None else bias),
+        name=spoken(weight if weight is not None else bias),
         kind=uses[ks[0]].kind,
         family=ELEMENTWISE if elementwise else PRODUCT,
         weight=0 if weight is not None else None,

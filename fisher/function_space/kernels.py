@@ -150,7 +150,7 @@ def _features(
 
 
 def _of_layer(layer: Layer, a: list[Tensor], g: list[Tensor]) -> Any:
-    if layer.kronecker and not layer.grouped:
+    if layer.kronecker and not layer.grouped and not layer.inner:
         a_, g_ = joined(layer, a, g)
         if layer.diagonal:
             return Table(a_, g_.transpose(0, 1), layer.shape[1])

@@ -14,9 +14,10 @@ from torch.func import vmap
 
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer
-from fisher.collector.products import gradient, joined, product_squares
+from fisher.collector.products import gradient, joined, product_squares, turned_squares
 from fisher.collector.uses import Layer
 from fisher.pmat import PMat, PMatEKFAC
+from fisher.pmat.decompositions.eigenblocks import left_t, right
 from fisher.reducers.base import LeafRows, Options, Reducer, mean
 from fisher.reducers.kfac import KFAC
 from linmaps.numerics.eigen import eigh
@@ -101,6 +102,8 @@ def _moments(
         r = r if Q.ndim == 1 else r @ Q
         return (r**2).sum((0, 1)), r.sum((0, 1)) if reducer.options.centered else {}
     U, W = bases
+    if layer.inner:
+        return _tied_moments(reducer, layer, bases, *reducer.pieces(layer, kept, g))
     a, t = joined(layer, *reducer.pieces(layer, kept, g))
     turned, t = _turned(layer, a, U), _turned(layer, t, W)
     squares = product_squares(layer, turned, t)
@@ -110,6 +113,13 @@ def _moments(
     thin = 1 + layer.grouped
     first = first if U.ndim == thin else first @ U
     return squares, first if W.ndim == thin else W.mT @ first
+
+
+def _tied_moments(reducer: Reducer, layer: Layer, bases: Bases, a: list[Tensor], g: list[Tensor]) -> Any:
+    U, W = bases
+    turn = lambda r: left_t(W, right(r, U))
+    squares = turned_squares(layer, a, g, turn)
+    return squares, turn(gradient(layer, a, [t.sum(0) for t in g])) if reducer.options.centered else {}
 
 
 def _turned(layer: Layer, t: Tensor, basis: Tensor) -> Tensor:

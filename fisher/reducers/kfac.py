@@ -17,6 +17,7 @@ from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.layered.factored import kronecker_product
 from fisher.reducers.base import LeafRows, Options, Reducer, mean
+from fisher.reducers.sides import of_both_sides
 from fisher.reducers.through import by_weights, pulled_back
 from linmaps.numerics.moments import second_moment
 from linmaps.numerics.numeric import total
@@ -34,8 +35,9 @@ class KFAC(Reducer):
         super().__init__(layers, options)
         self.reduce = options.sharing == "reduce"
         self._through = tuple(l for l in layers.through if by_weights(l, self.dense(l)))
-        weights = {inner_name(l, j): w for l in self._through for j, w in enumerate(l.inner)}
-        self.products = {l.name: l for l in layers if l.kronecker} | weights
+        self.tied = tuple(l for l in layers if l.kronecker and l.inner)
+        weights = {inner_name(l, j): w for l in (*self._through, *self.tied) for j, w in enumerate(l.inner)}
+        self.products = {l.name: l for l in layers if l.kronecker and not l.inner} | weights
         self.whole = {k for l in layers if l.family == ELEMENTWISE for k in l.uses}
         for layer in layers:
             if not layer.kronecker and layer.family != UNUSED and fits(layer.numel, options.largest_block):
@@ -113,10 +115,14 @@ class KFAC(Reducer):
         (moments, over), (sums, _, means) = inputs, columns
         # where nothing counts the sum is zero, whatever it is divided by
         by = {n: torch.where(t > 0, t, 1.0).to(sums[n].dtype) for n, t in over.items()}
-        return {
+        made = {
             n: (self._mean(n, A.to(sums[n].dtype), seen), _centered(sums[n], by[n], means.get(n)))
             for n, A in moments.items()
         }
+        for layer in self.tied:
+            names = [inner_name(layer, j) for j in range(len(layer.inner))]
+            made[layer.name] = of_both_sides(layer, [made[n] for n in names], [by[n] for n in names])
+        return made
 
     def blocks(self, columns: Any, seen: int) -> dict[str, Tensor]:
         """The exact blocks, zeros for leaves without a gradient."""

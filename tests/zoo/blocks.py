@@ -60,7 +60,7 @@ def gpt2(r):
     shapes |= {"out": layer(3, 4)} | {n: layer(4) for n in ("ln_1", "ln_2", "ln_f")}
     kinds = dict.fromkeys(("attn", "proj", "fc", "out"), "matmul") | dict.fromkeys(("ln_1", "ln_2", "ln_f"), "scale")
     x = torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1]])
-    return Member(f, weights(r, shapes), x, kinds | {"wte": "exact", "wpe": "positions"}, -1)
+    return Member(f, weights(r, shapes), x, kinds | {"wte": "embedding + matmul", "wpe": "positions"}, -1)
 
 
 def _distances():

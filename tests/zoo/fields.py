@@ -82,9 +82,7 @@ def hypernetwork(r):
         return F.linear(torch.tanh(F.linear(x, w)), p["head"])
 
     params = {"code": r(2), "maker": weights(r, {"weight": (9, 2), "bias": (9,)}), "head": r(2, 3)}
-    return Member(
-        f, params, r(4, 3), dict.fromkeys(("code", "maker", "head"), "linear")
-    )
+    return Member(f, params, r(4, 3), dict.fromkeys(("code", "maker", "head"), "linear"))
 
 
 def hypernetwork_fixed(r):

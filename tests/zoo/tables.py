@@ -26,6 +26,6 @@ def tied_embedding(r):
         f,
         {"tokens": r(4, 3), "w": r(3, 3)},
         torch.tensor([[0, 1, 1], [2, 3, 0]]),
-        {"tokens": "exact", "w": "matmul"},
+        {"tokens": "embedding + matmul", "w": "matmul"},
         -1,
     )

@@ -8,8 +8,8 @@ from torch.func import functional_call, grad, vmap
 
 import fisher
 from fisher.checks.axes import INNER, batch_axes, batch_size, rows
-from fisher.collector.watching.known import opened
 from fisher.collector.io import layer_io
+from fisher.collector.watching.known import opened
 from linmaps import trees
 from tests.laws import close
 from tests.oracles import fisher_matrix
