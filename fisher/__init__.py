@@ -33,9 +33,9 @@ Rooms, each built on those before it:
 """
 
 from fisher import interop, likelihoods, recipes, rules
+from fisher.collector.blocks.uses import Layer, Use
 from fisher.collector.collection import LayerCollection
 from fisher.collector.io import layer_io
-from fisher.collector.uses import Layer, Use
 from fisher.function_space.fmat import FMatDense
 from fisher.function_space.implicit import PFMapImplicit
 from fisher.function_space.jacobians import jacobian

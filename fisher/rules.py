@@ -11,9 +11,9 @@ A rule for a call that torch dispatches (`torch.overrides`); y = x W / 2, so tha
 >>> fisher.rules.register(half_linear, rule)
 >>> f = lambda p, x: torch.tanh(half_linear(x, p["w"]))
 >>> fisher.LayerCollection.from_function(f, {"w": torch.ones(2, 3)}, torch.ones(4, 2))
-LayerCollection: 1 leaves, 6 parameters, 1 blocks
-layer  block      kind         out x in  uses  leaves  note
-w      kronecker  half_linear  3 x 2        1  w
+LayerCollection: 1 leaves, 6 parameters, 1 blocks, 52 B
+layer  block      kind         out x in  uses  bytes  leaves  note
+w      kronecker  half_linear  3 x 2        1   52 B  w
 >>> del fisher.rules.RULES[half_linear]
 """
 

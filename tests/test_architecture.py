@@ -37,6 +37,7 @@ fisher.checks
 fisher.collector.rules
 fisher.collector.calls
 fisher.collector.watching
+fisher.collector.blocks
 fisher.collector
 fisher.derivatives fisher.likelihoods fisher.iterative
 fisher.trials

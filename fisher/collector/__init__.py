@@ -7,11 +7,8 @@ In reading order:
     rules/       which torch call uses a leaf how
     calls/       what a leaf goes through before a rule meets it
     watching/    every torch call that f makes, under the rules
-    uses         Use and Layer: one call, and the calls that share leaves
+    blocks/      Use and Layer: one call, and the calls that share leaves; which leaves share a block
     trace        one run watched: the uses met, in order
-    through      leaves that make weights, and these weights, as layers
-    tied         weights that are used as W and as W'
-    grouping     leaves to layers
     layers       Layers: which leaf is used how, as data
     exact_rows   rows of single examples, of leaves without a rule
     taps         zero tensors added at the outputs: a and g by one vjp

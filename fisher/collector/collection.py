@@ -13,11 +13,11 @@ from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
-from fisher.collector.grouping import leaves_to_layers as _layers
+from fisher.collector.blocks.grouping import leaves_to_layers as _layers
+from fisher.collector.blocks.uses import EXACT
 from fisher.collector.layers import Layers
 from fisher.collector.modules import called
 from fisher.collector.trace import Tracer
-from fisher.collector.uses import EXACT
 from fisher.collector.watching.known import distinct
 from linmaps import trees
 from linmaps.checks.precision import full_precision
@@ -57,10 +57,10 @@ class LayerCollection(Layers):
         >>> f = lambda p, x: torch.relu(x @ p["w"] + p["b"]) * p["scale"]
         >>> p = {"w": torch.ones(2, 3), "b": torch.zeros(3), "scale": torch.ones(3)}
         >>> LayerCollection.from_function(f, p, torch.ones(4, 2))
-        LayerCollection: 3 leaves, 12 parameters, 2 blocks
-        layer  block      kind    out x in  uses  leaves  note
-        scale  exact      scale   3 x 3        1  scale
-        w      kronecker  matmul  3 x 3        1  w, b
+        LayerCollection: 3 leaves, 12 parameters, 2 blocks, 108 B
+        layer  block      kind    out x in  uses  bytes  leaves  note
+        scale  exact      scale   3 x 3        1   36 B  scale
+        w      kronecker  matmul  3 x 3        1   72 B  w, b
         """
         doors.function(f)
         params, x = parameters(params), plain(x)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.checks.axes import batch_size
+from fisher.collector.blocks.uses import Layer
 from fisher.collector.calls.batching import soundly
-from fisher.collector.uses import Layer
 from linmaps import trees
 
 LeafRows = dict[int, Tensor]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors
-from fisher.collector.uses import PRODUCT, THROUGH, UNUSED, Layer, Use
+from fisher.collector.blocks.sizes import numbers_of, spoken_size
+from fisher.collector.blocks.uses import PRODUCT, THROUGH, UNUSED, Layer, Use
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.trees import Layout, path_str
@@ -201,7 +202,8 @@ class Layers:
         return len(self.layers)
 
     def __repr__(self) -> str:
-        head = ["layer", "block", "kind", "out x in", "uses", "leaves", "note"]
+        head = ["layer", "block", "kind", "out x in", "uses", "bytes", "leaves", "note"]
+        item = max((u.dtype.itemsize for u in self.uses if u.dtype is not None), default=4)
         body = []
         for l in self.layers:
             o, i = l.shape
@@ -209,13 +211,17 @@ class Layers:
             size = f"{l.form.groups} of {size}" if l.grouped else size
             leaves = ", ".join(path_str(self.layout.paths[n]) for n in l.leaves)
             block = {PRODUCT: "kronecker", THROUGH: "through", UNUSED: "none"}.get(l.family, "exact")
-            body.append([l.name, block, l.kind, size, str(len(l.uses)), leaves, l.note])
+            kept = spoken_size(numbers_of(l) * item)
+            body.append([l.name, block, l.kind, size, str(len(l.uses)), kept, leaves, l.note])
         widths = [max(len(row[c]) for row in [head, *body]) for c in range(len(head))]
         lines = [
             "  ".join(
-                cell.rjust(w) if c == 4 else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths))
+                cell.rjust(w) if c in (4, 5) else cell.ljust(w) for c, (cell, w) in enumerate(zip(row, widths))
             ).rstrip()
             for row in [head, *body]
         ]
-        title = f"LayerCollection: {len(self._numbers)} leaves, {self.numel():,} parameters, {len(self)} blocks"
+        total = spoken_size(sum(numbers_of(l) for l in self) * item)
+        title = (
+            f"LayerCollection: {len(self._numbers)} leaves, {self.numel():,} parameters, {len(self)} blocks, {total}"
+        )
         return "\n".join([title, *lines])

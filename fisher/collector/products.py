@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.collector.tied import pieces_of, turned
-from fisher.collector.uses import Layer
+from fisher.collector.blocks.tied import pieces_of, turned
+from fisher.collector.blocks.uses import Layer
 from linmaps.numerics.numeric import total
 
 Pieces = list[Tensor]  # one for each use of the layer

@@ -17,10 +17,10 @@ from fisher.checks.axes import batch_size
 from fisher.checks.doors import output
 from fisher.checks.mixed import explained
 from fisher.checks.purity import no_random_call
+from fisher.collector.blocks.uses import Use
 from fisher.collector.exact_rows import rows_of
 from fisher.collector.layers import Layers
 from fisher.collector.rules.match import Match, View, spoken
-from fisher.collector.uses import Use
 from fisher.collector.watching.known import distinct
 from fisher.collector.watching.tape import Tape
 from fisher.collector.watching.watch import Watcher

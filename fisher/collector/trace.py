@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from fisher.checks.axes import batch_axes
+from fisher.collector.blocks.uses import Rows, Use
 from fisher.collector.calls.chains import Chain, step
 from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.match import Match, leaves_of
-from fisher.collector.uses import Rows, Use
 from fisher.collector.watching.known import tensors, version
 from fisher.collector.watching.watch import Watcher
 from linmaps import trees

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from fisher.collector.blocks.uses import Layer
 from fisher.collector.layers import Layers
 from fisher.collector.rules.match import Derived
 from fisher.collector.taps import tape_of
-from fisher.collector.uses import Layer
 from linmaps import trees
 
 Weights = Callable[[Sequence[Tensor]], list[Tensor]]

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_axes
+from fisher.collector.blocks.uses import NEVER_MET, THROUGH, Layer
 from fisher.collector.calls.batching import soundly
 from fisher.collector.exact_rows import leaf_rows, of_layer
 from fisher.collector.layers import Layers
 from fisher.collector.products import gradient
 from fisher.collector.taps import outputs_of, pull
-from fisher.collector.uses import NEVER_MET, THROUGH, Layer
 from fisher.collector.weights import Weights, derived_weights
 from linmaps import trees
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
+from fisher.collector.blocks.uses import UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import example_gradients, joined
-from fisher.collector.uses import UNUSED, Layer
 from fisher.function_space.fmat import AXES, FMatDense
 from fisher.function_space.rows import sweep
 from fisher.trials import functions, modes

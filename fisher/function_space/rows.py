@@ -16,11 +16,11 @@ from torch.func import vmap
 from fisher.checks import agreement, doors, finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.collector import restriction
+from fisher.collector.blocks.uses import UNUSED
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer, of_layers, rows_of
 from fisher.collector.products import example_gradients
 from fisher.collector.taps import column_rows, pull
-from fisher.collector.uses import UNUSED
 from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMapDense
 from fisher.likelihoods.columns import chunks

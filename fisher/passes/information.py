@@ -12,6 +12,7 @@ from torch.func import vjp
 from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
+from fisher.collector.blocks.sizes import LARGEST_BLOCK, LARGEST_FACTOR
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
@@ -53,8 +54,8 @@ def fim(
     centered: bool = False,
     layers_to: Mapping[str, type[PMat]] | None = None,
     dtype: torch.dtype | None = None,
-    largest_block: int | None = 4096,
-    largest_factor: int | None = 8192,
+    largest_block: int | None = LARGEST_BLOCK,
+    largest_factor: int | None = LARGEST_FACTOR,
     check_finite: bool = True,
 ) -> Any:
     """Fisher information F = 1/B sum over b of J_b' H_b J_b of `f(params, x)`, as a matrix object.
@@ -71,7 +72,7 @@ def fim(
     chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
     sharing: "expand" or "reduce", what KFAC does over positions.  layers_to: of PMatMixed, `{kind or name: representation}`.
     largest_block, largest_factor: of PMatKFAC, PMatEKFAC and PMatMixed: exact blocks of more parameters, and factors of more
-    rows, are kept as diagonals; None lifts a limit.
+    rows, are kept as diagonals (4,096 and 8,192 unless given); None lifts a limit.
     dtype: in which sums over batches are kept (torch.float64 for float32 params), float32 at least.
     check_finite: report NaN in data, params and result.
 

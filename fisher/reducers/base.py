@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from fisher.collector.blocks.uses import UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows, of_layer
 from fisher.collector.products import example_gradients
-from fisher.collector.uses import UNUSED, Layer
 from fisher.collector.weights import Weights
 from fisher.pmat import PMat
 from linmaps import trees

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.collector.blocks.uses import ELEMENTWISE, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.products import cut
 from fisher.collector.rules.forms import Lookup
-from fisher.collector.uses import ELEMENTWISE, UNUSED, Layer
 from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.layered.factored import kronecker_product

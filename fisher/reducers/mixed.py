@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
-from fisher.collector.uses import Layer
 from fisher.pmat import PMat, PMatBlockDiag, PMatDiag, PMatEKFAC, PMatKFAC, PMatMixed
 from fisher.reducers.base import LeafRows, Options, Reducer
 from fisher.reducers.kfac import KFAC, fits

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.collector.blocks.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import cross, squares
-from fisher.collector.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense
 from fisher.reducers.base import LeafRows, Options, Reducer, mean

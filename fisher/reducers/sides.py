@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fisher.collector.tied import swapped
-from fisher.collector.uses import Layer
+from fisher.collector.blocks.tied import swapped
+from fisher.collector.blocks.uses import Layer
 from linmaps.numerics.numeric import total
 
 Factors = tuple[Tensor, Tensor]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher.collector.uses import Layer
+from fisher.collector.blocks.uses import Layer
 from fisher.collector.weights import Weights
 
 AT_ONCE = 2**24  # numbers of derivatives of weights held at a time

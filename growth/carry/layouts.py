@@ -7,9 +7,9 @@ import math
 
 import torch
 
+from fisher.collector.blocks.uses import Layer, Use
 from fisher.collector.collection import LayerCollection
 from fisher.collector.rules.forms import Channels, Contraction, Convolution, Elementwise, Form
-from fisher.collector.uses import Layer, Use
 from growth.surgery.moves import Move, Moves
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path

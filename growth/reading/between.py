@@ -16,9 +16,9 @@ from torch.func import vjp
 from fisher import LayerCollection
 from fisher.checks.agreement import generic
 from fisher.checks.axes import batch_size
+from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
-from fisher.collector.uses import Use
 from growth.reading.activations import applied
 from growth.reading.calls import refusal
 from growth.reading.layers import Layer, layers_of

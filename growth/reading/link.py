@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
-from fisher.collector.uses import Use
 from growth.reading.layers import Layer
 from growth.reading.pairs import Pair
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 from fisher import LayerCollection
+from fisher.collector.blocks.uses import UNUSED, Use
 from fisher.collector.rules.forms import Convolution, Form
 from fisher.collector.rules.match import spoken
-from fisher.collector.uses import UNUSED, Use
 from growth.reading.activations import Activation, Composed
 from growth.reading.layers import Layer, layers_of
 from growth.reading.pairs import Pair

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
-from fisher.collector.uses import Layer
 from fisher.pmat.contract.cuts import LSTSQ
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
-from fisher.collector.uses import Layer
 from fisher.pmat.contract.blocks import InEigenbasis
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul

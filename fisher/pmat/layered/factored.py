@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.collector.uses import Layer
+from fisher.collector.blocks.uses import Layer
 from fisher.pmat.contract.cuts import NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense

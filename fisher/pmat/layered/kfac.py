@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
-from fisher.collector.uses import Layer
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul

@@ -101,7 +101,7 @@ def test_hashable_picklable_equal():
 def test_table_says_which_leaf_gets_which_block():
     m = MODELS["bare"]
     table = str(fisher.LayerCollection.from_function(m.f, m.params, m.x)).splitlines()
-    assert table[0] == "LayerCollection: 4 leaves, 21 parameters, 4 blocks"
+    assert table[0] == "LayerCollection: 4 leaves, 21 parameters, 4 blocks, 336 B"
     assert [line.split()[:3] for line in table[2:]] == [
         ["idle", "none", "unused"],
         ["scale", "exact", "scale"],

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fisher.collector.blocks.through import How, how, weight_layer
+from fisher.collector.blocks.uses import Layer, Use
 from fisher.collector.rules.forms import Elementwise, Lookup
 from fisher.collector.rules.match import Derived
-from fisher.collector.through import How, how, weight_layer
-from fisher.collector.uses import Layer, Use
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
 

@@ -7,11 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from fisher.collector.blocks.through import how, seen_through
+from fisher.collector.blocks.tied import tied_layers
+from fisher.collector.blocks.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
 from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.match import Derived
-from fisher.collector.through import how, seen_through
-from fisher.collector.tied import tied_layers
-from fisher.collector.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from fisher.collector.blocks.uses import ELEMENTWISE, PRODUCT, THROUGH, Layer, Use
 from fisher.collector.rules.forms import Elementwise, Form, Lookup
 from fisher.collector.rules.match import Derived, leaves_of, spoken
-from fisher.collector.uses import ELEMENTWISE, PRODUCT, THROUGH, Layer, Use
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
 
