@@ -15,6 +15,8 @@ from torch.func import grad, vjp, vmap
 from fisher.checks import finiteness
 from fisher.checks.axes import batch_size
 from fisher.checks.data import batches
+from fisher.collector.exact_rows import mapped
+from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.arrays import check_target, per_example
@@ -141,7 +143,7 @@ def leave_one_out(
 
 def _gradients(f: Callable[..., Tensor], params: Any, data: Any, loss: Loss, name: str = "data") -> Any:
     """The gradient of each example's loss, a tree with leaves `[B, *leaf]`."""
-    fn = _function(loss)
+    fn, f = _function(loss), plainly(f)
 
     def one(params: Any, x: Any, target: Tensor) -> Tensor:
         found = fn(f(params, trees.map(lambda t: t[None], x)), target[None])
@@ -161,7 +163,7 @@ def _gradients(f: Callable[..., Tensor], params: Any, data: Any, loss: Loss, nam
         finiteness.finite((x, target), where, "clean or drop these examples")
         if len(target) != batch_size(x):
             raise ValueError(f"{where}: got {len(target)} targets, expected {batch_size(x)}, one for each example of x")
-        found = vmap(grad(one), (None, 0, 0))(params, x, target)
+        found = _each(lambda x, target: grad(one)(params, x, target), x, target)
         finiteness.finite(found, f"{where}: gradients of the loss", "f or the loss overflows at these params and data")
         parts.append(found)
     return trees.map(lambda *ts: torch.cat(ts), *parts)
@@ -195,12 +197,24 @@ def _cross_entropy(y: Tensor, target: Tensor) -> Tensor:
 
 def _shares(f: Callable[..., Tensor], params: Any, x: Any, target: Any, columns: Exact) -> Any:
     """R_b with R_b'R_b = J_b' H_b J_b, a tree with leaves `[B, K, *leaf]`."""
+    f = plainly(f)
 
     def one(x: Any, target: Any) -> Any:
         y, back = vjp(lambda p: f(p, trees.map(lambda t: t[None], x)), params)  # type: ignore[misc]
         return vmap(back)(columns(y, target[None]))[0]
 
-    return vmap(one)(x, target)
+    return _each(one, x, target)
+
+
+def _each(one: Callable[[Any, Any], Any], x: Any, target: Any) -> Any:
+    """What `one` gives for each example: mapped, or one by one where f does not take vmap."""
+    flat, treedef = trees.flatten((x, target))
+
+    def in_turn() -> Any:
+        found = [one(*treedef.unflatten([t[b] for t in flat])) for b in range(batch_size(x))]
+        return trees.map(lambda *ts: torch.stack(ts), *found)
+
+    return mapped(lambda: vmap(one)(x, target), in_turn)
 
 
 def _finite(t: Tensor, name: str) -> Tensor:
