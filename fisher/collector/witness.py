@@ -1,14 +1,16 @@
 """Witnesses: where the examples are in each use, and that uses and exact rows explain autograd's gradient.
 
-B batch, C cotangents: a generic one, and the same on the first and on the last example alone.  A place of the examples is
-believed if *every* witness agrees with it, never because it is the first that fits; further witnesses are called only where
-several places are left.  Raw values are looked at only to raise and to choose among static layouts.
+B batch, C cotangents: a generic one, and the same with the examples weighted by two numbers that tell all of them apart.  A
+place of the examples is believed if the gradients of *every* example there have its weights, never because it is the first
+that fits; values are asked only where several places are left.  Raw values are looked at only to raise and to choose among
+static layouts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -33,7 +35,7 @@ class Evidence:
     """What two runs say.  f, params, x: what was run; y its output; ramp a generic cotangent of y.
 
     back: the backward pass of the first run, for the gradients of params and of x; inputs: of each use, with the axes of
-    `layers`; tap_back: cotangents `[C, *y]` to the gradients `[C, *z]` at the uses' outputs.
+    `layers`; told: the gradients `[C, *z]` at the uses' outputs of the ramp, and of the ramp with the examples weighted.
     """
 
     f: Callable[..., Tensor]
@@ -44,7 +46,7 @@ class Evidence:
     ramp: Tensor
     back: Callable[[Tensor], Any]
     inputs: dict[int, Tensor]
-    tap_back: Callable[[Tensor], dict[int, Tensor]]
+    told: dict[int, Tensor]
 
     @classmethod
     def of(
@@ -62,7 +64,10 @@ class Evidence:
             again, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
         if not agreement.repeats(y, again):
             purity.repeatable(soundly(f), params, x)
-        return cls(f, params, x, layers, y, agreement.generic(y), back, inputs, tap_back)
+        ramp = agreement.generic(y)
+        weights = [w.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1)) for w in _weights(len(y), y.device)]
+        told = tap_back(torch.stack([ramp, *(w * ramp for w in weights)]))
+        return cls(f, params, x, layers, y, ramp, back, inputs, told)
 
     @property
     def run(self) -> Callable[..., Tensor]:
@@ -110,9 +115,14 @@ def batch_axis(seen: Evidence) -> dict[int, int | None]:
     if batch < 2:
         return {}
     left = {k: batch_axes(uses[k].shared, batch) for k in seen.layers.tapped if not uses[k].free}
-    for examples, g in _testimonies(seen, left):
-        for k, t in ((k, g[k]) for k in left):
-            left[k] = tuple(axis for axis in left[k] if _only(uses[k].outputs(t, batch, axis), examples))
+    weights = _weights(batch, seen.y.device)
+    for k, axes in left.items():
+        plain, *weighted = seen.told[k].unbind(0)
+        fits = lambda axis, k=k, plain=plain, weighted=weighted: all(
+            _weighted(uses[k].outputs(plain, batch, axis), uses[k].outputs(t, batch, axis), w, seen.tol)
+            for t, w in zip(weighted, weights)
+        )
+        left[k] = tuple(axis for axis in axes if fits(axis))
     if any(len(axes) > 1 for axes in left.values()):
         z, moved = (outputs_of(seen.f, seen.params, x, seen.layers) for x in (seen.x, _replaced(seen.x)))
         for k in (k for k, axes in left.items() if len(axes) > 1):
@@ -123,27 +133,21 @@ def batch_axis(seen: Evidence) -> dict[int, int | None]:
     return {k: axes[0] if len(axes) == 1 else None for k, axes in left.items()}
 
 
-def _testimonies(
-    seen: Evidence, left: dict[int, tuple[int, ...]]
-) -> Iterator[tuple[tuple[int, ...], dict[int, Tensor]]]:
-    """`(examples, gradients at the uses of a cotangent on them alone)`: first and last, and where several places are left the
-    examples with and without each binary digit of their number: an entry that passes all of them has one example."""
-    every = tuple(range(seen.batch))
-    ends = [every[:1], every[-1:]]
-    g = seen.tap_back(torch.stack([seen.on(*some) for some in ends]))
-    for c, some in enumerate(ends):
-        yield some, {k: t[c] for k, t in g.items()}
-    for digit in range((seen.batch - 1).bit_length()):
-        for bit in (0, 1):
-            if any(len(axes) > 1 for axes in left.values()):
-                some = tuple(b for b in every if b >> digit & 1 == bit)
-                yield some, {k: t[0] for k, t in seen.tap_back(seen.on(*some)[None]).items()}
+def _weights(batch: int, device: torch.device) -> list[Tensor]:
+    """Two numbers for each example, in (0, 1], that tell all of them apart: the digits of its number."""
+    base = math.isqrt(max(0, batch - 1)) + 1
+    number = torch.arange(batch, device=device)
+    return [(1 + digit) / base for digit in (number // base, number % base)]
 
 
-def _only(rows: Tensor, examples: tuple[int, ...]) -> bool:
-    """Whether rows `[B, S, O]` of all other examples are zero."""
-    others = [b for b in range(len(rows)) if b not in set(examples)]
-    return agreement.vanishes(rows[others])
+def _weighted(plain: Tensor, weighted: Tensor, weights: Tensor, tol: float) -> bool:
+    """Whether rows `[B, S, O]` are those of the plain cotangent times the weight of their example, up to rounding."""
+    if not plain.numel():
+        return True
+    want = plain * weights.to(plain.dtype).reshape(-1, *[1] * (plain.ndim - 1))
+    scale = plain.abs().amax(tuple(range(2, plain.ndim)), keepdim=True).nan_to_num(0.0, 0.0, 0.0)
+    near = (want - weighted).abs() <= tol * scale + agreement.rounding([plain])
+    return bool(agreement.raw(near | ~want.isfinite() | ~weighted.isfinite()).all())
 
 
 def complete(layers: L, seen: Evidence) -> L:
@@ -152,9 +156,7 @@ def complete(layers: L, seen: Evidence) -> L:
     Returns the layers, those without gradient marked, and those whose rows vmap cannot make.
     """
     uses, batch = seen.layers.uses, seen.batch
-    taps = {
-        k: uses[k].outputs(t[0], batch) for k, t in seen.tap_back(seen.ramp[None]).items()
-    }  # any axis, but one for both
+    taps = {k: uses[k].outputs(t[0], batch) for k, t in seen.told.items()}  # any axis, but one for both
     flat = trees.leaves(seen.back(seen.ramp)[0])
     floor = agreement.rounding(flat)
     ends = (0, batch - 1) if batch > 1 else (0,)
