@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch.func import debug_unwrap
 from torch.overrides import TorchFunctionMode
 
 from linmaps.checks import values
+
+AT_ONCE = 2**18  # differences held at a time
 
 
 def raw(t: Tensor) -> Tensor:
@@ -25,8 +28,31 @@ def generic(y: Tensor) -> Tensor:
 
 def rounding(tensors: list[Tensor]) -> float:
     """What rounding may leave of a zero beside these numbers."""
-    sizes = [(raw(t).nan_to_num(0.0, 0.0, 0.0), t.dtype) for t in tensors if t.is_floating_point() and t.numel()]
-    return max((100 * torch.finfo(dtype).eps * float(t.abs().amax()) for t, dtype in sizes), default=0.0)
+    sizes = [(largest(t), t.dtype) for t in tensors if t.is_floating_point() and t.numel()]
+    return max((100 * torch.finfo(dtype).eps * size for size, dtype in sizes), default=0.0)
+
+
+def largest(t: Tensor) -> float:
+    """The largest absolute value of the finite entries, raw, in one pass where all are finite; of none 0."""
+    size = extent(t)
+    return size if math.isfinite(size) else extent(raw(t).nan_to_num(0.0, 0.0, 0.0))
+
+
+def extent(t: Tensor) -> float:
+    """The largest absolute value, raw and without a copy, NaN where there is one; of none 0."""
+    found = raw(t)
+    if not found.numel():
+        return 0.0
+    low, high = torch.stack(torch.aminmax(found)).tolist()
+    return max(-low, high) if low == low else low
+
+
+def gap(one: Tensor, other: Tensor) -> float:
+    """The largest absolute difference of raw values, NaN where there is one; a part at a time."""
+    a, b = torch.broadcast_tensors(torch.atleast_1d(raw(one)), torch.atleast_1d(raw(other)))
+    rows = max(1, AT_ONCE // max(1, a[:1].numel()))
+    found = [extent(s - t) for s, t in zip(a.split(rows), b.split(rows))]
+    return max(found, default=0.0) if all(v == v for v in found) else math.nan
 
 
 def repeats(one: Tensor, other: Tensor, floor: float = 0.0) -> bool:
@@ -84,4 +110,4 @@ def same(one: Tensor, other: Tensor, tol: float) -> bool:
 def vanishes(t: Tensor) -> bool:
     """Whether raw values are zero; an overflow is not a finding: the result's own check reports it."""
     found = raw(t)
-    return not bool(((found != 0) & found.isfinite()).any())
+    return not bool(found.any()) or not bool(((found != 0) & found.isfinite()).any())

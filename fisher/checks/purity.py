@@ -108,16 +108,26 @@ def _random(name: str) -> ValueError:
 
 
 def steady(f: Callable[..., Tensor], params: Any, x: Any) -> None:
-    """Raise where f is random, as `repeatable` does: two runs on a few examples, and whether torch's generator has moved."""
+    """Raise where f is random, as `repeatable` does: two runs on a few examples, and whether torch's generators have moved."""
     with no_random_call():
-        before = torch.get_rng_state()
-        few = trees.map(lambda t: t[:FEW], x)
-        same = repeats(f(params, few), f(params, few)) and torch.equal(before, torch.get_rng_state())
+        leaves = trees.leaves((params, x))
+        devices = {t.device for t in leaves if t.device.type in ("cuda", "xpu")}
+        before = _generators(devices)
+        count = max(1, max((len(t) for t in trees.leaves(x)), default=1))
+        each = sum(t.numel() for t in trees.leaves(x)) // count
+        few = trees.map(lambda t: t[: max(FEWEST, min(FEW, NUMBERS // max(1, each)))], x)
+        same = repeats(f(params, few), f(params, few))
+        same = same and all(map(torch.equal, before, _generators(devices)))
     if not same:
         repeatable(f, params, x)
 
 
-FEW = 16
+def _generators(devices: set[torch.device]) -> list[Tensor]:
+    """The states of torch's generators, of the CPU and of these devices."""
+    return [torch.get_rng_state(), *(torch.get_device_module(d).get_rng_state(d) for d in devices)]
+
+
+FEWEST, FEW, NUMBERS = 4, 16, 2**12  # examples: so few, of large ones so few that they hold so many numbers
 
 
 def apart(apart: bool, name: str = "f(params, x)") -> None:

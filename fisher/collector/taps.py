@@ -66,10 +66,17 @@ def pull(
     output(y, params, x)
 
     def gradients(columns: Tensor) -> dict[int, Tensor]:
-        found = vmap(back)(columns)[0] if uses else {}
+        found = _back(back, columns) if uses else {}
         return found | _free_rows(f, params, x, layers, free, columns) if free else found
 
     return y, inputs, gradients
+
+
+def _back(back: Callable[[Tensor], Any], columns: Tensor) -> dict[int, Tensor]:
+    """The gradients of each column; of a single one as it is, for which no call needs a batching rule."""
+    if len(columns) == 1:
+        return trees.map(lambda t: t[None], back(columns[0])[0])
+    return vmap(back)(columns)[0]
 
 
 def _free_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from fisher.likelihoods.columns import Columns
 from fisher.reducers import Options, Reducer
 from linmaps import trees
 from linmaps.checks.precision import HALF
+
+NUMBERS = 2**22  # of gradients at the outputs of all uses that are held at a time
 
 Make = Callable[[LayerCollection, Options], Reducer]
 
@@ -110,12 +113,19 @@ def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[
         y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
     total = None
     over = options.examples**0.5
-    for chunk in run.columns.parts(y, target, run.chunk_size):
+    size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(layers, reducer.tapped, batch)
+    for chunk in run.columns.parts(y, target, size):
         chunk = chunk / over
         g = column_rows(layers, back(chunk), batch)
         part = _cast(reducer.columns(kept, g, of_layers(run.f, run.params, x, reducer.by_rows, chunk)), run.dtype)
         total = part if total is None else reducer.add(total, part)
     return reducer, _cast(reducer.inputs(kept), run.dtype), total
+
+
+def _at_once(layers: LayerCollection, uses: tuple[int, ...], batch: int) -> int:
+    """How many columns are differentiated at once where nobody says: their gradients at all uses are so many numbers."""
+    each = sum(math.prod(layers.uses[k].tap_shape(batch)) for k in uses)
+    return max(1, NUMBERS // max(1, each))
 
 
 def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batch: int) -> dict[int, Tensor]:

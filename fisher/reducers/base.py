@@ -46,6 +46,7 @@ class Options:
 class Reducer:
     """One representation: `keep` at the call, `inputs` once per batch, `columns` per chunk of columns, `finish` at the end."""
 
+    at_once = False  # whether it needs all columns together
     by_position = False  # whether the inputs of a position matter where it has no gradient
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:

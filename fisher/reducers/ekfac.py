@@ -28,6 +28,8 @@ Bases = tuple[Tensor, ...]  # (U, W), or the one basis of a layer that is seen t
 class EKFAC(KFAC):
     """All of it at once, from a single batch and a single chunk of columns: inputs and output-gradients are kept."""
 
+    at_once = True
+
     def keep(self, use: int, a: Tensor) -> Any:
         return super().keep(use, a), a
 

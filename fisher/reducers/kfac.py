@@ -206,11 +206,13 @@ def exact_counts(t: Tensor) -> torch.dtype:
 def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:
     """Sum of t t' / over, over all but the last axis, `[F, F]`, or `[groups, F, F]` of t `[..., groups, F]`.
 
-    Where features lie apart in memory (the channels of a convolution), by one small product for each example: as many
-    multiplications as all positions in one product, and no copy.
+    Where positions of examples are no rows of one matrix in memory (the channels of a convolution's output lie between
+    them), by one small product for each example: as many multiplications as all positions in one product, and no copy.
     """
     if grouped:
         return vmap(moment, in_dims=(-2, None, None))(t, False, over)
-    if t.ndim > 2 and t.stride(-1) != 1 and 1 < t.shape[-1] <= t.shape[-2]:
+    if 1 < t.shape[-1] <= t.shape[-2] and any(
+        t.stride(k) != t.shape[k + 1] * t.stride(k + 1) for k in range(t.ndim - 2)
+    ):
         return mean((t.mT @ t).flatten(0, -3).sum(0), over)
     return second_moment(t, over)

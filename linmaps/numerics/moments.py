@@ -1,21 +1,36 @@
-"""Second moments of rows [..., F]: symmetric, so that little more than one half is computed."""
+"""Second moments of rows [..., F]: symmetric, so that little more than one half is computed where that is quicker.
+
+Of few rows the product costs less than the memory that its panels would pass through: there it is one product.
+"""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+FEW, PANELS, WIDTH = 128, 4, 100  # rows of which the product is whole; panels at most; columns of a panel at least
 
 
 def second_moment(rows: Tensor, over: int = 1) -> Tensor:
-    """R'R / over of rows `[..., F]`, by its upper panels: up to nearly half less than the whole product."""
+    """R'R / over of rows `[..., F]`, by its upper panels: up to nearly half less than the whole product.
+
+    Each panel is put where it belongs once it is made, itself and transposed: beside the result one panel is held.
+    """
     R = rows.flatten(0, -2)
-    parts = R.tensor_split(max(1, min(8, R.shape[1] // 100)), 1)
-    parts = parts if over == 1 else tuple(part / over for part in parts)
-    if len(parts) == 1:
-        return parts[0].mT @ R
-    ends = [0]
-    for part in parts:
-        ends.append(ends[-1] + part.shape[1])
-    panels = [part.mT @ R[:, start:] for part, start in zip(parts, ends)]
-    below = lambda i, j: panels[j][:, ends[i] - ends[j] : ends[i + 1] - ends[j]].mT
-    return torch.cat([torch.cat([*(below(i, j) for j in range(i)), panel], 1) for i, panel in enumerate(panels)])
+    n, size = R.shape
+    panels = 1 if n < FEW else max(1, min(PANELS, size // WIDTH))
+    if panels == 1:
+        return _product(R, R, over)
+    found, step = R.new_empty(size, size), -(-size // panels)
+    for start in range(0, size, step):
+        end = min(start + step, size)
+        panel = _product(R[:, start:end], R[:, start:], over)
+        found[start:end, start:] = panel
+        found[end:, start:end] = panel[:, end - start :].mT
+    return found
+
+
+def _product(left: Tensor, right: Tensor, over: int) -> Tensor:
+    """left' right / over, the smaller one of factor and product divided."""
+    if over == 1:
+        return left.mT @ right
+    return (left / over).mT @ right if left.shape[0] <= right.shape[1] else left.mT @ right / over

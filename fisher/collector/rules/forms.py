@@ -223,9 +223,10 @@ class Convolution(Form):
             x = x.unfold(2 + k, reach, stride[k])[..., :: self.dilation[k]]
         if self.back:
             x = x.flip(tuple(range(2 + n, 2 + 2 * n)))
-        # [B, channels, *positions, *kernel] -> [B, *positions, channels * kernel]: groups are outermost in the channels
-        x = x.movedim(1, 1 + n)
-        return _folded(x, n + 1)
+        # [B, channels, *positions, *kernel] -> [B, *positions, channels * kernel]: groups are outermost in the channels.
+        # In memory features come first: neighbours are copied together, and all positions are rows of one product
+        x = x.permute(1, *range(2 + n, 2 + 2 * n), 0, *range(2, 2 + n))
+        return x.reshape(math.prod(x.shape[: 1 + n]), *x.shape[1 + n :]).movedim(0, -1)
 
     def outputs(self, z: Tensor) -> Tensor:
         return z.movedim(1, -1)

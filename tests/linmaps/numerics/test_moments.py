@@ -1,15 +1,50 @@
-"""Second moments: by panels they are the product, symmetric to rounding."""
+"""Second moments: by panels they are the product, symmetric to rounding, under every transform."""
 
 import pytest
 import torch
+from torch.func import grad, hessian, jvp, vmap
 
 from linmaps.numerics.moments import second_moment
 
 
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 @pytest.mark.parametrize("width", [1, 7, 99, 100, 250, 900])
+@pytest.mark.parametrize("count", [3, 64, 500])  # few rows: one product; more rows than columns, and fewer
 @pytest.mark.parametrize("over", [1, 5])
-def test_a_second_moment_by_panels_is_the_product(width, over):
-    R = torch.randn(2, 3, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
-    flat = R.reshape(6, width)
-    assert torch.allclose(second_moment(R, over), flat.T @ flat / over, rtol=0, atol=1e-12)
-    assert torch.allclose(second_moment(R), second_moment(R).T, rtol=0, atol=1e-14)
+def test_a_second_moment_by_panels_is_the_product(width, count, over):
+    R = drawn(2, count, width, seed=width)
+    flat = R.reshape(2 * count, width)
+    assert torch.allclose(second_moment(R, over), flat.T @ flat / over, rtol=0, atol=1e-12 * count)
+    assert torch.allclose(second_moment(R), second_moment(R).T, rtol=0, atol=1e-14 * count)
+
+
+def test_no_rows_and_no_columns_have_a_moment():
+    assert torch.equal(second_moment(torch.zeros(0, 300)), torch.zeros(300, 300))
+    assert second_moment(torch.zeros(200, 0)).shape == (0, 0)
+
+
+def test_panels_are_as_exact_in_float32_as_the_product():
+    R = drawn(1024, 300)
+    wide = R.T @ R
+    error = lambda M: ((M - wide).abs().max() / wide.abs().max()).item()
+    assert error(second_moment(R.float())) <= 4 * max(error(R.float().T @ R.float()), 1e-7)
+
+
+def test_panels_pass_through_the_transforms():
+    R, t = drawn(150, 220), drawn(150, 220, seed=1)
+    plain = lambda R: R.T @ R
+    cubed = lambda made: lambda R: (made(R) ** 3).sum()
+    for ours, want in [
+        (vmap(second_moment)(torch.stack([R, t])), torch.stack([plain(R), plain(t)])),
+        (jvp(second_moment, (R,), (t,))[1], jvp(plain, (R,), (t,))[1]),
+        (grad(cubed(second_moment))(R), grad(cubed(plain))(R)),
+        (vmap(grad(cubed(second_moment)))(torch.stack([R, t])), vmap(grad(cubed(plain)))(torch.stack([R, t]))),
+        (
+            hessian(lambda s: cubed(second_moment)(R + s * t))(torch.zeros((), dtype=R.dtype)),
+            hessian(lambda s: cubed(plain)(R + s * t))(torch.zeros((), dtype=R.dtype)),
+        ),
+    ]:
+        assert torch.allclose(ours, want, rtol=1e-10, atol=1e-9 * want.abs().max().item())
