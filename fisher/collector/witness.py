@@ -1,6 +1,6 @@
 """Witnesses: where the examples are in each use, and that uses and exact rows explain autograd's gradient.
 
-B batch, C cotangents: a generic one, and the same with the examples weighted by two numbers that tell all of them apart.  A
+B batch, C cotangents: a generic one, and the same with the examples weighted by numbers that tell all of them apart.  A
 place of the examples is believed if the gradients of *every* example there have its weights, never because it is the first
 that fits; values are asked only where several places are left.  Raw values are looked at only to raise and to choose among
 static layouts.
@@ -27,6 +27,7 @@ from fisher.collector.taps import outputs_of, pull
 from fisher.collector.weights import Weights, derived_weights
 from linmaps import trees
 
+FEW = 64  # examples that one weight tells apart beyond rounding
 L = TypeVar("L", bound=Layers)
 
 
@@ -35,7 +36,7 @@ class Evidence:
     """What two runs say.  f, params, x: what was run; y its output; ramp a generic cotangent of y.
 
     back: the backward pass of the first run, for the gradients of params and of x; inputs: of each use, with the axes of
-    `layers`; told: the gradients `[C, *z]` at the uses' outputs of the ramp, and of the ramp with the examples weighted.
+    `layers`; told: the gradients `*z` at the uses' outputs of the ramp, and of the ramp with the examples weighted.
     """
 
     f: Callable[..., Tensor]
@@ -46,7 +47,7 @@ class Evidence:
     ramp: Tensor
     back: Callable[[Tensor], Any]
     inputs: dict[int, Tensor]
-    told: dict[int, Tensor]
+    told: list[dict[int, Tensor]]
 
     @classmethod
     def of(
@@ -66,7 +67,7 @@ class Evidence:
             purity.repeatable(soundly(f), params, x)
         ramp = agreement.generic(y)
         weights = [w.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1)) for w in _weights(len(y), y.device)]
-        told = tap_back(torch.stack([ramp, *(w * ramp for w in weights)]))
+        told = [{k: t[0] for k, t in tap_back(c[None]).items()} for c in (ramp, *(w * ramp for w in weights))]
         return cls(f, params, x, layers, y, ramp, back, inputs, told)
 
     @property
@@ -118,7 +119,7 @@ def batch_axis(seen: Evidence) -> dict[int, int | None]:
     left = {k: batch_axes(uses[k].shared, batch) for k in seen.layers.tapped if not uses[k].free}
     weights = _weights(batch, seen.y.device)
     for k, axes in left.items():
-        plain, *weighted = seen.told[k].unbind(0)
+        plain, *weighted = (g[k] for g in seen.told)
         fits = lambda axis, k=k, plain=plain, weighted=weighted: all(
             _weighted(uses[k].outputs(plain, batch, axis), uses[k].outputs(t, batch, axis), w, seen.tol)
             for t, w in zip(weighted, weights)
@@ -135,10 +136,11 @@ def batch_axis(seen: Evidence) -> dict[int, int | None]:
 
 
 def _weights(batch: int, device: torch.device) -> list[Tensor]:
-    """Two numbers for each example, in (0, 1], that tell all of them apart: the digits of its number."""
-    base = math.isqrt(max(0, batch - 1)) + 1
+    """A number for each example, in (0, 1], that tells all of them apart; of many examples two, the digits of their numbers."""
     number = torch.arange(batch, device=device)
-    return [(1 + digit) / base for digit in (number // base, number % base)]
+    base = batch if batch <= FEW else math.isqrt(batch - 1) + 1
+    digits = (number,) if batch <= FEW else (number // base, number % base)
+    return [(1 + digit) / base for digit in digits] if batch > 1 else []
 
 
 def _weighted(plain: Tensor, weighted: Tensor, weights: Tensor, tol: float) -> bool:
@@ -147,8 +149,9 @@ def _weighted(plain: Tensor, weighted: Tensor, weights: Tensor, tol: float) -> b
         return True
     want = plain * weights.to(plain.dtype).reshape(-1, *[1] * (plain.ndim - 1))
     scale = plain.abs().amax(tuple(range(2, plain.ndim)), keepdim=True).nan_to_num(0.0, 0.0, 0.0)
-    near = (want - weighted).abs() <= tol * scale + agreement.rounding([plain])
-    return bool(agreement.raw(near | ~want.isfinite() | ~weighted.isfinite()).all())
+    off = (want - weighted).abs()
+    near = off <= tol * scale + agreement.rounding([plain])
+    return bool(agreement.raw(near).all()) or bool(agreement.raw(near | ~off.isfinite()).all())
 
 
 def complete(layers: L, seen: Evidence) -> L:
@@ -157,7 +160,7 @@ def complete(layers: L, seen: Evidence) -> L:
     Returns the layers, those without gradient marked, and those whose rows vmap cannot make.
     """
     uses, batch = seen.layers.uses, seen.batch
-    taps = {k: uses[k].outputs(t[0], batch) for k, t in seen.told.items()}  # any axis, but one for both
+    taps = {k: uses[k].outputs(t, batch) for k, t in seen.told[0].items()}  # any axis, but one for both
     flat = trees.leaves(seen.back(seen.ramp)[0])
     floor = agreement.rounding(flat)
     ends = (0, batch - 1) if batch > 1 else (0,)
