@@ -65,7 +65,7 @@ class SumBlock:
         """A method of the dense block, which is summed as precisely as it is decomposed."""
         diag = self.diag()
         dtype = precise(diag.dtype, diag.device, len(diag))
-        block = ExactBlock(cast(self, dtype).dense(), cutoff(len(diag), diag.dtype))
+        block = ExactBlock(cast(self, dtype).dense(), cutoff(len(diag), diag.dtype), self.symmetric)
         return getattr(block, method)(*(a.to(dtype) if isinstance(a, Tensor) else a for a in args)).to(diag.dtype)
 
     def squares(self) -> Tensor:

@@ -21,12 +21,14 @@ from linmaps.numerics.eigen import constant_eigh, cutoff, denoised, pinv
 from linmaps.numerics.linalg import damped, refined, solve
 
 
-@trees.record(static=("rounding",))
+@trees.record(static=("rounding", "symmetric"))
 class ExactBlock:
-    """A dense symmetric matrix `[n, n]`; rounding: what it leaves on a null direction, relative (None: as of the dtype)."""
+    """A dense matrix `[n, n]`; rounding: what it leaves on a null direction, relative (None: as of the dtype); symmetric: so are
+    all but products of two."""
 
     matrix: Tensor
     rounding: float | None = None
+    symmetric: bool = True
 
     @property
     def noise(self) -> float:
@@ -47,7 +49,7 @@ class ExactBlock:
         elif kind == "eigendecomposition":
             found = by_eigh(self.matrix, columns, regul, noise)
         else:
-            found = solve(damped(self.matrix, regul), columns)
+            found = solve(damped(self.matrix, regul), columns, symmetric=self.symmetric)
         return found.mT.reshape(V.shape)
 
     def sample(self, Z: Tensor, regul: Regul) -> Tensor:
@@ -131,10 +133,10 @@ class DiagonalBlock:
         return spectra.log_abs(self.entries + regul)
 
 
-def exact_block(block: Tensor, shape: tuple[int, ...]) -> Any:
+def exact_block(block: Tensor, shape: tuple[int, ...], symmetric: bool = True) -> Any:
     """The block of a matrix `[n, n]`, of a diagonal `[n]`, or of a scalar c that stands for c I."""
     if block.ndim == 2:
-        return ExactBlock(block)
+        return ExactBlock(block, symmetric=symmetric)
     return DiagonalBlock(block.reshape(shape) if block.ndim else block.expand(shape))
 
 

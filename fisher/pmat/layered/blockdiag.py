@@ -56,7 +56,7 @@ class PMatBlockDiag(Layerwise):
         for block in self.blocks.values():
             self.check_single(2 if block.ndim else 0, block)
         shapes = self.shapes()
-        return {name: exact.exact_block(block, shapes[name]) for name, block in self.blocks.items()}
+        return {name: exact.exact_block(block, shapes[name], self.symmetric) for name, block in self.blocks.items()}
 
     def _inverse(self, regul: Regul) -> PMatBlockDiag:
         return self._mapped(lambda block: exact.exact_power(block, -1, regul))

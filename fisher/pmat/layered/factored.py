@@ -38,7 +38,7 @@ def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
         else:
             whole = F.exact[name].ndim == 1 and F.exact[name].numel() == math.prod(shapes[name])
             F.check_single(1 if whole else 2 if F.exact[name].ndim else 0, F.exact[name])
-            blocks[name] = exact.exact_block(F.exact[name], shapes[name])
+            blocks[name] = exact.exact_block(F.exact[name], shapes[name], getattr(F, "symmetric", True))
     return blocks
 
 

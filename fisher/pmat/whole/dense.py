@@ -46,7 +46,7 @@ class PMatDense(Blockwise):
 
     def _blocks(self) -> dict[str, Any]:
         self.check_single(2, self.matrix)
-        return {"": ExactBlock(self.matrix)}
+        return {"": ExactBlock(self.matrix, symmetric=self.symmetric)}
 
     def split(self, v: Any) -> dict[str, Tensor]:
         return {"": raveled(v, self.layout)}
