@@ -113,7 +113,8 @@ report("start", start, START)
 # ## What the Fisher matrix sees
 #
 # `LayerCollection.from_function` watches the function once.  `hidden` and `output` get Kronecker factors.  The encoder's
-# leaf is not a weight (the weight is computed from it), so there is no Kronecker rule for it and it gets an *exact* block.
+# leaf is not a weight: the weight W is computed from it.  The map says so, and is one use of W, seen *through* to the leaf:
+# its block is $J'(G \otimes A)J$ with J the derivative of W.
 
 # %%
 layers = fisher.LayerCollection.from_function(network, trees.unstack(start)[0], x_train)
