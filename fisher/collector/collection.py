@@ -94,7 +94,8 @@ class LayerCollection(Layers):
             if mixed:  # a product with constants that holds no examples, although one of its axes is as long
                 return attempt(only_weights | mixed)
             lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
-            uses = tuple(u if axes.get(k) is None else dataclasses.replace(u, axis=axes[k]) for k, u in enumerate(uses))
+            found = {k: axis for k, axis in axes.items() if axis is not None}
+            uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
             return witness.complete(make(uses, lost | opaque), seen)
 
         made = attempt(frozenset())

@@ -80,10 +80,11 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     options = dataclasses.replace(options, like=trees.leaves(run.params)[0], params=trees.leaves(run.params))
     given = run.layers is not None
     for x, target in checked_batches(run, data):
-        run = run.on(run.found(x))
+        layers = run.found(x)
+        run = run.on(layers)
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
-        if not seen and make(run.layers, options).through:
-            options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, run.layers))
+        if not seen and make(layers, options).through:
+            options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, layers))
         reducer, part_in, part = _one(run, x, target, make, options)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)

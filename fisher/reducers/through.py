@@ -6,7 +6,6 @@ n parameters of the leaves, m numbers of a derived weight; J [m, n].  The block 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +25,12 @@ def pulled_back(phi: Weights, leaves: Sequence[Tensor], products: Sequence[Produ
     n = sum(t.numel() for t in leaves)
     found = leaves[0].new_zeros((n,) if diagonal else (n, n))
     for k, product in enumerate(products):
-        found = found + _one(lambda own, k=k: phi(own)[k], tuple(leaves), product, diagonal, n)
+        found = found + _one(phi, k, tuple(leaves), product, diagonal, n)
     return found
 
 
-def _one(made: Callable[[Any], Tensor], leaves: tuple[Tensor, ...], product: Product, diagonal: bool, n: int) -> Tensor:
-    view, back = vjp(made, leaves)  # type: ignore[misc]
+def _one(phi: Weights, k: int, leaves: tuple[Tensor, ...], product: Product, diagonal: bool, n: int) -> Tensor:
+    view, back = vjp(lambda own: phi(own)[k], leaves)  # type: ignore[misc]
     m, shape = view.numel(), view.shape
 
     def rows(V: Tensor) -> Tensor:

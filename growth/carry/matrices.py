@@ -108,7 +108,7 @@ def _layerwise(F: Any, moves: Moves) -> Any:
         return dataclasses.replace(F, factors=factors, exact=exact, layers=new)
     if moves.pruned is not None and any(at[n].changed for n in F.bases):
         raise _no_part(F)
-    bases = {
+    bases: dict[str, tuple[Tensor, ...]] = {
         n: (_basis(pair[0], _entries(at[n])),) if len(pair) == 1 else _both(_basis, pair, at[n])
         for n, pair in F.bases.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ class Checked:
                 setattr(cls, name, door(explained(method)))
 
     if TYPE_CHECKING:
+        name: ClassVar[str]
+        bias: bool
         in_features: int
         out_features: int
 

@@ -58,6 +58,7 @@ def leaves_to_layers(
             continue
         biases = {uses[k].bias for k in ks} - {None}
         (b,) = biases if len(biases) == 1 else (None,)
+        b = None if isinstance(b, Derived) else b
         with_bias = b is not None and b not in notes and set(as_bias.get((b, rows), [-1])) <= set(ks)
         members = [path, b] if with_bias and b is not None else [path]
         layers[number[path], rows[0] if rows else 0] = _layer(layout, number, uses, members, rows, ks, weighted=True)
@@ -203,7 +204,7 @@ def _layer(
         part=rows,
         shape=shape,
         uses=tuple(ks),
-        biased=tuple((b := uses[k].bias) is not None and number.get(b) == numbers[-1] for k in ks),
+        biased=tuple(isinstance(b := uses[k].bias, tuple) and number[b] == numbers[-1] for k in ks),
         cuts=tuple(None if rows is None or not cuttable else (rows[0] - s, rows[1] - s) for s in starts),
         shapes=shapes,
         note="",
