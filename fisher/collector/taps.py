@@ -40,14 +40,18 @@ def pull(
     uses: tuple[int, ...],
     keep: Callable[[int, Tensor], Any],
     also: tuple[int, ...] = (),
-) -> tuple[Tensor, dict[int, Any], Callable[[Tensor], dict[int, Tensor]]]:
+    of_x: bool = False,
+) -> tuple[Tensor, dict[int, Any], Callable[[Tensor], Any]]:
     """One forward: `(y, inputs, back)`.
 
     inputs[k] = keep(k, a) with a [B, S, I], evaluated at the call, for the uses and for those of `also`;
     back(columns [C, B, ...]) = {k: gradient [C, *z]} in the shape of the use's output z: `column_rows` brings it to
-    [C, B, S, O].
+    [C, B, S, O].  of_x: beside it the gradients of x's floating tensors.
     """
     batch = batch_size(x)
+    data, treedef = trees.flatten(x)
+    floating = [i for i, t in enumerate(data) if of_x and t.is_floating_point()]
+    whole = lambda own: treedef.unflatten((dict(enumerate(data)) | dict(zip(floating, own))).values()) if floating else x
     params = distinct(params)
     free = tuple(k for k in uses if layers.uses[k].free)
     uses, also = tuple(k for k in uses if k not in free), (*also, *free)
@@ -55,7 +59,8 @@ def pull(
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)
         taps = {k: reference[layers.leaf_of(k)].new_zeros(shapes[k]) for k in uses}
-        return vjp(lambda taps: _tapped(f, params, x, layers, taps, keep, batch, also), taps, has_aux=True)
+        run = lambda taps, own: _tapped(f, params, whole(own), layers, taps, keep, batch, also)
+        return vjp(run, taps, [data[i] for i in floating], has_aux=True)
 
     with no_random_call(), explained(params, x=x):
         try:
@@ -65,18 +70,17 @@ def pull(
 
     output(y, params, x)
 
-    def gradients(columns: Tensor) -> dict[int, Tensor]:
-        found = _back(back, columns) if uses else {}
-        return found | _free_rows(f, params, x, layers, free, columns) if free else found
+    def gradients(columns: Tensor) -> Any:
+        found, own = _back(back, columns) if uses or floating else ({}, [])
+        found = found | _free_rows(f, params, x, layers, free, columns) if free else found
+        return (found, own) if of_x else found
 
     return y, inputs, gradients
 
 
-def _back(back: Callable[[Tensor], Any], columns: Tensor) -> dict[int, Tensor]:
+def _back(back: Callable[[Tensor], Any], columns: Tensor) -> Any:
     """The gradients of each column; of a single one as it is, for which no call needs a batching rule."""
-    if len(columns) == 1:
-        return trees.map(lambda t: t[None], back(columns[0])[0])
-    return vmap(back)(columns)[0]
+    return trees.map(lambda t: t[None], back(columns[0])) if len(columns) == 1 else vmap(back)(columns)
 
 
 def _free_rows(

@@ -36,7 +36,8 @@ class Evidence:
     """What two runs say.  f, params, x: what was run; y its output; ramp a generic cotangent of y.
 
     back: the backward pass of the first run, for the gradients of params and of x; inputs: of each use, with the axes of
-    `layers`; told: the gradients `*z` at the uses' outputs of the ramp, and of the ramp with the examples weighted.
+    `layers`; told, of_x: the gradients `*z` at the outputs of the uses, and those of x, of the ramp and of the ramp with the
+    examples weighted.
     """
 
     f: Callable[..., Tensor]
@@ -48,6 +49,7 @@ class Evidence:
     back: Callable[[Tensor], Any]
     inputs: dict[int, Tensor]
     told: list[dict[int, Tensor]]
+    of_x: list[list[Tensor]]
 
     @classmethod
     def of(
@@ -62,13 +64,13 @@ class Evidence:
         """A tapped run beside the first one; ValueError where the two differ: f is random."""
         finiteness.finite(y, "f(params, x)", "f overflows at these params and data")
         with purity.no_random_call():
-            again, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
+            again, inputs, tap_back = pull(f, params, x, layers, layers.tapped, lambda k, a: a, of_x=True)
         if not agreement.repeats(y, again):
             purity.repeatable(soundly(f), params, x)
         ramp = agreement.generic(y)
         weights = [w.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1)) for w in _weights(len(y), y.device)]
-        told = [{k: t[0] for k, t in tap_back(c[None]).items()} for c in (ramp, *(w * ramp for w in weights))]
-        return cls(f, params, x, layers, y, ramp, back, inputs, told)
+        told, of_x = zip(*(trees.map(lambda t: t[0], tap_back(c[None])) for c in (ramp, *(w * ramp for w in weights))))
+        return cls(f, params, x, layers, y, ramp, back, inputs, list(told), list(of_x))
 
     @property
     def run(self) -> Callable[..., Tensor]:
@@ -93,13 +95,17 @@ class Evidence:
 
 
 def examples_apart(seen: Evidence) -> None:
-    """Raise if examples mix: by the gradient of x for the first one, and by the values with the two ends replaced."""
+    """Raise if examples mix: by the gradients of x, each example weighted, and by the values with the two ends replaced."""
     if seen.batch < 2:
         return
-    differs = any(t.is_floating_point() for t in trees.leaves(seen.x))  # of tokens alone there is no gradient
-    of_x = seen.back(seen.on(0))[1] if differs else []
+    plain, *weighted = seen.of_x
+    alone = all(
+        _weighted(s.reshape(seen.batch, 1, -1), t.reshape(seen.batch, 1, -1), w, seen.tol)
+        for of_x, w in zip(weighted, _weights(seen.batch, seen.y.device))
+        for s, t in zip(plain, of_x)
+    )
     moved = seen.run(seen.params, _replaced(seen.x))
-    purity.apart(all(agreement.vanishes(t[1:]) for t in of_x) and agreement.same(moved, _replaced(seen.y), seen.tol))
+    purity.apart(alone and agreement.same(moved, _replaced(seen.y), seen.tol))
 
 
 def _replaced(x: Any) -> Any:
