@@ -6,6 +6,7 @@ Every use's output gets a zero tensor (a tap) added; the vjp with respect to the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from fisher.checks.purity import no_random_call
 from fisher.collector.blocks.uses import Use
 from fisher.collector.exact_rows import rows_of
 from fisher.collector.layers import Layers
-from fisher.collector.rules.match import Match, View, spoken
+from fisher.collector.rules.match import Derived, Match, View, spoken
 from fisher.collector.watching.known import distinct
 from fisher.collector.watching.tape import Tape
 from fisher.collector.watching.watch import Watcher
@@ -51,7 +52,9 @@ def pull(
     batch = batch_size(x)
     data, treedef = trees.flatten(x)
     floating = [i for i, t in enumerate(data) if of_x and t.is_floating_point()]
-    whole = lambda own: treedef.unflatten((dict(enumerate(data)) | dict(zip(floating, own))).values()) if floating else x
+    whole = lambda own: (
+        treedef.unflatten((dict(enumerate(data)) | dict(zip(floating, own))).values()) if floating else x
+    )
     params = distinct(params)
     free = tuple(k for k in uses if layers.uses[k].free)
     uses, also = tuple(k for k in uses if k not in free), (*also, *free)
@@ -164,8 +167,8 @@ def outputs_of(f: Any, params: Any, x: Any, layers: Layers) -> dict[int, Tensor]
     return found
 
 
-def tape_of(f: Any, params: Any, x: Any, layers: Layers) -> Tape:
-    """What f computes from leaves alone, from a plain run."""
+def tape_of(f: Any, params: Any, x: Any, layers: Layers) -> tuple[Tape, dict[int, int]]:
+    """What f computes from leaves alone, from a plain run, and the nodes of derived weights by their numbers."""
     player = _Replay(layers.uses)
 
     def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
@@ -181,7 +184,7 @@ def tape_of(f: Any, params: Any, x: Any, layers: Layers) -> Tape:
     ):
         f(trees.flatten(params)[1].unflatten(watcher.tape.alive[: len(layers.layout.paths)]), x)
     player.finish()
-    return watcher.tape
+    return watcher.tape, player.nodes
 
 
 class _Replay:
@@ -193,6 +196,7 @@ class _Replay:
         self.alive: list[Tensor] = []
         self.holding = {u.constant for u in uses}
         self.free = any(u.free for u in uses)
+        self.nodes: dict[int, int] = {}  # of derived weights, by the numbers that the uses give them
 
     def holds(self, number: int, match: Match, z: Tensor) -> bool:
         return number in self.holding
@@ -200,12 +204,14 @@ class _Replay:
     def index(self, match: Match) -> int | None:
         if match.added_to is not None and match.bias is not None:
             k = self.outputs.get(id(match.added_to))
-            if k is not None and self.uses[k].joined and self.uses[k].bias == match.bias.path:
+            if k is not None and self.uses[k].joined and self._like(self.uses[k].bias, match.bias) == self.uses[k].bias:
                 return None
         if match.in_place and match.weight is None:  # joins no layer: an exact block's affair
             return None
         k = self.met
-        if k >= len(self.uses) or not self.uses[k].explains(match):
+        if k >= len(self.uses) or not self._explained(self.uses[k], match):
+            if any(v is not None and isinstance(v.path, Derived) for v in (match.weight, match.bias)):
+                return None  # at another number of examples what leaves make may be met in one call more
             got = spoken((match.weight or match.bias or View(())).path)
             want = self.uses[k].describe() if k < len(self.uses) else "no further use"
             raise ValueError(
@@ -214,6 +220,22 @@ class _Replay:
             )
         self.met += 1
         return k
+
+    def _explained(self, use: Use, match: Match) -> bool:
+        return use.explains(match, self._like(use.weight, match.weight), self._like(use.bias, match.bias))
+
+    def _like(self, want: Any, seen: View | None) -> Any:
+        """What was met, a derived weight with the number that it has if it is the one that is wanted."""
+        got = seen.path if seen is not None else None
+        if not isinstance(want, Derived) or not isinstance(got, Derived):
+            return got
+        node = got.number
+        known = {n: number for number, n in self.nodes.items()}
+        if known.get(node, want.number) != want.number or self.nodes.get(want.number, node) != node:
+            return got
+        if (found := dataclasses.replace(got, number=want.number)) == want:
+            self.nodes[want.number] = node
+        return found
 
     def finish(self) -> None:
         if self.met != len(self.uses):

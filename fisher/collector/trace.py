@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from fisher.checks.axes import batch_axes
 from fisher.collector.blocks.uses import Rows, Use
 from fisher.collector.calls.chains import Chain, step
 from fisher.collector.rules.forms import Elementwise, Form
-from fisher.collector.rules.match import Match, leaves_of
+from fisher.collector.rules.match import Derived, Match, leaves_of
 from fisher.collector.watching.known import tensors, version
 from fisher.collector.watching.watch import Watcher
 from linmaps import trees
@@ -27,6 +28,7 @@ class Tracer:
         self.opaque: dict[Any, str] = {}
         self.opaque_made: dict[Any, str] = {}  # what is made of these leaves
         self.parts: dict[Any, int] = {}
+        self.numbers: dict[int, int] = {}
         self.origin: dict[int, tuple[int, tuple[Any, ...], tuple[int, ...]]] = {}
         self.consumers: dict[int, int] = {}
         self.inputs: list[tuple[int, Tensor, int]] = []
@@ -67,7 +69,7 @@ class Tracer:
             self._consume(touched)
             self.alive.append(touched)  # its id counts
         k = len(self.uses)
-        paths = [v.path if v is not None else None for v in (match.weight, match.bias)]
+        paths = [self._numbered(v.path) if v is not None else None for v in (match.weight, match.bias)]
         joins = None
         if match.added_to is not None and origin is not None and not origin[1]:
             joins = origin[0] if self._takes_bias(origin[0], match.added_to.shape[-1]) else None
@@ -107,6 +109,12 @@ class Tracer:
         if not match.free:
             self._remember(z, (k, (), ()))
         return z
+
+    def _numbered(self, path: Any) -> Any:
+        """A derived weight by its place among those that are met, which another run finds again."""
+        if not isinstance(path, Derived):
+            return path
+        return dataclasses.replace(path, number=self.numbers.setdefault(path.number, len(self.numbers)))
 
     def _takes_bias(self, use: int, size: int) -> bool:
         """Whether a bias along the last axis of this use's output is one number per output."""

@@ -20,14 +20,14 @@ def derived_weights(f: Callable[..., Tensor], params: Any, x: Any, layers: Layer
     """`{layer: phi}` of the layers that are seen through: phi(leaves) are the views `[W | b]` of its derived weights."""
     if not layers.through:
         return {}
-    tape, flat, paths = tape_of(f, params, x, layers), trees.leaves(params), layers.layout.paths
+    (tape, nodes_of), flat, paths = tape_of(f, params, x, layers), trees.leaves(params), layers.layout.paths
 
     def of(layer: Layer) -> Weights:
         wanted = [_places(layers, weight) for weight in layer.inner]
 
         def phi(own: Sequence[Tensor]) -> list[Tensor]:
             values = dict(zip(paths, flat)) | {paths[n]: t for n, t in zip(layer.leaves, own)}
-            nodes = [tape.weights[p.number] for places in wanted for p in places if isinstance(p, Derived)]
+            nodes = [nodes_of[p.number] for places in wanted for p in places if isinstance(p, Derived)]
             made = iter(tape.play(nodes, values))
             found = [
                 [(next(made) if isinstance(p, Derived) else values[p]).to(own[0].dtype) for p in places]

@@ -75,7 +75,13 @@ def leaves_to_layers(
             else:
                 made = _exact(layout, [n], notes.get(path, NEVER_MET))
             layers[n, rows[0] if rows else 0] = made
-    return _told_apart([layers[key] for key in sorted(layers)], layout)
+    found = [layers[key] for key in sorted(layers)]
+    if sum(layer.numel for layer in found) != layout.numel:
+        raise ValueError(
+            f"layers: hold {sum(layer.numel for layer in found)} parameters, expected {layout.numel}: some leaf is in two blocks "
+            "or in none; give the leaves that are cut into parts exact blocks, exact=(path, ...)"
+        )
+    return _told_apart(found, layout)
 
 
 def _grouped(use: Use, alone: frozenset[Path]) -> Use:

@@ -32,17 +32,18 @@ def seen_through(layout: Layout, uses: tuple[Use, ...], notes: dict[Path, str]) 
                 notes.setdefault(leaf, f"used as it is and through {weight.name}: no rule")
     groups = _joined(
         [
-            {
-                p
-                for p in (*leaves_of(u.weight), *((u.bias,) if u.bias in along else leaves_of(u.bias)))
-                if p not in notes
-            }
+            {p for p in (*leaves_of(u.weight), *_own(u.bias, along)) if p not in notes}
             for u in uses
             if isinstance(u.weight, Derived)
         ]
         + [{p for p in u.bias.leaves if p not in notes} for u in uses if isinstance(u.bias, Derived)]
     )
     return [_layer(layout, uses, group, along) for group in groups]
+
+
+def _own(bias: Path | Derived | None, along: set[Path]) -> tuple[Path, ...]:
+    """The leaves of a bias that share the block of its weight."""
+    return leaves_of(bias) if isinstance(bias, Derived) or bias in along else ()
 
 
 def _biases(uses: tuple[Use, ...], notes: dict[Path, str]) -> set[Path]:

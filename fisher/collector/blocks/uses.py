@@ -58,14 +58,10 @@ class Use:
     def elementwise(self) -> bool:
         return isinstance(self.form, Elementwise)
 
-    def explains(self, match: Match) -> bool:
-        bias = None if self.joined else self.bias
-        return (self.kind, self.weight, bias, self.form) == (
-            match.kind,
-            match.weight.path if match.weight else None,
-            match.bias.path if match.bias else None,
-            match.form,
-        )
+    def explains(self, match: Match, weight: Path | Derived | None, bias: Path | Derived | None) -> bool:
+        """Whether a match, of this weight and bias, is this use."""
+        own = None if self.joined else self.bias
+        return (self.kind, self.weight, own, self.form) == (match.kind, weight, bias, match.form)
 
     def tap_shape(self, batch: int) -> tuple[int, ...]:
         """The shape of z for another batch size."""

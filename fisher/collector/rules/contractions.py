@@ -139,7 +139,10 @@ def product(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Matc
     if 0 in (a.ndim, b.ndim):
         return None
     lead = LETTERS[: max(a.ndim, b.ndim, 2) - 2]  # aligned at the right
-    thin = lambda t: [k for k in range(t.ndim - 2) if t.shape[k] == 1 and _wide(a, b, k - t.ndim)]  # broadcast
+    own = seen.shape if seen.shape is not None and len(seen.shape) == w.ndim else tuple(w.shape)
+    thin = lambda t: [  # broadcast; of a weight whatever axis holds one matrix alone, or one that is repeated
+        k for k in range(t.ndim - 2) if (own[k] == 1 if t is w else t.shape[k] == 1 and _wide(a, b, k - t.ndim))
+    ]
     words = [
         "".join(c for k, c in enumerate(lead[len(lead) - max(t.ndim - 2, 0) :]) if k not in thin(t)) for t in (a, b)
     ]
@@ -148,8 +151,8 @@ def product(args: tuple[Any, ...], kwargs: dict[str, Any], view: Lookup) -> Matc
     if thin(w):
         if seen.transposed or (seen.rows is not None and seen.shape is None):
             return None
-        w = w.squeeze(thin(w))
-        seen = dataclasses.replace(seen, shape=tuple(w.shape))
+        w, drop = w.movedim(thin(w), tuple(range(len(thin(w)))))[(0,) * len(thin(w))], set(thin(w))
+        seen = dataclasses.replace(seen, shape=tuple(n for k, n in enumerate(own) if k not in drop))
     left, right = (of_b, of_a) if first else (of_a, of_b)
     return contraction("matmul", (left, right, z), x.squeeze(thin(x)) if thin(x) else x, w, seen)
 

@@ -95,6 +95,8 @@ def positions(z: Tensor, own: tuple[int, ...], seen: View) -> Match | None:
     lead = (1,) * (z.ndim - len(own)) + own[:-1]
     axes = [k for k, n in enumerate(lead) if n > 1]
     rows = [n for n in seen.leaf[:-1] if n > 1]
+    if any(n not in (1, m) for n, m in zip((*lead, own[-1] if own else 1), z.shape)):  # z is repeated, not the table
+        return None
     if z.ndim != 3 or len(axes) != 1 or len(rows) != 1 or own[-1] != z.shape[-1] or own[-1] == 1 or seen.transposed:
         return None
     (axis,), (size,) = axes, rows
@@ -120,7 +122,7 @@ def gathered(z: Tensor, addresses: Tensor, seen: View) -> Match | None:
     if len(shape) != 2 or addresses.ndim > z.ndim or not seen.whole:
         return None
     places = addresses.reshape((1,) * (z.ndim - addresses.ndim) + tuple(addresses.shape))
-    if places.shape[0] != 1 and z.ndim > 1:
+    if (places.shape[0] != 1 and z.ndim > 1) or any(n not in (1, m) for n, m in zip(places.shape, z.shape)):
         return None
     rows, columns = places // shape[1], places % shape[1]
     for axis in range(z.ndim):

@@ -21,6 +21,7 @@ from fisher.collector.watching.followed import views_of
 from fisher.collector.watching.known import Inside, Known, version, whole
 from fisher.collector.watching.tape import Tape
 from linmaps import trees
+from linmaps.base import Use, matrix, product
 
 Run = Callable[[], Tensor]
 
@@ -45,6 +46,7 @@ class Maker(TorchFunctionMode):
         super().__init__()
         leaves = dict(zip(trees.paths(params), trees.leaves(params)))
         self.data = Known(t for t in trees.leaves(x) if isinstance(t, Tensor))
+        self.spread = Known()  # leaves, or weights, that are repeated for each example
         self.some = Known()  # data of some examples
         self.quiet = Known()  # made of leaves, without a gradient
         self.inside, self.tape = Inside(leaves, x), Tape(leaves)
@@ -63,15 +65,12 @@ class Maker(TorchFunctionMode):
     def derived(self, t: Any) -> View | None:
         """The same without looking through what the leaf, or the weight, went through."""
         n = self.tape.node(t)
-        if n is None:
+        if n is None or t in self.spread:
             return None
         source, shape = self.tape.source[n], self.tape.shapes[n]
         if isinstance(source, tuple):
             return View(source, leaf=shape)
-        if n not in self.tape.weights:
-            self.tape.weights.append(n)
-        number = self.tape.weights.index(n)
-        return View(Derived(number, tuple(self.tape.paths([t])), shape, self.tape.title(n)), leaf=shape)
+        return View(Derived(n, tuple(self.tape.paths([t])), shape, self.tape.title(n)), leaf=shape)
 
     def leaf_view(self, path: Any) -> View:
         return View(path, leaf=self.tape.shapes[self.tape.source.index(path)])
@@ -95,6 +94,18 @@ class Maker(TorchFunctionMode):
                 table = func in ADDS and match.bias is not None and isinstance(match.bias.path, Derived)
                 return (self._gathered(args) if table else None) or match
         return None
+
+    def _map_match(self, use: Use, params: Any, x: Tensor) -> Match | None:
+        """What a rule says of a map's product: of its matrix, which need not be formed."""
+        own = {k: t for k, t in params.items() if k not in use.lends}
+        made = [t for t in trees.leaves(own) if self.tape.node(t) is not None]
+        if not made or not all(t.is_floating_point() for t in (x, *trees.leaves(own))):
+            return None
+        W = made[0].new_empty(()).expand(use.shape)
+        self.tape.record(matrix, (use, params), {}, W, lends=[params[k] for k in use.lends])
+        rest = (params[use.bias], *use.rest[1:]) if use.bias else use.rest
+        match = self._match(use.call, (x, W, *rest), {})
+        return None if match is None else dataclasses.replace(match, kind=use.name)
 
     def _gathered(self, args: Any) -> Match | None:
         """Entries of a table in an order of their own, added to data."""
@@ -122,13 +133,21 @@ class Maker(TorchFunctionMode):
         before = [version(t) for t in given]
         kept = args[0].clone() if writes(func) and args and args[0] is given[0] else None
         out = sound(func, args, kwargs)
+        if any(out is t for t in given) and not writes(func):
+            out = out.view_as(out)  # an object of its own, as it is under every transform
         written = [t for t, n in zip(given, before) if version(t) != n]
         free = self._free(func, args, kwargs, out) if self.free and not written else None
         if free is not None:
             out = self.on_match(free, lambda z=out: z)  # type: ignore[misc]
         if not written:
-            self.tape.record(func, args, kwargs, out)
-            self.quiet.update(t for t in trees.leaves(out) if isinstance(t, Tensor) and self.tape.node(t) is None)
+            lends = [args[1][k] for k in args[0].lends] if func is matrix else []
+            self.tape.record(func, args, kwargs, out, lends=lends)
+            results = [t for t in trees.leaves(out) if isinstance(t, Tensor) and self.tape.node(t) is None]
+            self.quiet.update(results)
+            if any(t.is_complex() for t in results):
+                self._opaque(touched, f"{call_name(func)}, in complex numbers")
+            if repeats(func) or (touched[0] is args[0] and args[0] in self.spread):
+                self.spread.update(t for t in trees.leaves(out) if isinstance(t, Tensor))
             if table is not None:  # of positions: where the examples are shows when it is added
                 self._alias(out, table)
             else:
@@ -165,10 +184,11 @@ class Maker(TorchFunctionMode):
         return all(id(t) in self.views or self.tape.node(t) is None for t in trees.leaves(out) if isinstance(t, Tensor))
 
     def _of_examples(self, func: Any, given: list[Tensor], args: Any, kwargs: Any, touched: list[Tensor]) -> Any:
-        """What a rule makes of a product with constants whose output holds examples; None if it does not."""
-        match = self._match(func, args, kwargs) if len(touched) < len(given) else None
+        """What a rule makes of a product with constants, or with what is repeated by example, if its output holds examples."""
+        held = [t for t in given if self.tape.node(t) is None or t in self.spread]
+        match = (self._map_match(*args) if func is product else self._match(func, args, kwargs)) if held else None
         entering = (match.inputs if match.inputs is not None else match.added_to) if match is not None else None
-        if match is None or entering is None or self.tape.node(entering) is not None:
+        if match is None or not any(entering is t for t in held):
             return None
         number, self.constants = self.constants, self.constants + 1
         z = sound(func, args, kwargs)

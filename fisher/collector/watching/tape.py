@@ -64,7 +64,6 @@ class Tape:
         self.reach: list[frozenset[Path]] = [frozenset([path]) for path in leaves]
         self.steps: list[Step] = []
         self.known: dict[Any, int] = {}
-        self.weights: list[int] = []  # nodes that rules were asked about, in this order
         self.alive: list[Any] = list(leaves.values())  # an id is a name only while its object lives
 
     def node(self, t: Any) -> int | None:
@@ -198,13 +197,26 @@ def _key(a: Any) -> Any:
 
 
 def _copies(func: Any, args: Any, out: Any) -> bool:
-    """Whether a call gives its first argument once more."""
-    if getattr(func, "__name__", "") not in _COPIES or not isinstance(out, Tensor) or args[0] is out:
+    """Whether a call gives its first argument once more, in memory of its own or not."""
+    if not isinstance(out, Tensor) or not args or not isinstance(args[0], Tensor) or args[0] is out:
         return False
-    return (out.dtype, out.shape) == (args[0].dtype, args[0].shape)
+    same = (out.dtype, out.shape) == (args[0].dtype, args[0].shape)
+    return same and getattr(func, "__name__", "") in _COPIES | _RESHAPES
 
 
 _GATHERS = {"roll", "flip", "repeat", "tile", "expand_as", "broadcast_to", "take", "gather", "embedding", "ravel"}
+_RESHAPES = {
+    "view",
+    "view_as",
+    "reshape",
+    "reshape_as",
+    "flatten",
+    "unflatten",
+    "ravel",
+    "squeeze",
+    "unsqueeze",
+    "expand",
+}
 _COPIES = {"to", "contiguous", "clone", "type_as", "float", "double", "half", "bfloat16", "positive"}
 _ARRANGES = set(
     """

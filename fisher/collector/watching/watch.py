@@ -7,7 +7,6 @@ A tensor is *data* if x enters it, else a *node* of the tape if a leaf does, els
 
 from __future__ import annotations
 
-import dataclasses
 from types import FunctionType
 from typing import Any
 
@@ -21,7 +20,7 @@ from fisher.collector.rules.match import Derived
 from fisher.collector.watching.known import opened, tensors
 from fisher.collector.watching.made import Maker
 from linmaps import trees
-from linmaps.base import Use, matrix, product
+from linmaps.base import Use, product
 
 DUAL = "torch._make_dual"  # how forward mode inside f begins
 
@@ -123,16 +122,12 @@ class Watcher(Maker):
 
     def _map(self, use: Use, params: Any, x: Tensor) -> Tensor:
         """A map's product with data: a use of its matrix, whatever way it is computed."""
-        own = {k: t for k, t in params.items() if k not in use.lends}
-        made = [t for t in trees.leaves(own) if self.tape.node(t) is not None]
-        if made and all(t.is_floating_point() for t in (x, *trees.leaves(own))):
-            W = made[0].new_empty(()).expand(use.shape)
-            self.tape.record(matrix, (use, params), {}, W, lends=[params[k] for k in use.lends])
-            rest = (params[use.bias], *use.rest[1:]) if use.bias else use.rest
-            match = self._match(use.call, (x, W, *rest), {})
-            if match is not None:
-                match = dataclasses.replace(match, kind=use.name)
-                return self._matched(match, made, use.name, lambda: use.run(params, x))
+        match = self._map_match(use, params, x)
+        if match is not None:
+            lent = [params[k] for k in use.lends if k != use.bias]
+            touched = [t for t in trees.leaves(params) if self.tape.node(t) is not None]
+            touched = [t for t in touched if not any(t is s for s in lent)]
+            return self._matched(match, touched, use.name, lambda: use.run(params, x))
         with self:
             return use.run(params, x)
 
