@@ -29,7 +29,11 @@ from linmaps.trees.mappings import plain
 @trees.static
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerCollection(Layers):
-    """The layers of a function: which leaf gets which block.  Made by `from_function`; print it to see the table."""
+    """The layers of a function: which leaf gets which block.  Made by `from_function`; print it to see the table.
+
+    block: "kronecker" (factors), "through" (leaves of weights that f computes from leaves alone; kind: what computes them),
+    "exact", or "none" (no gradient).  bytes: what PMatKFAC keeps under its limits.
+    """
 
     @classmethod
     @full_precision("f")
@@ -46,8 +50,8 @@ class LayerCollection(Layers):
         """Watch `f(params, x)` once and find what each leaf is.
 
         check: see where the examples are in each use, that they do not mix, that f is not random, and compare, for each leaf,
-        autograd's gradient with the sum over uses of g'a, or with the rows of single examples (two forwards and five backwards
-        more; some more where the examples could be in several places).  strict: raise where a leaf has no rule, instead of
+        autograd's gradient with the sum over uses of g'a, or with the rows of single examples (two forwards and two or three
+        backwards more; some more where the examples could be in several places).  strict: raise where a leaf has no rule, instead of
         giving it an exact block.  exact: paths of leaves to be given an exact block in any case; a list of paths shares one:
         `exact=["embedding", ["scale", "shift"]]`.
 

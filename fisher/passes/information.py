@@ -71,8 +71,8 @@ def fim(
     A sub-collection gives a matrix on the vectors `{path: leaf}` of its leaves.
     chunk_size: output columns differentiated at once; memory is C B S O per layer for C columns.
     sharing: "expand" or "reduce", what KFAC does over positions.  layers_to: of PMatMixed, `{kind or name: representation}`.
-    largest_block, largest_factor: of PMatKFAC, PMatEKFAC and PMatMixed: exact blocks of more parameters, and factors of more
-    rows, are kept as diagonals (4,096 and 8,192 unless given); None lifts a limit.
+    largest_block, largest_factor: of PMatKFAC, PMatEKFAC and PMatMixed: blocks without factors (exact, or seen through) of more
+    parameters, and factors of more rows, are kept as diagonals (4,096 and 8,192 unless given); None lifts a limit.
     dtype: in which sums over batches are kept (torch.float64 for float32 params), float32 at least.
     check_finite: report NaN in data, params and result.
 

@@ -30,7 +30,10 @@ from linmaps import trees
 class PMatKFAC(Layerwise):
     """F ~ blockdiag(G (x) A): A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'.
 
-    `factors[name] = (A, G)` per layer (weight and bias jointly), `exact[name]` the exact block of a leaf without a rule.
+    `factors[name] = (A, G)` per layer (weight and bias jointly), `exact[name]` the exact block of a leaf without a rule.  Leaves
+    of a weight W = phi(leaves) that f computes (weight norm, a LoRA sum, a map of linmaps) have J'(G (x) A)J there, with
+    J = d vec W / d leaves and the factors of the products that W enters: the block "through" of the table.  A weight that is
+    used as W and as W' has A = sum of r r' and G = sum of l l' over all its uses, each kind scaled to keep its trace.
     A 1-d A or G is the diagonal of a diagonal matrix, as of lookups and of factors that are kept as diagonals; a 1-d exact block
     `[n]` too; grouped layers have an axis of groups in front of A and G.
     One forward and one backward over the columns; memory I^2 + O^2 per layer.
