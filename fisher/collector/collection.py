@@ -51,7 +51,7 @@ class LayerCollection(Layers):
 
         check: see where the examples are in each use, that they do not mix, that f is not random, and compare, for each leaf,
         autograd's gradient with the sum over uses of g'a, or with the rows of single examples (two forwards and two or three
-        backwards more; some more where the examples could be in several places).  strict: raise where a leaf has no rule, instead of
+        backwards more, or some more).  strict: raise where a leaf has no rule, instead of
         giving it an exact block.  exact: paths of leaves to be given an exact block in any case; a list of paths shares one:
         `exact=["embedding", ["scale", "shift"]]`.
 
