@@ -4,7 +4,7 @@
     F = fisher.fim(f, params, x, representation=fisher.PMatKFAC)     # 1/B sum over b of J_b' H_b J_b
     step = F.solve(gradient, regul=1e-3)                             # (F + regul I)^-1 gradient, a tree like params
 
-f is hand-written, or `lambda p, x: torch.func.functional_call(module, p, (x,))`.  Everything composes with vmap (an
+f is hand-written, or `f, params = fisher.functional(module)` of a torch.nn.Module.  Everything composes with vmap (an
 ensemble of stacked params in one call), grad, jacrev and jacfwd.
 
 >>> import torch, fisher
@@ -36,6 +36,7 @@ from fisher import interop, likelihoods, recipes, rules
 from fisher.collector.blocks.uses import Layer, Use
 from fisher.collector.collection import LayerCollection
 from fisher.collector.io import layer_io
+from fisher.collector.modules import functional
 from fisher.function_space.fmat import FMatDense
 from fisher.function_space.implicit import PFMapImplicit
 from fisher.function_space.jacobians import jacobian
@@ -98,6 +99,7 @@ __all__ = [
     "Use",
     "ema",
     "fim",
+    "functional",
     "ggn",
     "gram",
     "hessian",

@@ -23,10 +23,11 @@ def test_first_two_bash_blocks_are_the_two_commands():
     assert "[test]" in tests
 
 
-def test_the_quick_start_runs(capsys):
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
-    assert "PMatKFAC" in capsys.readouterr().out
+@pytest.mark.parametrize(("number", "prints"), [(0, "LayerCollection: 4 leaves"), (1, "PMatKFAC")])
+def test_python_blocks_run_as_they_stand(number, prints, capsys):
+    exec(compile(blocks("python")[number], "README.md", "exec"), {})
+    assert prints in capsys.readouterr().out
+    assert len(blocks("python")) == 2
 
 
 @pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda p: p.stem)

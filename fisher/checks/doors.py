@@ -19,6 +19,11 @@ def function(f: Any, name: str = "f") -> None:
     Traceback (most recent call last):
     TypeError: f: got NoneType, expected a function
     """
+    if isinstance(f, torch.nn.Module):
+        raise TypeError(
+            f"{name}: got the module {type(f).__name__}, expected a function of params; use {name}, params = "
+            "fisher.functional(module)"
+        )
     if not callable(f):
         raise TypeError(f"{name}: got {type(f).__name__}, expected a function")
 

@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from linmaps.checks.annotations import typed
 
-def called(module: nn.Module) -> Callable[[Mapping[str, Tensor], Any], Any]:
+Function = Callable[[Mapping[str, Tensor], Any], Any]
+
+
+@typed
+def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, dict[str, Tensor]]:
+    """`(f, params)`: the module as a pure function `f(params, x)`, and its parameters, `{name: tensor}`, as detached copies.
+
+    x: a tensor, a tuple (positional arguments) or a mapping (keyword arguments).  f runs in the mode, train or eval, that the
+    module has now, and never touches it: buffers are copies of today's, closed over.  buffers=True: those of floating numbers
+    are leaves of params too, as the growth of networks with batch norm wants them.  A parameter under two names is one leaf,
+    the first name's.
+
+    TypeError for anything that is no torch.nn.Module.
+
+    >>> import torch, fisher
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+    >>> f, params = fisher.functional(model)
+    >>> list(params), f(params, torch.ones(4, 2)).shape
+    (['0.weight', '0.bias', '2.weight', '2.bias'], torch.Size([4, 2]))
+    >>> fisher.fim(f, params, torch.ones(4, 2), fisher.PMatKFAC)
+    PMatKFAC(2 factored + 0 exact blocks, d = 17, 38 numbers stored, float32, cpu)
+    """
+    own = _structure(module)
+    held = {name: t.detach().clone() for name, t in module.named_buffers()}
+    params = {name: t.detach().clone() for name, t in module.named_parameters()}
+    if buffers:
+        params |= {name: held.pop(name) for name in list(held) if held[name].is_floating_point()}
+    run, training = called(own, spread=True), any(part.training for part in module.modules())
+
+    def f(params: Mapping[str, Tensor], x: Any) -> Any:
+        kept = (
+            {name: t.clone() for name, t in held.items()} if training else held
+        )  # layers in train mode write into theirs
+        return run({**kept, **params}, x)
+
+    return f, params
+
+
+def _structure(module: nn.Module) -> nn.Module:
+    """A copy of the module with the same tensors, which later changes of its mode do not reach."""
+    tensors = [t for part in module.modules() for t in _tensors(vars(part))]
+    return copy.deepcopy(module, {id(t): t for t in tensors})
+
+
+def _tensors(kept: Any) -> list[Tensor]:
+    if isinstance(kept, Tensor):
+        return [kept]
+    if isinstance(kept, Mapping):
+        return [t for value in kept.values() for t in _tensors(value)]
+    return [t for value in kept for t in _tensors(value)] if isinstance(kept, (list, tuple)) else []
+
+
+def called(module: nn.Module, *, spread: bool = False) -> Function:
     """`f(params, x)`: the module run with these parameters, `{name: tensor}` as `named_parameters` has them, left as it was.
+
+    spread: a tuple x is positional arguments, a mapping x keyword arguments.
 
     A parameter that two modules share is one leaf; so is that of a module registered under two names, which torch's own
     tying of weights would replace twice and restore wrongly.
@@ -33,6 +89,8 @@ def called(module: nn.Module) -> Callable[[Mapping[str, Tensor], Any], Any]:
         for name, t in params.items():
             shared = places.get(known.get(name, name), [name])
             whole |= {place: t for place in shared if place == name or place not in params}
-        return functional_call(module, whole, (x,), tie_weights=False)
+        words = dict(x) if spread and isinstance(x, Mapping) else {}
+        given = () if words else tuple(x) if spread and isinstance(x, tuple) else (x,)
+        return functional_call(module, whole, given, words, tie_weights=False)
 
     return f

@@ -60,6 +60,9 @@ _METHODS = {
     "sample": lambda F, v: F.sample(noise=v, regul=0.3),
     "algebra": lambda F, v: (2.0 * F - F / 3.0 + (-F) * 0.1) @ v,
 }
+_MODULE_F, _MODULE_PARAMS = fisher.functional(
+    torch.nn.Sequential(torch.nn.Linear(X.shape[1], 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).double()
+)
 CASES: dict[str, Case | Exempt] = {
     **functions.CASES,
     "fisher.fim/dense": Case(_fim(PMatDense), (P, X)),
@@ -76,6 +79,7 @@ CASES: dict[str, Case | Exempt] = {
         ),
         (P, X),
     ),
+    "fisher.functional": Case(lambda p, x: _MODULE_F(p, x), (_MODULE_PARAMS, X)),
     "fisher.Categorical/root": Case(fisher.Categorical().root, (_randn(4, 3),)),
     "fisher.Categorical/positions": Case(fisher.Categorical(-1).root, (_randn(2, 2, 3),)),
     "fisher.Gaussian/root": Case(fisher.Gaussian(2.0).root, (_randn(4, 3),)),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fisher.collector.blocks.through import how, seen_through
 from fisher.collector.blocks.tied import tied_layers
-from fisher.collector.blocks.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use
+from fisher.collector.blocks.uses import ELEMENTWISE, EXACT, NEVER_MET, PRODUCT, Layer, Rows, Use, layer_name
 from fisher.collector.rules.forms import Elementwise, Form
 from fisher.collector.rules.match import Derived
 from linmaps.trees import Layout, path_str
@@ -201,7 +201,8 @@ def _layer(
     cuttable = first.form.sliceable if weighted else len(layout.shapes[numbers[0]]) == 1
     starts = [((uses[k].part if weighted else uses[k].bias_part) or (0, 0))[0] for k in ks]
     return Layer(
-        name=_name(members[0], members[1] if len(members) > 1 else None) + (f"[{rows[0]}:{rows[1]}]" if rows else ""),
+        name=layer_name(members[0], members[1] if len(members) > 1 else None)
+        + (f"[{rows[0]}:{rows[1]}]" if rows else ""),
         kind=first.kind if weighted or elementwise else "bias",
         family=ELEMENTWISE if elementwise else PRODUCT,
         weight=numbers[0] if weighted else None,
@@ -215,10 +216,3 @@ def _layer(
         shapes=shapes,
         note="",
     )
-
-
-def _name(weight: Path, bias: Path | None) -> str:
-    """`hidden` for hidden.weight (and hidden.bias), the leaf's own path otherwise."""
-    w, b = path_str(weight), path_str(bias) if bias is not None else None
-    stem, _, last = w.rpartition(".")
-    return stem if stem and last == "weight" and b in (None, f"{stem}.bias") else w

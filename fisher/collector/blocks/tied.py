@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fisher.collector.blocks.through import How, how, weight_layer
-from fisher.collector.blocks.uses import Layer, Use
+from fisher.collector.blocks.uses import Layer, Use, layer_name
 from fisher.collector.rules.forms import Elementwise, Lookup
 from fisher.collector.rules.match import Derived
-from linmaps.trees import Layout, path_str
+from linmaps.trees import Layout
 from linmaps.trees.keys import Path
 
 
@@ -43,7 +43,7 @@ def _layer(layout: Layout, path: Path, inner: tuple[Layer, ...]) -> Layer:
     first = next((w for w in inner if not isinstance(w.form, Lookup)), inner[0])
     return dataclasses.replace(
         first,
-        name=path_str(path),
+        name=layer_name(path, None),
         kind=" + ".join(dict.fromkeys(w.kind for w in inner)),
         weight=layout.paths.index(path),
         uses=tuple(sorted(k for w in inner for k in w.uses)),

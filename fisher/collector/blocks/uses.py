@@ -14,6 +14,7 @@ from fisher.collector.calls.chains import Chain
 from fisher.collector.rules.forms import Elementwise, Form, Lookup
 from fisher.collector.rules.match import Derived, Match, leaves_of, spoken
 from linmaps import trees
+from linmaps.trees import path_str
 from linmaps.trees.keys import Path
 
 Rows = tuple[int, int]
@@ -210,3 +211,10 @@ class Layer:
 
     def _own(self, leaf: Tensor) -> Tensor:
         return leaf if self.part is None else leaf[self.part[0] : self.part[1]]
+
+
+def layer_name(weight: Path, bias: Path | None) -> str:
+    """`hidden` for hidden.weight (and hidden.bias), the leaf's own path otherwise."""
+    w, b = path_str(weight), path_str(bias) if bias is not None else None
+    stem, _, last = w.rpartition(".")
+    return stem if stem and last == "weight" and b in (None, f"{stem}.bias") else w

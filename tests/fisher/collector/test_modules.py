@@ -1,0 +1,123 @@
+"""Laws of modules as pure functions."""
+
+from collections import UserDict
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+
+import fisher
+from linmaps import trees
+from tests.laws import close
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double().eval()
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.embedding(x)))
+
+
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 2), nn.Linear(4, 2)
+
+    def forward(self, a, b, scale=1.0):
+        return scale * self.one(a) + self.other(b)
+
+
+X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_it_is_the_module_and_shares_nothing_with_it():
+    m = net()
+    f, params = fisher.functional(m)
+    want = m(X).detach()
+    assert list(params) == [name for name, _ in m.named_parameters()]
+    assert not any(t.requires_grad for t in params.values())
+    close(f(params, X), want, 0.0, "values")
+    with torch.no_grad():
+        for t in (*m.parameters(), *m.buffers()):
+            t.add_(1)
+    m.train()
+    close(f(params, X), want, 0.0, "after the module has moved, and in the mode that it had")
+
+
+def test_it_leaves_the_module_alone_in_train_mode():
+    m = net().train()
+    before = {name: t.clone() for name, t in m.state_dict().items()}
+    f, params = fisher.functional(m)
+    one, other = f(params, X), f(params, X)
+    close(one, other, 0.0, "twice the same")
+    assert all(torch.equal(t, before[name]) for name, t in m.state_dict().items())
+
+
+def test_buffers_are_leaves_if_asked_for():
+    m = net()
+    f, params = fisher.functional(m, buffers=True)
+    assert {"1.running_mean", "1.running_var"} <= set(params)
+    assert "1.num_batches_tracked" not in params
+    moved = f({**params, "1.running_mean": params["1.running_mean"] + 1}, X)
+    assert (moved - f(params, X)).abs().max() > 0.01
+
+
+def test_tied_parameters_are_one_leaf():
+    m = Tied().double().eval()
+    f, params = fisher.functional(m)
+    assert list(params) == ["embedding.weight"]
+    x = torch.tensor([[0, 1], [2, 4]])
+    close(f(params, x), m(x).detach(), 0.0, "values")
+    assert fisher.LayerCollection.from_function(f, params, x)["embedding"].kronecker
+
+
+@pytest.mark.parametrize(
+    "x", [(X, X[:, [0, 1, 2, 0]]), {"a": X, "b": X[:, [0, 1, 2, 0]]}, UserDict(a=X, b=X[:, [0, 1, 2, 0]], scale=2.0)]
+)
+def test_tuples_are_positional_and_mappings_keywords(x):
+    m = Several().double()
+    f, params = fisher.functional(m)
+    want = m(**x) if not isinstance(x, tuple) else m(*x)
+    close(f(params, x), want.detach(), 0.0, "values")
+
+
+def test_hooks_and_parametrizations_go_along():
+    m = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2)).double()
+    f, params = fisher.functional(m)
+    close(f(params, X), m(X).detach(), 1e-14, "values")
+    layers = fisher.LayerCollection.from_function(f, params, X)
+    assert [layer.kind for layer in layers.through] == ["weight_norm"]
+
+
+def test_matrices_and_ensembles():
+    m = net()
+    f, params = fisher.functional(m)
+    plain = lambda p, x: functional_call(m, p, (x,))
+    close(fisher.fim(f, params, X), fisher.fim(plain, params, X), 1e-14, "KFAC")
+    stacked = trees.stack([params, trees.map(torch.sin, params)])
+    kfac = lambda p: fisher.fim(f, p, X, check_finite=False).trace()
+    close(vmap(kfac)(stacked), torch.stack([kfac(p) for p in trees.unstack(stacked)]), 1e-12, "ensemble")
+
+
+def test_a_module_in_place_of_f_is_refused_with_the_cure():
+    m = net()
+    for refused in (
+        lambda: fisher.fim(m, dict(m.named_parameters()), X),
+        lambda: fisher.jacobian(m, dict(m.named_parameters()), X),
+        lambda: fisher.LayerCollection.from_function(m, dict(m.named_parameters()), X),
+    ):
+        with pytest.raises(
+            TypeError, match=r"the module Sequential, expected a function of params; use f, params = fisher"
+        ):
+            refused()
+    with pytest.raises(TypeError, match="module"):
+        fisher.functional(lambda x: x)
