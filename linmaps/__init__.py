@@ -82,7 +82,7 @@ from linmaps.families.symmetries.hamiltonian import Hamiltonian
 from linmaps.families.symmetries.skew import SkewSymmetric
 from linmaps.families.symmetries.symmetric import Symmetric
 from linmaps.families.symmetries.symplectic import Symplectic
-from linmaps.interop import from_module
+from linmaps.interop import Module, from_module, parametrize
 
 __all__ = [
     "L0",
@@ -112,6 +112,7 @@ __all__ = [
     "Linear",
     "LowRank",
     "Map",
+    "Module",
     "Monarch",
     "NonNegative",
     "Orthogonal",
@@ -143,6 +144,7 @@ __all__ = [
     "identity_grad_relu",
     "interop",
     "maps",
+    "parametrize",
     "rnn",
     "tensor_dropout",
     "tensor_lasso",

@@ -6,6 +6,7 @@ In reading order:
     slim           its other modules, and all of them by name
     tltorch        the layers of tensorly-torch
     conversion     from_module: a module taken over by value
+    modules        a map as a torch.nn.Module, and as the parametrization of a weight
     guide_slim     the rows for those who come from slim
     guide_tltorch  the rows for those who come from tensorly-torch
     guide          coming_from: a table of their names beside ours
@@ -13,8 +14,9 @@ In reading order:
 
 from linmaps.interop.conversion import from_module
 from linmaps.interop.guide import Guide, coming_from
+from linmaps.interop.modules import Module, parametrize
 
-__all__ = ["Guide", "coming_from", "from_module"]
+__all__ = ["Guide", "Module", "coming_from", "from_module", "parametrize"]
 
 
 def __dir__() -> list[str]:

@@ -11,6 +11,8 @@ CASES: dict[str, Case | Exempt] = {
     "linmaps.Map": Exempt("abstract; its methods are in the rows of the concrete maps"),
     "linmaps.maps": Exempt("the registry of classes"),
     "linmaps.from_module": Exempt("takes a module and copies its tensors"),
+    "linmaps.Module": Exempt("a torch.nn.Module around a map, whose own functions have their rows"),
+    "linmaps.parametrize": Exempt("changes a torch.nn.Module, which then computes the matrix of a map"),
     "linmaps.trees.Layout": Exempt("static structure; its vectors are in the row of ravel"),
     "linmaps.trees.check_like": Exempt("returns nothing"),
     "linmaps.trees.path_str": Exempt("strings"),

@@ -1,0 +1,124 @@
+"""Maps inside torch.nn.Modules: a map as a module of its own, and as the parametrization of a weight that is there.
+
+Modules hold the params; the map stays a pure function of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from linmaps import trees
+from linmaps.base import Map
+from linmaps.checks.annotations import typed
+
+
+class Module(nn.Module):
+    """A map as a torch.nn.Module: its parameters are the leaves of `params`, its forward is `spec.apply`.
+
+    Params are `params` (copied), else drawn by `spec.init(generator)`.  Without either the seed comes from torch's global
+    generator, as the weights of every torch.nn.Module do: the one place that reads it.
+
+    TypeError for a spec that is no map; ValueError for params of another spec.
+
+    >>> import torch, linmaps
+    >>> layer = linmaps.Module(linmaps.Orthogonal(4), torch.Generator().manual_seed(0))
+    >>> net = torch.nn.Sequential(layer, torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    >>> net, net(torch.ones(3, 4)).shape
+    (Sequential(
+      (0): Module(Orthogonal(in_features=4, out_features=4, bias=False, method='householder', n_reflectors=None, det=None))
+      (1): Tanh()
+      (2): Linear(in_features=4, out_features=2, bias=True)
+    ), torch.Size([3, 2]))
+    """
+
+    def __init__(self, spec: Map, generator: torch.Generator | None = None, params: Any = None) -> None:
+        super().__init__()
+        if not isinstance(spec, Map):
+            raise TypeError(f"Module: spec is {type(spec).__name__}, expected a map such as linmaps.Orthogonal(4)")
+        if params is None:
+            own = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
+            params = spec.init(own)
+        else:
+            spec._check(params)
+        self.spec = spec
+        _registered(self, params)
+
+    def params(self) -> dict[str, Any]:
+        """The parameters as the tree that `spec`'s functions take; not copied, so that gradients reach them."""
+        return _tree(self)
+
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        return self.spec.apply(self.params(), x, *args, **options)
+
+    def extra_repr(self) -> str:
+        return repr(self.spec)
+
+
+def _registered(module: nn.Module, params: Mapping[str, Any]) -> None:
+    for name, value in params.items():
+        if isinstance(value, Tensor):
+            module.register_parameter(name, nn.Parameter(value.detach().clone()))
+        else:
+            part = nn.Module()
+            _registered(part, value)
+            module.add_module(name, part)
+
+
+def _tree(module: nn.Module) -> dict[str, Any]:
+    return dict(module.named_parameters(recurse=False)) | {name: _tree(part) for name, part in module.named_children()}
+
+
+@typed
+def parametrize(module: nn.Module, name: str, spec: Map) -> nn.Module:
+    """Let a weight of a module, torch's [out, in], be W' of a map, by torch.nn.utils.parametrize; returns the module.
+
+    The map starts at the params whose matrix is nearest to today's weight (`spec.from_matrix`): assigning to the weight goes
+    the same way.  `torch.nn.utils.parametrize.remove_parametrizations(module, name)` leaves the matrix as a plain parameter.
+
+    ValueError for a map of other sizes, with a bias, without leaves or without a closed `from_matrix`, and for a name that is
+    no parameter with two axes.
+
+    >>> import torch, linmaps
+    >>> layer = linmaps.parametrize(torch.nn.Linear(4, 4), "weight", linmaps.Orthogonal(4))
+    >>> bool(torch.dist(layer.weight @ layer.weight.T, torch.eye(4)) < 1e-5)
+    True
+    """
+    weight = dict(module.named_parameters(recurse=False)).get(name)
+    if weight is None or weight.ndim != 2:
+        found = [n for n, t in module.named_parameters(recurse=False) if t.ndim == 2]
+        raise ValueError(f"{name}: no parameter [out, in] of {type(module).__name__}, expected one of {found}")
+    sizes = (spec.out_features, spec.in_features)
+    if tuple(weight.shape) != sizes:
+        raise ValueError(
+            f"{name}: has shape {tuple(weight.shape)}, expected [out, in] = {list(sizes)} of {spec._title}"
+        )
+    if spec.bias:
+        raise ValueError(f"{spec._title}: has a bias, expected a map without one; build it with bias=False")
+    params = spec.from_matrix(weight.detach().mT)[0]
+    if not trees.leaves(params):
+        raise ValueError(f"{spec._title}: has no params, expected a map that can be trained")
+    register_parametrization(module, name, _Weight(spec, trees.flatten(params)[1]))
+    return module
+
+
+class _Weight(nn.Module):
+    """Leaves to the weight [out, in] of a map, and back."""
+
+    def __init__(self, spec: Map, treedef: Any) -> None:
+        super().__init__()
+        self.spec, self.treedef = spec, treedef
+
+    def forward(self, *leaves: Tensor) -> Tensor:
+        return self.spec.effective_W(self.treedef.unflatten(leaves)).mT
+
+    def right_inverse(self, weight: Tensor) -> Any:
+        leaves = trees.leaves(self.spec.from_matrix(weight.mT)[0])
+        return leaves[0] if len(leaves) == 1 else tuple(leaves)
+
+    def extra_repr(self) -> str:
+        return repr(self.spec)
