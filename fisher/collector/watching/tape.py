@@ -87,7 +87,7 @@ class Tape:
         """
         if carries_no_gradient(func) or not torch.is_grad_enabled():
             return
-        if not in_place and _copies(func, args, out):
+        if not in_place and _copies(func, args, out) and id(args[0]) in self.number:
             self.alive.append(out)
             self.number[id(out)] = self.number[id(args[0])]
             return
