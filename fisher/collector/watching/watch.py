@@ -71,6 +71,8 @@ class Watcher(Maker):
         if not touched:
             out = sound(func, args, kwargs)
             self.on_plain(func, args, kwargs, out)
+            if not entered and any(t in self.quiet for t in given):
+                self.quiet.update(t for t in trees.leaves(out) if isinstance(t, Tensor))
             return out
         self.events += 1
         if any(t in self.inside for t in given):

@@ -283,3 +283,10 @@ def test_a_derived_bias_leaves_the_weight_its_factors():
     got = fisher.fim(f, p, x, likelihood="gaussian", layers=layers).exact["b"]
     exact = fisher.fim(f, p, x, fisher.PMatBlockDiag, "gaussian", layers=layers).blocks["b"]
     close(got, exact, 1e-10, "a bias at one position: its factor is its block")
+
+
+def test_what_is_detached_is_a_constant_however_often():
+    f = lambda p, x: torch.tanh(x @ p["w"]) * p["s"].detach().detach().sin() + p["s"].detach().mul(2.0).view(4)
+    p = {"w": randn(3, 4), "s": randn(4)}
+    layers = fisher.LayerCollection.from_function(f, p, randn(5, 3))
+    assert {layer.name: layer.kind for layer in layers} == {"s": "unused", "w": "matmul"}
