@@ -210,17 +210,55 @@ def test_a_map_is_one_use_of_its_matrix(name, form):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*linmaps.maps} - {"factorized"}))
 def test_all_maps_of_the_registry(name):
-    try:
-        spec = linmaps.maps[name](4)
-    except (TypeError, ValueError):
-        pytest.skip("needs other arguments; its family has a member in SPECS")
-    if not trees.leaves(spec.init(torch.Generator())):
-        return
+    spec = linmaps.maps[name](4)
+    f, plain = with_map(spec, "apply")
+    params = map_params(spec)
+    if trees.leaves(params["m"]):
+        check_map(spec, params, randn(5, 4), f, plain)
+    else:  # the map is a constant: what it gives is data
+        layers = fisher.LayerCollection.from_function(f, params, randn(5, 4))
+        assert {layer.name for layer in layers} == {"b", "o"}
+
+
+@pytest.mark.parametrize("kind", ["dense", "cp", "tucker", "tt", "blocktt", "lowrank"])
+def test_all_factorizations(kind):
+    spec = linmaps.Factorized((2, 2), (3, 1), factorization=kind, rank="same", bias=False)
     f, plain = with_map(spec, "apply")
     check_map(spec, map_params(spec), randn(5, 4), f, plain)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_in_float32_too(name):
+    made, shapes = MADE[name]
+    single = lambda *own: made(*(t.double() for t in own)).float()  # the constants of the weights are float64
+    x, p = randn(5, 6, 3), params(shapes)
+    p["m"][0] = p["m"][0] if p["m"][0].ndim == 0 else torch.where(p["m"][0].abs() < 0.1, 0.0, p["m"][0])
+    x[..., 0] = 0.0  # a dead input
+    want = fisher.fim(network(made, USED["linear"])[0], p, x, likelihood="gaussian")
+    f, q = network(single, USED["linear"])[0], trees.map(lambda t: t.float(), p)
+    layers = fisher.LayerCollection.from_function(f, q, x.float())
+    (layer,) = layers.through
+    got = fisher.fim(f, q, x.float(), likelihood="gaussian", layers=layers).exact[layer.name]
+    reference = want.exact[want.layers.through[0].name]
+    assert got.dtype == torch.float32
+    close(got.double() / reference.abs().max(), reference / reference.abs().max(), 1e-5, name)
+
+
+@pytest.mark.parametrize("kind", [fisher.PMatKFAC, fisher.PMatEKFAC])
+@pytest.mark.parametrize("name", ["weight norm", "softmax", "low-rank sum", "exponential of a skew matrix"])
+def test_derivatives_go_through_what_makes_the_weight(name, kind):
+    made, shapes = MADE[name]
+    f, p, x = network(made, USED["linear"])[0], params(shapes), randn(5, 6, 3)
+    layers = fisher.LayerCollection.from_function(f, p, x)
+    value = lambda p: fisher.fim(f, p, x, kind, "gaussian", layers=layers, check_finite=False).trace()
+    v = trees.map(torch.cos, p)
+    moved = lambda t: trees.axpy(t, v, p)
+    numeric = (value(moved(1e-5)) - value(moved(-1e-5))) / 2e-5
+    got = trees.dot(torch.func.grad(value)(p), v)
+    close(got / numeric, torch.ones_like(numeric), 1e-6, "reverse")
+    close(torch.func.jvp(value, (p,), (v,))[1] / numeric, torch.ones_like(numeric), 1e-6, "forward")
 
 
 def test_a_factorized_convolution_is_one_use_of_its_kernel():
