@@ -328,3 +328,17 @@ def test_what_is_detached_is_a_constant_however_often():
     p = {"w": randn(3, 4), "s": randn(4)}
     layers = fisher.LayerCollection.from_function(f, p, randn(5, 3))
     assert {layer.name: layer.kind for layer in layers} == {"s": "unused", "w": "matmul"}
+
+
+@pytest.mark.parametrize("name", ["softmax", "low-rank sum"])
+def test_sharing_reduce_is_that_of_the_weight(name):
+    made, shapes = MADE[name]
+    f, plain = network(made, USED["linear"])
+    p, x, options = params(shapes), randn(5, 6, 3), {"likelihood": "gaussian", "sharing": "reduce"}
+    got = fisher.fim(f, p, x, **options)
+    (layer,) = got.layers.through
+    of_weight = fisher.fim(plain, {"W": made(*p["m"]), "b": p["b"], "o": p["o"]}, x, **options)
+    G = block_of(of_weight.layers, of_weight.to_torch(), (1, 0))
+    back = lambda b, *own: torch.cat([b, made(*own).flatten()])
+    J = torch.cat([j.reshape(16, -1) for j in jacrev(back, tuple(range(1 + len(shapes))))(p["b"], *p["m"])], 1)
+    close(got.exact[layer.name], J.T @ G @ J, 1e-10, name)
