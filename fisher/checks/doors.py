@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.checks import alike, size
 from linmaps.trees import Layout, path_str
+from linmaps.trees.sealed import unsealing
 
 
-def function(f: Any, name: str = "f") -> None:
-    """Raise a TypeError unless f can be called.
+def function(f: Any, name: str = "f") -> Callable[..., Any]:
+    """f for inputs that hold more than tensors; a TypeError unless it can be called, and for a module.
 
     >>> function(None)
     Traceback (most recent call last):
@@ -26,6 +28,7 @@ def function(f: Any, name: str = "f") -> None:
         )
     if not callable(f):
         raise TypeError(f"{name}: got {type(f).__name__}, expected a function")
+    return unsealing(f)
 
 
 def of_type(value: Any, kind: type | tuple[type, ...], name: str, expected: str) -> None:

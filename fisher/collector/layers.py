@@ -171,7 +171,7 @@ class Layers:
     @typed
     def restricted(self, f: Callable[..., Tensor], params: Any) -> Callable[..., Tensor]:
         """f as a function of these layers' leaves, `{path: leaf}`, at the other leaves of params."""
-        doors.function(f)
+        f = doors.function(f)
         self.layout.check(params, "params (of the LayerCollection)")
         flat, treedef = trees.flatten(params)
 

@@ -60,7 +60,7 @@ def jacobian(
     """
     if not any(representation is kind for kind in (PFMapDense, PFMapImplicit)):
         raise ValueError(f"representation: got {representation!r}, expected PFMapDense or PFMapImplicit")
-    doors.function(f)
+    f = doors.function(f)
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     parts = inputs(x, "x", "jacobian", check_finite)

@@ -12,6 +12,7 @@ from torch.func import vjp
 from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
+from fisher.checks.data import one_batch
 from fisher.collector.blocks.sizes import LARGEST_BLOCK, LARGEST_FACTOR
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
@@ -19,7 +20,7 @@ from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator as make_estimator
-from fisher.passes.run import Pass, checked_batches, one_batch, reduce
+from fisher.passes.run import Pass, checked_batches, reduce
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
 from fisher.pmat.contract.handing import hands_over
 from fisher.reducers import REDUCERS, Options
@@ -92,7 +93,7 @@ def fim(
     PMatKFAC(2 factored + 0 exact blocks, d = 18, 36 numbers stored, float32, cpu)
     >>> natural = F.solve({"w": torch.ones(2, 3), "b": torch.ones(3), "v": torch.ones(3, 3)}, regul=1e-2)
     """
-    doors.function(f)
+    f = doors.function(f)
     params = parameters(params)
     doors.options(
         chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise, dtype=dtype, layers=layers
@@ -204,7 +205,7 @@ def update_diag(
 ) -> Any:
     """What `PMatEKFAC.update_diag` does; the arguments are those of `fim`."""
     params = parameters(params)
-    doors.function(f)
+    f = doors.function(f)
     doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise)
     params = F.layers.layout.check(params, "params")
     columns = make_estimator(

@@ -64,7 +64,7 @@ def hessian(
     tensor([[0.6667, 0.0000],
             [0.0000, 0.3333]])
     """
-    doors.function(loss, "loss")
+    loss = doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     loss, params = restriction.restricted(loss, params, layers)
@@ -102,8 +102,8 @@ def ggn(
     tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]])
     """
-    doors.function(f)
-    doors.function(loss, "loss")
+    f = doors.function(f)
+    loss = doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     f, params = restriction.restricted(f, params, layers)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks import doors
 from fisher.collector.collection import LayerCollection
 from fisher.function_space.jacobians import jacobian
 from fisher.likelihoods import Likelihood
@@ -22,6 +23,7 @@ from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
 from linmaps.numerics.dtypes import working
+from linmaps.trees.sealed import sealed
 
 INDEFINITE = (
     "N F + prior_precision I is not positive definite, so it is no precision; take the Fisher or Gauss-Newton matrix in place "
@@ -81,7 +83,8 @@ class Laplace:
         """Mean `[B, C]` and covariance `[B, C, C]` of f's flattened outputs: f(x_b) and J_b (N F + prior I)^-1 J_b'.
 
         That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021); the noise of a
-        gaussian likelihood is to be added.  layers: makes the Jacobian faster.
+        gaussian likelihood is to be added.  x: one batch, a tuple or a mapping where f takes several inputs.  layers: makes
+        the Jacobian faster.
         """
         y, covariance = self._moments(x, layers)
         return y.reshape(covariance.shape[:2]), covariance
@@ -110,7 +113,8 @@ class Laplace:
 
     def _moments(self, x: Any, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         _check_definite(self.F, self.regul, "predict")
-        J = jacobian(self.f, self.params, x, layers=layers)
+        x = sealed(x)
+        J = jacobian(self.f, self.params, (x,), layers=layers)
         rows, solved = J.to_torch(), self.F.solve(J, self.regul).to_torch()
         covariance = torch.einsum("bcn,bkn->bck", rows, solved) / self.n_examples
         # rounding of the sum is of the size of its terms
@@ -148,7 +152,7 @@ def laplace(
         n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over"
     )
     checks.number(prior_precision, "prior_precision", low=0)
-    params = F.layout.check(params, "params (of the Fisher matrix)")
+    f, params = doors.function(f), F.layout.check(params, "params (of the Fisher matrix)")
     like = trees.leaves(params)[0]
     prior = torch.as_tensor(prior_precision, dtype=like.dtype, device=like.device)
     _check_definite(F, prior / n_examples, "laplace")
