@@ -33,7 +33,7 @@ Rooms, each built on those before it, and what they are asked for:
                   by_gain; shuffles, sgd, adam
     graph/        graphs of layers: Graph, Node, graph_statistics, node_delta, new_edge, new_node, wider_node,
                   candidates, choose_graph_sign, grow_graph, carry_graph
-    interop/      from other libraries: coming_from
+    interop/      modules: into_module; other libraries: coming_from
     strategies    Hypothesis strategies (needs hypothesis)
 """
 
@@ -57,6 +57,7 @@ from growth.graph.signs import choose_graph_sign
 from growth.graph.statistics import GraphStatistics, graph_statistics
 from growth.graph.step import grow_graph
 from growth.graph.table import Candidates, candidates
+from growth.interop.modules import into_module
 from growth.moments.accumulation import statistics
 from growth.moments.exact import output_fisher, with_fisher
 from growth.moments.first_order import Statistics
@@ -123,6 +124,7 @@ __all__ = [
     "in_steps_of",
     "initialize",
     "interop",
+    "into_module",
     "keep",
     "layer_in_extension",
     "layer_out_extension",

@@ -23,7 +23,9 @@ def batch_size(x: Any) -> int:
     """
     sizes = {tuple(t.shape[:1]) for t in trees.leaves(x) if isinstance(t, Tensor)}
     if not sizes:
-        raise TypeError(f"x: got {type(unsealed(x)).__name__} without a tensor, expected tensors with the examples in front")
+        raise TypeError(
+            f"x: got {type(unsealed(x)).__name__} without a tensor, expected tensors with the examples in front"
+        )
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
             f"x: leading sizes {sorted(sizes)}, expected one common batch axis in front; stack the examples"

@@ -18,7 +18,10 @@ X = torch.randn(B, 3, generator=G, dtype=torch.float64)
 Z = torch.randn(B, 2, generator=G, dtype=torch.float64)
 T = torch.arange(B) % 4
 PARAMS = {
-    "hidden": {"weight": torch.randn(5, 3, generator=G, dtype=torch.float64), "bias": torch.zeros(5, dtype=torch.float64)},
+    "hidden": {
+        "weight": torch.randn(5, 3, generator=G, dtype=torch.float64),
+        "bias": torch.zeros(5, dtype=torch.float64),
+    },
     "output": {"weight": torch.randn(4, 5, generator=G, dtype=torch.float64)},
     "side": {"weight": torch.randn(4, 2, generator=G, dtype=torch.float64)},
 }
@@ -120,18 +123,17 @@ FUNCTIONS = {
     "leave_one_out": lambda f, x: fisher.recipes.leave_one_out(
         f, PARAMS, (x, T), fisher.fim(f, PARAMS, (x, T), fisher.PMatDense), n_examples=B, regul=0.1
     )["side"]["weight"],
-    "laplace": lambda f, x: fisher.recipes.laplace(
-        f, PARAMS, fisher.fim(f, PARAMS, (x, T), fisher.PMatKFAC), B
-    )
-    .sample(noise=PARAMS)["side"]["weight"],
+    "laplace": lambda f, x: fisher.recipes.laplace(f, PARAMS, fisher.fim(f, PARAMS, (x, T), fisher.PMatKFAC), B).sample(
+        noise=PARAMS
+    )["side"]["weight"],
     "predict": lambda f, x: fisher.recipes.laplace(
         f, PARAMS, fisher.fim(f, PARAMS, (x, T), fisher.PMatKFAC), B
     ).predict(x)[1],
     "statistics": lambda f, x: growth.statistics(f, PARAMS, (x, T), growth.Pair("hidden", "output")).S,
     "statistics of batches": lambda f, x: growth.statistics(f, PARAMS, [(x, T)] * 2, growth.Pair("hidden", "output")).S,
-    "line_search": lambda f, x: growth.line_search(
-        f, PARAMS, (x, T), growth.Pair("hidden", "output"), None, _delta(f, x)
-    ).losses,
+    "line_search": lambda f, x: (
+        growth.line_search(f, PARAMS, (x, T), growth.Pair("hidden", "output"), None, _delta(f, x)).losses
+    ),
     "apply_extended": lambda f, x: growth.apply_extended(
         f, PARAMS, growth.Pair("hidden", "output"), None, _delta(f, x), 0.5, x
     ),
@@ -180,13 +182,19 @@ def test_seals_open_to_what_was_there():
 
 
 REFUSED = {
-    "an array as data": (lambda: fisher.fim(by_tuple, PARAMS, X.numpy()), r"data: got numpy.ndarray of shape \(6, 3\).*as_tensor"),
+    "an array as data": (
+        lambda: fisher.fim(by_tuple, PARAMS, X.numpy()),
+        r"data: got numpy.ndarray of shape \(6, 3\).*as_tensor",
+    ),
     "an array in a pair": (lambda: fisher.fim(by_tuple, PARAMS, ((X.numpy(), Z), T)), r"data: 0: got numpy.ndarray"),
     "an array as target": (
         lambda: fisher.fim(by_tuple, PARAMS, ((X, Z), T.numpy()), estimator="empirical"),
         r"data: target: got numpy.ndarray",
     ),
-    "an array in a batch": (lambda: fisher.fim(by_tuple, PARAMS, [(X.numpy(), T)]), r"data: batch 0: got numpy.ndarray"),
+    "an array in a batch": (
+        lambda: fisher.fim(by_tuple, PARAMS, [(X.numpy(), T)]),
+        r"data: batch 0: got numpy.ndarray",
+    ),
     "an array as x": (lambda: fisher.jacobian(by_tuple, PARAMS, X.numpy()), r"data: got numpy.ndarray"),
     "an array to watch": (
         lambda: fisher.LayerCollection.from_function(by_tuple, PARAMS, X.numpy()),
