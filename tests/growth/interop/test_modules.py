@@ -76,7 +76,10 @@ MODULES = {
         IMAGES,
     ),
     "norms": (
-        lambda: nn.Sequential(nn.LayerNorm(4), nn.RMSNorm(4), nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.LayerNorm(4, bias=False)),
+        lambda: nn.Sequential(
+            nn.LayerNorm(4), nn.RMSNorm(4), nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False),
+            nn.LayerNorm(4, bias=False),
+        ),
         X,
     ),
     "lstm": (lambda: Last(nn.LSTM(4, 5, num_layers=2, bidirectional=True, proj_size=3, batch_first=True)), STEPS),
@@ -142,7 +145,7 @@ def test_sizes_of_a_grown_convolutional_net_follow():
     ).double()  # fmt: skip
     m(IMAGES)
     m.eval()
-    f, params = fisher.functional(m, buffers=True)
+    params = fisher.functional(m, buffers=True)[1]
     pair = growth.Pair("0", "3", norm="1")
     wide = growth.widen(params, pair, 3, generator=torch.Generator().manual_seed(1))
     new = growth.into_module(m, wide)
@@ -197,8 +200,8 @@ def test_sizes_are_those_that_the_layer_would_be_made_with(old):
 
 
 def test_ties_stay_and_can_be_undone():
-    module, x = made("tied")
-    f, params = fisher.functional(module)
+    module, _ = made("tied")
+    params = fisher.functional(module)[1]
     new = growth.into_module(module, params)
     assert new.head.weight is new.embedding.weight
     assert new.kept["twice"][0] is new.embedding.weight
@@ -211,7 +214,7 @@ def test_ties_stay_and_can_be_undone():
 def test_nested_params_frozen_ones_and_other_dtypes():
     module, x = made("mlp")
     module[0].weight.requires_grad_(False)
-    f, params = fisher.functional(module, buffers=True)
+    params = fisher.functional(module, buffers=True)[1]
     nested = {"0": {"weight": params["0.weight"], "bias": params["0.bias"]}}
     rest = {k: v for k, v in params.items() if not k.startswith("0.")}
     new = growth.into_module(module, {**nested, **rest})
@@ -225,6 +228,10 @@ def test_nested_params_frozen_ones_and_other_dtypes():
     close(without[1].running_mean, module[1].running_mean, 0.0, "buffers that are not given are copied")
 
 
+def without_statistics(params):
+    return {k: v for k, v in params.items() if "running" not in k} | {"2.weight": torch.ones(7)}
+
+
 REFUSED = {
     "no module": (lambda m, p: growth.into_module(lambda x: x, p), TypeError, "module"),
     "missing": (lambda m, p: growth.into_module(m, {"0.weight": p["0.weight"]}), ValueError, r"missing \['0.bias'"),
@@ -234,9 +241,7 @@ REFUSED = {
     "a transform": (lambda m, p: vmap(lambda q: growth.into_module(m, q)(X))(trees.stack([p, p])), TypeError, "transform"),
     "numbers": (lambda m, p: growth.into_module(m, p | {"0.bias": 1.0}), TypeError, "0.bias: got float"),
     "statistics left behind": (
-        lambda m, p: growth.into_module(
-            m, {k: v for k, v in growth.widen(p, growth.Pair("0", "3", norm="1"), 1).items() if "running" not in k} | {"2.weight": torch.ones(7)}
-        ),
+        lambda m, p: growth.into_module(m, without_statistics(growth.widen(p, growth.Pair("0", "3", norm="1"), 1))),
         ValueError,
         r"1.running_mean: has 6 entries, expected 7.*buffers=True",
     ),
