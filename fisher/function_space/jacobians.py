@@ -6,7 +6,7 @@ B examples, C outputs (all output axes of an example, flattened), d parameters; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,15 @@ from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Map = TypeVar("Map", bound=PFMap, default=PFMapDense)
+else:
+    from typing import TypeVar
+
+    Map = TypeVar("Map", bound=PFMap)
+
 
 @full_precision("f")
 @typed
@@ -33,13 +42,13 @@ def jacobian(
     f: Callable[..., Tensor],
     params: Any,
     x: Any,
-    representation: type[PFMap] = PFMapDense,
+    representation: type[Map] = PFMapDense,  # type: ignore[assignment]  # the TypeVar's own default
     *,
     chunk_size: int | None = None,
     layers: LayerCollection | None = None,
     check: bool = True,
     check_finite: bool = True,
-) -> Any:
+) -> Map:
     """The Jacobian of `f(params, x)` `[B, *out]` with respect to params, example by example.
 
     J_b = d f(x_b) / d params, with all output axes flattened into C.  x: one batch of inputs, or an iterable of batches, in
@@ -65,7 +74,8 @@ def jacobian(
     params = parameters(params, check_finite)
     parts = inputs(x, "x", "jacobian", check_finite)
     if representation is PFMapDense:
-        return dense(f, params, parts, chunk_size=chunk_size, layers=layers, check=check, check_finite=check_finite)
+        made = dense(f, params, parts, chunk_size=chunk_size, layers=layers, check=check, check_finite=check_finite)
+        return cast(Map, made)
     tried = check and any(batch_size(part) for part in parts)
     if tried:
         functions.function(f, params, several(parts), finite=check_finite)
@@ -73,7 +83,7 @@ def jacobian(
     J = PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))
     if tried:
         _modes_agree(f, params, max(parts, key=batch_size))
-    return J
+    return cast(Map, J)
 
 
 def _modes_agree(f: Callable[..., Tensor], params: Any, x: Any) -> None:

@@ -7,12 +7,14 @@ each.  Probes are constants: derivatives are estimates of the derivative, unbias
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]
-METHODS = ("hutchinson", "hutch++", "xtrace")
+Estimator = Literal["hutchinson", "hutch++", "xtrace"]
+METHODS = get_args(Estimator)
 
 
 def signs(
@@ -30,7 +32,7 @@ def signs(
     return (2 * bits - 1).to(device=device or generator.device, dtype=dtype)
 
 
-def trace(product: Product, probes: Tensor, method: str = "hutch++") -> Tensor:
+def trace(product: Product, probes: Tensor, method: Estimator = "hutch++") -> Tensor:
     """Unbiased estimate of the trace of A, a scalar, from m products.
 
     "hutchinson": mean of z'A z; relative error of the order m^(-1/2) (Hutchinson, 1989).

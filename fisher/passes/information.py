@@ -23,6 +23,7 @@ from fisher.likelihoods.columns import estimator as make_estimator
 from fisher.passes.run import Pass, checked_batches, reduce
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
 from fisher.pmat.contract.handing import hands_over
+from fisher.pmat.representation import Representation
 from fisher.reducers import REDUCERS, Options
 from fisher.reducers.ekfac import EKFAC, Correction
 from fisher.reducers.mixed import Mixed
@@ -41,7 +42,7 @@ def fim(
     f: Callable[..., Tensor],
     params: Any,
     data: Any,
-    representation: type[PMat] = PMatKFAC,
+    representation: type[Representation] = PMatKFAC,  # type: ignore[assignment]  # the TypeVar's own default
     likelihood: str | Likelihood = "categorical",
     estimator: str = "exact",
     layers: LayerCollection | None = None,
@@ -58,7 +59,7 @@ def fim(
     largest_block: int | None = LARGEST_BLOCK,
     largest_factor: int | None = LARGEST_FACTOR,
     check_finite: bool = True,
-) -> Any:
+) -> Representation:
     """Fisher information F = 1/B sum over b of J_b' H_b J_b of `f(params, x)`, as a matrix object.
 
     J_b is the Jacobian of f at x_b with respect to params, H_b the Fisher matrix of the output distribution at f(x_b).
@@ -130,7 +131,8 @@ def fim(
         limited,
         layers_to,
     )
-    return made.made_of(columns.likelihood)
+    asked: Representation = made.made_of(columns.likelihood)
+    return asked
 
 
 def _made(

@@ -16,12 +16,14 @@ from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE
 from fisher.collector import restriction
+from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
 from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
 from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.representation import SecondDerivative
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.diag import PMatDiag
 from fisher.trials import functions, means, modes
@@ -37,13 +39,13 @@ def hessian(
     loss: Callable[..., Tensor],
     params: Any,
     data: Any,
-    representation: type[PMat] = PMatDense,
+    representation: type[SecondDerivative] = PMatDense,  # type: ignore[assignment]  # the TypeVar's own default
     *,
-    layers: Any = None,
+    layers: LayerCollection | None = None,
     chunk_size: int | None = None,
     check: bool = True,
     check_finite: bool = True,
-) -> Any:
+) -> SecondDerivative:
     """The Hessian of the mean loss, H = 1/N sum over batches of B d^2 loss(params, x, y) / d params^2.
 
     loss(params, x, y): the loss of each example `[B]`, or a scalar, their mean over the batch (x, y) (loss(params, x) where
@@ -72,7 +74,8 @@ def hessian(
     if check:
         means.mean_loss(loss, params, parts, check_finite)
     F = PMatImplicit.sum_of(HessianCurvature(loss), params, parts)
-    return _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
+    made: SecondDerivative = _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
+    return made
 
 
 @full_precision("f", "loss")
@@ -82,13 +85,13 @@ def ggn(
     loss: Callable[[Tensor, Any], Tensor],
     params: Any,
     data: Any,
-    representation: type[PMat] = PMatDense,
+    representation: type[SecondDerivative] = PMatDense,  # type: ignore[assignment]  # the TypeVar's own default
     *,
-    layers: Any = None,
+    layers: LayerCollection | None = None,
     chunk_size: int | None = None,
     check: bool = True,
     check_finite: bool = True,
-) -> Any:
+) -> SecondDerivative:
     """The generalized Gauss-Newton matrix G = 1/N sum over b of J_b'H_b J_b, H_b the Hessian of the loss at the output.
 
     loss(y, target) -> `[B]`: the loss of each example from f's output; `f(params, x)`.  G is the Hessian without the
@@ -113,7 +116,8 @@ def ggn(
         part = max(parts, key=lambda part: batch_size(part[0]))
         means.losses(loss, plainly(f)(params, part[0]), part[1:], check_finite)
     F = PMatImplicit.sum_of(GaussNewton(f, loss), params, parts)
-    return _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
+    made: SecondDerivative = _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
+    return made
 
 
 def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
@@ -128,12 +132,12 @@ def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
 def _represent(
     F: PMatImplicit,
     representation: type[PMat],
-    layers: Any,
+    layers: LayerCollection | None,
     chunk_size: int | None,
     what: str,
     check: bool,
     check_finite: bool,
-) -> PMat:
+) -> Any:
     """The matrix-free matrix in another representation, checked."""
     if check:
         modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
@@ -143,7 +147,7 @@ def _represent(
     return made
 
 
-def _in(F: PMatImplicit, representation: type[PMat], layers: Any, chunk_size: int | None) -> PMat:
+def _in(F: PMatImplicit, representation: type[PMat], layers: LayerCollection | None, chunk_size: int | None) -> PMat:
     """The matrix-free matrix in another representation."""
     name = getattr(representation, "__name__", repr(representation))
     if representation is PMatImplicit:
@@ -166,7 +170,7 @@ def _in(F: PMatImplicit, representation: type[PMat], layers: Any, chunk_size: in
     )
 
 
-def _blocks(F: PMatImplicit, layers: Any) -> dict[str, Tensor]:
+def _blocks(F: PMatImplicit, layers: LayerCollection) -> dict[str, Tensor]:
     """The block of each layer over its flattened view, by a product for each of its parameters."""
     zeros = layers.views(trees.zeros_like(F.params))
     blocks = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ def typed(fn: F) -> F:
     """The function, which raises a TypeError that names the argument where one is not what its annotation says.
 
     An int is no bool and no float, a float is a finite number, where `float | Tensor` stands a tensor is real and finite, text
-    is no sequence; what is annotated Any is left to the function.  A default may always be given.
+    is no sequence; what is annotated Any is left to the function, and so is which texts of a Literal are meant.  A default
+    may always be given.
 
     >>> @typed
     ... def scaled(factor: float, names: Sequence[str] = ()) -> float:
@@ -66,8 +68,7 @@ def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, An
                 except (TypeError, ValueError) as error:
                     return error
                 if not fine:
-                    expected = str(fn.__annotations__[name]).replace("typing.", "")
-                    return TypeError(f"{name}: got {_shown(value)}, expected {expected}")
+                    return TypeError(f"{name}: got {_shown(value)}, expected {_written(fn, name)}")
         return None
 
     def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -90,6 +91,8 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
 
     >>> fits(2, float), fits(True, int), fits("ab", Sequence[str]), fits(None, int | None), fits([1, "a"], list[int])
     (True, False, False, True, False)
+    >>> fits("b", Literal["a"]), fits(1, Literal["a"])
+    (True, False)
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in (Any, bool) or isinstance(hint, TypeVar):
@@ -100,6 +103,8 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
         if {float, Tensor} <= set(inner) and _numeric(value):
             return _finite(value, name)
         return any(fits(value, option, name) for option in inner)
+    if origin is Literal:
+        return isinstance(value, tuple(type(option) for option in inner))
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
@@ -150,9 +155,21 @@ def _hint(fn: Callable[..., Any], name: str) -> Any:
     """The annotation as an object; Any where it names what the module does not import when it runs."""
     written = fn.__annotations__.get(name, Any)
     try:
-        return eval(written, fn.__globals__) if isinstance(written, str) else written  # type: ignore[attr-defined]
+        return eval(written, fn.__globals__) if isinstance(written, str) else written
     except NameError:
         return Any
+
+
+def _written(fn: Callable[..., Any], name: str) -> str:
+    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound."""
+
+    def read(word: re.Match[str]) -> str:
+        named = fn.__globals__.get(word[0])
+        if typing.get_origin(named) is Literal:
+            return " | ".join(dict.fromkeys(type(option).__name__ for option in typing.get_args(named)))
+        return getattr(named.__bound__, "__name__", "Any") if isinstance(named, TypeVar) else word[0]
+
+    return re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))
 
 
 def _shown(value: Any) -> str:

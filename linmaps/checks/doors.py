@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from linmaps.checks.precision import HALF, active, autocasting, is_on
 from linmaps.checks.wrapping import at_home
 from linmaps.trees.mappings import is_mapping
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
 def dicts(node: Any) -> Any:
@@ -42,7 +41,7 @@ def _inexact(t: Tensor) -> bool:
     return t.is_floating_point() or t.is_complex()
 
 
-def door(fn: Callable[P, R]) -> Callable[P, R]:
+def door(fn: Fn) -> Fn:
     """Decorator: fn takes any mapping for a dict, and computes under torch.autocast as it does without.
 
     Derivatives that are taken under autocast are torch's, in its dtype.
@@ -56,10 +55,10 @@ def door(fn: Callable[P, R]) -> Callable[P, R]:
     on, states_now, off = is_on, active, autocasting
     plain, wide = dicts, widened
 
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        args = tuple([plain(a) for a in args])  # type: ignore[assignment]
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        args = tuple([plain(a) for a in args])
         if kwargs:
-            kwargs = {k: plain(a) for k, a in kwargs.items()}  # type: ignore[assignment]
+            kwargs = {k: plain(a) for k, a in kwargs.items()}
         if not on():
             return fn(*args, **kwargs)
         args, kwargs = wide((args, kwargs))

@@ -4,6 +4,7 @@ A tree is any optree-registered pytree of tensors.  Vectors in parameter space a
 order exists only in `ravel`: the leaf order of optree (dict keys sorted, as in JAX), row-major inside a leaf.
 
 In reading order:
+    tree       a tree in a signature
     keys       paths as tuples of keys and as dotted strings
     nodes      what a container holds, one subtree read or replaced
     mappings   mappings of any type in place of dicts

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast, overload
 
 import optree
 import torch
 from torch import Tensor
 
 from linmaps.trees.shapes import check_like
+from linmaps.trees.tree import Tree
 
-Tree = Any
 
-
-def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """Apply `fn` leaf by leaf.
 
     >>> import torch
@@ -24,7 +23,7 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     return optree.tree_map(fn, tree, *rest)
 
 
-def leaves(tree: Tree) -> list[Any]:
+def leaves(tree: Any) -> list[Any]:
     """Leaves in optree's order (dict keys sorted).
 
     >>> leaves({"b": 2, "a": [1, 3]})
@@ -33,7 +32,7 @@ def leaves(tree: Tree) -> list[Any]:
     return optree.tree_leaves(tree)
 
 
-def flatten(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Any]:
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], Any]:
     """Leaves and structure: `flat, treedef = flatten(tree)`, `treedef.unflatten(flat)` is the tree.
 
     is_leaf: nodes that are taken whole.
@@ -53,7 +52,7 @@ def zeros_like(tree: Tree) -> Tree:
     >>> zeros_like({"a": torch.ones(2)})
     {'a': tensor([0., 0.])}
     """
-    return optree.tree_map(torch.zeros_like, tree)
+    return cast(Tree, map(torch.zeros_like, tree))
 
 
 def add(a: Tree, b: Tree) -> Tree:
@@ -76,7 +75,15 @@ def sub(a: Tree, b: Tree) -> Tree:
     return _binary(torch.sub, a, b)
 
 
-def scale(alpha: Any, a: Any) -> Tree:
+@overload
+def scale(alpha: float, a: Tree) -> Tree: ...
+@overload
+def scale(alpha: Tree, a: float) -> Tree: ...
+@overload
+def scale(alpha: Tensor, a: Tree) -> Tree: ...
+@overload
+def scale(alpha: Tree, a: Tensor) -> Tree: ...
+def scale(alpha: Any, a: Any) -> Any:
     """`alpha * a` for a number or a scalar tensor `alpha`; a product, so either order will do.
 
     >>> import torch
@@ -98,7 +105,7 @@ def axpy(alpha: float | Tensor, x: Tree, y: Tree) -> Tree:
     return _binary(lambda s, t: alpha * s + t, x, y)
 
 
-def dot(a: Tree, b: Tree) -> Tensor:
+def dot(a: Any, b: Any) -> Tensor:
     """Inner product `sum_i a_i b_i` (complex: `a` conjugated), a scalar tensor.
 
     >>> import torch
@@ -110,7 +117,7 @@ def dot(a: Tree, b: Tree) -> Tensor:
     return _total(terms)
 
 
-def norm(a: Tree) -> Tensor:
+def norm(a: Any) -> Tensor:
     """Euclidean norm, with gradient 0 (not NaN) at 0.
 
     >>> import torch
@@ -128,4 +135,4 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 def _binary(fn: Callable[..., Any], a: Tree, b: Tree) -> Tree:
     b = check_like(b, a, "second tree")
-    return optree.tree_map(fn, a, b)
+    return cast(Tree, map(fn, a, b))

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import optree
 import torch
@@ -15,8 +15,7 @@ from torch import Tensor
 from linmaps.trees.keys import Path, path_str
 from linmaps.trees.records import static
 from linmaps.trees.shapes import check_like
-
-Tree = Any
+from linmaps.trees.tree import Tree
 
 
 @static
@@ -34,7 +33,7 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, tree: Tree) -> Layout:
+    def of(cls, tree: Any) -> Layout:
         flat, treedef = optree.tree_flatten(tree)
         for p, t in zip(optree.tree_paths(tree), flat):
             if not isinstance(t, Tensor):
@@ -60,10 +59,10 @@ class Layout:
     def numel(self) -> int:
         return sum(self.sizes)
 
-    def unflatten(self, flat: Sequence[Any]) -> Tree:
+    def unflatten(self, flat: Sequence[Any]) -> Any:
         return optree.tree_unflatten(self.treedef, list(flat))
 
-    def unravel(self, vector: Tensor) -> Tree:
+    def unravel(self, vector: Tensor) -> Any:
         """The tree of a vector `[numel]`."""
         if tuple(vector.shape) != (self.numel,):
             raise ValueError(f"unravel: got shape {tuple(vector.shape)}, expected ({self.numel},)")
@@ -90,8 +89,8 @@ def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     >>> vector, unravel(2 * vector)
     (tensor([0., 0., 1.]), {'a': tensor([[0., 0.]]), 'b': tensor([2.])})
     """
-    layout = Layout.of(tree)
-    flat = [t.reshape(-1) for t in optree.tree_leaves(tree)]
+    layout, node = Layout.of(tree), cast(Any, tree)
+    flat = [t.reshape(-1) for t in optree.tree_leaves(node)]
     return (torch.cat(flat) if flat else torch.zeros(0)), layout.unravel
 
 
@@ -102,4 +101,4 @@ def unravel(vector: Tensor, like: Tree) -> Tree:
     >>> unravel(torch.arange(3.0), {"a": torch.zeros(1, 2), "b": torch.zeros(1)})
     {'a': tensor([[0., 1.]]), 'b': tensor([2.])}
     """
-    return Layout.of(like).unravel(vector)
+    return cast(Tree, Layout.of(like).unravel(vector))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import optree
 from torch import Tensor
 
 from linmaps.trees.keys import Path, walk
+from linmaps.trees.tree import Tree
 
 
 def one_level(node: Any) -> tuple[list[Any], list[Any], Callable[[list[Any]], Any]] | None:
@@ -46,7 +47,7 @@ def get(tree: Any, path: Path | str) -> Any:
     return walk(tree, path, _children)[-1][1]
 
 
-def replace(tree: Any, path: Path | str, value: Any) -> Any:
+def replace(tree: Tree, path: Path | str, value: Any) -> Tree:
     """A copy of `tree` in which the subtree at `path` is `value`; the old tree stays valid.
 
     >>> replace({"a": {"b": 1}, "c": 2}, "a.b", 5)
@@ -55,7 +56,7 @@ def replace(tree: Any, path: Path | str, value: Any) -> Any:
     steps = walk(tree, path, _children)
     for (_, node), (key, _) in zip(reversed(steps[:-1]), reversed(steps[1:])):
         value = _with_child(node, key, value)
-    return value
+    return cast(Tree, value)
 
 
 def _children(node: Any) -> dict[Any, Any]:

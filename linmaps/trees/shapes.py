@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import optree
 
 from linmaps.trees.keys import path_str
 from linmaps.trees.mappings import conformed
 from linmaps.trees.nodes import paths
+from linmaps.trees.tree import Tree
 
-Tree = Any
 
-
-def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tree:
+def check_like(tree: Tree, like: Any, name: str, *, shapes: bool = True) -> Tree:
     """`tree` with its mappings as those of `like`; ValueError that names the path unless its structure (and shapes) are.
 
     >>> import torch
@@ -21,9 +20,10 @@ def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tre
     Traceback (most recent call last):
     ValueError: v: leaf a has shape (3,), expected (2,); give a tree with the shapes of the one it belongs to
     """
-    if optree.tree_structure(tree) != optree.tree_structure(like):
-        tree = conformed(tree, like)
-    got, want = paths(tree), paths(like)
+    found: Any = tree
+    if optree.tree_structure(found) != optree.tree_structure(like):
+        found = conformed(found, like)
+    got, want = paths(found), paths(like)
     if got != want:
         extra = [path_str(p) for p in got if p not in want]
         missing = [path_str(p) for p in want if p not in got]
@@ -32,7 +32,7 @@ def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tre
             f"unexpected {extra[:5]}; give a tree of the structure {optree.tree_structure(like)}"
         )
     if shapes:
-        for p, t, u in zip(want, optree.tree_leaves(tree), optree.tree_leaves(like)):
+        for p, t, u in zip(want, optree.tree_leaves(found), optree.tree_leaves(like)):
             if lost := [v for v in (t, u) if not hasattr(v, "shape")]:
                 raise TypeError(f"{name}: leaf {path_str(p)} is {type(lost[0]).__name__}, expected a tensor")
             if tuple(t.shape) != tuple(u.shape):
@@ -40,10 +40,10 @@ def check_like(tree: Tree, like: Tree, name: str, *, shapes: bool = True) -> Tre
                     f"{name}: leaf {path_str(p)} has shape {tuple(t.shape)}, expected {tuple(u.shape)}; "
                     "give a tree with the shapes of the one it belongs to"
                 )
-    return tree
+    return cast(Tree, found)
 
 
-def identical(a: Tree, b: Tree) -> bool:
+def identical(a: Any, b: Any) -> bool:
     """Whether two trees hold the same tensors, not only equal ones.
 
     >>> import torch

@@ -13,6 +13,7 @@ from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from fisher.pmat.whole.diag import PMatDiag
 from linmaps import trees
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 @trees.record(static=("layers", "symmetric"))
@@ -55,5 +56,5 @@ class Products(MatrixFree):
     def layout(self) -> Layout:  # type: ignore[override]
         return self.total.layout
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         return self.total.mv(v)

@@ -75,7 +75,7 @@ class SumBlock:
     def _iterated(self, V: Tensor, regul: Regul) -> Tensor:
         """By conjugate gradients in float64, preconditioned by `nearest`."""
         shape = V.shape[1:]
-        shared = {"T": self, "regul": torch.as_tensor(regul, dtype=V.dtype, device=V.device)}
+        shared: dict[str, Any] = {"T": self, "regul": torch.as_tensor(regul, dtype=V.dtype, device=V.device)}
         wide = cast(shared, precise(V.dtype, V.device, 1))
         r, wide["P"] = wide["regul"], nearest(wide["T"], tuple(shape))
         rows = lambda v: v.reshape(1, *shape)

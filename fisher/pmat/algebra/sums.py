@@ -12,6 +12,7 @@ from fisher.pmat.algebra.regrouped import Layered, Products
 from fisher.pmat.algebra.sumblocks import DIRECT, conjugate
 from fisher.pmat.contract import maps
 from fisher.pmat.contract.blocks import Layerwise
+from fisher.pmat.contract.cuts import Over
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
@@ -26,6 +27,7 @@ from linmaps import trees
 from linmaps.numerics.dtypes import precise
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 @trees.record()
@@ -110,12 +112,14 @@ class PMatSum(PMat):
 
     # --- by linearity ----------------------------------------------------------------------------------------------
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         """F v, a tree like v."""
-        return _total([F.mv(v) for F in self.terms])
+        total: Tree = _total([F.mv(v) for F in self.terms])
+        return total
 
-    def _mv_map(self, J: Any, n: int) -> Any:
-        return _total([F._mv_map(J, n) for F in self.terms])
+    def _mv_map(self, J: Tree, n: int) -> Tree:
+        total: Tree = _total([F._mv_map(J, n) for F in self.terms])
+        return total
 
     def get_diag(self) -> Any:
         return _total([F.get_diag() for F in self.terms])
@@ -159,7 +163,7 @@ class PMatSum(PMat):
         flat, treedef = trees.flatten(v)
         lead, space = flat[0].shape[:n], self.layout
         rows = torch.cat([t.reshape(-1, size) for t, size in zip(flat, space.sizes)], 1)
-        shared = {"F": self, "regul": torch.as_tensor(regul, dtype=rows.dtype, device=rows.device)}
+        shared: dict[str, Any] = {"F": self, "regul": torch.as_tensor(regul, dtype=rows.dtype, device=rows.device)}
         wide = cast(shared, precise(rows.dtype, rows.device, 1))
         D = raveled(wide["F"].get_diag(), space).detach().abs()
         x = conjugate(
@@ -203,7 +207,7 @@ class PMatSum(PMat):
 
     # --- through the dense matrix ----------------------------------------------------------------------------------
 
-    def pinv(self, rtol: float | None = None, *, atol: float = 0.0, over: str = "block") -> PMat:
+    def pinv(self, rtol: float | None = None, *, atol: float = 0.0, over: Over = "block") -> PMat:
         """F^+, of `dense()`."""
         return self.dense().pinv(rtol, atol=atol, over=over)
 

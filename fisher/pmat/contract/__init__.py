@@ -3,6 +3,7 @@
 In reading order:
     cuts     rtol and atol of pseudo-inverses
     damping  regul: how much of the identity is added
+    made     what a method makes, in its signature
     limits   what is too large to be dense
     maps     maps with leading axes in place of vectors
     origin   the likelihood a matrix was made with

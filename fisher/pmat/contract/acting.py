@@ -7,18 +7,23 @@ field `jacobian`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast, get_args, overload
 
 import torch
 from torch import Tensor
 
 from fisher.pmat.contract import maps
-from fisher.pmat.contract.cuts import Cut, checked
+from fisher.pmat.contract.cuts import Cut, Over, checked
 from fisher.pmat.contract.damping import Regul, check_regul
 from fisher.pmat.contract.stored import DENSE, Stored
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.numerics.eigen import cutoff
+from linmaps.trees.tree import Tree
+
+Kind = Literal["default", "lstsq", "eigendecomposition", "pi", "range", "cg"]  # of all representations; each has some
+Kinds = Kind | Mapping[Any, Kind]  # one for all parts, or one for each representation among them
+Reduction = Literal["sum", "diag"]
 
 
 class Acting(Stored):
@@ -30,7 +35,7 @@ class Acting(Stored):
 
     # --- a representation defines ----------------------------------------------------------------------------------
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         """F v, a tree like v."""
         raise AttributeError("a representation defines mv")
 
@@ -46,8 +51,8 @@ class Acting(Stored):
 
     # a representation may do these at once for all vectors of a map; n leading axes
 
-    def _mv_map(self, J: Any, n: int) -> Any:
-        return maps.mapped(self.mv, n)(J)
+    def _mv_map(self, J: Tree, n: int) -> Tree:
+        return cast(Tree, maps.mapped(self.mv, n)(J))
 
     def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, **options: Any) -> Any:
         return maps.mapped(lambda v: self._solve(v, regul, kind, **options), n)(J)
@@ -57,7 +62,13 @@ class Acting(Stored):
 
     # --- products and solves ---------------------------------------------------------------------------------------
 
-    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: str | Mapping[Any, str] = "default", **options: Any) -> Any:
+    @overload
+    def solve(
+        self, v: Tree, regul: Regul = 1e-8, *, kind: Kinds = "default", report: Literal[True], **options: Any
+    ) -> tuple[Tree, Any]: ...
+    @overload
+    def solve(self, v: Tree, regul: Regul = 1e-8, *, kind: Kinds = "default", **options: Any) -> Tree: ...
+    def solve(self, v: Any, regul: Regul = 1e-8, *, kind: Kinds = "default", **options: Any) -> Any:
         """(F + regul I)^-1 v of the numbers stored, for a vector or a map v (one factorization for all right-hand sides).
 
         In float32 they are off by 1e-7 of the largest eigenvalue: at a smaller regul, as the default, rounding rules what v has
@@ -79,13 +90,13 @@ class Acting(Stored):
             options = {"cut": self._cut_off(**options)}
         return maps.each(self.layout, v, "v", lambda v, n: self._solve_map(v, n, regul, kind, **options), self._space)
 
-    def mmap(self, J: Any) -> Any:
+    def mmap(self, J: Tree) -> Tree:
         """F J: each vector of the map times F; J's leading axes are kept."""
         return maps.each(self.layout, J, "J", self._mv_map, self._space)
 
-    def mapTMmap(self, J: Any, reduction: str = "sum") -> Tensor:
+    def mapTMmap(self, J: Any, reduction: Reduction = "sum") -> Tensor:
         """J_bc' F J_bc: "diag" `[B, C]`, "sum" `[B]`, the sum over the outputs c (the last leading axis)."""
-        if reduction not in ("sum", "diag"):
+        if reduction not in get_args(Reduction):
             raise ValueError(f"mapTMmap: got reduction={reduction!r}, expected 'sum' or 'diag'")
         tree, lead = maps.conformed(self.layout, J.jacobian if maps.is_map(J) else J, "J")
         if not lead:
@@ -100,7 +111,7 @@ class Acting(Stored):
         v = self.check_vector(v)
         return trees.dot(v, self.mv(v))
 
-    def _cut_off(self, rtol: float | None = None, atol: float = 0.0, over: str = "block") -> Cut:
+    def _cut_off(self, rtol: float | None = None, atol: float = 0.0, over: Over = "block") -> Cut:
         cut = checked(rtol, atol, over)
         if over == "block":
             return cut

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 class Blockwise(PMat):
@@ -56,7 +57,7 @@ class Blockwise(PMat):
 
     # --- vectors ---------------------------------------------------------------------------------------------------
 
-    def _rows(self, v: Any, n: int, fn: Callable[[str, Tensor], Tensor]) -> Any:
+    def _rows(self, v: Tree, n: int, fn: Callable[[str, Tensor], Tensor]) -> Tree:
         """fn(name, views `[K, *view]`) for the K vectors of a tree with n leading axes."""
         flat, treedef = trees.flatten(v)
         lead = tuple(flat[0].shape[:n]) if flat else ()
@@ -64,15 +65,15 @@ class Blockwise(PMat):
         views = vmap(self.split)(rows) if n else {k: t[None] for k, t in self.split(v).items()}
         found = {name: fn(name, V) for name, V in views.items()}
         if not n:
-            return self.join({k: t[0] for k, t in found.items()})
-        return trees.map(lambda t: t.reshape(*lead, *t.shape[1:]), vmap(self.join)(found))
+            return cast(Tree, self.join({k: t[0] for k, t in found.items()}))
+        return cast(Tree, trees.map(lambda t: t.reshape(*lead, *t.shape[1:]), vmap(self.join)(found)))
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         """F v, a tree like v."""
         v = self.check_vector(v)
         return self._mv_map(v, 0)
 
-    def _mv_map(self, J: Any, n: int) -> Any:
+    def _mv_map(self, J: Tree, n: int) -> Tree:
         blocks = self._blocks()
         return self._rows(J, n, lambda name, V: blocks[name].mv(V))
 
@@ -163,7 +164,7 @@ class InEigenbasis(Layerwise):
         """The way back from `coordinates`."""
         return coordinates
 
-    def eigendecomposition(self) -> Any:
+    def eigendecomposition(self) -> Self:
         """Itself."""
         return self
 

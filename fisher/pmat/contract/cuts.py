@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -24,14 +25,15 @@ class Cut:
 
 
 NO_CUT = Cut()
+Over = Literal["block", "matrix"]
 LSTSQ = ("rtol", "atol", "over")  # options of the pseudo-inverse
 
 
-def checked(rtol: float | None, atol: float, over: str) -> Cut:
+def checked(rtol: float | None, atol: float, over: Over) -> Cut:
     """The cut of options that users give; ValueError for numbers below 0 or not finite, and for another `over`."""
     if rtol is not None:
         checks.number(rtol, "rtol", low=0, tensor=False)
     checks.number(atol, "atol", low=0, tensor=False)
-    if over not in ("block", "matrix"):
+    if over not in get_args(Over):
         raise ValueError(f"over: got {over!r}, expected 'block' or 'matrix'")
     return Cut(rtol, atol)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.func import vmap
@@ -12,6 +12,7 @@ from torch.func import vmap
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 def is_map(v: Any) -> bool:
@@ -29,7 +30,7 @@ def leading(layout: Layout, v: Any, name: str) -> tuple[int, ...]:
     return conformed(layout, v, name)[1]
 
 
-def conformed(layout: Layout, v: Any, name: str) -> tuple[Any, tuple[int, ...]]:
+def conformed(layout: Layout, v: Tree, name: str) -> tuple[Tree, tuple[int, ...]]:
     """v with its mappings as those of params, and its leading axes."""
     v = trees.check_like(v, layout.unflatten([0] * len(layout.shapes)), name, shapes=False)
     first = trees.leaves(v)[:1]
@@ -39,13 +40,14 @@ def conformed(layout: Layout, v: Any, name: str) -> tuple[Any, tuple[int, ...]]:
     return Layout(layout.treedef, tuple(lead + s for s in layout.shapes)).check(v, name), lead
 
 
-def each(layout: Layout, v: Any, name: str, fn: Callable[[Any, int], Any], like: Any) -> Any:
+def each(layout: Layout, v: Tree, name: str, fn: Callable[[Any, int], Any], like: Any) -> Tree:
     """fn(tree, number of leading axes) of a vector or a map in the dtypes of like; of a record of a map the same record."""
     if is_map(v):
-        return dataclasses.replace(v, jacobian=each(layout, v.jacobian, name, fn, like))
+        record: Any = v
+        return cast(Tree, dataclasses.replace(record, jacobian=each(layout, record.jacobian, name, fn, like)))
     v, lead = conformed(layout, v, name)
     alike(v, name, like, "the matrix", strict=True)
-    return fn(v, len(lead))
+    return cast(Tree, fn(v, len(lead)))
 
 
 def mapped(fn: Callable[[Any], Any], n: int) -> Callable[[Any], Any]:

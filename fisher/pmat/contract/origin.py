@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from linmaps.checks.precision import at_home
+from linmaps.checks.wrapping import at_home
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
-def knowing(decompose: Callable[..., Any]) -> Callable[..., Any]:
+def knowing(decompose: Fn) -> Fn:
     """The method of a PMat, whose result is the same matrix and knows its likelihood too."""
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:

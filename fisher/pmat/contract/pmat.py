@@ -8,17 +8,21 @@ it as its field `jacobian`.  A PMat is a pytree: it passes through vmap, grad, t
 from __future__ import annotations
 
 from numbers import Number
-from typing import Any
+from typing import Any, Literal, cast, overload
 
 from torch import Tensor
 
 from fisher.pmat.contract.acting import Acting
-from fisher.pmat.contract.cuts import Cut
+from fisher.pmat.contract.cuts import Cut, Over
 from fisher.pmat.contract.damping import Regul, check_regul
 from fisher.pmat.contract.handing import handed
+from fisher.pmat.contract.made import Inverted, M, Powered, Pseudoinverted, Scaled
 from fisher.pmat.contract.stored import DENSE
 from linmaps import trees
 from linmaps.checks import alike
+from linmaps.trees.tree import Tree
+
+Ord = Literal["fro", 2, -2]
 
 
 class PMat(Acting):
@@ -82,12 +86,12 @@ class PMat(Acting):
 
     # --- functions ---------------------------------------------------------------------------------------------------
 
-    def inverse(self, regul: Regul = 1e-8) -> PMat:
+    def inverse(self: Inverted[M], regul: Regul = 1e-8) -> M:
         """(F + regul I)^-1, a matrix."""
         check_regul(regul)
         return self._inverse(regul)
 
-    def pow(self, p: float, regul: Regul = 0.0) -> PMat:
+    def pow(self: Powered[M], p: float, regul: Regul = 0.0) -> M:
         """(F + regul I)^p for a real number p."""
         check_regul(regul)
         return self._pow(p, regul)
@@ -97,7 +101,7 @@ class PMat(Acting):
         check_regul(regul)
         return self._logdet(regul)
 
-    def pinv(self, rtol: float | None = None, *, atol: float = 0.0, over: str = "block") -> PMat:
+    def pinv(self: Pseudoinverted[M], rtol: float | None = None, *, atol: float = 0.0, over: Over = "block") -> M:
         """The pseudo-inverse: eigenvalues up to rtol times the largest of their block, or up to atol, count as zero.
 
         over: "block", or "matrix": rtol is relative to the largest eigenvalue of the whole matrix, so that a block-diagonal
@@ -119,7 +123,7 @@ class PMat(Acting):
         """U u, the tree like params with these coordinates."""
         return self.eigendecomposition().project_from_diag(u)
 
-    def norm(self, ord: str | int | None = None) -> Tensor:
+    def norm(self, ord: Ord | None = None) -> Tensor:
         """None or "fro": the Frobenius norm; 2 (-2): the largest (smallest) singular value."""
         if ord in (None, "fro"):
             return self.frobenius_norm()
@@ -142,27 +146,31 @@ class PMat(Acting):
         what needs a symmetric matrix (pow, sample, ...) raises.
         """
         alike(other, "other", self, f"the {type(self).__name__} before it", strict=True)
-        return handed("multiply")(self, other)
+        product: PMat = handed("multiply")(self, other)
+        return product
 
+    @overload
+    def __matmul__(self, v: PMat) -> PMat: ...
+    @overload
+    def __matmul__(self, v: Tree) -> Tree: ...
     def __matmul__(self, v: Any) -> Any:
         if isinstance(v, PMat):
             return self.mm(v)
         return self.mmap(v)
 
-    def __pow__(self, p: float) -> PMat:
-        return self.pow(p)
+    def __pow__(self: Powered[M], p: float) -> M:
+        power: M = cast(Any, self).pow(p)
+        return power
 
-    def __mul__(self, alpha: Regul) -> PMat:
-        if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
-            raise TypeError(f"{type(self).__name__} * {type(alpha).__name__}: expected a number or a scalar tensor")
-        return self.scaled(alpha)  # type: ignore[arg-type]
+    def __mul__(self: Scaled[M], alpha: Regul) -> M:
+        return _multiple(self, alpha)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, alpha: Regul) -> PMat:
-        return self * (1 / alpha)
+    def __truediv__(self: Scaled[M], alpha: Regul) -> M:
+        return _multiple(self, 1 / alpha)
 
-    def __neg__(self) -> PMat:
+    def __neg__(self: Scaled[M]) -> M:
         return self.scaled(-1.0)
 
     def __add__(self, other: PMat) -> PMat:
@@ -170,7 +178,15 @@ class PMat(Acting):
         if not isinstance(other, PMat):
             raise TypeError(f"{type(self).__name__} + {type(other).__name__}: expected a PMat on the right")
         alike(other, "other", self, f"the {type(self).__name__} it is added to", strict=True)
-        return handed("add")(self, other)
+        total: PMat = handed("add")(self, other)
+        return total
 
     def __sub__(self, other: PMat) -> PMat:
         return self + (-other)
+
+
+def _multiple(F: Scaled[M], alpha: Any) -> M:
+    if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
+        raise TypeError(f"{type(F).__name__} * {type(alpha).__name__}: expected a number or a scalar tensor")
+    number: Any = alpha
+    return F.scaled(number)

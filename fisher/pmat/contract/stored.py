@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
 
+from fisher.likelihoods import Likelihood
 from fisher.pmat.contract.origin import keep_origin
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.checks.annotations import typed_methods
 from linmaps.checks.precision import full_precision_methods
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 DENSE = "use PMatDense(F.to_torch(), F.layout)"
 
@@ -29,7 +31,7 @@ class Stored:
 
     layout: Layout  # structure and shapes of params: a static field, or a property
     # of a matrix as `fim` made it, for those who predict with it; no part of the tree: what is made of the matrix has None
-    likelihood: ClassVar[Any] = None
+    likelihood: ClassVar[Likelihood | None] = None
 
     @property
     def linear(self) -> bool:
@@ -41,7 +43,7 @@ class Stored:
         """
         return False
 
-    def made_of(self, likelihood: Any) -> Any:
+    def made_of(self, likelihood: Likelihood) -> Self:
         """The same matrix, that knows its likelihood."""
         made = copy.copy(self)
         object.__setattr__(made, "likelihood", likelihood)
@@ -52,6 +54,10 @@ class Stored:
 
     # --- facts -----------------------------------------------------------------------------------------------------
 
+    @overload
+    def size(self, dim: None = None) -> tuple[int, int]: ...
+    @overload
+    def size(self, dim: int) -> int: ...
     def size(self, dim: int | None = None) -> tuple[int, int] | int:
         """(d, d), or d for a given axis."""
         if dim is not None and dim not in (0, 1, -1, -2):
@@ -87,7 +93,7 @@ class Stored:
 
     # --- checks ----------------------------------------------------------------------------------------------------
 
-    def check_vector(self, v: Any, name: str = "v") -> Any:
+    def check_vector(self, v: Tree, name: str = "v") -> Tree:
         """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
         v = self.layout.check(v, name)
         alike(v, name, self._space, f"the {type(self).__name__}", strict=True)

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.numerics import dtypes
+from linmaps.trees.tree import Tree
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
-def cast(tree: Any, dtype: torch.dtype) -> Any:
+def cast(tree: Tree, dtype: torch.dtype) -> Tree:
     """The tree with its floating tensors in a dtype."""
-    return trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
+    made: Tree = trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
+    return made
 
 
 def inner(tree: Any) -> torch.dtype:
@@ -44,7 +46,7 @@ def singly(fn: Fn) -> Fn:
     return _within(fn, lambda tree: dtypes.working_dtype(trees.leaves(tree)[0].dtype))
 
 
-def _within(fn: Any, dtype_of: Callable[[Any], torch.dtype]) -> Any:
+def _within(fn: Fn, dtype_of: Callable[[Any], torch.dtype]) -> Fn:
     @functools.wraps(fn)
     def run(first: Any, *args: Any) -> Any:
         outer, dtype = trees.leaves(first)[0].dtype, dtype_of(first)
@@ -53,4 +55,6 @@ def _within(fn: Any, dtype_of: Callable[[Any], torch.dtype]) -> Any:
         args = tuple(cast(a, dtype) if isinstance(a, Tensor) else a for a in args)
         return cast(fn(cast(first, dtype), *args), outer)
 
-    return run
+    same: Any = run
+    typed: Fn = same
+    return typed

@@ -17,6 +17,7 @@ from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.trees import Layout
 from linmaps.trees.keys import names
+from linmaps.trees.tree import Tree
 
 
 @trees.record(static=("split", "layers"))
@@ -90,10 +91,11 @@ class PMatMixed(PMat):
             found |= share
         return self.layout.unflatten([found[name] for name in names(self.layout.paths)])
 
-    def _each(self, v: Any, fn: Callable[[Any, Any], Any]) -> Any:
-        return self._join([fn(part, share) for part, share in zip(self.parts, self._cut(v))])
+    def _each(self, v: Tree, fn: Callable[[Any, Any], Any]) -> Tree:
+        made: Tree = self._join([fn(part, share) for part, share in zip(self.parts, self._cut(v))])
+        return made
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         v = self.check_vector(v)
         return self._each(v, lambda part, share: part.mv(share))
 

@@ -27,6 +27,7 @@ from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.numeric import running
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 @trees.record(static=("curvature",))
@@ -119,9 +120,10 @@ class PMatImplicit(MatrixFree):
     def _space(self) -> Any:
         return self.params
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         v = self.check_vector(v)
-        return self._total(lambda batch: self.curvature.product(self.params, batch, v))
+        made: Tree = self._total(lambda batch: self.curvature.product(self.params, batch, v))
+        return made
 
     def vTMv(self, v: Any) -> Tensor:
         """v'F v, a scalar, from the forward-mode pass alone."""

@@ -5,7 +5,7 @@ d parameters.  The base class of PMatImplicit and PMatPullback; its subclasses d
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from fisher.iterative import cg, lanczos, traces
 from fisher.pmat.contract import maps
 from fisher.pmat.contract.damping import Regul, check_regul
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
-from fisher.pmat.contract.pmat import PMat
+from fisher.pmat.contract.pmat import Ord, PMat
 from fisher.pmat.whole.eigen import raveled
 from fisher.pmat.whole.range import PMatRange
 from linmaps import trees
@@ -24,6 +24,8 @@ from linmaps.numerics.numeric import positive_root
 
 OPTIONS = ("preconditioner", "x0", "rtol", "max_iter", "report")
 LARGEST_CHUNK = 2**24  # numbers in the vectors of one chunk
+Trace = Literal["exact", traces.Estimator]
+Diagonal = Literal["exact", "hutchinson"]
 
 
 class MatrixFree(PMat):
@@ -114,7 +116,7 @@ class MatrixFree(PMat):
     def get_diag(
         self,
         *,
-        method: str = "exact",
+        method: Diagonal = "exact",
         generator: torch.Generator | None = None,
         n_probes: int = 30,
         probes: Any = None,
@@ -134,7 +136,7 @@ class MatrixFree(PMat):
     def trace(
         self,
         *,
-        method: str = "exact",
+        method: Trace = "exact",
         generator: torch.Generator | None = None,
         n_probes: int = 30,
         probes: Any = None,
@@ -178,7 +180,7 @@ class MatrixFree(PMat):
             return torch.cos(torch.arange(self.layout.numel, dtype=like.dtype, device=like.device) ** 2)
         return raveled(self._draw(generator), self.layout)
 
-    def norm(self, ord: str | int | None = None, *, steps: int | None = None) -> Tensor:
+    def norm(self, ord: Ord | None = None, *, steps: int | None = None) -> Tensor:
         """None or "fro": the Frobenius norm, by d products; 2: the largest singular value by Lanczos (`steps`: None, 60)."""
         if ord == 2:
             return lanczos.extreme(self._flat, self._start(None, None), steps)

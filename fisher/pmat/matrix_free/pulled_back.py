@@ -19,6 +19,7 @@ from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 @trees.record(static=("effective",))
@@ -53,10 +54,11 @@ class PMatPullback(MatrixFree):
     def _space(self) -> Any:
         return self.params
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         v = self.check_vector(v)
         _, u = jvp(self.effective, (self.params,), (v,))
-        return self._pulled(self.F.mv(u))
+        made: Tree = self._pulled(self.F.mv(u))
+        return made
 
     def vTMv(self, v: Any) -> Tensor:
         """(J v)'F (J v), a scalar."""

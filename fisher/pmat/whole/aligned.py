@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fisher.pmat.contract.blocks import Blockwise
 from linmaps import trees
+from linmaps.trees.tree import Tree
 
 
 class AxisAligned(Blockwise):
@@ -26,8 +27,8 @@ class AxisAligned(Blockwise):
     def get_eigenvalues(self) -> Any:
         return self.get_diag()
 
-    def project_to_diag(self, v: Any) -> Any:
+    def project_to_diag(self, v: Tree) -> Tree:
         return self.check_vector(v)
 
-    def project_from_diag(self, u: Any) -> Any:
+    def project_from_diag(self, u: Tree) -> Tree:
         return self.check_vector(u, "u")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -42,6 +42,12 @@ class PMatDense(Blockwise):
     general: ClassVar[bool] = True
 
     __repr__ = PMat.__repr__
+
+    if TYPE_CHECKING:  # with any other matrix
+
+        def __add__(self, other: PMat) -> PMatDense: ...
+        def __sub__(self, other: PMat) -> PMatDense: ...
+
     linear = True  # type: ignore[assignment]
 
     def _blocks(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
@@ -36,6 +36,20 @@ class PMatDiag(AxisAligned):
     layout: Layout
 
     __repr__ = PMat.__repr__
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __add__(self, other: PMatDiag | PMatEye) -> PMatDiag: ...
+        @overload
+        def __add__(self, other: PMat) -> PMat: ...
+        def __add__(self, other: PMat) -> PMat: ...
+        @overload
+        def __sub__(self, other: PMatDiag | PMatEye) -> PMatDiag: ...
+        @overload
+        def __sub__(self, other: PMat) -> PMat: ...
+        def __sub__(self, other: PMat) -> PMat: ...
+
     linear = True  # type: ignore[assignment]
 
     def _blocks(self) -> dict[str, Any]:

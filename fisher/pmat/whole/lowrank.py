@@ -29,6 +29,7 @@ from linmaps.numerics.eigen import cutoff, eigh, pinv
 from linmaps.numerics.linalg import refined
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 @trees.record()
@@ -94,12 +95,13 @@ class PMatLowRank(PMat):
 
     # --- products ----------------------------------------------------------------------------------------------------
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         v = self.check_vector(v)
         return self._mv_map(v, 0)
 
-    def _mv_map(self, J: Any, n: int) -> Any:
-        return combination(self.rows, self._weighted(products(self.rows, J)))
+    def _mv_map(self, J: Tree, n: int) -> Tree:
+        made: Tree = combination(self.rows, self._weighted(products(self.rows, J)))
+        return made
 
     def vTMv(self, v: Any) -> Tensor:
         """v' F v = sum of w (R v)^2, a scalar."""

@@ -31,6 +31,7 @@ from linmaps.numerics.eigen import cutoff, eigh, pinv
 from linmaps.numerics.linalg import damped, inv
 from linmaps.numerics.numeric import eye_like, positive_root
 from linmaps.trees import Layout
+from linmaps.trees.tree import Tree
 
 
 def purified(P: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class PMatRange(PMat):
         outside = trees.sub(v, combination(self.basis, inside))
         return inside, trees.sub(outside, combination(self.basis, products(self.basis, outside)))
 
-    def mv(self, v: Any) -> Any:
+    def mv(self, v: Tree) -> Tree:
         v = self.check_vector(v)
         return cast(self._applied(cast(v, working_dtype(self.core.dtype))), trees.leaves(v)[0].dtype)
 
