@@ -14,6 +14,7 @@ from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.numerics.printed import cell, on_a_line
 
 Dtypes = tuple[torch.dtype, ...]
 
@@ -45,6 +46,12 @@ class Mean:
     def __post_init__(self) -> None:
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise TypeError(f"Mean: got dtype={self.dtype!r}, expected a floating dtype such as torch.float64, or None")
+
+    def __repr__(self) -> str:
+        if self.mean is None:
+            return "Mean(no example yet)"
+        kinds = self.mean if isinstance(self.mean, PMat) else f"{len(trees.leaves(self.mean))} tensors"
+        return on_a_line(self, [kinds, f"{cell(self.count)} examples"])
 
     @typed
     def add(self, tree: Any, n: float | Tensor) -> Mean:

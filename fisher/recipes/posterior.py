@@ -23,6 +23,7 @@ from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
 from linmaps.numerics.dtypes import working
+from linmaps.numerics.printed import cell, on_a_line
 from linmaps.trees.sealed import sealed
 
 INDEFINITE = (
@@ -39,6 +40,8 @@ class Laplace:
     >>> f = lambda p, x: x @ p["w"]
     >>> p, x = {"w": torch.ones(2, 1)}, torch.eye(2)
     >>> posterior = laplace(f, p, fisher.fim(f, p, x, fisher.PMatDense, "gaussian"), n_examples=2)
+    >>> posterior
+    Laplace(PMatDense(d = 2, 4 numbers stored, float32, cpu), N = 2, prior_precision = 1, Gaussian)
     >>> mean, covariance = posterior.predict(x)
     >>> mean.T, covariance.flatten()
     (tensor([[1., 1.]]), tensor([0.5000, 0.5000]))
@@ -50,6 +53,12 @@ class Laplace:
     F: PMat
     prior_precision: Tensor
     likelihood: Likelihood | None = None
+
+    def __repr__(self) -> str:
+        known = "no likelihood" if self.likelihood is None else repr(self.likelihood).partition("(")[0]
+        return on_a_line(
+            self, [self.F, f"N = {self.n_examples:,}", f"prior_precision = {cell(self.prior_precision)}", known]
+        )
 
     @property
     def regul(self) -> Tensor:

@@ -23,6 +23,7 @@ from linmaps.checks import number
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import positive_root
+from linmaps.numerics.printed import cell, on_a_line
 from linmaps.trees import record
 
 
@@ -44,6 +45,10 @@ class StandardErrors:
     P: Tensor
     E: Tensor
     count: Tensor
+
+    def __repr__(self) -> str:
+        said = [f"{name} {cell(getattr(self, name))}" for name in MEANS]
+        return on_a_line(self, [f"{cell(self.count)} samples", *said])
 
 
 @door()

@@ -22,6 +22,7 @@ from growth.reading.losses import Loss, per_sample
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
+from linmaps.numerics.printed import cell, on_a_line
 from linmaps.trees import record
 
 MEANS = ("S", "M", "E")
@@ -53,6 +54,10 @@ class GraphStatistics:
     count: Tensor
     positions: Tensor
     graph: Graph
+
+    def __repr__(self) -> str:
+        nodes = " ".join(f"{node.name}[{node.width}]" for node in self.graph.nodes)
+        return on_a_line(self, [f"{cell(self.count)} samples", nodes], self.S)
 
     @typed
     def __add__(self, other: GraphStatistics) -> GraphStatistics:

@@ -19,6 +19,7 @@ from linmaps import trees
 from linmaps.checks import alike
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.numerics.printed import cell, on_a_line
 from linmaps.trees import record
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
@@ -73,6 +74,15 @@ class Statistics:
         {"S": "aa", "M": "aq", "S_prev": "bb", "M_prev": "bt", "P": "*ba", "E": "qq"}
         | dict.fromkeys(("count", "positions", "sigma0", "slope_plus", "slope_minus"), "")
     )
+
+    def __repr__(self) -> str:
+        b, p, q = (getattr(t, "shape", "?")[-1] for t in (self.S_prev, self.S, self.E))
+        before, after = (
+            f"{n - 1} + bias" if one and isinstance(n, int) else n
+            for n, one in ((b, self.bias_before), (p, self.bias_after))
+        )
+        widths = f"{before} -> {after} -> {q}" + (f", {self.taps} taps" if self.taps > 1 else "")
+        return on_a_line(self, [self.pair, f"{cell(self.count)} samples", widths], self.S)
 
     @full_precision()
     def crossed(self, change: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
 from linmaps.numerics.numeric import positive_root
+from linmaps.numerics.printed import on_a_line, sizes
 from linmaps.trees import record
 
 Units = Sequence[int] | Tensor
@@ -140,6 +141,9 @@ class Removed:
     units: Tensor
     entries: tuple[Tensor, ...]
     pair: Pair | None = dataclasses.field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return on_a_line(self, [self.pair, f"{sizes(self.units, 1)} units", f"entries of {len(self.entries)} leaves"])
 
 
 @door()

@@ -12,8 +12,8 @@ from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.training.tables import aligned, plain
 from linmaps.checks.annotations import typed
+from linmaps.numerics.printed import aligned, plain
 from linmaps.trees import record
 
 

@@ -19,11 +19,11 @@ from growth.checks.doors import door
 from growth.reading.losses import Loss, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import apply_extended
-from growth.training.tables import aligned
 from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.numerics import lapack
 from linmaps.numerics.numeric import differentiated
+from linmaps.numerics.printed import aligned
 from linmaps.trees import record
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)
