@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from linmaps.checks.annotations import typed
+from linmaps.trees.mappings import is_mapping
 
 Function = Callable[[Mapping[str, Tensor], Any], Any]
 
@@ -85,6 +86,11 @@ def called(module: nn.Module, *, spread: bool = False) -> Function:
             places.setdefault(first[id(t)], []).append(f"{prefix}.{own}" if prefix else own)
 
     def f(params: Mapping[str, Tensor], x: Any) -> Any:
+        if not is_mapping(params):
+            raise TypeError(
+                f"params: got {type(params).__name__}, expected {{name: tensor}} by the names of {type(module).__name__}'s "
+                "parameters, as fisher.functional gives them; f takes params first, then x"
+            )
         whole: dict[str, Tensor] = {}
         for name, t in params.items():
             shared = places.get(known.get(name, name), [name])

@@ -180,7 +180,9 @@ def estimator(
     if (noise is None) == (generator is None):  # neither or both
         raise ValueError("estimator='mc': give either generator=torch.Generator() or noise=<tensor [n, *y.shape]>")
     if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
+        raise TypeError(
+            f"generator: got {type(generator).__name__}, expected a torch.Generator; pass torch.Generator().manual_seed(seed)"
+        )
     checks.size(n_samples, "n_samples", 1)
     return Sampled(likelihood, generator, noise, n_samples)
 

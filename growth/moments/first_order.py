@@ -76,12 +76,9 @@ class Statistics:
     )
 
     def __repr__(self) -> str:
-        b, p, q = (getattr(t, "shape", "?")[-1] for t in (self.S_prev, self.S, self.E))
-        before, after = (
-            f"{n - 1} + bias" if one and isinstance(n, int) else n
-            for n, one in ((b, self.bias_before), (p, self.bias_after))
-        )
-        widths = f"{before} -> {after} -> {q}" + (f", {self.taps} taps" if self.taps > 1 else "")
+        sides = ((self.S_prev, self.bias_before), (self.S, self.bias_after), (self.E, False))
+        widths = " -> ".join(f"{t.shape[-1] - 1} + bias" if one else f"{t.shape[-1]}" for t, one in sides)
+        widths += f", {self.taps} taps" if self.taps > 1 else ""
         return on_a_line(self, [self.pair, f"{cell(self.count)} samples", widths], self.S)
 
     @full_precision()

@@ -161,15 +161,18 @@ def _hint(fn: Callable[..., Any], name: str) -> Any:
 
 
 def _written(fn: Callable[..., Any], name: str) -> str:
-    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound."""
+    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound, other aliases spelled out."""
 
     def read(word: re.Match[str]) -> str:
         named = fn.__globals__.get(word[0])
         if typing.get_origin(named) is Literal:
             return " | ".join(dict.fromkeys(type(option).__name__ for option in typing.get_args(named)))
-        return getattr(named.__bound__, "__name__", "Any") if isinstance(named, TypeVar) else word[0]
+        if isinstance(named, TypeVar):
+            return getattr(named.__bound__, "__name__", "Any")
+        return re.sub(r"\w+\.", "", str(named)) if typing.get_origin(named) else word[0]
 
-    return re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))
+    written = re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))
+    return written + ("; pass torch.Generator().manual_seed(seed)" if "torch.Generator" in written else "")
 
 
 def _shown(value: Any) -> str:

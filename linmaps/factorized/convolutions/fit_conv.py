@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
@@ -23,8 +23,8 @@ def factorize_conv(
 ) -> tuple[FactorizedConv, dict[str, Tensor]]:
     """A spec and params near the weight [out, in, *k] of one of torch's convolutions, and its bias [out].
 
-    `spec.from_kernel(weight, bias=bias)` says the same and how far away the kernel is.  Detach what is trained, unless
-    derivatives through the decomposition are wanted.  A weight of a convolution with groups is [out, in / groups, *k] and is
+    `spec.from_kernel(weight, bias=bias)` says the same and how far away the kernel is.  An nn.Parameter is taken detached;
+    through other tensors there are derivatives.  A weight of a convolution with groups is [out, in / groups, *k] and is
     factorized as such; see `FactorizedConv`.
 
     ValueError or TypeError for a weight that is no kernel of 1 to 3 axes, or what `from_kernel` refuses.
@@ -39,7 +39,9 @@ def factorize_conv(
     if not isinstance(weight, Tensor) or not 3 <= weight.ndim <= 5:
         got = f"of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
         error = ValueError if isinstance(weight, Tensor) else TypeError
-        raise error(f"factorize_conv: weight is {got}, expected a tensor [out, in, *k] with 1 to 3 sizes k")
+        cure = "; give conv.weight and conv.bias" if isinstance(weight, nn.Module) else ""
+        raise error(f"factorize_conv: weight is {got}, expected a tensor [out, in, *k] with 1 to 3 sizes k{cure}")
+    weight, bias = (t.detach() if isinstance(t, nn.Parameter) else t for t in (weight, bias))
     out, c, *k = weight.shape
     options = {"factorization": factorization, "rank": rank, "implementation": implementation}
     spec = FactorizedConv(c, out, tuple(k), bias=bias is not None, **options)
