@@ -40,12 +40,11 @@ def of_type(value: Any, kind: type | tuple[type, ...], name: str, expected: str)
 
 def check_parameters(params: Any, name: str = "params") -> None:
     """Raise a TypeError that names the leaf unless params is a tree of dense real floating tensors with at least one leaf."""
-    if not trees.leaves(params) or not all(isinstance(t, Tensor) for t in trees.leaves(params)):
-        if isinstance(params, (Iterator, torch.nn.Module)):
-            raise TypeError(
-                f"{name}: got {type(params).__name__}, expected a tree of tensors; of a module f, params = "
-                "fisher.functional(module)"
-            )
+    if isinstance(params, (Iterator, torch.nn.Module)) and not hasattr(params, "keys"):
+        raise TypeError(
+            f"{name}: got {type(params).__name__}, expected a tree of tensors; of a module f, params = "
+            "fisher.functional(module)"
+        )
     layout = Layout.of(params)
     if not layout.shapes:
         raise TypeError(f"{name}: got {type(params).__name__} without a tensor, expected a tree of tensors")

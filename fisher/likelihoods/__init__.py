@@ -5,6 +5,7 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
 
     base         what a likelihood answers
     arrays       outputs with positions as rows
+    logits       probabilities where logits are expected
     held         the numbers and tensors that a likelihood holds
     categorical  logits; segmentation
     bernoulli    binary logits

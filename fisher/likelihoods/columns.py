@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from fisher.likelihoods.base import Likelihood, counts, n_columns, root_part, score
+from fisher.likelihoods.base import Likelihood, counts, n_columns, noticed, root_part, score
 from linmaps import checks
 from linmaps.checks import values
 
@@ -44,6 +44,7 @@ class Columns:
         column of zeros.  Raises ValueError for a size below 1.
         """
         check_size(size)
+        noticed(self.likelihood, y)
         return (part if part.shape[0] else torch.zeros_like(y)[None] for part in self._parts(y, target, size))
 
     def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.base import noticed
 from fisher.likelihoods.columns import estimator as make_estimator
 from fisher.passes.run import Pass, checked_batches, reduce
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
@@ -33,6 +34,7 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.numeric import running
 
+FEW = 32  # examples that show what kind of output f has
 SHARING = ("expand", "reduce")
 
 
@@ -164,6 +166,8 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
         purity.steady(soundly(f), params, seen[0][0])
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
+    if seen:
+        noticed(run.columns.likelihood, f(params, trees.map(lambda t: t[:FEW], seen[0][0])))
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
     if not options.centered:
         return F

@@ -161,7 +161,7 @@ def laplace(
         n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over"
     )
     checks.number(prior_precision, "prior_precision", low=0)
-    f, params = doors.function(f), F.layout.check(params, "params (of the Fisher matrix)")
+    f, params = doors.function(f), F.check_space(params, "params")
     like = trees.leaves(params)[0]
     prior = torch.as_tensor(prior_precision, dtype=like.dtype, device=like.device)
     _check_definite(F, prior / n_examples, "laplace")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher.likelihoods import Likelihood
+from fisher.pmat.contract import maps
 from fisher.pmat.contract.origin import keep_origin
 from linmaps import trees
 from linmaps.checks import alike
@@ -95,9 +96,13 @@ class Stored:
 
     def check_vector(self, v: Tree, name: str = "v") -> Tree:
         """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
-        v = self.layout.check(v, name)
+        v = self.check_space(v, name)
         alike(v, name, self._space, f"the {type(self).__name__}", strict=True)
         return v
+
+    def check_space(self, v: Tree, name: str = "v") -> Tree:
+        """v with its mappings as those of params; ValueError that names the path unless it has their structure and shapes."""
+        return maps.fitting(self.layout, v, name)
 
     def check_single(self, ndim: int, t: Tensor) -> None:
         """Raise unless `t` has `ndim` axes: one more is a stacked ensemble."""
