@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from linmaps import trees
-from linmaps.trees.sealed import unsealed
+from linmaps.trees.seals import unsealed
 
 
 def batch_size(x: Any) -> int:

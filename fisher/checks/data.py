@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fisher.checks.finiteness import finite
 from linmaps.trees.mappings import is_mapping
-from linmaps.trees.sealed import sealed
+from linmaps.trees.seals import sealed
 
 Batch = tuple[Any, Any]
 

@@ -12,7 +12,7 @@ from linmaps import trees
 from linmaps.checks import alike, size
 from linmaps.trees import Layout, path_str
 from linmaps.trees.mappings import is_mapping
-from linmaps.trees.sealed import unsealing
+from linmaps.trees.seals import unsealing
 
 
 def function(f: Any, name: str = "f") -> Callable[..., Any]:

@@ -23,7 +23,7 @@ from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
-from linmaps.trees.sealed import sealed
+from linmaps.trees.seals import sealed
 
 
 @trees.static

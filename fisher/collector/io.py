@@ -17,7 +17,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.collector.taps import column_rows, pull
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.trees.sealed import sealed
+from linmaps.trees.seals import sealed
 
 
 @full_precision("f")

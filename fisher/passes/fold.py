@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 import torch
 from torch import Tensor
 
+from fisher.pmat import (
+    PMatEigen,
+    PMatEKFAC,
+    PMatImplicit,
+    PMatLowRank,
+    PMatMixed,
+    PMatPullback,
+    PMatRange,
+    PMatSum,
+)
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
-from linmaps.numerics.printed import cell, on_a_line
+from linmaps.trees.printed import cell, on_a_line
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+    Tree = TypeVar("Tree", default=Any)
+else:
+    from typing import TypeVar
+
+    T, Tree = TypeVar("T"), TypeVar("Tree")
+
+# the mean of these may be a matrix of another representation
+Summed = PMatEigen | PMatEKFAC | PMatImplicit | PMatLowRank | PMatMixed | PMatPullback | PMatRange | PMatSum
 
 Dtypes = tuple[torch.dtype, ...]
 
 
 @trees.record(static=("dtype", "dtypes"))
-class Mean:
+class Mean(Generic[T]):
     """The mean of a tree over the examples seen so far, and how many they are: `Mean()` has seen none.
 
     A pytree of tensors, without state outside: saved in the middle of a pass and loaded, it goes on as if nothing had
@@ -53,8 +76,12 @@ class Mean:
         kinds = self.mean if isinstance(self.mean, PMat) else f"{len(trees.leaves(self.mean))} tensors"
         return on_a_line(self, [kinds, f"{cell(self.count)} examples"])
 
+    @overload
+    def add(self, tree: Summed, n: float | Tensor) -> Mean[PMat]: ...
+    @overload
+    def add(self, tree: Tree, n: float | Tensor) -> Mean[Tree]: ...
     @typed
-    def add(self, tree: Any, n: float | Tensor) -> Mean:
+    def add(self, tree: Any, n: float | Tensor) -> Mean[Any]:
         """With n more examples, over which the mean is `tree` (a tree of floating tensors and PMats); it is copied.
 
         An nn.Parameter is taken detached.  Raises TypeError for other leaves and another n, ValueError for n < 0 or not
@@ -71,7 +98,7 @@ class Mean:
         return self.merge(Mean(treedef.unflatten(own), count, self.dtype, tuple(map(_dtypes, nodes))))
 
     @typed
-    def merge(self, other: Mean) -> Mean:
+    def merge(self, other: Mean[T]) -> Mean[T]:
         """The mean over the examples of both: m + n' / (n + n') (m' - m).  Associative up to rounding."""
         if not isinstance(other, Mean):
             raise TypeError(f"merge: got {type(other).__name__}, expected a Mean; of a tree use add(tree, n)")
@@ -92,14 +119,18 @@ class Mean:
         share = other.count / torch.where(count > 0, count, 1.0)
         return Mean(treedef.unflatten(_between(old, new, share)), count, self.dtype, self.dtypes)
 
-    def value(self) -> Any:
+    def value(self) -> T:
         """The mean, in the tree's own dtypes.  Raises ValueError if no example was seen."""
         if self.mean is None:
             raise ValueError("Mean: has seen no example, expected at least one; add(tree, n) first")
         nodes, treedef = _nodes(self.mean)
-        return treedef.unflatten([_cast(t, dtypes) for t, dtypes in zip(nodes, self.dtypes)])
+        return cast(T, treedef.unflatten([_cast(t, dtypes) for t, dtypes in zip(nodes, self.dtypes)]))
 
 
+@overload
+def ema(old: Summed, new: PMat, decay: float | Tensor) -> PMat: ...
+@overload
+def ema(old: Tree, new: Tree, decay: float | Tensor) -> Tree: ...
 @full_precision()
 @typed
 def ema(old: Any, new: Any, decay: float | Tensor) -> Any:

@@ -12,7 +12,7 @@ from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.numerics.printed import cell, on_a_line
+from linmaps.trees.printed import cell, on_a_line
 
 
 @trees.record()

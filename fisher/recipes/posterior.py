@@ -23,8 +23,8 @@ from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
 from linmaps.numerics.dtypes import working
-from linmaps.numerics.printed import cell, on_a_line
-from linmaps.trees.sealed import sealed
+from linmaps.trees.printed import cell, on_a_line
+from linmaps.trees.seals import sealed
 
 INDEFINITE = (
     "N F + prior_precision I is not positive definite, so it is no precision; take the Fisher or Gauss-Newton matrix in place "

@@ -16,7 +16,7 @@ from linmaps.checks.annotations import annotated
 from linmaps.checks.precision import full_precision
 from linmaps.trees import path_str
 from linmaps.trees.mappings import plain
-from linmaps.trees.sealed import unsealing
+from linmaps.trees.seals import unsealing
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 

@@ -18,8 +18,8 @@ from growth.moments.metric import check_metric, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.pairs import Pair, bare
 from linmaps.numerics.dtypes import working
-from linmaps.numerics.printed import cell, on_a_line, sizes
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line, sizes
 
 
 @record(static=("output_metric", "pair"))

@@ -23,8 +23,8 @@ from linmaps.checks import number
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import positive_root
-from linmaps.numerics.printed import cell, on_a_line
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line
 
 
 @record()

@@ -14,8 +14,8 @@ from torch import Tensor
 from growth.checks.records import Axes
 from growth.closed_form.delta import Delta
 from growth.reading.pairs import Pair
-from linmaps.numerics.printed import cell, on_a_line, sizes
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line, sizes
 
 
 @record(static=("pair",))

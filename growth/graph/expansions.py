@@ -12,8 +12,8 @@ from torch import Tensor
 from growth.closed_form.units import Neurons
 from growth.graph.nodes import Graph, Node
 from growth.reading.activations import Activation
-from linmaps.numerics.printed import cell, on_a_line, sizes
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line, sizes
 
 Sizes = tuple[tuple[str, int], ...]
 

@@ -22,8 +22,8 @@ from growth.reading.losses import Loss, per_sample
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
-from linmaps.numerics.printed import cell, on_a_line
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line
 
 MEANS = ("S", "M", "E")
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from growth.interop.sizes import sizes
+from growth.interop.torch_layers import sizes
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.modules import initialised

@@ -19,8 +19,8 @@ from linmaps import trees
 from linmaps.checks import alike
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.numerics.printed import cell, on_a_line
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
 

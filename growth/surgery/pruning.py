@@ -28,8 +28,8 @@ from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
 from linmaps.numerics.numeric import positive_root
-from linmaps.numerics.printed import on_a_line, sizes
 from linmaps.trees import record
+from linmaps.trees.printed import on_a_line, sizes
 
 Units = Sequence[int] | Tensor
 

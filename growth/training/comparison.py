@@ -13,8 +13,8 @@ from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.checks.annotations import typed
-from linmaps.numerics.printed import aligned, plain
 from linmaps.trees import record
+from linmaps.trees.printed import aligned, plain
 
 
 @typed

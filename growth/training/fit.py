@@ -36,7 +36,7 @@ from growth.training.search import line_search
 from growth.training.steps import Fit, Step
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.trees.sealed import sealed
+from linmaps.trees.seals import sealed
 
 Method = Callable[[Statistics, int], Neurons]
 CHUNK = 4096

@@ -23,8 +23,8 @@ from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.numerics import lapack
 from linmaps.numerics.numeric import differentiated
-from linmaps.numerics.printed import aligned
 from linmaps.trees import record
+from linmaps.trees.printed import aligned
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)
 FINE = 33

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from linmaps.numerics.printed import aligned, cell, on_a_line
 from linmaps.trees import record
+from linmaps.trees.printed import aligned, cell, on_a_line
 
 
 @record(static=("width", "parameters"))

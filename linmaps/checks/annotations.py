@@ -125,6 +125,7 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
             return False
         return not isinstance(value, (list, tuple)) or all(fits(v, h, name) for h in inner for v in value)
+    hint = origin if isinstance(origin, type) else hint
     return isinstance(value, hint) if _concrete(hint) else True
 
 

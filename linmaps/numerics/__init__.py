@@ -7,7 +7,6 @@ In reading order:
     ranges       free parameters, and quantities between bounds
     shapes       sizes of the modes of a tensorized matrix
     moments      second moments of rows
-    printed      numbers as text: lines and tables
     packing      triangles as vectors, a diagonal and the rest
     lapack       the one door to eigenvalues, singular values and pseudo-inverses: NaN in, NaN out
     linalg       solves, inverses, determinants

@@ -10,7 +10,7 @@ from torch.func import vmap
 import fisher
 import growth
 from linmaps import trees
-from linmaps.trees.sealed import Sealed, sealed, unsealed
+from linmaps.trees.seals import Sealed, sealed, unsealed
 
 B = 6
 G = torch.Generator().manual_seed(0)

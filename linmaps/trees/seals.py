@@ -32,7 +32,7 @@ torch_pytree.register_pytree_node(
     Sealed,
     lambda s: ([], (s.value,)),
     lambda children, settings: _rebuilt(settings, children),
-    serialized_type_name="linmaps.trees.sealed.Sealed",
+    serialized_type_name="linmaps.trees.seals.Sealed",
 )
 
 
