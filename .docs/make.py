@@ -14,6 +14,8 @@ from convention import summary, to_html  # noqa: E402
 from public import publish, room  # noqa: E402
 from signatures import linked, signature, written  # noqa: E402
 
+import linmaps  # noqa: E402
+
 PACKAGES = ("linmaps", "fisher", "growth")
 
 
@@ -23,6 +25,7 @@ def main(out: pathlib.Path) -> None:
     pages = {name: pdoc.doc.Module.from_name(name) for name in names}
     homes = publish(pages)
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    project["version"] = linmaps.__version__
     pdoc.render.configure(docformat="markdown", show_source=False, template_directory=HERE / "templates")
     pdoc.render.env.globals |= {"project": project, "packages": PACKAGES}
     pdoc.render.env.filters |= {

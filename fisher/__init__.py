@@ -64,6 +64,7 @@ from fisher.pmat import (
     PMatSum,
 )
 from fisher.pmat.matrix_free.pulled_back import pullback
+from linmaps import __version__ as __version__
 
 PMatEKFACBlockDiag = PMatEKFAC  # exact blocks stand beside the factored ones in any case
 

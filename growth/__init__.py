@@ -18,6 +18,7 @@ The delta is subtracted, new units are added and come last; `decrease` and `gain
 `growth.interop.coming_from("gromo")` is a table of its names beside ours.
 
 Rooms, each built on those before it, and what they are asked for:
+    beside        that fisher is this one
     checks/       what functions are given
     reading/      what a pair of layers is in the params, and in f: Pair, Sum
     moments/      first-order statistics, one pass over data: statistics; output_fisher, with_fisher
@@ -37,7 +38,7 @@ Rooms, each built on those before it, and what they are asked for:
     strategies    Hypothesis strategies (needs hypothesis)
 """
 
-from growth import interop
+from growth import beside, interop  # beside first: it says where another fisher stands in the way
 from growth.carry.optimizers import swap_parameters
 from growth.carry.state import grow_like, prune_like
 from growth.closed_form.delta import Delta, optimal_delta
@@ -76,6 +77,7 @@ from growth.training.schedules import by_gain, fixed_proportional, geometric, in
 from growth.training.scores import gradmax_score, north_score, north_trigger, senn_score, senn_trigger
 from growth.training.search import Search, line_search
 from growth.training.steps import Fit, Step
+from linmaps import __version__ as __version__
 
 __all__ = [
     "Candidates",
