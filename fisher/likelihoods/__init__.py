@@ -3,6 +3,7 @@
 B batch, C classes or coordinates, P positions, K columns, n samples.  Outputs are `[B, C, *positions]`; sum over positions.
 Each likelihood also gives the score, the gradient of log p(t | y), at sampled and at given targets.
 
+    names        what they are called
     base         what a likelihood answers
     arrays       outputs with positions as rows
     held         the numbers and tensors that a likelihood holds
@@ -19,6 +20,7 @@ from fisher.likelihoods.base import Likelihood, counts, n_columns, probabilities
 from fisher.likelihoods.bernoulli import Bernoulli
 from fisher.likelihoods.categorical import Categorical, Segmentation
 from fisher.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
+from fisher.likelihoods.names import LikelihoodName
 from fisher.likelihoods.poisson import Poisson
 
 __all__ = [
@@ -43,7 +45,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-LIKELIHOODS: dict[str, Likelihood] = {
+LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
     "bernoulli": Bernoulli(),
     "categorical": Categorical(),
     "gaussian": Gaussian(),
@@ -53,7 +55,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
 }
 
 
-def likelihood(name: str | Likelihood) -> Likelihood:
+def likelihood(name: LikelihoodName | Likelihood) -> Likelihood:
     """A likelihood by its name, or the object itself.
 
     >>> likelihood("categorical")

@@ -5,7 +5,7 @@ O output units of a layer; w the params, F their Fisher matrix.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 
-METHODS = ("obd", "obs")
+Method = Literal["obd", "obs"]
+METHODS = get_args(Method)
 
 
 @typed
 @full_precision()
-def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 1e-8) -> Any:
+def pruning_scores(F: PMat, params: Any, *, method: Method = "obd", regul: Regul = 1e-8) -> Any:
     """What each weight adds to the loss when it is set to zero, a tree like params.
 
     obd: w_i^2 F_ii / 2, all else fixed (LeCun, Denker and Solla, 1990).

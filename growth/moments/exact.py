@@ -18,6 +18,7 @@ from fisher.collector.taps import column_rows, pull
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
+from fisher.likelihoods.names import LikelihoodName
 from growth.checks.data import examples, few
 from growth.checks.doors import door
 from growth.checks.records import owned
@@ -33,7 +34,7 @@ def output_fisher(
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    likelihood: str | Likelihood = "categorical",
+    likelihood: LikelihoodName | Likelihood = "categorical",
     *,
     layers: LayerCollection | None = None,
     chunk_size: int | None = None,
@@ -93,7 +94,7 @@ def with_fisher(
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    likelihood: str | Likelihood = "categorical",
+    likelihood: LikelihoodName | Likelihood = "categorical",
     **options: Any,
 ) -> Any:
     """`stats` with E replaced by the exact Fisher matrix at the output of `after`: see `output_fisher` for the options.
