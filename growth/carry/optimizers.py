@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from growth.carry.carrier import Carrier, lbfgs
+from growth.carry.carrier import Carrier, Fill, lbfgs
 from growth.reading.pairs import Pair
 from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units
@@ -25,7 +25,7 @@ def swap_parameters(
     *,
     pair: Pair | None = None,
     units: Units | None = None,
-    fill: str = "zero",
+    fill: Fill = "zero",
 ) -> Any:
     """`grown` as new leaves for autograd, which stand in `optimizer` where those of params stood.
 

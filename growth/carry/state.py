@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from growth.carry.carrier import Carrier
+from growth.carry.carrier import Carrier, Fill
 from growth.carry.orders import Order
 from growth.checks.doors import door
 from growth.reading.pairs import Pair
@@ -13,7 +13,7 @@ from growth.surgery.pruning import Units
 
 
 @door()
-def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero", order: Order = None) -> Any:
+def grow_like(state: Any, params: Any, grown: Any, *, fill: Fill = "zero", order: Order = None) -> Any:
     """`state` with every leaf that belongs to a grown leaf of params padded with zeros to its new shape.
 
     A leaf of the state belongs to a leaf of params of its shape

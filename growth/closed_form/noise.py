@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from torch import Tensor
 from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta, optimal_delta
-from growth.closed_form.neurons import optimal_neurons
+from growth.closed_form.neurons import Target, optimal_neurons
 from growth.moments.first_order import MEANS, Statistics, check_statistics
-from growth.moments.metric import check_metric, on_outputs, output_root
+from growth.moments.metric import InputMetric, OutputMetric, check_metric, on_outputs, output_root
 from linmaps.checks import number
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
@@ -108,8 +109,8 @@ def noise_floor(
     stats: Statistics,
     probability: float = 0.01,
     *,
-    input_metric: str | None = "covariance",
-    output_metric: str | None = None,
+    input_metric: InputMetric | None = "covariance",
+    output_metric: OutputMetric | None = None,
     shrinkage: float | Tensor = 0.0,
 ) -> Tensor:
     """The λ that gradients without any relation to the inputs of `before` exceed with at most this probability.
@@ -149,10 +150,10 @@ def split_floor(
     second: Statistics,
     probability: float = 0.01,
     *,
-    target: str = "residual",
+    target: Target = "residual",
     delta: Delta | None = None,
-    input_metric: str | None = "covariance",
-    output_metric: str | None = None,
+    input_metric: InputMetric | None = "covariance",
+    output_metric: OutputMetric | None = None,
     shrinkage: float | Tensor = 0.0,
 ) -> Tensor:
     """The λ of noise in `first + second`, seen in the difference of two halves, and a margin for this probability.
@@ -204,8 +205,8 @@ def split_floor(
 
 def _edge(
     stats: Statistics,
-    input_metric: str | None,
-    output_metric: str | None,
+    input_metric: InputMetric | None,
+    output_metric: OutputMetric | None,
     shrinkage: float | Tensor,
     deviation: float,
     mean: bool = True,
@@ -228,8 +229,10 @@ def _top(m: Tensor) -> Tensor:
     return eigh((m + m.mT) / 2)[0][-1:].sum()
 
 
-def _check(probability: float, input_metric: str | None, output_metric: str | None, shrinkage: float | Tensor) -> None:
+def _check(
+    probability: float, input_metric: InputMetric | None, output_metric: OutputMetric | None, shrinkage: float | Tensor
+) -> None:
     check_metric(output_metric, shrinkage)
-    if input_metric not in (None, "covariance"):
+    if input_metric not in (None, *get_args(InputMetric)):
         raise ValueError(f'input_metric: got {input_metric!r}, expected "covariance" or None')
     number(probability, "probability", low=0, above=True, high=1, below=True, tensor=False)

@@ -16,8 +16,8 @@ from growth.checks.records import owned
 from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
-from growth.reading.link import CENTRE
-from growth.reading.losses import Loss
+from growth.reading.link import CENTRE, Taps
+from growth.reading.losses import Loss, LossName
 from growth.reading.observe import observed
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working
@@ -30,10 +30,10 @@ def choose_sign(
     data: Any,
     pair: Pair | Sequence[Pair],
     new: Any,
-    loss: str | Loss = "cross_entropy",
+    loss: LossName | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
-    taps: str = "all",
+    taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
 ) -> Any:
@@ -112,7 +112,7 @@ def better_sign(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
     )
 
 
-def _check(params: Any, pair: Pair, new: Neurons, taps: str) -> None:
+def _check(params: Any, pair: Pair, new: Neurons, taps: Taps) -> None:
     owned(new, "new", pair, Neurons, "optimal_neurons")
     before, after = layers_of(params, pair)
     each = 1 if taps == CENTRE else after.taps

@@ -15,7 +15,7 @@ from growth.graph.nodes import Graph
 from growth.graph.statistics import observe_graph
 from growth.graph.table import Candidates
 from growth.reading.activations import constants
-from growth.reading.losses import Loss
+from growth.reading.losses import Loss, LossName
 from linmaps.numerics.dtypes import working
 
 
@@ -25,7 +25,7 @@ def choose_graph_sign(
     params: Any,
     data: Any,
     items: Any,
-    loss: str | Loss = "cross_entropy",
+    loss: LossName | Loss = "cross_entropy",
     *,
     progress: bool = False,
     check_finite: bool = True,

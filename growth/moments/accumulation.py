@@ -18,7 +18,8 @@ from growth.checks.doors import door
 from growth.moments.first_order import MEANS, Statistics
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
-from growth.reading.losses import Loss
+from growth.reading.link import Taps
+from growth.reading.losses import Loss, LossName
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, bare, check_pairs
 from linmaps.numerics.moments import second_moment
@@ -30,10 +31,10 @@ def statistics(
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    loss: str | Loss = "cross_entropy",
+    loss: LossName | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
-    taps: str = "all",
+    taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
 ) -> Any:

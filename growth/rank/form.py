@@ -42,6 +42,8 @@ def check_gradient(spec: Any, gradient: Any, like: Tensor) -> Tensor:
 class Form:
     """A spec as one of the kinds whose ranks can change, and its ranks, one for each bond."""
 
+    kind: str
+
     def __init__(self, spec: Any) -> None:
         self.spec = spec
         if isinstance(spec, Factorized) and spec.factorization != "dense":

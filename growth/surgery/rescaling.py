@@ -6,7 +6,7 @@ p hidden units before the step, p + k after it; r inputs of `before` U, c; `afte
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,13 +20,14 @@ from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.trees.keys import path_str
 
-KINDS = ("default", "constraint_old", "constraint_new")
+Kind = Literal["default", "constraint_old", "constraint_new"]
+KINDS = get_args(Kind)
 POWERS = {"running_mean": 1, "running_var": 2}
 
 
 @door()
 def rescale(
-    params: Any, pair: Pair, k: int, *, kind: str = "default", preserve: bool = False, check: Check | None = None
+    params: Any, pair: Pair, k: int, *, kind: Kind = "default", preserve: bool = False, check: Check | None = None
 ) -> Any:
     """`params` with (U, c) times α and (W, b) times β, before k units are added; same sizes, a new tree.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from linmaps import trees
 from linmaps.checks import number
 from linmaps.numerics.numeric import positive_root
 
-METHODS = ("split", "pair", "zero_out")
+Method = Literal["split", "pair", "zero_out"]
+METHODS = get_args(Method)
 Units = Sequence[int] | Tensor
 Parts = tuple[
     Tensor, Tensor | None, Tensor
@@ -33,7 +34,7 @@ def widen(
     params: Any,
     pair: Pair,
     k: int,
-    method: str = "split",
+    method: Method = "split",
     generator: torch.Generator | None = None,
     *,
     units: Units | None = None,
@@ -186,7 +187,7 @@ def _chosen(p: int, k: int, generator: torch.Generator | None, units: Units | No
     return torch.arange(k, device=device) % max(p, 1)
 
 
-def _check(pair: Pair, p: int, k: int, method: str, noise: float, units: Units | None) -> None:
+def _check(pair: Pair, p: int, k: int, method: Method, noise: float, units: Units | None) -> None:
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {list(METHODS)}")
     count(k)

@@ -73,7 +73,7 @@ def _torch_linear(module: torch.nn.Linear) -> Found | None:
     W = value_of(module, "weight").mT
     n, m = W.shape
     if promise == "_Orthogonal":
-        spec = Orthogonal(n, m, det=None if n != m else 1 - 2 * int(negative_determinant(W)))
+        spec = Orthogonal(n, m, det=None if n != m else -1 if negative_determinant(W) else 1)
         return with_bias(Seen(module), spec, spec.from_matrix(W)[0])
     return with_bias(Seen(module), Linear(n, m), {"W": W})
 
