@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from growth.reading.losses import Loss, LossName
 from growth.reading.observe import observed
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working
+from linmaps.trees.tree import Tree
 
 
 @door("f", "loss")
@@ -29,14 +30,14 @@ def choose_sign(
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    new: Any,
+    new: Tree,
     loss: LossName | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
     taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
-) -> Any:
+) -> Tree:
     """`new` with the better sign of each unit (A_j, Ω_j) or (-A_j, -Ω_j), and its exact one-sided gain.
 
         gain_j = -1/n Σ_i (G_i · Ω_j) ρ(A_j · b2_i),    ρ(u) = σ'(0+) u for u >= 0,  σ'(0-) u for u < 0
@@ -76,7 +77,7 @@ def choose_sign(
         if check_finite:
             finite(sides, "choose_sign: the slopes", "new or the gradients of f overflow; or pass check_finite=False")
         out.append(better_sign(n, *sides))
-    return out[0] if alone else out
+    return cast(Tree, out[0] if alone else out)
 
 
 def one_sided(new: Neurons, b2: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ class Candidates:
         return torch.stack([i.gain for i in self.items], -1) if self.items else torch.zeros(0)
 
     @property
-    def best(self) -> Any:
+    def best(self) -> Expansion:
         """The candidate of the largest gain.  Raises ValueError if there is none."""
         if not self.items:
             raise ValueError(
@@ -48,7 +48,7 @@ class Candidates:
         return self.take(1)[0]
 
     @typed
-    def take(self, n: int, *, by: By = "gain") -> list[Any]:
+    def take(self, n: int, *, by: By = "gain") -> list[Expansion]:
         """The n best that can be added together, which close no cycle: by "gain", or by "ratio", gain per parameter.
 
         Reads values, so it belongs outside of transforms.  Raises ValueError for another `by`.
@@ -56,7 +56,7 @@ class Candidates:
         if by not in get_args(By):
             raise ValueError(f'by: got {by!r}, expected "gain" or "ratio"')
         graph = self.graph
-        chosen: list[Any] = []
+        chosen: list[Expansion] = []
         for i in self._order(by):
             item = self.items[i]
             if len(chosen) < n and not any(graph.reaches(v, u) for u in sources(item) for v in targets(item)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -25,6 +25,32 @@ from growth.reading.pairs import Pair, bare, check_pairs
 from linmaps.numerics.moments import second_moment
 
 
+@overload
+def statistics(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair,
+    loss: LossName | Loss = ...,
+    *,
+    layers: LayerCollection | None = ...,
+    taps: Taps = ...,
+    progress: bool = ...,
+    check_finite: bool = ...,
+) -> Statistics: ...
+@overload
+def statistics(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Sequence[Pair],
+    loss: LossName | Loss = ...,
+    *,
+    layers: LayerCollection | None = ...,
+    taps: Taps = ...,
+    progress: bool = ...,
+    check_finite: bool = ...,
+) -> list[Statistics]: ...
 @door("f", "loss")
 def statistics(
     f: Callable[..., Tensor],

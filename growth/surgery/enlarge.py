@@ -23,14 +23,15 @@ from growth.reading.link import centre
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.trees.tree import Tree
 
 Scale = float | Tensor | tuple[float | Tensor, float | Tensor]
 
 
 @door()
 def grow(
-    params: Any, pair: Pair | Sequence[Pair], new: Any = None, *, delta: Any = None, scale: Scale | list[Scale] = 1.0
-) -> Any:
+    params: Tree, pair: Pair | Sequence[Pair], new: Any = None, *, delta: Any = None, scale: Scale | list[Scale] = 1.0
+) -> Tree:
     """`params` enlarged by the units `new` between the layers of `pair`, and changed by `delta`.
 
         U -> [U; √t A]      c -> [c; √t a]      W -> [W - s ΔW, √t Ω]      b -> b - s Δb - √t Σ_j Ω_j σ(0)
