@@ -220,7 +220,7 @@ class FMatDense:
         return self * -1.0
 
     def __repr__(self) -> str:
-        shape, dtype = " x ".join(str(n) for n in self.size()), str(self.kernel.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+        shape, dtype = " x ".join(str(n) for n in self.size()), str(self.kernel.dtype).removeprefix("torch.")
         return f"FMatDense({self.kind}, {shape}, {dtype}, {self.kernel.device})"
 
 

@@ -50,7 +50,7 @@ class PFMap:
         return self.jvp(v)
 
     def _check_outputs(self, u: Tensor) -> None:
-        want = self.size()[:2]  # type: ignore[index]
+        want = self.size()[:2]
         if tuple(u.shape) != want:
             raise ValueError(
                 f"vjp: got u of shape {tuple(u.shape)}, expected {want}: one number per example and output; for several "
@@ -132,7 +132,7 @@ class PFMapDense(PFMap):
         return self * -1.0
 
     def __repr__(self) -> str:
-        return "PFMapDense(B = {}, C = {}, d = {:,})".format(*self.size())  # type: ignore[misc]
+        return "PFMapDense(B = {}, C = {}, d = {:,})".format(*self.size())
 
     def _leading(self) -> tuple[int, int]:
         first, shape = trees.leaves(self.jacobian)[0], self.layout.shapes[0]

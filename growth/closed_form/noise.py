@@ -81,7 +81,7 @@ def standard_errors(parts: Iterable[Statistics]) -> StandardErrors:
         raise ValueError("parts: got none, expected the statistics of at least two parts of the data")
     dtype, over = total.S.dtype, seen - 1
     errors = {
-        n: (positive_root(s / (over * working(total.count))) if over else torch.full_like(s, math.inf)).to(dtype)  # type: ignore[union-attr]
+        n: (positive_root(s / (over * working(total.count))) if over else torch.full_like(s, math.inf)).to(dtype)
         for n, s in squares.items()
     }
     return StandardErrors(**errors, count=total.count)
@@ -179,7 +179,7 @@ def split_floor(
     both = first + second
     part = first.count / both.count
     change = {n: getattr(first, n) - getattr(second, n) for n in ("M_prev", "P", "M")}
-    apart = dataclasses.replace(both, **change)  # type: ignore[arg-type]
+    apart = dataclasses.replace(both, **change)
     if target == "residual" and delta is None:
         delta = optimal_delta(both, output_metric=output_metric, shrinkage=shrinkage)
     elif delta is not None:

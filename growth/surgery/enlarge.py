@@ -120,7 +120,7 @@ def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
 def _lowered(params: Any, after: Layer, move: Tensor, name: str) -> Any:
     """params with the first bias of the layers less move."""
     path, bias = next((layer.bias_path, layer.bias) for layer in after.all if layer.bias is not None)
-    return trees.replace(params, path, bias - cast_like(fitted(move, bias.shape, name), bias))  # type: ignore[arg-type,union-attr]
+    return trees.replace(params, path, bias - cast_like(fitted(move, bias.shape, name), bias))  # type: ignore[arg-type]
 
 
 def _split(flat: Tensor, layer: Layer, name: str) -> list[Tensor]:

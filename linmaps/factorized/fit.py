@@ -39,7 +39,7 @@ class Factorization(tuple[Factorized, dict[str, Tensor]]):
         self.error = error
         return self
 
-    def __getnewargs__(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[Any, ...]:
         return (*self, self.error)
 
     def __repr__(self) -> str:

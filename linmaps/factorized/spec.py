@@ -92,7 +92,7 @@ class Factorized(Products, OfArrays):
     complex_ready: ClassVar[bool] = True
     _sizes: ClassVar[str] = "a tuple of ints, the sizes of the modes; linmaps.tensorized_shape(n, n_modes) makes one"
 
-    in_shape: tuple[int, ...]  # type: ignore[misc]
+    in_shape: tuple[int, ...]
     out_shape: tuple[int, ...] = None  # type: ignore[assignment]
     in_features: int = field(init=False, repr=False)
     out_features: int = field(init=False, repr=False)

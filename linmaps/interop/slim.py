@@ -66,7 +66,7 @@ def convert(module: Any) -> Found | None:
 def _torch_linear(module: torch.nn.Linear) -> Found | None:
     if not initialised(module):
         return None
-    found = [p for name in parametrized(module) for p in module.parametrizations[name]]  # type: ignore[union-attr, index]
+    found = [p for name in parametrized(module) for p in module.parametrizations[name]]  # type: ignore[index]
     kept = parametrized(module) == ["weight"] and len(found) == 1
     promise = type(found[0]).__name__ if kept and type(found[0]).__module__ == parametrizations.__name__ else ""
     check_untouched(module, "from_module", parametrized=promise in ("_Orthogonal", "_WeightNorm"))
