@@ -19,6 +19,7 @@ from growth.closed_form.units import Neurons
 from growth.graph.nodes import Graph, Node
 from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation
+from growth.reading.losses import LossName
 from growth.reading.pairs import Pair
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -66,7 +67,7 @@ def network(
     positions: int = 0,
     activation: str = "tanh",
     bias: tuple[bool, bool] = (True, True),
-    loss: str = "cross_entropy",
+    loss: LossName = "cross_entropy",
     flat: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> Network:

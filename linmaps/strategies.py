@@ -28,7 +28,7 @@ from linmaps import trees
 from linmaps.base import Map
 from linmaps.base.registry import maps
 from linmaps.factorized.kinds import KINDS as FACTORIZATIONS
-from linmaps.factorized.products import IMPLEMENTATIONS
+from linmaps.factorized.kinds.names import IMPLEMENTATIONS
 from linmaps.families.entries.positive import METHODS as NON_NEGATIVE
 from linmaps.families.singular_values.orthogonal import METHODS
 

@@ -33,7 +33,7 @@ def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, .
     along = trees.leaves(trees.check_like(tangents, primals, "tangents", shapes=False))
     run = lambda *own: plainly(fn)(*treedef.unflatten(own))
     with LOCK:
-        return torch.func.jvp(run, tuple(t.clone() for t in flat), tuple(along))[:2]  # type: ignore[return-value]
+        return torch.func.jvp(run, tuple(t.clone() for t in flat), tuple(along))[:2]
 
 
 def vjp(fn: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Number
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.func import vmap
 
 from fisher.checks.doors import entry
 from fisher.pmat.contract.damping import check_regul
+from fisher.pmat.contract.pmat import Ord
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
@@ -24,7 +25,8 @@ from linmaps.numerics.linalg import damped, logabsdet, solve
 from linmaps.numerics.numeric import positive_root
 
 Regul = float | Tensor
-AXES = {"full": 4, "outputs": 3, "trace": 2}
+Kernel = Literal["full", "outputs", "trace"]
+AXES: dict[Kernel, int] = {"full": 4, "outputs": 3, "trace": 2}
 
 
 @trees.record(static=("kind", "symmetric"))
@@ -46,7 +48,7 @@ class FMatDense:
     """
 
     kernel: Tensor
-    kind: str
+    kind: Kernel
     symmetric: bool
 
     # --- the matrix as one matrix, or one for each output ----------------------------------------------------------
@@ -118,7 +120,7 @@ class FMatDense:
         return (u * self.mv(u)).sum()
 
     @typed
-    def solve(self, u: Tensor, regul: Regul = 1e-8, *, kind: str = "default") -> Tensor:
+    def solve(self, u: Tensor, regul: Regul = 1e-8, *, kind: Literal["default", "lstsq"] = "default") -> Tensor:
         """(Theta + regul I)^-1 u by QR; kind="lstsq": the pseudo-inverse of Theta + regul I (symmetric kernels)."""
         check_regul(regul)
         if kind not in ("default", "lstsq"):
@@ -150,7 +152,7 @@ class FMatDense:
         return self._back(self._each(torch.diagonal, m), self._examples[0])
 
     @typed
-    def norm(self, ord: str | int | None = None) -> Tensor:
+    def norm(self, ord: Ord | None = None) -> Tensor:
         """Frobenius norm (None, "fro"), largest (2) or smallest (-2) singular value, a scalar."""
         if ord in (None, "fro"):
             return positive_root((self.kernel**2).sum())
@@ -178,6 +180,10 @@ class FMatDense:
         """`[B C, B2 C]` (examples outside, outputs inside); `[C, B, B2]` for "outputs", `[B, B2]` for "trace"."""
         return self._matrix()
 
+    @overload
+    def size(self, dim: None = None) -> tuple[int, ...]: ...
+    @overload
+    def size(self, dim: int) -> int: ...
     @typed
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         """Shape of `to_torch()`, or one of its entries."""
@@ -214,7 +220,7 @@ class FMatDense:
         return self * -1.0
 
     def __repr__(self) -> str:
-        shape, dtype = " x ".join(str(n) for n in self.size()), str(self.kernel.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+        shape, dtype = " x ".join(str(n) for n in self.size()), str(self.kernel.dtype).removeprefix("torch.")
         return f"FMatDense({self.kind}, {shape}, {dtype}, {self.kernel.device})"
 
 

@@ -6,7 +6,7 @@ B examples, C outputs, d parameters; v a tree like params, u `[B, C]`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 from torch.func import vjp
@@ -64,6 +64,10 @@ class PFMapImplicit(PFMap):
         """J as a `[B, C, d]` tensor."""
         return self.to_dense().to_torch()
 
+    @overload
+    def size(self, dim: None = None) -> tuple[int, int, int]: ...
+    @overload
+    def size(self, dim: int) -> int: ...
     @typed
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         flat, output = self._output()

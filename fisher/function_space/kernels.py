@@ -18,7 +18,7 @@ from fisher.collector.blocks.uses import UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer
 from fisher.collector.products import example_gradients, joined
-from fisher.function_space.fmat import AXES, FMatDense
+from fisher.function_space.fmat import AXES, FMatDense, Kernel
 from fisher.function_space.rows import sweep
 from fisher.trials import functions, modes
 from fisher.trials.data import inputs, several
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 
     rows: Tensor
 
-    def pair(self, other: Rows, kind: str) -> Tensor:
+    def pair(self, other: Rows, kind: Kernel) -> Tensor:
         return _outer(self.rows, other.rows, kind)
 
 
@@ -43,7 +43,7 @@ class Product(NamedTuple):
     a: Tensor
     g: Tensor
 
-    def pair(self, other: Product, kind: str) -> Tensor:
+    def pair(self, other: Product, kind: Kernel) -> Tensor:
         inputs = self.a @ other.a.mT
         return _outer(self.g, other.g, kind) * (inputs[:, None, :, None] if kind == "full" else inputs)
 
@@ -55,7 +55,7 @@ class Table(NamedTuple):
     g: Tensor
     size: int
 
-    def pair(self, other: Table, kind: str) -> Tensor:
+    def pair(self, other: Table, kind: Kernel) -> Tensor:
         left, right = self.entries[:, :, None, None], other.entries
         same = ((left == right) & (left < self.size)).to(self.g.dtype)
         spread = torch.einsum("bsxt,xkto->bsxko", same, other.g)
@@ -74,7 +74,7 @@ def gram(
     x: Any,
     x2: Any = None,
     *,
-    kind: str = "full",
+    kind: Kernel = "full",
     chunk_size: int | None = None,
     centered: bool = False,
     layers: LayerCollection | None = None,
@@ -159,7 +159,7 @@ def _of_layer(layer: Layer, a: list[Tensor], g: list[Tensor]) -> Any:
     return Rows(example_gradients(layer, a, g).transpose(0, 1).flatten(2))
 
 
-def _symmetric(parts: list[Features], kind: str) -> Tensor:
+def _symmetric(parts: list[Features], kind: Kernel) -> Tensor:
     """Blocks above the diagonal, and those below as their transposes."""
     above = {(i, j): _pair(a, b, kind) for i, a in enumerate(parts) for j, b in enumerate(parts) if i <= j}
     flip = lambda k: k.permute(2, 3, 0, 1) if kind == "full" else k.mT
@@ -167,18 +167,18 @@ def _symmetric(parts: list[Features], kind: str) -> Tensor:
     return _grid([[above[i, j] if i <= j else flip(above[j, i]) for j in n] for i in n], kind)
 
 
-def _grid(blocks: list[list[Tensor]], kind: str) -> Tensor:
+def _grid(blocks: list[list[Tensor]], kind: Kernel) -> Tensor:
     down, across = (0, 2) if kind == "full" else (-2, -1)
     return torch.cat([torch.cat(row, across) for row in blocks], down)
 
 
-def _pair(left: Features, right: Features, kind: str) -> Tensor:
+def _pair(left: Features, right: Features, kind: Kernel) -> Tensor:
     """The kernel of two batches: the sum over layers."""
     parts = [one.pair(two, kind) for one, two in zip(left, right)]
     return total(parts)
 
 
-def _outer(rows: Tensor, columns: Tensor, kind: str) -> Tensor:
+def _outer(rows: Tensor, columns: Tensor, kind: Kernel) -> Tensor:
     """Inner products of rows `[B, C, n]` and columns `[B2, C, n]`."""
     (b, c, n), b2 = rows.shape, len(columns)
     if kind == "full":

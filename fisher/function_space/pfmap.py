@@ -6,7 +6,7 @@ B examples, C outputs (all output axes of an example, flattened), d parameters; 
 from __future__ import annotations
 
 from numbers import Number
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class PFMap:
         """J' u = sum over b, c of u_bc J_bc, a tree like params, for u `[B, C]`."""
         raise AttributeError("a map defines vjp")
 
+    @overload
+    def size(self, dim: None = None) -> tuple[int, int, int]: ...
+    @overload
+    def size(self, dim: int) -> int: ...
     @typed
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         """(B, C, d), or one of them."""
@@ -46,7 +50,7 @@ class PFMap:
         return self.jvp(v)
 
     def _check_outputs(self, u: Tensor) -> None:
-        want = self.size()[:2]  # type: ignore[index]
+        want = self.size()[:2]
         if tuple(u.shape) != want:
             raise ValueError(
                 f"vjp: got u of shape {tuple(u.shape)}, expected {want}: one number per example and output; for several "
@@ -86,6 +90,10 @@ class PFMapDense(PFMap):
         """J as a `[B, C, d]` tensor, its last axis in the flat order of `linmaps.trees.ravel`."""
         return torch.cat(self._flat(), -1)
 
+    @overload
+    def size(self, dim: None = None) -> tuple[int, int, int]: ...
+    @overload
+    def size(self, dim: int) -> int: ...
     @typed
     def size(self, dim: int | None = None) -> tuple[int, int, int] | int:
         sizes = (*self._leading(), self.layout.numel)
@@ -124,7 +132,7 @@ class PFMapDense(PFMap):
         return self * -1.0
 
     def __repr__(self) -> str:
-        return "PFMapDense(B = {}, C = {}, d = {:,})".format(*self.size())  # type: ignore[misc]
+        return "PFMapDense(B = {}, C = {}, d = {:,})".format(*self.size())
 
     def _leading(self) -> tuple[int, int]:
         first, shape = trees.leaves(self.jacobian)[0], self.layout.shapes[0]

@@ -3,6 +3,7 @@
 B batch, C classes or coordinates, P positions, K columns, n samples.  Outputs are `[B, C, *positions]`; sum over positions.
 Each likelihood also gives the score, the gradient of log p(t | y), at sampled and at given targets.
 
+    names        what they are called
     base         what a likelihood answers
     arrays       outputs with positions as rows
     logits       probabilities where logits are expected
@@ -20,6 +21,7 @@ from fisher.likelihoods.base import Likelihood, counts, n_columns, probabilities
 from fisher.likelihoods.bernoulli import Bernoulli
 from fisher.likelihoods.categorical import Categorical, Segmentation
 from fisher.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
+from fisher.likelihoods.names import LikelihoodName
 from fisher.likelihoods.poisson import Poisson
 
 __all__ = [
@@ -44,7 +46,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-LIKELIHOODS: dict[str, Likelihood] = {
+LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
     "bernoulli": Bernoulli(),
     "categorical": Categorical(),
     "gaussian": Gaussian(),
@@ -54,7 +56,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
 }
 
 
-def likelihood(name: str | Likelihood) -> Likelihood:
+def likelihood(name: LikelihoodName | Likelihood) -> Likelihood:
     """A likelihood by its name, or the object itself.
 
     >>> likelihood("categorical")

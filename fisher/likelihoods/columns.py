@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from linmaps import checks
 from linmaps.checks import values
 
 MOST = 2**28  # random numbers at once: more is met before memory is
-ESTIMATORS = ("exact", "mc", "empirical", "gradient_covariance")
+Estimator = Literal["exact", "mc", "empirical", "gradient_covariance"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 
 class Columns:
@@ -134,7 +135,7 @@ class Given(Columns):
     tensor([[[ 0.5000, -0.5000]]])
     """
 
-    name: str
+    name: Estimator
     likelihood: Likelihood
 
     def __call__(self, y: Tensor, target: Any = None) -> Tensor:
@@ -150,7 +151,7 @@ class Given(Columns):
 
 
 def estimator(
-    name: str,
+    name: Estimator,
     likelihood: Likelihood,
     *,
     generator: torch.Generator | None = None,

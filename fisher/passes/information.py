@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -20,12 +20,15 @@ from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.base import noticed
+from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.columns import estimator as make_estimator
+from fisher.likelihoods.names import LikelihoodName
 from fisher.passes.run import Pass, checked_batches, reduce
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
 from fisher.pmat.contract.handing import hands_over
 from fisher.pmat.representation import Representation
 from fisher.reducers import REDUCERS, Options
+from fisher.reducers.base import Sharing
 from fisher.reducers.ekfac import EKFAC, Correction
 from fisher.reducers.mixed import Mixed
 from linmaps import trees
@@ -35,7 +38,7 @@ from linmaps.checks.precision import full_precision
 from linmaps.numerics.numeric import running
 
 FEW = 32  # examples that show what kind of output f has
-SHARING = ("expand", "reduce")
+SHARING = get_args(Sharing)
 
 
 @full_precision("f")
@@ -45,8 +48,8 @@ def fim(
     params: Any,
     data: Any,
     representation: type[Representation] = PMatKFAC,  # type: ignore[assignment]  # the TypeVar's own default
-    likelihood: str | Likelihood = "categorical",
-    estimator: str = "exact",
+    likelihood: LikelihoodName | Likelihood = "categorical",
+    estimator: Estimator = "exact",
     layers: LayerCollection | None = None,
     generator: torch.Generator | None = None,
     n_samples: int = 1,
@@ -54,7 +57,7 @@ def fim(
     progress: bool = False,
     *,
     noise: Tensor | None = None,
-    sharing: str = "expand",
+    sharing: Sharing = "expand",
     centered: bool = False,
     layers_to: Mapping[str, type[PMat]] | None = None,
     dtype: torch.dtype | None = None,
@@ -199,8 +202,8 @@ def update_diag(
     f: Callable[..., Tensor],
     params: Any,
     data: Any,
-    likelihood: str | Likelihood = "categorical",
-    estimator: str = "exact",
+    likelihood: LikelihoodName | Likelihood = "categorical",
+    estimator: Estimator = "exact",
     *,
     generator: torch.Generator | None = None,
     n_samples: int = 1,

@@ -6,7 +6,7 @@ B training examples, T test examples, K columns of the root of H_b.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.arrays import check_target, per_example
 from fisher.likelihoods.columns import Exact
+from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
@@ -28,8 +29,9 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.linalg import solve
 
-Loss = str | Likelihood | Callable[[Tensor, Tensor], Tensor]
-LOSSES = ("cross_entropy", "squared_error")
+LossName = Literal["cross_entropy", "squared_error"]
+LOSSES = get_args(LossName)
+Loss = LossName | Likelihood | Callable[[Tensor, Tensor], Tensor]
 
 
 @typed
@@ -103,7 +105,7 @@ def leave_one_out(
     *,
     n_examples: int,
     loss: Loss = "cross_entropy",
-    likelihood: str | Likelihood = "categorical",
+    likelihood: LikelihoodName | Likelihood = "categorical",
     regul: Regul = 1e-8,
 ) -> Any:
     """The params without each example of the data, a tree with leaves `[B, *leaf]`: one Newton step from a minimum.

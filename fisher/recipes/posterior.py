@@ -18,6 +18,7 @@ from fisher.function_space.jacobians import jacobian
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods import probabilities as predictive
+from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
@@ -141,7 +142,7 @@ def laplace(
     n_examples: int,
     prior_precision: float | Tensor = 1.0,
     *,
-    likelihood: str | Likelihood | None = None,
+    likelihood: LikelihoodName | Likelihood | None = None,
 ) -> Laplace:
     """The Gaussian posterior of params under the prior N(0, I / prior_precision), from the Fisher matrix at the mode.
 

@@ -5,7 +5,7 @@ O output units of a layer; w the params, F their Fisher matrix.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -16,13 +16,15 @@ from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.trees.tree import Tree
 
-METHODS = ("obd", "obs")
+Method = Literal["obd", "obs"]
+METHODS = get_args(Method)
 
 
 @typed
 @full_precision()
-def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 1e-8) -> Any:
+def pruning_scores(F: PMat, params: Tree, *, method: Method = "obd", regul: Regul = 1e-8) -> Tree:
     """What each weight adds to the loss when it is set to zero, a tree like params.
 
     obd: w_i^2 F_ii / 2, all else fixed (LeCun, Denker and Solla, 1990).
@@ -40,8 +42,8 @@ def pruning_scores(F: PMat, params: Any, *, method: str = "obd", regul: Regul = 
         raise ValueError(f"method: got {method!r}, expected one of {list(METHODS)}")
     params = F.check_vector(params, "params")
     if method == "obd":
-        return trees.map(lambda w, h: w**2 * h / 2, params, F.get_diag())
-    return trees.map(lambda w, h: w**2 / h / 2, params, F.inverse(regul).get_diag())
+        return cast(Tree, trees.map(lambda w, h: w**2 * h / 2, params, F.get_diag()))
+    return cast(Tree, trees.map(lambda w, h: w**2 / h / 2, params, F.inverse(regul).get_diag()))
 
 
 @typed
@@ -61,7 +63,7 @@ def unit_scores(scores: Any, layers: LayerCollection) -> dict[str, Tensor]:
 
 @typed
 @full_precision()
-def prune_mask(scores: Any, fraction: float) -> Any:
+def prune_mask(scores: Tree, fraction: float) -> Tree:
     """A tree like scores with 0 for the given fraction of lowest scores (rounded down) over all leaves, and 1 elsewhere.
 
     `trees.map(torch.mul, params, mask)` are the pruned params.  Which of equal scores goes is not said, how many is.
@@ -83,7 +85,7 @@ def prune_mask(scores: Any, fraction: float) -> Any:
 
 @typed
 @full_precision()
-def unit_mask(mask: dict[str, Tensor], layers: LayerCollection, params: Any) -> Any:
+def unit_mask(mask: dict[str, Tensor], layers: LayerCollection, params: Tree) -> Tree:
     """The mask over params of a mask over units: each weight and bias of a unit is kept with it, other layers are kept.
 
     >>> import torch, fisher
@@ -102,4 +104,6 @@ def unit_mask(mask: dict[str, Tensor], layers: LayerCollection, params: Any) -> 
                 f"mask: {name}: got shape {tuple(kept.shape)}, expected {tuple(views[name].shape[:-1])}, one number for each "
                 "output unit"
             )
-    return layers.tree({name: v * mask[name][..., None] if name in mask else v for name, v in views.items()})
+    return cast(
+        Tree, layers.tree({name: v * mask[name][..., None] if name in mask else v for name, v in views.items()})
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,11 +14,12 @@ from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.eigen import pinv
+from linmaps.trees.tree import Tree
 
 
 @typed
 @full_precision()
-def best_step(F: PMat, gradient: Any, directions: Any, regul: float | Tensor = 0.0) -> Any:
+def best_step(F: PMat, gradient: Tree, directions: Any, regul: float | Tensor = 0.0) -> Tree:
     """The step in the span of a few directions that minimises the quadratic model of the loss.
 
         s = sum over k of c_k d_k,   c = argmin g's + s'(F + regul I)s / 2 = -(D'(F + regul I) D)⁺ D'g
@@ -43,4 +44,4 @@ def best_step(F: PMat, gradient: Any, directions: Any, regul: float | Tensor = 0
     M = vmap(lambda d: vmap(lambda e: trees.dot(d, e))(curved))(directions)
     slopes = vmap(lambda d: trees.dot(d, gradient))(directions)
     lengths = -pinv((M + M.mT) / 2) @ slopes
-    return trees.map(lambda d: torch.einsum("k,k...->...", lengths, d), directions)
+    return cast(Tree, trees.map(lambda d: torch.einsum("k,k...->...", lengths, d), directions))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from fisher.collector.products import example_gradients
 from fisher.collector.weights import Weights
 from fisher.pmat import PMat
 from linmaps import trees
+
+Sharing = Literal["expand", "reduce"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Options:
     counted: of each use with positions that do not count (padding) which do, `[B, S]`.
     """
 
-    sharing: str = "expand"
+    sharing: Sharing = "expand"
     centered: bool = False
     examples: int = 1
     like: Any = None

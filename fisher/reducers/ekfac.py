@@ -14,11 +14,11 @@ from torch.func import vmap
 
 from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
-from fisher.collector.exact_rows import of_layer
+from fisher.collector.exact_rows import LeafRows, of_layer
 from fisher.collector.products import gradient, joined, product_squares, turned_squares
 from fisher.pmat import PMat, PMatEKFAC
 from fisher.pmat.decompositions.eigenblocks import left_t, right
-from fisher.reducers.base import LeafRows, Options, Reducer, mean
+from fisher.reducers.base import Options, Reducer, mean
 from fisher.reducers.kfac import KFAC
 from linmaps.numerics.eigen import eigh
 

@@ -11,12 +11,13 @@ from torch.func import vmap
 
 from fisher.collector.blocks.uses import ELEMENTWISE, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import LeafRows
 from fisher.collector.products import cut
 from fisher.collector.rules.forms import Lookup
 from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.layered.factored import kronecker_product
-from fisher.reducers.base import LeafRows, Options, Reducer, mean
+from fisher.reducers.base import Options, Reducer, mean
 from fisher.reducers.sides import of_both_sides
 from fisher.reducers.through import by_weights, pulled_back
 from linmaps.numerics.moments import second_moment

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
+from fisher.collector.exact_rows import LeafRows
 from fisher.pmat import PMat, PMatBlockDiag, PMatDiag, PMatEKFAC, PMatKFAC, PMatMixed
-from fisher.reducers.base import LeafRows, Options, Reducer
+from fisher.reducers.base import Options, Reducer
 from fisher.reducers.kfac import KFAC, fits
 from fisher.reducers.table import REDUCERS
 

@@ -10,11 +10,11 @@ from torch.func import vmap
 
 from fisher.collector.blocks.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
-from fisher.collector.exact_rows import of_layer
+from fisher.collector.exact_rows import LeafRows, of_layer
 from fisher.collector.products import cross, squares
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense
-from fisher.reducers.base import LeafRows, Options, Reducer, mean
+from fisher.reducers.base import Options, Reducer, mean
 from linmaps import trees
 from linmaps.numerics.moments import second_moment
 

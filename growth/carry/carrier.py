@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
 
-FILLS = ("zero", "mean")
+Fill = Literal["zero", "mean"]
+FILLS = get_args(Fill)
 SCALES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "step_size")  # what steps are divided by
 FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of L-BFGS: all parameters as one vector
 
@@ -29,7 +30,7 @@ FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of L-BFGS: all paramet
 class Carrier:
     """One walk through a state: each leaf of it is moved as the leaf of params that it belongs to."""
 
-    def __init__(self, moves: Moves, fill: str = "zero", order: Order = None) -> None:
+    def __init__(self, moves: Moves, fill: Fill = "zero", order: Order = None) -> None:
         if fill not in FILLS:
             raise ValueError(f"fill: got {fill!r}, expected one of {list(FILLS)}")
         self.moves, self.fill = moves, fill

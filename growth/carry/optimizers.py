@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from growth.carry.carrier import Carrier, lbfgs
+from growth.carry.carrier import Carrier, Fill, lbfgs
 from growth.reading.pairs import Pair
 from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.trees import path_str
+from linmaps.trees.tree import Tree
 
 
 @typed
 def swap_parameters(
     optimizer: Optimizer,
     params: Any,
-    grown: Any,
+    grown: Tree,
     *,
     pair: Pair | None = None,
     units: Units | None = None,
-    fill: str = "zero",
-) -> Any:
+    fill: Fill = "zero",
+) -> Tree:
     """`grown` as new leaves for autograd, which stand in `optimizer` where those of params stood.
 
     This changes the optimizer given, and is the one function of the package that changes an argument: `param_groups` keep
@@ -81,7 +82,7 @@ def swap_parameters(
     if hasattr(optimizer, "_numel_cache"):
         optimizer._numel_cache = None
     flat, treedef = trees.flatten(params)
-    return treedef.unflatten([made[id(t)] for t in flat])
+    return cast(Tree, treedef.unflatten([made[id(t)] for t in flat]))
 
 
 def _leaf(old: Tensor, new: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from growth.surgery.moves import Move, Moves
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
 
-Order = str | Sequence[str | Path] | None
+OrderName = Literal["insertion", "leaves"]
+Order = OrderName | Sequence[str | Path] | None
 Shapes = Sequence[set[tuple[int, ...]]]
 GIVE = 'give order="insertion", order="leaves" (that of trees.leaves(params)), or the paths of the parameters in order'
 

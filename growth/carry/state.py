@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from growth.carry.carrier import Carrier
+from growth.carry.carrier import Carrier, Fill
 from growth.carry.orders import Order
 from growth.checks.doors import door
 from growth.reading.pairs import Pair
 from growth.surgery.moves import growing, shrinking
 from growth.surgery.pruning import Units
+from linmaps.trees.tree import Tree
 
 
 @door()
-def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero", order: Order = None) -> Any:
+def grow_like(state: Tree, params: Any, grown: Any, *, fill: Fill = "zero", order: Order = None) -> Tree:
     """`state` with every leaf that belongs to a grown leaf of params padded with zeros to its new shape.
 
     A leaf of the state belongs to a leaf of params of its shape
@@ -53,11 +54,11 @@ def grow_like(state: Any, params: Any, grown: Any, *, fill: str = "zero", order:
         [1.],
         [0.]]), 'b': tensor([1., 1., 0.])}}
     """
-    return Carrier(growing(params, grown), fill, order).walk(state, ())
+    return cast(Tree, Carrier(growing(params, grown), fill, order).walk(state, ()))
 
 
 @door()
-def prune_like(state: Any, params: Any, pair: Pair, units: Units, *, order: Order = None) -> Any:
+def prune_like(state: Tree, params: Any, pair: Pair, units: Units, *, order: Order = None) -> Tree:
     """`state` without the entries of hidden units of a pair, as `prune(params, pair, units)` is params without them.
 
     What of the state belongs to which leaf of params is found as in `grow_like` (order: as there), and of records the same is
@@ -72,4 +73,4 @@ def prune_like(state: Any, params: Any, pair: Pair, units: Units, *, order: Orde
     >>> prune_like({"step": 4, "m": m}, params, Pair("a", "b"), [0])
     {'step': 4, 'm': {'a.weight': tensor([[2.]]), 'b.weight': tensor([[4.]])}}
     """
-    return Carrier(shrinking(params, pair, units), order=order).walk(state, ())
+    return cast(Tree, Carrier(shrinking(params, pair, units), order=order).walk(state, ()))

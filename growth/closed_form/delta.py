@@ -14,7 +14,7 @@ from torch import Tensor
 from growth.checks.doors import door
 from growth.checks.records import Axes, owned
 from growth.moments.first_order import Statistics, check_statistics
-from growth.moments.metric import check_metric, shrunk
+from growth.moments.metric import OutputMetric, check_metric, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.pairs import Pair, bare
 from linmaps.numerics.dtypes import working
@@ -37,7 +37,7 @@ class Delta:
     weight: Tensor
     bias: Tensor | None
     decrease: Tensor
-    output_metric: str | None = dataclasses.field(default=None, repr=False)
+    output_metric: OutputMetric | None = dataclasses.field(default=None, repr=False)
     pair: Pair | None = dataclasses.field(default=None, repr=False)
 
     axes: ClassVar[Axes] = Axes({"weight": "qp", "bias?": "q", "decrease": ""}, cast=True)
@@ -64,7 +64,7 @@ def optimal_delta(
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
     *,
-    output_metric: str | None = None,
+    output_metric: OutputMetric | None = None,
     shrinkage: float | Tensor = 0.0,
 ) -> Delta:
     """The change of the layer `after` whose effect on its output is closest to the loss gradient, of minimum norm.
@@ -104,7 +104,7 @@ def optimal_delta(
     return make_delta(stats, change, output_metric)
 
 
-def make_delta(stats: Statistics, joined: Tensor, output_metric: str | None = None) -> Delta:
+def make_delta(stats: Statistics, joined: Tensor, output_metric: OutputMetric | None = None) -> Delta:
     """The record of a change `[q, p+1]`, with its slope tr(M' ΔW')."""
     weight, bias = split(joined.to(stats.S.dtype), stats.bias_after)
     return Delta(weight, bias, slope_of(stats, joined).to(stats.S.dtype), output_metric, bare(stats.pair))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ from growth.reading.pairs import Pair, bare
 from linmaps.checks import number
 from linmaps.numerics.dtypes import working
 
-Rule = str | Callable[[tuple[int, ...], Tensor, int, torch.Generator | None], Tensor]
-RULES = ("copy_uniform", "copy_normal", "kaiming_uniform", "kaiming_normal", "zeros")
+RuleName = Literal["copy_uniform", "copy_normal", "kaiming_uniform", "kaiming_normal", "zeros"]
+RULES = get_args(RuleName)
+Rule = RuleName | Callable[[tuple[int, ...], Tensor, int, torch.Generator | None], Tensor]
 
 
 @door()

@@ -7,7 +7,7 @@ outgoing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,26 +18,28 @@ from growth.checks.records import owned
 from growth.closed_form.delta import Delta, make_delta, optimal_delta, slope_of, split
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
-from growth.moments.metric import check_metric, on_outputs, output_root, schur, shrunk
+from growth.moments.metric import InputMetric, OutputMetric, check_metric, on_outputs, output_root, schur, shrunk
 from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.pairs import bare
 from linmaps.checks import alike, number, values
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
 
+Target = Literal["residual", "gradient"]
+
 
 @door()
 def optimal_neurons(
     stats: Statistics,
     k: int,
-    target: str = "residual",
+    target: Target = "residual",
     *,
     joint: bool = False,
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
     delta: Delta | None = None,
-    input_metric: str | None = "covariance",
-    output_metric: str | None = None,
+    input_metric: InputMetric | None = "covariance",
+    output_metric: OutputMetric | None = None,
     shrinkage: float | Tensor = 0.0,
     threshold: float | Tensor = 0.0,
     noise_floor: float | Tensor | None = None,
@@ -129,7 +131,7 @@ def optimal_neurons(
     )
 
 
-def _plain(stats: Statistics, delta: Delta, output_metric: str | None, shrinkage: float | Tensor) -> Tensor:
+def _plain(stats: Statistics, delta: Delta, output_metric: OutputMetric | None, shrinkage: float | Tensor) -> Tensor:
     """The least-squares change of which a given delta is the natural one."""
     owned(delta, "delta", stats, Delta, "optimal_delta")
     moved = working(delta.joined)
@@ -161,12 +163,12 @@ def _same_solve(stats: Statistics, delta: Delta, moved: Tensor) -> None:
 
 
 def _check(
-    k: Any, target: str, joint: bool, input_metric: str | None, threshold: Any, noise_floor: Any, taps: int
+    k: Any, target: Target, joint: bool, input_metric: InputMetric | None, threshold: Any, noise_floor: Any, taps: int
 ) -> None:
     count(k)
-    if target not in ("residual", "gradient"):
+    if target not in get_args(Target):
         raise ValueError(f'target: got {target!r}, expected "residual" or "gradient"')
-    if input_metric not in (None, "covariance"):
+    if input_metric not in (None, *get_args(InputMetric)):
         raise ValueError(f'input_metric: got {input_metric!r}, expected "covariance" or None')
     if joint and target != "residual":
         raise ValueError('joint=True: got target="gradient", expected "residual"; both are solved for together')

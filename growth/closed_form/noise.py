@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from torch import Tensor
 from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta, optimal_delta
-from growth.closed_form.neurons import optimal_neurons
+from growth.closed_form.neurons import Target, optimal_neurons
 from growth.moments.first_order import MEANS, Statistics, check_statistics
-from growth.moments.metric import check_metric, on_outputs, output_root
+from growth.moments.metric import InputMetric, OutputMetric, check_metric, on_outputs, output_root
 from linmaps.checks import number
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
@@ -85,7 +86,7 @@ def standard_errors(parts: Iterable[Statistics]) -> StandardErrors:
         raise ValueError("parts: got none, expected the statistics of at least two parts of the data")
     dtype, over = total.S.dtype, seen - 1
     errors = {
-        n: (positive_root(s / (over * working(total.count))) if over else torch.full_like(s, math.inf)).to(dtype)  # type: ignore[union-attr]
+        n: (positive_root(s / (over * working(total.count))) if over else torch.full_like(s, math.inf)).to(dtype)
         for n, s in squares.items()
     }
     return StandardErrors(**errors, count=total.count)
@@ -113,8 +114,8 @@ def noise_floor(
     stats: Statistics,
     probability: float = 0.01,
     *,
-    input_metric: str | None = "covariance",
-    output_metric: str | None = None,
+    input_metric: InputMetric | None = "covariance",
+    output_metric: OutputMetric | None = None,
     shrinkage: float | Tensor = 0.0,
 ) -> Tensor:
     """The λ that gradients without any relation to the inputs of `before` exceed with at most this probability.
@@ -154,10 +155,10 @@ def split_floor(
     second: Statistics,
     probability: float = 0.01,
     *,
-    target: str = "residual",
+    target: Target = "residual",
     delta: Delta | None = None,
-    input_metric: str | None = "covariance",
-    output_metric: str | None = None,
+    input_metric: InputMetric | None = "covariance",
+    output_metric: OutputMetric | None = None,
     shrinkage: float | Tensor = 0.0,
 ) -> Tensor:
     """The λ of noise in `first + second`, seen in the difference of two halves, and a margin for this probability.
@@ -183,7 +184,7 @@ def split_floor(
     both = first + second
     part = first.count / both.count
     change = {n: getattr(first, n) - getattr(second, n) for n in ("M_prev", "P", "M")}
-    apart = dataclasses.replace(both, **change)  # type: ignore[arg-type]
+    apart = dataclasses.replace(both, **change)
     if target == "residual" and delta is None:
         delta = optimal_delta(both, output_metric=output_metric, shrinkage=shrinkage)
     elif delta is not None:
@@ -209,8 +210,8 @@ def split_floor(
 
 def _edge(
     stats: Statistics,
-    input_metric: str | None,
-    output_metric: str | None,
+    input_metric: InputMetric | None,
+    output_metric: OutputMetric | None,
     shrinkage: float | Tensor,
     deviation: float,
     mean: bool = True,
@@ -233,8 +234,10 @@ def _top(m: Tensor) -> Tensor:
     return eigh((m + m.mT) / 2)[0][-1:].sum()
 
 
-def _check(probability: float, input_metric: str | None, output_metric: str | None, shrinkage: float | Tensor) -> None:
+def _check(
+    probability: float, input_metric: InputMetric | None, output_metric: OutputMetric | None, shrinkage: float | Tensor
+) -> None:
     check_metric(output_metric, shrinkage)
-    if input_metric not in (None, "covariance"):
+    if input_metric not in (None, *get_args(InputMetric)):
         raise ValueError(f'input_metric: got {input_metric!r}, expected "covariance" or None')
     number(probability, "probability", low=0, above=True, high=1, below=True, tensor=False)

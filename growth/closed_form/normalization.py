@@ -6,7 +6,7 @@ k new units between `before` U `[p, r]` and `after` W `[q, p]`; ΔW the delta, A
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from growth.reading.pairs import Pair
 from linmaps.checks import number
 from linmaps.numerics.numeric import positive_root
 
-KINDS = ("after", "units", "match", "fan_in", "gradmax")
+Kind = Literal["after", "units", "match", "fan_in", "gradmax"]
+KINDS = get_args(Kind)
 
 
 @door()
@@ -32,7 +33,7 @@ def normalize(
     params: Any,
     pair: Pair,
     *,
-    kind: str = "after",
+    kind: Kind = "after",
     std: float | Tensor | None = None,
     gradmax_scale: float | Tensor = 1.0,
 ) -> tuple[Neurons | None, Delta | None]:
@@ -107,7 +108,7 @@ def deviation(t: Tensor, rows: Tensor | None = None) -> Tensor:
 
 
 def _factors(
-    new: Neurons | None, delta: Delta | None, before: Layer, after: Layer, kind: str, std: float | Tensor | None
+    new: Neurons | None, delta: Delta | None, before: Layer, after: Layer, kind: Kind, std: float | Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     like = after.weight if new is None and delta is None else (delta.weight if new is None else new.fan_in)  # type: ignore[union-attr]
     one = like.new_ones(())

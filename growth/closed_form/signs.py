@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from growth.checks.records import owned
 from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
-from growth.reading.link import CENTRE
-from growth.reading.losses import Loss
+from growth.reading.link import CENTRE, Taps
+from growth.reading.losses import Loss, LossName
 from growth.reading.observe import observed
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working
+from linmaps.trees.tree import Tree
 
 
 @door("f", "loss")
@@ -29,14 +30,14 @@ def choose_sign(
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    new: Any,
-    loss: str | Loss = "cross_entropy",
+    new: Tree,
+    loss: LossName | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
-    taps: str = "all",
+    taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
-) -> Any:
+) -> Tree:
     """`new` with the better sign of each unit (A_j, Ω_j) or (-A_j, -Ω_j), and its exact one-sided gain.
 
         gain_j = -1/n Σ_i (G_i · Ω_j) ρ(A_j · b2_i),    ρ(u) = σ'(0+) u for u >= 0,  σ'(0-) u for u < 0
@@ -76,7 +77,7 @@ def choose_sign(
         if check_finite:
             finite(sides, "choose_sign: the slopes", "new or the gradients of f overflow; or pass check_finite=False")
         out.append(better_sign(n, *sides))
-    return out[0] if alone else out
+    return cast(Tree, out[0] if alone else out)
 
 
 def one_sided(new: Neurons, b2: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,7 @@ def better_sign(new: Neurons, kept: Tensor, flipped: Tensor) -> Neurons:
     )
 
 
-def _check(params: Any, pair: Pair, new: Neurons, taps: str) -> None:
+def _check(params: Any, pair: Pair, new: Neurons, taps: Taps) -> None:
     owned(new, "new", pair, Neurons, "optimal_neurons")
     before, after = layers_of(params, pair)
     each = 1 if taps == CENTRE else after.taps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from torch import Tensor
 from growth.carry.state import grow_like
 from growth.checks.doors import door
 from linmaps import trees
+from linmaps.trees.tree import Tree
 
 
 @door()
-def carry_graph(state: Any, params: Any, grown: Any) -> Any:
+def carry_graph(state: Tree, params: Any, grown: Any) -> Tree:
     """`grow_like` for grown graphs: `state` with zeros for new units, and for the leaves of new edges and nodes.
 
     Trees shaped like params, anywhere in the state, get the structure of grown; so do lists with one tensor per leaf
@@ -38,7 +39,10 @@ def carry_graph(state: Any, params: Any, grown: Any) -> Any:
     common = trees.map(lambda t: t, params)
     for p in paths:
         common = trees.replace(common, p, trees.get(grown, p))
-    return _inserted(grow_like(state, params, common, order="leaves"), common, grown, [every.index(p) for p in paths])
+    return cast(
+        Tree,
+        _inserted(grow_like(state, params, common, order="leaves"), common, grown, [every.index(p) for p in paths]),
+    )
 
 
 def _inserted(node: Any, common: Any, grown: Any, places: list[int]) -> Any:

@@ -6,14 +6,14 @@ Sources u and targets v side by side: r sum of the widths of the sources, q of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.delta import Delta, make_delta, optimal_delta
-from growth.closed_form.neurons import optimal_neurons
+from growth.closed_form.neurons import Target, optimal_neurons
 from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
 from growth.graph.nodes import Graph, Node
 from growth.graph.statistics import GraphStatistics, check_targets
@@ -61,7 +61,7 @@ def new_edge(
     u: str,
     v: str,
     *,
-    target: str = "residual",
+    target: Target = "residual",
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
 ) -> NewEdge:
@@ -91,7 +91,7 @@ def new_edge(
     (tensor([[-1.,  1.]]), tensor([[1., 3.]]))
     """
     check_solver(ridge, rtol)
-    if target not in ("residual", "gradient"):
+    if target not in get_args(Target):
         raise ValueError(f'target: got {target!r}, expected "residual" or "gradient"')
     graph = gstats.graph
     if (u, v) in graph.edges:
@@ -118,7 +118,7 @@ def new_node(
     *,
     name: str | None = None,
     bias: bool = True,
-    target: str = "residual",
+    target: Target = "residual",
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
 ) -> NewUnits:
@@ -153,7 +153,7 @@ def wider_node(
     node: str,
     k: int,
     *,
-    target: str = "residual",
+    target: Target = "residual",
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
 ) -> NewUnits:
@@ -187,7 +187,7 @@ def _units(
     k: int,
     node: Node,
     wider: bool,
-    target: str,
+    target: Target,
     solver: dict[str, Any],
 ) -> NewUnits:
     graph = gstats.graph

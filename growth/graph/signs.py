@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from growth.graph.nodes import Graph
 from growth.graph.statistics import observe_graph
 from growth.graph.table import Candidates
 from growth.reading.activations import constants
-from growth.reading.losses import Loss
+from growth.reading.losses import Loss, LossName
 from linmaps.numerics.dtypes import working
+from linmaps.trees.tree import Tree
 
 
 @door()
@@ -24,12 +25,12 @@ def choose_graph_sign(
     graph: Graph,
     params: Any,
     data: Any,
-    items: Any,
-    loss: str | Loss = "cross_entropy",
+    items: Tree,
+    loss: LossName | Loss = "cross_entropy",
     *,
     progress: bool = False,
     check_finite: bool = True,
-) -> Any:
+) -> Tree:
     """`choose_sign` for graphs: new units with the better sign of each and its exact one-sided gain, in one more pass.
 
     items: NewUnits, a list of expansions, or a `Candidates` table; edges and deltas pass as they are.
@@ -62,8 +63,8 @@ def choose_graph_sign(
     rest = iter(signed)
     done = [next(rest) if isinstance(i, NewUnits) else i for i in listed]
     if isinstance(items, Candidates):
-        return dataclasses.replace(items, items=tuple(done))
-    return done if isinstance(items, list) else done[0]
+        return cast(Tree, dataclasses.replace(items, items=tuple(done)))
+    return cast(Tree, done if isinstance(items, list) else done[0])
 
 
 def _sides(item: NewUnits, values: dict[str, Tensor], gradients: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

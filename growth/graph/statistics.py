@@ -18,7 +18,7 @@ from growth.checks.doors import door
 from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation, constants
-from growth.reading.losses import Loss, per_sample
+from growth.reading.losses import Loss, LossName, per_sample
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
@@ -160,7 +160,7 @@ def graph_statistics(
     graph: Graph,
     params: Any,
     data: Any,
-    loss: str | Loss = "cross_entropy",
+    loss: LossName | Loss = "cross_entropy",
     *,
     progress: bool = False,
     check_finite: bool = True,
@@ -201,7 +201,7 @@ def graph_statistics(
 
 
 def observe_graph(
-    graph: Graph, params: Any, data: Any, loss: str | Loss, progress: bool, check_finite: bool
+    graph: Graph, params: Any, data: Any, loss: LossName | Loss, progress: bool, check_finite: bool
 ) -> Iterator[tuple[str, Rows, int]]:
     """For each batch that is not empty: its name, values and gradients `[rows, n_v]` of the nodes, and its samples."""
     each = per_sample(loss)

@@ -15,7 +15,7 @@ from linmaps import trees
 
 
 @door()
-def grow_graph(graph: Graph, params: Any, items: Any, *, scale: Scale = 1.0) -> tuple[Graph, Any]:
+def grow_graph(graph: Graph, params: Any, items: Any, *, scale: Scale = 1.0) -> tuple[Graph, dict[str, Any]]:
     """The graph and params with the expansions added: NodeDelta, NewEdge, NewUnits, or a list of them, in order.
 
     With amplitudes (s, t) = scale, or one number for both: deltas are subtracted s times; edges go as t, and their own

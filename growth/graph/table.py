@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
+from growth.closed_form.neurons import Target
 from growth.graph.closed_form import new_edge, new_node, wider_node
 from growth.graph.expansions import Expansion, NewEdge, NewUnits, enlarged, sources, targets
 from growth.graph.nodes import Graph, Node
@@ -15,6 +16,8 @@ from growth.graph.statistics import GraphStatistics
 from growth.reading.activations import Activation
 from linmaps.checks.annotations import typed
 from linmaps.trees import record
+
+By = Literal["gain", "ratio"]
 
 
 @record(static=("graph",))
@@ -36,7 +39,7 @@ class Candidates:
         return torch.stack([i.gain for i in self.items], -1) if self.items else torch.zeros(0)
 
     @property
-    def best(self) -> Any:
+    def best(self) -> Expansion:
         """The candidate of the largest gain.  Raises ValueError if there is none."""
         if not self.items:
             raise ValueError(
@@ -45,15 +48,15 @@ class Candidates:
         return self.take(1)[0]
 
     @typed
-    def take(self, n: int, *, by: str = "gain") -> list[Any]:
+    def take(self, n: int, *, by: By = "gain") -> list[Expansion]:
         """The n best that can be added together, which close no cycle: by "gain", or by "ratio", gain per parameter.
 
         Reads values, so it belongs outside of transforms.  Raises ValueError for another `by`.
         """
-        if by not in ("gain", "ratio"):
+        if by not in get_args(By):
             raise ValueError(f'by: got {by!r}, expected "gain" or "ratio"')
         graph = self.graph
-        chosen: list[Any] = []
+        chosen: list[Expansion] = []
         for i in self._order(by):
             item = self.items[i]
             if len(chosen) < n and not any(graph.reaches(v, u) for u in sources(item) for v in targets(item)):
@@ -61,7 +64,7 @@ class Candidates:
                 chosen.append(item)
         return chosen
 
-    def _order(self, by: str) -> list[int]:
+    def _order(self, by: By) -> list[int]:
         values = self.gains.detach().flatten(0, -2).mean(0) if self.gains.ndim > 1 else self.gains.detach()
         size = torch.tensor([i.parameters if by == "ratio" else 1 for i in self.items], device=values.device)
         return (values / size.clamp(min=1)).argsort(descending=True, stable=True).tolist()
@@ -87,7 +90,7 @@ def candidates(
     k: int,
     activation: Activation | None,
     *,
-    target: str = "residual",
+    target: Target = "residual",
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
 ) -> Candidates:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -18,22 +18,49 @@ from growth.checks.doors import door
 from growth.moments.first_order import MEANS, Statistics
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
-from growth.reading.losses import Loss
+from growth.reading.link import Taps
+from growth.reading.losses import Loss, LossName
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, bare, check_pairs
 from linmaps.numerics.moments import second_moment
 
 
+@overload
+def statistics(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair,
+    loss: LossName | Loss = ...,
+    *,
+    layers: LayerCollection | None = ...,
+    taps: Taps = ...,
+    progress: bool = ...,
+    check_finite: bool = ...,
+) -> Statistics: ...
+@overload
+def statistics(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Sequence[Pair],
+    loss: LossName | Loss = ...,
+    *,
+    layers: LayerCollection | None = ...,
+    taps: Taps = ...,
+    progress: bool = ...,
+    check_finite: bool = ...,
+) -> list[Statistics]: ...
 @door("f", "loss")
 def statistics(
     f: Callable[..., Tensor],
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    loss: str | Loss = "cross_entropy",
+    loss: LossName | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
-    taps: str = "all",
+    taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
 ) -> Any:

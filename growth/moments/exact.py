@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast, overload
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from fisher.collector.taps import column_rows, pull
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
+from fisher.likelihoods.names import LikelihoodName
 from growth.checks.data import examples, few
 from growth.checks.doors import door
 from growth.checks.records import owned
@@ -25,15 +26,42 @@ from growth.moments.first_order import Statistics
 from growth.reading.locate import located
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working
+from linmaps.trees.tree import Tree
 
 
+@overload
+def output_fisher(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair,
+    likelihood: LikelihoodName | Likelihood = ...,
+    *,
+    layers: LayerCollection | None = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    check_finite: bool = ...,
+) -> Tensor: ...
+@overload
+def output_fisher(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Sequence[Pair],
+    likelihood: LikelihoodName | Likelihood = ...,
+    *,
+    layers: LayerCollection | None = ...,
+    chunk_size: int | None = ...,
+    progress: bool = ...,
+    check_finite: bool = ...,
+) -> list[Tensor]: ...
 @door("f")
 def output_fisher(
     f: Callable[..., Tensor],
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    likelihood: str | Likelihood = "categorical",
+    likelihood: LikelihoodName | Likelihood = "categorical",
     *,
     layers: LayerCollection | None = None,
     chunk_size: int | None = None,
@@ -88,14 +116,14 @@ def output_fisher(
 
 @door("f")
 def with_fisher(
-    stats: Any,
+    stats: Tree,
     f: Callable[..., Tensor],
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    likelihood: str | Likelihood = "categorical",
+    likelihood: LikelihoodName | Likelihood = "categorical",
     **options: Any,
-) -> Any:
+) -> Tree:
     """`stats` with E replaced by the exact Fisher matrix at the output of `after`: see `output_fisher` for the options.
 
     The empirical E is that of the gradients at the given targets and shrinks as they are fitted; the exact one does not.
@@ -119,4 +147,4 @@ def with_fisher(
                 f"{p}: stats have {s.E.shape[0]} outputs, the layer after has {E.shape[0]}; give statistics of this pair"
             )
         new.append(dataclasses.replace(s, E=E.to(s.E.dtype)))
-    return new[0] if alone else new
+    return cast(Tree, new[0] if alone else new)

@@ -5,6 +5,8 @@ r inputs of `before`, p of `after`, q outputs of `after`, taps as in `statistics
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -13,10 +15,13 @@ from growth.moments.solvers import pseudo_root
 from linmaps.checks import number
 from linmaps.numerics.dtypes import working
 
+OutputMetric = Literal["fisher"]
+InputMetric = Literal["covariance"]
 
-def check_metric(output_metric: str | None, shrinkage: float | Tensor) -> None:
+
+def check_metric(output_metric: OutputMetric | None, shrinkage: float | Tensor) -> None:
     """Raise unless the metric is None or "fisher" and the shrinkage, a number in [0, 1], has a metric."""
-    if output_metric not in (None, "fisher"):
+    if output_metric not in (None, *get_args(OutputMetric)):
         raise ValueError(
             f'output_metric: got {output_metric!r}, expected None or "fisher" (the matrix E of statistics)'
         )

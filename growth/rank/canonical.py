@@ -39,7 +39,7 @@ def terms(T: Tensor, k: int) -> tuple[Tensor, list[Tensor]]:
     return torch.cat([w for w, _ in found]), [torch.cat(columns, 1) for columns in zip(*(f for _, f in found))]
 
 
-def grow(leaves: Params, more: tuple[int, ...], draw: Draw, T: Tensor | None):
+def grow(leaves: Params, more: tuple[int, ...], draw: Draw, T: Tensor | None) -> dict[str, Tensor]:
     """New terms with unit factors, generic or the leading rank-one terms of the gradient, and zero in the largest mode."""
     (k,), weights, factors = more, leaves["weights"], listed(leaves, "U")
     unit = lambda Z: Z / torch.linalg.vector_norm(Z, dim=0)
@@ -56,7 +56,7 @@ def grow(leaves: Params, more: tuple[int, ...], draw: Draw, T: Tensor | None):
     return {"weights": beside(weights, column_size(weights[None]).expand(k))} | named("U", grown)
 
 
-def reduce(leaves: Params, ranks: tuple[int, ...]):
+def reduce(leaves: Params, ranks: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """The largest terms, fitted to W by sweeps of alternating least squares in factor form, and the relative distance.
 
     With V_k the factors kept, in their order, V_k carrying the weights,
@@ -89,7 +89,7 @@ def reduce(leaves: Params, ranks: tuple[int, ...]):
     return _balanced(w, V), error
 
 
-def _balanced(w: Tensor, V: list[Tensor]):
+def _balanced(w: Tensor, V: list[Tensor]) -> dict[str, Tensor]:
     """The same terms with the size of each shared evenly among its factors and its weight."""
     norms = [positive_root((U * U.conj()).real.sum(0)) for U in V]
     total = functools.reduce(operator.mul, norms, w.abs())

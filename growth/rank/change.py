@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,13 +11,16 @@ from growth.checks.doors import door
 from growth.closed_form.draws import drawing
 from growth.rank.curvature import curvature_of
 from growth.rank.form import Form, More, check_gradient
+from linmaps.base import Map
 from linmaps.checks import Params, number
 from linmaps.numerics.dtypes import working
+
+Spec = TypeVar("Spec", bound=Map)
 
 
 @door()
 def grow_rank(
-    spec: Any,
+    spec: Spec,
     params: Params,
     k: More,
     generator: torch.Generator | None = None,
@@ -25,7 +28,7 @@ def grow_rank(
     gradient: Tensor | None = None,
     fisher: Any = None,
     ridge: float | Tensor = 1e-6,
-) -> tuple[Any, dict[str, Tensor]]:
+) -> tuple[Spec, dict[str, Tensor]]:
     """The spec and params of a map with k more ranks and the same W: old entries keep place and value, new ones come last.
 
     Of each new product one side is zero, so that W stays, and the other is not, so that the zero side has a gradient at
@@ -83,7 +86,7 @@ def grow_rank(
 
 
 @door()
-def reduce_rank(spec: Any, params: Params, k: More) -> tuple[Any, dict[str, Tensor], Tensor]:
+def reduce_rank(spec: Spec, params: Params, k: More) -> tuple[Spec, dict[str, Tensor], Tensor]:
     """The spec and params of a map with k ranks fewer near W, and the relative distance |W' - W| / |W|: undoes `grow_rank`.
 
     Without forming W (but for the distance of cp and Spectral): LowRank by a truncated singular value decomposition, the

@@ -42,6 +42,8 @@ def check_gradient(spec: Any, gradient: Any, like: Tensor) -> Tensor:
 class Form:
     """A spec as one of the kinds whose ranks can change, and its ranks, one for each bond."""
 
+    kind: str
+
     def __init__(self, spec: Any) -> None:
         self.spec = spec
         if isinstance(spec, Factorized) and spec.factorization != "dense":
@@ -157,7 +159,7 @@ class Form:
         if self.kind in ("tt", "blocktt"):
             return self._trains(leaves, more, draw, G)
         T = None if G is None else tensor(G, *self.sizes)
-        return (canonical if self.kind == "cp" else tucker).grow(leaves, more, draw, T)  # type: ignore[attr-defined]
+        return (canonical.grow if self.kind == "cp" else tucker.grow)(leaves, more, draw, T)
 
     def reduced(self, leaves: Params, target: Ranks) -> tuple[dict[str, Tensor], Tensor]:
         """The leaves with the target ranks near W, and the relative distance."""
@@ -169,8 +171,8 @@ class Form:
             stacked = [self._flat(A) for A in listed(leaves, "A")]
             cores, errors, norms = torch.func.vmap(lambda cores: trains.reduce(cores, target))(stacked)
             return self._shaped(leaves, cores), frobenius(errors) / norm_or(norms)
-        kind = {"lowrank": matrices, "cp": canonical, "tucker": tucker}[self.kind]
-        return kind.reduce(leaves, target)  # type: ignore[attr-defined]
+        reduce = {"lowrank": matrices.reduce, "cp": canonical.reduce, "tucker": tucker.reduce}[self.kind]
+        return reduce(leaves, target)
 
     def _flat(self, A: Tensor) -> Tensor:
         """Cores `[L, r, s, r']` of a train, one for each of its layers."""

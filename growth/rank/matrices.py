@@ -22,7 +22,9 @@ def residual(G: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return away(away(G, span(left)).mH, span(right.mH)).mH
 
 
-def grow(leaves: Params, more: tuple[int, ...], draw: Draw, G: Tensor | None, roots: tuple[Tensor, Tensor] | None):
+def grow(
+    leaves: Params, more: tuple[int, ...], draw: Draw, G: Tensor | None, roots: tuple[Tensor, Tensor] | None
+) -> dict[str, Tensor]:
     """[U, P] and [V; 0]: P the leading left singular vectors of the residual gradient, or generic, away from U.
 
     roots: lower triangular (K, H) of a metric K K' (x) H H', in which the singular vectors are taken then: with
@@ -46,7 +48,7 @@ def grow(leaves: Params, more: tuple[int, ...], draw: Draw, G: Tensor | None, ro
     return {"U": beside(U, column_size(U) * P), "V": with_zeros(V, k, -2)}
 
 
-def reduce(leaves: Params, ranks: tuple[int, ...]):
+def reduce(leaves: Params, ranks: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """The best matrix of a lower rank (Eckart and Young 1936), at size R, and its relative distance.
 
     With Q an orthonormal basis of U and u, s singular vectors and values of Q'U V: U = Q u sqrt(s), V = sqrt(s)^-1 u'Q'U V.

@@ -45,7 +45,7 @@ def residual(T: Tensor, core: Tensor, bases: Sequence[Tensor]) -> Tensor:
     return left
 
 
-def grow(leaves: Params, more: tuple[int, ...], draw: Draw, T: Tensor | None):
+def grow(leaves: Params, more: tuple[int, ...], draw: Draw, T: Tensor | None) -> dict[str, Tensor]:
     """[U_k, P_k] and a core with zeros: P_k away from U_k, generic or of the residual gradient N.
 
     Then P_k are the leading left singular vectors of the unfoldings of N, improved by sweeps of higher-order orthogonal
@@ -71,7 +71,7 @@ def grow(leaves: Params, more: tuple[int, ...], draw: Draw, T: Tensor | None):
     return {"core": core} | named("U", [beside(U, column_size(U) * P) for U, P in zip(factors, new)])
 
 
-def reduce(leaves: Params, ranks: tuple[int, ...]):
+def reduce(leaves: Params, ranks: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """The higher-order singular value decomposition, with sweeps, of the core in orthonormal bases, and its distance."""
     core, factors = leaves["core"], listed(leaves, "U")
     bases = [svd(U)[0] for U in factors]

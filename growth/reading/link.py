@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from fisher.collector.rules.forms import Convolution
 from growth.reading.layers import Layer
 from growth.reading.pairs import Pair
 
-CENTRE, ALL = "centre", "all"
-TAPS = (ALL, CENTRE)
+Taps = Literal["all", "centre"]
+TAPS = ALL, CENTRE = get_args(Taps)
 AT_ONCE = 2**24  # numbers of gathered rows held at a time
 
 
@@ -66,7 +67,7 @@ class Link:
 
 
 def linked(
-    pair: Pair, before: Use, after: Use, layer: Layer, shape: tuple[int, ...], taps: str, device: torch.device
+    pair: Pair, before: Use, after: Use, layer: Layer, shape: tuple[int, ...], taps: Taps, device: torch.device
 ) -> Link:
     """The link of two uses; shape: of the hidden map, or the positions of a dense layer; taps: as in `statistics`."""
     m = math.prod(shape)

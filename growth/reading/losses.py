@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.func import debug_unwrap, grad
 from fisher.likelihoods.logits import expect_logits
 
 Loss = Callable[[Tensor, Any], Tensor]
+LossName = Literal["cross_entropy", "squared_error"]
 IGNORED = -100
 
 
@@ -53,10 +54,10 @@ def squared_error(y: Tensor, target: Tensor) -> Tensor:
     return (0.5 * (y - target) ** 2).reshape(y.shape[0], -1).sum(1)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+LOSSES: dict[LossName, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
 
 
-def per_sample(loss: str | Loss) -> Loss:
+def per_sample(loss: LossName | Loss) -> Loss:
     """The loss as a function `(y, target) -> [B]` that checks what it returns.
 
     A mean over the batch would make all statistics depend on the batch size; so it raises.

@@ -26,9 +26,9 @@ from growth.reading.activations import Activation
 from growth.reading.between import verify
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
-from growth.reading.link import TAPS, Link, linked
+from growth.reading.link import TAPS, Link, Taps, linked
 from growth.reading.locate import Place, located
-from growth.reading.losses import Loss, gradient, per_sample
+from growth.reading.losses import Loss, LossName, gradient, per_sample
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.numerics.dtypes import working
@@ -54,11 +54,11 @@ def observed(
     params: Any,
     data: Any,
     pairs: Sequence[Pair],
-    loss: str | Loss,
+    loss: LossName | Loss,
     layers: LayerCollection | None,
     progress: bool,
     check_finite: bool,
-    taps: str = TAPS[0],
+    taps: Taps = TAPS[0],
 ) -> Iterator[tuple[str, int, list[View]]]:
     """For each batch that is not empty: its name, its samples and one View per pair."""
     if taps not in TAPS:
@@ -91,7 +91,7 @@ def _maps(layers: LayerCollection, place: Place) -> bool:
     return isinstance(layers.uses[place.before[0]].form, Convolution)
 
 
-def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: int, taps: str) -> View:
+def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: int, taps: Taps) -> View:
     (b2, _), (b1, g) = (_together(pair, [io[k] for k in side]) for side in (place.before, place.after))
     before, after = layers.uses[place.before[0]], layers.uses[place.after[0]]
     shape = tuple(before.tap_shape(samples)[2:]) if _maps(layers, place) else (b2.shape[1],)

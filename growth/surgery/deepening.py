@@ -13,12 +13,13 @@ from growth.reading.layers import Layer, layer_at
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
+from linmaps.trees.tree import Tree
 
 
 @door()
 def deepen(
-    params: Any, after: str | Path, name: str, *, kernel: Sequence[int] | None = None, bias: bool | None = None
-) -> Any:
+    params: Tree, after: str | Path, name: str, *, kernel: Sequence[int] | None = None, bias: bool | None = None
+) -> Tree:
     """`params` with an identity layer `name` behind the layer `after`.
 
         weight = I [p, p] (of a convolution [p, p, *kernel], zero but at the centre tap),   bias = 0 [p]

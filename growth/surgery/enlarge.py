@@ -23,14 +23,15 @@ from growth.reading.link import centre
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.trees.tree import Tree
 
 Scale = float | Tensor | tuple[float | Tensor, float | Tensor]
 
 
 @door()
 def grow(
-    params: Any, pair: Pair | Sequence[Pair], new: Any = None, *, delta: Any = None, scale: Scale | list[Scale] = 1.0
-) -> Any:
+    params: Tree, pair: Pair | Sequence[Pair], new: Any = None, *, delta: Any = None, scale: Scale | list[Scale] = 1.0
+) -> Tree:
     """`params` enlarged by the units `new` between the layers of `pair`, and changed by `delta`.
 
         U -> [U; √t A]      c -> [c; √t a]      W -> [W - s ΔW, √t Ω]      b -> b - s Δb - √t Σ_j Ω_j σ(0)
@@ -119,7 +120,7 @@ def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
 def _lowered(params: Any, after: Layer, move: Tensor, name: str) -> Any:
     """params with the first bias of the layers less move."""
     path, bias = next((layer.bias_path, layer.bias) for layer in after.all if layer.bias is not None)
-    return trees.replace(params, path, bias - cast_like(fitted(move, bias.shape, name), bias))  # type: ignore[arg-type,union-attr]
+    return trees.replace(params, path, bias - cast_like(fitted(move, bias.shape, name), bias))  # type: ignore[arg-type]
 
 
 def _split(flat: Tensor, layer: Layer, name: str) -> list[Tensor]:

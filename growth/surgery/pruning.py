@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,20 +30,21 @@ from linmaps.numerics.eigen import pinv
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees import record
 from linmaps.trees.printed import on_a_line, sizes
+from linmaps.trees.tree import Tree
 
 Units = Sequence[int] | Tensor
 
 
 @door()
 def prune(
-    params: Any,
+    params: Tree,
     pair: Pair,
     units: Units,
     *,
     stats: Statistics | None = None,
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
-) -> Any:
+) -> Tree:
     """`params` without the hidden units `units` of a pair; the others keep their order, and their entries bit by bit.
 
     units: indices (negative ones count from the end), or a bool tensor `[p]`, True for the units to drop.  Indices in a
@@ -73,7 +74,7 @@ def prune(
     dropped, kept = partition(units, before.weight.shape[0], before.weight.device)
     if stats is not None:
         params = _compensated(params, pair, stats, spread(dropped, after.taps), spread(kept, after.taps), ridge, rtol)
-    return gathered(params, pair, kept)
+    return cast(Tree, gathered(params, pair, kept))
 
 
 @typed
@@ -147,7 +148,7 @@ class Removed:
 
 
 @door()
-def cut(params: Any, pair: Pair, units: Units) -> tuple[Any, Removed]:
+def cut(params: Tree, pair: Pair, units: Units) -> tuple[Tree, Removed]:
     """(`prune(params, pair, units)`, what was removed), from which `restore` makes params again, bit by bit.
 
     Raises as `prune`.
@@ -164,11 +165,11 @@ def cut(params: Any, pair: Pair, units: Units) -> tuple[Any, Removed]:
         trees.get(params, path).index_select(axis, spread(dropped, columns))
         for path, axis, columns in places(params, pair)
     ]
-    return gathered(params, pair, kept), Removed(dropped, tuple(entries), bare(pair))
+    return cast(Tree, gathered(params, pair, kept)), Removed(dropped, tuple(entries), bare(pair))
 
 
 @door()
-def restore(params: Any, pair: Pair, removed: Removed) -> Any:
+def restore(params: Tree, pair: Pair, removed: Removed) -> Tree:
     """`params` with the units that `cut` removed, at their old places; the others may have been trained since.
 
     Raises ValueError (path, got, expected) for params in which they do not fit, TypeError for another record.

@@ -6,7 +6,7 @@ p hidden units before the step, p + k after it; r inputs of `before` U, c; `afte
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -19,15 +19,17 @@ from growth.surgery.same import Check, same_function
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.trees.keys import path_str
+from linmaps.trees.tree import Tree
 
-KINDS = ("default", "constraint_old", "constraint_new")
+Kind = Literal["default", "constraint_old", "constraint_new"]
+KINDS = get_args(Kind)
 POWERS = {"running_mean": 1, "running_var": 2}
 
 
 @door()
 def rescale(
-    params: Any, pair: Pair, k: int, *, kind: str = "default", preserve: bool = False, check: Check | None = None
-) -> Any:
+    params: Tree, pair: Pair, k: int, *, kind: Kind = "default", preserve: bool = False, check: Check | None = None
+) -> Tree:
     """`params` with (U, c) times α and (W, b) times β, before k units are added; same sizes, a new tree.
 
         default          α = 1                  β = √(p / (p + k))
@@ -79,13 +81,13 @@ def rescale(
     if preserve:
         params = _scaled(params, [(after.weight_path, after.weight)], beta)
         if pair.norm is None:
-            return _scaled(params, _leaves(before), 1 / beta)
+            return cast(Tree, _scaled(params, _leaves(before), 1 / beta))
         if "weight" not in norm:
             raise ValueError(
                 f"{pair}: the norm {path_str(pair.norm)} has no weight, expected one to take the factor of {after.name}; "
                 "use preserve=False"
             )
-        return _scaled(params, [norm[n] for n in ("weight", "bias") if n in norm], 1 / beta)
+        return cast(Tree, _scaled(params, [norm[n] for n in ("weight", "bias") if n in norm], 1 / beta))
     params = _scaled(_scaled(params, _leaves(before), alpha), _leaves(after), beta)
     for name, power in POWERS.items():
         params = _scaled(params, [norm[name]] if name in norm else [], alpha**power)

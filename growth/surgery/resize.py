@@ -6,7 +6,7 @@ q outputs of a layer, p its inputs, weight `[q, p]` or `[q, p, *kernel]`; k new 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import typed
+from linmaps.trees.tree import Tree
 
 MOST = 2**20  # new features: more is a mistake, to be met before memory is
 Extension = Tensor | tuple[Tensor, Tensor] | None
@@ -24,13 +25,13 @@ Extension = Tensor | tuple[Tensor, Tensor] | None
 
 @typed
 def add_parameters(
-    layer: Any,
+    layer: Tree,
     *,
     added_in_features: int = 0,
     added_out_features: int = 0,
     matrix_extension: Extension = None,
     bias_extension: Tensor | None = None,
-) -> Any:
+) -> Tree:
     """`layer` with new inputs (columns, behind the old ones) or new outputs (rows, below the old ones), or both.
 
         in:  W [q, p] -> [W, X],  X [q, k]            out:  W -> [W; X],  X [k, p],   b -> [b; x],  x [k]
@@ -63,15 +64,16 @@ def add_parameters(
             f"bias_extension: got shape {tuple(bias_extension.shape)}, expected None, since {why}; leave it out"
         )
     if isinstance(layer, Tensor):
-        return weight
+        return cast(Tree, weight)
     new = {"weight": weight}
     if bias is not None:
         new["bias"] = _extended(bias, bias_extension, added_out_features, 0, "bias_extension")
-    return type(layer)((k, new.get(k, v)) for k, v in layer.items())
+    own: Any = layer
+    return cast(Tree, type(own)((k, new.get(k, v)) for k, v in own.items()))
 
 
 @typed
-def layer_in_extension(layer: Any, weight: Tensor) -> Any:
+def layer_in_extension(layer: Tree, weight: Tensor) -> Tree:
     """`layer` with the columns `weight` `[q, k]` (`[q, k, *kernel]`) behind its own: k new inputs.
 
     Raises as `add_parameters`.
@@ -85,7 +87,7 @@ def layer_in_extension(layer: Any, weight: Tensor) -> Any:
 
 
 @typed
-def layer_out_extension(layer: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
+def layer_out_extension(layer: Tree, weight: Tensor, bias: Tensor | None = None) -> Tree:
     """`layer` with the rows `weight` `[k, p]` (`[k, p, *kernel]`) below its own, and `bias` `[k]` (None: zeros).
 
     Raises as `add_parameters`.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ from growth.surgery.same import Check, same_function
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.numerics.numeric import positive_root
+from linmaps.trees.tree import Tree
 
-METHODS = ("split", "pair", "zero_out")
+Method = Literal["split", "pair", "zero_out"]
+METHODS = get_args(Method)
 Units = Sequence[int] | Tensor
 Parts = tuple[
     Tensor, Tensor | None, Tensor
@@ -30,17 +32,17 @@ Parts = tuple[
 
 @door()
 def widen(
-    params: Any,
+    params: Tree,
     pair: Pair,
     k: int,
-    method: str = "split",
+    method: Method = "split",
     generator: torch.Generator | None = None,
     *,
     units: Units | None = None,
     noise: float = 0.0,
     draws: Tensor | None = None,
     check: Check | None = None,
-) -> Any:
+) -> Tree:
     """`params` with k more hidden units between the layers of a pair, computing the same function if f is elementwise there.
 
         split:     U -> [U; U_j],   W -> [W_i / m_i, W_j / m_j]     j the split units, m_i = 1 + how often i is split
@@ -88,7 +90,7 @@ def widen(
     if method == "split":
         at = _chosen(p, k, generator, units, before.weight.device)
         params = _split(params, pair, after, at, p)
-        return params if parts is None else _perturbed(params, pair, parts, noise, p)
+        return cast(Tree, params if parts is None else _perturbed(params, pair, parts, noise, p))
     if parts is None:
         return params
     V, c, Z = parts
@@ -96,7 +98,7 @@ def widen(
     if method == "pair":
         half, mid = k // 2, k // 2 * after.columns
         V, Z = torch.cat([V[:half], V[:half]]), torch.cat([Z[:, :mid], noise * Z[:, mid:] - Z[:, :mid]], 1)
-    return _appended(params, pair, (V, c, Z if method == "pair" else torch.zeros_like(Z)))
+    return cast(Tree, _appended(params, pair, (V, c, Z if method == "pair" else torch.zeros_like(Z))))
 
 
 def _split(params: Any, pair: Pair, after: Layer, at: Tensor, p: int) -> Any:
@@ -186,7 +188,7 @@ def _chosen(p: int, k: int, generator: torch.Generator | None, units: Units | No
     return torch.arange(k, device=device) % max(p, 1)
 
 
-def _check(pair: Pair, p: int, k: int, method: str, noise: float, units: Units | None) -> None:
+def _check(pair: Pair, p: int, k: int, method: Method, noise: float, units: Units | None) -> None:
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {list(METHODS)}")
     count(k)

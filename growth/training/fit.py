@@ -27,7 +27,7 @@ from growth.moments.accumulation import statistics
 from growth.moments.first_order import Statistics
 from growth.reading.buffers import buffers_fixed
 from growth.reading.layers import layers_of
-from growth.reading.losses import Loss, per_sample
+from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale, grow
 from growth.training.descent import Optimizer, sgd
@@ -53,7 +53,7 @@ def fit_and_grow(
     order: Sequence[Tensor],
     target: int | Sequence[int],
     k: int | Sequence[int],
-    loss: str | Loss = "cross_entropy",
+    loss: LossName | Loss = "cross_entropy",
     optimizer: Optimizer | None = None,
     method: Method | None = None,
     delta: bool = True,

@@ -5,6 +5,8 @@ r, p, q as in `statistics`; k new units.  Scores are scalar tensors.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -22,11 +24,11 @@ from linmaps.numerics import lapack
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
 
+Of = Literal["new", "layer"]
+
 
 @door()
-def senn_score(
-    stats: Statistics, ridge: float | Tensor = 0.0, *, new: Neurons | None = None, of: str = "new"
-) -> Tensor:
+def senn_score(stats: Statistics, ridge: float | Tensor = 0.0, *, new: Neurons | None = None, of: Of = "new") -> Tensor:
     """The squared natural-gradient norm g'F⁻¹g of new outgoing weights on the residual, with a Kronecker-factored F.
 
         η = vec(Γ)' (C ⊗ G + ridge I)⁻¹ vec(Γ),    Γ = E[h R'],   C = E[h h'],   R = -(G - ΔW b1),
@@ -50,7 +52,7 @@ def senn_score(
     if new is not None:
         owned(new, "new", stats, Neurons, "optimal_neurons")
         alike(new, "new", stats, "the statistics")
-    if of not in ("new", "layer") or (of == "layer" and new is not None):
+    if of not in get_args(Of) or (of == "layer" and new is not None):
         raise ValueError(f'of: got {of!r}{" with new" if new is not None else ""}, expected "new", or "layer" alone')
     if of == "layer":
         gamma, C, taps = working(stats.M), working(stats.S), 1

@@ -16,7 +16,7 @@ from torch.func import vmap
 from fisher.checks.finiteness import finite
 from growth.checks.data import DIVERGED, examples
 from growth.checks.doors import door
-from growth.reading.losses import Loss, per_sample
+from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import apply_extended
 from linmaps import trees
@@ -67,7 +67,7 @@ def line_search(
     pair: Pair | Sequence[Pair],
     new: Any,
     delta: Any,
-    loss: str | Loss = "cross_entropy",
+    loss: LossName | Loss = "cross_entropy",
     *,
     tied: bool = False,
     grid: Sequence[float] = GRID,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self, overload
 
 import torch
 from torch import Tensor
@@ -57,8 +57,6 @@ class Map(Hooks):
             "out_features",
             f"in_features={self.in_features}, since this map is square; leave out_features out",
         )
-
-    # --- public, pure ------------------------------------------------------------------------------------------------
 
     def shapes(self) -> dict[str, Shape]:
         """Name and shape of each leaf of params.
@@ -162,6 +160,10 @@ class Map(Hooks):
         self._check(params)
         return self._down(self._reg_error(self._up(params)), params)
 
+    @overload
+    def eig(self, params: Params, vectors: Literal[False] = False) -> Tensor: ...
+    @overload
+    def eig(self, params: Params, vectors: Literal[True]) -> tuple[Tensor, Tensor]: ...
     def eig(self, params: Params, vectors: bool = False) -> Any:
         """Eigenvalues [n] of W; with `vectors=True` the pair (eigenvalues, V) with `W @ V = V * eigenvalues`.
 
@@ -292,6 +294,6 @@ class Map(Hooks):
         return trees.map(lambda t: self._down(t, {"W": W}), params), distance
 
     @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
+    def _of_size(cls, rows: int, columns: int, **options: Any) -> Self:
         """The map for these sizes or the nearest ones, not larger where possible, at which it exists."""
         return cls(rows, rows if cls.square else columns, **options)

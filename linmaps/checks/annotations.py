@@ -130,7 +130,7 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
 
 
 def _numeric(value: Any) -> bool:
-    return isinstance(value, (Real, Tensor)) and type(value) is not bool
+    return isinstance(value, (Real, Tensor)) and not isinstance(value, bool)
 
 
 def _finite(value: Any, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ from linmaps.composed.cell import PARTS, RNNCell
 from linmaps.numerics.numeric import eye_like
 
 
+@overload
+def rnn(
+    cell: RNNCell, params: Any, xs: Tensor, h0: Tensor | None = None, *, noise: Any = None
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def rnn(
+    cell: Sequence[RNNCell], params: Any, xs: Tensor, h0: Any = None, *, noise: Any = None
+) -> tuple[Tensor, list[Tensor]]: ...
 @door
 def rnn(
     cell: RNNCell | Sequence[RNNCell],

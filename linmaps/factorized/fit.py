@@ -14,7 +14,9 @@ from linmaps.checks import Params, size
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.checks.modules import check_untouched, has_forward_of, initialised, value_of
+from linmaps.factorized.kinds.names import FactorizationName, Implementation
 from linmaps.factorized.spec import Factorized
+from linmaps.factorized.tensors.ranks import Rank
 from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.shapes import tensorized_shape
@@ -37,7 +39,7 @@ class Factorization(tuple[Factorized, dict[str, Tensor]]):
         self.error = error
         return self
 
-    def __getnewargs__(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[Any, ...]:
         return (*self, self.error)
 
     def __repr__(self) -> str:
@@ -59,12 +61,12 @@ def factorize(
     weight: Any,
     bias: Any = None,
     *,
-    factorization: str = "tt",
-    rank: Any = "same",
+    factorization: FactorizationName = "tt",
+    rank: Rank = "same",
     n_modes: int = 3,
     in_shape: Sequence[int] | None = None,
     out_shape: Sequence[int] | None = None,
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
     checkpointing: bool = False,
     compat: bool = False,
     n_sweeps: int | None = None,

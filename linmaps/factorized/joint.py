@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -126,10 +126,15 @@ class Layers(Map):
                 f"{self._title}.{what}: there are {self.n_layers} layers, expected one; use spec.select(params, layer)"
             )
 
+    @overload
+    def eig(self, params: Params, vectors: Literal[False] = False) -> Tensor: ...
+    @overload
+    def eig(self, params: Params, vectors: Literal[True]) -> tuple[Tensor, Tensor]: ...
     @typed
     def eig(self, params: Params, vectors: bool = False) -> Any:
         self._one_layer("eig")
-        return super().eig(params, vectors)
+        asked: Any = vectors
+        return super().eig(params, asked)
 
     @typed
     def singular_values(self, params: Params) -> Tensor:

@@ -19,15 +19,14 @@ from linmaps.checks.annotations import typed
 from linmaps.factorized.checkpoint import recompute
 from linmaps.factorized.joint import Layer, Layers
 from linmaps.factorized.kinds import KINDS, Kind, Leaves
+from linmaps.factorized.kinds.names import FactorizationName, Implementation
 from linmaps.factorized.tensors.plan import Plan, least
 from linmaps.factorized.tensors.plan import product as plain_product
 from linmaps.numerics.numeric import by_planes
 
-IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
-
 
 @functools.lru_cache(maxsize=4096)
-def plan_for(name: str, r: Any, O: Shape, I: Shape, B: int, implementation: str) -> Plan:
+def plan_for(name: str, r: Any, O: Shape, I: Shape, B: int, implementation: Implementation) -> Plan:
     ways = KINDS[name].ways(r, O, I, B)
     allowed = [
         title
@@ -77,8 +76,8 @@ class Products(Layers):
     if TYPE_CHECKING:
         in_shape: Shape
         out_shape: Shape
-        factorization: str
-        implementation: str
+        factorization: FactorizationName
+        implementation: Implementation
         checkpointing: bool
 
     @typed

@@ -19,7 +19,9 @@ from linmaps.checks import Params, Shape
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import HALF
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
-from linmaps.factorized.products import IMPLEMENTATIONS, Products
+from linmaps.factorized.kinds.names import IMPLEMENTATIONS, FactorizationName, Implementation
+from linmaps.factorized.products import Products
+from linmaps.factorized.tensors.ranks import Rank
 from linmaps.families.patterns.arrays import OfArrays
 from linmaps.numerics import lapack
 from linmaps.numerics.draws import uniform
@@ -90,13 +92,13 @@ class Factorized(Products, OfArrays):
     complex_ready: ClassVar[bool] = True
     _sizes: ClassVar[str] = "a tuple of ints, the sizes of the modes; linmaps.tensorized_shape(n, n_modes) makes one"
 
-    in_shape: tuple[int, ...]  # type: ignore[misc]
+    in_shape: tuple[int, ...]
     out_shape: tuple[int, ...] = None  # type: ignore[assignment]
     in_features: int = field(init=False, repr=False)
     out_features: int = field(init=False, repr=False)
-    factorization: str = field(default="tucker", kw_only=True)
-    rank: Any = field(default="same", kw_only=True)
-    implementation: str = field(default="auto", kw_only=True)
+    factorization: FactorizationName = field(default="tucker", kw_only=True)
+    rank: Rank = field(default="same", kw_only=True)
+    implementation: Implementation = field(default="auto", kw_only=True)
     n_layers: int = field(default=1, kw_only=True)
     checkpointing: bool = field(default=False, kw_only=True)
     compat: bool = field(default=False, kw_only=True)

@@ -6,7 +6,7 @@ Modules hold the params; the map stays a pure function of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.nn.utils.parametrize import register_parametrization
 from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks.annotations import typed
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class Module(nn.Module):
@@ -74,7 +76,7 @@ def _tree(module: nn.Module) -> dict[str, Any]:
 
 
 @typed
-def parametrize(module: nn.Module, name: str, spec: Map) -> nn.Module:
+def parametrize(module: Kind, name: str, spec: Map) -> Kind:
     """Let a weight of a module, torch's [out, in], be W' of a map, by torch.nn.utils.parametrize; returns the module.
 
     The map starts at the params whose matrix is nearest to today's weight (`spec.from_matrix`): assigning to the weight goes

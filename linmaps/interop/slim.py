@@ -66,14 +66,14 @@ def convert(module: Any) -> Found | None:
 def _torch_linear(module: torch.nn.Linear) -> Found | None:
     if not initialised(module):
         return None
-    found = [p for name in parametrized(module) for p in module.parametrizations[name]]  # type: ignore[union-attr, index]
+    found = [p for name in parametrized(module) for p in module.parametrizations[name]]  # type: ignore[index]
     kept = parametrized(module) == ["weight"] and len(found) == 1
     promise = type(found[0]).__name__ if kept and type(found[0]).__module__ == parametrizations.__name__ else ""
     check_untouched(module, "from_module", parametrized=promise in ("_Orthogonal", "_WeightNorm"))
     W = value_of(module, "weight").mT
     n, m = W.shape
     if promise == "_Orthogonal":
-        spec = Orthogonal(n, m, det=None if n != m else 1 - 2 * int(negative_determinant(W)))
+        spec = Orthogonal(n, m, det=None if n != m else -1 if negative_determinant(W) else 1)
         return with_bias(Seen(module), spec, spec.from_matrix(W)[0])
     return with_bias(Seen(module), Linear(n, m), {"W": W})
 

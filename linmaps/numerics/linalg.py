@@ -37,7 +37,7 @@ class _Symmetric(torch.autograd.Function):
     """m^-1 b from the LDL' decomposition of a symmetric m, linear in b, which torch has no batching rule for."""
 
     @staticmethod
-    def forward(LD: Tensor, pivots: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(LD: Tensor, pivots: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.ldl_solve(LD, pivots, b)
 
     @staticmethod
@@ -46,11 +46,11 @@ class _Symmetric(torch.autograd.Function):
         ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         return None, None, _Symmetric.apply(*ctx.saved_tensors, g)
 
     @staticmethod
-    def jvp(ctx: Any, _: Any, __: Any, tangent: Tensor) -> Any:  # type: ignore[override]
+    def jvp(ctx: Any, _: Any, __: Any, tangent: Tensor) -> Any:
         return _Symmetric.apply(*ctx.saved_tensors, tangent)
 
     @staticmethod

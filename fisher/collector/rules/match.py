@@ -100,7 +100,9 @@ Lookup = Callable[[Any], View | None]
 Rule = Callable[[tuple[Any, ...], dict[str, Any], Lookup], Match | None]
 
 
-def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], defaults: tuple[Any, ...]) -> tuple:
+def bind(
+    names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], defaults: tuple[Any, ...]
+) -> tuple[Any, ...]:
     """The arguments of a call by their names, in this order."""
     bound = dict(zip(names, defaults)) | dict(zip(names, args)) | kwargs
     return tuple(bound.get(n) for n in names)

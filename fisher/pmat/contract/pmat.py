@@ -135,7 +135,7 @@ class PMat(Acting):
 
     def trace(self) -> Tensor:
         """Sum of the diagonal."""
-        return sum(t.sum() for t in trees.leaves(self.get_diag()))  # type: ignore[return-value]
+        return sum(t.sum() for t in trees.leaves(self.get_diag()))
 
     # --- algebra -----------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ class PMatBlockDiag(Layerwise):
     general: ClassVar[bool] = True
 
     __repr__ = PMat.__repr__
-    linear = True  # type: ignore[assignment]
+    linear = True
 
     def _about(self) -> str:
         return f"{len(self.blocks)} blocks, "

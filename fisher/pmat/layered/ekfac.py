@@ -6,6 +6,7 @@ U [I, I], W [O, O] orthogonal bases of the input and the output side, D [O, I] t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
+from fisher.likelihoods import Likelihood
+from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.blocks import InEigenbasis
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
@@ -78,13 +81,21 @@ class PMatEKFAC(InEigenbasis):
             for name, block in self._blocks().items()
         }
 
-    def update_diag(self, f: Any, params: Any, data: Any, likelihood: Any = "categorical", **options: Any) -> PMatEKFAC:
+    def update_diag(
+        self,
+        f: Callable[..., Tensor],
+        params: Any,
+        data: Any,
+        likelihood: LikelihoodName | Likelihood = "categorical",
+        **options: Any,
+    ) -> PMatEKFAC:
         """The same bases with new eigenvalues, the second moments in them at these params and data; options as of `fim`.
 
         `D[o, i] = 1/B sum over columns and b of ((W' (sum over s of g a') U)[o, i])^2`, one forward and one backward over
         the columns: much less than new bases.  Exact blocks are kept.
         """
-        return handed("update_diag")(self, f, params, data, likelihood, **options)
+        made: PMatEKFAC = handed("update_diag")(self, f, params, data, likelihood, **options)
+        return made
 
     def _inverse(self, regul: Regul) -> PMatEKFAC:
         return self._pow(-1, regul)

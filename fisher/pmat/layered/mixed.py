@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
+from fisher.likelihoods import Likelihood
+from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.handing import handed
@@ -68,9 +70,17 @@ class PMatMixed(PMat):
         """The same split with other parts."""
         return PMatMixed(tuple(parts), self.split, self.layers)
 
-    def update_diag(self, f: Any, params: Any, data: Any, likelihood: Any = "categorical", **options: Any) -> PMatMixed:
+    def update_diag(
+        self,
+        f: Callable[..., Tensor],
+        params: Any,
+        data: Any,
+        likelihood: LikelihoodName | Likelihood = "categorical",
+        **options: Any,
+    ) -> PMatMixed:
         """`PMatEKFAC.update_diag` of the parts that have Kronecker eigenbases; the others are kept."""
-        return handed("update_diag")(self, f, params, data, likelihood, **options)
+        made: PMatMixed = handed("update_diag")(self, f, params, data, likelihood, **options)
+        return made
 
     # --- vectors -----------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class PMatQuasiDiag(Layerwise):
     kinds: ClassVar[dict[str, tuple[str, ...]] | None] = {"default": (), "lstsq": LSTSQ}
 
     __repr__ = PMat.__repr__
-    linear = True  # type: ignore[assignment]
+    linear = True
 
     def _about(self) -> str:
         return f"{len(self.cross)} layers with a bias, "

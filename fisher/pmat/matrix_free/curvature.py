@@ -84,7 +84,7 @@ class OutputCurvature(Curvature):
         return back(self.at_output(y, u, batch))[0]
 
     def quadratic(self, params: Any, batch: Batch, v: Any) -> Tensor:
-        y, u = jvp(lambda p: self.f(p, batch[0]), (params,), (v,))  # type: ignore[misc]
+        y, u = jvp(lambda p: self.f(p, batch[0]), (params,), (v,))
         return (u * self.at_output(y, u, batch)).sum()
 
     def pulled(self, params: Any, batch: Batch, w: Tensor) -> Any:

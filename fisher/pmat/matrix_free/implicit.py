@@ -16,6 +16,7 @@ from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.held import emptied
+from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.acting import check_sample
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
@@ -59,7 +60,7 @@ class PMatImplicit(MatrixFree):
         f: Callable[..., Tensor],
         params: Any,
         data: Any,
-        likelihood: str | Likelihood = "categorical",
+        likelihood: LikelihoodName | Likelihood = "categorical",
         *,
         columns: Sequence[Tensor] | Callable[..., Tensor] | None = None,
         check: bool = True,

@@ -48,7 +48,7 @@ class MatrixFree(PMat):
 
     # --- solve -------------------------------------------------------------------------------------------------------
 
-    def _solve(  # type: ignore[override]
+    def _solve(
         self,
         v: Any,
         regul: Regul,

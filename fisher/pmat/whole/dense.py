@@ -48,7 +48,7 @@ class PMatDense(Blockwise):
         def __add__(self, other: PMat) -> PMatDense: ...
         def __sub__(self, other: PMat) -> PMatDense: ...
 
-    linear = True  # type: ignore[assignment]
+    linear = True
 
     def _blocks(self) -> dict[str, Any]:
         self.check_single(2, self.matrix)

@@ -50,7 +50,7 @@ class PMatDiag(AxisAligned):
         def __sub__(self, other: PMat) -> PMat: ...
         def __sub__(self, other: PMat) -> PMat: ...
 
-    linear = True  # type: ignore[assignment]
+    linear = True
 
     def _blocks(self) -> dict[str, Any]:
         self.check_vector(self.diag, "diag (of a stacked ensemble? use torch.func.vmap)")

@@ -50,7 +50,7 @@ class PMatEye(AxisAligned):
         def __sub__(self, other: PMat) -> PMat: ...
         def __sub__(self, other: PMat) -> PMat: ...
 
-    linear = True  # type: ignore[assignment]
+    linear = True
 
     def _blocks(self) -> dict[str, Any]:
         self.check_single(0, self.alpha)

@@ -110,7 +110,7 @@ class PMatLowRank(PMat):
 
     # --- solve -------------------------------------------------------------------------------------------------------
 
-    def _solve(self, v: Any, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Any:  # type: ignore[override]
+    def _solve(self, v: Any, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Any:
         return cast(self._solve_within(cast(v, self._inner), regul, kind, cut), self._dtype)
 
     def _solve_within(self, v: Any, regul: Regul, kind: str, cut: Cut) -> Any:
@@ -227,8 +227,8 @@ class PMatLowRank(PMat):
     # --- algebra -----------------------------------------------------------------------------------------------------
 
     def scaled(self, alpha: Regul) -> PMatLowRank:
-        if isinstance(alpha, Number) and alpha >= 0 and self.weights is None:  # type: ignore[operator]
-            return PMatLowRank(trees.scale(math.sqrt(alpha), self.rows))  # type: ignore[arg-type]
+        if isinstance(alpha, Number) and alpha >= 0 and self.weights is None:
+            return PMatLowRank(trees.scale(math.sqrt(alpha), self.rows))
         return PMatLowRank(self.rows, alpha * self._all_weights())
 
     def _all_weights(self) -> Tensor:

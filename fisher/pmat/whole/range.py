@@ -104,7 +104,7 @@ class PMatRange(PMat):
         rest, core = (t.to(inside.dtype) for t in (self.rest, self._matrix()))
         return trees.axpy(rest, outside, combination(self.basis, core @ inside))
 
-    def _solve(self, v: Any, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Any:  # type: ignore[override]
+    def _solve(self, v: Any, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Any:
         v = self.check_vector(v)
         return (self._pinv(cut) if kind == "lstsq" else self._inverse(regul)).mv(v)
 

@@ -6,7 +6,7 @@ x is [B, in, *space], results are [B, out, *space']; n = 1, 2, 3 axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from linmaps.checks import Shape
 
 Option = int | Sequence[int]
+Padding = Literal["same", "valid"]
 
 
 class Axis(NamedTuple):
@@ -36,7 +37,7 @@ def _ints(value: Any, n: int, low: int, key: str, what: str) -> tuple[int, ...]:
     return values
 
 
-def axes_of(kernel_size: Shape, stride: Option, padding: Option | str, dilation: Option, what: str) -> list[Axis]:
+def axes_of(kernel_size: Shape, stride: Option, padding: Option | Padding, dilation: Option, what: str) -> list[Axis]:
     """The options of torch's convolutions by axis; "same" puts d (k - 1) zeros around x, an odd one behind.
 
     ValueError or TypeError for options out of range, or "same" with a stride.

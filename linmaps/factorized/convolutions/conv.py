@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,16 +19,17 @@ from linmaps.base import Use, matrix, product
 from linmaps.base.checked import Checked
 from linmaps.checks import Params, Shape
 from linmaps.checks.annotations import typed
-from linmaps.factorized.convolutions.axes import Option, axes_of, check_x, space_after
+from linmaps.factorized.convolutions.axes import Option, Padding, axes_of, check_x, space_after
 from linmaps.factorized.convolutions.kernels import COMPLEX, check_kernel, decomposed, named, put_together
 from linmaps.factorized.convolutions.stages import convolve, multiplications
 from linmaps.factorized.kinds import KINDS
+from linmaps.factorized.kinds.names import IMPLEMENTATIONS, Implementation
 from linmaps.factorized.tensors.ranks import Rank, fraction
 from linmaps.numerics.draws import uniform
 from linmaps.numerics.dtypes import working_dtype
 
-FACTORIZATIONS = ("cp", "tucker", "tt", "dense")
-IMPLEMENTATIONS = ("auto", "factorized", "reconstructed")
+ConvFactorization = Literal["cp", "tucker", "tt", "dense"]
+FACTORIZATIONS = get_args(ConvFactorization)
 
 
 @trees.static
@@ -69,10 +70,10 @@ class FactorizedConv(Checked):
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
-    factorization: str = field(default="cp", kw_only=True)
+    factorization: ConvFactorization = field(default="cp", kw_only=True)
     rank: Rank = field(default="same", kw_only=True)
     bias: bool = field(default=True, kw_only=True)
-    implementation: str = field(default="auto", kw_only=True)
+    implementation: Implementation = field(default="auto", kw_only=True)
     ranks: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -176,7 +177,7 @@ class FactorizedConv(Checked):
 
     @typed
     def apply_conv(
-        self, params: Params, x: Tensor, *, stride: Option = 1, padding: Option | str = 0, dilation: Option = 1
+        self, params: Params, x: Tensor, *, stride: Option = 1, padding: Option | Padding = 0, dilation: Option = 1
     ) -> Tensor:
         """`conv(x, K) + b` [B, out, *space'] for x [B, in, *space], or without B, equal to torch's convolution with K.
 
@@ -208,7 +209,8 @@ class FactorizedConv(Checked):
         return product(Use("factorized_conv", run, self._kernel, shape, call, rest, bias, lends), params, x)
 
     def _convolved(self, params: Params, x: Tensor, axes: Any, space: Shape) -> Tensor:
-        way, how, n = self.implementation, (self.factorization, self.ranks, self._tensor), len(space)
+        way: str = self.implementation
+        how, n = (self.factorization, self.ranks, self._tensor), len(space)
         if way == "auto":
             counts = multiplications(*how, math.prod(x.shape[: -n - 1]), x.shape[-n:], space)
             way = min(counts, key=lambda name: counts[name])

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
-from linmaps.factorized.convolutions.conv import FactorizedConv
+from linmaps.factorized.convolutions.conv import ConvFactorization, FactorizedConv
+from linmaps.factorized.kinds.names import Implementation
 from linmaps.factorized.tensors.ranks import Rank
 
 
@@ -16,9 +17,9 @@ def factorize_conv(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    factorization: str = "cp",
+    factorization: ConvFactorization = "cp",
     rank: Rank = "same",
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
     n_sweeps: int | None = None,
 ) -> tuple[FactorizedConv, dict[str, Tensor]]:
     """A spec and params near the weight [out, in, *k] of one of torch's convolutions, and its bias [out].
@@ -43,6 +44,13 @@ def factorize_conv(
         raise error(f"factorize_conv: weight is {got}, expected a tensor [out, in, *k] with 1 to 3 sizes k{cure}")
     weight, bias = (t.detach() if isinstance(t, nn.Parameter) else t for t in (weight, bias))
     out, c, *k = weight.shape
-    options = {"factorization": factorization, "rank": rank, "implementation": implementation}
-    spec = FactorizedConv(c, out, tuple(k), bias=bias is not None, **options)
+    spec = FactorizedConv(
+        c,
+        out,
+        tuple(k),
+        factorization=factorization,
+        rank=rank,
+        implementation=implementation,
+        bias=bias is not None,
+    )
     return spec, spec.from_kernel(weight, bias=bias, n_sweeps=n_sweeps)[0]

@@ -1,6 +1,7 @@
 """The kinds of factorization, by name, one a file: what its leaves are, its matrix, its products, its fit.
 
 In reading order:
+    names    what they are called
     base     what a kind answers
     dense    one full tensor
     lowrank  U V

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from linmaps.factorized.kinds.base import Kind, Shape, dense_product, listed, modes, named, tensor
+from torch import Tensor
+
+from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product, listed, modes, named, tensor
 from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
 from linmaps.factorized.tensors.cp import cp_als
 from linmaps.factorized.tensors.multilinear import khatri_rao
@@ -17,26 +20,26 @@ class CP(Kind):
 
     name, layered = "cp", ("U0", 0)
 
-    def ranks(self, rank, L, O, I, compat=False):
+    def ranks(self, rank: Any, L: int, O: Shape, I: Shape, compat: bool = False) -> Any:
         return (tltorch_ranks if compat else ranks).cp_rank(rank, modes(L, O, I))
 
-    def shapes(self, r, L, O, I):
+    def shapes(self, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
         return {"weights": (r,)} | {f"U{k}": (s, r) for k, s in enumerate(modes(L, O, I))}
 
-    def terms(self, r):
+    def terms(self, r: Any) -> float:
         return float(r)
 
-    def inner(self, a, b):
+    def inner(self, a: Leaves, b: Leaves) -> Tensor:
         return norms.cp_inner(a["weights"], listed(a, "U"), b["weights"], listed(b, "U"))
 
-    def _split(self, params, O):
+    def _split(self, params: Leaves, O: Shape) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         factors = listed(params, "U")
         return params["weights"], factors[: len(O)], factors[len(O) :]
 
-    def matrix(self, params, O, I):
+    def matrix(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         return chains.cp_matrix(*self._split(params, O))
 
-    def ways(self, r, O, I, B):
+    def ways(self, r: Any, O: Shape, I: Shape, B: int) -> dict[str, Way]:
         def formed(sizes: Shape) -> Cost:
             return Cost(r * math.prod(sizes), 2 * r * math.prod(sizes), 1) if len(sizes) > 1 else Cost()
 
@@ -56,36 +59,36 @@ class CP(Kind):
             "dense": Way(None, formation + dense_product(O, I, B)),
         }
 
-    def apply(self, params, x, O, I, **options: Any):
+    def apply(self, params: Leaves, x: Tensor, O: Shape, I: Shape, **options: Any) -> Tensor:
         return chains.cp_apply(x, *self._split(params, O), **options)
 
-    def rows(self, params, index, O, I):
+    def rows(self, params: Leaves, index: tuple[Tensor, ...], O: Shape, I: Shape) -> Tensor:
         weights, outs, ins = self._split(params, O)
         for U, i in zip(ins, index):
             weights = weights * U[i]
         return weights @ khatri_rao(outs).mT
 
-    def select(self, params, layer):
+    def select(self, params: Leaves, layer: int | Tensor) -> dict[str, Tensor]:
         first, *others = listed(params, "U")
         return {"weights": params["weights"] * first[layer]} | named("U", others)
 
-    def bonds(self, r):
+    def bonds(self, r: Any) -> dict[str, int]:
         return {"r": r}
 
-    def scale_bonds(self, params, factors):
+    def scale_bonds(self, params: Leaves, factors: Leaves) -> dict[str, Tensor]:
         return {**params, "weights": params["weights"] * factors["r"]} if "r" in factors else dict(params)
 
-    def keep(self, params, r, kept):
+    def keep(self, params: Leaves, r: Any, kept: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         if "r" not in kept:
             return r, dict(params)
         return len(kept["r"]), {k: t.index_select(-1, kept["r"]) for k, t in params.items()}
 
-    def decompose(self, W, r, L, O, I, how):
+    def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         T, sweeps = tensor(W, L, O, I), {} if how.n_sweeps is None else {"n_sweeps": how.n_sweeps}
         weights, factors = cp_als(T, r if how.start is None else how.start, **sweeps)
         return {"weights": weights} | named("U", factors)
 
-    def unfoldings(self, W, r, L, O, I):
+    def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         T = tensor(W, L, O, I)
         alone = [T.movedim(k, 0).reshape(s, -1) for k, s in enumerate(T.shape)]
         in_order = [T.reshape(math.prod(T.shape[:k]), -1) for k in range(2, T.ndim - 1)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from linmaps.factorized.kinds.base import Kind, dense_product
+from torch import Tensor
+
+from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product
 from linmaps.factorized.tensors.plan import Way
 
 
@@ -14,44 +17,44 @@ class Dense(Kind):
 
     name, joint, layered = "dense", "nothing", ("W", 0)
 
-    def ranks(self, rank, L, O, I, compat=False):
+    def ranks(self, rank: Any, L: int, O: Shape, I: Shape, compat: bool = False) -> Any:
         return None
 
-    def shapes(self, r, L, O, I):
+    def shapes(self, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
         return {"W": ((L,) if L > 1 else ()) + (math.prod(I), math.prod(O))}
 
-    def terms(self, r):
+    def terms(self, r: Any) -> float:
         return 1.0
 
-    def inner(self, a, b):
+    def inner(self, a: Leaves, b: Leaves) -> Tensor:
         return (a["W"].conj() * b["W"]).sum()
 
-    def matrix(self, params, O, I):
+    def matrix(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         return params["W"]
 
-    def ways(self, r, O, I, B):
+    def ways(self, r: Any, O: Shape, I: Shape, B: int) -> dict[str, Way]:
         return {"dense": Way(None, dense_product(O, I, B))}
 
-    def apply(self, params, x, O, I, **options: Any):
+    def apply(self, params: Leaves, x: Tensor, O: Shape, I: Shape, **options: Any) -> Tensor:
         return x @ params["W"]
 
-    def rows(self, params, index, O, I):
+    def rows(self, params: Leaves, index: tuple[Tensor, ...], O: Shape, I: Shape) -> Tensor:
         return params["W"].reshape(*I, math.prod(O))[index]
 
-    def select(self, params, layer):
+    def select(self, params: Leaves, layer: int | Tensor) -> dict[str, Tensor]:
         return {"W": params["W"][layer]}
 
-    def bonds(self, r):
+    def bonds(self, r: Any) -> dict[str, int]:
         return {}
 
-    def scale_bonds(self, params, factors):
+    def scale_bonds(self, params: Leaves, factors: Leaves) -> dict[str, Tensor]:
         return dict(params)
 
-    def keep(self, params, r, kept):
+    def keep(self, params: Leaves, r: Any, kept: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         return r, dict(params)
 
-    def decompose(self, W, r, L, O, I, how):
+    def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         return {"W": W.clone()}
 
-    def unfoldings(self, W, r, L, O, I):
+    def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         return []

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from linmaps.factorized.kinds.base import Kind, dense_product
+import torch
+from torch import Tensor
+
+from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product
 from linmaps.factorized.tensors import ranks
 from linmaps.factorized.tensors.plan import Way, product
 from linmaps.factorized.tensors.randomized import randomized_svd
@@ -19,55 +23,55 @@ class LowRank(Kind):
 
     name, joint, layered = "lowrank", "U", ("V", 0)
 
-    def ranks(self, rank, L, O, I, compat=False):
+    def ranks(self, rank: Any, L: int, O: Shape, I: Shape, compat: bool = False) -> Any:
         return ranks.low_rank(rank, math.prod(I), L * math.prod(O))
 
-    def shapes(self, r, L, O, I):
+    def shapes(self, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
         return {"U": (math.prod(I), r), "V": ((L,) if L > 1 else ()) + (r, math.prod(O))}
 
-    def terms(self, r):
+    def terms(self, r: Any) -> float:
         return float(r)
 
-    def inner(self, a, b):
+    def inner(self, a: Leaves, b: Leaves) -> Tensor:
         # <U V, P Q> = sum over the entries of (U' P) and (V Q')
         rights = (a["V"].conj() @ b["V"].mT).reshape(-1, a["V"].shape[-2], b["V"].shape[-2]).sum(0)
         return ((a["U"].mH @ b["U"]) * rights).sum()
 
-    def matrix(self, params, O, I):
+    def matrix(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         return params["U"] @ params["V"]
 
-    def singular_values(self, params, O, I):
+    def singular_values(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         return product_svdvals(params["U"], params["V"])
 
-    def ways(self, r, O, I, B):
+    def ways(self, r: Any, O: Shape, I: Shape, B: int) -> dict[str, Way]:
         n, m = math.prod(I), math.prod(O)
         return {
             "two products": Way({}, product(B, n, r) + product(B, r, m)),
             "dense": Way(None, product(n, r, m) + dense_product(O, I, B)),
         }
 
-    def apply(self, params, x, O, I, **options: Any):
+    def apply(self, params: Leaves, x: Tensor, O: Shape, I: Shape, **options: Any) -> Tensor:
         return (x @ params["U"]) @ params["V"]
 
-    def rows(self, params, index, O, I):
+    def rows(self, params: Leaves, index: tuple[Tensor, ...], O: Shape, I: Shape) -> Tensor:
         return params["U"].reshape(*I, params["U"].shape[1])[index] @ params["V"]
 
-    def select(self, params, layer):
+    def select(self, params: Leaves, layer: int | Tensor) -> dict[str, Tensor]:
         return {"U": params["U"], "V": params["V"][layer]}
 
-    def bonds(self, r):
+    def bonds(self, r: Any) -> dict[str, int]:
         return {"r": r}
 
-    def scale_bonds(self, params, factors):
+    def scale_bonds(self, params: Leaves, factors: Leaves) -> dict[str, Tensor]:
         return {**params, "U": params["U"] * factors["r"]} if "r" in factors else dict(params)
 
-    def keep(self, params, r, kept):
+    def keep(self, params: Leaves, r: Any, kept: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         if "r" not in kept:
             return r, dict(params)
         U, V = params["U"].index_select(1, kept["r"]), params["V"].index_select(-2, kept["r"])
         return len(kept["r"]), {"U": U, "V": V}
 
-    def decompose(self, W, r, L, O, I, how):
+    def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         n, m = W.shape[-2:]
         side_by_side = W if L == 1 else W.transpose(0, 1).reshape(n, L * m)
         if how.sketch is None:
@@ -77,9 +81,11 @@ class LowRank(Kind):
         V = U.mH @ side_by_side  # has derivatives where singular values repeat, as products with them would not
         return {"U": U, "V": V if L == 1 else V.reshape(r, L, m).transpose(0, 1)}
 
-    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+    def sketches(
+        self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
+    ) -> list[Tensor]:
         n = L * math.prod(O)
         return [normal(generator, (n, min(r + oversampling, n, math.prod(I))), working_dtype(dtype))]
 
-    def unfoldings(self, W, r, L, O, I):
+    def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         return [(W if L == 1 else W.transpose(0, 1).reshape(W.shape[1], L * W.shape[2]), r)]

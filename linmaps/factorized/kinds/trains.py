@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
+from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product, listed, modes, named, tensor
 from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_tt, tt_sketches
@@ -18,20 +20,20 @@ from linmaps.factorized.tensors.trains import tt_svd
 class _Train(Kind):
     """Cores "A0".., bonds "r1".. between them."""
 
-    def terms(self, r):
+    def terms(self, r: Any) -> float:
         return float(math.prod(r))
 
-    def bonds(self, r):
+    def bonds(self, r: Any) -> dict[str, int]:
         return {f"r{k}": r[k] for k in range(1, len(r) - 1)}
 
-    def scale_bonds(self, params, factors):
+    def scale_bonds(self, params: Leaves, factors: Leaves) -> dict[str, Tensor]:
         leaves = dict(params)
         for bond, w in factors.items():
             core = f"A{int(bond[1:]) - 1}"
             leaves[core] = leaves[core] * w
         return leaves
 
-    def keep(self, params, r, kept):
+    def keep(self, params: Leaves, r: Any, kept: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         leaves, r = dict(params), list(r)
         for bond, index in kept.items():
             k = int(bond[1:])
@@ -41,7 +43,7 @@ class _Train(Kind):
         return tuple(r), leaves
 
     @staticmethod
-    def _cores(T, r, how):
+    def _cores(T: Tensor, r: Any, how: Fitting) -> list[Tensor]:
         return tt_svd(T, r) if how.sketch is None else randomized_tt(T, r, how.sketch)
 
 
@@ -50,26 +52,26 @@ class TT(_Train):
 
     name, joint, layered = "tt", "all but the first core", ("A0", 1)
 
-    def ranks(self, rank, L, O, I, compat=False):
+    def ranks(self, rank: Any, L: int, O: Shape, I: Shape, compat: bool = False) -> Any:
         return (tltorch_ranks if compat else ranks).tt_rank(rank, modes(L, O, I))
 
-    def shapes(self, r, L, O, I):
+    def shapes(self, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
         return {f"A{k}": (r[k], s, r[k + 1]) for k, s in enumerate(modes(L, O, I))}
 
-    def inner(self, a, b):
+    def inner(self, a: Leaves, b: Leaves) -> Tensor:
         return norms.tt_inner(listed(a, "A"), listed(b, "A"))
 
-    def _split(self, params, O):
+    def _split(self, params: Leaves, O: Shape) -> tuple[list[Tensor], list[Tensor]]:
         cores = listed(params, "A")
         return cores[: len(O)], cores[len(O) :]
 
-    def matrix(self, params, O, I):
+    def matrix(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         return chains.tt_matrix(*self._split(params, O))
 
-    def ways(self, r, O, I, B):
+    def ways(self, r: Any, O: Shape, I: Shape, B: int) -> dict[str, Way]:
         p = len(O)
 
-        def join(a: int, b: int, offset: int, sizes) -> Cost:
+        def join(a: int, b: int, offset: int, sizes: Sequence[int]) -> Cost:
             cost, s = Cost(), sizes[a]
             for k in range(a + 1, b):
                 left, here = r[offset + a] * s, sizes[k] * r[offset + k + 1]
@@ -91,32 +93,34 @@ class TT(_Train):
             "dense": Way(None, formed + dense_product(O, I, B)),
         }
 
-    def apply(self, params, x, O, I, **options: Any):
+    def apply(self, params: Leaves, x: Tensor, O: Shape, I: Shape, **options: Any) -> Tensor:
         return chains.tt_apply(x, *self._split(params, O), **options)
 
-    def rows(self, params, index, O, I):
+    def rows(self, params: Leaves, index: tuple[Tensor, ...], O: Shape, I: Shape) -> Tensor:
         outs, ins = self._split(params, O)
         n, chosen = len(index[0]), [A.movedim(1, 0)[i] for A, i in zip(ins, index)]  # each [n, r, r']
         z = functools.reduce(lambda z, A: A @ z, reversed(chosen))
         P = chains.joined(outs)
         return z.reshape(n, ins[0].shape[0]) @ P.reshape(P.shape[1:]).mT
 
-    def single(self, r):
+    def single(self, r: Any) -> Any:
         return (1, *r[2:])
 
-    def select(self, params, layer):
+    def select(self, params: Leaves, layer: int | Tensor) -> dict[str, Tensor]:
         first, second, *others = listed(params, "A")
         (s, q), row = second.shape[1:], first[0, layer]
         merged = (row @ second.reshape(second.shape[0], s * q)).reshape(1, s, q)
         return named("A", [merged, *others])
 
-    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+    def sketches(
+        self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
+    ) -> list[Tensor]:
         return tt_sketches(generator, modes(L, O, I), r, oversampling=oversampling, dtype=dtype)
 
-    def decompose(self, W, r, L, O, I, how):
+    def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         return named("A", self._cores(tensor(W, L, O, I), r, how))
 
-    def unfoldings(self, W, r, L, O, I):
+    def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         T = tensor(W, L, O, I)
         return [(T.reshape(math.prod(T.shape[:k]), -1), r[k]) for k in range(1, T.ndim)]
 
@@ -126,24 +130,24 @@ class BlockTT(_Train):
 
     name, joint, layered, paired = "blocktt", "nothing", ("A0", 1), True
 
-    def ranks(self, rank, L, O, I, compat=False):
+    def ranks(self, rank: Any, L: int, O: Shape, I: Shape, compat: bool = False) -> Any:
         return (tltorch_ranks if compat else ranks).tt_rank(rank, [o * i for o, i in zip(O, I)])
 
-    def shapes(self, r, L, O, I):
+    def shapes(self, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
         layers = (L,) if L > 1 else ()
         return {f"A{k}": (r[k], *layers, o, i, r[k + 1]) for k, (o, i) in enumerate(zip(O, I))}
 
-    def inner(self, a, b):
+    def inner(self, a: Leaves, b: Leaves) -> Tensor:
         left, right = listed(a, "A"), listed(b, "A")
         if left[0].ndim == 4:
             return norms.tt_inner(left, right)
         pairs = [[core.movedim(1, 0) for core in cores] for cores in (left, right)]
         return torch.func.vmap(norms.tt_inner)(*pairs).sum()
 
-    def matrix(self, params, O, I):
+    def matrix(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         return chains.blocktt_matrix(listed(params, "A"))
 
-    def ways(self, r, O, I, B):
+    def ways(self, r: Any, O: Shape, I: Shape, B: int) -> dict[str, Way]:
         sizes = [o * i for o, i in zip(O, I)]
 
         def join(a: int, b: int) -> Cost:
@@ -168,10 +172,10 @@ class BlockTT(_Train):
             ways[name] = Way({"groups": groups, "forward": forward}, total)
         return ways | {"dense": Way(None, join(0, len(O)) + dense_product(O, I, B))}
 
-    def apply(self, params, x, O, I, **options: Any):
+    def apply(self, params: Leaves, x: Tensor, O: Shape, I: Shape, **options: Any) -> Tensor:
         return chains.blocktt_apply(x, listed(params, "A"), **options)
 
-    def rows(self, params, index, O, I):
+    def rows(self, params: Leaves, index: tuple[Tensor, ...], O: Shape, I: Shape) -> Tensor:
         first, *others = [A.movedim(2, 0)[i] for A, i in zip(listed(params, "A"), index)]  # each [n, r, o, r']
         z, n = first[:, 0], len(index[0])
         for A in others:
@@ -179,16 +183,18 @@ class BlockTT(_Train):
             z = (z @ A.reshape(n, r, o * after)).reshape(n, z.shape[1] * o, after)
         return z[:, :, 0]
 
-    def select(self, params, layer):
+    def select(self, params: Leaves, layer: int | Tensor) -> dict[str, Tensor]:
         return named("A", [core[:, layer] for core in listed(params, "A")])
 
-    def subset(self, params, layers):
+    def subset(self, params: Leaves, layers: Tensor) -> dict[str, Tensor]:
         return {k: core.index_select(1, layers) for k, core in params.items()}
 
-    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+    def sketches(
+        self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
+    ) -> list[Tensor]:
         return tt_sketches(generator, [o * i for o, i in zip(O, I)], r, oversampling=oversampling, dtype=dtype)
 
-    def decompose(self, W, r, L, O, I, how):
+    def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         if L > 1:
             single = lambda one: self.decompose(one, r, 1, O, I, how)
             return {k: core.movedim(0, 1) for k, core in torch.func.vmap(single)(W).items()}
@@ -197,13 +203,13 @@ class BlockTT(_Train):
         shapes = self.shapes(r, 1, O, I)
         return {name: core.reshape(shapes[name]) for name, core in zip(shapes, cores)}
 
-    def _interleaved(self, W, L, O, I):
+    def _interleaved(self, W: Tensor, L: int, O: Shape, I: Shape) -> Tensor:
         d = len(O)
         T = tensor(W, 1, O, I) if W.ndim == 2 else W.mT.reshape(W.shape[0], *O, *I)
         lead = W.ndim - 2
         return T.permute(*range(lead), *(lead + k + half * d for k in range(d) for half in (0, 1)))
 
-    def unfoldings(self, W, r, L, O, I):
+    def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         sizes = [o * i for o, i in zip(O, I)]
         found = []
         for one in W.reshape(L, *W.shape[-2:]):

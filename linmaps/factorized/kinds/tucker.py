@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from linmaps.factorized.kinds.base import Kind, dense_product, listed, modes, named, tensor
+from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product, listed, modes, named, tensor
 from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_hosvd, tucker_sketches
@@ -19,38 +21,38 @@ class Tucker(Kind):
 
     name, layered = "tucker", ("U0", 0)
 
-    def ranks(self, rank, L, O, I, compat=False):
+    def ranks(self, rank: Any, L: int, O: Shape, I: Shape, compat: bool = False) -> Any:
         return (tltorch_ranks if compat else ranks).tucker_rank(rank, modes(L, O, I))
 
-    def shapes(self, r, L, O, I):
+    def shapes(self, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
         return {"core": tuple(r)} | {f"U{k}": shape for k, shape in enumerate(zip(modes(L, O, I), r))}
 
-    def terms(self, r):
+    def terms(self, r: Any) -> float:
         return float(math.prod(r))
 
-    def inner(self, a, b):
+    def inner(self, a: Leaves, b: Leaves) -> Tensor:
         return norms.tucker_inner(a["core"], listed(a, "U"), b["core"], listed(b, "U"))
 
-    def _split(self, params, O):
+    def _split(self, params: Leaves, O: Shape) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         factors = listed(params, "U")
         return params["core"], factors[: len(O)], factors[len(O) :]
 
-    def matrix(self, params, O, I):
+    def matrix(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
         return chains.tucker_matrix(*self._split(params, O))
 
-    def ways(self, r, O, I, B):
+    def ways(self, r: Any, O: Shape, I: Shape, B: int) -> dict[str, Way]:
         p = len(O)
         outs, ins = r[:p], r[p:]
 
-        def kronecker(a: int, b: int, sizes, ranks) -> Cost:
+        def kronecker(a: int, b: int, sizes: Sequence[int], ranks: Sequence[int]) -> Cost:
             n = math.prod(sizes[a:b]) * math.prod(ranks[a:b])
             return Cost(n, 2 * n, b - a - 1)
 
-        def project(a: int, b: int, B=B) -> Cost:
+        def project(a: int, b: int, B: int = B) -> Cost:
             n, done = B * math.prod(I[:a]), math.prod(ins[b:])
             return kronecker(a, b, I, ins) + step(n, math.prod(ins[a:b]), math.prod(I[a:b]), done)
 
-        def expand(a: int, b: int, B=B, sizes=O, ranks=outs) -> Cost:
+        def expand(a: int, b: int, B: int = B, sizes: Sequence[int] = O, ranks: Sequence[int] = outs) -> Cost:
             n, rest = B * math.prod(sizes[:a]), math.prod(ranks[b:])
             return kronecker(a, b, sizes, ranks) + step(n, math.prod(sizes[a:b]), math.prod(ranks[a:b]), rest)
 
@@ -66,10 +68,10 @@ class Tucker(Kind):
         formed = sum((expand(k, k + 1, math.prod(I)) for k in range(p)), formed)
         return ways | {"dense": Way(None, formed + dense_product(O, I, B))}
 
-    def apply(self, params, x, O, I, **options: Any):
+    def apply(self, params: Leaves, x: Tensor, O: Shape, I: Shape, **options: Any) -> Tensor:
         return chains.tucker_apply(x, *self._split(params, O), **options)
 
-    def rows(self, params, index, O, I):
+    def rows(self, params: Leaves, index: tuple[Tensor, ...], O: Shape, I: Shape) -> Tensor:
         core, outs, ins = self._split(params, O)
         z, n = chains.core_matrix(core, len(outs)).mT, len(index[0])
         z = z.reshape(1, *core.shape[len(outs) :], z.shape[1]).expand(n, *core.shape[len(outs) :], z.shape[1])
@@ -78,23 +80,23 @@ class Tucker(Kind):
             z = (U[i][:, None] @ z.reshape(n, r, math.prod(z.shape[2:]))).reshape(n, *z.shape[2:])
         return chains.expand(z, outs)
 
-    def single(self, r):
+    def single(self, r: Any) -> Any:
         return tuple(r[1:])
 
-    def select(self, params, layer):
+    def select(self, params: Leaves, layer: int | Tensor) -> dict[str, Tensor]:
         first, *others = listed(params, "U")
         core = params["core"]
         row = first[layer] @ core.reshape(core.shape[0], math.prod(core.shape[1:]))
         return {"core": row.reshape(core.shape[1:])} | named("U", others)
 
-    def bonds(self, r):
+    def bonds(self, r: Any) -> dict[str, int]:
         return {f"r{k}": size for k, size in enumerate(r)}
 
-    def scale_bonds(self, params, factors):
+    def scale_bonds(self, params: Leaves, factors: Leaves) -> dict[str, Tensor]:
         scaled = {f"U{k[1:]}": params[f"U{k[1:]}"] * w for k, w in factors.items()}
         return {**params, **scaled}
 
-    def keep(self, params, r, kept):
+    def keep(self, params: Leaves, r: Any, kept: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         leaves, r = dict(params), list(r)
         for bond, index in kept.items():
             k = int(bond[1:])
@@ -103,7 +105,7 @@ class Tucker(Kind):
             r[k] = len(index)
         return tuple(r), leaves
 
-    def decompose(self, W, r, L, O, I, how):
+    def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         T, sweeps = tensor(W, L, O, I), {} if how.n_sweeps is None else {"n_sweeps": how.n_sweeps}
         if how.sketch is None:
             core, factors = tucker_hosvd(T, r, **sweeps)
@@ -111,9 +113,11 @@ class Tucker(Kind):
             core, factors = randomized_hosvd(T, r, how.sketch, **sweeps)
         return {"core": core} | named("U", factors)
 
-    def sketches(self, generator, r, L, O, I, *, oversampling, dtype):
+    def sketches(
+        self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
+    ) -> list[Tensor]:
         return tucker_sketches(generator, modes(L, O, I), r, oversampling=oversampling, dtype=dtype)
 
-    def unfoldings(self, W, r, L, O, I):
+    def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         T = tensor(W, L, O, I)
         return [(torch.movedim(T, k, 0).reshape(s, -1), r[k]) for k, s in enumerate(T.shape)]

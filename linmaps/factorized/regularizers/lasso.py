@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from linmaps.factorized.regularizers.bond_vectors import OnBonds, bonds, factors
 from linmaps.factorized.regularizers.dropout import tensor_dropout
 from linmaps.factorized.spec import Factorized
 from linmaps.numerics.dtypes import working_dtype
+from linmaps.trees.tree import Tree
 
 Number = float | Tensor
 
@@ -61,7 +62,7 @@ def tensor_lasso(
 
 
 @typed
-def lasso_prox(weights: Any, step: Number) -> Any:
+def lasso_prox(weights: Tree, step: Number) -> Tree:
     """The soft threshold `z = sign(w) max(|w| - step, 0)` of every leaf of a tree; of complex w the modulus shrinks.
 
     z minimizes `|z - w|^2 / 2 + step |z|`: after a gradient step of rate eta on the rest of the objective, step = eta
@@ -80,4 +81,4 @@ def lasso_prox(weights: Any, step: Number) -> Any:
         path, w = trees.paths(weights)[unfit.index(True)], trees.leaves(weights)[unfit.index(True)]
         got = f"{trees.path_str(('weights', *path))} is {getattr(w, 'dtype', type(w).__name__)}"
         raise TypeError(f"lasso_prox: {got}, expected a tensor of floats; use .to(torch.float32)")
-    return trees.map(lambda w: (w.sgn() * (w.abs() - step).clamp(min=0)).to(w.dtype), weights)
+    return cast(Tree, trees.map(lambda w: (w.sgn() * (w.abs() - step).clamp(min=0)).to(w.dtype), weights))

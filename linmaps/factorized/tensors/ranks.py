@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from linmaps.checks.annotations import typed
 
-Rank = Any  # "same", a fraction of the dense count, an int, or a tuple of ints
+Rank = Literal["same"] | float | Sequence[int]  # a fraction of the dense count, an int, or a tuple of ints
 Ranks = tuple[int, ...]
 Count = Callable[[Sequence[int]], int]
 
@@ -73,7 +73,7 @@ def fraction(rank: Rank, what: str) -> float | None:
     return None
 
 
-def _ints(rank: Rank, n: int, what: str) -> Ranks:
+def _ints(rank: Any, n: int, what: str) -> Ranks:
     """A rank of ints as n of them."""
     values = (rank,) * n if isinstance(rank, int) else tuple(rank)
     if len(values) != n:

@@ -6,7 +6,7 @@ n rows and columns.  A sequence x W^t, t = 0, 1, 2, ..., dies out, whatever W do
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from linmaps.numerics.numeric import eye_like
 from linmaps.numerics.packing import skew
 from linmaps.numerics.ranges import MARGIN, relu
 
-METHODS = ("lmi", "rescale", "soft")
+Method = Literal["lmi", "rescale", "soft"]
+METHODS = get_args(Method)
 
 
 @register
@@ -66,7 +67,7 @@ class PowerBound(Map):
     half_ready: ClassVar[bool] = False
 
     max_p: float = field(default=1.0, kw_only=True)
-    method: str = field(default="lmi", kw_only=True)
+    method: Method = field(default="lmi", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import MARGIN
 from linmaps.numerics.scaling import doubly_scaled, doubly_stochastic
+
+Method = Literal["sinkhorn", "orthostochastic"]
 
 
 @register
@@ -55,12 +57,12 @@ class DoublyStochastic(Map):
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 
-    method: str = field(default="sinkhorn", kw_only=True)
+    method: Method = field(default="sinkhorn", kw_only=True)
     n_iters: int | None = field(default=None, kw_only=True)  # of sinkhorn: 5 unless given
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._expect(self.method in ("sinkhorn", "orthostochastic"), "method", "'sinkhorn' or 'orthostochastic'")
+        self._expect(self.method in get_args(Method), "method", "'sinkhorn' or 'orthostochastic'")
         if self.n_iters is not None:
             self._expect(self.method == "sinkhorn", "n_iters", "None unless method='sinkhorn'")
             self._expect_int("n_iters", 1, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from linmaps.numerics.numeric import by_planes
 
 LOW, HIGH = -0.1, 1.1  # the interval that the concrete variable is stretched to before it is cut to [0, 1]
 NOISE = 1e-6  # uniform noise is kept this far from 0 and 1
+
+Gate = Literal["weight", "input", "output"]
 
 
 @register
@@ -67,14 +69,14 @@ class L0(Map):
     temperature: float = field(default=2 / 3, kw_only=True)
     weight_decay: float = field(default=1.0, kw_only=True)
     lamda: float = field(default=1.0, kw_only=True)
-    gate: str = field(default="weight", kw_only=True)
+    gate: Gate = field(default="weight", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("droprate_init", "temperature", "weight_decay", "lamda"):
             self._expect_number(key, 0, above=key in ("droprate_init", "temperature"))
         self._expect(self.droprate_init < 1, "droprate_init", "a number below 1, the probability that a gate is closed")
-        self._expect(self.gate in ("weight", "input", "output"), "gate", "one of ('weight', 'input', 'output')")
+        self._expect(self.gate in get_args(Gate), "gate", f"one of {get_args(Gate)}")
 
     def _shapes(self) -> dict[str, Shape]:
         n, m = self.in_features, self.out_features

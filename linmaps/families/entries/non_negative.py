@@ -11,7 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.entries.positive import METHODS, draw, floor, raised
+from linmaps.families.entries.positive import METHODS, Positive, draw, floor, raised
 from linmaps.numerics.numeric import frobenius
 
 
@@ -41,7 +41,7 @@ class NonNegative(Map):
     name: ClassVar[str] = "non_negative"
     promise: ClassVar[str] = "W >= 0"
 
-    method: str = field(default="softplus", kw_only=True)
+    method: Positive = field(default="softplus", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

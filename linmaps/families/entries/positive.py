@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,8 +13,9 @@ from linmaps.checks import Shape
 from linmaps.numerics.ranges import relu
 
 SMALLEST = 0.05  # of the init's largest entry: the smallest, since a vanishing one would hardly move
+Positive = Literal["softplus", "relu", "square", "exp"]
 # free parameter -> entry >= 0, and back; softplus is scaled by the entries' size, so that none starts in its flat tail
-METHODS = {
+METHODS: dict[Positive, tuple[Callable[[Tensor, float], Tensor], Callable[[Tensor, float], Tensor]]] = {
     "softplus": (lambda w, size: size * F.softplus(w), lambda W, size: W / size + torch.log(-torch.expm1(-W / size))),
     "relu": (lambda w, size: relu(w), lambda W, size: W),
     "square": (lambda w, size: w.square(), lambda W, size: W.sqrt()),
@@ -25,11 +29,11 @@ def draw(generator: torch.Generator, shape: Shape, bound: float, dtype: torch.dt
     return bound * (SMALLEST + (1 - SMALLEST) * u)
 
 
-def raised(W: Tensor, method: str, size: float) -> Tensor:
+def raised(W: Tensor, method: Positive, size: float) -> Tensor:
     """The free parameter of W >= 0."""
     return METHODS[method][1](W, size)
 
 
-def floor(method: str, size: float) -> float:
+def floor(method: Positive, size: float) -> float:
     """The least entry that `from_matrix` aims at: not 0 where the method reaches it at infinity, or never leaves it."""
     return 0.0 if method == "relu" else 1e-6 * size

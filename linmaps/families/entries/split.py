@@ -11,7 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.entries.positive import METHODS, SMALLEST, draw, floor, raised
+from linmaps.families.entries.positive import METHODS, SMALLEST, Positive, draw, floor, raised
 
 
 @register
@@ -35,7 +35,7 @@ class Split(Map):
     promise: ClassVar[str] = "W = B - C with B, C >= 0; their overlap is penalised"
     hard: ClassVar[bool] = False
 
-    method: str = field(default="softplus", kw_only=True)
+    method: Positive = field(default="softplus", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

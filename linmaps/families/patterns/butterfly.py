@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.linalg import logabsdet
 from linmaps.numerics.numeric import eye_like, frobenius
 
-BLOCKS = ("free", "rotation")
+Blocks = Literal["free", "rotation"]
+BLOCKS = get_args(Blocks)
 
 
 @register
@@ -73,7 +74,7 @@ class Butterfly(Map):
     promise: ClassVar[str] = "rotation blocks: W'W = I (in >= out) or WW' = I (in <= out); free blocks: none"
     complex_ready: ClassVar[bool] = True
 
-    blocks: str = field(default="free", kw_only=True)
+    blocks: Blocks = field(default="free", kw_only=True)
     complex: bool = field(default=False, kw_only=True)
     tied_weight: bool = field(default=True, kw_only=True)
     increasing_stride: bool = field(default=True, kw_only=True)

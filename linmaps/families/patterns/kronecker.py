@@ -50,7 +50,7 @@ class Kronecker(OfArrays):
     name: ClassVar[str] = "kronecker"
     promise: ClassVar[str] = "W is a Kronecker product"
 
-    in_shape: tuple[int, ...]  # type: ignore[misc]
+    in_shape: tuple[int, ...]
     out_shape: tuple[int, ...] = None  # type: ignore[assignment]
     in_features: int = field(init=False, repr=False)
     out_features: int = field(init=False, repr=False)

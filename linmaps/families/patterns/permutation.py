@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class Permutation(Map):
         return self.in_features.bit_length() - 1
 
     @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
+    def _of_size(cls, rows: int, columns: int, **options: Any) -> Self:
         return cls(2 ** (rows.bit_length() - 1), **options)
 
     def _shapes(self) -> dict[str, Shape]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from linmaps.numerics.draws import uniform
 from linmaps.numerics.numeric import eye_like, frobenius
 from linmaps.numerics.ranges import between, unbetween
 
-NORMS = (1, 2, "inf", "fro")
+Norm = Literal[1, 2, "inf", "fro"]
+NORMS = get_args(Norm)
 
 
 @register
@@ -52,7 +53,7 @@ class BoundedNorm(Map):
 
     sigma_min: float = field(default=0.1, kw_only=True)
     sigma_max: float = field(default=1.0, kw_only=True)
-    p: int | float | str = field(default=2, kw_only=True)
+    p: Norm | float = field(default=2, kw_only=True)
     soft: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:

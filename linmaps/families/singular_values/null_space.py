@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class TrivialNullSpace(Map):
             self._expect_int("rank", 1, self.in_features)
 
     @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: object) -> Map:
+    def _of_size(cls, rows: int, columns: int, **options: object) -> Self:
         return cls(min(rows, columns), columns, **options)  # type: ignore[arg-type]
 
     @property

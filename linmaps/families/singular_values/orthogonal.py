@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.orthogonal.rotations import log_rotation, polar, rotation
 from linmaps.numerics.packing import pack_upper, skew
 
-METHODS = ("householder", "cayley", "exp")
+Method = Literal["householder", "cayley", "exp"]
+METHODS = get_args(Method)
 
 
 @register
@@ -65,9 +66,9 @@ class Orthogonal(Map):
     promise: ClassVar[str] = "W'W = I (in >= out) or WW' = I (in <= out)"
     half_ready: ClassVar[bool] = False
 
-    method: str = field(default="householder", kw_only=True)
+    method: Method = field(default="householder", kw_only=True)
     n_reflectors: int | None = field(default=None, kw_only=True)
-    det: int | None = field(default=None, kw_only=True)
+    det: Literal[1, -1] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +154,7 @@ class Orthogonal(Map):
 
 def sign(spec: Map) -> int | None:
     """The determinant's sign that a spec with the option `det` covers: None for rectangular maps."""
-    det: int | None = getattr(spec, "det", None)
+    det: Literal[1, -1] | None = getattr(spec, "det", None)
     return (1 if det is None else det) if spec.in_features == spec.out_features else None
 
 

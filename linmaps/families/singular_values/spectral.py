@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ class Spectral(Map):
     sigma_max: float = field(default=1.0, kw_only=True)
     n_U_reflectors: int | None = field(default=None, kw_only=True)
     n_V_reflectors: int | None = field(default=None, kw_only=True)
-    det: int | None = field(default=None, kw_only=True)
+    det: Literal[1, -1] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

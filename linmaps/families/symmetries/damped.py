@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.orthogonal.rotations import log_rotation, polar, rotation
 from linmaps.numerics.packing import pack_upper, skew
 from linmaps.numerics.ranges import between, unbetween
+
+Time = Literal["continuous", "discrete"]
 
 
 @register
@@ -54,12 +56,12 @@ class DampedSkewSymmetric(Map):
 
     sigma_min: float = field(default=0.1, kw_only=True)
     sigma_max: float = field(default=0.5, kw_only=True)
-    time: str = field(default="continuous", kw_only=True)  # type: ignore[misc]
+    time: Time = field(default="continuous", kw_only=True)  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bounds(self)
-        self._expect(self.time in ("continuous", "discrete"), "time", "'continuous' or 'discrete'")
+        self._expect(self.time in get_args(Time), "time", "'continuous' or 'discrete'")
 
     def _shapes(self) -> dict[str, Shape]:
         shapes: dict[str, Shape] = {"upper": (self.in_features * (self.in_features - 1) // 2,)}

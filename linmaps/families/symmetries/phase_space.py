@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Even(Map):
         return self.in_features // 2
 
     @classmethod
-    def _of_size(cls, rows: int, columns: int, **options: Any) -> Map:
+    def _of_size(cls, rows: int, columns: int, **options: Any) -> Self:
         return cls(max(2, rows - rows % 2), **options)
 
 
