@@ -151,9 +151,10 @@ def growth_step(amplitudes: tuple, surface: Tensor, best: tuple, start: float, a
 
     amplitudes: of the delta [a] and of the units [b]; surface [a, b]; along: label -> (amplitudes, decreases, slope).
     """
-    figure, (left, right) = panels(1, 2, 10, 3.8)
+    figure, (left, right) = panels(1, 2, 10.5, 3.8)
+    figure.get_layout_engine().set(wspace=0.06)
     drawn = left.contourf(*reversed(amplitudes), surface.clamp(max=1.5 * start), 20, cmap="viridis_r")
-    figure.colorbar(drawn, ax=left, label="training loss, nats", format="%.2f")
+    figure.colorbar(drawn, ax=left, label="training loss, nats", format="%.3f")
     left.plot(best[1], best[0], "*", color="white", mec="k", ms=12, ls="", label="found by line search")
     left.set(xlabel="amplitude of the units", ylabel="amplitude of the delta", title="The loss over both amplitudes")
     left.grid(False)
@@ -176,11 +177,15 @@ def growth_digits(epochs: Sequence[int], runs: dict) -> Figure:
         left.plot(epochs, losses.mean(1), "o-", color=color, label=name, ms=3)
         middle.plot(epochs, scores.mean(1), "o-", color=color, ms=3)
         middle.fill_between(epochs, scores.amin(1), scores.amax(1), color=color, alpha=0.12, lw=0)
-        right.step([0, *epochs], [widths[0], *widths], where="pre", color=color, lw=1.5)
+        alike = [other for other in runs if list(runs[other][2]) == list(widths)]
+        if name == alike[0]:
+            what = {"color": color, "label": name} if len(alike) == 1 else {"color": "k", "label": "all that grow"}
+            right.step([0, *epochs], [widths[0], *widths], where="pre", **what)
     left.set(xlabel="epoch", ylabel="training loss, nats", title="Training, mean of the members")
     middle.set(xlabel="epoch", ylabel="test accuracy", ylim=(0.75, 1.0), title="Test, mean and range of the members")
     right.set(xlabel="epoch", ylabel="hidden units", title="Width over time")
     log_ticks(left, "y")
+    right.legend()
     for axis in (left, middle, right):
         axis.set_xticks([0, *epochs])
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
@@ -199,7 +204,7 @@ def growth_mnist(sizes: Sequence[int], slowly: dict, fixed: Tensor, epochs: Tens
     left.set(xlabel="parameters", ylabel="test accuracy", title="Slowly: two epochs at each size")
     right.set(xlabel="epochs", ylabel="test accuracy", title="Early: a quarter of an epoch at each size")
     ticks_at(left, sizes, [f"{n:,}" for n in sizes])
-    ticks_at(right, epochs, [f"{n:.2g}" for n in epochs.tolist()])
+    log_ticks(right, "x")
     left.legend()
     right.legend()
     return figure
