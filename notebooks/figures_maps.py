@@ -83,6 +83,7 @@ def eigenvalues(axis, panel) -> None:
     axis.axhline(0, color="0.8", lw=0.6, zorder=0)
     axis.axvline(0, color="0.8", lw=0.6, zorder=0)
     f = panel.frame
+    axis.locator_params(nbins=5)
     axis.set(xlim=(-f, f), ylim=(-f, f), aspect="equal", xlabel="real part", ylabel="imaginary part")
 
 
@@ -96,7 +97,6 @@ def spectra(shown: Sequence, columns: int) -> Figure:
         (singular_values if panel.singular else eigenvalues)(axis, panel)
         axis.set_title(panel.title)
         axis.grid(False)
-        axis.locator_params(axis="x", nbins=5)
         if axis.get_subplotspec().colspan.start:
             axis.set_ylabel("")
     marks = [
