@@ -38,7 +38,7 @@ Rooms, each built on those before it, and what they are asked for:
     strategies    Hypothesis strategies (needs hypothesis)
 """
 
-from growth import beside, interop  # beside first: it says where another fisher stands in the way
+from growth import beside, interop  # noqa: F401  # beside first: it says where another fisher is in the way
 from growth.carry.optimizers import swap_parameters
 from growth.carry.state import grow_like, prune_like
 from growth.closed_form.delta import Delta, optimal_delta

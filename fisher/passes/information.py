@@ -26,6 +26,7 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.passes.run import Pass, checked_batches, reduce
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
 from fisher.pmat.contract.handing import hands_over
+from fisher.pmat.names import by_name
 from fisher.pmat.representation import Representation
 from fisher.reducers import REDUCERS, Options
 from fisher.reducers.base import Sharing
@@ -70,7 +71,7 @@ def fim(
     J_b is the Jacobian of f at x_b with respect to params, H_b the Fisher matrix of the output distribution at f(x_b).
 
     data: one batch x, `(x, target)`, or an iterable of those; the mean is over all examples seen.
-    representation: a PMat class.  likelihood: "categorical" (logits), "gaussian", ..., or an object.
+    representation: a PMat class (or its name, "kfac").  likelihood: "categorical" (logits), "gaussian", ..., or an object.
     estimator: "exact"; "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap);
     "empirical" and "gradient_covariance" at the targets of data, the latter less the mean gradient if `centered`.
     Positions whose target is the likelihood's ignore_index count nowhere, whatever the estimator.
@@ -106,11 +107,13 @@ def fim(
     )
     if layers is not None:
         params = layers.layout.check(params, "params (of the LayerCollection)")
+    representation = by_name(representation)
     known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}
     if not isinstance(representation, type) or representation not in known:
+        got = "a tensor" if isinstance(representation, Tensor) else getattr(representation, "__name__", representation)
+        cure = "; targets go with the inputs, data=(x, target)" if isinstance(representation, Tensor) else ""
         raise ValueError(
-            f"representation: got {getattr(representation, '__name__', representation)!r}, expected one of "
-            f"{sorted(r.__name__ for r in known)}"
+            f"representation: got {got!r}, expected one of {sorted(r.__name__ for r in known)}, or such a name{cure}"
         )
     for name, limit in (("largest_block", largest_block), ("largest_factor", largest_factor)):
         if limit is not None:
@@ -121,6 +124,7 @@ def fim(
         raise ValueError(f"centered: got True with estimator={estimator!r}, expected estimator='gradient_covariance'")
     if layers_to is not None:
         doors.of_type(layers_to, Mapping, "layers_to", "a mapping {kind or name of a layer: representation}")
+        layers_to = {key: by_name(kind) for key, kind in layers_to.items()}
     if layers_to is not None and representation is not PMatMixed:
         raise ValueError(f"layers_to: got it with {representation.__name__}, expected representation=PMatMixed")
     columns = make_estimator(

@@ -23,6 +23,7 @@ from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
 from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
 from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.names import by_name
 from fisher.pmat.representation import SecondDerivative
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.diag import PMatDiag
@@ -139,6 +140,7 @@ def _represent(
     check_finite: bool,
 ) -> Any:
     """The matrix-free matrix in another representation, checked."""
+    representation = by_name(representation)
     if check:
         modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
     made = _in(F, representation, layers, chunk_size)

@@ -47,8 +47,8 @@ class Registry(Mapping[str, "type[Map]"]):
 
     def _known(self, name: object) -> str | None:
         """The name in snake case; None for what is none."""
-        if name in self._classes or not isinstance(name, str):
-            return name if name in self._classes else None  # type: ignore[return-value]
+        if not isinstance(name, str) or name in self._classes:
+            return name if isinstance(name, str) else None
         return next((one for one in self._classes if _bare(one) == _bare(name)), None)
 
     def __iter__(self) -> Iterator[str]:

@@ -111,8 +111,8 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
         return _numeric(value) and _finite(value, name)
     if origin is Callable or hint is Callable:
         return callable(value)
-    if origin is type:
-        return isinstance(value, type)
+    if origin is type:  # or its name: who takes classes says which
+        return isinstance(value, (type, str))
     if origin is tuple:
         fine = isinstance(value, (tuple, list))
         if not fine or not inner:

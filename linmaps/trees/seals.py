@@ -27,7 +27,8 @@ def _rebuilt(settings: Any, children: Any) -> Sealed:
     return Sealed(settings[0])
 
 
-optree.register_pytree_node(Sealed, lambda s: ((), (s.value,), ()), _rebuilt, namespace=GLOBAL)
+_register: Any = optree.register_pytree_node
+_register(Sealed, lambda s: ((), (s.value,), ()), _rebuilt, namespace=GLOBAL)
 torch_pytree.register_pytree_node(
     Sealed,
     lambda s: ([], (s.value,)),
@@ -52,7 +53,7 @@ def sealed(tree: Any, name: str = "x", path: Path = ()) -> Any:
         return tree if all(s is t for s, t in zip(made, children)) else rebuild(made)
     if is_mapping(tree):
         return {key: sealed(tree[key], name, (*path, key)) for key in tree.keys()}  # noqa: SIM118
-    if hasattr(tree, "__array__") and getattr(tree, "ndim", 0):
+    if hasattr(tree, "__array__") and hasattr(tree, "shape") and len(tree.shape):
         where = f"{name}: {path_str(path)}" if path else name
         raise TypeError(
             f"{where}: got {type(tree).__module__.split('.')[0]}.{type(tree).__name__} of shape {tuple(tree.shape)}, expected "

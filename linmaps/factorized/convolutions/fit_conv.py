@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from linmaps.checks.annotations import typed
@@ -40,9 +42,11 @@ def factorize_conv(
     if not isinstance(weight, Tensor) or not 3 <= weight.ndim <= 5:
         got = f"of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
         error = ValueError if isinstance(weight, Tensor) else TypeError
-        cure = "; give conv.weight and conv.bias" if isinstance(weight, nn.Module) else ""
+        given: Any = weight
+        cure = "; give conv.weight and conv.bias" if isinstance(given, nn.Module) else ""
         raise error(f"factorize_conv: weight is {got}, expected a tensor [out, in, *k] with 1 to 3 sizes k{cure}")
-    weight, bias = (t.detach() if isinstance(t, nn.Parameter) else t for t in (weight, bias))
+    weight = weight.detach() if isinstance(weight, nn.Parameter) else weight
+    bias = bias.detach() if isinstance(bias, nn.Parameter) else bias
     out, c, *k = weight.shape
     spec = FactorizedConv(
         c,
