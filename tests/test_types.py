@@ -53,6 +53,9 @@ reveal_type(D**0.5)  # R: PMatDiag
 reveal_type(D.inverse().pinv().eigendecomposition())  # R: PMatDiag
 reveal_type(fisher.Mean().add(params, 4).value())  # R: dict[str, Tensor]
 reveal_type(fisher.Mean().add(F, 4).value())  # R: PMatKFAC
+posterior = fisher.recipes.laplace(f, params, F, n_examples=4)
+reveal_type(posterior.sample(torch.Generator()))  # R: dict[str, Tensor]
+reveal_type(posterior.params)  # R: dict[str, Tensor]
 reveal_type(fisher.ema(D, D, 0.9))  # R: PMatDiag
 reveal_type(fisher.ema(F.inverse(), F.inverse(), 0.9))  # R: PMat
 layers = fisher.LayerCollection.from_function(f, params, x)
@@ -117,6 +120,7 @@ reveal_type(growth.grow(nested, pair, new, scale=0.1))  # R: dict[str, dict[str,
 reveal_type(growth.prune(nested, pair, [0]))  # R: dict[str, dict[str, Tensor]]
 reveal_type(growth.cut(nested, pair, [0])[0])  # R: dict[str, dict[str, Tensor]]
 reveal_type(growth.widen(nested, pair, 2, method="pair"))  # R: dict[str, dict[str, Tensor]]
+reveal_type(growth.fit_and_grow(f, nested, (x, x), pair, order=[], target=4, k=2).params)  # R: dict[str, dict[str, Tensor]]
 reveal_type(growth.grow_like(F, nested, nested))  # R: PMatKFAC
 reveal_type(growth.choose_sign(f, nested, (x, x), pair, new))  # R: Neurons
 reveal_type(growth.grow_rank(linmaps.LowRank(4, 4, 2), leaves, 1)[0])  # R: LowRank
@@ -130,6 +134,7 @@ growth.rescale(nested, pair, 2, kind="defualt")  # E: "kind" to "rescale"
 growth.normalize(new, None, nested, pair, kind="befor")  # E: "kind" to "normalize"
 growth.grow_like(F, nested, nested, fill="one")  # E: "fill" to "grow_like"
 growth.line_search(f, nested, (x, x), pair, new, None, "cross_entrpy")  # E: "line_search" has incompatible type
+growth.grow(nested, pair, stats)  # E: "grow" has incompatible type "Statistics"
 growth.optimal_neurons(stats, n=2)  # E: Unexpected keyword argument "n"
 """
 SNIPPETS = FISHER + LINMAPS + GROWTH

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Generic, cast, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -25,17 +25,9 @@ from linmaps.checks import number
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
 from linmaps.trees.printed import cell, on_a_line
+from linmaps.trees.tree import Tree
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    T = TypeVar("T", default=Any)
-    Tree = TypeVar("Tree", default=Any)
-else:
-    from typing import TypeVar
-
-    T, Tree = TypeVar("T"), TypeVar("Tree")
-
+Other = TypeVar("Other")
 # the mean of these may be a matrix of another representation
 Summed = PMatEigen | PMatEKFAC | PMatImplicit | PMatLowRank | PMatMixed | PMatPullback | PMatRange | PMatSum
 
@@ -43,7 +35,7 @@ Dtypes = tuple[torch.dtype, ...]
 
 
 @trees.record(static=("dtype", "dtypes"))
-class Mean(Generic[T]):
+class Mean(Generic[Tree]):
     """The mean of a tree over the examples seen so far, and how many they are: `Mean()` has seen none.
 
     A pytree of tensors, without state outside: saved in the middle of a pass and loaded, it goes on as if nothing had
@@ -79,7 +71,7 @@ class Mean(Generic[T]):
     @overload
     def add(self, tree: Summed, n: float | Tensor) -> Mean[PMat]: ...
     @overload
-    def add(self, tree: Tree, n: float | Tensor) -> Mean[Tree]: ...
+    def add(self, tree: Other, n: float | Tensor) -> Mean[Other]: ...
     @typed
     def add(self, tree: Any, n: float | Tensor) -> Mean[Any]:
         """With n more examples, over which the mean is `tree` (a tree of floating tensors and PMats); it is copied.
@@ -98,7 +90,7 @@ class Mean(Generic[T]):
         return self.merge(Mean(treedef.unflatten(own), count, self.dtype, tuple(map(_dtypes, nodes))))
 
     @typed
-    def merge(self, other: Mean[T]) -> Mean[T]:
+    def merge(self, other: Mean[Tree]) -> Mean[Tree]:
         """The mean over the examples of both: m + n' / (n + n') (m' - m).  Associative up to rounding."""
         if not isinstance(other, Mean):
             raise TypeError(f"merge: got {type(other).__name__}, expected a Mean; of a tree use add(tree, n)")
@@ -119,12 +111,12 @@ class Mean(Generic[T]):
         share = other.count / torch.where(count > 0, count, 1.0)
         return Mean(treedef.unflatten(_between(old, new, share)), count, self.dtype, self.dtypes)
 
-    def value(self) -> T:
+    def value(self) -> Tree:
         """The mean, in the tree's own dtypes.  Raises ValueError if no example was seen."""
         if self.mean is None:
             raise ValueError("Mean: has seen no example, expected at least one; add(tree, n) first")
         nodes, treedef = _nodes(self.mean)
-        return cast(T, treedef.unflatten([_cast(t, dtypes) for t, dtypes in zip(nodes, self.dtypes)]))
+        return cast(Tree, treedef.unflatten([_cast(t, dtypes) for t, dtypes in zip(nodes, self.dtypes)]))
 
 
 @overload

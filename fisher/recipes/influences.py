@@ -6,7 +6,7 @@ B training examples, T test examples, K columns of the root of H_b.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.linalg import solve
+from linmaps.trees.tree import Tree
 
 LossName = Literal["cross_entropy", "squared_error"]
 LOSSES = get_args(LossName)
@@ -99,7 +100,7 @@ def self_influence(
 @full_precision("f", "loss")
 def leave_one_out(
     f: Callable[..., Tensor],
-    params: Any,
+    params: Tree,
     data: Any,
     F: PMat,
     *,
@@ -107,7 +108,7 @@ def leave_one_out(
     loss: Loss = "cross_entropy",
     likelihood: LikelihoodName | Likelihood = "categorical",
     regul: Regul = 1e-8,
-) -> Any:
+) -> Tree:
     """The params without each example of the data, a tree with leaves `[B, *leaf]`: one Newton step from a minimum.
 
     With P = n_examples (F + regul I), the precision of the objective sum l + n_examples regul/2 |params|^2, and
@@ -140,7 +141,7 @@ def leave_one_out(
     eye = torch.eye(cross.shape[-1], dtype=cross.dtype, device=cross.device)
     weights = vmap(solve)(eye - cross, right)
     extra = trees.map(lambda t: torch.einsum("bk...,bk->b...", t, weights), S)
-    return trees.map(lambda p, a, b: _finite(p + a + b, "leave_one_out"), params, s, extra)
+    return cast(Tree, trees.map(lambda p, a, b: _finite(p + a + b, "leave_one_out"), params, s, extra))
 
 
 def _gradients(f: Callable[..., Tensor], params: Any, data: Any, loss: Loss, name: str = "data") -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.trees.printed import cell, on_a_line
+from linmaps.trees.tree import Tree
 
 
 @trees.record()
@@ -31,7 +32,7 @@ class Damping:
 
 
 @trees.record()
-class NaturalStep:
+class NaturalStep(Generic[Tree]):
     """A step taken: the params and damping to go on with, the loss there, and the ratio that decided both.
 
     >>> import torch
@@ -40,7 +41,7 @@ class NaturalStep:
     NaturalStep(loss = 1, ratio = 1, damping = 1)
     """
 
-    params: Any
+    params: Tree
     damping: Damping
     loss: Tensor
     ratio: Tensor
@@ -54,7 +55,7 @@ class NaturalStep:
 @full_precision()
 def natural_gradient_step(
     loss: Callable[[Any], Tensor],
-    params: Any,
+    params: Tree,
     F: PMat,
     gradient: Any,
     damping: Damping,
@@ -64,7 +65,7 @@ def natural_gradient_step(
     upper: float = 0.75,
     minimum: float = 1e-10,
     **options: Any,
-) -> NaturalStep:
+) -> NaturalStep[Tree]:
     """params - (F + damping I)^-1 gradient, and the damping for the next step.
 
     The quadratic model q(s) = gradient's + s'F s / 2 predicts what the loss does; with

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from linmaps.checks.precision import full_precision, full_precision_methods
 from linmaps.numerics.dtypes import working
 from linmaps.trees.printed import cell, on_a_line
 from linmaps.trees.seals import sealed
+from linmaps.trees.tree import Tree
 
 INDEFINITE = (
     "N F + prior_precision I is not positive definite, so it is no precision; take the Fisher or Gauss-Newton matrix in place "
@@ -34,7 +35,7 @@ INDEFINITE = (
 
 
 @trees.record(static=("f", "n_examples", "likelihood"))
-class Laplace:
+class Laplace(Generic[Tree]):
     """Posterior of the parameters given N examples: precision N F + prior_precision I around `params`; from `laplace`.
 
     >>> import torch, fisher
@@ -50,7 +51,7 @@ class Laplace:
 
     f: Callable[..., Tensor]
     n_examples: int
-    params: Any
+    params: Tree
     F: PMat
     prior_precision: Tensor
     likelihood: Likelihood | None = None
@@ -116,10 +117,10 @@ class Laplace:
         return predictive(self.likelihood, mean, covariance.diagonal(dim1=1, dim2=2).reshape(mean.shape))
 
     @typed
-    def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Any:
+    def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Tree:
         """Params drawn from the posterior, by the generator or by standard normal `noise`, a tree like params."""
         drawn = self.F.sample(generator, self.regul, noise=noise)
-        return trees.axpy(self.n_examples**-0.5, drawn, self.params)
+        return cast(Tree, trees.axpy(self.n_examples**-0.5, drawn, self.params))
 
     def _moments(self, x: Any, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         _check_definite(self.F, self.regul, "predict")
@@ -137,13 +138,13 @@ class Laplace:
 @full_precision("f")
 def laplace(
     f: Callable[..., Tensor],
-    params: Any,
+    params: Tree,
     F: PMat,
     n_examples: int,
     prior_precision: float | Tensor = 1.0,
     *,
     likelihood: LikelihoodName | Likelihood | None = None,
-) -> Laplace:
+) -> Laplace[Tree]:
     """The Gaussian posterior of params under the prior N(0, I / prior_precision), from the Fisher matrix at the mode.
 
     F: of fim(f, params, data), a mean over N = `n_examples` examples.  prior_precision: a number or a scalar tensor >= 0,
@@ -172,7 +173,7 @@ def laplace(
 
 @typed
 @full_precision()
-def tune_prior_precision(posterior: Laplace, *, steps: int = 40) -> Laplace:
+def tune_prior_precision(posterior: Laplace[Tree], *, steps: int = 40) -> Laplace[Tree]:
     """The posterior with the prior precision that maximizes the evidence, params held fixed.
 
     At the maximum prior |params|^2 = g(prior), the effective number of parameters g(prior) = d - d logdet / d log prior.

@@ -14,6 +14,7 @@ from growth.checks.doors import door
 from growth.rank.change import grow_rank
 from growth.rank.curvature import Curvature, curvature_of
 from growth.rank.form import Form, More, check_gradient
+from linmaps.base import Map
 from linmaps.checks import Params
 from linmaps.checks import size as check_size
 from linmaps.numerics.dtypes import working
@@ -21,7 +22,7 @@ from linmaps.numerics.dtypes import working
 
 @door()
 def rank_scores(
-    spec: Any,
+    spec: Map,
     params: Params,
     gradient: Tensor,
     k: More = 1,

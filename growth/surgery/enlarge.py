@@ -25,12 +25,19 @@ from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees.tree import Tree
 
+New = Neurons | list[Neurons] | list[Neurons | None] | None
+Change = Delta | list[Delta] | list[Delta | None] | None
 Scale = float | Tensor | tuple[float | Tensor, float | Tensor]
 
 
 @door()
 def grow(
-    params: Tree, pair: Pair | Sequence[Pair], new: Any = None, *, delta: Any = None, scale: Scale | list[Scale] = 1.0
+    params: Tree,
+    pair: Pair | Sequence[Pair],
+    new: New = None,
+    *,
+    delta: Change = None,
+    scale: Scale | list[Scale] = 1.0,
 ) -> Tree:
     """`params` enlarged by the units `new` between the layers of `pair`, and changed by `delta`.
 
@@ -75,8 +82,8 @@ def apply_extended(
     f: Callable[..., Tensor],
     params: Any,
     pair: Pair | Sequence[Pair],
-    new: Any,
-    delta: Any,
+    new: New,
+    delta: Change,
     scale: Scale | list[Scale],
     x: Any,
 ) -> Tensor:

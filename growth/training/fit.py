@@ -18,7 +18,7 @@ from fisher.checks.finiteness import finite
 from growth.carry.state import grow_like
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
-from growth.closed_form.delta import optimal_delta
+from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.sides import awake
 from growth.closed_form.signs import choose_sign
@@ -37,6 +37,7 @@ from growth.training.steps import Fit, Step
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees.seals import sealed
+from linmaps.trees.tree import Tree
 
 Method = Callable[[Statistics, int], Neurons]
 CHUNK = 4096
@@ -46,7 +47,7 @@ METRIC: dict[str, Any] = {"output_metric": "fisher", "shrinkage": 0.1}
 @door("f", "loss", "score")
 def fit_and_grow(
     f: Callable[..., Tensor],
-    params: Any,
+    params: Tree,
     data: tuple[Any, Any],
     pair: Pair | Sequence[Pair],
     *,
@@ -62,7 +63,7 @@ def fit_and_grow(
     score: Callable[[Any], Tensor] | None = None,
     progress: bool = False,
     check_finite: bool = True,
-) -> Fit:
+) -> Fit[Tree]:
     """Train `f(params, x)`, and between phases of training grow a pair by k units at a time to the width `target`.
 
     A growth step is one `statistics`, `optimal_delta`, `method(stats, k)`, `choose_sign`, `line_search`, `grow`, and
@@ -127,7 +128,7 @@ def fit_and_grow(
                     ]
                 else:
                     news = [method(one, n) for one, n in zip(stats, filter(None, units))]
-                given = changes if delta else [None] * len(chosen)
+                given: list[Delta | None] = [change if delta else None for change in changes]
                 news = choose_sign(f, params, parts, chosen, news, loss, check_finite=check_finite)
                 s, t = (
                     fixed or line_search(f, params, parts, chosen, news, given, loss, check_finite=check_finite).scale

@@ -18,7 +18,7 @@ from growth.checks.data import DIVERGED, examples
 from growth.checks.doors import door
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.surgery.enlarge import apply_extended
+from growth.surgery.enlarge import Change, New, apply_extended
 from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.numerics import lapack
@@ -65,8 +65,8 @@ def line_search(
     params: Any,
     data: Any,
     pair: Pair | Sequence[Pair],
-    new: Any,
-    delta: Any,
+    new: New,
+    delta: Change,
     loss: LossName | Loss = "cross_entropy",
     *,
     tied: bool = False,

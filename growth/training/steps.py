@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic
 
 from torch import Tensor
 
 from linmaps.trees import record
 from linmaps.trees.printed import aligned, cell, on_a_line
+from linmaps.trees.tree import Tree
 
 
 @record(static=("width", "parameters"))
@@ -40,7 +41,7 @@ class Step:
 
 
 @record()
-class Fit:
+class Fit(Generic[Tree]):
     """The grown params, the optimizer's state, and one `Step` per phase; prints as a table of the steps.
 
     >>> import torch
@@ -50,7 +51,7 @@ class Fit:
         2          20       1      1      0.5        0          0     0         0      1
     """
 
-    params: Any
+    params: Tree
     state: Any
     steps: tuple[Step, ...]
 

@@ -18,6 +18,7 @@ from fisher.pmat.decompositions.exact import DiagonalBlock, exact_pinv, exact_po
 from fisher.pmat.layered.arrowhead import ArrowheadBlock
 from fisher.pmat.layered.blockdiag import PMatBlockDiag, added
 from fisher.pmat.whole.diag import PMatDiag
+from fisher.pmat.whole.eigen import PMatEigen
 from fisher.pmat.whole.eye import PMatEye
 from linmaps import trees
 
@@ -72,7 +73,7 @@ class PMatQuasiDiag(Layerwise):
     def _pow(self, p: float, regul: Regul) -> PMatBlockDiag:
         return self._by_units("pow", lambda m: exact_power(m, p, regul))
 
-    def eigendecomposition(self) -> Any:
+    def eigendecomposition(self) -> PMatEigen:
         """F = U diag(values) U', by layers."""
         return self._by_units("eigendecomposition", lambda m: m).eigendecomposition()
 
