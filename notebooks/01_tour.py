@@ -24,7 +24,7 @@
 # > * **Per step the metric pays.**  After 15 natural-gradient steps the training loss is 0.596, after 15 plain steps on the
 # >   same batches, at the best of four rates, 1.182.
 # > * **Per second it does not, here.**  42 plain steps reach the same 0.596 in less than a second, the 15 natural ones take
-# >   more than ten: nearly all for the block of the 1,024 parameters of the orthogonal layer.
+# >   about ten: nearly all for the block of the 1,024 parameters of the orthogonal layer.
 # > * **A layer grows in closed form.**  Eight new units, found in a tenth of a second without any training, bring the
 # >   loss from 0.197 to 0.107 and the test accuracy from 0.891 to 0.924; what was learned stays as it was.
 # > * **Growth is a way on, not a better end.**  150 steps of Adam later the grown networks have a test accuracy of 0.955,
