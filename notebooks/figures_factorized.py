@@ -19,28 +19,28 @@ def kind_style(kind: str) -> dict:
 
 @styled
 def factorized_kinds(rows: list[dict], references: list[tuple], dense_accuracy: float) -> Figure:
-    """Errors of both layers and accuracies over the number of parameters.
+    """Errors of both layers, and shares of digits read wrong, over the number of parameters.
 
     rows: kind, modes, weights and errors of both layers, params, "at once" and "tuned" [members];
     references: (units, parameters, accuracies) of small dense networks.
     """
     figure, axes = panels(2, 2, 11, 7.6)
     contents = (
-        ("Error of layer 1 (pixels to units)", "relative error", lambda r: (r["weights"][0], r["errors"][0])),
-        ("Error of layer 2 (units to units)", "relative error", lambda r: (r["weights"][1], r["errors"][1])),
-        ("Accuracy at once", "test accuracy", lambda r: (r["params"], r["at once"].mean())),
-        ("Accuracy after fine-tuning", "test accuracy", lambda r: (r["params"], r["tuned"].mean())),
+        ("Layer 1 (pixels to units)", "relative error", lambda r: (r["weights"][0], r["errors"][0])),
+        ("Layer 2 (units to units)", "relative error", lambda r: (r["weights"][1], r["errors"][1])),
+        ("The network, at once", "share of wrong digits", lambda r: (r["params"], 1 - r["at once"].mean())),
+        ("The network, fine-tuned", "share of wrong digits", lambda r: (r["params"], 1 - r["tuned"].mean())),
     )
-    for axis, (title, label, point) in zip(axes.flat, contents):
+    for k, (axis, (title, label, point)) in enumerate(zip(axes.flat, contents)):
         for kind, modes in dict.fromkeys((row["kind"], row["modes"]) for row in rows):
             points = [point(row) for row in rows if (row["kind"], row["modes"]) == (kind, modes)]
             name = kind if modes == 1 else f"{kind}, {modes} modes"
             axis.plot(*zip(*points), ls="--" if modes == 3 else "-", label=name, **kind_style(kind))
-        if label == "test accuracy":
-            axis.plot([r[1] for r in references], [r[2].mean() for r in references], "k*:", label="small dense")
-        axis.axhline(dense_accuracy if label == "test accuracy" else 0, color="k", lw=1, ls="-.", label="dense network")
-        of = "network" if label == "test accuracy" else "layer"
-        axis.set(ylabel=label, title=title, xlabel=f"parameters of the {of}")
+        if k > 1:
+            axis.plot([r[1] for r in references], [1 - r[2].mean() for r in references], "k*:", label="small dense")
+            log_ticks(axis, "y")
+        axis.axhline(1 - dense_accuracy if k > 1 else 0, color="k", lw=1, ls="-.", label="dense network")
+        axis.set(ylabel=label, title=title, xlabel=f"parameters of the {'network' if k > 1 else 'layer'}")
         log_ticks(axis, "x")
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure

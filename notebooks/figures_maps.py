@@ -92,6 +92,7 @@ def spectra(shown: Sequence, columns: int) -> Figure:
     """One axis for each panel: title, region, frame (half width), singular, partner, targets and W(which)."""
     rows = -(-len(shown) // columns)
     figure, axes = panels(rows, columns, 3.1 * columns, 3.2 * rows + 0.4, squeeze=False)
+    figure.get_layout_engine().set(h_pad=0.1)
     for panel, axis in zip(shown, axes.flat):
         panel.region(axis)
         (singular_values if panel.singular else eigenvalues)(axis, panel)
