@@ -77,7 +77,8 @@ class Statistics:
 
     def __repr__(self) -> str:
         sides = ((self.S_prev, self.bias_before), (self.S, self.bias_after), (self.E, False))
-        widths = " -> ".join(f"{t.shape[-1] - 1} + bias" if one else f"{t.shape[-1]}" for t, one in sides)
+        wide = [t.shape[-1] if isinstance(t, Tensor) else 0 for t, _ in sides]
+        widths = " -> ".join(f"{n - 1} + bias" if one else f"{n}" for n, (_, one) in zip(wide, sides))
         widths += f", {self.taps} taps" if self.taps > 1 else ""
         return on_a_line(self, [self.pair, f"{cell(self.count)} samples", widths], self.S)
 

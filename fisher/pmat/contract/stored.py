@@ -85,8 +85,9 @@ class Stored:
         return (*trees.leaves(self), torch.zeros(0))[0]
 
     def __repr__(self) -> str:
-        stored = sum(u.numel() for u in trees.leaves(self))
-        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
+        leaves = [t for t in trees.leaves(self) if isinstance(t, Tensor)]  # pytrees put other things into records
+        stored = sum(t.numel() for t in leaves)
+        kind = f"{str(leaves[0].dtype).removeprefix('torch.')}, {leaves[0].device}" if leaves else "no tensor"
         return f"{type(self).__name__}({self._about()}d = {self.layout.numel:,}, {stored:,} numbers stored, {kind})"
 
     def _about(self) -> str:
