@@ -15,7 +15,7 @@
 #
 # What can be had of a `torch.nn.Module` that was trained with a `DataLoader` and an optimizer of `torch.optim`,
 # without rewriting it: error bars, memory of an earlier task, suspicious labels, cells that stay stable, more
-# channels in mid-training, smaller matrices.  Nothing else of `torch.func` is needed than is shown here.  Run it as a
+# channels in mid-training, smaller matrices.  No `torch.func` is needed.  Run it as a
 # script (`python notebooks/06_your_module.py`) or read it as a notebook with its outputs.
 #
 # > **Findings**
@@ -449,6 +449,8 @@ for name, y in rollouts.items():
     )
 widest = {name: max(SEEDS, key=lambda seed: of[seed][1][-1]) for name, of in cells.items()}
 print(f"{'the signal itself':24}" + "".join(f"{(clean[:, SEEN:][:, p] ** 2).mean():>17.3g}" for p in parts.values()))
+above = {name: sum(radii[-1] > 1 for _, radii in of) for name, of in cells.items()}
+print("seeds that end above radius 1:", ", ".join(f"{name} {n} of {len(SEEDS)}" for name, n in above.items()))
 figures.show(
     figures_module.module_stable_cell(
         {name: torch.tensor([r for _, r in of]) for name, of in cells.items()},
@@ -465,8 +467,8 @@ figures.show(
 # creeps up: its moduli are sigmoids, and the optimizer has a long way to go where they are flat.
 #
 # **Right: one signal rolled out** for 1,000 steps by the seed with the largest radius.  On the steps trained on all
-# are alike.  Beyond, the free map explodes; that is one seed of three, and nobody knows before which one it will be.
-# `Schur` damps too early, `Spectral` follows the signal over four decades.
+# are alike.  Beyond, the free map grows without end; that is one seed of three, and nobody knows before which one it
+# will be. `Schur` damps too early, `Spectral` follows the signal over four decades.
 #
 # The map is made once for each rollout, by `transition`, and not at each step.  To call the module `hidden` inside of
 # the loop is as right, and costs the making of the matrix at each step, more than ten times as long as the rest of

@@ -101,7 +101,7 @@ def module_stable_cell(radii: dict, rollouts: dict, clean: Tensor, ahead: int) -
     right.set(yscale="log", ylim=(1e-6, 1e3), xscale="log")
     log_ticks(right, "x", subs=(1,))
     left.legend(loc="lower right")
-    right.legend(loc="upper left")
+    right.legend(loc="lower left")
     return figure
 
 
