@@ -104,7 +104,7 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
             return _finite(value, name)
         return any(fits(value, option, name) for option in inner)
     if origin is Literal:
-        return isinstance(value, tuple(type(option) for option in inner))
+        return any(fits(value, type(option), name) for option in inner)
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
@@ -162,15 +162,16 @@ def _hint(fn: Callable[..., Any], name: str) -> Any:
 
 
 def _written(fn: Callable[..., Any], name: str) -> str:
-    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound."""
+    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound, without one not at all."""
 
     def read(word: re.Match[str]) -> str:
         named = fn.__globals__.get(word[0])
         if typing.get_origin(named) is Literal:
             return " | ".join(dict.fromkeys(type(option).__name__ for option in typing.get_args(named)))
-        return getattr(named.__bound__, "__name__", "Any") if isinstance(named, TypeVar) else word[0]
+        return getattr(named.__bound__, "__name__", "?") if isinstance(named, TypeVar) else word[0]
 
-    return re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))
+    written = re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))
+    return written.replace("[?]", "").replace("?", "Any")
 
 
 def _shown(value: Any) -> str:
