@@ -34,21 +34,32 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
     >>> fisher.fim(f, params, torch.ones(4, 2), fisher.PMatKFAC)
     PMatKFAC(2 factored + 0 exact blocks, d = 17, 38 numbers stored, float32, cpu)
     """
-    own = _structure(module)
     held = {name: t.detach().clone() for name, t in module.named_buffers()}
     params = {name: t.detach().clone() for name, t in module.named_parameters()}
     if buffers:
         params |= {name: held.pop(name) for name in list(held) if held[name].is_floating_point()}
-    run, training = called(own, spread=True), any(part.training for part in module.modules())
+    return _Functional(_structure(module), held), params
 
-    def f(params: Mapping[str, Tensor], x: Any) -> Any:
-        _check_named(params, own)
-        kept = (
-            {name: t.clone() for name, t in held.items()} if training else held
-        )  # layers in train mode write into theirs
-        return run({**kept, **params}, x)
 
-    return f, params
+class _Functional:
+    """The function of a module: its structure, and the buffers that are no params; it can be pickled."""
+
+    def __init__(self, module: nn.Module, held: dict[str, Tensor]) -> None:
+        self._module, self._held = module, held
+        self._run, self._training = called(module, spread=True), any(part.training for part in module.modules())
+
+    def __call__(self, params: Mapping[str, Tensor], x: Any) -> Any:
+        _check_named(params, self._module)
+        held = self._held
+        if self._training:  # layers in train mode write into theirs
+            held = {name: t.clone() for name, t in held.items()}
+        return self._run({**held, **params}, x)
+
+    def __repr__(self) -> str:
+        return f"functional({type(self._module).__name__})"
+
+    def __reduce__(self) -> Any:
+        return _Functional, (self._module, self._held)
 
 
 def _structure(module: nn.Module) -> nn.Module:

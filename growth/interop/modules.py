@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.optim import Optimizer
 
+from growth.carry.carrier import Fill
+from growth.carry.optimizers import swap_parameters
 from growth.interop.torch_layers import sizes
+from growth.reading.pairs import Pair
+from growth.surgery.pruning import Units
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.modules import initialised
 from linmaps.trees import path_str
 from linmaps.trees.mappings import plain
 
+Kind = TypeVar("Kind", bound=nn.Module)
+
 
 @typed
-def into_module(module: nn.Module, params: Any) -> nn.Module:
+def into_module(
+    module: Kind,
+    params: Any,
+    *,
+    optimizer: Optimizer | None = None,
+    pair: Pair | None = None,
+    units: Units | None = None,
+    fill: Fill = "zero",
+) -> Kind:
     """A new module like `module` with these parameters and buffers, of whatever sizes they are; the old one stays as it is.
 
     params: `{name: tensor}` as `fisher.functional(module)` gives them (nested dicts too), grown, pruned or trained since;
@@ -27,6 +42,9 @@ def into_module(module: nn.Module, params: Any) -> nn.Module:
     hooks, order of parameters and their requires_grad of the old one, shares no memory with it or with params, and the sizes that
     torch's own layers keep (in_features, num_features, normalized_shape, ...; the groups of a depthwise convolution) follow the
     tensors.  Sizes that modules of other classes keep are their own affair.
+
+    optimizer: the torch.optim that steps the parameters of `module`; it then steps those of the new one, with what it remembers
+    of them (`swap_parameters`, whose `pair`, `units` after `prune` and `fill` these are), and learning-rate schedulers go on.
 
     ValueError for names that are missing or unknown, for another number of axes (of an ensemble give one member), and for
     buffers that no longer fit; TypeError for what is no module, or for tensors inside of a transform.
@@ -43,24 +61,35 @@ def into_module(module: nn.Module, params: Any) -> nn.Module:
     )
     """
     given = _named(params)
-    first = {id(t): name for name, t in module.named_parameters()} | {id(t): name for name, t in module.named_buffers()}
     _check_names(module, given)
+    made = _built(module, given)
+    if optimizer is None:
+        return made
+    live = dict(module.named_parameters())
+    leaves = swap_parameters(optimizer, live, {n: given[n] for n in live}, pair=pair, units=units, fill=fill)
+    return _built(module, given | leaves, frozenset(map(id, leaves.values())))
+
+
+def _built(module: Kind, given: Mapping[str, Tensor], live: frozenset[int] = frozenset()) -> Kind:
+    """The new module; tensors of `live` are its parameters as they are, all others are copied."""
+    first = {id(t): name for name, t in module.named_parameters()} | {id(t): name for name, t in module.named_buffers()}
     fresh: dict[str, Tensor] = {}  # by the name whose values they are: tied ones stay tied
     places: dict[str, Tensor] = {}
     memo: dict[int, Any] = {}
     for name, t in _places(module):
         source = name if name in given else first[id(t)]
         if source not in fresh:
-            fresh[source] = _fresh(given.get(source, t), t, source)
+            own = given.get(source, t)
+            fresh[source] = own if id(own) in live else _fresh(own, t, source)
         places[name] = fresh[source]
         memo.setdefault(id(t), fresh[source])
     for part in module.modules():
         memo |= {id(t): t.detach().clone() for t in _kept(part) if id(t) not in memo}
     made = copy.deepcopy(module, memo)
     for name, t in places.items():
-        prefix, _, own = name.rpartition(".")
+        prefix, _, own_name = name.rpartition(".")
         part = made.get_submodule(prefix)
-        (part._parameters if own in part._parameters else part._buffers)[own] = t  # type: ignore[assignment]
+        (part._parameters if own_name in part._parameters else part._buffers)[own_name] = t  # type: ignore[assignment]
     for prefix, part in made.named_modules():
         _resized(prefix, part)
     return made

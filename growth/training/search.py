@@ -16,9 +16,10 @@ from torch.func import vmap
 from fisher.checks.finiteness import finite
 from growth.checks.data import DIVERGED, examples
 from growth.checks.doors import door
+from growth.closed_form.delta import Delta
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.surgery.enlarge import Change, New, apply_extended
+from growth.surgery.enlarge import New, apply_extended
 from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.numerics import lapack
@@ -66,7 +67,7 @@ def line_search(
     data: Any,
     pair: Pair | Sequence[Pair],
     new: New,
-    delta: Change,
+    delta: Delta | list[Delta] | list[Delta | None] | None,
     loss: LossName | Loss = "cross_entropy",
     *,
     tied: bool = False,

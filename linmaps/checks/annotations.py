@@ -104,7 +104,7 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
             return _finite(value, name)
         return any(fits(value, option, name) for option in inner)
     if origin is Literal:
-        return isinstance(value, tuple(type(option) for option in inner))
+        return any(fits(value, type(option), name) for option in inner)
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
@@ -162,17 +162,18 @@ def _hint(fn: Callable[..., Any], name: str) -> Any:
 
 
 def _written(fn: Callable[..., Any], name: str) -> str:
-    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound, other aliases spelled out."""
+    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound, aliases spelled out."""
 
     def read(word: re.Match[str]) -> str:
         named = fn.__globals__.get(word[0])
         if typing.get_origin(named) is Literal:
             return " | ".join(dict.fromkeys(type(option).__name__ for option in typing.get_args(named)))
         if isinstance(named, TypeVar):
-            return getattr(named.__bound__, "__name__", "Any")
+            return getattr(named.__bound__, "__name__", "?")
         return re.sub(r"\w+\.", "", str(named)) if typing.get_origin(named) else word[0]
 
     written = re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))
+    written = written.replace("[?]", "").replace("?", "Any")
     return written + ("; pass torch.Generator().manual_seed(seed)" if "torch.Generator" in written else "")
 
 

@@ -30,6 +30,9 @@ class Module(nn.Module):
     Of a FactorizedConv the forward is `spec.apply_conv`, of an RNNCell `rnn(spec, params, xs, h0)`, which gives all states and
     the last; options, as `stride=2` and `batch_first=True`, are theirs.
 
+    `weight` and `bias` are those of torch's layers.  W is computed at each call: what calls the module many times with the
+    same params, as a loop over time does, takes it once, `W = layer.spec.effective_W(layer.params())`, or is an RNNCell.
+
     Params are `params` (copied), else drawn by `spec.init(generator)`.  Without either the seed comes from torch's global
     generator, as the weights of every torch.nn.Module do: the one place that reads it.
 
@@ -72,10 +75,21 @@ class Module(nn.Module):
             spec._check(params)
         self.spec, self.options = spec, options
         _registered(self, params)
+        if "bias" not in self._parameters and not isinstance(spec, RNNCell):
+            self.register_parameter("bias", None)
 
     def params(self) -> dict[str, Any]:
         """The parameters as the tree that `spec`'s functions take; not copied, so that gradients reach them."""
         return _tree(self)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as torch's layers have it: W' `[out, in]`, of a convolution the kernel `[out, in, *k]`; computed anew."""
+        if isinstance(self.spec, RNNCell):
+            raise AttributeError("weight: a recurrent cell has two, of spec.hidden_map and of spec.input_map")
+        if isinstance(self.spec, FactorizedConv):
+            return self.spec.kernel(self.params())
+        return self.spec.effective_W(self.params()).mT
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Any:
         return _forward(self.spec)(self.params(), x, *args, **{**self.options, **options})

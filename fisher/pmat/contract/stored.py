@@ -50,7 +50,9 @@ class Stored:
         object.__setattr__(made, "likelihood", likelihood)
         return made
 
-    def __getstate__(self) -> dict[str, Any]:  # a likelihood of the user's own is not what torch.load reads without trust
+    def __getstate__(
+        self,
+    ) -> dict[str, Any]:  # a likelihood of the user's own is not what torch.load reads without trust
         own = type(self.likelihood).__module__.partition(".")[0] == __name__.partition(".")[0]
         return {k: v for k, v in self.__dict__.items() if k != "likelihood" or own}
 

@@ -1,5 +1,6 @@
 """Laws of modules as pure functions."""
 
+import pickle
 from collections import UserDict
 
 import pytest
@@ -121,3 +122,13 @@ def test_a_module_in_place_of_f_is_refused_with_the_cure():
             refused()
     with pytest.raises(TypeError, match="module"):
         fisher.functional(lambda x: x)
+
+
+def test_the_function_can_be_pickled_and_what_keeps_it_too():
+    m = net()
+    f, params = fisher.functional(m)
+    posterior = fisher.recipes.laplace(f, params, fisher.fim(f, params, X), 6)
+    again = pickle.loads(pickle.dumps(posterior))
+    close(again.f(params, X), f(params, X), 0.0, "f")
+    close(again.probabilities(X), posterior.probabilities(X), 0.0, "posterior")
+    assert repr(f) == "functional(Sequential)"

@@ -199,6 +199,63 @@ def test_sizes_are_those_that_the_layer_would_be_made_with(old):
     assert str(new) == str(want)
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_a_live_optimizer_goes_along(kind):
+    """It trains on as one that had the larger network, with zeros for what is new; old entries of its state stay."""
+    torch.manual_seed(0)
+    m = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 2)).double()
+    m(X)
+    options = {"lr": 0.05, "momentum": 0.9} if kind == "SGD" else {"lr": 0.05}
+    groups = [{"params": [*m[0].parameters()]}, {"params": [*m[1:].parameters()], "lr": 0.01}]
+    optimizer = getattr(torch.optim, kind)(groups, **options)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    target = X[:, :2].sin()
+
+    def train(module, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = (module(X) - target).square().mean()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+        return loss.item()
+
+    train(m, 3)
+    key = "momentum_buffer" if kind == "SGD" else "exp_avg"
+    before = optimizer.state[m[0].weight][key].clone()
+    wider = growth.widen(fisher.functional(m, buffers=True)[1], growth.Pair("0", "3", norm="1"), 2, "zero_out", G)
+    new = growth.into_module(m, wider, optimizer=optimizer)
+    assert {id(t) for t in new.parameters()} == {id(t) for g in optimizer.param_groups for t in g["params"]}
+    assert [g["lr"] for g in optimizer.param_groups] == [0.025, 0.005]
+    close(optimizer.state[new[0].weight][key][:3], before, 0.0, "moments of the old units")
+    close(optimizer.state[new[0].weight][key][3:], torch.zeros(2, 4).double(), 0.0, "of the new ones")
+    assert not storages(new.parameters()) & storages([*m.parameters(), *wider.values()])
+    first = (new(X) - target).square().mean().item()
+    assert train(new, 20) < first
+    small = growth.into_module(
+        new, growth.prune(fisher.functional(new, buffers=True)[1], growth.Pair("0", "3", norm="1"), [0]),
+        optimizer=optimizer, pair=growth.Pair("0", "3", norm="1"), units=[0],
+    )  # fmt: skip
+    assert optimizer.state[small[0].weight][key].shape == small[0].weight.shape == (4, 4)
+    train(small, 1)
+
+
+def test_an_optimizer_of_another_module_is_refused_and_left_as_it_is():
+    module, _ = made("mlp")
+    params = fisher.functional(module, buffers=True)[1]
+    other = torch.optim.Adam(made("mlp")[0].parameters())
+    held = [id(t) for t in other.param_groups[0]["params"]]
+    with pytest.raises(ValueError, match="holds none of the tensors"):
+        growth.into_module(module, params, optimizer=other)
+    assert [id(t) for t in other.param_groups[0]["params"]] == held
+    own = torch.optim.Adam(module.parameters())
+    held = [id(t) for t in own.param_groups[0]["params"]]
+    wide = growth.widen(params, growth.Pair("0", "3", norm="1"), 1)
+    with pytest.raises(ValueError, match="running_mean: has 6 entries"):
+        growth.into_module(module, without_statistics(wide), optimizer=own)
+    assert [id(t) for t in own.param_groups[0]["params"]] == held
+
+
 def test_ties_stay_and_can_be_undone():
     module, _ = made("tied")
     params = fisher.functional(module)[1]

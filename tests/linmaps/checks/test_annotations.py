@@ -7,7 +7,7 @@ import math
 import pickle
 from collections import OrderedDict, UserDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from linmaps.checks.annotations import fits, typed
 
 T = TypeVar("T")
+Of = TypeVar("Of", bound=Tensor)
+Way = Literal["up", "down"]
 T0, C0 = torch.tensor(2.0), torch.tensor(2j)
 # annotation: what fits it, what does not
 FITS = {
@@ -37,6 +39,11 @@ FITS = {
     dict[str, int]: ([{}, {"a": 1}, OrderedDict(), UserDict()], [[], "a"]),
     Mapping: ([{}, UserDict()], [[("a", 1)]]),
     T: ([1, "a", None], []),
+    Way: (["up", "dwon"], [1, None]),  # which text is meant, the function says
+    Way | None: (["up", "dwon", None], [1, b"up"]),
+    Literal[2, "fro"]: ([2, 3, "fro"], [2.5, None, True]),
+    type[Of]: ([Tensor, int], [T0]),
+    Self: ([1, "a"], []),
     Any: ([1, "a", None], []),
 }
 
@@ -90,3 +97,42 @@ def test_a_wrong_argument_is_named(args, kwargs, message):
 def test_what_the_function_itself_says_is_more_to_the_point():
     with pytest.raises(ValueError, match="scaled: x has no axes"):
         scaled(torch.tensor(1.0), factor="a")
+
+
+class Box(Generic[T]):
+    pass
+
+
+@typed
+def moved(x: Of, way: Way | None = None, kind: type[Of] = Tensor, box: Box[T] | None = None) -> Of:
+    if way not in (None, "up", "down"):
+        raise ValueError(f"way: got {way!r}, expected one of ['up', 'down']")
+    return x
+
+
+def test_a_literal_is_refused_by_the_function_and_read_as_the_type_of_its_names():
+    with pytest.raises(ValueError, match=r"^way: got 'dwon', expected one of \['up', 'down'\]$"):
+        moved(T0, "dwon")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": 3}, r"^kind: got int, expected type\[Tensor\]$"),
+        ({"box": 3}, r"^box: got int, expected Box \| None$"),
+    ],
+)
+def test_a_type_variable_is_read_as_its_bound(options, message):
+    assert moved(T0, "up", Tensor, Box()) is T0
+    with pytest.raises(TypeError, match=message):
+        moved(T0, **options)
+
+
+@typed
+def turned(x: Tensor, way: Way) -> Tensor:
+    return x
+
+
+def test_a_literal_where_the_function_says_nothing():
+    with pytest.raises(TypeError, match=r"^way: got int, expected str$"):
+        turned(T0, 3)

@@ -139,3 +139,25 @@ def test_what_does_not_fit_is_refused(name, spec, message):
 def test_maps_without_a_closed_form_and_without_leaves_are_refused():
     with pytest.raises(ValueError, match="no params"):
         linmaps.parametrize(nn.Linear(4, 4), "weight", linmaps.Identity(4))
+
+
+def test_weight_and_bias_are_those_of_torchs_layers():
+    """So that what reads `layer.weight` of a Linear, as torch's fused transformer layers do, reads the map."""
+    for spec in (linmaps.Orthogonal(4, 3), linmaps.Linear(4, 3, bias=True)):
+        layer = linmaps.Module(spec)
+        want = nn.functional.linear(X, layer.weight, layer.bias)
+        close(layer(X).detach(), want.detach(), 1e-6, "as a Linear")
+    conv = linmaps.Module(linmaps.FactorizedConv(4, 5, (3,), rank=2, bias=True))
+    x = X.T.reshape(1, 4, 5)
+    close(conv(x).detach(), nn.functional.conv1d(x, conv.weight, conv.bias).detach(), 1e-5, "as a Conv1d")
+    block = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+    with torch.no_grad():
+        spec, params = linmaps.factorize(block.linear1, rank=3)
+    block.linear1 = linmaps.Module(spec, params=params)
+    block.eval()
+    tokens = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    slow = block(tokens).detach()
+    with torch.no_grad():
+        close(block(tokens), slow, 1e-5, "torch's fused path")
+    with pytest.raises(AttributeError):
+        _ = linmaps.Module(linmaps.RNNCell(linmaps.Linear(3), linmaps.Linear(4, 3))).weight
