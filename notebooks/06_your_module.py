@@ -386,8 +386,6 @@ class Rollout(nn.Module):
 
     def transition(self) -> Tensor:
         """The matrix [n, n] that takes a state, a row, to the next: made once, not at each step."""
-        if isinstance(self.hidden, linmaps.Module):
-            return self.hidden.spec.effective_W(self.hidden.params())
         return self.hidden.weight.T
 
     def forward(self, start: Tensor, steps: int) -> Tensor:
@@ -535,9 +533,8 @@ def random_channels(params, f, loader):
 
 
 # %% [markdown]
-# `into_module` makes a module of the larger sizes.  `swap_parameters` puts its tensors where the old ones stood in
-# the optimizer, with moments padded by zeros; `load_state_dict(..., assign=True)` lets the module hold these very
-# tensors. The scheduler knows the optimizer alone, and does not notice.
+# `into_module` makes a module of the larger sizes, and puts its parameters where the old ones stood in the optimizer,
+# with moments padded by zeros.  The scheduler knows the optimizer alone, and does not notice.
 
 # %%
 
@@ -545,10 +542,7 @@ def random_channels(params, f, loader):
 def grown_module(model: nn.Module, optimizer: torch.optim.Optimizer, grow, loader) -> nn.Module:
     model.eval()
     f, params = fisher.functional(model, buffers=True)
-    larger = growth.into_module(model, grow(params, f, loader))
-    leaves = growth.swap_parameters(optimizer, dict(model.named_parameters()), dict(larger.named_parameters()))
-    larger.load_state_dict(leaves, strict=False, assign=True)  # strict=False: buffers are no parameters
-    return larger
+    return growth.into_module(model, grow(params, f, loader), optimizer=optimizer)
 
 
 def course(seed: int, channels: int, grow=None):
@@ -609,10 +603,8 @@ figures.show(
 # makes a layer of these, and three epochs of fine-tuning follow.  Small dense networks, trained from the start, are
 # the measure.
 
+
 # %%
-torch.backends.mha.set_fastpath_enabled(False)  # torch's fused path of eval mode reads linear1.weight, of any class
-
-
 class RowReader(nn.Module):
     def __init__(self, hidden: int = 256, width: int = 32) -> None:
         super().__init__()
@@ -708,9 +700,7 @@ print(f"transformer    {size:6.1f} kB, same outputs: {torch.equal(small(test[0])
 
 kept = {"params": params, "fisher": matrix, "prior_precision": by_held_out.prior_precision}
 loaded, size = round_trip(kept)
-restored = recipes.laplace(
-    f, loaded["params"], loaded["fisher"], len(train[0]), loaded["prior_precision"], likelihood="categorical"
-)
+restored = recipes.laplace(f, loaded["params"], loaded["fisher"], len(train[0]), loaded["prior_precision"])
 same = torch.equal(restored.probabilities(test[0][:50]), by_held_out.probabilities(test[0][:50]))
 print(f"posterior      {size:6.1f} kB, same probabilities: {same}, {type(loaded['fisher']).__name__}")
 print(f"total: {time.perf_counter() - START:.0f} s")

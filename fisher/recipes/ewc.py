@@ -18,7 +18,8 @@ from linmaps.checks.precision import full_precision
 def ewc_penalty(F: PMat, anchor: Any, params: Any, strength: float | Tensor = 1.0) -> Tensor:
     """strength / 2 (params - anchor)' F (params - anchor), a scalar to add to the loss of a new task.
 
-    anchor: the params at which F was made, the end of the earlier task.  To the second order the penalty is strength times
+    params: of a module dict(model.named_parameters()), through which the gradient reaches it.  anchor: the params at which F
+    was made, the end of the earlier task.  To the second order the penalty is strength times
     the Kullback-Leibler divergence of the outputs from those at the anchor, a mean over the earlier task's examples.
 
     Kirkpatrick et al. (2017), equation 3, with any representation in place of the diagonal.
