@@ -15,19 +15,22 @@ torch.Size([3])
 
 `fisher.interop.coming_from("nngeometry")` is a table of its names beside ours.
 
-Rooms, each built on those before it:
+Rooms, each built on those before it, and what they are asked for:
     checks/          what f, params and data must be
-    collector/       which leaf is used how, what enters each use, the gradient at its output
+    collector/       which leaf is used how, what enters each use, the gradient at its output: LayerCollection,
+                     layer_io; functional of a module
     derivatives/     f as forward and reverse mode differentiate alike
     trials/          f and losses are run before matrices are made of them
-    likelihoods/     the Fisher matrix of the outputs, as columns
+    likelihoods/     the Fisher matrix of the outputs, as columns: Categorical, Bernoulli, Gaussian,
+                     HeteroscedasticGaussian, Poisson, Segmentation
     iterative/       conjugate gradients, Lanczos, traces
-    pmat/            the matrices, a file for each representation
+    pmat/            the matrices, solve, inverse, logdet, sample, ... of each: PMatDense, BlockDiag, Diag, QuasiDiag,
+                     KFAC, EKFAC, LowRank, Eigen, Range, Implicit, Mixed, Sum, Eye; pullback
     reducers/        what one batch adds up for each
-    passes/          passes over data: fim, hessian, ggn, Mean, ema
-    function_space/  jacobian, gram
-    recipes/         natural gradient, Laplace, influence, pruning, continual learning
-    interop/         from other libraries
+    passes/          passes over data: fim, hessian, ggn; means of matrices: Mean, ema
+    function_space/  jacobian (PFMapDense, PFMapImplicit), gram (FMatDense)
+    recipes/         natural_gradient_step, laplace, influence, leave_one_out, pruning_scores, ewc_penalty, ...
+    interop/         from other libraries: coming_from
     rules            the rules of the collector, for those who add one
     strategies       Hypothesis strategies (needs hypothesis)
 """
@@ -64,6 +67,7 @@ from fisher.pmat import (
     PMatSum,
 )
 from fisher.pmat.matrix_free.pulled_back import pullback
+from linmaps import __version__ as __version__
 
 PMatEKFACBlockDiag = PMatEKFAC  # exact blocks stand beside the factored ones in any case
 

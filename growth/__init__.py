@@ -18,6 +18,7 @@ The delta is subtracted, new units are added and come last; `decrease` and `gain
 `growth.interop.coming_from("gromo")` is a table of its names beside ours.
 
 Rooms, each built on those before it, and what they are asked for:
+    beside        that fisher is this one
     checks/       what functions are given
     reading/      what a pair of layers is in the params, and in f: Pair, Sum
     moments/      first-order statistics, one pass over data: statistics; output_fisher, with_fisher
@@ -33,11 +34,11 @@ Rooms, each built on those before it, and what they are asked for:
                   by_gain; shuffles, sgd, adam
     graph/        graphs of layers: Graph, Node, graph_statistics, node_delta, new_edge, new_node, wider_node,
                   candidates, choose_graph_sign, grow_graph, carry_graph
-    interop/      from other libraries: coming_from
+    interop/      modules: into_module; other libraries: coming_from
     strategies    Hypothesis strategies (needs hypothesis)
 """
 
-from growth import interop
+from growth import beside, interop  # noqa: F401  # beside first: it says where another fisher is in the way
 from growth.carry.optimizers import swap_parameters
 from growth.carry.state import grow_like, prune_like
 from growth.closed_form.delta import Delta, optimal_delta
@@ -57,6 +58,7 @@ from growth.graph.signs import choose_graph_sign
 from growth.graph.statistics import GraphStatistics, graph_statistics
 from growth.graph.step import grow_graph
 from growth.graph.table import Candidates, candidates
+from growth.interop.modules import into_module
 from growth.moments.accumulation import statistics
 from growth.moments.exact import output_fisher, with_fisher
 from growth.moments.first_order import Statistics
@@ -75,6 +77,7 @@ from growth.training.schedules import by_gain, fixed_proportional, geometric, in
 from growth.training.scores import gradmax_score, north_score, north_trigger, senn_score, senn_trigger
 from growth.training.search import Search, line_search
 from growth.training.steps import Fit, Step
+from linmaps import __version__ as __version__
 
 __all__ = [
     "Candidates",
@@ -123,6 +126,7 @@ __all__ = [
     "in_steps_of",
     "initialize",
     "interop",
+    "into_module",
     "keep",
     "layer_in_extension",
     "layer_out_extension",

@@ -84,6 +84,8 @@ from linmaps.families.symmetries.symmetric import Symmetric
 from linmaps.families.symmetries.symplectic import Symplectic
 from linmaps.interop import Module, from_module, parametrize
 
+__version__ = "0.2.0.dev0"
+
 __all__ = [
     "L0",
     "PSD",

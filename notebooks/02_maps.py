@@ -15,25 +15,35 @@
 #
 # A map of **linmaps** is a frozen *spec* (sizes and options) beside a dict of free tensors, its *params*.  The matrix
 # `W = spec.effective_W(params)`, used as `x @ W`, keeps the promise of the spec whatever the params are, so that any
-# optimizer may move them.  Everything is a pure function of the params: an ensemble is `torch.func.vmap` over stacked
-# ones.
+# optimizer may move them.  Run it as a script (`python notebooks/02_maps.py`) or read it as a notebook.
 #
-# 1. the registry: one table of all promises;
-# 2. the gallery: spectra of random and of trained matrices over the set that each map promises, and a table of
-#    violations;
-# 3. a soft penalty against a hard bound;
-# 4. sparse regression: the path of the lasso;
-# 5. system identification: a chain of masses, and models that must not blow up.
+# > **Findings**
+# >
+# > * **Hard promises hold.**  At random, adversarial and trained params the largest violation of 26 hard maps, relative to
+# >   the size of the matrix, is 1.7e-15 in float64.  Absolute numbers follow the size: for entries of 1e17 it is 2.4e+02.
+# > * **Soft ones do not.**  Trained towards matrices outside, SVD leaves its interval by 2.4 and the soft PowerBound its
+# >   disc by 1.5: the pull of the data wins over the penalty.
+# > * **A hard bound costs little.**  Spectral fits matrices outside at a squared distance of 4.904, the nearest matrix within
+# >   the bounds is at 4.809; no weight of the penalty keeps the bounds (violation 0.15 at the largest).
+# > * **The zeros of Lasso are exact, and its path is the lasso's** (within 2.3e-09 of scikit-learn).  On these data it buys no
+# >   accuracy: the test error is 0.4107 at best, without penalty 0.4105.
+# > * **A bound on the spectral radius makes roll-outs safe, not exact.**  Without it 6 of 8 models are unstable and one errs
+# >   by 6.86e+14 times the motion after 2,000 steps; no bounded one errs by more than 1.71 times, but the median, 0.73 at
+# >   best, is little better than predicting rest.
 #
-# Run it as a script (`python notebooks/02_maps.py`) or read it as a notebook with its outputs.
+# 1. The registry: one table of all promises.
+# 2. The gallery: spectra of random and of trained matrices over the set that each map promises, and a table of
+#    violations.
+# 3. A soft penalty against a hard bound.
+# 4. Sparse regression: the path of the lasso.
+# 5. System identification: a chain of masses, and models that must not blow up.
 
 # %%
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 import torch
 from sklearn import linear_model
 from sklearn.datasets import load_diabetes
@@ -41,40 +51,41 @@ from torch import Tensor
 from torch.func import vmap
 from tqdm import tqdm
 
+import figures
+import figures_maps as gallery
 import linmaps
 from linmaps import trees
 
-INTERACTIVE = "get_ipython" in globals()
-if not INTERACTIVE:
-    matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
 START = time.perf_counter()
-OUT = (Path(__file__).parent if "__file__" in globals() else Path.cwd()) / "out"
-OUT.mkdir(exist_ok=True)
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "0.55"  # safe for colour-blind readers
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)  # the matrices are small: a second thread would only be waited for
 
 # %% [markdown]
 # ## 1. Spec, params, promise
 #
-# `init` draws params from a `torch.Generator`, `shapes` lists the leaves, `violation(W)` says how far *any* matrix is
-# from the promised set, `from_matrix` finds params for a matrix where there is a closed form.  The registry prints as a
-# table: `hard` promises hold at any params, `soft` ones where the penalty `reg_error` is zero.
+# *Which promises are there, and how does one take one?*  `init` draws params from a `torch.Generator`, `shapes` lists
+# the leaves, `violation(W)` says how far *any* matrix is from the promised set, `from_matrix` finds params for a
+# matrix where there is a closed form.  The registry prints as a table: `hard` promises hold at any params, `soft` ones
+# where the penalty `reg_error` is zero.
 
 # %%
 spec = linmaps.Schur(6, gamma_max=0.9)
 params = spec.init(torch.Generator().manual_seed(0))
-print(spec, spec.shapes())
+print(spec)
+print("leaves:", spec.shapes())
 print("moduli of eigenvalues:", spec.eig(params).abs().numpy().round(4))
 print("violation of its W:", spec.violation(spec.effective_W(params)).item(), "\n")
-print(linmaps.maps)
+table = str(linmaps.maps).splitlines()
+for line in table:  # long promises go on below
+    print(textwrap.fill(line, 108, subsequent_indent=" " * table[0].index("promise")))
+kept = [spec.hard for spec in linmaps.maps.values()]
+print(f"\n{len(kept)} maps, {sum(kept)} of them hard")
 
 # %% [markdown]
 # ## 2. The gallery
 #
-# All matrices are 8 × 8.  For each map there are
+# *Where do spectra go when training pulls them out of the promised set?*  All matrices are 8 × 8.  For each map there
+# are
 #
 # * blue dots: spectra of 32 random inits;
 # * orange diamonds: spectra of six members after 200 steps of Adam towards matrices well outside the set: entries N(0,
@@ -109,11 +120,11 @@ def inits(spec, members: int, seed: int = 0):
 
 @dataclass
 class Panel:
-    """One map: title, spec, how its promised set is drawn, half width of the frame, target."""
+    """One map: title, spec, its promised set, half width of the frame, target."""
 
     title: str
     spec: linmaps.Map
-    region: Callable
+    region: Callable  # one of figures_maps
     frame: float = 2.0
     shift: float = 0.0  # targets are size * randn / sqrt(n) + shift * eye
     size: float = 3.0
@@ -139,98 +150,15 @@ class Panel:
         ]
         self.adversarial = trees.map(lambda a, b: torch.cat([a, b]), *outliers)
 
-    def draw(self, axis) -> None:
-        self.region(axis)
-        f = self.frame
-        kinds = ((self.targets, "x", GREY, 14, 0.8), (self.W("random"), ".", BLUE, 16, 0.5))
-        for row, (W, marker, color, area, alpha) in enumerate((*kinds, (self.W("trained"), "D", ORANGE, 15, 0.9))):
-            width = 0 if color == ORANGE else (0.8 if marker == "x" else 0)
-            if self.singular:
-                values = torch.linalg.svdvals(W)
-                lane = torch.linspace(-0.3, 0.3, len(W))[:, None].expand_as(values) + 2 - row
-                axis.scatter(values, lane, area, color, marker=marker, lw=width, alpha=alpha, zorder=2)
-                continue
-            z = torch.linalg.eigvals(W).flatten()
-            axis.scatter(z.real, z.imag, area, color, marker=marker, lw=width, alpha=alpha, zorder=2)
-            if self.partner is not None and marker == "D":
-                rings = self.partner(W).flatten()
-                axis.scatter(rings.real, rings.imag, 55, "none", edgecolors="k", lw=0.8, zorder=3)
-        axis.set_title(self.title, fontsize=10)
-        if self.singular:
-            axis.set(xlim=(0, f), ylim=(-0.6, 2.6), xlabel="singular value")
-            axis.set_yticks([0, 1, 2], ["trained", "random", "target"])
-            return
-        axis.axhline(0, color="0.8", lw=0.6, zorder=0)
-        axis.axvline(0, color="0.8", lw=0.6, zorder=0)
-        axis.set(xlim=(-f, f), ylim=(-f, f), aspect="equal", xlabel="real part", ylabel="imaginary part")
-
     def W(self, which: str) -> Tensor:
         return vmap(self.spec.effective_W)(getattr(self, which))
 
 
-SHADE = {"facecolor": GREEN, "alpha": 0.2, "lw": 0, "zorder": 1}
-LINE = {"color": GREEN, "alpha": 0.45, "lw": 5, "zorder": 1, "solid_capstyle": "butt"}
-
-
-def disc(radius, center=0.0):
-    return lambda axis: axis.add_patch(plt.Circle((center, 0), radius, **SHADE))
-
-
-def circle(axis):
-    axis.add_patch(plt.Circle((0, 0), 1, fill=False, ec=GREEN, alpha=0.45, lw=5))
-
-
-def annulus(low, high):
-    return lambda axis: axis.add_patch(matplotlib.patches.Annulus((0, 0), high, high - low, **SHADE))
-
-
-def real(low=-99.0, high=99.0):
-    return lambda axis: axis.plot([low, high], [0, 0], **LINE)
-
-
-def imaginary(axis):
-    axis.plot([0, 0], [-99, 99], **LINE)
-
-
-def strip(low, high):
-    return lambda axis: axis.axvspan(low, high, **SHADE)
-
-
-def root(low, high):
-    def region(axis):
-        disc(high)(axis)
-        width = 0.03 if low == high else 0.0
-        axis.plot([low - width, high + width], [0, 0], color=GREEN, lw=10, alpha=0.8, solid_capstyle="butt")
-
-    return region
-
-
-def nowhere(axis):
-    """The promise is no set of eigenvalues."""
-
-
-def figure_of(panels: list[Panel], name: str, columns: int) -> None:
+def picture(panels: list[Panel], name: str, columns: int) -> None:
+    """Train the maps, and show their spectra."""
     for i, panel in enumerate(panels):
         panel.make(seed=100 + i)
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 3.2 * rows + 0.4), layout="constrained")
-    for panel, axis in zip(panels, axes.flat):
-        panel.draw(axis)
-        axis.tick_params(labelsize=8)
-        if not panel.singular and axis is not axes.flat[0] and axis.get_subplotspec().colspan.start:
-            axis.set_ylabel("")
-    marks = [
-        plt.Line2D([], [], ls="", marker=".", color=BLUE, label="random inits"),
-        plt.Line2D([], [], ls="", marker="D", ms=4, color=ORANGE, label="trained towards a target outside"),
-        plt.Line2D([], [], ls="", marker="x", ms=4, color=GREY, label="the targets"),
-        matplotlib.patches.Patch(color=GREEN, alpha=0.3, label="promised set"),
-    ]
-    if any(panel.partner for panel in panels):
-        marks[-1] = plt.Line2D(
-            [], [], ls="", marker="o", mfc="none", color="k", label="promised partners of the trained"
-        )
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
-    figure.savefig(OUT / f"maps_{name}.png", dpi=110)
+    figures.show(gallery.spectra(panels, columns), f"maps_{name}")
     PANELS.extend(panels)
 
 
@@ -244,17 +172,17 @@ PANELS: list[Panel] = []
 # here.  `BoundedNorm` binds the largest singular value only, `TrivialNullSpace` the smallest; its targets are tiny.
 
 # %%
-figure_of(
+picture(
     [
-        Panel("Orthogonal", linmaps.Orthogonal(N), circle, 1.6),
-        Panel("Butterfly, rotation blocks", linmaps.Butterfly(N, blocks="rotation"), circle, 1.6),
-        Panel("Spectral, moduli in [0.5, 1]", linmaps.Spectral(N, sigma_min=0.5), annulus(0.5, 1.0), 1.6),
-        Panel("SVD (soft), [0.5, 1]", linmaps.SVD(N, sigma_min=0.5), strip(0.5, 1), 4.0, singular=True),
-        Panel("BoundedNorm, largest ≤ 1", linmaps.BoundedNorm(N), strip(0, 1), 4.0, singular=True),
+        Panel("Orthogonal", linmaps.Orthogonal(N), gallery.circle, 1.6),
+        Panel("Butterfly, rotation blocks", linmaps.Butterfly(N, blocks="rotation"), gallery.circle, 1.6),
+        Panel("Spectral, moduli in [0.5, 1]", linmaps.Spectral(N, sigma_min=0.5), gallery.annulus(0.5, 1.0), 1.6),
+        Panel("SVD (soft), [0.5, 1]", linmaps.SVD(N, sigma_min=0.5), gallery.strip(0.5, 1), 4.0, singular=True),
+        Panel("BoundedNorm, largest ≤ 1", linmaps.BoundedNorm(N), gallery.strip(0, 1), 4.0, singular=True),
         Panel(
             "TrivialNullSpace, all ≥ 0.1",
             linmaps.TrivialNullSpace(N, epsilon=0.1),
-            strip(0.1, 9),
+            gallery.strip(0.1, 9),
             1.0,
             size=0.05,
             singular=True,
@@ -272,19 +200,19 @@ figure_of(
 # (x ← x W) every modulus in an annulus.
 
 # %%
-figure_of(
+picture(
     [
-        Panel("Symmetric", linmaps.Symmetric(N), real(), 4.0),
-        Panel("SymmetricSpectral, [-0.5, 1]", linmaps.SymmetricSpectral(N, sigma_min=-0.5), real(-0.5, 1), 2.0),
-        Panel("SymmetricSVD (soft), [-0.5, 1]", linmaps.SymmetricSVD(N, sigma_min=-0.5), real(-0.5, 1), 2.0),
-        Panel("PSD, eps = 0.2", linmaps.PSD(N, eps=0.2), real(0.2), 3.0, shift=-1.0),
-        Panel("SkewSymmetric", linmaps.SkewSymmetric(N), imaginary, 4.0),
-        Panel("BlockSkew", linmaps.BlockSkew(N), imaginary, 4.0),
-        Panel("DampedSkewSymmetric, continuous", linmaps.DampedSkewSymmetric(N), strip(-0.5, -0.1), 2.0),
+        Panel("Symmetric", linmaps.Symmetric(N), gallery.real(), 4.0),
+        Panel("SymmetricSpectral, [-0.5, 1]", linmaps.SymmetricSpectral(N, sigma_min=-0.5), gallery.real(-0.5, 1), 2.0),
+        Panel("SymmetricSVD (soft), [-0.5, 1]", linmaps.SymmetricSVD(N, sigma_min=-0.5), gallery.real(-0.5, 1), 2.0),
+        Panel("PSD, eps = 0.2", linmaps.PSD(N, eps=0.2), gallery.real(0.2), 3.0, shift=-1.0),
+        Panel("SkewSymmetric", linmaps.SkewSymmetric(N), gallery.imaginary, 4.0),
+        Panel("BlockSkew", linmaps.BlockSkew(N), gallery.imaginary, 4.0),
+        Panel("DampedSkewSymmetric, continuous", linmaps.DampedSkewSymmetric(N), gallery.strip(-0.5, -0.1), 2.0),
         Panel(
             "DampedSkewSymmetric, discrete",
             linmaps.DampedSkewSymmetric(N, sigma_min=0.6, sigma_max=0.9, time="discrete"),
-            annulus(0.6, 0.9),
+            gallery.annulus(0.6, 0.9),
             1.6,
         ),
     ],
@@ -300,12 +228,12 @@ figure_of(
 # own.
 
 # %%
-figure_of(
+picture(
     [
-        Panel("RightStochastic", linmaps.RightStochastic(N), root(1, 1), 1.6),
-        Panel("DoublyStochastic", linmaps.DoublyStochastic(N), root(1, 1), 1.6),
-        Panel("PerronFrobenius, [0.8, 1]", linmaps.PerronFrobenius(N), root(0.8, 1), 1.6),
-        Panel("PerronFrobenius, exact", linmaps.PerronFrobenius(N, exact=True), root(0.8, 1), 1.6),
+        Panel("RightStochastic", linmaps.RightStochastic(N), gallery.root(1, 1), 1.6),
+        Panel("DoublyStochastic", linmaps.DoublyStochastic(N), gallery.root(1, 1), 1.6),
+        Panel("PerronFrobenius, [0.8, 1]", linmaps.PerronFrobenius(N), gallery.root(0.8, 1), 1.6),
+        Panel("PerronFrobenius, exact", linmaps.PerronFrobenius(N, exact=True), gallery.root(0.8, 1), 1.6),
     ],
     "stochastic",
     columns=4,
@@ -320,19 +248,26 @@ figure_of(
 # every row within a budget; a diagonally dominant matrix has its eigenvalues right of its margin.
 
 # %%
-figure_of(
+picture(
     [
-        Panel("Schur, radius < 1", linmaps.Schur(N), disc(1), 1.6),
-        Panel("PowerBound, radius < 1", linmaps.PowerBound(N), disc(1), 1.6),
-        Panel("PowerBound (soft)", linmaps.PowerBound(N, method="soft"), disc(1), 3.5),
-        Panel("StableSplit, radius ≤ 1", linmaps.StableSplit(N), disc(1), 1.6),
+        Panel("Schur, radius < 1", linmaps.Schur(N), gallery.disc(1), 1.6),
+        Panel("PowerBound, radius < 1", linmaps.PowerBound(N), gallery.disc(1), 1.6),
+        Panel("PowerBound (soft)", linmaps.PowerBound(N, method="soft"), gallery.disc(1), 3.5),
+        Panel("StableSplit, radius ≤ 1", linmaps.StableSplit(N), gallery.disc(1), 1.6),
         Panel(
-            "Gershgorin, disc over [-0.2, 1]", linmaps.Gershgorin(N, sigma_min=-0.2, real=False), disc(0.6, 0.4), 1.6
+            "Gershgorin, disc over [-0.2, 1]",
+            linmaps.Gershgorin(N, sigma_min=-0.2, real=False),
+            gallery.disc(0.6, 0.4),
+            1.6,
         ),
-        Panel("Gershgorin, real, [-0.2, 1]", linmaps.Gershgorin(N, sigma_min=-0.2), real(-0.2, 1), 1.6),
-        Panel("Hurwitz, margin 0.2", linmaps.Hurwitz(N, margin=0.2), strip(-99, -0.2), 4.0, shift=2.0),
+        Panel("Gershgorin, real, [-0.2, 1]", linmaps.Gershgorin(N, sigma_min=-0.2), gallery.real(-0.2, 1), 1.6),
+        Panel("Hurwitz, margin 0.2", linmaps.Hurwitz(N, margin=0.2), gallery.strip(-99, -0.2), 4.0, shift=2.0),
         Panel(
-            "DiagonallyDominant, margin 0.2", linmaps.DiagonallyDominant(N, margin=0.2), strip(0.2, 99), 4.0, shift=-2.0
+            "DiagonallyDominant, margin 0.2",
+            linmaps.DiagonallyDominant(N, margin=0.2),
+            gallery.strip(0.2, 99),
+            4.0,
+            shift=-2.0,
         ),
     ],
     "stable",
@@ -347,26 +282,26 @@ figure_of(
 # ring, and every ring around a diamond.
 
 # %%
-figure_of(
+picture(
     [
         Panel(
             "Symplectic: λ and 1/λ",
             linmaps.Symplectic(N),
-            nowhere,
+            gallery.nowhere,
             4.0,
             partner=lambda W: 1 / torch.linalg.eigvals(W),
         ),
         Panel(
             "Hamiltonian: λ and -λ",
             linmaps.Hamiltonian(N),
-            nowhere,
+            gallery.nowhere,
             4.0,
             partner=lambda W: -torch.linalg.eigvals(W),
         ),
         Panel(
             "Circulant: transform of row 0",
             linmaps.Circulant(N),
-            nowhere,
+            gallery.nowhere,
             4.0,
             partner=lambda W: torch.fft.fft(W[:, 0]),
         ),
@@ -378,9 +313,9 @@ figure_of(
 # %% [markdown]
 # ### How far off, at worst
 #
-# The largest violation over the random inits, over adversarial params (64 with every entry ±50, 64 with entries N(0,
-# 100)) and over the trained members, in float64.  The violation of a matrix with large entries has the rounding of
-# large numbers in it, so that the largest |W| (Frobenius norm) stands beside it.
+# *Are the promises kept?*  The largest violation over the random inits, over adversarial params (64 with every entry
+# ±50, 64 with entries N(0, 100)) and over the trained members, in float64.  The violation of a matrix with large
+# entries has the rounding of large numbers in it, so that the largest |W| (Frobenius norm) stands beside it.
 
 # %%
 head = f"{'map':<32s} {'kept':<5s} {'random':>9s} {'adversarial':>12s} {'trained':>9s} {'largest |W|':>12s}"
@@ -403,10 +338,10 @@ print(
 # %% [markdown]
 # ## 3. A soft penalty against a hard bound
 #
-# Matrices of spectral radius 1.6 are to be fitted by maps with singular values in [0.1, 1].  `SVD` adds its penalty
-# with a weight; `Spectral` needs none.  With a small weight the bound is hardly felt, with a large one it is
-# approached, and in no case is it kept.  `Spectral` keeps it, at about the distance of the nearest matrix that does
-# (`from_matrix` knows that one).
+# *Would a penalty do as well?*  Matrices of spectral radius 1.6 are to be fitted by maps with singular values in [0.1,
+# 1].  `SVD` adds its penalty with a weight; `Spectral` needs none.  With a small weight the bound is hardly felt, with
+# a large one it is approached, and in no case is it kept.  `Spectral` keeps it, at about the distance of the nearest
+# matrix that does (`from_matrix` knows that one).
 
 # %%
 MEMBERS, WEIGHTS = 8, (0.0, 0.1, 1.0, 10.0)
@@ -446,10 +381,10 @@ print(f"means and ranges over {MEMBERS} targets; violation: the largest, of the 
 # %% [markdown]
 # ## 4. Sparse regression: the path of the lasso
 #
-# `Lasso` is a difference of two non-negative leaves with a linear penalty; `project`, after each step, cuts them at
-# zero, so the zeros of W are exact.  The penalty is linear in the spec's `gamma` too, so a spec with gamma 1 and a
-# weight outside gives the whole path at once by `vmap`: ten measurements of 342 diabetes patients, one target, 17
-# penalties.
+# *Does a promise of sparsity give exact zeros, and the known optimum?*  `Lasso` is a difference of two non-negative
+# leaves with a linear penalty; `project`, after each step, cuts them at zero, so the zeros of W are exact.  The
+# penalty is linear in the spec's `gamma` too, so a spec with gamma 1 and a weight outside gives the whole path at once
+# by `vmap`: ten measurements of 342 diabetes patients, one target, 17 penalties.
 
 # %%
 data = load_diabetes()
@@ -498,33 +433,22 @@ reference = [
 gap = max((torch.tensor(r.coef_) - w).abs().max() for r, w in zip(reference, path))
 print(f"\nlargest difference from scikit-learn's Lasso along the path: {gap:.1e}")
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(3, 2))
-important = free.abs().argsort(descending=True)[:5].tolist()
-colors = dict(zip(important, (BLUE, ORANGE, GREEN, PINK, "k")))
-for i, feature in enumerate(data.feature_names):
-    style = {"color": colors.get(i, "0.75"), "zorder": 3 if i in colors else 1}
-    axes[0].plot(gammas, path[:, i], ".-", label=feature if i in colors else None, **style)
-    axes[0].plot(gammas[0] / 1.6, free[i], "_", ms=14, mew=2, **style)
-axes[0].axhline(0, color="0.6", lw=0.6)
-axes[0].legend(title="largest in Linear", fontsize=8, title_fontsize=8)
-axes[0].set(
-    xscale="log", xlabel="gamma (bars at the left: Linear)", ylabel="coefficient", title="The path of the lasso"
-)
-axes[1].plot(gammas, (path == 0).sum(1), ".-", color=BLUE)
-axes[1].set(xscale="log", xlabel="gamma", title="Exact zeros and test error", ylim=(-0.3, 10.3))
-axes[1].set_ylabel("exact zeros of ten", color=BLUE)
-other = axes[1].twinx()
-other.plot(gammas, [error(w) for w in path], "s--", ms=3, color=ORANGE)
-other.axhline(error(free), color=ORANGE, lw=0.8, ls=":")
-other.set_ylabel("test error / variance (dotted: Linear)", color=ORANGE)
-figure.savefig(OUT / "maps_lasso.png", dpi=110)
+errors = torch.tensor([error(w) for w in path])
+lasso_figure = gallery.maps_lasso(gammas, path, free, data.feature_names, errors, error(free))
+figures.show(lasso_figure, "maps_lasso")
+
+# %% [markdown]
+# Coefficients leave one after the other (left), and each that has left is zero to the last bit.  The first penalties take
+# apart what Linear balances: two large weights of opposite sign (s1 and s2, measures of the same fats).  The test error
+# (right) only rises: with 342 patients and ten measurements there is nothing to be gained by sparsity but a shorter list.
+# Half of the coefficients can go for a tenth more of the error.
 
 # %% [markdown]
 # ## 5. System identification: a chain of masses
 #
-# Five masses between two walls, joined by springs, lightly damped, driven by random forces that are constant over each
-# sampling interval.  The state is positions and velocities; the discretisation is exact, by one matrix
-# exponential.  Only the positions are observed, with noise.
+# *What is a bound on the spectral radius good for?*  Five masses between two walls, joined by springs, lightly damped,
+# driven by random forces that are constant over each sampling interval.  The state is positions and velocities; the
+# discretisation is exact, by one matrix exponential.  Only the positions are observed, with noise.
 #
 # The model is a linear recurrent network with ten hidden units, `h' = h W + f B`, and a linear readout of h: the right
 # class of models and the right order.  It learns from four experiments of 30 steps that start at rest.  In so short a
@@ -615,53 +539,30 @@ expected = expected[..., 0, :]
 scale = expected.square().mean((-1, -2), keepdim=True).sqrt()
 errors = {k: ((r.predicted - expected) / scale).square().mean(-1).sqrt() for k, r in results.items()}  # [SEEDS, LONG]
 
-head = (
-    f"{'hidden map':<20s} {'training rms':>12s} {'spectral radius':>18s} {'radius > 1':>10s} "
-    f"{'error, first 100':>17s} {'last 100, median':>17s} {'last 100, worst':>16s}"
-)
+print(f"{'':20s}{'training':>9s}{'':>20s}{'radius':>8s}{'error relative to the motion, steps':>44s}")
+head = f"{'hidden map':<20s}{'rms':>9s}{'spectral radius':>20s}{'> 1':>8s}"
+head += f"{'1 to 100':>12s}{'last 100, median':>17s}{'worst':>15s}"
 print(head + "\n" + "-" * len(head))
 for name, r in results.items():
     first, last = errors[name][:, :100].mean(1), errors[name][:, -100:].mean(1)
-    print(
-        f"{name:<20s} {r.rms.mean():>12.3f} {f'{r.radius.min():.5f} to {r.radius.max():.5f}':>18s} "
-        f"{f'{(r.radius > 1).sum()} of {SEEDS}':>10s} {first.mean():>17.2f} {last.median():>17.2f} {last.max():>16.3g}"
-    )
+    radius, above = f"{r.radius.min():.5f} to {r.radius.max():.5f}", f"{(r.radius > 1).sum()} of {SEEDS}"
+    ends = f"{first.mean():>12.2f}{last.median():>17.2f}{last.max():>15.3g}"
+    print(f"{name:<20s}{r.rms.mean():>9.3f}{radius:>20s}{above:>8s}{ends}")
 print("\nspectral radii of Linear:", " ".join(f"{v:.4f}" for v in results["Linear"].radius))
 grown = (errors["Linear"][:, -100:].mean(1) > 10).sum()
 print(f"Linear: after {LONG} steps the error is more than ten times the motion itself in {grown} of {SEEDS} members")
 
 shown = results["Linear"].radius.argsort()[SEEDS // 2].item()  # the member in the middle
-figure = plt.figure(figsize=(12, 7), layout="constrained")
-axes = figure.subplot_mosaic([["run", "run"], ["radius", "error"]])
-hue = dict(zip(results, (ORANGE, BLUE, GREEN, PINK)))
-time_axis = torch.arange(LONG)
-reach = 1.6 * expected[shown, :, 2].abs().max()
-for name in ("Linear", "Schur"):
-    front = {"color": hue[name], "lw": 0.9, "label": name, "zorder": 2 + (name == "Schur")}
-    axes["run"].plot(time_axis, results[name].predicted[shown, :, 2], **front)
-axes["run"].plot(time_axis, expected[shown, :, 2], color="k", lw=2.2, alpha=0.35, label="true", zorder=2.5)
-axes["run"].axvspan(0, T, color="0.85", zorder=0)
-axes["run"].set(xlim=(0, LONG // 2), ylim=(-reach, reach), xlabel="step", ylabel="position of the middle mass")
-axes["run"].set_title(
-    f"Roll-out under fresh forces, member {shown} (radius of Linear {results['Linear'].radius[shown]:.4f}); "
-    "grey: length of the training experiments"
+figures.show(
+    gallery.maps_identification(
+        {name: results[name].predicted[shown, :, 2] for name in ("Linear", "Schur")},
+        expected[shown, :, 2],
+        shown,
+        T,
+        {name: r.radius for name, r in results.items()},
+        float(true_radius),
+        errors,
+    ),
+    "maps_identification",
 )
-axes["run"].legend(loc="upper left", ncols=3, framealpha=1)
-for i, (name, r) in enumerate(results.items()):
-    offset = torch.linspace(-0.2, 0.2, SEEDS)
-    axes["radius"].plot(i + offset, r.radius, "o", color=hue[name], alpha=0.8)
-    smooth = errors[name].unfold(1, 50, 25).mean(-1)
-    axes["error"].plot(25 * torch.arange(smooth.shape[1]) + 25, smooth.T, color=hue[name], lw=1, alpha=0.75)
-axes["radius"].axhline(1, color="k", lw=1)
-axes["radius"].axhline(true_radius, color="k", lw=1, ls=":")
-axes["radius"].set_xticks(range(len(results)), [name.replace("Skew", "\nSkew") for name in results])
-axes["radius"].set(ylabel="spectral radius", title="Spectral radii of all members (dotted: true)")
-axes["error"].axhline(1, color="0.5", lw=0.8, ls="--")
-axes["error"].set(
-    yscale="log", xlabel="step", ylabel="error / size of the motion", title="Error over time, all members"
-)
-lines = [plt.Line2D([], [], color=c, label=name) for name, c in hue.items()]
-axes["error"].legend(handles=lines, loc="upper left", fontsize=8)
-figure.savefig(OUT / "maps_identification.png", dpi=110)
-print(f"plots: {', '.join(sorted('notebooks/out/' + p.name for p in OUT.glob('maps_*.png')))}")
 print(f"total: {time.perf_counter() - START:.0f} s")

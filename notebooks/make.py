@@ -10,13 +10,26 @@ from nbclient import NotebookClient
 HERE = pathlib.Path(__file__).parent
 
 
+def tidy(outputs: list) -> list:
+    """Without what is for the terminal (progress bars), which cuts what is printed in pieces."""
+    kept = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        if kept and output.get("name") == "stdout" == kept[-1].get("name"):
+            kept[-1]["text"] += output["text"]
+        else:
+            kept.append(output)
+    return kept
+
+
 def make(script: pathlib.Path) -> None:
     notebook = jupytext.read(script)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}).execute()
-    for cell in notebook.cells:
-        cell.metadata = {}
-        if cell.cell_type == "code":  # progress bars are for the terminal
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    for k, cell in enumerate(notebook.cells):
+        cell.metadata, cell.id = {}, f"cell-{k}"
+        if cell.cell_type == "code":
+            cell.outputs = tidy(cell.outputs)
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(notebook, script.with_suffix(".ipynb"))
 

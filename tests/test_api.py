@@ -10,6 +10,10 @@ import sys
 
 import pytest
 
+import fisher
+import growth
+import linmaps
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("linmaps", "fisher", "growth")
 FACES = ("linmaps", "linmaps.trees", "linmaps.factorized", "fisher", "growth", *(f"{p}.interop" for p in PACKAGES))
@@ -80,3 +84,18 @@ def test_top_level_holds_what_it_should():
 
 def test_typed_markers():
     assert all((ROOT / package / "py.typed").exists() for package in PACKAGES)
+
+
+def test_growth_says_when_another_fisher_stands_in_its_way(tmp_path):
+    """Distributions of other projects have packages named fisher; what is imported is the first that is found."""
+    (tmp_path / "fisher").mkdir()
+    (tmp_path / "fisher" / "__init__.py").write_text("def pvalue(a, b, c, d): ...")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import growth"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode
+    assert "ImportError: growth: found another package named fisher" in done.stderr
+    assert str(tmp_path / "fisher" / "__init__.py") in done.stderr
+
+
+def test_one_version():
+    assert linmaps.__version__ == fisher.__version__ == growth.__version__

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.trees.seals import unsealed
 
 
 def batch_size(x: Any) -> int:
@@ -21,6 +22,10 @@ def batch_size(x: Any) -> int:
     5
     """
     sizes = {tuple(t.shape[:1]) for t in trees.leaves(x) if isinstance(t, Tensor)}
+    if not sizes:
+        raise TypeError(
+            f"x: got {type(unsealed(x)).__name__} without a tensor, expected tensors with the examples in front"
+        )
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
             f"x: leading sizes {sorted(sizes)}, expected one common batch axis in front; stack the examples"

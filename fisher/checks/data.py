@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from fisher.checks.finiteness import finite
-from linmaps.trees.mappings import is_mapping, plain
+from linmaps.trees.mappings import is_mapping
+from linmaps.trees.seals import sealed
 
 Batch = tuple[Any, Any]
 
@@ -16,22 +17,24 @@ Batch = tuple[Any, Any]
 def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iterator[Batch]:
     """Each batch of `data` as `(x, target)`; the target is None where data has none.
 
-    data: a tensor (one batch of inputs), a tuple `(x, target)`, or any other iterable of those (list, DataLoader,
-    generator), in any order and of any sizes; it is gone through once.  x may be a tree of tensors with a common batch axis
-    in front: `((x1, x2), target)`, or `({"image": x1, "text": x2}, target)`.
+    data: a tensor or a mapping (one batch of inputs), a tuple `(x, target)`, or any other iterable of those (list,
+    DataLoader, generator), in any order and of any sizes; it is gone through once.  x may be a tree of tensors with a common
+    batch axis in front: `((x1, (x2, x3)), target)`, or `({"image": x1, "text": x2}, target)`; what is no tensor in it (text,
+    numbers, None) is for f alone, which gets all of it whatever examples it is asked for.
     progress: a bar on standard error.  Raises TypeError for other data, ValueError if there is no batch.
 
     >>> import torch
     >>> [(x.shape[0], y) for x, y in batches([torch.zeros(3, 2), torch.zeros(1, 2)])]
     [(3, None), (1, None)]
     """
-    if isinstance(data, (Tensor, tuple)):
+    if one_batch(data):
         yield _pair(data, "data")
         return
-    if isinstance(data, (str, bytes)) or is_mapping(data) or not isinstance(data, Iterable):
+    if isinstance(data, (str, bytes)) or hasattr(data, "__array__") or not isinstance(data, Iterable):
+        sealed(data, "data")  # arrays have words of their own
         raise TypeError(
-            f"data: got {type(data).__name__}, expected a tensor, a tuple (x, target) or an iterable of those; of a dict "
-            'give (data["x"], data["target"]), of a dataset torch.utils.data.DataLoader(dataset, batch_size=...)'
+            f"data: got {type(data).__name__}, expected a tensor, a mapping, a tuple (x, target) or an iterable of those; of "
+            "a dataset give torch.utils.data.DataLoader(dataset, batch_size=...)"
         )
     seen: Iterable[Any] = data
     if progress:
@@ -51,6 +54,15 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iter
         )
 
 
+def one_batch(data: Any) -> bool:
+    """Whether data are a single batch, not an iterable of them.
+
+    >>> one_batch({"x": 1}), one_batch([1])
+    (True, False)
+    """
+    return isinstance(data, (Tensor, tuple)) or is_mapping(data)
+
+
 NO_EXAMPLE = "data: got no example, expected at least one; the mean over no example is not defined"
 
 
@@ -58,20 +70,23 @@ def _pair(item: Any, name: str) -> Batch:
     if isinstance(item, Tensor):
         return item, None
     if isinstance(item, tuple) and len(item) in (1, 2):
-        return plain(item[0]), plain(item[1]) if len(item) == 2 else None
+        target = item[1] if len(item) == 2 else None
+        return sealed(item[0], name), None if target is None else sealed(target, f"{name}: target")
     if is_mapping(item):
-        raise TypeError(
-            f"{name}: got {type(item).__name__} with keys {sorted(map(str, item.keys()))[:8]}, expected a tensor x or a tuple "
-            '(x, target); map ((batch["x"], batch["target"]) for batch in data), with a dict of inputs as x if f takes one'
-        )
+        return sealed(item, name), None
+    sealed(item, name)
     raise TypeError(
         f"{name}: got {type(item).__name__} of length {len(item) if hasattr(item, '__len__') else '?'}, expected a "
-        "tensor x or a tuple (x, target); several inputs go into one x: ((x1, x2), target)"
+        "tensor x, a mapping or a tuple (x, target); several inputs go into one x: ((x1, x2), target)"
     )
 
 
 def _same_kind(first: Any, item: Any, name: str) -> None:
-    """Bare tensors of different kinds are no batches: most likely `[x, target]`."""
+    """Bare tensors of different kinds are no batches: most likely `[x, target]`; nor are some with and some without a target."""
+    kinds = ["a mapping" if is_mapping(one) else "" for one in (first, item)]
+    if kinds[0] != kinds[1]:
+        got, before = (kind or type(one).__name__ for kind, one in zip(reversed(kinds), (item, first)))
+        raise TypeError(f"{name}: got {got}, expected {before} as in batch 0")
     if isinstance(first, Tensor) and isinstance(item, Tensor) and (first.ndim, first.dtype) != (item.ndim, item.dtype):
         raise ValueError(
             f"{name}: got a tensor of {item.ndim} axes, {item.dtype}, expected {first.ndim} axes, {first.dtype}, as in "

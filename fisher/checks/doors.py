@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.checks import alike, size
 from linmaps.trees import Layout, path_str
+from linmaps.trees.mappings import is_mapping
+from linmaps.trees.seals import unsealing
 
 
-def function(f: Any, name: str = "f") -> None:
-    """Raise a TypeError unless f can be called.
+def function(f: Any, name: str = "f") -> Callable[..., Any]:
+    """f for inputs that hold more than tensors; a TypeError unless it can be called, and for a module.
 
     >>> function(None)
     Traceback (most recent call last):
@@ -26,6 +29,7 @@ def function(f: Any, name: str = "f") -> None:
         )
     if not callable(f):
         raise TypeError(f"{name}: got {type(f).__name__}, expected a function")
+    return unsealing(f)
 
 
 def of_type(value: Any, kind: type | tuple[type, ...], name: str, expected: str) -> None:
@@ -36,6 +40,11 @@ def of_type(value: Any, kind: type | tuple[type, ...], name: str, expected: str)
 
 def check_parameters(params: Any, name: str = "params") -> None:
     """Raise a TypeError that names the leaf unless params is a tree of dense real floating tensors with at least one leaf."""
+    if isinstance(params, (Iterator, torch.nn.Module)) and not hasattr(params, "keys"):
+        raise TypeError(
+            f"{name}: got {type(params).__name__}, expected a tree of tensors; of a module f, params = "
+            "fisher.functional(module)"
+        )
     layout = Layout.of(params)
     if not layout.shapes:
         raise TypeError(f"{name}: got {type(params).__name__} without a tensor, expected a tree of tensors")
@@ -64,7 +73,12 @@ def options(
         size(chunk_size, "chunk_size", 1, cure="or None for all at once")
     size(n_samples, "n_samples", 1)
     if generator is not None:
-        of_type(generator, torch.Generator, "generator", "a torch.Generator, or None")
+        of_type(
+            generator,
+            torch.Generator,
+            "generator",
+            "a torch.Generator, or None; pass torch.Generator().manual_seed(seed)",
+        )
     if noise is not None:
         of_type(noise, Tensor, "noise", "a tensor [n, *y.shape], or None")
         if not noise.is_floating_point() or noise.layout != torch.strided:
@@ -100,9 +114,33 @@ def rows(y: Any, batch: int, name: str = "f(params, x)") -> None:
         raise ValueError(f"{name}: got {got}, expected a tensor [{batch}, ...] with one row per example")
 
 
+def one_tensor(y: Any, name: str = "f(params, x)") -> None:
+    """Raise a TypeError unless an output is one tensor.
+
+    >>> one_tensor((torch.zeros(2), None))
+    Traceback (most recent call last):
+    TypeError: f(params, x): got tuple, expected one tensor [B, ...]; take one: lambda params, x: f(params, x)[0] of 0
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name}: got {type(y).__name__}, expected one tensor [B, ...]{_part_of(y)}")
+
+
+def _part_of(y: Any) -> str:
+    """How to take the tensor out of an output of several."""
+    keys = (
+        [repr(key) for key, t in y.items() if isinstance(t, Tensor)][:3]
+        if is_mapping(y) and hasattr(y, "items")
+        else []
+    )
+    keys = (
+        keys or [str(n) for n, t in enumerate(y) if isinstance(t, Tensor)][:3] if isinstance(y, (tuple, list)) else keys
+    )
+    return f"; take one: lambda params, x: f(params, x)[{keys[0]}] of {', '.join(keys)}" if keys else ""
+
+
 def output(y: Any, params: Any, x: Any, name: str = "f(params, x)") -> None:
     """Raise a TypeError unless y is a floating tensor, not of a wider dtype than params because x is."""
-    of_type(y, Tensor, name, "a tensor [B, ...]")
+    one_tensor(y, name)
     if not y.is_floating_point():
         raise TypeError(f"{name}: got {y.dtype}, expected a real floating dtype")
     if y.dtype not in {t.dtype for t in trees.leaves(params)} and y.dtype == torch.float64:

@@ -23,7 +23,7 @@ from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
-from linmaps.trees.mappings import plain
+from linmaps.trees.seals import sealed
 
 
 @trees.static
@@ -66,8 +66,8 @@ class LayerCollection(Layers):
         scale  exact      scale   3 x 3        1   36 B  scale
         w      kronecker  matmul  3 x 3        1   72 B  w, b
         """
-        doors.function(f)
-        params, x = parameters(params), plain(x)
+        f = doors.function(f)
+        params, x = parameters(params), sealed(x)
         layout = Layout.of(params)
         params = distinct(params)
         if check and batch_size(x) == 1:  # where the examples are shows only among several

@@ -39,7 +39,8 @@ class Layers:
         """
         if callable(names):
             names = [l.name for l in self if names(l)]
-        if isinstance(names, str) or not isinstance(names, Iterable):
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, Iterable):
             raise TypeError(
                 f"names: got {type(names).__name__}, expected names of layers, as ['{self.names()[0]}'], or a predicate"
             )
@@ -171,7 +172,7 @@ class Layers:
     @typed
     def restricted(self, f: Callable[..., Tensor], params: Any) -> Callable[..., Tensor]:
         """f as a function of these layers' leaves, `{path: leaf}`, at the other leaves of params."""
-        doors.function(f)
+        f = doors.function(f)
         self.layout.check(params, "params (of the LayerCollection)")
         flat, treedef = trees.flatten(params)
 

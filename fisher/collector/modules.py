@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from linmaps.checks.annotations import typed
+from linmaps.trees.mappings import is_mapping
 
 Function = Callable[[Mapping[str, Tensor], Any], Any]
 
@@ -41,6 +42,7 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
     run, training = called(own, spread=True), any(part.training for part in module.modules())
 
     def f(params: Mapping[str, Tensor], x: Any) -> Any:
+        _check_named(params, own)
         kept = (
             {name: t.clone() for name, t in held.items()} if training else held
         )  # layers in train mode write into theirs
@@ -61,6 +63,14 @@ def _tensors(kept: Any) -> list[Tensor]:
     if isinstance(kept, Mapping):
         return [t for value in kept.values() for t in _tensors(value)]
     return [t for value in kept for t in _tensors(value)] if isinstance(kept, (list, tuple)) else []
+
+
+def _check_named(params: Any, module: nn.Module) -> None:
+    if not is_mapping(params):
+        raise TypeError(
+            f"params: got {type(params).__name__}, expected {{name: tensor}} by the names of {type(module).__name__}'s "
+            "parameters, as fisher.functional gives them; f takes params first, then x"
+        )
 
 
 def called(module: nn.Module, *, spread: bool = False) -> Function:
@@ -85,6 +95,7 @@ def called(module: nn.Module, *, spread: bool = False) -> Function:
             places.setdefault(first[id(t)], []).append(f"{prefix}.{own}" if prefix else own)
 
     def f(params: Mapping[str, Tensor], x: Any) -> Any:
+        _check_named(params, module)
         whole: dict[str, Tensor] = {}
         for name, t in params.items():
             shared = places.get(known.get(name, name), [name])

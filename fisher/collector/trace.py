@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fisher.checks import doors
 from fisher.checks.axes import batch_axes
 from fisher.collector.blocks.uses import Rows, Use
 from fisher.collector.calls.chains import Chain, step
@@ -43,10 +44,7 @@ class Tracer:
         alone = {p for u in self.uses if u["free"] for p in (u["weight"], u["bias"]) if p is not None} - watcher.worked
         self.alone = frozenset(p for p in alone if p not in self.opaque)
         self.opaque = {p: n for p, n in self.opaque_made.items() if p not in alone} | self.opaque
-        if not isinstance(y, Tensor):
-            raise TypeError(
-                f"f(params, x): got {type(y).__name__}, expected one tensor, batch first; return the output alone"
-            )
+        doors.one_tensor(y)
         if y.ndim == 0 or y.shape[0] != self.batch:
             raise ValueError(
                 f"f(params, x): output has shape {tuple(y.shape)}, expected [{self.batch}, ...] as x; "

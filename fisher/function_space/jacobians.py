@@ -67,9 +67,11 @@ def jacobian(
     >>> jacobian(f, {"w": torch.ones(2, 3), "b": torch.zeros(3)}, torch.ones(5, 2))
     PFMapDense(B = 5, C = 3, d = 9)
     """
+    named = {"dense": PFMapDense, "implicit": PFMapImplicit}
+    representation = named.get(representation, representation) if isinstance(representation, str) else representation
     if not any(representation is kind for kind in (PFMapDense, PFMapImplicit)):
         raise ValueError(f"representation: got {representation!r}, expected PFMapDense or PFMapImplicit")
-    doors.function(f)
+    f = doors.function(f)
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     parts = inputs(x, "x", "jacobian", check_finite)

@@ -104,7 +104,7 @@ def gram(
     """
     if kind not in AXES:
         raise ValueError(f"kind: got {kind!r}, expected one of {list(AXES)}")
-    doors.function(f)
+    f = doors.function(f)
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     parts = _parts(x, "x", check_finite)

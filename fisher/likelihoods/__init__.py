@@ -6,6 +6,7 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
     names        what they are called
     base         what a likelihood answers
     arrays       outputs with positions as rows
+    logits       probabilities where logits are expected
     held         the numbers and tensors that a likelihood holds
     categorical  logits; segmentation
     bernoulli    binary logits
@@ -20,7 +21,7 @@ from fisher.likelihoods.base import Likelihood, counts, n_columns, probabilities
 from fisher.likelihoods.bernoulli import Bernoulli
 from fisher.likelihoods.categorical import Categorical, Segmentation
 from fisher.likelihoods.gaussian import Gaussian, HeteroscedasticGaussian
-from fisher.likelihoods.names import LikelihoodName
+from fisher.likelihoods.names import ALIASES, LikelihoodName
 from fisher.likelihoods.poisson import Poisson
 
 __all__ = [
@@ -56,15 +57,17 @@ LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
 
 
 def likelihood(name: LikelihoodName | Likelihood) -> Likelihood:
-    """A likelihood by its name, or the object itself.
+    """A likelihood by its name, or by one that losses and other libraries have for it, or the object itself.
 
-    >>> likelihood("categorical")
-    Categorical(class_axis=1, ignore_index=-100, weight=None)
+    >>> likelihood("categorical"), likelihood("regression")
+    (Categorical(class_axis=1, ignore_index=-100, weight=None), Gaussian(variance=1.0, covariance=None, class_axis=1))
     """
-    if isinstance(name, str) and name in LIKELIHOODS:
-        return LIKELIHOODS[name]
+    known = ALIASES.get(name, name) if isinstance(name, str) else None
+    if known in LIKELIHOODS:
+        return LIKELIHOODS[known]
     if not isinstance(name, (str, type)) and isinstance(name, Likelihood):
         return name
     raise ValueError(
-        f"likelihood: got {name!r}, expected one of {sorted(LIKELIHOODS)} or an object with the methods root, noise, sample"
+        f"likelihood: got {name!r}, expected one of {sorted(LIKELIHOODS)} or an object with the methods root, noise, "
+        f"sample; also known as {sorted(ALIASES)}"
     )

@@ -18,8 +18,8 @@ class Likelihood(Protocol):
 
     Optional methods, used where they exist: `n_columns(y)` and `root_part(y, start, stop)` (a part of the root without
     the rest), `product(y, u)` (H u), `score(y, target)` or `log_prob(y, target)` (the empirical estimators),
-    `counts(y, target)` (which positions count, bool, broadcast to y, None: all), `probabilities(mean, variance)`
-    (predictive, of outputs of this mean and variance).
+    `counts(y, target)` (which positions count, bool, broadcast to y, None: all), `notice(y)` (warns of outputs that it was
+    not made for), `probabilities(mean, variance)` (predictive, of outputs of this mean and variance).
     """
 
     def root(self, y: Tensor) -> Tensor:
@@ -72,6 +72,17 @@ def counts(likelihood: Likelihood, y: Tensor, target: Any) -> Tensor | None:
     if target is None or not hasattr(likelihood, "counts"):
         return None
     return likelihood.counts(y, target)
+
+
+def noticed(likelihood: Likelihood, y: Tensor) -> None:
+    """What the likelihood has to say of outputs that it was not made for, by its own method `notice`.
+
+    >>> import torch
+    >>> from fisher.likelihoods import Gaussian
+    >>> noticed(Gaussian(), torch.ones(2, 2))
+    """
+    if hasattr(likelihood, "notice"):
+        likelihood.notice(y)
 
 
 def probabilities(likelihood: Likelihood, mean: Tensor, variance: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from fisher.likelihoods.arrays import (
     uniform,
 )
 from fisher.likelihoods.held import Held, array, check_values, numbers
+from fisher.likelihoods.logits import expect_logits
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.checks.annotations import typed
@@ -71,6 +72,10 @@ class Categorical(Held, Rooted):
     @property
     def _name(self) -> str:
         return type(self).__name__.lower()
+
+    def notice(self, y: Tensor) -> None:
+        """Warn where y holds probabilities in place of logits."""
+        expect_logits(y, self.class_axis)
 
     def _axis(self, y: Tensor) -> int:
         return class_axis_of(y, self.class_axis, self._name)

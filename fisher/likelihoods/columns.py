@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from fisher.likelihoods.base import Likelihood, counts, n_columns, root_part, score
+from fisher.likelihoods.base import Likelihood, counts, n_columns, noticed, root_part, score
 from linmaps import checks
 from linmaps.checks import values
 
@@ -45,6 +45,7 @@ class Columns:
         column of zeros.  Raises ValueError for a size below 1.
         """
         check_size(size)
+        noticed(self.likelihood, y)
         return (part if part.shape[0] else torch.zeros_like(y)[None] for part in self._parts(y, target, size))
 
     def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
@@ -181,7 +182,9 @@ def estimator(
     if (noise is None) == (generator is None):  # neither or both
         raise ValueError("estimator='mc': give either generator=torch.Generator() or noise=<tensor [n, *y.shape]>")
     if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
+        raise TypeError(
+            f"generator: got {type(generator).__name__}, expected a torch.Generator; pass torch.Generator().manual_seed(seed)"
+        )
     checks.size(n_samples, "n_samples", 1)
     return Sampled(likelihood, generator, noise, n_samples)
 

@@ -1,4 +1,4 @@
-"""LikelihoodName, the names that stand for a likelihood: those of the table `fisher.likelihoods.LIKELIHOODS`."""
+"""LikelihoodName, what stands for a likelihood: the names of `fisher.likelihoods.LIKELIHOODS`, and those that others use."""
 
 from __future__ import annotations
 
@@ -11,4 +11,22 @@ LikelihoodName = Literal[
     "heteroscedastic_gaussian",
     "poisson",
     "segmentation",
+    "classification",
+    "classif_logits",
+    "classif_logsoftmax",
+    "cross_entropy",
+    "classif_binary_logits",
+    "regression",
+    "squared_error",
+    "segmentation_logits",
 ]
+ALIASES: dict[str, LikelihoodName] = {
+    "classification": "categorical",
+    "classif_logits": "categorical",
+    "classif_logsoftmax": "categorical",  # the softmax of log-probabilities are the probabilities
+    "cross_entropy": "categorical",
+    "classif_binary_logits": "bernoulli",
+    "regression": "gaussian",
+    "squared_error": "gaussian",  # half the sum of squares
+    "segmentation_logits": "segmentation",
+}

@@ -24,6 +24,7 @@ from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.trees.printed import cell, on_a_line
 from linmaps.trees.tree import Tree
 
 Other = TypeVar("Other")
@@ -60,6 +61,12 @@ class Mean(Generic[Tree]):
     def __post_init__(self) -> None:
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise TypeError(f"Mean: got dtype={self.dtype!r}, expected a floating dtype such as torch.float64, or None")
+
+    def __repr__(self) -> str:
+        if self.mean is None:
+            return "Mean(no example yet)"
+        kinds = self.mean if isinstance(self.mean, PMat) else f"{len(trees.leaves(self.mean))} tensors"
+        return on_a_line(self, [kinds, f"{cell(self.count)} examples"])
 
     @overload
     def add(self, tree: Summed, n: float | Tensor) -> Mean[PMat]: ...

@@ -12,18 +12,21 @@ from torch.func import vjp
 from fisher.checks import doors, purity
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
+from fisher.checks.data import one_batch
 from fisher.collector.blocks.sizes import LARGEST_BLOCK, LARGEST_FACTOR
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.base import noticed
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.columns import estimator as make_estimator
 from fisher.likelihoods.names import LikelihoodName
-from fisher.passes.run import Pass, checked_batches, one_batch, reduce
+from fisher.passes.run import Pass, checked_batches, reduce
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
 from fisher.pmat.contract.handing import hands_over
+from fisher.pmat.names import by_name
 from fisher.pmat.representation import Representation
 from fisher.reducers import REDUCERS, Options
 from fisher.reducers.base import Sharing
@@ -35,6 +38,7 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.numeric import running
 
+FEW = 32  # examples that show what kind of output f has
 SHARING = get_args(Sharing)
 
 
@@ -67,7 +71,7 @@ def fim(
     J_b is the Jacobian of f at x_b with respect to params, H_b the Fisher matrix of the output distribution at f(x_b).
 
     data: one batch x, `(x, target)`, or an iterable of those; the mean is over all examples seen.
-    representation: a PMat class.  likelihood: "categorical" (logits), "gaussian", ..., or an object.
+    representation: a PMat class (or its name, "kfac").  likelihood: "categorical" (logits), "gaussian", ..., or an object.
     estimator: "exact"; "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap);
     "empirical" and "gradient_covariance" at the targets of data, the latter less the mean gradient if `centered`.
     Positions whose target is the likelihood's ignore_index count nowhere, whatever the estimator.
@@ -96,18 +100,20 @@ def fim(
     PMatKFAC(2 factored + 0 exact blocks, d = 18, 36 numbers stored, float32, cpu)
     >>> natural = F.solve({"w": torch.ones(2, 3), "b": torch.ones(3), "v": torch.ones(3, 3)}, regul=1e-2)
     """
-    doors.function(f)
+    f = doors.function(f)
     params = parameters(params)
     doors.options(
         chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise, dtype=dtype, layers=layers
     )
     if layers is not None:
         params = layers.layout.check(params, "params (of the LayerCollection)")
+    representation = by_name(representation)
     known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}
     if not isinstance(representation, type) or representation not in known:
+        got = "a tensor" if isinstance(representation, Tensor) else getattr(representation, "__name__", representation)
+        cure = "; targets go with the inputs, data=(x, target)" if isinstance(representation, Tensor) else ""
         raise ValueError(
-            f"representation: got {getattr(representation, '__name__', representation)!r}, expected one of "
-            f"{sorted(r.__name__ for r in known)}"
+            f"representation: got {got!r}, expected one of {sorted(r.__name__ for r in known)}, or such a name{cure}"
         )
     for name, limit in (("largest_block", largest_block), ("largest_factor", largest_factor)):
         if limit is not None:
@@ -118,6 +124,7 @@ def fim(
         raise ValueError(f"centered: got True with estimator={estimator!r}, expected estimator='gradient_covariance'")
     if layers_to is not None:
         doors.of_type(layers_to, Mapping, "layers_to", "a mapping {kind or name of a layer: representation}")
+        layers_to = {key: by_name(kind) for key, kind in layers_to.items()}
     if layers_to is not None and representation is not PMatMixed:
         raise ValueError(f"layers_to: got it with {representation.__name__}, expected representation=PMatMixed")
     columns = make_estimator(
@@ -166,6 +173,8 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
         purity.steady(soundly(f), params, seen[0][0])
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
+    if seen:
+        noticed(run.columns.likelihood, f(params, trees.map(lambda t: t[:FEW], seen[0][0])))
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
     if not options.centered:
         return F
@@ -209,7 +218,7 @@ def update_diag(
 ) -> Any:
     """What `PMatEKFAC.update_diag` does; the arguments are those of `fim`."""
     params = parameters(params)
-    doors.function(f)
+    f = doors.function(f)
     doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise)
     params = F.layers.layout.check(params, "params")
     columns = make_estimator(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_size
-from fisher.checks.data import NO_EXAMPLE, batches
+from fisher.checks.data import NO_EXAMPLE, batches, one_batch
 from fisher.checks.data import check_finite as data_finite
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
@@ -50,11 +50,6 @@ class Pass:
     def found(self, x: Any) -> LayerCollection:
         """The layers, found on this batch if they were not given."""
         return self.layers if self.layers is not None else LayerCollection.from_function(self.f, self.params, x)
-
-
-def one_batch(data: Any) -> bool:
-    """Whether data are a single batch, not an iterable of them."""
-    return isinstance(data, (Tensor, tuple))
 
 
 def checked_batches(run: Pass, data: Any) -> Any:

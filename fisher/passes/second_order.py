@@ -23,6 +23,7 @@ from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
 from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
 from fisher.pmat.matrix_free.implicit import PMatImplicit
+from fisher.pmat.names import by_name
 from fisher.pmat.representation import SecondDerivative
 from fisher.pmat.whole.dense import PMatDense
 from fisher.pmat.whole.diag import PMatDiag
@@ -66,7 +67,7 @@ def hessian(
     tensor([[0.6667, 0.0000],
             [0.0000, 0.3333]])
     """
-    doors.function(loss, "loss")
+    loss = doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     loss, params = restriction.restricted(loss, params, layers)
@@ -105,8 +106,8 @@ def ggn(
     tensor([[0.5000, 0.0000],
             [0.0000, 0.5000]])
     """
-    doors.function(f)
-    doors.function(loss, "loss")
+    f = doors.function(f)
+    loss = doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     f, params = restriction.restricted(f, params, layers)
@@ -139,6 +140,7 @@ def _represent(
     check_finite: bool,
 ) -> Any:
     """The matrix-free matrix in another representation, checked."""
+    representation = by_name(representation)
     if check:
         modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
     made = _in(F, representation, layers, chunk_size)

@@ -7,6 +7,7 @@ Rooms in reading order:
     layered/         by layer
     matrix_free/     functions v -> F v
     algebra/         sums and products of two
+    names            classes by name
     representation   the class asked for, in a signature
 """
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
-from fisher.checks import finiteness
+from fisher.checks import doors, finiteness
 from fisher.checks.axes import batch_size
 from fisher.checks.data import batches
 from fisher.collector.exact_rows import mapped
@@ -65,7 +65,7 @@ def influence(
     >>> influence(f, p, (x, torch.ones(2, 1)), F, (x[:1], torch.ones(1, 1)), loss="squared_error", regul=0.0)
     tensor([[-2.0000, -0.0000]])
     """
-    params = F.check_vector(params, "params")
+    f, params = doors.function(f), F.check_vector(params, "params")
     solved = F.solve(_gradients(f, params, test, loss, "test"), regul)
     return _finite(-_products(solved, _gradients(f, params, data, loss), "tn,bn->tb"), "influence")
 
@@ -91,7 +91,7 @@ def self_influence(
     >>> self_influence(f, p, (x, torch.tensor([[1.0], [2.0]])), F, loss="squared_error", regul=0.0)
     tensor([-2.0000, -8.0000])
     """
-    params = F.check_vector(params, "params")
+    f, params = doors.function(f), F.check_vector(params, "params")
     g = _gradients(f, params, data, loss)
     return _finite(-_products(F.solve(g, regul), g, "bn,bn->b"), "self_influence")
 
@@ -130,7 +130,7 @@ def leave_one_out(
     checks.number(
         n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over"
     )
-    params = F.check_vector(params, "params")
+    f, params = doors.function(f), F.check_vector(params, "params")
     which = find_likelihood(likelihood)
     parts = [_shares(f, params, x, target, Exact(which)) for x, target in batches(data, what="leave_one_out")]
     R = trees.map(lambda *ts: torch.cat(ts), *parts)

@@ -12,6 +12,7 @@ from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.trees.printed import cell, on_a_line
 from linmaps.trees.tree import Tree
 
 
@@ -21,10 +22,13 @@ class Damping:
 
     >>> import torch
     >>> Damping(torch.tensor(0.1))
-    Damping(value=tensor(0.1000))
+    Damping(0.1)
     """
 
     value: Tensor
+
+    def __repr__(self) -> str:
+        return f"Damping({cell(self.value)})"
 
 
 @trees.record()
@@ -33,14 +37,18 @@ class NaturalStep(Generic[Tree]):
 
     >>> import torch
     >>> one = torch.tensor(1.0)
-    >>> NaturalStep({"w": one}, Damping(one), one, one).damping.value
-    tensor(1.)
+    >>> NaturalStep({"w": one}, Damping(one), one, one)
+    NaturalStep(loss = 1, ratio = 1, damping = 1)
     """
 
     params: Tree
     damping: Damping
     loss: Tensor
     ratio: Tensor
+
+    def __repr__(self) -> str:
+        said = {"loss": self.loss, "ratio": self.ratio, "damping": self.damping.value}
+        return on_a_line(self, [f"{name} = {cell(t)}" for name, t in said.items()])
 
 
 @typed
@@ -78,7 +86,7 @@ def natural_gradient_step(
     >>> F = fisher.fim(f, p, x, fisher.PMatDense, "gaussian")
     >>> step = natural_gradient_step(loss, p, F, torch.func.grad(loss)(p), Damping(torch.tensor(1e-3)))
     >>> step.params["w"].T, step.damping
-    (tensor([[0.9980, 0.9980]]), Damping(value=tensor(0.0007)))
+    (tensor([[0.9980, 0.9980]]), Damping(0.0006667))
     """
     checks.number(damping.value, "damping", low=0)
     for name, number in (("factor", factor), ("lower", lower), ("upper", upper), ("minimum", minimum)):

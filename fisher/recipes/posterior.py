@@ -12,6 +12,7 @@ from typing import Any, Generic, cast
 import torch
 from torch import Tensor
 
+from fisher.checks import doors
 from fisher.collector.collection import LayerCollection
 from fisher.function_space.jacobians import jacobian
 from fisher.likelihoods import Likelihood
@@ -23,6 +24,8 @@ from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
 from linmaps.numerics.dtypes import working
+from linmaps.trees.printed import cell, on_a_line
+from linmaps.trees.seals import sealed
 from linmaps.trees.tree import Tree
 
 INDEFINITE = (
@@ -39,6 +42,8 @@ class Laplace(Generic[Tree]):
     >>> f = lambda p, x: x @ p["w"]
     >>> p, x = {"w": torch.ones(2, 1)}, torch.eye(2)
     >>> posterior = laplace(f, p, fisher.fim(f, p, x, fisher.PMatDense, "gaussian"), n_examples=2)
+    >>> posterior
+    Laplace(PMatDense(d = 2, 4 numbers stored, float32, cpu), N = 2, prior_precision = 1, Gaussian)
     >>> mean, covariance = posterior.predict(x)
     >>> mean.T, covariance.flatten()
     (tensor([[1., 1.]]), tensor([0.5000, 0.5000]))
@@ -50,6 +55,12 @@ class Laplace(Generic[Tree]):
     F: PMat
     prior_precision: Tensor
     likelihood: Likelihood | None = None
+
+    def __repr__(self) -> str:
+        known = "no likelihood" if self.likelihood is None else repr(self.likelihood).partition("(")[0]
+        return on_a_line(
+            self, [self.F, f"N = {self.n_examples:,}", f"prior_precision = {cell(self.prior_precision)}", known]
+        )
 
     @property
     def regul(self) -> Tensor:
@@ -83,7 +94,8 @@ class Laplace(Generic[Tree]):
         """Mean `[B, C]` and covariance `[B, C, C]` of f's flattened outputs: f(x_b) and J_b (N F + prior I)^-1 J_b'.
 
         That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021); the noise of a
-        gaussian likelihood is to be added.  layers: makes the Jacobian faster.
+        gaussian likelihood is to be added.  x: one batch, a tuple or a mapping where f takes several inputs.  layers: makes
+        the Jacobian faster.
         """
         y, covariance = self._moments(x, layers)
         return y.reshape(covariance.shape[:2]), covariance
@@ -112,7 +124,8 @@ class Laplace(Generic[Tree]):
 
     def _moments(self, x: Any, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         _check_definite(self.F, self.regul, "predict")
-        J = jacobian(self.f, self.params, x, layers=layers)
+        x = sealed(x)
+        J = jacobian(self.f, self.params, (x,), layers=layers)
         rows, solved = J.to_torch(), self.F.solve(J, self.regul).to_torch()
         covariance = torch.einsum("bcn,bkn->bck", rows, solved) / self.n_examples
         # rounding of the sum is of the size of its terms
@@ -150,7 +163,7 @@ def laplace(
         n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over"
     )
     checks.number(prior_precision, "prior_precision", low=0)
-    params = F.layout.check(params, "params (of the Fisher matrix)")
+    f, params = doors.function(f), F.check_space(params, "params")
     like = trees.leaves(params)[0]
     prior = torch.as_tensor(prior_precision, dtype=like.dtype, device=like.device)
     _check_definite(F, prior / n_examples, "laplace")

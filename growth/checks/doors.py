@@ -16,6 +16,7 @@ from linmaps.checks.annotations import annotated
 from linmaps.checks.precision import full_precision
 from linmaps.trees import path_str
 from linmaps.trees.mappings import plain
+from linmaps.trees.seals import unsealing
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
@@ -66,10 +67,9 @@ def _tree(tree: Any, name: str) -> Any:
 def _function(f: Any, name: str) -> Any:
     if isinstance(f, nn.Module) or not callable(f):
         raise TypeError(
-            f"{name}: got {type(f).__name__}, expected a function f(params, x); of a module "
-            "lambda p, x: torch.func.functional_call(module, p, (x,))"
+            f"{name}: got {type(f).__name__}, expected a function f(params, x); of a module f, params = fisher.functional(module)"
         )
-    return f
+    return unsealing(f)
 
 
 ENTRIES: dict[str, Callable[[Any, str], Any]] = {

@@ -19,6 +19,7 @@ from growth.moments.solvers import check_solver, pseudo_solve
 from growth.reading.pairs import Pair, bare
 from linmaps.numerics.dtypes import working
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line, sizes
 
 
 @record(static=("output_metric", "pair"))
@@ -40,6 +41,11 @@ class Delta:
     pair: Pair | None = dataclasses.field(default=None, repr=False)
 
     axes: ClassVar[Axes] = Axes({"weight": "qp", "bias?": "q", "decrease": ""}, cast=True)
+
+    def __repr__(self) -> str:
+        metric = None if self.output_metric is None else f"metric {self.output_metric}"
+        change = sizes(self.weight, wider=" + bias" if self.bias is not None else "")
+        return on_a_line(self, [self.pair, change, metric, f"decrease = {cell(self.decrease)}"], self.weight)
 
     @property
     def joined(self) -> Tensor:
@@ -86,7 +92,7 @@ def optimal_delta(
     >>> p = {"a.weight": torch.eye(2), "b.weight": torch.zeros(1, 2)}
     >>> data = torch.eye(2), torch.tensor([[1.0], [3.0]])
     >>> growth.optimal_delta(growth.statistics(f, p, data, growth.Pair("a", "b"), "squared_error"))
-    Delta(weight=tensor([[-1., -3.]]), bias=None, decrease=tensor(5.))
+    Delta(Pair('a', 'b'), 1 x 2, decrease = 5, float32, cpu)
     """
     check_solver(ridge, rtol)
     owned(stats, "stats", None, Statistics, "growth.statistics")

@@ -41,7 +41,8 @@ def standard(
         return draws.to(like)
     if not isinstance(generator, torch.Generator):
         raise ValueError(
-            f"generator: got {generator!r}, expected a torch.Generator, or draws, numbers {shape} of mean 0 and variance 1"
+            f"generator: got {generator!r}, expected a torch.Generator (torch.Generator().manual_seed(seed)), or draws, "
+            f"numbers {shape} of mean 0 and variance 1"
         )
     numbers = uniform(generator, shape, 3**0.5, like.dtype) if flat else normal(generator, shape, like.dtype)
     return numbers.to(like)

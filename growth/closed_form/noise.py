@@ -25,6 +25,7 @@ from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line
 
 
 @record()
@@ -45,6 +46,10 @@ class StandardErrors:
     P: Tensor
     E: Tensor
     count: Tensor
+
+    def __repr__(self) -> str:
+        said = [f"{name} {cell(getattr(self, name))}" for name in MEANS]
+        return on_a_line(self, [f"{cell(self.count)} samples", *said])
 
 
 @door()

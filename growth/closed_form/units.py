@@ -15,6 +15,7 @@ from growth.checks.records import Axes
 from growth.closed_form.delta import Delta
 from growth.reading.pairs import Pair
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line, sizes
 
 
 @record(static=("pair",))
@@ -30,8 +31,8 @@ class Neurons:
 
     >>> import torch
     >>> zero = torch.zeros(())
-    >>> Neurons(torch.ones(1, 3), None, torch.ones(2, 1), torch.ones(1), torch.ones(1), zero + 1, zero).size
-    1
+    >>> Neurons(torch.ones(1, 3), None, torch.ones(2, 1), torch.ones(1), torch.ones(1), zero + 1, zero)
+    Neurons(1 units: 3 -> 2, gain = 1, float32, cpu)
     """
 
     fan_in: Tensor
@@ -56,6 +57,12 @@ class Neurons:
         },
         cast=True,
     )
+
+    def __repr__(self) -> str:
+        r, q = (getattr(t, "shape", "??")[k] for t, k in ((self.fan_in, -1), (self.fan_out, -2)))
+        bias = " + bias" if self.fan_in_bias is not None else ""
+        units = f"{sizes(self.gains, 1)} units: {r}{bias} -> {q}"
+        return on_a_line(self, [self.pair, units, f"gain = {cell(self.gain)}"], self.fan_in)
 
     @property
     def size(self) -> int:

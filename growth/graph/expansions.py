@@ -13,6 +13,7 @@ from growth.closed_form.units import Neurons
 from growth.graph.nodes import Graph, Node
 from growth.reading.activations import Activation
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line, sizes
 
 Sizes = tuple[tuple[str, int], ...]
 
@@ -31,6 +32,9 @@ class NodeDelta:
     change: dict[str, Any]
     decrease: Tensor
     node: str
+
+    def __repr__(self) -> str:
+        return on_a_line(self, [self.node, f"decrease = {cell(self.decrease)}"], self.decrease)
 
 
 @record(static=("source", "target"))
@@ -52,6 +56,9 @@ class NewEdge:
     def parameters(self) -> int:
         """How many parameters it adds."""
         return self.weight.shape[-1] * self.weight.shape[-2]
+
+    def __repr__(self) -> str:
+        return on_a_line(self, [self, sizes(self.weight), f"gain = {cell(self.gain)}"], self.gain)
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target}"
@@ -87,6 +94,9 @@ class NewUnits:
         """How many parameters they add."""
         k, r = self.neurons.fan_in.shape[-2:]
         return k * (r + (self.neurons.fan_in_bias is not None) + self.neurons.fan_out.shape[-2])
+
+    def __repr__(self) -> str:
+        return on_a_line(self, [self, f"{sizes(self.neurons.gains, 1)} units", f"gain = {cell(self.gain)}"], self.gain)
 
     def __str__(self) -> str:
         return " -> ".join((" + ".join(n for n, _ in self.sources), self.node, " + ".join(n for n, _ in self.targets)))

@@ -23,6 +23,7 @@ from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line
 
 MEANS = ("S", "M", "E")
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -53,6 +54,10 @@ class GraphStatistics:
     count: Tensor
     positions: Tensor
     graph: Graph
+
+    def __repr__(self) -> str:
+        nodes = " ".join(f"{node.name}[{node.width}]" for node in self.graph.nodes)
+        return on_a_line(self, [f"{cell(self.count)} samples", nodes], self.S)
 
     @typed
     def __add__(self, other: GraphStatistics) -> GraphStatistics:

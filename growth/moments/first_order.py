@@ -20,6 +20,7 @@ from linmaps.checks import alike
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line
 
 MEANS = ("S", "M", "S_prev", "M_prev", "P", "E")
 
@@ -73,6 +74,13 @@ class Statistics:
         {"S": "aa", "M": "aq", "S_prev": "bb", "M_prev": "bt", "P": "*ba", "E": "qq"}
         | dict.fromkeys(("count", "positions", "sigma0", "slope_plus", "slope_minus"), "")
     )
+
+    def __repr__(self) -> str:
+        sides = ((self.S_prev, self.bias_before), (self.S, self.bias_after), (self.E, False))
+        wide = [t.shape[-1] if isinstance(t, Tensor) else 0 for t, _ in sides]
+        widths = " -> ".join(f"{n - 1} + bias" if one else f"{n}" for n, (_, one) in zip(wide, sides))
+        widths += f", {self.taps} taps" if self.taps > 1 else ""
+        return on_a_line(self, [self.pair, f"{cell(self.count)} samples", widths], self.S)
 
     @full_precision()
     def crossed(self, change: Tensor) -> Tensor:

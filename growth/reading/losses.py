@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap, grad
 
+from fisher.likelihoods.logits import expect_logits
+
 Loss = Callable[[Tensor, Any], Tensor]
 LossName = Literal["cross_entropy", "squared_error"]
 IGNORED = -100
@@ -89,4 +91,10 @@ def per_sample(loss: LossName | Loss) -> Loss:
 
 def gradient(loss: Loss, target: Any) -> Callable[[Tensor], Tensor]:
     """The cotangent `y -> [1, B, ...]`, gradient of the sum of the per-sample losses."""
-    return lambda y: grad(lambda y: loss(y, target).sum())(y)[None]
+
+    def cotangent(y: Tensor) -> Tensor:
+        if loss is cross_entropy:
+            expect_logits(y, -1)
+        return grad(lambda y: loss(y, target).sum())(y)[None]
+
+    return cotangent

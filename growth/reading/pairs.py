@@ -58,8 +58,8 @@ class Pair:
 
     Raises ValueError if the two paths are the same, TypeError if a path or the activation is of another kind.
 
-    >>> Pair("hidden", "output")
-    Pair(before='hidden', after='output', activation=None, norm=None)
+    >>> Pair("hidden", "output"), str(Pair("hidden", ("net", 2), norm="net.1"))
+    (Pair(before='hidden', after='output', activation=None, norm=None), "Pair('hidden', 'net.2', norm='net.1')")
     """
 
     before: str | Path | Sum
@@ -88,7 +88,8 @@ class Pair:
 
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
-        return f"Pair({', '.join(shown)})"
+        norm = [] if self.norm is None else [f"norm={path_str(self.norm)!r}"]
+        return f"Pair({', '.join([*shown, *norm])})"
 
 
 def parts(side: Any) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees import record
+from linmaps.trees.printed import on_a_line, sizes
 from linmaps.trees.tree import Tree
 
 Units = Sequence[int] | Tensor
@@ -141,6 +142,9 @@ class Removed:
     units: Tensor
     entries: tuple[Tensor, ...]
     pair: Pair | None = dataclasses.field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return on_a_line(self, [self.pair, f"{sizes(self.units, 1)} units", f"entries of {len(self.entries)} leaves"])
 
 
 @door()

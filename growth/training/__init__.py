@@ -1,7 +1,6 @@
 """Training that grows: when, where, how much, and the loop that ties it all.
 
 In reading order:
-    tables      numbers as text, in columns
     descent     gradient methods as pure functions
     schedules   how many units when
     comparison  which pair: steps side by side

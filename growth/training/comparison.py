@@ -12,9 +12,9 @@ from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.training.tables import aligned, plain
 from linmaps.checks.annotations import typed
 from linmaps.trees import record
+from linmaps.trees.printed import aligned, plain
 
 
 @typed

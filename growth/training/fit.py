@@ -36,6 +36,7 @@ from growth.training.search import line_search
 from growth.training.steps import Fit, Step
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.trees.seals import sealed
 from linmaps.trees.tree import Tree
 
 Method = Callable[[Statistics, int], Neurons]
@@ -98,7 +99,7 @@ def fit_and_grow(
     >>> [step.width for step in fit.steps], bool(fit.steps[1].grown < fit.steps[1].before)
     ([1, 2], True)
     """
-    params, f = trees.map(lambda t: t.detach(), params), buffers_fixed(f)
+    params, f, data = trees.map(lambda t: t.detach(), params), buffers_fixed(f), sealed(data, "data")
     number(ridge, "ridge", low=0, tensor=False)
     pairs, alone = check_pairs(pair)
     if check_finite:

@@ -16,16 +16,15 @@ from torch.func import vmap
 from fisher.checks.finiteness import finite
 from growth.checks.data import DIVERGED, examples
 from growth.checks.doors import door
-from growth.closed_form.delta import Delta
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.surgery.enlarge import New, apply_extended
-from growth.training.tables import aligned
+from growth.surgery.enlarge import Change, New, apply_extended
 from linmaps import trees
 from linmaps.checks import number, size
 from linmaps.numerics import lapack
 from linmaps.numerics.numeric import differentiated
 from linmaps.trees import record
+from linmaps.trees.printed import aligned
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)
 FINE = 33
@@ -67,7 +66,7 @@ def line_search(
     data: Any,
     pair: Pair | Sequence[Pair],
     new: New,
-    delta: Delta | list[Delta] | list[Delta | None] | None,
+    delta: Change,
     loss: LossName | Loss = "cross_entropy",
     *,
     tied: bool = False,

@@ -6,8 +6,8 @@ from typing import Any, Generic
 
 from torch import Tensor
 
-from growth.training.tables import aligned
 from linmaps.trees import record
+from linmaps.trees.printed import aligned, cell, on_a_line
 from linmaps.trees.tree import Tree
 
 
@@ -20,8 +20,8 @@ class Step:
 
     >>> import torch
     >>> one = torch.ones(())
-    >>> Step(2, 20, one, one, one, (one, one), one, one, one).width
-    2
+    >>> Step(2, 20, one, one, one, (one, one), one, one, one)
+    Step(width 2, 20 parameters, loss 1 -> 1 -> 1, score 1)
     """
 
     width: int | tuple[int, ...]
@@ -33,6 +33,11 @@ class Step:
     gain: Tensor
     decrease: Tensor
     score: Tensor
+
+    def __repr__(self) -> str:
+        losses = " -> ".join(cell(t) for t in (self.before, self.grown, self.trained))
+        said = [f"width {self.width}", f"{self.parameters} parameters", f"loss {losses}", f"score {cell(self.score)}"]
+        return on_a_line(self, said)
 
 
 @record()

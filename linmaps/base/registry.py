@@ -5,6 +5,7 @@ It is filled by importing `linmaps`: each class enters itself where it is define
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,26 +18,38 @@ C = TypeVar("C", bound="type[Map]")
 
 
 class Registry(Mapping[str, "type[Map]"]):
-    """Every map by its name; prints as a table of what each one promises.
+    """Every map by its name, in any case and as its class is spelled; prints as a table of what each one promises.
 
     >>> import linmaps
     >>> linmaps.maps["orthogonal"](4, 2)
     Orthogonal(in_features=4, out_features=2, bias=False, method='householder', n_reflectors=None, det=None)
     >>> linmaps.maps["orthogonl"]
     Traceback (most recent call last):
-    KeyError: "no map is called 'orthogonl'; expected one of ['block_diagonal', ...]"
+    KeyError: "no map is called 'orthogonl'; did you mean 'orthogonal'? expected one of ['block_diagonal', ...]"
+    >>> linmaps.maps["PerronFrobenius"] is linmaps.maps["perron_frobenius"]
+    True
     """
 
     def __init__(self) -> None:
         self._classes: dict[str, type[Map]] = {}
 
     def __getitem__(self, name: str) -> type[Map]:
-        if name not in self._classes:
-            raise KeyError(f"no map is called {name!r}; expected one of {list(self)}")
-        return self._classes[name]
+        known = self._known(name)
+        if known is None:
+            near = difflib.get_close_matches(_bare(name), [_bare(one) for one in self], 1, 0.7)
+            hint = [one for one in self if near and _bare(one) == near[0]]
+            meant = f"did you mean {hint[0]!r}? " if hint else ""
+            raise KeyError(f"no map is called {name!r}; {meant}expected one of {list(self)}")
+        return self._classes[known]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._classes
+        return self._known(name) is not None
+
+    def _known(self, name: object) -> str | None:
+        """The name in snake case; None for what is none."""
+        if not isinstance(name, str) or name in self._classes:
+            return name if isinstance(name, str) else None
+        return next((one for one in self._classes if _bare(one) == _bare(name)), None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._classes))
@@ -55,6 +68,10 @@ class Registry(Mapping[str, "type[Map]"]):
             rows.append((name, shape, kept, cls.time or "-", str(count), cls.promise))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[5]]) for row in rows)
+
+
+def _bare(name: object) -> str:
+    return str(name).lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
 maps = Registry()

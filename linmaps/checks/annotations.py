@@ -111,8 +111,8 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
         return _numeric(value) and _finite(value, name)
     if origin is Callable or hint is Callable:
         return callable(value)
-    if origin is type:
-        return isinstance(value, type)
+    if origin is type:  # or its name: who takes classes says which
+        return isinstance(value, (type, str))
     if origin is tuple:
         fine = isinstance(value, (tuple, list))
         if not fine or not inner:
@@ -162,16 +162,19 @@ def _hint(fn: Callable[..., Any], name: str) -> Any:
 
 
 def _written(fn: Callable[..., Any], name: str) -> str:
-    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound, without one not at all."""
+    """The annotation as it reads: a Literal by the type of its options, a TypeVar by its bound, other aliases spelled out."""
 
     def read(word: re.Match[str]) -> str:
         named = fn.__globals__.get(word[0])
         if typing.get_origin(named) is Literal:
             return " | ".join(dict.fromkeys(type(option).__name__ for option in typing.get_args(named)))
-        return getattr(named.__bound__, "__name__", "?") if isinstance(named, TypeVar) else word[0]
+        if isinstance(named, TypeVar):  # of a generic class, Box[T], it says nothing
+            return getattr(named.__bound__, "__name__", "?")
+        return re.sub(r"\w+\.", "", str(named)) if typing.get_origin(named) else word[0]
 
     written = re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))
-    return written.replace("[?]", "").replace("?", "Any")
+    written = written.replace("[?]", "").replace("?", "Any")
+    return written + ("; pass torch.Generator().manual_seed(seed)" if "torch.Generator" in written else "")
 
 
 def _shown(value: Any) -> str:

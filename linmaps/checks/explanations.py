@@ -25,6 +25,7 @@ DTYPES = re.compile(
     r"dtype|scalar type|data type|Input type|same type|not implemented for|not supported|bool tensor|Long|floating|complex"
 )
 DEVICES = re.compile(r"device|meta tensor|no data")
+FLOATS = {torch.uint8: "; of images x.float() / 255", torch.int64: "; convert it with .float()"}
 LAYOUTS = re.compile(r"[Ss]parse|strided|layout|Could not run")
 
 
@@ -69,7 +70,7 @@ def explain(error: Exception, named: Iterable[tuple[str, Any]]) -> TypeError | N
                 )
         for where, t in dense:
             if not t.is_floating_point():
-                return TypeError(f"{where}: got {t.dtype}, expected a real floating dtype")
+                return TypeError(f"{where}: got {t.dtype}, expected a real floating dtype{FLOATS.get(t.dtype, '')}")
     return None
 
 

@@ -27,7 +27,13 @@ def rnn(
 ) -> tuple[Tensor, list[Tensor]]: ...
 @door
 def rnn(
-    cell: RNNCell | Sequence[RNNCell], params: Any, xs: Tensor, h0: Any = None, *, noise: Any = None
+    cell: RNNCell | Sequence[RNNCell],
+    params: Any,
+    xs: Tensor,
+    h0: Any = None,
+    *,
+    noise: Any = None,
+    batch_first: bool = False,
 ) -> tuple[Tensor, Any]:
     """All states (hs [T, ..., H], the last one [..., H]) of a cell over xs [T, ..., I], time first.
 
@@ -36,6 +42,7 @@ def rnn(
     W_hidden is computed once, and all inputs are mapped at once; a step is one product with it.  Memory for derivatives
     grows with T.  An ensemble is `torch.func.vmap` over stacked params.
 
+    batch_first: xs and all states are [B, T, ...], as of torch's layers of that name.
     h0: the state before the first input, [H] or of any shape that broadcasts to [..., H]; zeros unless given.  T = 0 gives
     no states, and h0.
     noise: {"hidden": ..., "input": ...} or one of the two, passed to the maps that take it (L0): one mask for all steps.
@@ -60,6 +67,12 @@ def rnn(
     >>> hs.shape, [h.shape for h in last]
     (torch.Size([10, 2, 5]), [torch.Size([2, 4]), torch.Size([2, 5])])
     """
+    if batch_first:
+        if not isinstance(xs, Tensor) or xs.ndim < 3:
+            got = f"shape {tuple(xs.shape)}" if isinstance(xs, Tensor) else type(xs).__name__
+            raise ValueError(f"rnn: xs has {got}, expected [B, T, ..., I] as batch_first=True says")
+        hs, last = rnn(cell, params, xs.transpose(0, 1), h0, noise=noise)
+        return hs.transpose(0, 1), last
     if isinstance(cell, RNNCell):
         return _layer(cell, params, xs, h0, noise, "")
     cells = list(cell)

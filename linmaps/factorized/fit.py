@@ -181,6 +181,7 @@ def _pair(weight: Any, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor | No
     if isinstance(weight, torch.nn.Module):
         weight, own = _of_module(weight, k)
         bias = own if bias is None else bias
+    weight, bias = (t.detach() if isinstance(t, torch.nn.Parameter) else t for t in (weight, bias))
     if not isinstance(weight, Tensor) or not (weight.is_floating_point() or weight.is_complex()):
         got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise TypeError(
@@ -201,7 +202,7 @@ def _of_module(module: torch.nn.Module, k: int) -> tuple[Tensor, Tensor | None]:
     if not bases or not initialised(module):
         raise TypeError(
             f"factorize: weight {k} is a {type(module).__name__}, expected a tensor [out, in], or an initialised "
-            "torch.nn.Linear or torch.nn.Embedding without a forward of its own"
+            f"torch.nn.Linear or torch.nn.Embedding without a forward of its own{_instead(module)}"
         )
     check_untouched(module, f"factorize: weight {k}", parametrized=True)
     if getattr(module, "max_norm", None) is not None:
@@ -213,6 +214,17 @@ def _of_module(module: torch.nn.Module, k: int) -> tuple[Tensor, Tensor | None]:
     if bases == [torch.nn.Embedding]:
         return weight.mT, None
     return weight, None if module.bias is None else value_of(module, "bias")
+
+
+def _instead(module: torch.nn.Module) -> str:
+    if isinstance(module, torch.nn.modules.conv._ConvNd):
+        return "; of a convolution linmaps.factorize_conv(conv.weight, conv.bias)"
+    if next(module.children(), None) is None:
+        return ""
+    return (
+        "; of a model factorize layer by layer, spec, params = linmaps.factorize(model.layer), and put the result in its place: "
+        "model.layer = linmaps.Module(spec, params=params)"
+    )
 
 
 def _alike(what: str, tensors: list[Tensor]) -> Tensor:

@@ -1,11 +1,13 @@
-"""Maps inside torch.nn.Modules: a map as a module of its own, and as the parametrization of a weight that is there.
+"""Maps in torch.nn.Modules: a map as a module of its own, and as the parametrization of a weight that is there.
 
 Modules hold the params; the map stays a pure function of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +17,9 @@ from torch.nn.utils.parametrize import register_parametrization
 from linmaps import trees
 from linmaps.base import Map
 from linmaps.checks.annotations import typed
+from linmaps.composed.cell import RNNCell
+from linmaps.composed.recurrent import rnn
+from linmaps.factorized.convolutions.conv import FactorizedConv
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -22,10 +27,14 @@ Kind = TypeVar("Kind", bound=nn.Module)
 class Module(nn.Module):
     """A map as a torch.nn.Module: its parameters are the leaves of `params`, its forward is `spec.apply`.
 
+    Of a FactorizedConv the forward is `spec.apply_conv`, of an RNNCell `rnn(spec, params, xs, h0)`, which gives all states and
+    the last; options, as `stride=2` and `batch_first=True`, are theirs.
+
     Params are `params` (copied), else drawn by `spec.init(generator)`.  Without either the seed comes from torch's global
     generator, as the weights of every torch.nn.Module do: the one place that reads it.
 
-    TypeError for a spec that is no map; ValueError for params of another spec.
+    TypeError for a spec that is none of these, and for an option that its function has not; ValueError for params of another
+    spec.
 
     >>> import torch, linmaps
     >>> layer = linmaps.Module(linmaps.Orthogonal(4), torch.Generator().manual_seed(0))
@@ -38,27 +47,48 @@ class Module(nn.Module):
     ), torch.Size([3, 2]))
     """
 
-    def __init__(self, spec: Map, generator: torch.Generator | None = None, params: Any = None) -> None:
+    def __init__(
+        self,
+        spec: Map | FactorizedConv | RNNCell,
+        generator: torch.Generator | None = None,
+        params: Any = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        if not isinstance(spec, Map):
-            raise TypeError(f"Module: spec is {type(spec).__name__}, expected a map such as linmaps.Orthogonal(4)")
+        given: Any = spec
+        if not isinstance(given, (Map, FactorizedConv, RNNCell)):
+            raise TypeError(
+                f"Module: spec is {type(given).__name__}, expected a map such as linmaps.Orthogonal(4), a FactorizedConv or an "
+                "RNNCell"
+            )
+        known = inspect.signature(_forward(spec)).parameters.values()
+        names = [p.name for p in known if p.kind is p.KEYWORD_ONLY and p.name != "noise"]
+        if unknown := sorted(set(options) - set(names)):
+            raise TypeError(f"Module: got options {unknown}, expected some of {names} for {type(spec).__name__}")
         if params is None:
             own = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
             params = spec.init(own)
         else:
             spec._check(params)
-        self.spec = spec
+        self.spec, self.options = spec, options
         _registered(self, params)
 
     def params(self) -> dict[str, Any]:
         """The parameters as the tree that `spec`'s functions take; not copied, so that gradients reach them."""
         return _tree(self)
 
-    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
-        return self.spec.apply(self.params(), x, *args, **options)
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Any:
+        return _forward(self.spec)(self.params(), x, *args, **{**self.options, **options})
 
     def extra_repr(self) -> str:
-        return repr(self.spec)
+        return ", ".join([repr(self.spec), *(f"{name}={value!r}" for name, value in self.options.items())])
+
+
+def _forward(spec: Map | FactorizedConv | RNNCell) -> Callable[..., Any]:
+    """The function of params and x that a spec stands for."""
+    if isinstance(spec, RNNCell):
+        return functools.partial(rnn, spec)
+    return spec.apply_conv if isinstance(spec, FactorizedConv) else spec.apply
 
 
 def _registered(module: nn.Module, params: Mapping[str, Any]) -> None:

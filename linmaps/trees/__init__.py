@@ -8,10 +8,12 @@ In reading order:
     keys       paths as tuples of keys and as dotted strings
     nodes      what a container holds, one subtree read or replaced
     mappings   mappings of any type in place of dicts
+    seals      what is no tensor in an input
     shapes     is this tree one of those?
     algebra    the vector space of trees
     ensembles  equal trees along a new leading axis
     records    frozen dataclasses that are pytrees
+    printed    numbers and records as text: lines and tables
     flat       one vector [d] of a tree, and back
 """
 

@@ -69,9 +69,9 @@ class Layout:
         parts = vector.split(list(self.sizes))
         return self.unflatten([t.reshape(s) for t, s in zip(parts, self.shapes)])
 
-    def check(self, tree: Tree, name: str) -> Tree:
+    def check(self, tree: Tree, name: str, *, shapes: bool = True) -> Tree:
         """`check_like` with a tree of this structure and these shapes."""
-        return check_like(tree, self.unflatten([SimpleNamespace(shape=s) for s in self.shapes]), name)
+        return check_like(tree, self.unflatten([SimpleNamespace(shape=s) for s in self.shapes]), name, shapes=shapes)
 
     def __getstate__(self) -> tuple[Any, ...]:  # a skeleton of plain containers, which torch.load reads without trust
         return self.treedef.unflatten(range(len(self.shapes))), self.shapes

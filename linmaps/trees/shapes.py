@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import optree
+from torch import Tensor
 
 from linmaps.trees.keys import path_str
-from linmaps.trees.mappings import conformed
+from linmaps.trees.mappings import conformed, is_mapping
 from linmaps.trees.nodes import paths
 from linmaps.trees.tree import Tree
 
@@ -29,7 +31,7 @@ def check_like(tree: Tree, like: Any, name: str, *, shapes: bool = True) -> Tree
         missing = [path_str(p) for p in want if p not in got]
         raise ValueError(
             f"{name}: leaves do not match: got {len(got)} leaves, expected {len(want)}; missing {missing[:5]}, "
-            f"unexpected {extra[:5]}; give a tree of the structure {optree.tree_structure(like)}"
+            f"unexpected {extra[:5]}; {_instead(found, like)}"
         )
     if shapes:
         for p, t, u in zip(want, optree.tree_leaves(found), optree.tree_leaves(like)):
@@ -41,6 +43,18 @@ def check_like(tree: Tree, like: Any, name: str, *, shapes: bool = True) -> Tree
                     "give a tree with the shapes of the one it belongs to"
                 )
     return cast(Tree, found)
+
+
+def _instead(got: Any, like: Any) -> str:
+    """What to give in place of a tree of another structure."""
+    sizes = [math.prod(t.shape) for t in optree.tree_leaves(like) if hasattr(t, "shape")]
+    if isinstance(got, Tensor) and got.ndim == 1 and got.numel() == sum(sizes):
+        return "of a flat vector give linmaps.trees.unravel(v, params)"
+    names = [path_str(p) for p in paths(like)]
+    if isinstance(got, (list, tuple)) and is_mapping(like) and len(got) == len(names):
+        return "of a list in the order of the params give dict(zip(params, v))"
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"give a tree like the one it belongs to, {type(like).__name__} of {shown or 'nothing'}"
 
 
 def identical(a: Any, b: Any) -> bool:

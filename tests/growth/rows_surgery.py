@@ -201,6 +201,7 @@ def table() -> dict[str, Case | Exempt]:
             lambda m, s, p: growth.prune_like({"m": m, "s": s}, p, pair, [3, 0]), (params, stats, params)
         ),
         "growth.prune_like/matrices": Case(lambda F, p: growth.prune_like(F, p, pair, [3]), (kfac, params)),
+        "growth.into_module": Exempt("makes a torch.nn.Module, which holds plain tensors"),
         "growth.swap_parameters": Exempt("changes a live torch.optim optimizer: eager use only"),
     }
 

@@ -30,9 +30,23 @@ def leading(layout: Layout, v: Any, name: str) -> tuple[int, ...]:
     return conformed(layout, v, name)[1]
 
 
+def fitting(layout: Layout, v: Tree, name: str, *, shapes: bool = True) -> Tree:
+    """v with its mappings as those of params; ValueError that names the path unless it has their structure (and shapes)."""
+    try:
+        return layout.check(v, name, shapes=shapes)
+    except ValueError as error:
+        mine, given = ({trees.path_str(p) for p in paths} for paths in (layout.paths, trees.paths(v)))
+        if not mine < given:
+            raise
+        raise ValueError(
+            f"{error}; of a matrix of some layers the vectors and params are layers.restrict({name}), and f is "
+            "layers.restricted(f, params)"
+        ) from None
+
+
 def conformed(layout: Layout, v: Tree, name: str) -> tuple[Tree, tuple[int, ...]]:
     """v with its mappings as those of params, and its leading axes."""
-    v = trees.check_like(v, layout.unflatten([0] * len(layout.shapes)), name, shapes=False)
+    v = fitting(layout, v, name, shapes=False)
     first = trees.leaves(v)[:1]
     lead: tuple[int, ...] = ()
     if first and isinstance(first[0], Tensor):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher.likelihoods import Likelihood
+from fisher.pmat.contract import maps
 from fisher.pmat.contract.origin import keep_origin
 from linmaps import trees
 from linmaps.checks import alike
@@ -49,8 +50,9 @@ class Stored:
         object.__setattr__(made, "likelihood", likelihood)
         return made
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "likelihood"}
+    def __getstate__(self) -> dict[str, Any]:  # a likelihood of the user's own is not what torch.load reads without trust
+        own = type(self.likelihood).__module__.partition(".")[0] == __name__.partition(".")[0]
+        return {k: v for k, v in self.__dict__.items() if k != "likelihood" or own}
 
     # --- facts -----------------------------------------------------------------------------------------------------
 
@@ -84,8 +86,9 @@ class Stored:
         return (*trees.leaves(self), torch.zeros(0))[0]
 
     def __repr__(self) -> str:
-        stored = sum(u.numel() for u in trees.leaves(self))
-        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
+        leaves = [t for t in trees.leaves(self) if isinstance(t, Tensor)]  # pytrees put other things into records
+        stored = sum(t.numel() for t in leaves)
+        kind = f"{str(leaves[0].dtype).removeprefix('torch.')}, {leaves[0].device}" if leaves else "no tensor"
         return f"{type(self).__name__}({self._about()}d = {self.layout.numel:,}, {stored:,} numbers stored, {kind})"
 
     def _about(self) -> str:
@@ -95,9 +98,13 @@ class Stored:
 
     def check_vector(self, v: Tree, name: str = "v") -> Tree:
         """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
-        v = self.layout.check(v, name)
+        v = self.check_space(v, name)
         alike(v, name, self._space, f"the {type(self).__name__}", strict=True)
         return v
+
+    def check_space(self, v: Tree, name: str = "v") -> Tree:
+        """v with its mappings as those of params; ValueError that names the path unless it has their structure and shapes."""
+        return maps.fitting(self.layout, v, name)
 
     def check_single(self, ndim: int, t: Tensor) -> None:
         """Raise unless `t` has `ndim` axes: one more is a stacked ensemble."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE
@@ -72,7 +73,7 @@ class PMatImplicit(MatrixFree):
         check: ValueError where f is random or examples mix (about ten forwards of the largest batch).  check_finite: report
         NaN in data and params.
         """
-        params = parameters(params, check_finite)
+        f, params = doors.function(f), parameters(params, check_finite)
         seen = list(examples(data, "fim", check_finite))
         full = [x for x, _ in seen if batch_size(x)]
         if check and full:

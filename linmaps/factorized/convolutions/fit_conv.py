@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
+from torch import Tensor, nn
 
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
@@ -24,8 +26,8 @@ def factorize_conv(
 ) -> tuple[FactorizedConv, dict[str, Tensor]]:
     """A spec and params near the weight [out, in, *k] of one of torch's convolutions, and its bias [out].
 
-    `spec.from_kernel(weight, bias=bias)` says the same and how far away the kernel is.  Detach what is trained, unless
-    derivatives through the decomposition are wanted.  A weight of a convolution with groups is [out, in / groups, *k] and is
+    `spec.from_kernel(weight, bias=bias)` says the same and how far away the kernel is.  An nn.Parameter is taken detached;
+    through other tensors there are derivatives.  A weight of a convolution with groups is [out, in / groups, *k] and is
     factorized as such; see `FactorizedConv`.
 
     ValueError or TypeError for a weight that is no kernel of 1 to 3 axes, or what `from_kernel` refuses.
@@ -40,7 +42,11 @@ def factorize_conv(
     if not isinstance(weight, Tensor) or not 3 <= weight.ndim <= 5:
         got = f"of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
         error = ValueError if isinstance(weight, Tensor) else TypeError
-        raise error(f"factorize_conv: weight is {got}, expected a tensor [out, in, *k] with 1 to 3 sizes k")
+        given: Any = weight
+        cure = "; give conv.weight and conv.bias" if isinstance(given, nn.Module) else ""
+        raise error(f"factorize_conv: weight is {got}, expected a tensor [out, in, *k] with 1 to 3 sizes k{cure}")
+    weight = weight.detach() if isinstance(weight, nn.Parameter) else weight
+    bias = bias.detach() if isinstance(bias, nn.Parameter) else bias
     out, c, *k = weight.shape
     spec = FactorizedConv(
         c,

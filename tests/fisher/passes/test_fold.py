@@ -74,11 +74,7 @@ def test_inputs_alone_and_several_inputs():
 
 
 def test_batches_refuse_what_they_cannot_read():
-    with pytest.raises(TypeError, match=r'data: got dict, expected.*give \(data\["x"\], data\["target"\]\)'):
-        list(batches({"x": X}))
-    with pytest.raises(
-        TypeError, match=r'batch 1: got dict with keys \[.target., .x.\].*\(batch\["x"\], batch\["target'
-    ):
+    with pytest.raises(TypeError, match="batch 1: got a mapping, expected tuple as in batch 0"):
         list(batches([(X, T), {"x": X, "target": T}]))
     with pytest.raises(TypeError, match=r"data: got TensorDataset.*DataLoader"):
         list(batches(TensorDataset(X, T)))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import vmap
 
+import fisher
 from fisher.pmat import (
     PMatBlockDiag,
     PMatDense,
@@ -224,6 +225,19 @@ def test_pytree_and_persistence(kind):
         assert type(again) is type(F)
         close(again, F, 0.0, "persistence")
         close(again.solve(v, 0.1), F.solve(v, 0.1), 0.0, "persistence")
+
+
+class Own(fisher.Gaussian):
+    """A likelihood of the user's."""
+
+
+@every
+def test_a_likelihood_is_saved_along_unless_it_is_the_users_own(kind):
+    F = MAKE[kind]()
+    for likelihood in (fisher.Categorical(-1), fisher.Gaussian(torch.tensor([2.0])), fisher.Poisson()):
+        assert _through_file(F.made_of(likelihood)).likelihood == likelihood
+    assert _through_file(F.made_of(Own())).likelihood is None
+    assert _through_file(F).likelihood == F.likelihood
 
 
 def _through_file(F):

@@ -35,7 +35,9 @@ def test_table_has_a_row_for_each_map():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(KeyError, match=r"no map is called 'ortogonal'; expected one of \['block_diagonal'"):
+    with pytest.raises(
+        KeyError, match=r"no map is called 'ortogonal'; did you mean 'orthogonal'[?] expected one of \['block_d"
+    ):
         linmaps.maps["ortogonal"]
     assert "ortogonal" not in linmaps.maps
     assert linmaps.maps.get("ortogonal") is None

@@ -51,6 +51,30 @@ def test_params_are_copied_and_checked():
         linmaps.Module(nn.Linear(2, 2))
 
 
+def test_a_cell_and_a_convolution_are_modules_too():
+    cell = linmaps.RNNCell(linmaps.Spectral(3, sigma_max=0.9), linmaps.Linear(4, 3, bias=True))
+    layer = linmaps.Module(cell, torch.Generator().manual_seed(0), batch_first=True)
+    xs = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
+    hs, last = layer(xs)
+    want, end = linmaps.rnn(cell, cell.init(torch.Generator().manual_seed(0)), xs.transpose(0, 1))
+    close(hs.detach(), want.transpose(0, 1), 0.0, "states, the batch first")
+    close(last.detach(), end, 0.0, "last state")
+    close(layer(xs, torch.ones(3))[0].detach()[:, :0], hs.detach()[:, :0], 0.0, "from another state")
+    assert "batch_first=True" in repr(layer)
+    assert set(dict(layer.named_parameters())) == {
+        f"{part}.{name}" for part, own in layer.params().items() for name in own
+    }
+    conv = linmaps.FactorizedConv(4, 5, (3, 3), rank=3, bias=True)
+    images = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    module = linmaps.Module(conv, torch.Generator().manual_seed(0), padding=1, stride=2)
+    params = conv.init(torch.Generator().manual_seed(0))
+    close(module(images).detach(), conv.apply_conv(params, images, padding=1, stride=2), 0.0, "convolution")
+    assert nn.Sequential(module, nn.ReLU(), nn.Flatten())(images).shape == (2, 80)
+    for options, spec in (({"stirde": 2}, conv), ({"stride": 2}, SPECS["orthogonal"]), ({"padding": 1}, cell)):
+        with pytest.raises(TypeError, match=r"Module: got options \["):
+            linmaps.Module(spec, **options)
+
+
 def test_without_a_generator_the_seed_is_that_of_torch():
     draw = lambda seed: (torch.manual_seed(seed), linmaps.Module(SPECS["orthogonal"]).V.detach())[1]
     close(draw(3), draw(3), 0.0, "same seed")

@@ -1,4 +1,4 @@
-"""Numbers as tables: four digits, of an ensemble mean ± standard deviation, columns aligned to the right."""
+"""Numbers as text: four digits, of an ensemble mean ± standard deviation; records on a line, tables in columns."""
 
 from __future__ import annotations
 
@@ -41,3 +41,28 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [list(head), *([c if isinstance(c, str) else cell(c) for c in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
+
+
+def sizes(t: Any, ndim: int = 2, wider: str = "") -> str:
+    """The sizes of a matrix, `wider` behind them; before them of how many where it is stacked.
+
+    >>> import torch
+    >>> sizes(torch.ones(3, 4)), sizes(torch.ones(8, 3, 4), wider=" + bias")
+    ('3 x 4', '8 of 3 x 4 + bias')
+    """
+    shape = list(getattr(t, "shape", ("?",)))
+    own = " x ".join(map(str, shape[-ndim:])) + wider
+    return f"{' x '.join(map(str, shape[:-ndim]))} of {own}" if len(shape) > ndim else own
+
+
+def on_a_line(record: Any, parts: Sequence[Any], like: Any = None) -> str:
+    """A record as `Name(part, part, ..., dtype, device)`, parts that are None left out; dtype and device of a tensor `like`.
+
+    >>> import torch
+    >>> on_a_line(3, ["2 units", None], torch.ones(1))
+    'int(2 units, float32, cpu)'
+    """
+    said = [str(part) for part in parts if part is not None]
+    if isinstance(like, Tensor):
+        said += [str(like.dtype).removeprefix("torch."), str(like.device)]
+    return f"{type(record).__name__}({', '.join(said)})"

@@ -1,0 +1,138 @@
+"""Grown or pruned params back into a torch.nn.Module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from growth.interop.torch_layers import sizes
+from linmaps import trees
+from linmaps.checks.annotations import typed
+from linmaps.checks.modules import initialised
+from linmaps.trees import path_str
+from linmaps.trees.mappings import plain
+
+
+@typed
+def into_module(module: nn.Module, params: Any) -> nn.Module:
+    """A new module like `module` with these parameters and buffers, of whatever sizes they are; the old one stays as it is.
+
+    params: `{name: tensor}` as `fisher.functional(module)` gives them (nested dicts too), grown, pruned or trained since;
+    buffers are taken from there if they are among them (`functional(module, buffers=True)`), else copied.  A parameter under
+    two names is given once.  The new module computes f(params, x) of `f, _ = fisher.functional(module)`: it has the class, mode,
+    hooks, order of parameters and their requires_grad of the old one, shares no memory with it or with params, and the sizes that
+    torch's own layers keep (in_features, num_features, normalized_shape, ...; the groups of a depthwise convolution) follow the
+    tensors.  Sizes that modules of other classes keep are their own affair.
+
+    ValueError for names that are missing or unknown, for another number of axes (of an ensemble give one member), and for
+    buffers that no longer fit; TypeError for what is no module, or for tensors inside of a transform.
+
+    >>> import torch, fisher, growth
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    >>> f, params = fisher.functional(model)
+    >>> wider = growth.widen(params, growth.Pair("0", "2"), 2, generator=torch.Generator().manual_seed(0))
+    >>> growth.into_module(model, wider)
+    Sequential(
+      (0): Linear(in_features=2, out_features=5, bias=True)
+      (1): Tanh()
+      (2): Linear(in_features=5, out_features=1, bias=True)
+    )
+    """
+    given = _named(params)
+    first = {id(t): name for name, t in module.named_parameters()} | {id(t): name for name, t in module.named_buffers()}
+    _check_names(module, given)
+    fresh: dict[str, Tensor] = {}  # by the name whose values they are: tied ones stay tied
+    places: dict[str, Tensor] = {}
+    memo: dict[int, Any] = {}
+    for name, t in _places(module):
+        source = name if name in given else first[id(t)]
+        if source not in fresh:
+            fresh[source] = _fresh(given.get(source, t), t, source)
+        places[name] = fresh[source]
+        memo.setdefault(id(t), fresh[source])
+    for part in module.modules():
+        memo |= {id(t): t.detach().clone() for t in _kept(part) if id(t) not in memo}
+    made = copy.deepcopy(module, memo)
+    for name, t in places.items():
+        prefix, _, own = name.rpartition(".")
+        part = made.get_submodule(prefix)
+        (part._parameters if own in part._parameters else part._buffers)[own] = t  # type: ignore[assignment]
+    for prefix, part in made.named_modules():
+        _resized(prefix, part)
+    return made
+
+
+def _named(params: Any) -> dict[str, Tensor]:
+    tree = plain(params)
+    if not isinstance(tree, Mapping):
+        raise TypeError(
+            f"params: got {type(params).__name__}, expected a dict {{name: tensor}} as of fisher.functional"
+        )
+    named = {path_str(path): t for path, t in zip(trees.paths(tree), trees.leaves(tree))}
+    for name, t in named.items():
+        if not isinstance(t, Tensor):
+            raise TypeError(f"params: {name}: got {type(t).__name__}, expected a tensor")
+        if is_functorch_wrapped_tensor(t):
+            raise TypeError(
+                f"params: {name}: got a tensor inside of a transform (vmap, grad, ...), expected a plain one; modules hold "
+                "values: call into_module outside, once per member of an ensemble"
+            )
+    return named
+
+
+def _places(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Each place of a parameter or buffer, tied ones once per place; of modules under two names the first."""
+    return [
+        (f"{prefix}.{name}" if prefix else name, t)
+        for prefix, part in module.named_modules()
+        for held in (part._parameters, part._buffers)
+        for name, t in held.items()
+        if t is not None
+    ]
+
+
+def _check_names(module: nn.Module, given: Mapping[str, Tensor]) -> None:
+    lazy = [prefix for prefix, part in module.named_modules() if not initialised(part)]
+    if lazy:
+        raise ValueError(f"{lazy[0]}: has no values yet, expected a module that has seen data; run it once before")
+    wanted = {name for name, _ in module.named_parameters()}
+    known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    missing, unknown = sorted(wanted - set(given)), sorted(set(given) - known)
+    if missing or unknown:
+        raise ValueError(
+            f"params: missing {missing[:6]}, unknown {unknown[:6]}, expected the names of {type(module).__name__}'s "
+            "parameters, as `f, params = fisher.functional(module)` gives them"
+        )
+
+
+def _fresh(t: Tensor, old: Tensor, name: str) -> Tensor:
+    if t.ndim != old.ndim:
+        raise ValueError(
+            f"params: {name}: got shape {tuple(t.shape)}, expected {old.ndim} axes as in {tuple(old.shape)}; of an ensemble "
+            "give one member (linmaps.trees.unstack)"
+        )
+    value = t.detach().clone()
+    return nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
+
+
+def _kept(part: nn.Module) -> list[Tensor]:
+    """Tensors that a module keeps beside parameters and buffers: deepcopy takes none with a graph."""
+    return [t for t in vars(part).values() if isinstance(t, Tensor)]
+
+
+def _resized(name: str, part: nn.Module) -> None:
+    """The sizes that the layer keeps are set to those of its tensors; ValueError for buffers that do not fit any more."""
+    found = sizes(part)
+    for own, t in part.named_buffers(recurse=False):
+        if t.ndim == 1 and len(t) != found.get("num_features", len(t)):
+            raise ValueError(
+                f"{name}.{own}: has {len(t)} entries, expected {found['num_features']} as the norm has now; let it grow with "
+                "the params: f, params = fisher.functional(module, buffers=True), and norm= in the pair"
+            )
+    for attribute, value in found.items():
+        setattr(part, attribute, value)

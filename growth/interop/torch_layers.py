@@ -1,0 +1,105 @@
+"""Sizes that torch's layers keep beside their tensors, read off tensors that have grown or shrunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+Sizes = dict[str, Any]
+
+
+def _linear(part: Any) -> Sizes:
+    out_features, in_features = part.weight.shape
+    return {"in_features": in_features, "out_features": out_features}
+
+
+def _bilinear(part: Any) -> Sizes:
+    out, one, two = part.weight.shape
+    return {"in1_features": one, "in2_features": two, "out_features": out}
+
+
+def _groups(part: Any, channels: int) -> int:
+    """As many as there are channels where each channel was a group of its own, else those that there were."""
+    depthwise = part.groups == part.in_channels and part.groups > 1
+    return channels * part.groups // part.out_channels if depthwise else part.groups
+
+
+def _conv(part: Any) -> Sizes:
+    out, each = part.weight.shape[:2]
+    groups = _groups(part, out)
+    return {"in_channels": each * groups, "out_channels": out, "groups": groups}
+
+
+def _conv_transpose(part: Any) -> Sizes:
+    inputs, each = part.weight.shape[:2]
+    groups = inputs if part.groups == part.in_channels and part.groups > 1 else part.groups
+    return {"in_channels": inputs, "out_channels": each * groups, "groups": groups}
+
+
+def _batch_norm(part: Any) -> Sizes:
+    held = [t for t in (part.weight, part.running_mean) if t is not None]
+    return {"num_features": len(held[0])} if held else {}
+
+
+def _layer_norm(part: Any) -> Sizes:
+    return {} if part.weight is None else {"normalized_shape": tuple(part.weight.shape)}
+
+
+def _group_norm(part: Any) -> Sizes:
+    if part.weight is None:
+        return {}
+    channels = len(part.weight)
+    alone = part.num_groups == part.num_channels and part.num_groups > 1
+    return {"num_channels": channels, "num_groups": channels if alone else part.num_groups}
+
+
+def _embedding(part: Any) -> Sizes:
+    rows, width = part.weight.shape
+    return {"num_embeddings": rows, "embedding_dim": width}
+
+
+def _recurrent(part: Any) -> Sizes:
+    sizes = {"input_size": part.weight_ih_l0.shape[1], "hidden_size": _units(part.weight_ih_l0, part)}
+    return sizes | ({"proj_size": part.weight_hr_l0.shape[0]} if part.proj_size else {})
+
+
+def _cell(part: Any) -> Sizes:
+    return {"input_size": part.weight_ih.shape[1], "hidden_size": part.weight_hh.shape[1]}
+
+
+def _units(weight: Any, part: Any) -> int:
+    return int(weight.shape[0]) // {"LSTM": 4, "GRU": 3}.get(part.mode, 1)
+
+
+def _attention(part: Any) -> Sizes:
+    width = part.out_proj.weight.shape[0]
+    packed = part.in_proj_weight is not None
+    keys, values = (width, width) if packed else (part.k_proj_weight.shape[1], part.v_proj_weight.shape[1])
+    return {"embed_dim": width, "head_dim": width // part.num_heads, "kdim": keys, "vdim": values}
+
+
+KNOWN: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any], Sizes]], ...] = (
+    (nn.Linear, _linear),
+    (nn.Bilinear, _bilinear),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _conv_transpose),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
+    (nn.modules.batchnorm._NormBase, _batch_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    (nn.GroupNorm, _group_norm),
+    ((nn.Embedding, nn.EmbeddingBag), _embedding),
+    (nn.RNNBase, _recurrent),
+    (nn.RNNCellBase, _cell),
+    (nn.MultiheadAttention, _attention),
+    (nn.PReLU, lambda part: {"num_parameters": len(part.weight)}),
+)
+
+
+def sizes(part: nn.Module) -> Sizes:
+    """The sizes that a layer of torch keeps as attributes, as its tensors say them; none for other modules.
+
+    >>> sizes(nn.Linear(2, 3)), sizes(nn.Conv2d(4, 8, 3, groups=4))
+    ({'in_features': 2, 'out_features': 3}, {'in_channels': 4, 'out_channels': 8, 'groups': 4})
+    """
+    return next((read(part) for kind, read in KNOWN if isinstance(part, kind)), {})
