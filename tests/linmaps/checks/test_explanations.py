@@ -18,7 +18,7 @@ def product(a, b):
         (
             torch.ones(2, 2),
             torch.ones(2, 2, dtype=torch.int64),
-            r"^b: got torch\.int64, expected a real floating dtype$",
+            r"^b: got torch\.int64, expected a real floating dtype; convert it with \.float\(\)$",
         ),
         (torch.ones(2, 2), "text", r"^b: got str, expected a tensor$"),
     ],
