@@ -88,6 +88,10 @@ def options(
 
     if layers is not None and not hasattr(layers, "layout"):
         raise TypeError(f"layers: got {type(layers).__name__}, expected a LayerCollection, or None")
+    if layers is not None and hasattr(layers, "names") and not layers.names() and layers.layout.shapes:
+        raise ValueError(
+            "layers: got a LayerCollection without a layer, expected some; what select is asked is true of none"
+        )
 
 
 def entry(sizes: tuple[int, ...], dim: int | None) -> Any:

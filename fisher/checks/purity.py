@@ -87,8 +87,8 @@ _CAUSES = {
     "don't yet support saved tensor hooks": "keeps its activations by hooks, as gradient checkpointing does "
     "(torch.utils.checkpoint), which torch.func does not differentiate, expected plain calls; run it without checkpointing",
     "must override the setup_context": "calls an autograd.Function without setup_context, as gradient checkpointing with "
-    "use_reentrant=True does, which torch.func does not differentiate, expected plain calls; run it without checkpointing, "
-    "or give the autograd.Function a setup_context",
+    "use_reentrant=True and backward hooks of modules do, which torch.func does not differentiate, expected plain calls; run it "
+    "without checkpointing and hooks, or give the autograd.Function a setup_context",
     "does not have vmap support": "calls an autograd.Function without a rule for vmap, expected one that vmap takes; set its "
     "generate_vmap_rule = True",
 }
@@ -103,7 +103,7 @@ def _within(error: Exception, place: str) -> bool:
 def _random(name: str) -> ValueError:
     return ValueError(
         f"{name}: is random: two runs on the same input differ, expected a deterministic function; put dropout into eval "
-        "mode (model.eval()), or pass its noise as an input"
+        "mode (model.eval(), and then fisher.functional(model), which keeps the mode of its call), or pass its noise as an input"
     )
 
 
@@ -135,5 +135,6 @@ def apart(apart: bool, name: str = "f(params, x)") -> None:
     if not apart:
         raise ValueError(
             f"{name}: the output of one example depends on other examples, expected examples apart, the batch axis in front; "
-            "batch norm in train mode or without running statistics mixes them: use its running statistics (model.eval())"
+            "batch norm in train mode or without running statistics mixes them: use its running statistics (model.eval()); so "
+            "does a tensor with a row for each example that f closes over: it belongs into x"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
 from fisher.collector.blocks.grouping import leaves_to_layers as _layers
-from fisher.collector.blocks.uses import EXACT
+from fisher.collector.blocks.uses import EXACT, UNUSED
 from fisher.collector.layers import Layers
 from fisher.collector.modules import called
 from fisher.collector.trace import Tracer
@@ -103,6 +104,12 @@ class LayerCollection(Layers):
             return witness.complete(make(uses, lost | opaque), seen)
 
         made = attempt(frozenset())
+        if made.layers and all(layer.family == UNUSED for layer in made):
+            warnings.warn(
+                "f: no leaf of params moves its output, so that every matrix is zero; f is a function of the params that it is "
+                "given (of a module f, params = fisher.functional(module))",
+                stacklevel=2,
+            )
         without = [layer for layer in made if layer.family == EXACT]
         if strict and without:
             layer = without[0]

@@ -194,7 +194,7 @@ class Layers:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise ValueError(f"{name}: no such layer; expected one of {list(self.names())}")
+        raise ValueError(f"{name!r}: no such layer; expected one of {list(self.names())}")
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,12 +20,14 @@ Function = Callable[[Mapping[str, Tensor], Any], Any]
 def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, dict[str, Tensor]]:
     """`(f, params)`: the module as a pure function `f(params, x)`, and its parameters, `{name: tensor}`, as detached copies.
 
-    x: a tensor, a tuple (positional arguments) or a mapping (keyword arguments).  f runs in the mode, train or eval, that the
-    module has now, and never touches it: buffers are copies of today's, closed over.  buffers=True: those of floating numbers
-    are leaves of params too, as the growth of networks with batch norm wants them.  A parameter under two names is one leaf,
-    the first name's.
+    x: a tensor, a tuple or list (positional arguments) or a mapping (keyword arguments); as data of `fim` a tuple of inputs is
+    the first of a pair, ((x1, x2), target).  f runs in the mode, train or eval, that the module has now, and never touches it:
+    buffers are copies of today's, closed over.  buffers=True: those of floating numbers are leaves of params too, which
+    outputs have no derivative by, as the growth of networks with batch norm wants them.  A parameter under two names is one
+    leaf, the first name's.  Frozen parameters are leaves like others: for a matrix of some leaves give `fim` some layers,
+    `layers.select([...])`.
 
-    TypeError for anything that is no torch.nn.Module.
+    TypeError for anything that is no torch.nn.Module; f raises a ValueError for params that miss a name or have another.
 
     >>> import torch, fisher
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
@@ -42,18 +45,34 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
 
 
 class _Functional:
-    """The function of a module: its structure, and the buffers that are no params; it can be pickled."""
+    """The function of a module: its structure, and the buffers that are no params; it can be pickled.
+
+    Calls put params into the structure for a while, so that each thread has one of its own.
+    """
 
     def __init__(self, module: nn.Module, held: dict[str, Tensor]) -> None:
-        self._module, self._held = module, held
-        self._run, self._training = called(module, spread=True), any(part.training for part in module.modules())
+        self._module, self._held, self._own = module, held, threading.local()
+        self._training = any(part.training for part in module.modules())
+        self._needed = {name for name, _ in module.named_parameters()}
+        self._buffers = {name for name, _ in module.named_buffers()}
+        self._known = {name for name, _ in module.named_parameters(remove_duplicate=False)} | self._buffers
 
     def __call__(self, params: Mapping[str, Tensor], x: Any) -> Any:
         _check_named(params, self._module)
+        missing, unknown = self._needed - set(params), set(params) - self._known
+        if missing or unknown:
+            raise ValueError(
+                f"params: missing {sorted(missing)[:6]}, unknown {sorted(unknown)[:6]}, expected the names of "
+                f"{type(self._module).__name__}'s parameters, as fisher.functional gives them; f of some of them is "
+                "layers.restricted(f, params)"
+            )
         held = self._held
         if self._training:  # layers in train mode write into theirs
             held = {name: t.clone() for name, t in held.items()}
-        return self._run({**held, **params}, x)
+        given = {name: t.detach() if name in self._buffers else t for name, t in params.items()}
+        if not hasattr(self._own, "run"):
+            self._own.run = called(_structure(self._module), spread=True)
+        return self._own.run({**held, **given}, x)
 
     def __repr__(self) -> str:
         return f"functional({type(self._module).__name__})"
@@ -87,7 +106,7 @@ def _check_named(params: Any, module: nn.Module) -> None:
 def called(module: nn.Module, *, spread: bool = False) -> Function:
     """`f(params, x)`: the module run with these parameters, `{name: tensor}` as `named_parameters` has them, left as it was.
 
-    spread: a tuple x is positional arguments, a mapping x keyword arguments.
+    spread: a tuple or list x is positional arguments, a mapping x keyword arguments.
 
     A parameter that two modules share is one leaf; so is that of a module registered under two names, which torch's own
     tying of weights would replace twice and restore wrongly.
@@ -112,7 +131,7 @@ def called(module: nn.Module, *, spread: bool = False) -> Function:
             shared = places.get(known.get(name, name), [name])
             whole |= {place: t for place in shared if place == name or place not in params}
         words = dict(x) if spread and isinstance(x, Mapping) else {}
-        given = () if words else tuple(x) if spread and isinstance(x, tuple) else (x,)
+        given = () if words else tuple(x) if spread and isinstance(x, (tuple, list)) else (x,)
         return functional_call(module, whole, given, words, tie_weights=False)
 
     return f

@@ -6,7 +6,7 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
     names        what they are called
     base         what a likelihood answers
     arrays       outputs with positions as rows
-    logits       probabilities where logits are expected
+    logits       outputs that are no logits of several classes
     held         the numbers and tensors that a likelihood holds
     categorical  logits; segmentation
     bernoulli    binary logits

@@ -24,7 +24,7 @@ from fisher.likelihoods.arrays import (
     uniform,
 )
 from fisher.likelihoods.held import Held, array, check_values, numbers
-from fisher.likelihoods.logits import expect_logits
+from fisher.likelihoods.logits import expect_classes, expect_logits
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.checks.annotations import typed
@@ -74,8 +74,9 @@ class Categorical(Held, Rooted):
         return type(self).__name__.lower()
 
     def notice(self, y: Tensor) -> None:
-        """Warn where y holds probabilities in place of logits."""
+        """Warn where y holds probabilities in place of logits, or one class, whose probability is 1."""
         expect_logits(y, self.class_axis)
+        expect_classes(y, self.class_axis)
 
     def _axis(self, y: Tensor) -> int:
         return class_axis_of(y, self.class_axis, self._name)
@@ -167,8 +168,15 @@ class Categorical(Held, Rooted):
     def counts(self, y: Tensor, target: Any) -> Tensor | None:
         """Which positions count, bool, with one entry along the class axis; None where all do.
 
-        Targets that are no whole numbers mark nothing.  ValueError for classes out of range, and for marks of another shape.
+        Targets that are no whole numbers mark nothing.  ValueError for classes out of range, for marks of another shape, and
+        for real numbers that are no probabilities of these classes.
         """
+        if isinstance(target, Tensor) and target.is_floating_point() and target.shape != y.shape:
+            raise ValueError(
+                f"{self._name}: target has dtype {target.dtype} and shape {tuple(target.shape)}, expected classes, or "
+                f"probabilities {tuple(y.shape)}; of a regression likelihood='gaussian', and several inputs go into one x: "
+                "((x1, x2), target)"
+            )
         if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
             return None
         axis = self._axis(y)

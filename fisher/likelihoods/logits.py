@@ -1,4 +1,4 @@
-"""Outputs that are probabilities where logits are expected: seen, and said.  B batch, C classes."""
+"""Outputs that are no logits of several classes: seen, and said.  B batch, C classes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from linmaps.checks import values
 
 
+def _hidden(y: Tensor) -> bool:
+    """Whether y is inside of a transform, where no values are looked at."""
+    return torch.compiler.is_compiling() or is_functorch_wrapped_tensor(y)
+
+
 def are_probabilities(y: Tensor, class_axis: int = 1) -> bool:
     """Whether all rows of y along the class axis are distributions, and not all of them certain.
 
@@ -19,7 +24,7 @@ def are_probabilities(y: Tensor, class_axis: int = 1) -> bool:
     >>> are_probabilities(torch.tensor([[0.1, 0.9], [0.5, 0.5]])), are_probabilities(torch.eye(2))
     (True, False)
     """
-    if is_functorch_wrapped_tensor(y) or y.ndim < 2 or not -y.ndim <= class_axis < y.ndim:
+    if _hidden(y) or y.ndim < 2 or not -y.ndim <= class_axis < y.ndim:
         return False
     found = values(y)
     if found is None or found.numel() == 0 or found.shape[class_axis] < 2 or bool((found < 0).any()):
@@ -35,5 +40,15 @@ def expect_logits(y: Tensor, class_axis: int = 1, name: str = "f(params, x)") ->
         warnings.warn(
             f"{name}: rows are >= 0 and sum to 1, as those of a softmax, expected logits, of which the softmax is taken; return "
             "logits, or log-probabilities (y.log()), whose softmax they are",
+            stacklevel=2,
+        )
+
+
+def expect_classes(y: Tensor, class_axis: int = 1, name: str = "f(params, x)") -> None:
+    """Warn if y has a single class: its probability is 1, and the Fisher matrix zero."""
+    if not _hidden(y) and -y.ndim <= class_axis < y.ndim and y.shape[class_axis] == 1 and y.numel():
+        warnings.warn(
+            f"{name}: has shape {tuple(y.shape)} with one class, whose probability is 1 whatever the params are, so that the "
+            "matrix is zero; of a regression use likelihood='gaussian', of one logit of yes or no 'bernoulli'",
             stacklevel=2,
         )

@@ -62,7 +62,13 @@ def checked_batches(run: Pass, data: Any) -> Any:
         if run.check_finite:
             data_finite(x, f"data: batch {number}")
             data_finite(() if target is None else target, f"data: batch {number}: target")
-        if batch_size(x):
+        size = batch_size(x)
+        if isinstance(target, Tensor) and (not target.ndim or len(target) != size):
+            raise ValueError(
+                f"data: batch {number}: target has shape {tuple(target.shape)}, expected one for each of {size} examples; "
+                "several inputs go into one x: ((x1, x2), target)"
+            )
+        if size:
             yield x, target
 
 

@@ -35,6 +35,8 @@ def swap_parameters(
     and nothing of the optimizer refers to the old tensors any more.  `state_dict()` of the optimizer and `grow_like` do
     the same for a new optimizer, without a change.
 
+    Of a module `growth.into_module(module, grown, optimizer=optimizer)` does this and gives the larger module.
+
     params: a tree with the very tensors that the optimizer has, such as `dict(model.named_parameters())`, whose order
     does not matter; it may have more leaves (buffers, frozen ones), the optimizer more tensors.
     grown: the resized tree, of `grow`, `widen`, `prune`, ...; pair, units: after `prune(params, pair, units)` these two.

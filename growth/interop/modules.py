@@ -60,6 +60,8 @@ def into_module(
       (2): Linear(in_features=5, out_features=1, bias=True)
     )
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: got {type(module).__name__}, expected a torch.nn.Module")
     given = _named(params)
     _check_names(module, given)
     made = _built(module, given)
@@ -154,9 +156,34 @@ def _kept(part: nn.Module) -> list[Tensor]:
     return [t for t in vars(part).values() if isinstance(t, Tensor)]
 
 
+def _consistent(name: str, part: nn.Module, found: Mapping[str, Any]) -> None:
+    """ValueError where the tensors of a layer, or what it keeps, do not go together."""
+    weight, bias = getattr(part, "weight", None), getattr(part, "bias", None)
+    outputs = next(
+        (found[key] for key in ("out_features", "out_channels", "num_channels", "num_features") if key in found), None
+    )
+    if isinstance(bias, Tensor) and outputs is not None and len(bias) != outputs:
+        raise ValueError(f"{name}.bias: has {len(bias)} entries, expected {outputs} as {name}.weight has outputs")
+    kernel = getattr(part, "kernel_size", None)
+    if isinstance(weight, Tensor) and isinstance(kernel, tuple) and tuple(weight.shape[2:]) != kernel:
+        raise ValueError(
+            f"{name}.weight: has a kernel {tuple(weight.shape[2:])}, expected {kernel}; growth changes channels"
+        )
+    for parts, whole in (("num_groups", "num_channels"), ("num_heads", "embed_dim")):
+        n, size = found.get(parts, getattr(part, parts, 1)), found.get(whole)
+        if size is not None and size % n:
+            raise ValueError(f"{name}: has {whole} = {size}, expected a multiple of {parts} = {n}")
+    padding = getattr(part, "padding_idx", None)
+    if padding is not None and padding >= found.get("num_embeddings", padding + 1):
+        raise ValueError(
+            f"{name}.weight: has {found['num_embeddings']} rows, expected row padding_idx = {padding} among them"
+        )
+
+
 def _resized(name: str, part: nn.Module) -> None:
     """The sizes that the layer keeps are set to those of its tensors; ValueError for buffers that do not fit any more."""
     found = sizes(part)
+    _consistent(name, part, found)
     for own, t in part.named_buffers(recurse=False):
         if t.ndim == 1 and len(t) != found.get("num_features", len(t)):
             raise ValueError(

@@ -73,7 +73,8 @@ def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> N
     except (RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{pair}: f raised {type(error).__name__} with one more hidden unit ({error}), expected a function that takes "
-            "its sizes from params; growth makes them larger"
+            "its sizes from params; growth makes them larger (of a module with batch norm its buffers too: "
+            "fisher.functional(module, buffers=True))"
         ) from error
     place = located(layers, params, pair)
     seen = _look(f, params, layers, {*place.before, place.after[0]}, x)

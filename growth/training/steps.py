@@ -7,7 +7,7 @@ from typing import Any, Generic
 from torch import Tensor
 
 from linmaps.trees import record
-from linmaps.trees.printed import aligned, cell, on_a_line
+from linmaps.trees.printed import aligned, cell, on_a_line, plain
 from linmaps.trees.tree import Tree
 
 
@@ -35,8 +35,10 @@ class Step:
     score: Tensor
 
     def __repr__(self) -> str:
+        without = not isinstance(self.score, Tensor) or bool(plain(self.score).isnan().all())
+        score = [] if without else [f"score {cell(self.score)}"]
         losses = " -> ".join(cell(t) for t in (self.before, self.grown, self.trained))
-        said = [f"width {self.width}", f"{self.parameters} parameters", f"loss {losses}", f"score {cell(self.score)}"]
+        said = [f"width {self.width}", f"{self.parameters} parameters", f"loss {losses}", *score]
         return on_a_line(self, said)
 
 

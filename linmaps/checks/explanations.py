@@ -43,7 +43,8 @@ def explain(error: Exception, named: Iterable[tuple[str, Any]]) -> TypeError | N
     found = [(where, leaf) for name, value in named for where, leaf in _leaves(name, value)]
     for where, leaf in found:
         if (
-            not isinstance(leaf, Tensor)
+            not isinstance(leaf, (Tensor, type))
+            and not callable(leaf)
             and not dataclasses.is_dataclass(leaf)
             and re.search(rf"\b{type(leaf).__name__}\b", text)
         ):
@@ -111,6 +112,8 @@ def explained(fn: F) -> F:
 
     compiling, explanation = torch.compiler.is_compiling, explain
     names = inspect.unwrap(fn).__code__.co_varnames
+    written = getattr(fn, "__annotations__", {})
+    settings = {n for n, hint in written.items() if not re.search(r"Tensor|Any|Tree|Params|Regul", str(hint))}
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if compiling():
@@ -118,7 +121,8 @@ def explained(fn: F) -> F:
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            if found := explanation(error, (*zip(names, args), *kwargs.items())):
+            given = [(n, value) for n, value in (*zip(names, args), *kwargs.items()) if n not in settings]
+            if found := explanation(error, given):
                 raise found from error
             raise
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,10 +16,12 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from linmaps import trees
 from linmaps.base import Map
+from linmaps.checks import modules as checks
 from linmaps.checks.annotations import typed
 from linmaps.composed.cell import RNNCell
 from linmaps.composed.recurrent import rnn
 from linmaps.factorized.convolutions.conv import FactorizedConv
+from linmaps.trees.keys import Path
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -68,6 +70,10 @@ class Module(nn.Module):
         names = [p.name for p in known if p.kind is p.KEYWORD_ONLY and p.name != "noise"]
         if unknown := sorted(set(options) - set(names)):
             raise TypeError(f"Module: got options {unknown}, expected some of {names} for {type(spec).__name__}")
+        if isinstance(generator, Mapping):
+            raise TypeError(
+                "Module: generator is a dict, expected a torch.Generator; params go by name, Module(spec, params=params)"
+            )
         if params is None:
             own = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
             params = spec.init(own)
@@ -134,6 +140,13 @@ def parametrize(module: Kind, name: str, spec: Map) -> Kind:
     >>> bool(torch.dist(layer.weight @ layer.weight.T, torch.eye(4)) < 1e-5)
     True
     """
+    if isinstance(spec, type):
+        raise TypeError(f"spec: got the class {spec.__name__}, expected a spec of it, as {spec.__name__}(4)")
+    if name in checks.parametrized(module):
+        raise ValueError(
+            f"{name}: is parametrized already, expected a plain parameter; torch.nn.utils.parametrize.remove_parametrizations "
+            "before"
+        )
     weight = dict(module.named_parameters(recurse=False)).get(name)
     if weight is None or weight.ndim != 2:
         found = [n for n, t in module.named_parameters(recurse=False) if t.ndim == 2]
@@ -148,19 +161,25 @@ def parametrize(module: Kind, name: str, spec: Map) -> Kind:
     params = spec.from_matrix(weight.detach().mT)[0]
     if not trees.leaves(params):
         raise ValueError(f"{spec._title}: has no params, expected a map that can be trained")
-    register_parametrization(module, name, _Weight(spec, trees.flatten(params)[1]))
+    register_parametrization(module, name, _Weight(spec, trees.paths(params)))
     return module
 
 
 class _Weight(nn.Module):
     """Leaves to the weight [out, in] of a map, and back."""
 
-    def __init__(self, spec: Map, treedef: Any) -> None:
+    def __init__(self, spec: Map, paths: Sequence[Path]) -> None:
         super().__init__()
-        self.spec, self.treedef = spec, treedef
+        self.spec, self.paths = spec, tuple(paths)
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        return self.spec.effective_W(self.treedef.unflatten(leaves)).mT
+        params: dict[str, Any] = {}  # in plain Python, which torch.compile sees through
+        for path, leaf in zip(self.paths, leaves):
+            node = params
+            for key in path[:-1]:
+                node = node.setdefault(key, {})
+            node[path[-1]] = leaf
+        return self.spec.effective_W(params).mT
 
     def right_inverse(self, weight: Tensor) -> Any:
         leaves = trees.leaves(self.spec.from_matrix(weight.mT)[0])

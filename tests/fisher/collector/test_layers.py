@@ -115,7 +115,7 @@ def test_layers_by_name():
     m = MODELS["mlp"]
     layers = fisher.LayerCollection.from_function(m.f, m.params, m.x)
     assert layers["a"].shape == (4, 3)
-    with pytest.raises(ValueError, match=r"nope: no such layer; expected one of \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"'nope': no such layer; expected one of \['a', 'b'\]"):
         layers["nope"]
 
 

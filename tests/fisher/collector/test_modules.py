@@ -1,6 +1,7 @@
 """Laws of modules as pure functions."""
 
 import pickle
+import threading
 from collections import UserDict
 
 import pytest
@@ -132,3 +133,70 @@ def test_the_function_can_be_pickled_and_what_keeps_it_too():
     close(again.f(params, X), f(params, X), 0.0, "f")
     close(again.probabilities(X), posterior.probabilities(X), 0.0, "posterior")
     assert repr(f) == "functional(Sequential)"
+
+
+def test_names_must_be_those_of_the_module():
+    """A missing one would be read from the live module, with its gradient."""
+    m = net()
+    f, params = fisher.functional(m)
+    for wrong, words in (
+        ({k: t for k, t in params.items() if k != "0.bias"}, r"missing \['0.bias'\], unknown \[\]"),
+        (params | {"0.biass": params["0.bias"]}, r"missing \[\], unknown \['0.biass'\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            f(wrong, X)
+        with pytest.raises(ValueError, match=words):
+            fisher.fim(f, wrong, X)
+    with pytest.raises(TypeError, match="params: got list"):
+        f([], X)
+
+
+def test_it_is_safe_among_threads():
+    f, params = fisher.functional(nn.Sequential(*[nn.Linear(3, 3) for _ in range(4)]).double())
+    scaled = [trees.scale(float(n), params) for n in range(1, 5)]
+    want, wrong = [f(p, X) for p in scaled], []
+
+    def work(n):
+        wrong.extend(1 for _ in range(100) if not torch.equal(f(scaled[n], X), want[n]))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_buffers_among_the_leaves_have_no_derivative():
+    f, params = fisher.functional(net(), buffers=True)
+    F, plain = fisher.fim(f, params, X, fisher.PMatDense), fisher.fim(*fisher.functional(net()), X, fisher.PMatDense)
+    close(F.trace(), plain.trace(), 1e-12, "trace")
+    layers = fisher.LayerCollection.from_function(f, params, X)
+    assert layers["1.running_mean"].family == "unused"
+
+
+def test_several_inputs_come_as_a_loader_gives_them():
+    m = Several().double()
+    f, params = fisher.functional(m)
+    data = [((x, x[[0, 1, 2, 0]]), torch.tensor(n % 2)) for n, x in enumerate(X)]
+    loader = torch.utils.data.DataLoader(data, batch_size=3)  # gives lists
+    pairs = (X, X[:, [0, 1, 2, 0]])
+    want = fisher.fim(f, params, (pairs, torch.arange(6) % 2))
+    close(fisher.fim(f, params, loader).trace(), want.trace(), 1e-12, "lists")
+
+
+def test_a_function_that_ignores_its_params_is_noticed():
+    m = net()
+    with pytest.warns(UserWarning, match="no leaf of params moves its output"):
+        fisher.fim(lambda p, x: m(x), fisher.functional(m)[1], X)
+
+
+def test_pairs_that_are_no_pairs_are_refused():
+    f, params = fisher.functional(net())
+    with pytest.raises(ValueError, match=r"target has shape \(3,\), expected one for each of 6 examples"):
+        fisher.fim(f, params, (X, torch.arange(3)))
+    with pytest.raises(ValueError, match=r"of a regression likelihood='gaussian', and several inputs go into one x"):
+        fisher.fim(f, params, (X, X))
+    layers = fisher.LayerCollection.from_function(f, params, X)
+    with pytest.raises(ValueError, match="without a layer"):
+        fisher.fim(f, params, X, layers=layers.select(lambda layer: False))

@@ -177,7 +177,8 @@ def test_likelihoods_without_classes_and_unknown_ones_are_refused_by_name():
     F = fisher.fim(f, p, _x, fisher.PMatDiag) + fisher.fim(f, p, _x, fisher.PMatDiag)
     with pytest.raises(ValueError, match=r"likelihood of these outputs is not known.*laplace\(\.\.\., likelihood="):
         laplace(f, p, F, 4).probabilities(_x)
-    one = fisher.fim(f, {"w": _w[:, :1]}, _x, fisher.PMatDiag)
+    with pytest.warns(UserWarning, match="one class"):
+        one = fisher.fim(f, {"w": _w[:, :1]}, _x, fisher.PMatDiag)
     with pytest.raises(ValueError, match=r"one class, whose probability is 1.*bernoulli"):
         laplace(f, {"w": _w[:, :1]}, one, 4).probabilities(_x)
 
@@ -187,7 +188,8 @@ def test_what_fim_knows_of_its_likelihood_is_no_part_of_the_tree():
     F = fisher.fim(f, p, _x, fisher.PMatDiag, "bernoulli")
     assert F.likelihood == fisher.Bernoulli()
     assert trees.flatten(F)[1] == trees.flatten(fisher.fim(f, p, _x, fisher.PMatDiag))[1]
-    assert pickle.loads(pickle.dumps(F)).likelihood is None
+    assert pickle.loads(pickle.dumps(F)).likelihood == fisher.Bernoulli()
+    assert trees.map(lambda t: t, F).likelihood is None
 
 
 def test_indefinite_matrices_are_refused():
