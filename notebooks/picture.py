@@ -86,7 +86,7 @@ def grown(model: nn.Module, x: torch.Tensor, t: torch.Tensor, k: int) -> nn.Modu
     f, params = fisher.functional(model)
     pair = growth.Pair("0", "2")
     stats = growth.statistics(f, params, (x, t), pair)
-    new = growth.optimal_neurons(stats, k, ridge=0.01)
+    new = growth.optimal_neurons(stats, k, target="gradient", ridge=0.01)
     scale = growth.line_search(f, params, (x, t), pair, new, None).scale
     return growth.into_module(model, growth.grow(params, pair, new, scale=scale))
 
