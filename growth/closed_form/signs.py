@@ -18,7 +18,8 @@ from growth.reading.activations import constants
 from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE, Taps
 from growth.reading.losses import Loss, LossName
-from growth.reading.observe import observed
+from growth.reading.maps import Passage
+from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working
 from linmaps.trees.tree import Tree
@@ -67,9 +68,9 @@ def choose_sign(
     samples = 0
     for _, count, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
         w = [v.link.back(v.g, working(n.fan_out).to(v.g.dtype)) for v, n in zip(views, units)]
-        parts = [one_sided(n, v.b2, t) for n, v, t in zip(units, views, w)]
+        parts = [one_sided(n, v.b2, t, v.passage) for n, v, t in zip(units, views, w)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
-        slopes = slopes or [constants(v.activation, v.b1)[1:] for v in views]
+        slopes = slopes or [_sides(v) for v in views]
         samples += count
     out = []
     for n, both, (plus, minus) in zip(units, sums, slopes):
@@ -80,11 +81,22 @@ def choose_sign(
     return cast(Tree, out[0] if alone else out)
 
 
-def one_sided(new: Neurons, b2: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ_i w_ij max(u, 0) and Σ_i w_ij max(-u, 0) with u = A_j · b2_i, for w_ij = G_i · Ω_j over all positions i: `[k]` each."""
+def _sides(view: View) -> tuple[Tensor, Tensor]:
+    """The slopes of the activation at 0+ and 0-; 1 and 0 where `one_sided` has taken them in."""
+    plus, minus = constants(view.activation, view.b1)[1:]
+    return (plus, minus) if view.passage is None else (torch.ones_like(plus), torch.zeros_like(minus))
+
+
+def one_sided(new: Neurons, b2: Tensor, w: Tensor, passage: Passage | None = None) -> tuple[Tensor, Tensor]:
+    """Σ_i w_ij max(u, 0) and Σ_i w_ij max(-u, 0) with u = A_j · b2_i, for w_ij = G_i · Ω_j over all positions i: `[k]` each.
+
+    Where positions are joined in between: the slopes of Σ_i w_ij passage(t u)_i and of Σ_i w_ij passage(-t u)_i at t = 0+.
+    """
     u = b2 @ working(new.fan_in).to(b2.dtype).mT
     if new.fan_in_bias is not None:
         u = u + working(new.fan_in_bias).to(u.dtype)
+    if passage is not None:
+        return passage.slope(u, w), passage.slope(-u, w)
     rows = tuple(range(u.ndim - 1))
     return (w * u.clamp(min=0)).sum(rows), (w * (-u).clamp(min=0)).sum(rows)
 

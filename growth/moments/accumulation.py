@@ -117,13 +117,13 @@ def _sums(
             moments[use, one] = _with_ones(second_moment(rows), rows, rows, one, one)
         return moments[use, one]
 
-    if view.link.index is None:
+    if view.link.index is None and view.passage is None:
         b2 = view.b2.flatten(0, 1)
         S_prev = moment(view.uses[0], b2, bias_before)
         M_prev = _with_ones(b2.mT @ g, b2, g, bias_before, False)
         P = _with_ones(b2.mT @ b1, b2, b1, bias_before, bias_after)
     else:
-        hidden, inputs = _ones_beside(view.b2, bias_before), _ones_beside(view.b1, bias_after)
+        hidden, inputs = view.pooled(_ones_beside(view.b2, bias_before)), _ones_beside(view.b1, bias_after)
         S_prev = view.link.own(hidden)
         M_prev = view.link.cross(hidden, view.g).permute(1, 2, 0).flatten(1)
         P = view.link.cross(hidden, inputs)
@@ -170,7 +170,8 @@ def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
     sigma0, plus, minus = constants(view.activation, view.b1)
     value = debug_unwrap(sigma0, recurse=True)
     shifted = bool((value != 0).any())
-    if shifted and view.link.bordered:
+    uneven = view.passage is not None and not view.passage.even(view.b1)
+    if shifted and (view.link.bordered or uneven):
         raise ValueError(
             f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and {pair.after} pads its input with zeros, "
             "expected 0 or no padding: new units would add another constant at the border than inside, which no bias "

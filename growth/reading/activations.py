@@ -33,7 +33,7 @@ def elementwise(activation: Activation, z: Tensor) -> Tensor:
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         raise ValueError(
             f"activation: raised {type(error).__name__} for a vector ({error}), expected an elementwise map, of tensors of any "
-            "shape; pooling and norms are none"
+            "shape; pooling and norms are none (leave activation=None: pooling is read)"
         ) from error
     if not isinstance(value, Tensor) or value.shape != z.shape:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

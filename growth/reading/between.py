@@ -21,7 +21,7 @@ from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
 from growth.reading.activations import applied
 from growth.reading.calls import refusal
-from growth.reading.layers import Layer, layers_of
+from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.locate import Place, located
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
@@ -106,30 +106,32 @@ def _compare(
     before, after = layers_of(params, pair)
     inputs, g = seen
     first, last = layers.uses[place.before[0]], layers.uses[place.after[0]]
-    z = _outputs([working(inputs[k]) for k in place.before], before)
+    z = outputs([working(inputs[k]) for k in place.before], before)
     got = working(inputs[place.after[0]])
     accuracy, eps = _accuracy(
         [first.dtype, last.dtype, inputs[place.after[0]].dtype], got.device, pair.norm is not None
     )
     shape = tuple(first.tap_shape(batch_size(x))[2:])
-    arranged = lambda h: _arranged(h, first, last, after, shape)
-    value, slope = applied(place.activation, z)
-    want = arranged(value)
+    passage = place.passage(shape)
+    behind = shape if passage is None else passage.after(z)
+    arranged = lambda h: _arranged(h, first, last, after, behind)
+    reached = lambda z: arranged(applied(place.activation, z)[0] if passage is None else passage.values(z))
+    want = reached(z)
     if want.shape != got.shape:
         is_, expected = (tuple(t.shape[1:]) for t in (got, want))
         raise ValueError(
             refusal(f, params, pair, x, f"has [positions, features] {is_}, expected {expected} as they leave it")
         )
     step = 16 * eps * z.detach().abs().amax() if z.numel() else z.sum().detach()
-    (low, slope_low), (high, slope_high) = (applied(place.activation, z + d) for d in (-step, step))
-    slack = arranged((high - low).abs())  # rounding of z, where the activation is steep or jumps
+    slack = (reached(z + step) - reached(z - step)).abs()  # rounding of z, where the activation is steep or jumps
     units = lambda t: t.unflatten(-1, (-1, after.taps))[..., start:, :]
     wrong = _differs(units(got), units(want), units(slack), accuracy)
     if wrong is not None:
         why = f"is not {_called(place, pair)} of the output before: {wrong}"
         raise ValueError(refusal(f, params, pair, x, why))
-    came = vjp(arranged, z)[1](g[place.after[0]] @ working(after.weight).flatten(1))[0] * slope
-    smooth = (slope_high - slope_low).abs() <= accuracy * slope.detach().abs()
+    leaving = g[place.after[0]] @ working(after.weight).flatten(1)
+    low, came, high = (vjp(reached, z + d)[1](leaving)[0] for d in (-step, 0 * step, step))
+    smooth = (high - low).abs() <= accuracy * came.detach().abs()
     seen_z, want_z = (torch.where(smooth, t, 0.0)[..., start:] for t in (g[place.before[0]], came))
     wrong = _differs(seen_z, want_z, None, accuracy)
     if wrong is not None:
@@ -137,7 +139,16 @@ def _compare(
         raise ValueError(refusal(f, params, pair, x, f"{why}: of the gradient at the output of {before.name}, {wrong}"))
 
 
-def _outputs(inputs: list[Tensor], before: Layer) -> Tensor:
+def normed(params: Any, pair: Pair, z: Tensor) -> Tensor:
+    """z `[..., p]` as the norm of the pair leaves it, by its leaves, up to its eps: to see which positions units choose."""
+    found = {str(path[-1]).rpartition(".")[2]: working(leaf) for path, leaf, _ in norm_leaves(params, pair)}
+    if "running_mean" in found and "running_var" in found:
+        z = (z - found["running_mean"]) / (found["running_var"] + NORM_EPS**2).sqrt()
+    z = z * found["weight"] if "weight" in found else z
+    return z + found["bias"] if "bias" in found else z
+
+
+def outputs(inputs: list[Tensor], before: Layer) -> Tensor:
     """The output of the layers added, `[B, m, p]`."""
     total = sum(a @ working(layer.weight).flatten(1).mT for a, layer in zip(inputs, before.all))
     return total + sum(working(layer.bias) for layer in before.all if layer.bias is not None)  # type: ignore[return-value]

@@ -8,24 +8,30 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from fisher.collector.calls.chains import LARGEST, LINEAR
 from fisher.collector.watching.known import tensors
 from growth.reading.layers import layers_of
 from growth.reading.pairs import Pair
 from linmaps import trees
 
 KNOWN = (
-    ("pool", "pools positions, which growth does not read: put it behind the layer after, or choose another pair"),
+    (
+        "pool",
+        "pools positions in a way that growth does not read (averages, maxima and powers of each unit's map it does): put it "
+        "behind the layer after, or choose another pair",
+    ),
     ("batch_norm", "is a norm: name it, Pair(before, after, norm=...)"),
     ("norm", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
     ("softmax", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
     ("attention", "mixes positions and splits the units into heads: choose a pair without it"),
     (
         "dropout",
-        "drops units: put the model into eval mode (model.eval()) and name the activation, Pair(..., activation=)",
+        "drops units: put the model into eval mode (model.eval())",
     ),
     ("prelu", "has parameters: where these are one number for all units name it, Pair(before, after, activation=...)"),
 )
 
+SPATIAL = {name.rpartition(".")[2] for name in (*LINEAR, *LARGEST)}
 NAME_IT = "if it is one all the same, name it: Pair(before, after, activation=...), which is compared with what f does"
 
 
@@ -86,7 +92,10 @@ def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str)
     known = next(((c, cure) for part, cure in KNOWN for c in calls if part in c), None)
     through = f"; it goes through {', '.join(calls)}" if calls else ""
     named = "choose a pair without it" if pair.activation is not None else NAME_IT
+    joins = [c for c in calls if c in SPATIAL]
     cure = f"{known[0]} {known[1]}" if known else named
+    if joins and pair.activation is not None:
+        cure = f"{joins[0]} joins positions: leave activation=None, so that it is read"
     return (
         f"{pair}: the input of {after.name} {why}; expected an elementwise function of the output of {before.name} alone"
         f"{through}; {cure}"

@@ -7,22 +7,30 @@ from collections.abc import Callable
 
 from fisher import LayerCollection
 from fisher.collector.blocks.uses import UNUSED, Use
+from fisher.collector.calls.chains import Chain
 from fisher.collector.rules.forms import Convolution, Form
 from fisher.collector.rules.match import spoken
 from growth.reading.activations import Activation, Composed
 from growth.reading.layers import Layer, layers_of
+from growth.reading.maps import Passage
 from growth.reading.pairs import Pair
 from linmaps.trees import path_str
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after."""
+    """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after; chain:
+    all that stands between, where some of it joins positions, None where it is the activation alone."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     activation: Activation
     layer: Layer
+    chain: Chain | None = None
+
+    def passage(self, shape: tuple[int, ...]) -> Passage | None:
+        """What stands between, for a hidden map of this shape."""
+        return None if self.chain is None else Passage(self.chain, shape)
 
 
 def located(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
@@ -45,7 +53,10 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
         why = "cannot be read" if source is None else f"comes from {layers.uses[source[0]].describe()}"
         plain = f"{pair}: the input of {after.name} {why}, expected an elementwise function of the output of {before.name} alone"
         raise ValueError(plain if words is None else words(why))
-    return Place(first, second, source[1], after)
+    chain = source[1]
+    if isinstance(chain, Chain) and chain.spatial:
+        return Place(first, second, chain.pointwise, after, chain)
+    return Place(first, second, chain, after)
 
 
 def _through_norm(uses: tuple[Use, ...], pair: Pair, source: tuple[int, Activation]) -> tuple[int, Activation] | None:
@@ -55,6 +66,8 @@ def _through_norm(uses: tuple[Use, ...], pair: Pair, source: tuple[int, Activati
     if not any(name.startswith(f"{path_str(pair.norm or ())}.") for name in named) or uses[k].source is None:
         return source
     first, inner = uses[k].source  # type: ignore[misc]
+    if isinstance(outer, Chain) and isinstance(inner, Chain):
+        return first, Chain((*inner.steps, *outer.steps))
     return first, Composed(outer, inner)
 
 

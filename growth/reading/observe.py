@@ -23,12 +23,14 @@ from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution
 from growth.checks.data import examples, few
 from growth.reading.activations import Activation
-from growth.reading.between import verify
+from growth.reading.between import normed, outputs, verify
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
+from growth.reading.layers import layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
 from growth.reading.locate import Place, located
 from growth.reading.losses import Loss, LossName, gradient, per_sample
+from growth.reading.maps import Passage
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.numerics.dtypes import working
@@ -38,7 +40,8 @@ from linmaps.numerics.dtypes import working
 class View:
     """A pair on one batch: b2 `[B, m, r]`, b1 `[B, X, p]`, g `[B, X, q]` = d loss / d a, and how positions meet.
 
-    uses: the numbers of the calls that b2 and b1 enter, the same for neighbouring pairs that share them.
+    uses: the numbers of the calls that b2 and b1 enter, the same for neighbouring pairs that share them.  passage: what joins
+    positions between the layers, and z `[B, m, p]`, the output of the first.
     """
 
     b2: Tensor
@@ -47,6 +50,12 @@ class View:
     activation: Activation
     link: Link
     uses: tuple[tuple[int, ...], tuple[int, ...]]
+    passage: Passage | None = None
+    z: Tensor | None = None
+
+    def pooled(self, a: Tensor) -> Tensor:
+        """a `[B, m, C]` at the positions that `after` reads, `[B, m', C]`."""
+        return a if self.passage is None or self.z is None else self.passage.inputs(a, self.z)
 
 
 def observed(
@@ -83,7 +92,11 @@ def observed(
         rest = {k for side in both for k in side} - uses
         cotangent = gradient(each, target)
         _, io = layer_io(f, params, x, known, cotangent, uses=tuple(sorted(uses)), inputs_of=tuple(sorted(rest)))
-        yield name, samples, [_view(pair, place, known, io, samples, taps) for pair, place in zip(pairs, places)]
+        yield (
+            name,
+            samples,
+            [_view(pair, place, known, io, samples, taps, params) for pair, place in zip(pairs, places)],
+        )
 
 
 def _maps(layers: LayerCollection, place: Place) -> bool:
@@ -91,7 +104,7 @@ def _maps(layers: LayerCollection, place: Place) -> bool:
     return isinstance(layers.uses[place.before[0]].form, Convolution)
 
 
-def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: int, taps: Taps) -> View:
+def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: int, taps: Taps, params: Any) -> View:
     (b2, _), (b1, g) = (_together(pair, [io[k] for k in side]) for side in (place.before, place.after))
     before, after = layers.uses[place.before[0]], layers.uses[place.after[0]]
     shape = tuple(before.tap_shape(samples)[2:]) if _maps(layers, place) else (b2.shape[1],)
@@ -100,13 +113,17 @@ def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: i
             f"{pair}: the hidden map has {b2.shape[1]} positions, expected {shape} as in the LayerCollection; give "
             "layers=None for data of several sizes"
         )
-    met = linked(pair, before, after, place.layer, shape, taps, b2.device)
-    if met.index is None and b2.shape[1] != b1.shape[1]:
+    passage = place.passage(shape)
+    b2, b1, g = working(b2), working(b1), working(g[0])
+    z = None if passage is None else normed(params, pair, outputs([b2], layers_of(params, pair)[0]))
+    behind = shape if passage is None else passage.after(b2)
+    met = linked(pair, before, after, place.layer, behind, taps, b2.device)
+    if met.index is None and math.prod(behind) != b1.shape[1]:
         raise ValueError(
-            f"{pair}: the layers have {b2.shape[1]} and {b1.shape[1]} positions, expected as many; nothing but elementwise "
+            f"{pair}: the layers have {math.prod(behind)} and {b1.shape[1]} positions, expected as many; nothing but elementwise "
             "functions may stand between"
         )
-    return View(working(b2), working(b1), working(g[0]), place.activation, met, (place.before, place.after))
+    return View(b2, b1, g, place.activation, met, (place.before, place.after), passage, z)
 
 
 def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

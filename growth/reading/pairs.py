@@ -1,4 +1,4 @@
-"""Pairs: two layers with nothing but activations (and a batch norm) between, by their paths in params.
+"""Pairs: two layers with nothing but what acts on each unit alone between, by their paths in params.
 
 r inputs of `before`, p its outputs (hidden units) and inputs of `after`, q outputs of `after`.
 """
@@ -53,7 +53,11 @@ class Pair:
     convolution and the dense layer behind its flattened map, weight `[q, p m]` for m positions.  p may be 0; but
     torch's convolutions know no width 0: start from one unit of zeros, and `prune` it once there are others.
     Either may be a `Sum` of layers whose outputs f adds.
-    activation: the elementwise map between them; None lets `statistics` read it from what f does (behind a Sum name it).
+    activation: the elementwise map between them; None lets `statistics` read it from what f does (behind a Sum name it), and
+    with it what joins the positions of each unit's map: average, largest and lp pooling, adaptive ones, means over the map,
+    padding of every mode, upsampling; flattening, and dropout in eval mode.  Of averages and padding the closed forms are
+    exact.  Through a maximum (or a power) they see the positions that the units there are choose now, and `choose_sign`
+    gives the slopes of the new ones.
     norm: path of a batch norm between them, whose leaves (weight, bias, running_mean, running_var) `[p]` grow along.
 
     Raises ValueError if the two paths are the same, TypeError if a path or the activation is of another kind.

@@ -1,4 +1,7 @@
-"""Chains: the elementwise calls that lead from one layer's output to the next layer's input, as a callable value."""
+"""Chains: the calls that lead from one layer's output to the next layer's input, unit by unit, as a callable value.
+
+B batch, C channels (units).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from linmaps.trees import static
 
 _FUNCTIONAL = """
     relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign tanh sigmoid hardtanh hardswish hardsigmoid
-    logsigmoid tanhshrink hardshrink softshrink threshold
+    logsigmoid tanhshrink hardshrink softshrink threshold rrelu
 """.split()  # noqa: SIM905
 _POINTWISE = """
     relu selu celu tanh sigmoid sin cos exp expm1 log1p abs square sqrt rsqrt neg erf erfc atan arctan asinh sinh cosh
@@ -41,22 +44,59 @@ _OF_CALL = {
     },
 }
 
+DROPOUTS = {f"torch.nn.functional.{n}" for n in (
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
+)} | {"torch.dropout"}  # fmt: skip
+_LINEAR = [f"{kind}_pool{n}d" for kind in ("avg", "adaptive_avg") for n in (1, 2, 3)] + ["pad", "interpolate"]
+_OTHERS = [f"{kind}_pool{n}d" for kind in ("max", "adaptive_max", "lp") for n in (1, 2, 3)]
+# over the positions of each unit's map [B, C, *space]: linear in the map, and not
+LINEAR: dict[str, Any] = {f"torch.nn.functional.{n}": getattr(torch.nn.functional, n) for n in _LINEAR}
+LINEAR |= {"torch.Tensor.mean": torch.mean, "torch.mean": torch.mean}
+LARGEST: dict[str, Any] = {f"torch.nn.functional.{n}": getattr(torch.nn.functional, n) for n in _OTHERS}
+LARGEST |= {"torch.Tensor.amax": torch.amax, "torch.amax": torch.amax}
+
 Step = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 
-def step(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
-    """The call as data if it is elementwise in its first argument and all else in it is a plain constant."""
+def step(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], map_ndim: int = 0) -> Step | None:
+    """The call as data if it acts on each unit alone and all else in it is a plain constant: elementwise, or over the positions
+    of a map `[B, C, *space]` of so many axes."""
+    name = resolve_name(func) or ""
+    if name in LINEAR or name in LARGEST:
+        return _spatial(name, args, kwargs) if args[0].ndim == map_ndim > 2 else None
     if _flattens(func, args, kwargs):  # entries keep their order, so a later layer sees the same numbers
         return "torch.clone", (), ()
     rest = {k: v for k, v in kwargs.items() if k != "inplace"}
     constants = (*args[1:], *rest.values())
     if any(not (c is None or isinstance(c, (int, float, bool, str))) for c in constants):
         return None
-    if func in (torch.nn.functional.dropout, torch.dropout):
-        training = rest.get("training", args[2] if len(args) > 2 else True)
+    if name in DROPOUTS:
+        training = rest.get("training", args[2] if len(args) > 2 else "alpha" not in name)
         return None if training else ("torch.clone", (), ())
+    if name.endswith(".rrelu") and (args[3] if len(args) > 3 else rest.get("training", False)):
+        return None
     name = _OF_CALL.get(func) or _OF_CALL.get(getattr(func, "__func__", None))
     return None if name is None else (name, args[1:], tuple(sorted(rest.items())))
+
+
+def _spatial(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
+    x, own = args[0], name.rpartition(".")[2]
+    plain = tuple(tuple(a) if isinstance(a, list) else a for a in args[1:])
+    rest = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+    numbers = [n for c in (*plain, *rest.values()) for n in (c if isinstance(c, tuple) else (c,))]
+    if any(not (n is None or isinstance(n, (int, float, bool, str))) for n in numbers):
+        return None
+    if own in ("mean", "amax"):
+        dims = rest.get("dim", plain[0] if plain else ())
+        over = {d % x.ndim for d in (dims if isinstance(dims, tuple) else (dims,))} if dims not in ((), None) else set()
+        if over != set(range(2, x.ndim)) or rest.get("dtype") is not None:
+            return None
+    if own == "pad":
+        widths = plain[0] if plain else rest["pad"]
+        value = rest.get("value", plain[2] if len(plain) > 2 else None)
+        if len(widths) > 2 * (x.ndim - 2) or value not in (None, 0, 0.0):
+            return None
+    return name, plain, tuple(sorted(rest.items()))
 
 
 def _flattens(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -75,7 +115,7 @@ def _flattens(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 @static
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A composition of elementwise torch calls; calling it applies them, out of place.
+    """A composition of torch calls that act on each unit alone; calling it applies them, out of place.
 
     >>> import torch
     >>> Chain((("torch.nn.functional.leaky_relu", (), (("negative_slope", 0.5),)),))(torch.tensor([-2.0, 2.0]))
@@ -85,12 +125,28 @@ class Chain:
     steps: tuple[Step, ...] = ()
 
     def __call__(self, z: Tensor) -> Tensor:
-        for name, args, kwargs in self.steps:
-            z = ELEMENTWISE[name](z, *args, **dict(kwargs))
+        for one in self.steps:
+            z = run(one, z)
         return z
+
+    @property
+    def spatial(self) -> bool:
+        """Whether some step joins positions."""
+        return any(name not in ELEMENTWISE for name, _, _ in self.steps)
+
+    @property
+    def pointwise(self) -> Chain:
+        """The elementwise steps alone."""
+        return Chain(tuple(s for s in self.steps if s[0] in ELEMENTWISE))
 
     def __str__(self) -> str:
         return " > ".join(name.rpartition(".")[2].strip("_") for name, _, _ in self.steps) or "identity"
+
+
+def run(step: Step, z: Tensor) -> Tensor:
+    """One step of a chain, applied."""
+    name, args, kwargs = step
+    return (ELEMENTWISE.get(name) or LINEAR.get(name) or LARGEST[name])(z, *args, **dict(kwargs))
 
 
 def call_name(func: Any) -> str:

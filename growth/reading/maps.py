@@ -1,0 +1,96 @@
+"""What stands between two layers over positions: pooling and padding of each unit's map by itself.
+
+B batch, C channels (units, or the inputs of `before`), m hidden positions, X positions behind the pooling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from fisher.collector.calls.chains import ELEMENTWISE, LINEAR, Chain, Step, run
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """The calls between the layers, some of which join positions; shape: of the hidden map.
+
+    `values` are what f computes, for a map of hidden units; `inputs` is the linear map of positions that the closed forms
+    see in place of it: exact for averages and padding, for the largest of a window the positions that the units there are
+    choose now.
+    """
+
+    chain: Chain
+    shape: tuple[int, ...]
+
+    def values(self, z: Tensor) -> Tensor:
+        """What reaches the layer after, `[B, X, C]`, for outputs z `[B, m, C]` of the layer before."""
+        return _rows(self.chain(_maps(z, self.shape)))
+
+    def after(self, like: Tensor) -> tuple[int, ...]:
+        """The shape of the map behind."""
+        return tuple(self.chain(torch.zeros(1, 1, *self.shape, dtype=like.dtype, device=like.device)).shape[2:])
+
+    def inputs(self, a: Tensor, z: Tensor) -> Tensor:
+        """a `[B, m, C]` at the positions behind, `[B, X, C]`; z `[B, m, p]`: outputs of the layer before."""
+        h, moved = _maps(z, self.shape), _maps(a, self.shape)
+        for step in self.chain.steps:
+            if step[0] not in ELEMENTWISE:
+                moved = run(step, moved) if step[0] in LINEAR else _chosen(step, h, moved)
+            h = run(step, h)
+        return _rows(moved)
+
+    def slope(self, u: Tensor, w: Tensor) -> Tensor:
+        """Sum over b and X of w times the one-sided derivative of the passage at 0 along u.
+
+        `[C]`; u `[B, m, C]`, w `[B, X, C]`.
+        """
+        tiny = torch.finfo(u.dtype).tiny ** 0.25
+        largest = u.detach().abs().amax().clamp_min(torch.finfo(u.dtype).tiny ** 0.5) if u.numel() else u.sum()
+        start = u.detach() * (tiny / largest)
+        back: Callable[[Tensor], tuple[Tensor]] = vjp(self.values, start)[1]
+        return (back(w)[0] * u).sum((0, 1))
+
+    def even(self, like: Tensor) -> bool:
+        """Whether a constant map stays constant: no padding with zeros is averaged in."""
+        ones = torch.ones(1, 1, *self.shape, dtype=like.dtype, device=like.device)
+        for step in self.chain.steps:
+            ones = ones if step[0] in ELEMENTWISE else run(step, ones)
+        return bool((ones - ones.flatten()[0]).abs().amax() < 1e-6) if ones.numel() else True
+
+
+def _maps(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`[B, m, C]` as maps `[B, C, *shape]`."""
+    return rows.mT.reshape(rows.shape[0], rows.shape[2], *shape)
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """`[B, C, *space]` as rows `[B, X, C]`; one row where space is gone."""
+    return maps.reshape(*maps.shape[:2], -1).mT
+
+
+def _chosen(step: Step, h: Tensor, a: Tensor) -> Tensor:
+    """a `[B, r, *space]` at the positions that a pooling of the maps h `[B, p, *space]` chooses, the mean over their units; of
+    a pooling by powers at all positions of a window alike, times its value for ones."""
+    name, args, kwargs = step
+    own, options = name.rpartition(".")[2], dict(kwargs)
+    if own.startswith("lp_"):
+        options.pop("norm_type", None)
+        average = getattr(torch.nn.functional, f"avg_{own[3:]}")
+        return average(a, *args[1:], **options) * run(step, torch.ones_like(a[:1, :1]))
+    if own == "amax":
+        index, behind = h.flatten(2).argmax(-1, keepdim=True), run(step, h).shape[2:]
+    else:
+        pool = getattr(torch.nn.functional, own)
+        found = pool(h, *args, **{**options, "return_indices": True})[1]
+        index, behind = found.flatten(2), found.shape[2:]
+    share = h.new_zeros(h.shape[0], index.shape[2], math.prod(h.shape[2:]))
+    one = h.new_full((), 1 / h.shape[1]).expand_as(index.mT)
+    share = share.scatter_add(2, index.mT, one)  # [B, X, m]: how many units choose what
+    moved = torch.einsum("bxy,bcy->bcx", share, a.flatten(2))
+    return moved.reshape(*moved.shape[:2], *behind)
