@@ -29,7 +29,7 @@ Rooms, each built on those before it, and what they are asked for:
                   restore, unit_scores, weakest_units, add_parameters, layer_in_extension, layer_out_extension
     rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
     carry/        optimizer states, averages, Fisher matrices go along: grow_like, prune_like, swap_parameters
-    training/     when, where, how much: fit_and_grow, line_search, compare, improvement, senn_score, north_score,
+    training/     when, where, how much: step, fit_and_grow, line_search, compare, improvement, senn_score, north_score,
                   gradmax_score, senn_trigger, north_trigger; fixed_proportional, geometric, in_steps_of, to_target,
                   by_gain; shuffles, sgd, adam
     graph/        graphs of layers: Graph, Node, graph_statistics, node_delta, new_edge, new_node, wider_node,
@@ -73,6 +73,7 @@ from growth.surgery.widening import widen
 from growth.training.comparison import Comparison, compare, improvement
 from growth.training.descent import Optimizer, adam, sgd
 from growth.training.fit import fit_and_grow
+from growth.training.growing import GrowthStep, step
 from growth.training.schedules import by_gain, fixed_proportional, geometric, in_steps_of, shuffles, to_target
 from growth.training.scores import gradmax_score, north_score, north_trigger, senn_score, senn_trigger
 from growth.training.search import Search, line_search
@@ -86,6 +87,7 @@ __all__ = [
     "Fit",
     "Graph",
     "GraphStatistics",
+    "GrowthStep",
     "Neurons",
     "NewEdge",
     "NewUnits",
@@ -160,6 +162,7 @@ __all__ = [
     "split_half",
     "standard_errors",
     "statistics",
+    "step",
     "swap_parameters",
     "tiny",
     "to_target",

@@ -47,6 +47,7 @@ LINES = {
     "Step": lambda: growth.fit_and_grow(
         F, PARAMS, (X, T), PAIR, order=growth.shuffles(12, [1, 1], 6, generator=G), target=5, k=1
     ).steps[1],
+    "GrowthStep": lambda: growth.step(F, PARAMS, (X, T), PAIR, 2),
     "GraphStatistics": graph_statistics,
     "NodeDelta": lambda: growth.node_delta(graph_statistics(), "y"),
     "NewEdge": lambda: growth.new_edge(graph_statistics(), "x", "y"),

@@ -6,6 +6,7 @@ In reading order:
     comparison  which pair: steps side by side
     scores      whether: scores and triggers
     search      two amplitudes by the loss
+    growing     step: one growth step, from data to larger params
     steps       what each phase of a fit came to
     fit         fit_and_grow
 """

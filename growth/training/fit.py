@@ -15,33 +15,23 @@ from tqdm import tqdm
 
 from fisher.checks.axes import batch_size as count_samples
 from fisher.checks.finiteness import finite
-from growth.carry.state import grow_like
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
-from growth.closed_form.delta import Delta, optimal_delta
-from growth.closed_form.neurons import optimal_neurons
-from growth.closed_form.sides import awake
-from growth.closed_form.signs import choose_sign
-from growth.closed_form.units import Neurons
-from growth.moments.accumulation import statistics
-from growth.moments.first_order import Statistics
 from growth.reading.buffers import buffers_fixed
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, check_pairs
-from growth.surgery.enlarge import Scale, grow
+from growth.surgery.enlarge import Scale
 from growth.training.descent import Optimizer, sgd
+from growth.training.growing import Method, step
 from growth.training.schedules import plans
-from growth.training.search import line_search
 from growth.training.steps import Fit, Step
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees.seals import sealed
 from linmaps.trees.tree import Tree
 
-Method = Callable[[Statistics, int], Neurons]
 CHUNK = 4096
-METRIC: dict[str, Any] = {"output_metric": "fisher", "shrinkage": 0.1}
 
 
 @door("f", "loss", "score")
@@ -113,33 +103,18 @@ def fit_and_grow(
     steps: list[Step] = []
     final = _mean_loss(f, params, parts, each)
     zero = torch.zeros_like(final)
-    fixed = None if scale is None else [zero + t for t in (scale if isinstance(scale, tuple) else (scale, scale))]
     with tqdm(total=sum(len(t) for t in order), desc="fit_and_grow", leave=False, disable=not progress) as bar:
         for units, batches in zip([[0] * len(pairs), *zip(*steps_of_each)], order):
             before, grown, used, gain, decrease = final, final, (zero, zero), zero, zero
             chosen = [p for p, n in zip(pairs, units) if n]
             if chosen:
-                stats = statistics(f, params, parts, chosen, loss, check_finite=check_finite)
-                changes = [optimal_delta(one, _size(one.S, ridge), **METRIC) for one in stats]
-                if method is None:
-                    news = [
-                        optimal_neurons(one, n, delta=change, ridge=_size(one.S_prev, ridge), **METRIC)
-                        for one, n, change in zip(stats, filter(None, units), changes)
-                    ]
-                else:
-                    news = [method(one, n) for one, n in zip(stats, filter(None, units))]
-                given: list[Delta | None] = [change if delta else None for change in changes]
-                news = choose_sign(f, params, parts, chosen, news, loss, check_finite=check_finite)
-                s, t = (
-                    fixed or line_search(f, params, parts, chosen, news, given, loss, check_finite=check_finite).scale
-                )
-                awakened = [awake(new, t, one) for new, one in zip(news, stats)]
-                scales: Any = [(s, amplitude) for _, amplitude in awakened]
-                larger = grow(params, chosen, [new for new, _ in awakened], delta=given, scale=scales)
-                state, params = grow_like(state, params, larger), larger
-                used, gain = (s, t), torch.stack([new.gain for new in news]).sum()
-                decrease = torch.stack([change.decrease for change in changes]).sum() if delta else zero
-                grown, widths = _mean_loss(f, params, parts, each), [w + n for w, n in zip(widths, units)]
+                own = [n for n in units if n]
+                made = step(
+                    f, params, parts, chosen, own, loss, state=state, scale=scale, method=method, delta=delta, ridge=ridge,
+                    check_finite=check_finite,
+                )  # fmt: skip
+                state, params, used, gain, decrease = made.state, made.params, made.amplitudes, made.gain, made.decrease
+                grown, widths = made.grown, [w + n for w, n in zip(widths, units)]
             for index in batches:
                 params, state = _trained(f, params, state, data, index, each, optimizer)
                 bar.update()
@@ -173,7 +148,3 @@ def _trained(
     gradient = grad(lambda p: each(f(p, x), target).mean())(params)
     step, state = optimizer.update(gradient, state, params)
     return trees.add(params, step), state
-
-
-def _size(S: Tensor, ridge: float) -> Tensor:
-    return ridge * S.diagonal().sum() / max(1, len(S))

@@ -52,6 +52,7 @@ EXEMPT: dict[str, str] = {
     (
         "growth.Candidates", "growth.Comparison", "growth.Delta", "growth.Fit", "growth.GraphStatistics", "growth.Neurons",
         "growth.NewEdge", "growth.NewUnits", "growth.NodeDelta", "growth.Optimizer", "growth.Removed", "growth.Search",
+        "growth.GrowthStep",
         "growth.StandardErrors", "growth.Statistics", "growth.Step",
     ),
     "a record that other functions make: every transform rebuilds it around whatever leaves it carries",
@@ -321,6 +322,10 @@ def of_training() -> list[Call]:
         Call(N + "fit_and_grow", growth.fit_and_grow, {
             "f": user_f, "params": PARAMS, "data": DATA, "pair": PAIR, "order": order, "target": 6, "k": 2,
             "loss": "cross_entropy", "optimizer": sgd, "scale": (0.1, 0.1), "ridge": 0.1,
+        }, ("f", "params", "pair")),
+        Call(N + "step", growth.step, {
+            "f": user_f, "params": PARAMS, "data": DATA, "pair": PAIR, "k": 2, "loss": "cross_entropy", "scale": (0.1, 0.1),
+            "ridge": 0.1,
         }, ("f", "params", "pair")),
         Call(N + "sgd", growth.sgd, {"lr": 0.1, "momentum": 0.9}),
         Call(N + "adam", growth.adam, {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}),

@@ -65,6 +65,14 @@ CASES: dict[str, Case | Exempt] = {
     "growth.by_gain": Case(lambda g: growth.by_gain(g, relative=0.3), (torch.linspace(0, 2, 5).double(),), COUNT),
     "growth.line_search": Case(search, (NET.params, *step(), NET.x), CHOICE),
     "growth.Search": Exempt("the record of line_search"),
+    "growth.step": Case(
+        lambda p, x: growth.step(NET.f, p, (x, NET.target), NET.pair, 2, scale=(0.1, 0.1)).params, (NET.params, NET.x)
+    ),
+    "growth.step/state": Case(
+        lambda p, s, x: growth.step(NET.f, p, (x, NET.target), NET.pair, 1, state=s, scale=0.1, delta=False).state,
+        (NET.params, NET.params, NET.x),
+    ),
+    "growth.GrowthStep": Exempt("the record of step"),
     "growth.fit_and_grow": Case(
         fit, (NET.params, NET.x), dict.fromkeys(("grad", "jac"), "training is a constant for derivatives")
     ),

@@ -33,6 +33,7 @@ FUNCTIONS = {  # params, data, new, delta -> anything; options: check_finite
     "choose_sign": lambda p, d, n, e, **o: growth.choose_sign(NET.f, p, d, PAIR, n, layers=LAYERS, **o),
     "line_search": lambda p, d, n, e, **o: growth.line_search(NET.f, p, d, PAIR, n, e, grid=[1.0], **o),
     "normalize": lambda p, d, n, e: growth.normalize(n, e, p, PAIR),
+    "step": lambda p, d, n, e, **o: growth.step(NET.f, p, d, PAIR, 1, **o),
     "fit_and_grow": lambda p, d, n, e, **o: growth.fit_and_grow(
         NET.f, p, d, PAIR, order=ORDER, target=5, k=1, scale=1.0, **o
     ),
@@ -42,6 +43,7 @@ USES = {
     "choose_sign": "params data new",
     "line_search": "params data new delta",
     "normalize": "new delta",
+    "step": "params data",
     "fit_and_grow": "params data",
 }
 

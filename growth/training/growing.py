@@ -1,0 +1,144 @@
+"""One growth step: statistics, closed forms, signs, amplitudes, surgery and the state that goes along, as one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from fisher.checks.arguments import detached
+from growth.carry.state import grow_like
+from growth.checks.data import examples
+from growth.checks.doors import door
+from growth.closed_form.delta import Delta, optimal_delta
+from growth.closed_form.neurons import optimal_neurons
+from growth.closed_form.sides import awake
+from growth.closed_form.signs import choose_sign
+from growth.closed_form.units import Neurons
+from growth.moments.accumulation import statistics
+from growth.moments.first_order import Statistics
+from growth.reading.buffers import buffers_fixed
+from growth.reading.losses import Loss, LossName, per_sample
+from growth.reading.pairs import Pair, as_list, check_pairs
+from growth.surgery.enlarge import Scale, grow
+from growth.training.search import line_search
+from linmaps.checks import number
+from linmaps.trees import record
+from linmaps.trees.printed import cell, on_a_line
+from linmaps.trees.tree import Tree
+
+Method = Callable[[Statistics, int], Neurons]
+METRIC: dict[str, Any] = {"output_metric": "fisher", "shrinkage": 0.1}
+
+
+@record()
+class GrowthStep(Generic[Tree]):
+    """What `step` gives: params and state to go on with; before, grown: mean losses; amplitudes (t_delta, t_neurons).
+
+    decrease: the slope of the mean loss along the delta.  gain: the slope of the units alone, as measured, per unit of
+    amplitude: their entries are sqrt(t_neurons) times those of the units.  Scalars, sums over the pairs.
+
+    >>> import torch
+    >>> one = torch.ones(())
+    >>> GrowthStep({}, {}, 2 * one, one, (one, one), one, one)
+    GrowthStep(loss 2 -> 1, amplitudes 1, 1, decrease = 1, gain = 1)
+    """
+
+    params: Tree
+    state: Any
+    before: Tensor
+    grown: Tensor
+    amplitudes: tuple[Tensor, Tensor]
+    decrease: Tensor
+    gain: Tensor
+
+    def __repr__(self) -> str:
+        s, t = (cell(a) for a in self.amplitudes)
+        said = [f"loss {cell(self.before)} -> {cell(self.grown)}", f"amplitudes {s}, {t}"]
+        return on_a_line(self, [*said, f"decrease = {cell(self.decrease)}", f"gain = {cell(self.gain)}"])
+
+
+@door("f", "loss")
+def step(
+    f: Callable[..., Tensor],
+    params: Tree,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    k: int | list[int],
+    loss: LossName | Loss = "cross_entropy",
+    *,
+    state: Any = None,
+    scale: Scale | None = None,
+    method: Method | None = None,
+    delta: bool = True,
+    ridge: float = 0.1,
+    progress: bool = False,
+    check_finite: bool = True,
+) -> GrowthStep[Tree]:
+    """Grow a pair of layers by k units: data in, larger params and the optimizer's state out.
+
+    `statistics`, `optimal_delta`, `method(stats, k)`, `choose_sign`, `line_search`, `grow` and `grow_like`: two passes over the
+    data with a backward, seven without.
+
+    data: `(x, target)`, or batches of those that can be gone through several times (a list, a DataLoader), one in memory at a
+    time.  pair: one or several, neighbours too, which share the amplitudes; then k may be a list.
+    state: what `grow_like` takes, of an optimizer or an average; None stays None.  scale: amplitudes as in `grow`; None: by
+    `line_search`.  method: (stats, k) -> Neurons; None: `optimal_neurons` with the output metric "fisher" (shrinkage 0.1).
+    delta: also change the weights that are there.  ridge: relative, times the mean of the diagonals of S and S_prev.
+    Units without gain, or of amplitude 0, get generic incoming weights and zero outgoing ones, so that none is dead.
+
+    Raises ValueError or TypeError where its parts do.  Maps over stacked params with `vmap`; differentiable at given
+    amplitudes.
+
+    >>> import torch, growth
+    >>> f = lambda p, x: torch.tanh(x @ p["a.weight"].T) @ p["b.weight"].T
+    >>> p = {"a.weight": torch.eye(2)[:1], "b.weight": torch.zeros(2, 1)}
+    >>> made = growth.step(f, p, (torch.eye(2), torch.tensor([0, 1])), growth.Pair("a", "b"), k=1)
+    >>> made.params["a.weight"].shape, bool(made.grown < made.before)
+    (torch.Size([2, 2]), True)
+    """
+    params, f = detached(params), buffers_fixed(f)
+    number(ridge, "ridge", low=0, tensor=False)
+    pairs, _ = check_pairs(pair)
+    units = as_list(k, len(pairs), "k")
+    stats = statistics(f, params, data, pairs, loss, progress=progress, check_finite=check_finite)
+    changes = [optimal_delta(one, relative(one.S, ridge), **METRIC) for one in stats]
+    news = [
+        optimal_neurons(one, n, delta=change, ridge=relative(one.S_prev, ridge), **METRIC)
+        if method is None
+        else method(one, n)
+        for one, n, change in zip(stats, units, changes)
+    ]
+    given: list[Delta | None] = [change if delta else None for change in changes]
+    news = choose_sign(f, params, data, pairs, news, loss, progress=progress, check_finite=check_finite)
+    gain = torch.stack([new.gain for new in news]).sum()
+    decrease = torch.stack([change.decrease for change in changes]).sum()
+    if scale is None:
+        found = line_search(f, params, data, pairs, news, given, loss, check_finite=check_finite)
+        (s, t), before = found.scale, found.start
+    else:
+        both = scale if isinstance(scale, tuple) else (scale, scale)
+        before = mean_loss(f, params, data, loss)
+        s, t = (torch.zeros_like(before) + amplitude for amplitude in both)
+    awakened = [awake(new, t, one) for new, one in zip(news, stats)]
+    amplitudes: Any = [(s, amplitude) for _, amplitude in awakened]
+    larger = grow(params, pairs, [new for new, _ in awakened], delta=given, scale=amplitudes)
+    carried = None if state is None else grow_like(state, params, larger)
+    after = mean_loss(f, larger, data, loss)
+    return GrowthStep(larger, carried, before, after, (s, t), decrease if delta else torch.zeros_like(decrease), gain)
+
+
+def relative(S: Tensor, ridge: float) -> Tensor:
+    """ridge times the mean of the diagonal of S."""
+    return ridge * S.diagonal().sum() / max(1, len(S))
+
+
+def mean_loss(f: Callable[..., Tensor], params: Any, data: Any, loss: LossName | Loss) -> Tensor:
+    """The mean loss over all samples."""
+    each, totals, count = per_sample(loss), [], 0
+    for _, x, target, samples in examples(data, params, progress=False, check_finite=False):
+        totals.append(each(f(params, x), target).sum())
+        count += samples
+    return torch.stack(totals).sum() / count
