@@ -15,6 +15,8 @@ from torch.func import vjp
 
 from fisher.collector.calls.chains import ELEMENTWISE, LINEAR, Chain, Step, run
 
+AT_ONCE = 2**24  # shares of positions held at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
@@ -89,8 +91,15 @@ def _chosen(step: Step, h: Tensor, a: Tensor) -> Tensor:
         pool = getattr(torch.nn.functional, own)
         found = pool(h, *args, **{**options, "return_indices": True})[1]
         index, behind = found.flatten(2), found.shape[2:]
-    share = h.new_zeros(h.shape[0], index.shape[2], math.prod(h.shape[2:]))
-    one = h.new_full((), 1 / h.shape[1]).expand_as(index.mT)
-    share = share.scatter_add(2, index.mT, one)  # [B, X, m]: how many units choose what
-    moved = torch.einsum("bxy,bcy->bcx", share, a.flatten(2))
+    size = math.prod(h.shape[2:])
+    each = max(1, AT_ONCE // max(1, index.shape[2] * size))
+    parts = [_shared(i, b, size) for i, b in zip(index.split(each), a.flatten(2).split(each))]
+    moved = torch.cat(parts) if parts else a.flatten(2)[..., :0]
     return moved.reshape(*moved.shape[:2], *behind)
+
+
+def _shared(index: Tensor, a: Tensor, size: int) -> Tensor:
+    """a `[B, r, m]` at the positions `[B, p, X]` of each of p units, their mean `[B, r, X]`."""
+    one = a.new_full((), 1 / index.shape[1]).expand_as(index.mT)
+    share = a.new_zeros(len(index), index.shape[2], size).scatter_add(2, index.mT, one)  # [B, X, m]
+    return torch.einsum("bxy,bry->brx", share, a)
