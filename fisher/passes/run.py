@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -75,8 +76,9 @@ def checked_batches(run: Pass, data: Any) -> Any:
 def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     """The matrix that the reducer makes of all batches."""
     seen, inputs, columns = 0, None, None
-    dtype = next((t.dtype for t in trees.leaves(run.params)), None)
-    run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and dtype in HALF else run
+    kinds = {t.dtype for t in trees.leaves(run.params)}
+    dtype = functools.reduce(torch.promote_types, kinds) if kinds else None  # the widest, of leaves of several
+    run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and kinds & set(HALF) else run
     known = one_batch(data) and not options.centered
     options = dataclasses.replace(options, like=trees.leaves(run.params)[0], params=trees.leaves(run.params))
     given = run.layers is not None

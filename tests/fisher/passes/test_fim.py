@@ -405,3 +405,22 @@ def test_inside_no_grad():
         close(fisher.fim(m.f, m.params, m.x), fisher.fim(m.f, m.params, m.x), 0.0, "no_grad")
         got = fisher.fim(m.f, m.params, m.x, PMatDense)
     close(got, fisher.fim(m.f, m.params, m.x, PMatDense), 1e-14, "no_grad")
+
+
+def test_leaves_of_several_dtypes_give_a_matrix_of_the_widest():
+    """A float32 layer behind a bfloat16 one keeps its numbers, whatever their names."""
+    for names in (("a", "z"), ("z", "a")):
+        half, full = (f"{n}.weight" for n in names)
+        f = lambda p, x: torch.tanh(x.bfloat16() @ p[half].T).float() @ p[full].T  # noqa: B023
+        draw = torch.Generator().manual_seed(0)
+        params = {half: torch.randn(5, 3, generator=draw).bfloat16(), full: torch.randn(2, 5, generator=draw)}
+        x = torch.randn(6, 3, generator=draw)
+        for representation in (fisher.PMatKFAC, fisher.PMatDiag, fisher.PMatDense):
+            F = fisher.fim(f, params, x, representation)
+            assert F.dtype == torch.float32
+        wide = fisher.fim(f, params, x, fisher.PMatBlockDiag).blocks
+        single = lambda p, x: torch.tanh(x @ p[half].T) @ p[full].T  # noqa: B023
+        exact = fisher.fim(single, {n: t.float() for n, t in params.items()}, x, fisher.PMatBlockDiag).blocks
+        close(
+            wide[full.partition(".")[0]], exact[full.partition(".")[0]], 0.02, "but for the rounding of the first layer"
+        )
