@@ -184,6 +184,13 @@ def head_axes(params: Any, heads: Heads, *, stacked: bool = False) -> list[HeadA
             f"{path_str(out)} takes {columns} inputs, expected the same of q and k, and {H} times that of v; name the layers of "
             "one attention layer, stored [out, in], and n_kv_heads where there are fewer heads of keys and values"
         )
+    first = trees.get(params, found[0].path)
+    alike(
+        [trees.get(params, out), *(trees.get(params, a.path) for a in found)],
+        str(heads),
+        [first],
+        path_str(found[0].path),
+    )
     found.append(HeadAxis(out, -1, (Segment("out", H, width["v"]),)))
     return found if stacked else _plain(params, found)
 

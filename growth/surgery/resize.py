@@ -173,6 +173,10 @@ def indices(units: Sequence[int] | Tensor, count: int, name: str, device: torch.
     >>> indices([0, -1], 4, "units", torch.device("cpu")), indices(torch.tensor([False, True]), 2, "units", None)
     (tensor([0, 3]), tensor([1]))
     """
+    if not isinstance(units, Tensor) and any(isinstance(u, int) and abs(u) > MOST * MOST for u in units):
+        raise ValueError(
+            f"{name}: got {list(units)}, expected indices [u] of {count} units; a mask must be a bool tensor"
+        )
     at = units if isinstance(units, Tensor) else torch.as_tensor(list(units), device=device)
     if not isinstance(units, Tensor) and not len(units):
         at = at.long()

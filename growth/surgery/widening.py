@@ -93,6 +93,10 @@ def widen(
         same_function(check, params, exact, pair)
     p = 1 if isinstance(pair, Heads) else layers_of(params, pair)[0].weight.shape[0]
     _check(pair, p, k, method, noise, units)
+    if not isinstance(pair, Heads) and not rescale:
+        raise ValueError(
+            f"rescale: got False for {pair}, expected True: it is of Heads, where f divides by a root of the width"
+        )
     if isinstance(pair, Heads):
         return cast(Tree, wider_heads(params, pair, k, method, generator, units, noise, draws, rescale))
     before, after = layers_of(params, pair)

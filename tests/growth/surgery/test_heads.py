@@ -367,6 +367,12 @@ def test_wrong_arguments():
         (lambda: growth.widen(p, heads, 1, "pair", generator()), "k: got 1, expected an even number"),
         (lambda: growth.widen(p, heads, 1, "zero_out"), r"generator: got None.*draws= \[1, 44\]"),
         (lambda: growth.widen(p, heads, 1, "zero_out", draws=torch.ones(1, 3)), r"expected \(1, 44\): .* 12 of q"),
+        (
+            lambda: growth.widen(
+                {"a": p["v"]["weight"], "b": p["o"]["weight"]}, growth.Pair("a", "b"), 1, rescale=False
+            ),
+            "is of Heads",
+        ),
         (lambda: growth.widen(p, heads, 1, units=[3]), "units: got"),
         (lambda: growth.add_heads(p, heads, -1), "n: got -1, .* use prune"),
         (lambda: growth.add_heads(p, heads, 1, "pair"), "method: got 'pair'"),
