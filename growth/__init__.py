@@ -26,8 +26,8 @@ Rooms, each built on those before it, and what they are asked for:
                   zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact,
                   gradient_norms, scale_neurons, merge_neurons; noise_floor, split_floor, split_half, standard_errors
     surgery/      enlarged, narrowed, rescaled params: grow, apply_extended, widen, deepen, rescale, prune, cut,
-                  restore, unit_scores, weakest_units, add_heads, head_scores, add_parameters, layer_in_extension,
-                  layer_out_extension
+                  restore, unit_scores, weakest_units, add_heads, head_scores, widen_stream, add_parameters,
+                  layer_in_extension, layer_out_extension
     rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
     carry/        optimizer states, averages, Fisher matrices go along: grow_like, prune_like, swap_parameters
     training/     when, where, how much: fit_and_grow, line_search, compare, improvement, senn_score, north_score,
@@ -72,6 +72,7 @@ from growth.surgery.heads import add_heads, head_scores
 from growth.surgery.pruning import Removed, cut, prune, restore, unit_scores, weakest_units
 from growth.surgery.rescaling import rescale
 from growth.surgery.resize import add_parameters, layer_in_extension, layer_out_extension
+from growth.surgery.stream_width import widen_stream
 from growth.surgery.widening import widen
 from growth.training.comparison import Comparison, compare, improvement
 from growth.training.descent import Optimizer, adam, sgd
@@ -173,6 +174,7 @@ __all__ = [
     "unit_scores",
     "weakest_units",
     "widen",
+    "widen_stream",
     "wider_node",
     "with_fisher",
     "zero_in",

@@ -5,6 +5,7 @@ In reading order:
     pairs        Pair and Sum: two layers by their paths
     layers       the two of a pair as they are in params
     heads        Heads: an attention layer, and how its axes are cut into heads
+    streams      the leaves of a residual stream by their roles
     locate       the pair among the layers that `fisher` finds
     link         how the second layer reads the units of the first
     calls        the torch calls between the two, by name

@@ -33,7 +33,8 @@ class Heads:
     `"c_attn"` names `c_attn.weight`; `"in_proj"` or `"in_proj_weight"` names the leaves of torch's MultiheadAttention.
     n_heads: H.  n_kv_heads: G, where there are fewer; head g of keys is that of queries g H/G to (g + 1) H/G.
 
-    Where keys and values are in groups, a head is one of these: it goes, and comes, with its H/G heads of queries.
+    torch's MultiheadAttention keeps embed_dim = H d, so its heads can be scored (`head_scores`), but not be changed: write the
+    layer out for that.  Where keys and values are in groups, a head is one of these: it goes, and comes, with its H/G heads of queries.
 
     Raises ValueError for a path that is named twice, q, k, v beside packed, H < 1, or H that is no multiple of G; TypeError
     for other kinds of arguments.

@@ -6,6 +6,7 @@ In reading order:
     enlarge      grow: new units and a change, at given amplitudes
     heads        wider heads of attention, and more of them, the function kept
     widening     copies of units, the function kept
+    stream_width  a wider residual stream, the function kept
     deepening    a layer more, the function kept
     rescaling    units scaled, the function kept
     pruning      units (or heads) cut, and put back

@@ -12,12 +12,13 @@ from torch import Tensor
 from growth.reading.calls import calls_between
 from growth.reading.heads import Heads
 from growth.reading.pairs import Pair
+from growth.reading.streams import Stream
 from linmaps.checks import values
 
 Check = tuple[Callable[..., Tensor], Any]
 
 
-HELD = "; torch's MultiheadAttention keeps embed_dim = num_heads * head_dim: write the layer out to widen or add heads"
+HELD = "; torch's MultiheadAttention keeps embed_dim = num_heads * head_dim: write the layer out"
 RESHAPES = ("unflatten", "reshape", "view", "attention", "chunk", "split", "rearrange", "fold", "group")
 CURES = {
     Pair: "what stands between the layers does not keep it (the hidden axis is split into heads or groups, or units are mixed): "
@@ -25,10 +26,12 @@ CURES = {
     Heads: "f must read the heads from params (their width after add_heads stays, their number after widen), scale by the root "
     "of their width (by a constant: rescale=False), and neither turn (rotary embeddings) nor normalize q and k; q, k, v and out "
     "must be the layers of one attention layer",
+    Stream: "all that reads or writes the stream must be named, its width be taken from params, its norms be of the kind that is "
+    "named, and a stream with LayerNorm be read through these alone",
 }
 
 
-def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads) -> None:
+def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads | Stream) -> None:
     """Raise a ValueError unless check = (f, x) says that f is the same at both params, to rounding.
 
     >>> p, q = ({"a": torch.ones(1, 1), "b": t * torch.ones(1, 1)} for t in (1, 2))
@@ -44,7 +47,7 @@ def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads) -> No
     except (RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{pair}: f raised {type(error).__name__} for the new params ({error}), expected a function that takes its sizes "
-            "from params" + (HELD if isinstance(pair, Heads) else "")
+            "from params" + ("" if isinstance(pair, Pair) else HELD)
         ) from error
     a, b = values(old), values(now)
     if a is None or b is None or not a.numel():
@@ -58,9 +61,9 @@ def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads) -> No
         )
 
 
-def _cure(f: Callable[..., Tensor], params: Any, pair: Pair | Heads, x: Any) -> str:
+def _cure(f: Callable[..., Tensor], params: Any, pair: Pair | Heads | Stream, x: Any) -> str:
     """What stands in the way, as far as the calls between the layers show it."""
-    calls = [] if isinstance(pair, Heads) else calls_between(f, params, pair, x)
+    calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) else []
     cut = [c for c in calls if any(part in c for part in RESHAPES)]
     if not cut:
         return CURES[type(pair)]

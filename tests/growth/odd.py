@@ -29,6 +29,9 @@ JUSTIFIED: dict[str, str] = {
     "growth.*(params: none in bias in q)": "a layer without bias",
     "growth.*(params: unexpected)": "other leaves of a layer stay as they are",
     "growth.grow_like/heads(grown: wide in weight in q)": "a neighbour may grow in the same step",
+    "growth.widen_stream(params: * in weight in down)": "a writer may have any inputs",
+    "growth.widen_stream(params: none in bias in down)": "a layer without bias",
+    "growth.widen_stream(layers: missing*": "f, which then raises for layers that were left out, says what is there",
     "growth.prune/heads(units: missing)": "no head is dropped",
     "growth.*(units: zero in *)": "any unit may be split, also twice",
     "growth.Sum(*: no*": "names of layers: params say what they name",
@@ -84,6 +87,11 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 ATTENTION = {n: {"weight": randn(4, 4, seed=k), "bias": randn(4, seed=k)} for k, n in enumerate("qkv")}
 ATTENTION["o"] = {"weight": randn(3, 4, seed=9)}
+
+
+STREAM = {"emb": randn(5, 4), "n": {"weight": randn(4, seed=1), "bias": randn(4, seed=2)}}
+STREAM |= {"up": {"weight": randn(7, 4, seed=3)}, "down": {"weight": randn(4, 7, seed=4), "bias": randn(4, seed=5)}}
+STREAM_ROLES = {"embeddings": ["emb"], "norms": ["n"], "readers": ["up"], "writers": ["down"]}
 
 
 def user_f(p: Any, x: Any) -> Any:
@@ -254,6 +262,9 @@ def of_surgery() -> list[Call]:
         Call(N + "grow_like/heads", growth.grow_like, {
             "state": {"m": ATTENTION}, "params": ATTENTION, "grown": growth.widen(ATTENTION, HEADS, 1), "heads": HEADS,
         }, ("state",)),
+        Call(N + "widen_stream", growth.widen_stream, {
+            "params": STREAM, "layers": STREAM_ROLES, "k": 2, "norm": "layer", "draws": randn(2, 7),
+        }),
         Call(N + "deepen", growth.deepen, {"params": PAIRED, "after": "hidden", "name": "new", "bias": True}, ("name",)),
         Call(N + "prune", growth.prune, {"params": PAIRED, "pair": PAIR, "units": [2, 0], "stats": stats, "ridge": 0.1}),
         Call(N + "prune/tensor", growth.prune, {"params": PAIRED, "pair": PAIR, "units": torch.tensor([2, 0])}, ("params",)),

@@ -143,6 +143,9 @@ def matrices(net):
 ATTENTION = {n: {"weight": normal(80 + k, 6, 4), "bias": normal(90 + k, 6)} for k, n in enumerate("qkv")}
 ATTENTION["o"] = {"weight": normal(83, 4, 6)}
 HEADS = growth.Heads("q", "k", "v", "o", 3)
+ROWS = {"emb": normal(60, 5, 4), "n": {"weight": normal(61, 4), "bias": normal(62, 4)}}
+ROWS |= {"up": {"weight": normal(63, 7, 4)}, "down": {"weight": normal(64, 4, 7), "bias": normal(65, 4)}}
+STREAM = {"embeddings": ["emb"], "norms": ["n"], "readers": ["up"], "writers": ["down"]}
 
 
 def of_heads() -> dict[str, Case | Exempt]:
@@ -169,6 +172,12 @@ def of_heads() -> dict[str, Case | Exempt]:
         "growth.head_scores": Case(lambda p: growth.head_scores(p, HEADS), (ATTENTION,)),
         "growth.prune/heads": Case(weakest, (ATTENTION,)),
         "growth.grow_like/heads": Case(lambda m: growth.grow_like(m, ATTENTION, wide, heads=HEADS), (ATTENTION,)),
+        "growth.widen_stream": Case(
+            lambda p, z: growth.widen_stream(p, STREAM, 2, norm="rms", draws=z), (ROWS, normal(88, 2, 7))
+        ),
+        "growth.widen_stream/layer": Case(
+            lambda p, z: growth.widen_stream(p, STREAM, 2, draws=z), (ROWS, normal(88, 2, 7))
+        ),
         "growth.prune_like/heads": Case(lambda m, p: growth.prune_like(m, p, HEADS, [1]), (ATTENTION, ATTENTION)),
     }
 
