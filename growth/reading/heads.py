@@ -34,7 +34,9 @@ class Heads:
     n_heads: H.  n_kv_heads: G, where there are fewer; head g of keys is that of queries g H/G to (g + 1) H/G.
 
     torch's MultiheadAttention keeps embed_dim = H d, so its heads can be scored (`head_scores`), but not be changed: write the
-    layer out for that.  Where keys and values are in groups, a head is one of these: it goes, and comes, with its H/G heads of queries.
+    layer out for that.
+
+    Where keys and values are in groups, a head is one of these: it goes, and comes, with its H/G heads of queries.
 
     Raises ValueError for a path that is named twice, q, k, v beside packed, H < 1, or H that is no multiple of G; TypeError
     for other kinds of arguments.

@@ -52,7 +52,8 @@ def widen_stream(
     (embedding that is the last layer too, norm in front of that): its norm takes 1 / c² (RMSNorm alone).  Or a
     `fisher.LayerCollection`, if embeddings say E and no layer has E on both sides; layers that have E by chance are taken for
     readers and writers, which check tells.
-    norm: "rms", "layer", "none"; None: "none" without norms, "layer" if all have biases.  f must take the width from params.
+    norm: "rms", "layer", "none"; None: "none" without norms, "layer" if all have biases; name it where norms have no leaves.  f
+    must take the width from params.
     draws `[k, N]`: standard normal numbers in place of a generator, N = the entries of a column of all readers.
     check: (f, x), held against each other as in `widen`; without it f raises later on for readers and writers left out.
 

@@ -264,7 +264,7 @@ def test_multihead_attention_of_torch_cannot_be_widened_and_says_so():
     with pytest.raises(ValueError, match="MultiheadAttention keeps embed_dim"):
         growth.add_heads(params, heads, 1, check=(g, x))
     for changed in (growth.widen(params, heads, 2), growth.prune(params, heads, [0])):
-        with pytest.raises(ValueError, match="MultiheadAttention: got .* write the layer out"):
+        with pytest.raises(ValueError, match=r"MultiheadAttention: got .* write the layer out"):
             growth.into_module(module, changed)
     close(g(params, x), made(packed="torch", H=2, d=2, bias=True).f(params | {"o": nested(params)}, x), 1e-12)
 

@@ -201,6 +201,16 @@ def test_state_and_ensembles_go_along():
     assert (m["down"]["weight"][E:] == 0).all()
 
 
+@pytest.mark.parametrize(("norm", "fn"), [("rms", F.rms_norm), ("layer", F.layer_norm)])
+def test_norms_without_leaves(norm, fn):
+    p = {"emb": normal(1, V, E), "head": normal(2, 3, E)}
+    f = lambda p, x: F.linear(fn(F.embedding(x, p["emb"]), p["emb"].shape[1:], eps=1e-2), p["head"])
+    roles = {"embeddings": ["emb"], "readers": ["head"]}
+    close(f(growth.widen_stream(p, roles, 3, generator(), norm=norm), TOKENS), f(p, TOKENS), 1e-12)
+    with pytest.raises(ValueError, match="expected the same function"):
+        growth.widen_stream(p, roles, 3, generator(), check=(f, TOKENS))
+
+
 class Llama(torch.nn.Module):
     def __init__(self, E=8, H=4, G=2, d=2):
         super().__init__()
