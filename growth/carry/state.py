@@ -50,6 +50,7 @@ def grow_like(
     heads: the attention layers (`Heads`, as they were for params, or a list) to which `widen` or `add_heads` gave units: these
     are not last in their leaves, and which of the two it was is seen by the sizes, and where these leave it open by the entries
     of k and v, which must be where they belong, bit by bit.  State of q is carried as it is, though q itself was rescaled.
+    heads=(): none, all new entries are last, whatever the values look like.
 
     Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, where old entries are found
     elsewhere than in front (the last of each axis is looked for), for heads that do not fit, (naming the leaf)

@@ -152,7 +152,8 @@ def check_first(old: Tensor, new: Tensor, path: Path) -> None:
         at = int(values(moved).reshape(-1, n + more).any(0).long().argmax())  # type: ignore[union-attr]
         raise ValueError(
             f"{path_str(path)}: old entry {n - 1} of axis {axis} is at {at} in grown, expected old entries first and new ones "
-            "behind them; of attention layers whose heads became wider or more give heads=growth.Heads(...)"
+            "behind them; of attention layers whose heads became wider or more give heads=growth.Heads(...), "
+            "and heads=() if all new entries are last"
         )
 
 

@@ -99,7 +99,8 @@ class Moves:
 def growing(params: Any, grown: Any, heads: Attention = None) -> Moves:
     """The moves of a growth; raises ValueError for other leaves and for leaves that are smaller.
 
-    heads: the attention layers whose heads are wider or more, since there new entries do not come last.
+    heads: the attention layers whose heads are wider or more, since there new entries do not come last;
+    an empty list: all come last, which is then not asked of the values.
     """
     trees.check_like(grown, params, "grown", shapes=False)
     found = {}
@@ -116,7 +117,7 @@ def growing(params: Any, grown: Any, heads: Attention = None) -> Moves:
         old = found[path]
         found[path] = dataclasses.replace(old, put={**old.put, len(old.old) + k: places})
     for (path, move), t, new in zip(found.items(), trees.leaves(params), trees.leaves(grown)):
-        if not move.put:
+        if not move.put and (heads is None or listed(heads)):
             check_first(t, new, path)
     return Moves(params, found)
 

@@ -136,7 +136,7 @@ def fit_and_grow(
                 awakened = [awake(new, t, one) for new, one in zip(news, stats)]
                 scales: Any = [(s, amplitude) for _, amplitude in awakened]
                 larger = grow(params, chosen, [new for new, _ in awakened], delta=given, scale=scales)
-                state, params = grow_like(state, params, larger), larger
+                state, params = grow_like(state, params, larger, heads=()), larger
                 used, gain = (s, t), torch.stack([new.gain for new in news]).sum()
                 decrease = torch.stack([change.decrease for change in changes]).sum() if delta else zero
                 grown, widths = _mean_loss(f, params, parts, each), [w + n for w, n in zip(widths, units)]

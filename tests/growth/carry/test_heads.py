@@ -78,6 +78,8 @@ def test_without_heads_nothing_is_carried_silently_elsewhere(kind, change):
         growth.grow_like(m, net.params, grown)
     with pytest.raises(ValueError, match=r"give heads=growth\.Heads"):
         growth.swap_parameters(optimizer, live, grown)
+    last = growth.grow_like(m, net.params, grown, heads=())  # who says so has it
+    assert torch.equal(last["o"]["weight"][:, : m["o"]["weight"].shape[1]], m["o"]["weight"])
 
 
 @pytest.mark.parametrize("kind", ["sdpa", "packed grouped"])
