@@ -20,13 +20,14 @@ The delta is subtracted, new units are added and come last; `decrease` and `gain
 Rooms, each built on those before it, and what they are asked for:
     beside        that fisher is this one
     checks/       what functions are given
-    reading/      what a pair of layers is in the params, and in f: Pair, Sum
+    reading/      what a pair of layers is in the params, and in f: Pair, Sum, Heads
     moments/      first-order statistics, one pass over data: statistics; output_fisher, with_fisher
     closed_form/  the best change and the best new units: optimal_delta, optimal_neurons, tiny, gradmax, senn, random,
                   zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact,
                   gradient_norms, scale_neurons, merge_neurons; noise_floor, split_floor, split_half, standard_errors
     surgery/      enlarged, narrowed, rescaled params: grow, apply_extended, widen, deepen, rescale, prune, cut,
-                  restore, unit_scores, weakest_units, add_parameters, layer_in_extension, layer_out_extension
+                  restore, unit_scores, weakest_units, add_heads, head_scores, widen_stream, add_parameters,
+                  layer_in_extension, layer_out_extension
     rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
     carry/        optimizer states, averages, Fisher matrices go along: grow_like, prune_like, swap_parameters
     training/     when, where, how much: step, fit_and_grow, line_search, compare, improvement, senn_score, north_score,
@@ -63,12 +64,15 @@ from growth.moments.accumulation import statistics
 from growth.moments.exact import output_fisher, with_fisher
 from growth.moments.first_order import Statistics
 from growth.rank import grow_rank, rank_scores, reduce_rank
+from growth.reading.heads import Heads
 from growth.reading.pairs import Pair, Sum
 from growth.surgery.deepening import deepen
 from growth.surgery.enlarge import apply_extended, grow
+from growth.surgery.heads import add_heads, head_scores
 from growth.surgery.pruning import Removed, cut, prune, restore, unit_scores, weakest_units
 from growth.surgery.rescaling import rescale
 from growth.surgery.resize import add_parameters, layer_in_extension, layer_out_extension
+from growth.surgery.stream_width import widen_stream
 from growth.surgery.widening import widen
 from growth.training.comparison import Comparison, compare, improvement
 from growth.training.descent import Optimizer, adam, sgd
@@ -88,6 +92,7 @@ __all__ = [
     "Graph",
     "GraphStatistics",
     "GrowthStep",
+    "Heads",
     "Neurons",
     "NewEdge",
     "NewUnits",
@@ -102,6 +107,7 @@ __all__ = [
     "Step",
     "Sum",
     "adam",
+    "add_heads",
     "add_parameters",
     "apply_extended",
     "by_gain",
@@ -124,6 +130,7 @@ __all__ = [
     "grow_graph",
     "grow_like",
     "grow_rank",
+    "head_scores",
     "improvement",
     "in_steps_of",
     "initialize",
@@ -170,6 +177,7 @@ __all__ = [
     "unit_scores",
     "weakest_units",
     "widen",
+    "widen_stream",
     "wider_node",
     "with_fisher",
     "zero_in",

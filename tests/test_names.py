@@ -31,6 +31,8 @@ from growth.reading.link import Taps
 from growth.reading.losses import LossName
 from growth.strategies import from_rows, rows
 from growth.surgery import rescaling, widening
+from growth.surgery.heads import HeadMethod
+from growth.surgery.stream_width import Norm
 from growth.training.scores import Of
 from linmaps.factorized.convolutions.axes import Padding
 from linmaps.factorized.convolutions.conv import ConvFactorization
@@ -49,6 +51,8 @@ DATA = {"cross_entropy": (X, CLASSES), "squared_error": (X, f(P, X))}
 layer = lambda p, x: nnf.linear(x, p["weight"], p["bias"])
 net = lambda p, x: layer(p["b"], torch.tanh(layer(p["a"], x)))
 LAYERS = {n: {"weight": torch.eye(2), "bias": torch.ones(2)} for n in ("a", "b")}
+ATTENTION = {n: torch.eye(2) for n in "qkvo"}
+ROWS, ROLES = {"e": torch.eye(2), "n": torch.ones(2), "r": torch.eye(2)}, {"embeddings": ["e"], "readers": ["r"]}
 PAIR = growth.Pair("a", "b", activation=torch.tanh)
 STATS = from_rows(*rows(0, 20, 2, 2, 2))
 NEW = dataclasses.replace(growth.optimal_neurons(STATS, 1), pair=None)
@@ -100,6 +104,8 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (normalization.Kind, lambda n: growth.normalize(NEW, None, LAYERS, PAIR, kind=n)),
     (rescaling.Kind, lambda n: growth.rescale(LAYERS, growth.Pair("a", "b"), 1, kind=n)),
     (widening.Method, lambda n: growth.widen(LAYERS, PAIR, 2, n, drawn())),
+    (Norm, lambda n: growth.widen_stream(ROWS, ROLES | ({} if n == "none" else {"norms": ["n"]}), 1, drawn(), norm=n)),
+    (HeadMethod, lambda n: growth.add_heads(ATTENTION, growth.Heads("q", "k", "v", "o", 2), 1, n, drawn())),
     (Of, lambda n: growth.senn_score(STATS, of=n)),
     (By, lambda n: TABLE.take(1, by=n)),
     (Fill, lambda n: growth.grow_like(LAYERS, LAYERS, LAYERS, fill=n)),

@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from growth.moments.first_order import Statistics
 from growth.reading.layers import layers_of
 from growth.surgery.moves import Move, Moves
-from growth.surgery.resize import spread
 
 
 def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
@@ -63,7 +61,7 @@ class _Inputs:
     """The inputs of layers side by side, each the entries of a row of its weight, and the 1 of the bias."""
 
     def __init__(self, moves: list[Move], bias: bool) -> None:
-        self.rows = [Move((1, *m.old[1:]), (1, *m.new[1:]), {a: t for a, t in m.take.items() if a > 0}) for m in moves]
+        self.rows = [m.of(slice(1, None)).lifted((1,)) for m in moves]
         self.sizes = [math.prod(m.old[1:]) for m in moves]
         self.size = sum(self.sizes) + bias
 
@@ -78,10 +76,8 @@ class _Outputs:
     """The outputs of a layer, with all taps each."""
 
     def __init__(self, move: Move, taps: int) -> None:
-        self.move, self.taps, self.size = move, taps, move.old[0] * taps
-        self.more = move.new[0] * taps - self.size
+        self.rows, self.taps, self.size = move.of(slice(0, 1)), taps, move.old[0] * taps
 
     def __call__(self, t: Tensor) -> Tensor:
-        if 0 in self.move.take:
-            return t.index_select(-1, spread(self.move.take[0].to(t.device), self.taps))
-        return pad(t, (0, self.more))
+        each = t.unflatten(-1, (self.rows.old[0], self.taps)).movedim(-1, 0)
+        return self.rows.lifted(each.shape[:-1])(each).movedim(0, -1).flatten(-2)

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from growth.carry.carrier import Carrier, Fill, lbfgs
+from growth.reading.heads import Heads
 from growth.reading.pairs import Pair
+from growth.surgery.head_places import Attention
 from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units
 from linmaps import trees
@@ -24,9 +26,10 @@ def swap_parameters(
     params: Any,
     grown: Tree,
     *,
-    pair: Pair | None = None,
+    pair: Pair | Heads | None = None,
     units: Units | None = None,
     fill: Fill = "zero",
+    heads: Attention = None,
 ) -> Tree:
     """`grown` as new leaves for autograd, which stand in `optimizer` where those of params stood.
 
@@ -42,7 +45,7 @@ def swap_parameters(
     grown: the resized tree, of `grow`, `widen`, `prune`, ...; pair, units: after `prune(params, pair, units)` these two.
     The answer is a tree like grown of copies that require grad where the old leaf did, `nn.Parameter` where it was one;
     what is one tensor in params (tied) stays one.  Gradients (`.grad`) start as None.
-    fill: as in `grow_like`.  L-BFGS: its vectors are padded too; new entries join its memory with their next gradient.
+    fill, heads: as in `grow_like`.  L-BFGS: its vectors are padded too; new entries join its memory with their next gradient.
 
     Raises ValueError, before anything is changed: for grown trees that do not match (as `grow_like`, `prune_like`), if the
     optimizer has none of the tensors of params (copies?), if it lacks one that was resized and requires grad, for
@@ -61,7 +64,7 @@ def swap_parameters(
         )
     if (pair is None) != (units is None):
         raise ValueError("pair, units: got one of them, expected both (after prune) or none (after growth)")
-    moves = growing(params, grown) if pair is None or units is None else _pruning(params, grown, pair, units)
+    moves = growing(params, grown, heads) if pair is None or units is None else _pruning(params, grown, pair, units)
     carrier = Carrier(moves, fill)
     known = _known(params, grown, moves)
     held = [t for group in optimizer.param_groups for t in group["params"]]
@@ -94,7 +97,7 @@ def _leaf(old: Tensor, new: Tensor) -> Tensor:
     return made.requires_grad_(old.requires_grad)
 
 
-def _pruning(params: Any, pruned: Any, pair: Pair, units: Units) -> Moves:
+def _pruning(params: Any, pruned: Any, pair: Pair | Heads, units: Units) -> Moves:
     moves = shrinking(params, pair, units)
     trees.check_like(pruned, params, "pruned", shapes=False)
     for (path, move), t in zip(moves.leaves.items(), trees.leaves(pruned)):

@@ -7,14 +7,18 @@ from typing import Any, cast
 from growth.carry.carrier import Carrier, Fill
 from growth.carry.orders import Order
 from growth.checks.doors import door
+from growth.reading.heads import Heads
 from growth.reading.pairs import Pair
+from growth.surgery.head_places import Attention
 from growth.surgery.moves import growing, shrinking
 from growth.surgery.pruning import Units
 from linmaps.trees.tree import Tree
 
 
 @door()
-def grow_like(state: Tree, params: Any, grown: Any, *, fill: Fill = "zero", order: Order = None) -> Tree:
+def grow_like(
+    state: Tree, params: Any, grown: Any, *, fill: Fill = "zero", order: Order = None, heads: Attention = None
+) -> Tree:
     """`state` with every leaf that belongs to a grown leaf of params padded with zeros to its new shape.
 
     A leaf of the state belongs to a leaf of params of its shape
@@ -43,7 +47,13 @@ def grow_like(state: Tree, params: Any, grown: Any, *, fill: Fill = "zero", orde
     order: of the parameters in lists and in the optimizer: "insertion", "leaves" (of `trees.leaves(params)`), or their
     paths, one for each, as for an optimizer of some of the leaves.
 
-    Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, (naming the leaf)
+    heads: the attention layers (`Heads`, as they were for params, or a list) to which `widen` or `add_heads` gave units: these
+    are not last in their leaves, and which of the two it was is seen by the sizes, and where these leave it open by the entries
+    of k and v, which must be where they belong, bit by bit.  State of q is carried as it is, though q itself was rescaled.
+    heads=(): none, all new entries are last, whatever the values look like.
+
+    Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, where old entries are found
+    elsewhere than in front (the last of each axis is looked for), for heads that do not fit, (naming the leaf)
     where a shape or a number fits several leaves that grew differently, for another fill or order, and for matrices
     that hold functions (PMatImplicit, PMatPullback) or are of other params: compute them anew.
 
@@ -54,12 +64,12 @@ def grow_like(state: Tree, params: Any, grown: Any, *, fill: Fill = "zero", orde
         [1.],
         [0.]]), 'b': tensor([1., 1., 0.])}}
     """
-    return cast(Tree, Carrier(growing(params, grown), fill, order).walk(state, ()))
+    return cast(Tree, Carrier(growing(params, grown, heads), fill, order).walk(state, ()))
 
 
 @door()
-def prune_like(state: Tree, params: Any, pair: Pair, units: Units, *, order: Order = None) -> Tree:
-    """`state` without the entries of hidden units of a pair, as `prune(params, pair, units)` is params without them.
+def prune_like(state: Tree, params: Any, pair: Pair | Heads, units: Units, *, order: Order = None) -> Tree:
+    """`state` without the entries of hidden units of a pair (of heads), as `prune(params, pair, units)` is params without them.
 
     What of the state belongs to which leaf of params is found as in `grow_like` (order: as there), and of records the same is
     said: rows and columns of the units go (of KFAC those of A and G; EKFAC and Eigen raise, since a part of a basis is none:

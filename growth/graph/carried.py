@@ -41,7 +41,9 @@ def carry_graph(state: Tree, params: Any, grown: Any) -> Tree:
         common = trees.replace(common, p, trees.get(grown, p))
     return cast(
         Tree,
-        _inserted(grow_like(state, params, common, order="leaves"), common, grown, [every.index(p) for p in paths]),
+        _inserted(
+            grow_like(state, params, common, order="leaves", heads=()), common, grown, [every.index(p) for p in paths]
+        ),
     )
 
 

@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from growth.carry.carrier import Fill
 from growth.carry.optimizers import swap_parameters
 from growth.interop.torch_layers import sizes
+from growth.reading.heads import Heads
 from growth.reading.pairs import Pair
+from growth.surgery.head_places import Attention
 from growth.surgery.pruning import Units
 from linmaps import trees
 from linmaps.checks.annotations import typed
@@ -30,9 +32,10 @@ def into_module(
     params: Any,
     *,
     optimizer: Optimizer | None = None,
-    pair: Pair | None = None,
+    pair: Pair | Heads | None = None,
     units: Units | None = None,
     fill: Fill = "zero",
+    heads: Attention = None,
 ) -> Kind:
     """A new module like `module` with these parameters and buffers, of whatever sizes they are; the old one stays as it is.
 
@@ -44,7 +47,7 @@ def into_module(
     tensors.  Sizes that modules of other classes keep are their own affair.
 
     optimizer: the torch.optim that steps the parameters of `module`; it then steps those of the new one, with what it remembers
-    of them (`swap_parameters`, whose `pair`, `units` after `prune` and `fill` these are), and learning-rate schedulers go on.
+    of them (`swap_parameters`: `pair`, `units` after `prune`, `fill`, `heads` are its own), and learning-rate schedulers go on.
 
     ValueError for names that are missing or unknown, for another number of axes (of an ensemble give one member), and for
     buffers that no longer fit; TypeError for what is no module, or for tensors inside of a transform.
@@ -68,7 +71,9 @@ def into_module(
     if optimizer is None:
         return made
     live = dict(module.named_parameters())
-    leaves = swap_parameters(optimizer, live, {n: given[n] for n in live}, pair=pair, units=units, fill=fill)
+    leaves = swap_parameters(
+        optimizer, live, {n: given[n] for n in live}, pair=pair, units=units, fill=fill, heads=heads
+    )
     return _built(module, given | leaves, frozenset(map(id, leaves.values())))
 
 

@@ -76,6 +76,13 @@ def _units(weight: Any, part: Any) -> int:
 def _attention(part: Any) -> Sizes:
     width = part.out_proj.weight.shape[0]
     packed = part.in_proj_weight is not None
+    inner = [part.in_proj_weight.shape[0] // 3] if packed else [part.q_proj_weight.shape[0]]
+    if {*inner, part.out_proj.weight.shape[1]} != {width} or width % part.num_heads:
+        raise ValueError(
+            f"MultiheadAttention: got {inner[0]} rows of q and {part.out_proj.weight.shape[1]} inputs of out_proj for embed_dim "
+            f"{width} and {part.num_heads} heads, expected embed_dim of both; it keeps embed_dim = num_heads * head_dim: write "
+            "the layer out to change its heads or their width"
+        )
     keys, values = (width, width) if packed else (part.k_proj_weight.shape[1], part.v_proj_weight.shape[1])
     return {"embed_dim": width, "head_dim": width // part.num_heads, "kdim": keys, "vdim": values}
 

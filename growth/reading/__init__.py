@@ -4,6 +4,8 @@ In reading order:
     activations  elementwise maps, at values and at 0
     pairs        Pair and Sum: two layers by their paths
     layers       the two of a pair as they are in params
+    heads        Heads: an attention layer, and how its axes are cut into heads
+    streams      the leaves of a residual stream by their roles
     maps         pooling and padding of each unit's map
     locate       the pair among the layers that `fisher` finds
     link         how the second layer reads the units of the first

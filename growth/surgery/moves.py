@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from growth.reading.layers import layers_of, places
+from growth.reading.heads import Heads
 from growth.reading.pairs import Pair
-from growth.surgery.pruning import Units, partition
-from growth.surgery.resize import spread
+from growth.surgery.head_places import Attention, check_first, listed, placed
+from growth.surgery.pruning import Units, count_of, partition
+from growth.surgery.resize import entries
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
@@ -25,19 +26,23 @@ Shape = tuple[int, ...]
 class Move:
     """old: shape of a leaf; new: its shape afterwards; take: by axis, which of the old entries are kept, in order.
 
-    Without `take` the old entries come first, and new ones behind them.
+    put: by axis, where the old entries go.  Without either the old entries come first, and new ones behind them.
     """
 
     old: Shape
     new: Shape
     take: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    put: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, t: Tensor, value: float = 0) -> Tensor:
         """A leaf moved, new entries being `value`; a new tensor in any case, since optimizers change their state in place."""
         for axis, index in self.take.items():
             t = t.index_select(axis, index.to(t.device))
+        for axis, places in self.put.items():
+            shape = (*t.shape[:axis], self.new[axis], *t.shape[axis + 1 :])
+            t = t.new_full(shape, value).index_copy(axis, torch.tensor(places, device=t.device), t)
         if tuple(t.shape) == self.new:
-            return t if self.take else t.clone()
+            return t if self.take or self.put else t.clone()
         return pad(t, [n for a, b in zip(reversed(t.shape), reversed(self.new)) for n in (0, b - a)], value=value)
 
     def filled(self, t: Tensor) -> Tensor:
@@ -46,17 +51,24 @@ class Move:
         return torch.where(new, t.sum() / max(1, t.numel()), self(t))
 
     def same(self, other: Move) -> bool:
-        return self.new == other.new and self.take.keys() == other.take.keys()
+        return self.new == other.new and self.take.keys() == other.take.keys() and self.put == other.put
 
     def lifted(self, lead: Shape) -> Move:
         """The move of a stack of such leaves, with these axes in front."""
         take = {axis + len(lead): index for axis, index in self.take.items()}
-        return Move((*lead, *self.old), (*lead, *self.new), take)
+        put = {axis + len(lead): places for axis, places in self.put.items()}
+        return Move((*lead, *self.old), (*lead, *self.new), take, put)
+
+    def of(self, axes: slice) -> Move:
+        """The move of these axes alone."""
+        kept = range(len(self.old))[axes]
+        take, put = ({a - kept.start: index for a, index in by.items() if a in kept} for by in (self.take, self.put))
+        return Move(self.old[axes], self.new[axes], take, put)  # type: ignore[arg-type]
 
     @property
     def still(self) -> bool:
         """Whether nothing moves."""
-        return self.old == self.new and not self.take
+        return self.old == self.new and not self.take and not self.put
 
     @property
     def numel(self) -> int:
@@ -67,12 +79,12 @@ class Move:
 class Moves:
     """The move of each leaf of params, in the leaf order of optree; inserted: their order of insertion in dicts.
 
-    params: the old ones.  units: the hidden units that go, with their pair.
+    params: the old ones.  pruned: the hidden units (or heads) that go, with their pair.
     """
 
     params: Any
     leaves: dict[Path, Move]
-    pruned: tuple[Pair, Tensor] | None = None
+    pruned: tuple[Pair | Heads, Tensor] | None = None
 
     @property
     def inserted(self) -> list[Path]:
@@ -84,8 +96,12 @@ class Moves:
         return treedef.unflatten([move(t, value) for t, move in zip(flat, self.leaves.values())])
 
 
-def growing(params: Any, grown: Any) -> Moves:
-    """The moves of a growth; raises ValueError for other leaves and for leaves that are smaller."""
+def growing(params: Any, grown: Any, heads: Attention = None) -> Moves:
+    """The moves of a growth; raises ValueError for other leaves and for leaves that are smaller.
+
+    heads: the attention layers whose heads are wider or more, since there new entries do not come last;
+    an empty list: all come last, which is then not asked of the values.
+    """
     trees.check_like(grown, params, "grown", shapes=False)
     found = {}
     for path, old, new in zip(trees.paths(params), trees.leaves(params), trees.leaves(grown)):
@@ -96,16 +112,23 @@ def growing(params: Any, grown: Any) -> Moves:
                 "prune_like"
             )
         found[path] = Move(a, b)
+    put = {axis: places for layer in listed(heads) for axis, places in placed(params, grown, layer).items()}
+    for (path, k), places in put.items():
+        old = found[path]
+        found[path] = dataclasses.replace(old, put={**old.put, len(old.old) + k: places})
+    for (path, move), t, new in zip(found.items(), trees.leaves(params), trees.leaves(grown)):
+        if not move.put and (heads is None or listed(heads)):
+            check_first(t, new, path)
     return Moves(params, found)
 
 
-def shrinking(params: Any, pair: Pair, units: Units) -> Moves:
+def shrinking(params: Any, pair: Pair | Heads, units: Units) -> Moves:
     """The moves of `prune(params, pair, units)`."""
-    before, _ = layers_of(params, pair)
-    dropped, kept = partition(units, before.weight.shape[0], before.weight.device)
+    p, device = count_of(params, pair)
+    dropped, kept = partition(units, p, device)
     found = {path: Move(tuple(t.shape), tuple(t.shape)) for path, t in zip(trees.paths(params), trees.leaves(params))}
-    for path, axis, columns in places(params, pair) if dropped.shape[0] else []:
-        old, take = found[path], spread(kept, columns)
+    for path, axis, take in entries(params, pair, kept) if dropped.shape[0] else []:
+        old = found[path]
         new = (*old.new[:axis], take.shape[0], *old.new[axis + 1 :])
         found[path] = Move(old.old, new, old.take | {axis: take})
     return Moves(params, found, (pair, dropped))

@@ -19,6 +19,7 @@ from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
+from growth.reading.heads import Heads, head_axes
 from growth.reading.layers import Layer, layers_of, places
 from growth.reading.pairs import Pair, bare
 from growth.surgery.resize import gathered, indices, spread
@@ -38,7 +39,7 @@ Units = Sequence[int] | Tensor
 @door()
 def prune(
     params: Tree,
-    pair: Pair,
+    pair: Pair | Heads,
     units: Units,
     *,
     stats: Statistics | None = None,
@@ -46,6 +47,8 @@ def prune(
     rtol: float | None = None,
 ) -> Tree:
     """`params` without the hidden units `units` of a pair; the others keep their order, and their entries bit by bit.
+
+    Of `Heads` the units are whole heads: their rows of q, k and v and their columns of out go (`growth.head_scores`).
 
     units: indices (negative ones count from the end), or a bool tensor `[p]`, True for the units to drop.  Indices in a
     tensor may be values under vmap (their number is static): `growth.weakest_units`.
@@ -70,9 +73,12 @@ def prune(
     {'a.weight': tensor([[1.],
             [3.]]), 'b.weight': tensor([[4., 6.]])}
     """
-    before, after = layers_of(params, pair)
-    dropped, kept = partition(units, before.weight.shape[0], before.weight.device)
+    p, device = count_of(params, pair)
+    dropped, kept = partition(units, p, device)
     if stats is not None:
+        if isinstance(pair, Heads):
+            raise ValueError(f"stats: got statistics for {pair}, expected None: they are of the units of a Pair")
+        after = layers_of(params, pair)[1]
         params = _compensated(params, pair, stats, spread(dropped, after.taps), spread(kept, after.taps), ridge, rtol)
     return cast(Tree, gathered(params, pair, kept))
 
@@ -204,6 +210,14 @@ def restore(params: Tree, pair: Pair, removed: Removed) -> Tree:
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------
+
+
+def count_of(params: Any, pair: Pair | Heads) -> tuple[int, torch.device]:
+    """How many hidden units a pair has (heads an attention layer), and the device of its first layer."""
+    if isinstance(pair, Heads):
+        return pair.groups, trees.get(params, head_axes(params, pair)[0].path).device
+    weight = layers_of(params, pair)[0].weight
+    return weight.shape[0], weight.device
 
 
 def partition(units: Units, p: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ q outputs of a layer, p its inputs, weight `[q, p]` or `[q, p, *kernel]`; k new 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from growth.reading.heads import Heads, head_axes
 from growth.reading.layers import places
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import typed
+from linmaps.numerics.numeric import positive_root
+from linmaps.trees.keys import Path
 from linmaps.trees.tree import Tree
 
 MOST = 2**20  # new features: more is a mistake, to be met before memory is
@@ -106,8 +110,8 @@ def layer_out_extension(layer: Tree, weight: Tensor, bias: Tensor | None = None)
 # --- hidden units of a pair ----------------------------------------------------------------------------------------
 
 
-def gathered(params: Any, pair: Pair, units: Tensor) -> Any:
-    """`params` with the hidden units `units` `[u]` (indices, also with repetitions) of a pair in place of all.
+def gathered(params: Any, pair: Pair | Heads, units: Tensor) -> Any:
+    """`params` with the hidden units (or heads) `units` `[u]` (indices, also with repetitions) of a pair in place of all.
 
     >>> import torch
     >>> params = {"a": torch.tensor([[1.0], [2.0]]), "b": torch.tensor([[3.0, 4.0]])}
@@ -115,10 +119,28 @@ def gathered(params: Any, pair: Pair, units: Tensor) -> Any:
     {'a': tensor([[2.],
             [2.]]), 'b': tensor([[4., 4.]])}
     """
-    for path, axis, columns in places(params, pair):
+    for path, axis, index in entries(params, pair, units):
         leaf = trees.get(params, path)
-        params = trees.replace(params, path, leaf.index_select(axis, spread(units.to(leaf.device), columns)))
+        params = trees.replace(params, path, leaf.index_select(axis, index.to(leaf.device)))
     return params
+
+
+def entries(params: Any, pair: Pair | Heads, units: Tensor) -> list[tuple[Path, int, Tensor]]:
+    """Where hidden units (or heads) are: (path of a leaf, axis, indices on it).
+
+    >>> import torch
+    >>> params = {"qkv": torch.zeros(12, 3), "out": torch.zeros(3, 4)}
+    >>> entries(params, Heads(None, None, None, "out", 2, packed="qkv"), torch.tensor([1]))
+    [(('qkv',), 0, tensor([ 2,  3,  6,  7, 10, 11])), (('out',), 1, tensor([2, 3]))]
+    """
+    if not isinstance(pair, Heads):
+        return [(path, axis, spread(units, columns)) for path, axis, columns in places(params, pair)]
+    found = []
+    for a in head_axes(params, pair):
+        starts = [sum(s.size for s in a.segments[:n]) for n in range(len(a.segments))]
+        each = [spread(units, s.size // pair.groups) + start for s, start in zip(a.segments, starts)]
+        found.append((a.path, 2 - a.bias + a.axis, torch.cat(each)))
+    return found
 
 
 def spread(units: Tensor, columns: int) -> Tensor:
@@ -131,6 +153,17 @@ def spread(units: Tensor, columns: int) -> Tensor:
     return (units[:, None] * columns + torch.arange(columns, device=units.device)).flatten()
 
 
+def magnitude(leaf: Tensor) -> Tensor:
+    """The root mean square of a weight `[out, in, *kernel]` (or bias), fan-in^-1/2 where it is empty or zero.
+
+    >>> magnitude(torch.tensor([[1.0, 7.0]])), magnitude(torch.zeros(3, 4))
+    (tensor(5.), tensor(0.5000))
+    """
+    usual = max(1, math.prod(leaf.shape[1:])) ** -0.5
+    square = leaf.square().sum() / max(1, leaf.numel())
+    return torch.where(square > 0, positive_root(square), usual)
+
+
 def indices(units: Sequence[int] | Tensor, count: int, name: str, device: torch.device) -> Tensor:
     """Indices of units as a tensor `[u]` from 0 to count - 1; a bool tensor `[count]` names those where it is True.
 
@@ -140,6 +173,10 @@ def indices(units: Sequence[int] | Tensor, count: int, name: str, device: torch.
     >>> indices([0, -1], 4, "units", torch.device("cpu")), indices(torch.tensor([False, True]), 2, "units", None)
     (tensor([0, 3]), tensor([1]))
     """
+    if not isinstance(units, Tensor) and any(isinstance(u, int) and abs(u) > MOST * MOST for u in units):
+        raise ValueError(
+            f"{name}: got {list(units)}, expected indices [u] of {count} units; a mask must be a bool tensor"
+        )
     at = units if isinstance(units, Tensor) else torch.as_tensor(list(units), device=device)
     if not isinstance(units, Tensor) and not len(units):
         at = at.long()

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
+from growth.reading.heads import Heads
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.pairs import Pair
-from growth.surgery.resize import gathered, indices
+from growth.surgery.heads import wider_heads
+from growth.surgery.resize import gathered, indices, magnitude
 from growth.surgery.same import Check, same_function
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.numerics.numeric import positive_root
 from linmaps.trees.tree import Tree
 
 Method = Literal["split", "pair", "zero_out"]
@@ -33,7 +34,7 @@ Parts = tuple[
 @door()
 def widen(
     params: Tree,
-    pair: Pair,
+    pair: Pair | Heads,
     k: int,
     method: Method = "split",
     generator: torch.Generator | None = None,
@@ -41,6 +42,7 @@ def widen(
     units: Units | None = None,
     noise: float = 0.0,
     draws: Tensor | None = None,
+    rescale: bool = True,
     check: Check | None = None,
 ) -> Tree:
     """`params` with k more hidden units between the layers of a pair, computing the same function if f is elementwise there.
@@ -63,10 +65,17 @@ def widen(
     Any elementwise activation keeps the function, since a copy computes what its unit does, and so does a batch norm, in
     train mode too.  Not kept: by layer and group norm, softmax and whatever else mixes the units; by a reshape of the
     hidden axis into heads or groups, between which new units at the end shift the others; by dropout, which drops copies
-    apart, so that the mean alone is the same.  params do not tell these apart, f does:
+    apart, so that the mean alone is the same.  params do not tell these apart, f does, so without f this cannot know:
 
     check: (f, x), the function and some inputs.  f(params, x) and f(widened, x), before any noise, must then agree to
     rounding; ValueError where they differ, or f takes no other sizes.
+
+    Heads in place of a pair: k more units at the end of each head, of q, k, v and out, widening (k, q) and (v, out) as the two
+    sides of a pair: U is the rows of k and v, W those of q and the columns of out.  f divides by the root of the width d of the
+    heads, so q is multiplied by √((d + k) / d); rescale=False: f has a constant there.  f must take d from params
+    (`unflatten(-1, (n_heads, -1))`); torch's MultiheadAttention, whose d is embed_dim / num_heads, cannot be widened so.  Not
+    kept: by rotary embeddings, which turn pairs of units by angles that depend on d, and by norms of q and k.  units: the same
+    in each head.  draws: `[k, n]`, n the entries of one unit in all heads.  State: `grow_like(..., heads=heads)`.
 
     Raises ValueError (path, got, expected) for an unknown method, k < 0, odd k (pair), nothing to split, units or noise
     where they have no meaning, missing randomness, draws of another shape.
@@ -80,11 +89,17 @@ def widen(
             [1.]]), 'b.weight': tensor([[2., 6., 2.]])}
     """
     if check is not None:
-        exact = widen(params, pair, k, method, _again(generator), units=units, draws=draws)
+        exact = widen(params, pair, k, method, _again(generator), units=units, draws=draws, rescale=rescale)
         same_function(check, params, exact, pair)
-    before, after = layers_of(params, pair)
-    p = before.weight.shape[0]
+    p = 1 if isinstance(pair, Heads) else layers_of(params, pair)[0].weight.shape[0]
     _check(pair, p, k, method, noise, units)
+    if not isinstance(pair, Heads) and not rescale:
+        raise ValueError(
+            f"rescale: got False for {pair}, expected True: it is of Heads, where f divides by a root of the width"
+        )
+    if isinstance(pair, Heads):
+        return cast(Tree, wider_heads(params, pair, k, method, generator, units, noise, draws, rescale))
+    before, after = layers_of(params, pair)
     random = method != "split" or noise != 0
     parts = _drawn(pair, before, after, k, generator, draws) if random and k else None
     if method == "split":
@@ -94,7 +109,7 @@ def widen(
     if parts is None:
         return params
     V, c, Z = parts
-    V, Z, c = V * _size(before.weight), Z * _size(after.weight), None if c is None else torch.zeros_like(c)
+    V, Z, c = V * magnitude(before.weight), Z * magnitude(after.weight), None if c is None else torch.zeros_like(c)
     if method == "pair":
         half, mid = k // 2, k // 2 * after.columns
         V, Z = torch.cat([V[:half], V[:half]]), torch.cat([Z[:, :mid], noise * Z[:, mid:] - Z[:, :mid]], 1)
@@ -119,7 +134,7 @@ def _perturbed(params: Any, pair: Pair, parts: Parts, noise: float, p: int) -> A
         noises.append((before.bias_path, 0, p, parts[1]))
     for path, axis, old, draws in noises:
         leaf = trees.get(params, path)
-        size = _size(leaf.narrow(axis, 0, old))
+        size = magnitude(leaf.narrow(axis, 0, old))
         kept, copies = leaf.split([old, leaf.shape[axis] - old], axis)
         params = trees.replace(params, path, torch.cat([kept, copies + noise * size * draws], axis))
     return params
@@ -168,13 +183,6 @@ def _drawn(
     return fan_in.reshape(k, *into), bias[:, 0] if sizes[1] else None, fan_out.to(after.weight)
 
 
-def _size(leaf: Tensor) -> Tensor:
-    """The root mean square of a weight `[out, in, *kernel]` (or bias), fan-in^-1/2 where it is empty or zero."""
-    usual = max(1, math.prod(leaf.shape[1:])) ** -0.5
-    square = leaf.square().sum() / max(1, leaf.numel())
-    return torch.where(square > 0, positive_root(square), usual)
-
-
 def _again(generator: torch.Generator | None) -> torch.Generator | None:
     """A generator that draws what this one will, which stays where it is."""
     return None if generator is None else generator.clone_state()
@@ -188,7 +196,7 @@ def _chosen(p: int, k: int, generator: torch.Generator | None, units: Units | No
     return torch.arange(k, device=device) % max(p, 1)
 
 
-def _check(pair: Pair, p: int, k: int, method: Method, noise: float, units: Units | None) -> None:
+def _check(pair: Pair | Heads, p: int, k: int, method: Method, noise: float, units: Units | None) -> None:
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {list(METHODS)}")
     count(k)

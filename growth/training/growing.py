@@ -125,7 +125,7 @@ def step(
     awakened = [awake(new, t, one) for new, one in zip(news, stats)]
     amplitudes: Any = [(s, amplitude) for _, amplitude in awakened]
     larger = grow(params, pairs, [new for new, _ in awakened], delta=given, scale=amplitudes)
-    carried = None if state is None else grow_like(state, params, larger)
+    carried = None if state is None else grow_like(state, params, larger, heads=())
     after = mean_loss(f, larger, data, loss)
     return GrowthStep(larger, carried, before, after, (s, t), decrease if delta else torch.zeros_like(decrease), gain)
 

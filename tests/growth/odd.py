@@ -22,6 +22,18 @@ CHOICE = "None is a choice of its own here"
 NOTHING = "nothing is added"
 JUSTIFIED: dict[str, str] = {
     "growth.Pair(*: no*": "a pair is two names: params say what they name",
+    "growth.Heads(*: no*": "names of layers: params say what they name",
+    "growth.Heads.plus(n: zero)": NOTHING,
+    "growth.*(n: zero)": NOTHING,
+    "growth.*(params: * in weight in q)": "q, k and v may have inputs of their own, as in attention to another sequence",
+    "growth.*(params: none in bias in q)": "a layer without bias",
+    "growth.*(params: unexpected)": "other leaves of a layer stay as they are",
+    "growth.grow_like/heads(grown: wide in weight in q)": "a neighbour may grow in the same step",
+    "growth.widen_stream(params: * in weight in down)": "a writer may have any inputs",
+    "growth.widen_stream(params: none in bias in down)": "a layer without bias",
+    "growth.widen_stream(layers: missing*": "f, which then raises for layers that were left out, says what is there",
+    "growth.prune/heads(units: missing)": "no head is dropped",
+    "growth.*(units: zero in *)": "any unit may be split, also twice",
     "growth.Sum(*: no*": "names of layers: params say what they name",
     "growth.to_target(target: zero)": "a layer may have no units",
     "growth.grow/several(delta: none in 0)": "no change of the weights of that pair",
@@ -63,6 +75,7 @@ RELU = network(63, activation="relu", samples=12, dtype=F32)
 PAIR, PARAMS, DATA = NET.pair, NET.params, NET.data
 PAIRED = {name: PARAMS[name] for name in ("hidden", "output")}  # the layers that surgery looks at
 TARGET = torch.arange(12) % 3
+HEADS = growth.Heads("q", "k", "v", "o", 2)
 
 
 def gen() -> torch.Generator:
@@ -71,6 +84,15 @@ def gen() -> torch.Generator:
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+ATTENTION = {n: {"weight": randn(4, 4, seed=k), "bias": randn(4, seed=k)} for k, n in enumerate("qkv")}
+ATTENTION["o"] = {"weight": randn(3, 4, seed=9)}
+
+
+STREAM = {"emb": randn(5, 4), "n": {"weight": randn(4, seed=1), "bias": randn(4, seed=2)}}
+STREAM |= {"up": {"weight": randn(7, 4, seed=3)}, "down": {"weight": randn(4, 7, seed=4), "bias": randn(4, seed=5)}}
+STREAM_ROLES = {"embeddings": ["emb"], "norms": ["n"], "readers": ["up"], "writers": ["down"]}
 
 
 def user_f(p: Any, x: Any) -> Any:
@@ -225,6 +247,25 @@ def of_surgery() -> list[Call]:
         Call(N + "widen/zero_out", growth.widen, {
             "params": PAIRED, "pair": PAIR, "k": 2, "method": "zero_out", "draws": randn(2, 7),
         }, ("params", "pair")),
+        Call(N + "Heads", growth.Heads, {"q": "q", "k": "k", "v": "v", "out": "o", "n_heads": 4, "n_kv_heads": 2}),
+        Call(N + "Heads.plus", HEADS.plus, {"n": 1}),
+        Call(N + "widen/heads", growth.widen, {
+            "params": ATTENTION, "pair": HEADS, "k": 2, "method": "split", "generator": gen(), "noise": 0.1, "units": [0, 1],
+        }),
+        Call(N + "add_heads", growth.add_heads, {
+            "params": ATTENTION, "heads": HEADS, "n": 2, "method": "split", "generator": gen(), "noise": 0.1, "units": [0, 1],
+        }),
+        Call(N + "add_heads/zero_out", growth.add_heads, {
+            "params": ATTENTION, "heads": HEADS, "n": 1, "method": "zero_out", "draws": randn(1, 30),
+        }, ("params", "heads")),
+        Call(N + "head_scores", growth.head_scores, {"params": ATTENTION, "heads": HEADS}),
+        Call(N + "prune/heads", growth.prune, {"params": ATTENTION, "pair": HEADS, "units": [0]}),
+        Call(N + "grow_like/heads", growth.grow_like, {
+            "state": {"m": ATTENTION}, "params": ATTENTION, "grown": growth.widen(ATTENTION, HEADS, 1), "heads": HEADS,
+        }, ("state",)),
+        Call(N + "widen_stream", growth.widen_stream, {
+            "params": STREAM, "layers": STREAM_ROLES, "k": 2, "norm": "layer", "draws": randn(2, 7),
+        }),
         Call(N + "deepen", growth.deepen, {"params": PAIRED, "after": "hidden", "name": "new", "bias": True}, ("name",)),
         Call(N + "prune", growth.prune, {"params": PAIRED, "pair": PAIR, "units": [2, 0], "stats": stats, "ridge": 0.1}),
         Call(N + "prune/tensor", growth.prune, {"params": PAIRED, "pair": PAIR, "units": torch.tensor([2, 0])}, ("params",)),

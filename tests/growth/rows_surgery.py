@@ -140,6 +140,48 @@ def matrices(net):
     return found | {n: make(found) for n, make in DERIVED.items()}
 
 
+ATTENTION = {n: {"weight": normal(80 + k, 6, 4), "bias": normal(90 + k, 6)} for k, n in enumerate("qkv")}
+ATTENTION["o"] = {"weight": normal(83, 4, 6)}
+HEADS = growth.Heads("q", "k", "v", "o", 3)
+ROWS = {"emb": normal(60, 5, 4), "n": {"weight": normal(61, 4), "bias": normal(62, 4)}}
+ROWS |= {"up": {"weight": normal(63, 7, 4)}, "down": {"weight": normal(64, 4, 7), "bias": normal(65, 4)}}
+STREAM = {"embeddings": ["emb"], "norms": ["n"], "readers": ["up"], "writers": ["down"]}
+
+
+def of_heads() -> dict[str, Case | Exempt]:
+    packed = growth.Heads(None, None, None, "o", 2, packed="c_attn", n_kv_heads=1)
+    grouped = {"c_attn": {"weight": normal(84, 12, 4)}, "o": {"weight": normal(85, 4, 6)}}
+    wide = growth.widen(ATTENTION, HEADS, 1)
+    weakest = lambda p: growth.prune(p, HEADS, growth.weakest_units(growth.head_scores(p, HEADS), keep=2))
+
+    def widen(method, **options):
+        return lambda p, draws: growth.widen(p, HEADS, 2, method, draws=draws, **options)
+
+    def more(method, **options):
+        return lambda p, draws: growth.add_heads(p, HEADS, 1, method, draws=draws, **options)
+
+    return {
+        "growth.Heads": Exempt("names layers, holds no tensors"),
+        "growth.widen/heads": Case(widen("split", noise=0.2), (ATTENTION, normal(86, 2, 48))),
+        "growth.widen/heads, pairs": Case(widen("pair", noise=0.2), (ATTENTION, normal(86, 2, 48))),
+        "growth.widen/heads, zero_out": Case(widen("zero_out"), (ATTENTION, normal(86, 2, 48))),
+        "growth.widen/packed heads": Case(lambda p: growth.widen(p, packed, 3), (grouped,)),
+        "growth.add_heads": Case(more("split", noise=0.2), (ATTENTION, normal(87, 1, 32))),
+        "growth.add_heads/zero_out": Case(more("zero_out"), (ATTENTION, normal(87, 1, 32))),
+        "growth.add_heads/packed": Case(lambda p: growth.add_heads(p, packed, 2), (grouped,)),
+        "growth.head_scores": Case(lambda p: growth.head_scores(p, HEADS), (ATTENTION,)),
+        "growth.prune/heads": Case(weakest, (ATTENTION,)),
+        "growth.grow_like/heads": Case(lambda m: growth.grow_like(m, ATTENTION, wide, heads=HEADS), (ATTENTION,)),
+        "growth.widen_stream": Case(
+            lambda p, z: growth.widen_stream(p, STREAM, 2, norm="rms", draws=z), (ROWS, normal(88, 2, 7))
+        ),
+        "growth.widen_stream/layer": Case(
+            lambda p, z: growth.widen_stream(p, STREAM, 2, draws=z), (ROWS, normal(88, 2, 7))
+        ),
+        "growth.prune_like/heads": Case(lambda m, p: growth.prune_like(m, p, HEADS, [1]), (ATTENTION, ATTENTION)),
+    }
+
+
 def table() -> dict[str, Case | Exempt]:
     net = network(71, activation="gelu", samples=30)
     pair, params = net.pair, net.params
@@ -206,4 +248,4 @@ def table() -> dict[str, Case | Exempt]:
     }
 
 
-CASES: dict[str, Case | Exempt] = table()
+CASES: dict[str, Case | Exempt] = table() | of_heads()
