@@ -57,7 +57,7 @@ growth.checks
 growth.reading
 growth.moments
 growth.closed_form
-growth.surgery growth.rank
+growth.surgery growth.rank growth.gated
 growth.carry
 growth.training growth.graph
 growth.interop growth.strategies

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import torch
+
 from fisher import LayerCollection
 from fisher.collector.blocks.uses import UNUSED, Use
 from fisher.collector.rules.forms import Convolution, Form
@@ -17,12 +19,16 @@ from linmaps.trees import path_str
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after."""
+    """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after.
+
+    gate: of a gated pair the number of the use of the gate, whose activation it then is.
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     activation: Activation
     layer: Layer
+    gate: int | None = None
 
 
 def located(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
@@ -35,6 +41,8 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
     """
     before, after = layers_of(params, pair)
     first, second = (tuple(_use(layers, layer) for layer in side.all) for side in (before, after))
+    if before.gate is not None:
+        return Place(first, second, pair.activation or torch.positive, after, _use(layers, before.gate))
     if pair.activation is not None:
         return Place(first, second, pair.activation, after)
     i = first[0]

@@ -23,13 +23,13 @@ from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution
 from growth.checks.data import examples, few
 from growth.reading.activations import Activation
-from growth.reading.between import verify
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
 from growth.reading.link import TAPS, Link, Taps, linked
 from growth.reading.locate import Place, located
 from growth.reading.losses import Loss, LossName, gradient, per_sample
 from growth.reading.pairs import Pair
+from growth.reading.products import verify_all, with_activations
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 
@@ -39,6 +39,7 @@ class View:
     """A pair on one batch: b2 `[B, m, r]`, b1 `[B, X, p]`, g `[B, X, q]` = d loss / d a, and how positions meet.
 
     uses: the numbers of the calls that b2 and b1 enter, the same for neighbouring pairs that share them.
+    gate: the activation of the gate of a gated pair, whose b1 is gate(z) times what `before` gives, and activation nothing.
     """
 
     b2: Tensor
@@ -47,6 +48,14 @@ class View:
     activation: Activation
     link: Link
     uses: tuple[tuple[int, ...], tuple[int, ...]]
+    gate: Activation | None = None
+
+    def opened(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """What gates of these rows `[k, r]` let through, `[B, m, k]`; 1 without a gate."""
+        if self.gate is None:
+            return self.b2.new_ones(())
+        z = self.b2 @ working(rows).to(self.b2.dtype).mT
+        return self.gate(z if bias is None else z + working(bias).to(z.dtype))
 
 
 def observed(
@@ -73,11 +82,13 @@ def observed(
         known: LayerCollection = found[0] if layers is None else layers
         some = few(x)
         first = not places
+        if first:
+            pairs = with_activations(f, params, pairs, some)
         places = [located(known, params, p, partial(refusal, f, params, p, some)) for p in pairs]
         if first:
             if layers is not None:  # else it was asked when the layers were found
                 repeatable(f, params, some)
-            verify(f, params, pairs, known, places, some)
+            verify_all(f, params, pairs, known, places, some)
         both = [side for p in places for side in (p.before, p.after)]
         uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
         rest = {k for side in both for k in side} - uses
@@ -106,7 +117,8 @@ def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: i
             f"{pair}: the layers have {b2.shape[1]} and {b1.shape[1]} positions, expected as many; nothing but elementwise "
             "functions may stand between"
         )
-    return View(working(b2), working(b1), working(g[0]), place.activation, met, (place.before, place.after))
+    sigma, gate = (place.activation, None) if place.gate is None else (torch.positive, place.activation)
+    return View(working(b2), working(b1), working(g[0]), sigma, met, (place.before, place.after), gate)
 
 
 def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
