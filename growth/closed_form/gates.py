@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,9 +24,7 @@ ASK = "take optimal_neurons, tiny, senn, zero_out, zero_in, random, or growth.ga
 def of_gate(stats: Statistics, number: int) -> Statistics:
     """The statistics to units of one gate: those of a pair without activation, whose inputs the gate has let through."""
     gates = _gates(stats)
-    return dataclasses.replace(
-        stats, S_prev=gates.S[number], M_prev=gates.M[number], P=gates.P[number], gates=None
-    )
+    return dataclasses.replace(stats, S_prev=gates.S[number], M_prev=gates.M[number], P=gates.P[number], gates=None)
 
 
 def best_of_gates(stats: Statistics, k: int, solve: Callable[[Statistics], Neurons]) -> Neurons:
@@ -64,8 +63,7 @@ def check_gate(pair: Pair, new: Neurons) -> None:
 
 
 def _gates(stats: Statistics) -> GateMoments:
-    assert stats.gates is not None
-    return stats.gates
+    return cast(GateMoments, stats.gates)
 
 
 def _joined(stats: Statistics, found: list[tuple[Neurons, int]], k: int) -> Neurons:

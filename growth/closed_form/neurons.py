@@ -98,7 +98,10 @@ def optimal_neurons(
     _check(k, target, joint, input_metric, threshold, noise_floor, stats.taps)
     check_statistics(stats, "S", "M", "S_prev", "M_prev", "P", *(["E"] if output_metric else []))
     if stats.gates is not None:
-        _check_gated(joint)
+        if joint:
+            raise ValueError(
+                "joint=True: got statistics of a gated pair, expected False; units of two gates have no joint solution"
+            )
         if target == "residual" and delta is None:
             delta = optimal_delta(stats, ridge, rtol, output_metric=output_metric, shrinkage=shrinkage)
         rest: dict[str, Any] = {"ridge": ridge, "rtol": rtol, "delta": delta, "shrinkage": shrinkage}
@@ -196,13 +199,6 @@ def _check(
     number(threshold, "threshold", low=0, high=1, below=True)
     if noise_floor is not None:
         number(noise_floor, "noise_floor", low=0)
-
-
-def _check_gated(joint: bool) -> None:
-    if joint:
-        raise ValueError(
-            "joint=True: got statistics of a gated pair, expected False; units of different gates have no joint solution"
-        )
 
 
 def _scale(M_prev: Tensor, S_prev: Tensor | None, root: tuple[Tensor, Tensor] | None) -> Tensor:

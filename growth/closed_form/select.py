@@ -162,7 +162,8 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
     sides = [(n.fan_in.shape[1], n.fan_out.shape[0], *(t is not None for t in _optional(n))) for n in (a, b)]
     if sides[0] != sides[1]:
         raise ValueError(
-            f"merge_neurons: b has (inputs, outputs, bias, gate, its bias) {sides[1]}, expected {sides[0]} as a has; give units of one pair"
+            f"merge_neurons: b has (inputs, outputs, bias, gate, its bias) {sides[1]}, expected {sides[0]} as a has; give units "
+            "of one pair"
         )
     join = lambda name: torch.cat([getattr(a, name), getattr(b, name)])
     return dataclasses.replace(

@@ -44,7 +44,8 @@ def choose_sign(
         gain_j = -1/n Σ_i (G_i · Ω_j) ρ(A_j · b2_i),    ρ(u) = σ'(0+) u for u >= 0,  σ'(0-) u for u < 0
 
     is the slope of the mean loss in the amplitude t at 0+ when unit j is added as (√t A_j, √t Ω_j), for any activation
-    (σ(0) being compensated); of a `Gated` pair ρ(u) = u, times what the unit's gate lets through.  Where σ is smooth at 0 both signs have the same gain and the unit stays as it is.
+    (σ(0) being compensated); of a `Gated` pair ρ(u) = u, times what the unit's gate lets through.  Where σ is smooth at 0
+    both signs have the same gain and the unit stays as it is.
     One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
     `statistics` of these units.
 

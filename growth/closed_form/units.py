@@ -44,9 +44,9 @@ class Neurons:
     gain: Tensor
     sigma0: Tensor
     delta: Delta | None = None
+    pair: Pair | None = dataclasses.field(default=None, repr=False)
     gate: Tensor | None = None
     gate_bias: Tensor | None = None
-    pair: Pair | None = dataclasses.field(default=None, repr=False)
 
     axes: ClassVar[Axes] = Axes(
         {

@@ -6,7 +6,9 @@ k units of gate rows a `[k, d]`, d inputs of the gate with a last 1 where it has
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch.nn.functional import pad
 
 from growth.closed_form.units import Neurons
 from growth.moments.solvers import pseudo_solve
-from growth.reading.activations import applied
+from growth.reading.activations import Activation, applied
 from growth.reading.observe import View
 from linmaps.numerics.dtypes import working
 
@@ -30,20 +32,14 @@ class _Sums:
     C: Tensor
 
 
-def ascent(views: Iterable[View], new: Neurons, plain: Tensor | None) -> Tensor:
+def uphill(views: Iterable[View], new: Neurons, plain: Tensor | None) -> Tensor:
     """Moves `[k, d]` of gate rows along which |N| / √E rises most, u and w being fixed.
 
     The gradient by a in the metric C of the inputs of the gate, of the size of a in it: pre-activations move by as much as
     they are.  plain: the change ΔW `[q, p+1]` whose residual R = -(G - ΔW b1) is explained; None: R = -G.
     """
-    total: _Sums | None = None
-    for view in views:
-        one = _sums(view, new, plain)
-        total = one if total is None else _Sums(*(a + b for a, b in zip(vars(total).values(), vars(one).values())))
-    assert total is not None
-    rows = new.joined_gate
-    assert rows is not None
-    rows = working(rows)
+    total = functools.reduce(_added, (_sums(view, new, plain) for view in views))
+    rows = working(cast(Tensor, new.joined_gate))
     safe = lambda t: torch.where(t == 0, 1.0, t)
     slope = total.dN / safe(total.N)[:, None] - total.dE / (2 * safe(total.E))[:, None]
     moves = pseudo_solve(total.C, slope.mT).mT
@@ -53,16 +49,18 @@ def ascent(views: Iterable[View], new: Neurons, plain: Tensor | None) -> Tensor:
     return torch.where(moved > 0, size / safe(moved), 0.0).sqrt()[:, None] * moves
 
 
+def _added(a: _Sums, b: _Sums) -> _Sums:
+    return _Sums(*(s + t for s, t in zip(vars(a).values(), vars(b).values())))
+
+
 def _sums(view: View, new: Neurons, plain: Tensor | None) -> _Sums:
-    assert view.gate is not None and new.gate is not None
     b2, b1, g = (t.flatten(0, 1) for t in (view.b2, view.b1, view.g))
     like = lambda t: working(t).to(b2)
     if plain is not None:
         change = like(plain)
         g = g - pad(b1, (0, change.shape[1] - b1.shape[1]), value=1.0) @ change.mT
     x = b2 if new.gate_bias is None else pad(b2, (0, 1), value=1.0)
-    rows = new.gate if new.gate_bias is None else torch.cat([new.gate, new.gate_bias[:, None]], 1)
-    s, slope = applied(view.gate, x @ like(rows).mT)
+    s, slope = applied(cast(Activation, view.gate), x @ like(cast(Tensor, new.joined_gate)).mT)
     u = b2 @ like(new.fan_in).mT
     u = u if new.fan_in_bias is None else u + like(new.fan_in_bias)
     w = -g @ like(new.fan_out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from growth.closed_form.gates import best_of_gates
 from growth.closed_form.neurons import Target, optimal_neurons
 from growth.closed_form.select import merge_neurons, taken
 from growth.closed_form.units import Neurons
-from growth.gated.ascent import ascent
+from growth.gated.ascent import uphill
 from growth.gated.rows import candidate_rows
 from growth.moments.accumulation import statistics
 from growth.moments.first_order import Statistics
 from growth.reading.gated_pairs import Gated
-from growth.reading.layers import layers_of
+from growth.reading.layers import Layer, layers_of
 from growth.reading.losses import Loss, LossName
 from growth.reading.observe import observed
 from linmaps import trees
@@ -95,11 +95,12 @@ def gated_neurons(
         return best_of_gates(stats, n, solve)
 
     if gates is None:
-        gate = layers_of(params, pair)[0].gate
-        assert gate is not None
+        gate = cast(Layer, layers_of(params, pair)[0].gate)
         gates = candidate_rows(seen(None), gate, candidates, generator)
     if len(gates) < k:
-        raise ValueError(f"gates: got {len(gates)} rows, expected at least k = {k}, one for each unit; give more candidates")
+        raise ValueError(
+            f"gates: got {len(gates)} rows, expected at least k = {k}, one for each unit; give more candidates"
+        )
     stats = seen(gates)
     change = None
     if target == "residual":
@@ -108,16 +109,14 @@ def gated_neurons(
     plain = None if change is None else working(change.joined)
     for _ in range(steps if k else 0):
         views = (v for _, _, (v,) in observed(f, params, data, [pair], loss, layers, progress, check_finite))
-        moves, rows = ascent(views, new, plain), working(_rows(new))
+        moves, rows = uphill(views, new, plain), _rows(new)
         tried = torch.cat([rows, *(rows + t * moves for t in SIZES)])
         new = _best_of_each(seen(tried), k, best)
     return taken(new, new.eigenvalues.argsort(descending=True, stable=True))
 
 
 def _rows(new: Neurons) -> Tensor:
-    rows = new.joined_gate
-    assert rows is not None
-    return rows
+    return working(cast(Tensor, new.joined_gate))
 
 
 def _best_of_each(stats: Statistics, k: int, best: Callable[[Statistics, int], Neurons]) -> Neurons:

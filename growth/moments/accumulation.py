@@ -112,7 +112,8 @@ def statistics(
             _check(new, name)
         sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
     out = [
-        dataclasses.replace(s, gates=scaled(s.gates, s.count), **{n: getattr(s, n) / s.count for n in MEANS}) for s in sums
+        dataclasses.replace(s, gates=scaled(s.gates, s.count), **{n: getattr(s, n) / s.count for n in MEANS})
+        for s in sums
     ]
     return out[0] if alone else out
 

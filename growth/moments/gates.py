@@ -6,7 +6,7 @@ c gate rows a, r inputs x, p hidden units, q outputs; x and b1 with a last 1 whe
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from fisher.checks.agreement import generic
 from growth.checks.records import Axes
 from growth.reading.gated_pairs import Gated
-from growth.reading.layers import layers_of
+from growth.reading.layers import Layer, layers_of
 from growth.reading.observe import View
 from growth.reading.pairs import Pair
 from linmaps.checks import values
@@ -62,8 +62,7 @@ def given_rows(params: Any, pair: Pair, gates: Tensor | None) -> tuple[Tensor, T
         if gates is not None:
             raise ValueError(f"gates: got gate rows for {pair}, expected None; they belong to a growth.Gated")
         return None
-    gate = layers_of(params, pair)[0].gate
-    assert gate is not None
+    gate = cast(Layer, layers_of(params, pair)[0].gate)
     r, bias = gate.weight.shape[1], gate.bias
     if gates is None:
         p = gate.weight.shape[0]
@@ -115,5 +114,7 @@ def merged(a: GateMoments | None, b: GateMoments | None, share: Tensor) -> GateM
         return None
     one, other = values(a.rows), values(b.rows)
     if one is not None and other is not None and not torch.equal(one, other):
-        raise ValueError("Statistics + Statistics: got moments of other gate rows, expected the same; give both passes gates=")
+        raise ValueError(
+            "Statistics + Statistics: got moments of other gate rows, expected the same; give both passes gates="
+        )
     return dataclasses.replace(a, **{n: torch.lerp(getattr(a, n), getattr(b, n), share) for n in MEANS})

@@ -51,7 +51,9 @@ class Gated(Pair):
         given = {"gate": gate, "up": up, "after": after}
         for name, path in given.items():
             if not isinstance(path, (str, tuple)):
-                raise TypeError(f"Gated: {name} is a {type(path).__name__}, expected a dotted string or a tuple of keys")
+                raise TypeError(
+                    f"Gated: {name} is a {type(path).__name__}, expected a dotted string or a tuple of keys"
+                )
         if len({path_str(path) for path in given.values()}) < 3:
             raise ValueError(f"Gated: got {[path_str(path) for path in given.values()]}, expected three layers")
         for name, value in {**given, "before": up, "activation": activation, "norm": None}.items():

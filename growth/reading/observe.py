@@ -83,7 +83,7 @@ def observed(
         some = few(x)
         first = not places
         if first:
-            pairs = with_activations(f, params, pairs, some)
+            pairs = with_activations(f, params, pairs, known, some)
         places = [located(known, params, p, partial(refusal, f, params, p, some)) for p in pairs]
         if first:
             if layers is not None:  # else it was asked when the layers were found

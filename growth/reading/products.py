@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -60,22 +60,24 @@ class _Seen:
     accuracy: float
 
 
-def with_activations(f: Callable[..., Tensor], params: Any, pairs: Sequence[Pair], x: Any) -> list[Pair]:
+def with_activations(
+    f: Callable[..., Tensor], params: Any, pairs: Sequence[Pair], layers: LayerCollection, x: Any
+) -> list[Pair]:
     """The pairs, gated ones with the activation that f applies to their gate, found among the usual ones.
 
     Compared are values at these parameters and at the opposite gate, where other halves of an activation are seen.
     """
-    return [_named(f, params, p, x) if isinstance(p, Gated) and p.activation is None else p for p in pairs]
+    return [_named(f, params, p, layers, x) if isinstance(p, Gated) and p.activation is None else p for p in pairs]
 
 
-def _named(f: Callable[..., Tensor], params: Any, pair: Gated, x: Any) -> Gated:
-    params = _there(params, pair)
+def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerCollection, x: Any) -> Gated:
+    params, layers = _there(f, params, pair, layers, x)
     before, _ = layers_of(params, pair)
-    gate: Layer = before.gate  # type: ignore[assignment]
+    gate = cast(Layer, before.gate)
     turned = trees.replace(params, gate.weight_path, -gate.weight)
     if gate.bias_path is not None and gate.bias is not None:
         turned = trees.replace(turned, gate.bias_path, -gate.bias)
-    sides = [_look(f, p, pair, None, x) for p in (params, turned)]
+    sides = [_look(f, p, layers, pair, x) for p in (params, turned)]
     gaps = [max(_gap(side.h, sigma(side.gate) * side.up) for side in sides) for sigma in USUAL]
     best = min(range(len(USUAL)), key=gaps.__getitem__)
     if not gaps[best] <= sides[0].accuracy:
@@ -102,17 +104,16 @@ def verify_all(
         verify(f, params, [p for p, _ in plain], layers, [place for _, place in plain], x)
     for p in pairs:
         if isinstance(p, Gated):
-            verify_gated(f, params, p, x)
+            verify_gated(f, params, p, layers, x)
 
 
-def verify_gated(f: Callable[..., Tensor], params: Any, pair: Gated, x: Any) -> None:
+def verify_gated(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerCollection, x: Any) -> None:
     """Raise a ValueError unless, on x, the input of `after` is sigma(output of gate) * output of up, and nothing else is.
 
     Of values, and of the gradients at the outputs of gate and up with what comes back from `after`, which see every other
     way that leads away from there.
     """
-    there = _there(params, pair)
-    seen = _look(f, there, pair, None, x)
+    seen = _look(f, *_there(f, params, pair, layers, x), pair, x)
     first, second = seen.inputs
     accuracy = seen.accuracy
     if first.shape != second.shape or _gap(first, second) > accuracy:
@@ -140,29 +141,33 @@ def verify_gated(f: Callable[..., Tensor], params: Any, pair: Gated, x: Any) -> 
     check_silent(f, params, pair, x, f(params, x))
 
 
-def _there(params: Any, pair: Gated) -> Any:
-    """params, with a unit if there is none yet."""
-    return params if layers_of(params, pair)[0].weight.shape[0] else with_unit(params, pair)
-
-
-def _look(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerCollection | None, x: Any) -> _Seen:
+def _there(
+    f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerCollection, x: Any
+) -> tuple[Any, LayerCollection]:
+    """params and layers, with a unit if there is none yet."""
+    if layers_of(params, pair)[0].weight.shape[0]:
+        return params, layers
+    params = with_unit(params, pair)
     try:
-        known = LayerCollection.from_function(f, params, x) if layers is None else layers
+        return params, LayerCollection.from_function(f, params, x)
     except (RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
-            f"{pair}: f raised {type(error).__name__} ({error}), expected a function that takes its sizes from params; growth "
-            "makes them larger"
+            f"{pair}: f raised {type(error).__name__} with one more hidden unit ({error}), expected a function that takes "
+            "its sizes from params; growth makes them larger"
         ) from error
-    place: Place = located(known, params, pair)
-    uses = (place.before[0], place.gate, place.after[0])
-    y, inputs, back = pull(f, params, x, known, tuple(sorted(uses)), lambda _, a: a)  # type: ignore[type-var]
-    rows = column_rows(known, back(generic(y)[None]), batch_size(x))
+
+
+def _look(f: Callable[..., Tensor], params: Any, layers: LayerCollection, pair: Gated, x: Any) -> _Seen:
+    place = located(layers, params, pair)
+    uses = (place.before[0], cast(int, place.gate), place.after[0])
+    y, inputs, back = pull(f, params, x, layers, tuple(sorted(uses)), lambda _, a: a)
+    rows = column_rows(layers, back(generic(y)[None]), batch_size(x))
     before, after = layers_of(params, pair)
-    up, gate, h = (working(inputs[k]) for k in uses)  # type: ignore[index]
-    at_up, at_gate, at_after = (working(rows[k][0]) for k in uses)  # type: ignore[index]
+    up, gate, h = (working(inputs[k]) for k in uses)
+    at_up, at_gate, at_after = (working(rows[k][0]) for k in uses)
     return _Seen(
         inputs=(gate, up),
-        gate=_output(gate, before.gate),  # type: ignore[arg-type]
+        gate=_output(gate, cast(Layer, before.gate)),
         up=_output(up, before),
         h=h,
         at_gate=at_gate,
