@@ -66,29 +66,33 @@ def table() -> dict[str, Case | Exempt]:
     rows = normal(3, 3, 4)
     stats = collect(net, gates=rows)
     new = growth.optimal_neurons(stats, 2)
-    draws = normal(5, 2, 3 + 1 + 3 + 3 + 1)
+    more = lambda m: (
+        m + 2 * torch.eye(m.shape[-1], dtype=m.dtype)
+    )  # well conditioned under the perturbations of the laws
+    solid = dataclasses.replace(stats, S=more(stats.S), gates=dataclasses.replace(stats.gates, S=more(stats.gates.S)))
+    draws = normal(5, 2, 3 + 1 + 3 + 3)
 
-    def statistics(p, gates):
-        return growth.statistics(net.f, p, net.data, net.pair, gates=gates)
+    def statistics(p, x, gates):
+        return growth.statistics(net.f, p, (x, net.target), net.pair, gates=gates)
 
-    def found(p, gates):
-        return effects(growth.gated_neurons(net.f, p, net.data, net.pair, 2, gates=gates, steps=2))
+    def found(p, x, gates):
+        return effects(growth.gated_neurons(net.f, p, (x, net.target), net.pair, 2, gates=gates, steps=2))
+
+    def signed(p, x, new):
+        return growth.choose_sign(net.f, p, (x, net.target), net.pair, new).gains
 
     return {
         "growth.Gated": Exempt("a name: paths and an activation, no tensors"),
-        "growth.statistics/gated": Case(statistics, (net.params, rows)),
-        "growth.optimal_neurons/gated": Case(lambda s: effects(growth.optimal_neurons(s, 2)), (stats,)),
-        "growth.random/gated": Case(lambda s: effects(growth.random(s, 2, std_out=1.0)), (stats,)),
-        "growth.gated_neurons": Case(found, (net.params, rows)),
+        "growth.statistics/gated": Case(statistics, (net.params, net.x, rows)),
+        "growth.optimal_neurons/gated": Case(lambda s: effects(growth.optimal_neurons(s, 2)), (solid,)),
+        "growth.random/gated": Case(lambda s: effects(growth.random(s, 2, std_out=1.0)), (solid,)),
+        "growth.gated_neurons": Case(found, (net.params, net.x, rows)),
         "growth.grow/gated": Case(lambda p, n: growth.grow(p, net.pair, n, scale=0.3), (net.params, new)),
         "growth.widen/gated": Case(
             lambda p, d: growth.widen(p, net.pair, 2, "pair", draws=d, noise=0.1), (net.params, draws)
         ),
         "growth.prune/gated": Case(lambda p: growth.prune(p, net.pair, [1]), (net.params,)),
-        "growth.choose_sign/gated": Case(
-            lambda p, n: growth.choose_sign(net.f, p, net.data, net.pair, n).gains,
-            (net.params, dataclasses.replace(new, delta=None)),
-        ),
+        "growth.choose_sign/gated": Case(signed, (net.params, net.x, new)),
     }
 
 
