@@ -25,10 +25,10 @@ Rooms, each built on those before it, and what they are asked for:
     closed_form/  the best change and the best new units: optimal_delta, optimal_neurons, tiny, gradmax, senn, random,
                   zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact,
                   gradient_norms, scale_neurons, merge_neurons; noise_floor, split_floor, split_half, standard_errors
-    gated/        units whose gate rows are searched: gated_neurons
     surgery/      enlarged, narrowed, rescaled params: grow, apply_extended, widen, deepen, rescale, prune, cut,
                   restore, unit_scores, weakest_units, add_parameters, layer_in_extension, layer_out_extension
     rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
+    gated/        units whose gate rows are searched: gated_neurons
     carry/        optimizer states, averages, Fisher matrices go along: grow_like, prune_like, swap_parameters
     training/     when, where, how much: fit_and_grow, line_search, compare, improvement, senn_score, north_score,
                   gradmax_score, senn_trigger, north_trigger; fixed_proportional, geometric, in_steps_of, to_target,

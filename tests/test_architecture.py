@@ -57,7 +57,8 @@ growth.checks
 growth.reading
 growth.moments
 growth.closed_form
-growth.surgery growth.rank growth.gated
+growth.surgery growth.rank
+growth.gated
 growth.carry
 growth.training growth.graph
 growth.interop growth.strategies

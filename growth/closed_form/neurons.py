@@ -70,7 +70,8 @@ def optimal_neurons(
     networks joint units with a line search were measured worse than the default.
 
     Of a `Gated` pair the units of each gate row a of the statistics (`statistics(..., gates=)`) are found so, with inputs
-    σ(a b2) b2 in place of b2 and σ' = 1, and the k with the largest λ are taken, with their gate rows.
+    σ(a b2) b2 in place of b2 and σ' = 1, and the k with the largest λ are taken, with their gate rows.  What units of two
+    gates both explain counts for both, other than in `gated_neurons`, which searches the rows too.
 
     k is static; units beyond the rank (at most min(q taps, rank S_prev)), without gain or below rounding are zero rows at
     the end, and so are those with λ < threshold λ_1 (in [0, 1)) or λ < noise_floor (in units of λ: `growth.noise_floor`).

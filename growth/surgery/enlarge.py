@@ -159,6 +159,10 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     for path, leaf, fill in norm_leaves(params, pair):
         params = trees.replace(params, path, pad(leaf, (0, k), value=fill))
     if before.gate is not None and new.gate is not None:
+        if new.gate_bias is not None and before.gate.bias is None:
+            raise ValueError(
+                f"{pair}: new has a gate_bias, but {before.gate.name} has no bias; give units made for this pair"
+            )
         rows = fitted(new.gate, (k, *before.gate.weight.shape[1:]), f"{pair}: new.gate")
         params = _appended(params, before.gate, rows, new.gate.new_zeros(k) if new.gate_bias is None else new.gate_bias)
     bias = _new_bias(pair, new, before, root)

@@ -22,6 +22,7 @@ CHOICE = "None is a choice of its own here"
 NOTHING = "nothing is added"
 JUSTIFIED: dict[str, str] = {
     "growth.Pair(*: no*": "a pair is two names: params say what they name",
+    "growth.gated_neurons(steps: zero)": "the best of the candidates",
     "growth.Gated(*: no*": "three names: params say what they name",
     "growth.Sum(*: no*": "names of layers: params say what they name",
     "growth.to_target(target: zero)": "a layer may have no units",
@@ -124,11 +125,11 @@ def of_statistics() -> list[Call]:
         Call(N + "Pair", growth.Pair, {"before": "hidden", "after": "output", "activation": torch.tanh, "norm": None}),
         Call(N + "Gated", Gated, {"gate": "gate", "up": "up", "after": "down", "activation": nnf.silu}),
         Call(N + "statistics/gated", growth.statistics, {
-            "f": user_gated, "params": GATED, "data": DATA, "pair": THREE, "gates": randn(2, 4),
+            "f": user_gated, "params": GATED, "data": (NET.x, TARGET), "pair": THREE, "gates": randn(2, 4),
         }, ("f", "params", "data")),
         Call(N + "gated_neurons", growth.gated_neurons, {
-            "f": user_gated, "params": GATED, "data": DATA, "pair": THREE, "k": 1, "loss": "cross_entropy", "target": "gradient",
-            "gates": randn(2, 4), "steps": 1, "ridge": 0.1,
+            "f": user_gated, "params": GATED, "data": (NET.x, TARGET), "pair": THREE, "k": 1, "loss": "cross_entropy",
+            "target": "gradient", "gates": randn(2, 4), "steps": 1, "ridge": 0.1,
         }, ("f", "params", "data")),
         Call(N + "Sum", lambda first, second: growth.Sum(first, second), {"first": "hidden", "second": "output"}),
         Call(N + "statistics", growth.statistics, base | {"loss": "cross_entropy", "layers": m["layers"], "taps": "all"}),

@@ -276,16 +276,49 @@ def test_scores_say_what_is_lost():
 
 
 @every
-def test_searching_gate_rows_gains(kind):
-    """Steps along the gradient of the gate rows never lower what a unit gains, and the gains are slopes."""
+@pytest.mark.parametrize("target", ["residual", "gradient"])
+def test_searching_gate_rows_gains(kind, target):
+    """Steps of a gate row never lower what its unit explains, and the gains are slopes."""
     net = gated(kind)
-    options = {"generator": torch.Generator().manual_seed(0), "candidates": 8}
-    start = growth.gated_neurons(net.f, net.params, net.data, net.pair, 3, steps=0, **options)
-    options["generator"].manual_seed(0)
-    new = growth.gated_neurons(net.f, net.params, net.data, net.pair, 3, steps=4, **options)
-    assert (new.eigenvalues >= start.eigenvalues - 1e-12).all()
+    search = lambda k, steps: growth.gated_neurons(
+        net.f,
+        net.params,
+        net.data,
+        net.pair,
+        k,
+        target=target,
+        steps=steps,
+        candidates=8,
+        generator=torch.Generator().manual_seed(0),
+    )
+    start, new = search(1, 0), search(2, 3)
     assert new.eigenvalues[0] > start.eigenvalues[0]
-    assert abs(along(net, new) + float(new.gain)) < 1e-4 * max(1e-3, abs(float(new.gain)))
+    for j in range(2):
+        one = growth.keep(new, torch.arange(2) == j)
+        assert abs(along(net, one) + float(one.gain)) < 1e-4 * max(1e-3, abs(float(one.gain)))
+
+
+@pytest.mark.parametrize("kind", ["swiglu", "bilinear"])
+def test_what_a_unit_explains_is_not_explained_again(kind):
+    """A target that one more unit reaches: the first unit found is that one, and leaves nothing to a second."""
+    net = gated(kind, (False, False, False), loss="squared_error")
+    linear = lambda p, name, x: F.linear(x, p[name]["weight"], p[name].get("bias"))
+
+    def f(p, x):
+        return linear(p, "down", GATES[kind](linear(p, "gate", x)) * linear(p, "up", x))
+
+    row = normal(1, 1, 3)
+    more = {"gate": row, "up": normal(2, 1, 3), "down": normal(3, 3, 1)}
+    wanted = {n: {"weight": torch.cat([net.params[n]["weight"], t], int(n == "down"))} for n, t in more.items()}
+    data = net.x, f(wanted, net.x)
+    options = {"loss": "squared_error", "target": "gradient"}
+    given = growth.gated_neurons(f, net.params, data, net.pair, 2, gates=row, steps=0, **options)
+    assert given.eigenvalues[1] < 1e-6 * given.eigenvalues[0]
+    close(given.eigenvalues[0] ** 2, given.gains[0], 1e-8)
+    near = row + 0.3 * normal(4, 1, 3)
+    search = lambda n: growth.gated_neurons(f, net.params, data, net.pair, 1, gates=near, steps=n, **options)
+    left = [search(n).eigenvalues[0] for n in (0, 2, 6)]
+    assert left[0] < left[1] < left[2] <= given.eigenvalues[0] * (1 + 1e-9)
 
 
 # --- a module ------------------------------------------------------------------------------------------------------
@@ -398,6 +431,15 @@ def test_what_has_no_meaning_is_refused_by_name():
         growth.grow(net.params, net.pair, growth.Neurons(**{**vars(new), "gate": None, "gate_bias": None}))
     with pytest.raises(ValueError, match="gate rows"):
         growth.grow(net.params, growth.Pair("up", "down"), growth.Neurons(**{**vars(new), "pair": None}))
+    bare = gated("swiglu", (False, True, True))
+    with pytest.raises(ValueError, match="new has a gate_bias"):
+        growth.grow(bare.params, bare.pair, new)
+    with pytest.raises(ValueError, match="other gate rows"):
+        collect(net, gates=normal(1, 2, 4)) + collect(net, gates=normal(2, 2, 4))
+    with pytest.raises(ValueError, match="steps: got -1"):
+        growth.gated_neurons(net.f, net.params, net.data, net.pair, 1, steps=-1)
+    with pytest.raises(ValueError, match=r"belong to a growth\.Gated"):
+        growth.statistics(net.f, net.params, net.data, growth.Pair("up", "down"), gates=normal(1, 2, 4))
     with pytest.raises(ValueError, match="gates: got"):
         collect(net, gates=normal(1, 2, 7))
     with pytest.raises(ValueError, match="expected three layers"):
