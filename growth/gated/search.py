@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -81,6 +81,8 @@ def gated_neurons(
     Neurons(Gated('gate', 'up', 'down'), 1 gated units: 2 -> 1, gain = 0.5, float32, cpu)
     """
     count(k)
+    if target not in get_args(Target):
+        raise ValueError(f'target: got {target!r}, expected "residual" or "gradient"')
     size(candidates, "candidates", 1, MOST, cure="it counts gate rows")
     size(steps, "steps", 0, MOST, cure="each is two passes over data for each unit")
     p = layers_of(params, pair)[0].weight.shape[0]

@@ -262,6 +262,23 @@ def test_units_are_chosen_scaled_and_joined():
     close(net.f(grown, net.x), net.f(net.params, net.x), 1e-12)
 
 
+def test_records_are_saved_and_loaded_with_safe_defaults(tmp_path):
+    net = gated("swiglu")
+    stats = collect(net, gates=normal(1, 2, 4))
+    torch.save([stats, growth.optimal_neurons(stats, 1)], tmp_path / "records")
+    loaded, new = torch.load(tmp_path / "records")
+    trees.map(lambda a, b: close(a, b, 0.0), loaded, stats)
+    assert loaded.pair == net.pair
+    assert repr(new) == repr(growth.optimal_neurons(stats, 1))
+
+
+def test_half_precision_networks():
+    net = gated("swiglu", dtype=torch.bfloat16)
+    new = growth.optimal_neurons(collect(net), 2)
+    assert new.fan_in.dtype == torch.float32
+    assert growth.grow(net.params, net.pair, new)["gate"]["weight"].dtype == torch.bfloat16
+
+
 def test_scores_say_what_is_lost():
     net = gated("swiglu")
     scores = growth.unit_scores(net.params, net.pair, stats=collect(net))
