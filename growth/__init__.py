@@ -20,7 +20,7 @@ The delta is subtracted, new units are added and come last; `decrease` and `gain
 Rooms, each built on those before it, and what they are asked for:
     beside        that fisher is this one
     checks/       what functions are given
-    reading/      what a pair of layers is in the params, and in f: Pair, Sum, Heads
+    reading/      what a pair of layers is in the params, and in f: Pair, Sum, Gated, Heads
     moments/      first-order statistics, one pass over data: statistics; output_fisher, with_fisher
     closed_form/  the best change and the best new units: optimal_delta, optimal_neurons, tiny, gradmax, senn, random,
                   zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact,
@@ -29,6 +29,7 @@ Rooms, each built on those before it, and what they are asked for:
                   restore, unit_scores, weakest_units, add_heads, head_scores, widen_stream, add_parameters,
                   layer_in_extension, layer_out_extension
     rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
+    gated/        units whose gate rows are searched: gated_neurons
     carry/        optimizer states, averages, Fisher matrices go along: grow_like, prune_like, swap_parameters
     training/     when, where, how much: step, fit_and_grow, line_search, compare, improvement, senn_score, north_score,
                   gradmax_score, senn_trigger, north_trigger; fixed_proportional, geometric, in_steps_of, to_target,
@@ -51,6 +52,7 @@ from growth.closed_form.presets import gradient_norms, gradmax, random, senn, ti
 from growth.closed_form.select import compact, keep, merge_neurons, scale_neurons, truncate
 from growth.closed_form.signs import choose_sign
 from growth.closed_form.units import Neurons
+from growth.gated.search import gated_neurons
 from growth.graph.carried import carry_graph
 from growth.graph.closed_form import new_edge, new_node, node_delta, wider_node
 from growth.graph.expansions import NewEdge, NewUnits, NodeDelta
@@ -64,6 +66,7 @@ from growth.moments.accumulation import statistics
 from growth.moments.exact import output_fisher, with_fisher
 from growth.moments.first_order import Statistics
 from growth.rank import grow_rank, rank_scores, reduce_rank
+from growth.reading.gated_pairs import Gated
 from growth.reading.heads import Heads
 from growth.reading.pairs import Pair, Sum
 from growth.surgery.deepening import deepen
@@ -89,6 +92,7 @@ __all__ = [
     "Comparison",
     "Delta",
     "Fit",
+    "Gated",
     "Graph",
     "GraphStatistics",
     "GrowthStep",
@@ -121,6 +125,7 @@ __all__ = [
     "deepen",
     "fit_and_grow",
     "fixed_proportional",
+    "gated_neurons",
     "geometric",
     "gradient_norms",
     "gradmax",

@@ -58,6 +58,7 @@ growth.reading
 growth.moments
 growth.closed_form
 growth.surgery growth.rank
+growth.gated
 growth.carry
 growth.training growth.graph
 growth.interop growth.strategies

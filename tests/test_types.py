@@ -116,6 +116,7 @@ reveal_type(stats)  # R: Statistics
 reveal_type(growth.statistics(f, nested, (x, x), [pair], "squared_error"))  # R: list[Statistics]
 new = growth.optimal_neurons(stats, k=2)
 reveal_type(new)  # R: Neurons
+reveal_type(growth.statistics(f, nested, (x, x), growth.Gated("hidden", "up", "output")))  # R: Statistics
 reveal_type(growth.grow(nested, pair, new, scale=0.1))  # R: dict[str, dict[str, Tensor]]
 reveal_type(growth.prune(nested, pair, [0]))  # R: dict[str, dict[str, Tensor]]
 reveal_type(growth.cut(nested, pair, [0])[0])  # R: dict[str, dict[str, Tensor]]

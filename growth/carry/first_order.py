@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from growth.moments.first_order import Statistics
+from growth.moments.gates import GateMoments
 from growth.reading.layers import layers_of
 from growth.surgery.moves import Move, Moves
 
@@ -54,7 +55,18 @@ def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
             t = side(t.movedim(axis, -1)).movedim(-1, axis)
         new[name] = t
     rest = {n: getattr(stats, n).clone() for n in ("count", "positions", "sigma0", "slope_plus", "slope_minus")}
-    return dataclasses.replace(stats, **new, **rest)
+    return dataclasses.replace(stats, gates=_carried_gates(stats.gates, b2, into2, into1, out), **new, **rest)
+
+
+def _carried_gates(
+    gates: GateMoments | None, b2: list[Move], into2: _Inputs, into1: _Inputs, out: _Outputs
+) -> GateMoments | None:
+    """The moments of given gates, whose rows get zeros for new inputs."""
+    if gates is None:
+        return None
+    S, M, P = (into2(t.mT).mT for t in (gates.S, gates.M, gates.P))
+    rows = _Inputs(b2, False)(gates.rows)
+    return dataclasses.replace(gates, rows=rows, S=into2(S), M=out(M), P=into1(P))
 
 
 class _Inputs:

@@ -5,8 +5,9 @@ Only `signs` looks at data again.
 In reading order:
     delta           the best change of the second layer
     units           Neurons: new units as data
-    neurons         the best k new units
     select          fewer, scaled, merged units
+    gates           units of several gates, the best of all
+    neurons         the best k new units
     signs           the better sign of units at a kink
     noise           what the noise of the moments explains
     draws           random numbers as arguments

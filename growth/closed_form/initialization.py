@@ -14,6 +14,7 @@ from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.draws import check_draws, standard
+from growth.closed_form.gates import ungated_pair
 from growth.closed_form.normalization import deviation
 from growth.closed_form.units import Neurons, check_units, live
 from growth.reading.activations import constants
@@ -71,6 +72,7 @@ def initialize(
     (torch.Size([2, 3]), torch.Size([3, 2]), tensor(False))
     """
     count(k)
+    ungated_pair(pair, "initialize")
     before, after = layers_of(params, pair)
     like = working(before.weight)
     r, q = sum(layer.inputs for layer in before.all), after.weight.shape[0] * after.taps
@@ -144,6 +146,8 @@ def paired(
         eigenvalues=twice(new.eigenvalues),
         gains=gains,
         gain=gains.sum(),
+        gate=None if new.gate is None else twice(new.gate),
+        gate_bias=None if new.gate_bias is None else twice(new.gate_bias),
     )
     if not isinstance(noise, Tensor) and noise == 0:
         return new

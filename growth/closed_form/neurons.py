@@ -16,6 +16,8 @@ from fisher.checks.agreement import generic
 from growth.checks.doors import count, door
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta, make_delta, optimal_delta, slope_of, split
+from growth.closed_form.gates import best_of_gates
+from growth.closed_form.select import keep as kept
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import InputMetric, OutputMetric, check_metric, on_outputs, output_root, schur, shrunk
@@ -67,6 +69,10 @@ def optimal_neurons(
     λ_j², exactly, for linearised units.  The threshold on a difference is cautious, above all in float32; and on ReLU
     networks joint units with a line search were measured worse than the default.
 
+    Of a `Gated` pair the units of each gate row a of the statistics (`statistics(..., gates=)`) are found so, with inputs
+    σ(a b2) b2 in place of b2 and σ' = 1, and the k with the largest λ are taken, with their gate rows.  What units of two
+    gates both explain counts for both, other than in `gated_neurons`, which searches the rows too.
+
     k is static; units beyond the rank (at most min(q taps, rank S_prev)), without gain or below rounding are zero rows at
     the end, and so are those with λ < threshold λ_1 (in [0, 1)) or λ < noise_floor (in units of λ: `growth.noise_floor`).
     ridge, rtol: as in `optimal_delta`, for S and for S_prev.  delta: a solve of `optimal_delta` to be used
@@ -92,6 +98,16 @@ def optimal_neurons(
     check_metric(output_metric, shrinkage)
     _check(k, target, joint, input_metric, threshold, noise_floor, stats.taps)
     check_statistics(stats, "S", "M", "S_prev", "M_prev", "P", *(["E"] if output_metric else []))
+    if stats.gates is not None:
+        if joint:
+            raise ValueError(
+                "joint=True: got statistics of a gated pair, expected False; units of two gates have no joint solution"
+            )
+        if target == "residual" and delta is None:
+            delta = optimal_delta(stats, ridge, rtol, output_metric=output_metric, shrinkage=shrinkage)
+        rest: dict[str, Any] = {"ridge": ridge, "rtol": rtol, "delta": delta, "shrinkage": shrinkage}
+        rest |= {"input_metric": input_metric, "output_metric": output_metric, "noise_floor": noise_floor}
+        return kept(best_of_gates(stats, k, lambda one: optimal_neurons(one, k, target, **rest)), threshold)
     M_prev, S_prev = working(stats.M_prev), working(stats.S_prev)
     N, metric, size = -M_prev, S_prev if input_metric else None, None
     plain = fit = None

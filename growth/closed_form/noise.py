@@ -17,6 +17,7 @@ from torch import Tensor
 from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta, optimal_delta
+from growth.closed_form.gates import ungated
 from growth.closed_form.neurons import Target, optimal_neurons
 from growth.moments.first_order import MEANS, Statistics, check_statistics
 from growth.moments.metric import InputMetric, OutputMetric, check_metric, on_outputs, output_root
@@ -143,6 +144,7 @@ def noise_floor(
     tensor([0., 0.])
     """
     owned(stats, "stats", None, Statistics, "growth.statistics")
+    ungated(stats, "noise_floor")
     _check(probability, input_metric, output_metric, shrinkage)
     check_statistics(stats, "S_prev", "E")
     deviation = math.sqrt(2 * math.log(1 / probability))
@@ -181,6 +183,7 @@ def split_floor(
     _check(probability, input_metric, output_metric, shrinkage)
     owned(first, "first", None, Statistics, "growth.statistics")
     owned(second, "second", first, Statistics, "growth.statistics")
+    ungated(first, "split_floor")
     both = first + second
     part = first.count / both.count
     change = {n: getattr(first, n) - getattr(second, n) for n in ("M_prev", "P", "M")}

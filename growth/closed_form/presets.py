@@ -19,6 +19,7 @@ from growth.checks.doors import count, door
 from growth.checks.records import owned
 from growth.closed_form.delta import split
 from growth.closed_form.draws import drawing, standard
+from growth.closed_form.gates import dealt, ungated
 from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.normalization import check_positive
 from growth.closed_form.sides import descent, input_size, random_sides, steep_sign, with_weights
@@ -76,6 +77,7 @@ def gradmax(
     >>> gradmax(from_rows(*rows(0, 20, 3, 2, 2)), 2).fan_out.norm(dim=0)
     tensor([1.0000, 1.0000], dtype=torch.float64)
     """
+    ungated(stats, "gradmax")
     check_positive(scale, "scale")
     found = optimal_neurons(stats, k, "gradient", input_metric=None, **options)
     root = positive_root(working(found.eigenvalues))
@@ -181,6 +183,7 @@ def random(
     are the eigenvalues, at most those of `optimal_neurons(stats, k, "gradient")`: what the best Ω_j could gain.  So the
     head of many candidates, `truncate(random(stats, 100, ...), 10)`, is a selection.  Without any gradient λ = 0.
     generator or draws (standard normal `[k, r+1 + q taps]`); without either fixed generic numbers, the same at every call.
+    Units of a `Gated` pair have the gate rows of the statistics, in turn.
 
     >>> import torch
     >>> from growth.strategies import from_rows, rows
@@ -197,6 +200,9 @@ def random(
     if generator is None and draws is None:
         draws = 2**0.5 * drawing(None, M_prev)(k, sum(M_prev.shape))
     normal = standard((k, sum(M_prev.shape)), M_prev, generator, draws)
+    if stats.gates is not None:
+        std = 1 / input_size(stats) if std is None else std
+        return dealt(stats, normal, lambda one, draws: random(one, len(draws), draws=draws, std=std, std_out=std_out))
     A = normal[:, : len(M_prev)] * (1 / input_size(stats) if std is None else std)
     squares = ((A @ S_prev) * A).sum(1)
     scores = positive_root(((A @ M_prev) ** 2).sum(1) / torch.where(squares > 0, squares, 1.0))
@@ -229,6 +235,7 @@ def gradient_norms(stats: Statistics, new: Neurons) -> Tensor:
     tensor(True)
     """
     owned(stats, "stats", None, Statistics, "growth.statistics")
+    ungated(stats, "gradient_norms")
     owned(new, "new", stats, Neurons, "optimal_neurons")
     alike(new, "new", stats, "the statistics")
     M_prev, slope = working(stats.M_prev), working(stats.slope)

@@ -35,7 +35,7 @@ def truncate(new: Neurons, k: int) -> Neurons:
     """
     check_units(new)
     count(k, high=new.size, cure="add units with merge_neurons")
-    return _taken(new, slice(0, k))
+    return taken(new, slice(0, k))
 
 
 @typed
@@ -109,7 +109,7 @@ def compact(new: Neurons) -> Neurons:
         raise ValueError(
             "compact: called under vmap, expected one set of units: members keep units of different number"
         )
-    return _taken(new, mask.nonzero()[:, 0])
+    return taken(new, mask.nonzero()[:, 0])
 
 
 @typed
@@ -159,10 +159,11 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
     check_units(b, "b")
     owned(b, "b", a, Neurons, "optimal_neurons")
     alike(b, "b", a, "a")
-    sides = [(n.fan_in.shape[1], n.fan_out.shape[0], n.fan_in_bias is not None) for n in (a, b)]
+    sides = [(n.fan_in.shape[1], n.fan_out.shape[0], *(t is not None for t in _optional(n))) for n in (a, b)]
     if sides[0] != sides[1]:
         raise ValueError(
-            f"merge_neurons: b has (inputs, outputs, bias) {sides[1]}, expected {sides[0]} as a has; give units of one pair"
+            f"merge_neurons: b has (inputs, outputs, bias, gate, its bias) {sides[1]}, expected {sides[0]} as a has; give units "
+            "of one pair"
         )
     join = lambda name: torch.cat([getattr(a, name), getattr(b, name)])
     return dataclasses.replace(
@@ -173,10 +174,17 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
         eigenvalues=join("eigenvalues"),
         gains=join("gains"),
         gain=a.gain + b.gain,
+        gate=None if a.gate is None else join("gate"),
+        gate_bias=None if a.gate_bias is None else join("gate_bias"),
     )
 
 
-def _taken(new: Neurons, index: slice | Tensor) -> Neurons:
+def _optional(new: Neurons) -> tuple[Tensor | None, ...]:
+    return new.fan_in_bias, new.gate, new.gate_bias
+
+
+def taken(new: Neurons, index: slice | Tensor) -> Neurons:
+    """The units at these places."""
     gains = new.gains[index]
     return dataclasses.replace(
         new,
@@ -186,6 +194,8 @@ def _taken(new: Neurons, index: slice | Tensor) -> Neurons:
         eigenvalues=new.eigenvalues[index],
         gains=gains,
         gain=gains.sum(),
+        gate=None if new.gate is None else new.gate[index],
+        gate_bias=None if new.gate_bias is None else new.gate_bias[index],
     )
 
 

@@ -13,6 +13,7 @@ from fisher import LayerCollection
 from fisher.checks.finiteness import finite
 from growth.checks.doors import door
 from growth.checks.records import owned
+from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
@@ -44,7 +45,8 @@ def choose_sign(
         gain_j = -1/n Σ_i (G_i · Ω_j) ρ(A_j · b2_i),    ρ(u) = σ'(0+) u for u >= 0,  σ'(0-) u for u < 0
 
     is the slope of the mean loss in the amplitude t at 0+ when unit j is added as (√t A_j, √t Ω_j), for any activation
-    (σ(0) being compensated).  Where σ is smooth at 0 both signs have the same gain and the unit stays as it is.
+    (σ(0) being compensated); of a `Gated` pair ρ(u) = u, times what the unit's gate lets through.  Where σ is smooth at 0
+    both signs have the same gain and the unit stays as it is.
     One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
     `statistics` of these units.
 
@@ -67,7 +69,7 @@ def choose_sign(
     sums: list[tuple[Tensor, Tensor]] = []
     samples = 0
     for _, count, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
-        w = [v.link.back(v.g, working(n.fan_out).to(v.g.dtype)) for v, n in zip(views, units)]
+        w = [_back(v, n) for v, n in zip(views, units)]
         parts = [one_sided(n, v.b2, t, v.passage) for n, v, t in zip(units, views, w)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
         slopes = slopes or [_sides(v) for v in views]
@@ -85,6 +87,12 @@ def _sides(view: View) -> tuple[Tensor, Tensor]:
     """The slopes of the activation at 0+ and 0-; 1 and 0 where `one_sided` has taken them in."""
     plus, minus = constants(view.activation, view.b1)[1:]
     return (plus, minus) if view.passage is None else (torch.ones_like(plus), torch.zeros_like(minus))
+
+
+def _back(view: View, new: Neurons) -> Tensor:
+    """G_i · Ω_j at the hidden positions, times what the unit's gate lets through."""
+    w = view.link.back(view.g, working(new.fan_out).to(view.g.dtype))
+    return w if new.gate is None else w * view.opened(new.gate, new.gate_bias)
 
 
 def one_sided(new: Neurons, b2: Tensor, w: Tensor, passage: Passage | None = None) -> tuple[Tensor, Tensor]:
@@ -130,6 +138,7 @@ def _check(params: Any, pair: Pair, new: Neurons, taps: Taps) -> None:
     before, after = layers_of(params, pair)
     each = 1 if taps == CENTRE else after.taps
     want = (new.size, sum(layer.inputs for layer in before.all)), (after.weight.shape[0] * each, new.size)
+    check_gate(pair, new)
     got = tuple(new.fan_in.shape), tuple(new.fan_out.shape)
     if got != want:
         raise ValueError(

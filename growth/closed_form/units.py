@@ -27,6 +27,7 @@ class Neurons:
     slopes for an activation smooth at 0, and after `choose_sign`; of statistics alone, for one with a kink (ReLU), the mean
     of the slopes of a unit and of its opposite (-A_j, -Ω_j), which the better of the two exceeds.
     sigma0: the activation at 0, which `grow` compensates.  delta: with joint=True the change to be applied along.
+    gate `[k, r]`, gate_bias `[k]`: of units of a `Gated` pair their rows in the gate (None: no gate, or one without a bias).
     pair: that of the statistics (None: not known), checked where the units are used.
 
     >>> import torch
@@ -44,12 +45,16 @@ class Neurons:
     sigma0: Tensor
     delta: Delta | None = None
     pair: Pair | None = dataclasses.field(default=None, repr=False)
+    gate: Tensor | None = None
+    gate_bias: Tensor | None = None
 
     axes: ClassVar[Axes] = Axes(
         {
             "fan_in": "kr",
             "fan_in_bias?": "k",
             "fan_out": "qk",
+            "gate?": "kr",
+            "gate_bias?": "k",
             "eigenvalues": "e",  # hand-picked units keep those of all
             "gains": "g",
             "gain": "",
@@ -61,7 +66,7 @@ class Neurons:
     def __repr__(self) -> str:
         r, q = (getattr(t, "shape", "??")[k] for t, k in ((self.fan_in, -1), (self.fan_out, -2)))
         bias = " + bias" if self.fan_in_bias is not None else ""
-        units = f"{sizes(self.gains, 1)} units: {r}{bias} -> {q}"
+        units = f"{sizes(self.gains, 1)} {'units' if self.gate is None else 'gated units'}: {r}{bias} -> {q}"
         return on_a_line(self, [self.pair, units, f"gain = {cell(self.gain)}"], self.fan_in)
 
     @property
@@ -73,6 +78,13 @@ class Neurons:
     def joined(self) -> Tensor:
         """`[fan_in | fan_in_bias]`, as many columns as S_prev."""
         return self.fan_in if self.fan_in_bias is None else torch.cat([self.fan_in, self.fan_in_bias[:, None]], 1)
+
+    @property
+    def joined_gate(self) -> Tensor | None:
+        """`[gate | gate_bias]`, as many columns as gate rows have numbers; None without a gate."""
+        if self.gate is None or self.gate_bias is None:
+            return self.gate
+        return torch.cat([self.gate, self.gate_bias[:, None]], 1)
 
 
 def live(new: Neurons) -> Tensor:

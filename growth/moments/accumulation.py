@@ -16,12 +16,13 @@ from torch.func import debug_unwrap
 from fisher import LayerCollection
 from growth.checks.doors import door
 from growth.moments.first_order import MEANS, Statistics
+from growth.moments.gates import given_rows, of_view, scaled, total
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
 from growth.reading.link import Taps
 from growth.reading.losses import Loss, LossName
 from growth.reading.observe import View, observed
-from growth.reading.pairs import Pair, bare, check_pairs
+from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.numerics.moments import second_moment
 
 
@@ -34,6 +35,7 @@ def statistics(
     loss: LossName | Loss = ...,
     *,
     layers: LayerCollection | None = ...,
+    gates: Tensor | list[Tensor] | None = ...,
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
@@ -47,6 +49,7 @@ def statistics(
     loss: LossName | Loss = ...,
     *,
     layers: LayerCollection | None = ...,
+    gates: Tensor | list[Tensor] | None = ...,
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
@@ -60,6 +63,7 @@ def statistics(
     loss: LossName | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
+    gates: Tensor | list[Tensor] | None = None,
     taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
@@ -74,6 +78,8 @@ def statistics(
     data: `(x, target)`, or an iterable of those.  loss: "cross_entropy" (logits `[B, ..., C]`, classes `[B, ...]`),
     "squared_error" (half the sum of squares of a sample), or a callable (y, target) -> `[B]`.
     layers: the LayerCollection of f; None makes it from the first 32 samples, so f must take any number of them.
+    gates: of a `Gated` pair rows of the gate for new units, `[c, r]`, with a bias of the gate `[c, r+1]`; each costs three
+    matrix products more.  None: those of at most 16 units that are there, evenly spread (of none 16 generic ones).
     taps: of a convolution `after`, "all": new units get whole kernels, of which the best rank-k choice takes the taps as
     if they did not overlap (slopes stay exact); "centre": kernels that are zero but at their centre, for which all
     closed forms are exact.
@@ -94,16 +100,21 @@ def statistics(
     """
     pairs, alone = check_pairs(pair)
     bias = [(before.biased, after.biased) for before, after in (layers_of(params, p) for p in pairs)]
+    rows = [given_rows(params, p, g) for p, g in zip(pairs, as_list(gates, len(pairs), "gates"))]
     sums: list[Statistics] = []
     for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
+        new = [dataclasses.replace(s, gates=of_view(v, *b, g)) for s, v, b, g in zip(new, views, bias, rows)]
         if not sums:
             new = [_with_constants(s, v, p) for s, v, p in zip(new, views, pairs)]
         if check_finite:
             _check(new, name)
         sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
-    out = [dataclasses.replace(s, **{n: getattr(s, n) / s.count for n in MEANS}) for s in sums]
+    out = [
+        dataclasses.replace(s, gates=scaled(s.gates, s.count), **{n: getattr(s, n) / s.count for n in MEANS})
+        for s in sums
+    ]
     return out[0] if alone else out
 
 
@@ -163,7 +174,7 @@ def _ones_beside(t: Tensor, one: bool) -> Tensor:
 
 def _total(a: Statistics, b: Statistics) -> Statistics:
     fields = (*MEANS, "count", "positions")
-    return dataclasses.replace(a, **{n: getattr(a, n) + getattr(b, n) for n in fields})
+    return dataclasses.replace(a, gates=total(a.gates, b.gates), **{n: getattr(a, n) + getattr(b, n) for n in fields})
 
 
 def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:

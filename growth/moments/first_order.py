@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from growth.checks.records import Axes, owned
+from growth.moments.gates import GateMoments, merged
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import alike
@@ -38,6 +39,8 @@ class Statistics:
     count: samples; positions: rows over all samples; sigma0, slope_plus, slope_minus: value and one-sided derivatives
     of the activation at 0.  Static: whether each layer has a bias, the pair, and taps.  S in units of input^2, M of input
     x loss/output.
+
+    gates: of a `Gated` pair the moments of units whose gate rows are given; S_prev, M_prev, P are then those of an open gate.
 
     taps e: positions of `after`'s kernel that a new unit may use.  More than one: G belongs to the output position, b2 to
     the hidden position under the tap (zero where that is padding, also its 1), S_prev sums over taps, and there is one
@@ -65,6 +68,7 @@ class Statistics:
     sigma0: Tensor
     slope_plus: Tensor
     slope_minus: Tensor
+    gates: GateMoments | None = None
     bias_before: bool = True
     bias_after: bool = True
     pair: Pair | None = None
@@ -80,6 +84,7 @@ class Statistics:
         wide = [t.shape[-1] if isinstance(t, Tensor) else 0 for t, _ in sides]
         widths = " -> ".join(f"{n - 1} + bias" if one else f"{n}" for n, (_, one) in zip(wide, sides))
         widths += f", {self.taps} taps" if self.taps > 1 else ""
+        widths += f", {self.gates.rows.shape[-2]} gates" if self.gates is not None else ""
         return on_a_line(self, [self.pair, f"{cell(self.count)} samples", widths], self.S)
 
     @full_precision()
@@ -112,6 +117,7 @@ class Statistics:
         share = other.count / count
         means: dict[str, Any] = {n: torch.lerp(getattr(self, n), getattr(other, n), share) for n in MEANS}
         pair = other.pair if self.pair is None else self.pair
+        means["gates"] = merged(self.gates, other.gates, share)
         return dataclasses.replace(self, **means, count=count, positions=self.positions + other.positions, pair=pair)
 
 

@@ -3,6 +3,7 @@
 In reading order:
     activations  elementwise maps, at values and at 0
     pairs        Pair and Sum: two layers by their paths
+    gated_pairs  Gated: products of two layers
     layers       the two of a pair as they are in params
     heads        Heads: an attention layer, and how its axes are cut into heads
     streams      the leaves of a residual stream by their roles
@@ -12,6 +13,7 @@ In reading order:
     calls        the torch calls between the two, by name
     probe        one hidden unit more, to ask f with
     between      what f computes between the two, held against the pair
+    products     the products of a gated pair, held against it
     losses       losses by name
     buffers      running statistics, kept apart
     observe      one batch watched: inputs, units, gradients

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from growth.reading.gated_pairs import Gated
 from growth.reading.pairs import Pair, Sum, parts
 from linmaps import trees
 from linmaps.checks import alike
@@ -26,6 +27,7 @@ class Layer:
 
     columns: how many inputs of it belong to one hidden unit, side by side (the positions of a flattened map).
     others: the layers whose outputs are added to its own.
+    gate: the layer whose outputs, through an activation, multiply its own.
     """
 
     weight_path: Path
@@ -34,6 +36,7 @@ class Layer:
     bias: Tensor | None
     columns: int = 1
     others: tuple[Layer, ...] = ()
+    gate: Layer | None = None
 
     @property
     def inputs(self) -> int:
@@ -112,6 +115,8 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
     if not isinstance(pair, Pair):
         raise TypeError(f"pair: got {type(pair).__name__}, expected a growth.Pair, or a list of them")
     before, after = _side(params, pair, pair.before), _side(params, pair, pair.after)
+    if isinstance(pair, Gated):
+        before = _gated(params, pair, before)
     p, inputs = before.weight.shape[0], after.weight.shape[1]
     flattened = before.weight.ndim > 2 and after.weight.ndim == 2
     if flattened and p > 0 and inputs % p == 0:
@@ -153,6 +158,17 @@ def _side(params: Any, pair: Pair, side: str | Path | Sum) -> Layer:
     return dataclasses.replace(first, others=tuple(others))
 
 
+def _gated(params: Any, pair: Gated, up: Layer) -> Layer:
+    """The layer up with its gate, which has its shape."""
+    gate = layer_at(params, pair.gate)
+    if gate.weight.shape != up.weight.shape or up.weight.ndim != 2:
+        raise ValueError(
+            f"{gate.name}: got shape {tuple(gate.weight.shape)}, expected that of {up.name} {tuple(up.weight.shape)}, a matrix "
+            f"[out, in]: the outputs of both are multiplied in {pair}"
+        )
+    return dataclasses.replace(up, gate=gate)
+
+
 def norm_leaves(params: Any, pair: Pair) -> list[tuple[Path, Tensor, float]]:
     """The leaves of the pair's norm that are there, with the value that a new unit gets: weight and variance 1, else 0.
 
@@ -182,6 +198,7 @@ def places(params: Any, pair: Pair) -> list[tuple[Path, int, int]]:
     [(('a', 'weight'), 0, 1), (('a', 'bias'), 0, 1), (('b', 'weight'), 1, 1)]
     """
     before, after = layers_of(params, pair)
-    found = [(path, 0, 1) for layer in before.all for path in (layer.weight_path, layer.bias_path) if path is not None]
+    rows = before.all if before.gate is None else (*before.all, before.gate)
+    found = [(path, 0, 1) for layer in rows for path in (layer.weight_path, layer.bias_path) if path is not None]
     found.append((after.weight_path, 1, after.columns))
     return found + [(path, 0, 1) for path, _, _ in norm_leaves(params, pair)]

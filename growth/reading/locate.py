@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import torch
+
 from fisher import LayerCollection
 from fisher.collector.blocks.uses import UNUSED, Use
 from fisher.collector.calls.chains import Chain
@@ -19,13 +21,17 @@ from linmaps.trees import path_str
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after; chain:
-    all that stands between, where some of it joins positions, None where it is the activation alone."""
+    """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after.
+
+    chain: all that stands between, where some of it joins positions, None where it is the activation alone.  gate: of a gated
+    pair the number of the use of the gate, whose activation it then is.
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     activation: Activation
     layer: Layer
+    gate: int | None = None
     chain: Chain | None = None
 
     def passage(self, shape: tuple[int, ...]) -> Passage | None:
@@ -43,6 +49,8 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
     """
     before, after = layers_of(params, pair)
     first, second = (tuple(_use(layers, layer) for layer in side.all) for side in (before, after))
+    if before.gate is not None:
+        return Place(first, second, pair.activation or torch.positive, after, _use(layers, before.gate))
     if pair.activation is not None:
         return Place(first, second, pair.activation, after)
     i = first[0]
@@ -55,7 +63,7 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
         raise ValueError(plain if words is None else words(why))
     chain = source[1]
     if isinstance(chain, Chain) and chain.spatial:
-        return Place(first, second, chain.pointwise, after, chain)
+        return Place(first, second, chain.pointwise, after, chain=chain)
     return Place(first, second, chain, after)
 
 

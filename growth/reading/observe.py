@@ -23,7 +23,7 @@ from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution
 from growth.checks.data import examples, few
 from growth.reading.activations import Activation
-from growth.reading.between import normed, outputs, verify
+from growth.reading.between import normed, outputs
 from growth.reading.buffers import buffers_fixed
 from growth.reading.calls import refusal
 from growth.reading.layers import layers_of
@@ -32,6 +32,7 @@ from growth.reading.locate import Place, located
 from growth.reading.losses import Loss, LossName, gradient, per_sample
 from growth.reading.maps import Passage
 from growth.reading.pairs import Pair
+from growth.reading.products import verify_all, with_activations
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 
@@ -40,8 +41,9 @@ from linmaps.numerics.dtypes import working
 class View:
     """A pair on one batch: b2 `[B, m, r]`, b1 `[B, X, p]`, g `[B, X, q]` = d loss / d a, and how positions meet.
 
-    uses: the numbers of the calls that b2 and b1 enter, the same for neighbouring pairs that share them.  passage: what joins
-    positions between the layers, and z `[B, m, p]`, the output of the first.
+    uses: the numbers of the calls that b2 and b1 enter, the same for neighbouring pairs that share them.
+    gate: the activation of the gate of a gated pair, whose b1 is gate(z) times what `before` gives, and activation nothing.
+    passage: what joins positions between the layers, and z `[B, m, p]`, the output of the first.
     """
 
     b2: Tensor
@@ -50,12 +52,20 @@ class View:
     activation: Activation
     link: Link
     uses: tuple[tuple[int, ...], tuple[int, ...]]
+    gate: Activation | None = None
     passage: Passage | None = None
     z: Tensor | None = None
 
     def pooled(self, a: Tensor) -> Tensor:
         """a `[B, m, C]` at the positions that `after` reads, `[B, m', C]`."""
         return a if self.passage is None or self.z is None else self.passage.inputs(a, self.z)
+
+    def opened(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+        """What gates of these rows `[k, r]` let through, `[B, m, k]`; 1 without a gate."""
+        if self.gate is None:
+            return self.b2.new_ones(())
+        z = self.b2 @ working(rows).to(self.b2.dtype).mT
+        return self.gate(z if bias is None else z + working(bias).to(z.dtype))
 
 
 def observed(
@@ -82,11 +92,13 @@ def observed(
         known: LayerCollection = found[0] if layers is None else layers
         some = few(x)
         first = not places
+        if first:
+            pairs = with_activations(f, params, pairs, known, some)
         places = [located(known, params, p, partial(refusal, f, params, p, some)) for p in pairs]
         if first:
             if layers is not None:  # else it was asked when the layers were found
                 repeatable(f, params, some)
-            verify(f, params, pairs, known, places, some)
+            verify_all(f, params, pairs, known, places, some)
         both = [side for p in places for side in (p.before, p.after)]
         uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
         rest = {k for side in both for k in side} - uses
@@ -123,7 +135,8 @@ def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: i
             f"{pair}: the layers have {math.prod(behind)} and {b1.shape[1]} positions, expected as many; nothing but elementwise "
             "functions may stand between"
         )
-    return View(b2, b1, g, place.activation, met, (place.before, place.after), passage, z)
+    sigma, gate = (place.activation, None) if place.gate is None else (torch.positive, place.activation)
+    return View(b2, b1, g, sigma, met, (place.before, place.after), gate, passage, z)
 
 
 def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,9 @@ class Pair:
         """
         return tuple(map(path_str, parts(self.before))), tuple(map(path_str, parts(self.after)))
 
+    def _bare(self) -> Pair:
+        return Pair(self.before, self.after)
+
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
         norm = [] if self.norm is None else [f"norm={path_str(self.norm)!r}"]
@@ -130,4 +133,4 @@ def bare(pair: Pair | None) -> Pair | None:
     >>> bare(Pair("a", ("b",), activation=abs))
     Pair(before='a', after=('b',), activation=None, norm=None)
     """
-    return None if pair is None else Pair(pair.before, pair.after)
+    return None if pair is None else pair._bare()

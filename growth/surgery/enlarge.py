@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta
+from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.link import centre
@@ -49,6 +50,7 @@ def grow(
 
     pair, new, delta may be lists of one length (entries of new and delta may be None); neighbours are allowed in either
     order, in one call or in several: an update computed before a neighbour grew is padded with zeros.
+    Of a `Gated` pair U, c are those of `up`, and the gate gets its new rows as they are, at any t: G -> [G; a].
     Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1.
     The tensors are connected to params by autograd: detach them to make new leaves for an optimizer.
     Differentiable in everything; entries go as √t, whose infinite derivative at t = 0 is reported as 0.
@@ -142,6 +144,7 @@ def _split(flat: Tensor, layer: Layer, name: str) -> list[Tensor]:
 
 def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any:
     owned(new, "new", pair, Neurons, "optimal_neurons")
+    check_gate(pair, new)
     before, after = layers_of(params, pair)
     k = new.fan_in.shape[0]
     if new.fan_in.ndim != 2 or new.fan_out.ndim != 2 or new.fan_out.shape[1] != k:
@@ -155,6 +158,13 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     )
     for path, leaf, fill in norm_leaves(params, pair):
         params = trees.replace(params, path, pad(leaf, (0, k), value=fill))
+    if before.gate is not None and new.gate is not None:
+        if new.gate_bias is not None and before.gate.bias is None:
+            raise ValueError(
+                f"{pair}: new has a gate_bias, but {before.gate.name} has no bias; give units made for this pair"
+            )
+        rows = fitted(new.gate, (k, *before.gate.weight.shape[1:]), f"{pair}: new.gate")
+        params = _appended(params, before.gate, rows, new.gate.new_zeros(k) if new.gate_bias is None else new.gate_bias)
     bias = _new_bias(pair, new, before, root)
     for layer, part in zip(before.all, _split(new.fan_in, before, f"{pair}: new.fan_in")):
         fan_in = fitted(_kernels(part, layer.weight), (k, *layer.weight.shape[1:]), f"{pair}: new.fan_in")

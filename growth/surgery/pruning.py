@@ -111,7 +111,8 @@ def unit_scores(params: Any, pair: Pair, *, stats: Statistics | None = None) -> 
 
         |[U_j, c_j]| |W_j|,        or with statistics of the pair   (tr W_j S_jj W_j')^1/2 = (E |W_j σ(z_j)|²)^1/2
 
-    the second being the root mean square of what is lost when unit j is dropped.
+    the second being the root mean square of what is lost when unit j is dropped.  Of a `Gated` pair the first has a factor
+    more, the norm of the unit's row in the gate.
 
     Raises ValueError for layers that do not match and for statistics of other sizes.
 
@@ -126,6 +127,9 @@ def unit_scores(params: Any, pair: Pair, *, stats: Statistics | None = None) -> 
     if stats is None:
         squares = before.weight.square().flatten(1).sum(1)
         squares = squares if before.bias is None else squares + before.bias.square()
+        if before.gate is not None:
+            gate = before.gate.weight.square().sum(1)
+            squares = squares * (gate if before.gate.bias is None else gate + before.gate.bias.square())
         return positive_root(squares) * positive_root(fan_out.square().sum((0, 2)))
     S, inputs = _second_moment(stats, after, pair)
     own = S[:inputs, :inputs].reshape(p, after.taps, p, after.taps).diagonal(dim1=0, dim2=2)  # [taps, taps, p]

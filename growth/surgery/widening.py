@@ -26,9 +26,8 @@ from linmaps.trees.tree import Tree
 Method = Literal["split", "pair", "zero_out"]
 METHODS = get_args(Method)
 Units = Sequence[int] | Tensor
-Parts = tuple[
-    Tensor, Tensor | None, Tensor
-]  # of new units: fan_in [k, r, *kernel], bias [k], fan_out [q, k columns, *kernel]
+# of new units: fan_in [k, r, *kernel], bias [k], fan_out [q, k columns, *kernel], rows of the gate [k, r]
+Parts = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 
 
 @door()
@@ -59,8 +58,10 @@ def widen(
     that is empty or zero).
     noise: adds normal noise of `noise` times that size to the copies (split) or to -Z (pair).  Exact copies get the
     same gradients up to a factor for ever, so some noise is wanted before training; at 0 the function is kept to rounding.
+    Of a `Gated` pair units have a row in `up` (U) and one in `gate`: copied by split, else random in both, biases 0.
     draws: the standard normal numbers themselves in place of a generator, which maps over an ensemble: `[k, n]`, one row
-    per new unit of its n = incoming weights + bias (if any) + outgoing weights (those of -Z are used for its noise).
+    per new unit of its n = incoming weights + bias (if any) + outgoing weights (those of -Z are used for its noise) + weights
+    in the gate (if any).
 
     Any elementwise activation keeps the function, since a copy computes what its unit does, and so does a batch norm, in
     train mode too.  Not kept: by layer and group norm, softmax and whatever else mixes the units; by a reshape of the
@@ -108,12 +109,14 @@ def widen(
         return cast(Tree, params if parts is None else _perturbed(params, pair, parts, noise, p))
     if parts is None:
         return params
-    V, c, Z = parts
+    V, c, Z, G = parts
     V, Z, c = V * magnitude(before.weight), Z * magnitude(after.weight), None if c is None else torch.zeros_like(c)
+    G = None if G is None or before.gate is None else G * magnitude(before.gate.weight)
     if method == "pair":
         half, mid = k // 2, k // 2 * after.columns
         V, Z = torch.cat([V[:half], V[:half]]), torch.cat([Z[:, :mid], noise * Z[:, mid:] - Z[:, :mid]], 1)
-    return cast(Tree, _appended(params, pair, (V, c, Z if method == "pair" else torch.zeros_like(Z))))
+        G = None if G is None else torch.cat([G[:half], G[:half]])
+    return cast(Tree, _appended(params, pair, (V, c, Z if method == "pair" else torch.zeros_like(Z), G)))
 
 
 def _split(params: Any, pair: Pair, after: Layer, at: Tensor, p: int) -> Any:
@@ -147,6 +150,10 @@ def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
     new = [(before.weight_path, 0, parts[0]), (after.weight_path, 1, parts[2])]
     if before.bias_path is not None and parts[1] is not None:
         new.append((before.bias_path, 0, parts[1]))
+    if before.gate is not None and parts[3] is not None:
+        new.append((before.gate.weight_path, 0, parts[3]))
+        if before.gate.bias is not None and before.gate.bias_path is not None:
+            new.append((before.gate.bias_path, 0, before.gate.bias.new_zeros(k)))
     for layer in before.others:  # of a Sum the first alone leads to random units
         leaves = [(layer.weight_path, layer.weight), (layer.bias_path, layer.bias)]
         new += [
@@ -166,6 +173,7 @@ def _drawn(
     """Standard normal numbers in the shapes of k new units."""
     into, out = before.weight.shape[1:], (after.weight.shape[0], after.columns, *after.weight.shape[2:])
     sizes = [math.prod(into), int(before.bias is not None), math.prod(out)]
+    sizes += [] if before.gate is None else [math.prod(into)]
     if draws is None:
         if generator is None:
             raise ValueError(
@@ -177,10 +185,12 @@ def _drawn(
         raise ValueError(
             f"{pair}: draws have shape {tuple(draws.shape)}, expected {(k, sum(sizes))}: for each new unit its {sizes[0]} "
             f"incoming weights, {sizes[1]} biases, {sizes[2]} outgoing weights"
+            + (f", {sizes[3]} weights of the gate" if before.gate is not None else "")
         )
-    fan_in, bias, fan_out = draws.to(before.weight).split(sizes, 1)
+    fan_in, bias, fan_out, *gate = draws.to(before.weight).split(sizes, 1)
     fan_out = fan_out.reshape(k, *out).movedim(0, 1).flatten(1, 2)
-    return fan_in.reshape(k, *into), bias[:, 0] if sizes[1] else None, fan_out.to(after.weight)
+    rows = gate[0].to(before.gate.weight) if before.gate is not None else None
+    return fan_in.reshape(k, *into), bias[:, 0] if sizes[1] else None, fan_out.to(after.weight), rows
 
 
 def _again(generator: torch.Generator | None) -> torch.Generator | None:

@@ -15,6 +15,7 @@ from fisher.pmat.layered.factored import KroneckerBlock
 from growth.checks.doors import count, door
 from growth.checks.records import owned
 from growth.closed_form.delta import optimal_delta
+from growth.closed_form.gates import ungated
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
@@ -54,6 +55,8 @@ def senn_score(stats: Statistics, ridge: float | Tensor = 0.0, *, new: Neurons |
         alike(new, "new", stats, "the statistics")
     if of not in get_args(Of) or (of == "layer" and new is not None):
         raise ValueError(f'of: got {of!r}{" with new" if new is not None else ""}, expected "new", or "layer" alone')
+    if of == "new":
+        ungated(stats, "senn_score")
     if of == "layer":
         gamma, C, taps = working(stats.M), working(stats.S), 1
     else:
@@ -159,6 +162,7 @@ def gradmax_score(stats: Statistics, k: int | None = None) -> Tensor:
     (tensor(True), tensor(True))
     """
     owned(stats, "stats", None, Statistics, "growth.statistics")
+    ungated(stats, "gradmax_score")
     if k is not None:
         count(k)
     M = working(stats.slope) * working(stats.M_prev)

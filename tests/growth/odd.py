@@ -12,7 +12,7 @@ from torch.nn import functional as nnf
 import fisher
 import growth
 import linmaps
-from growth import Graph, Node, Pair
+from growth import Gated, Graph, Node, Pair
 from growth.strategies import network
 from linmaps import trees
 from tests.odd import Call
@@ -34,6 +34,8 @@ JUSTIFIED: dict[str, str] = {
     "growth.widen_stream(layers: missing*": "f, which then raises for layers that were left out, says what is there",
     "growth.prune/heads(units: missing)": "no head is dropped",
     "growth.*(units: zero in *)": "any unit may be split, also twice",
+    "growth.gated_neurons(steps: zero)": "the best of the candidates",
+    "growth.Gated(*: no*": "three names: params say what they name",
     "growth.Sum(*: no*": "names of layers: params say what they name",
     "growth.to_target(target: zero)": "a layer may have no units",
     "growth.grow/several(delta: none in 0)": "no change of the weights of that pair",
@@ -76,6 +78,15 @@ PAIR, PARAMS, DATA = NET.pair, NET.params, NET.data
 PAIRED = {name: PARAMS[name] for name in ("hidden", "output")}  # the layers that surgery looks at
 TARGET = torch.arange(12) % 3
 HEADS = growth.Heads("q", "k", "v", "o", 2)
+
+
+GATED = {"gate": PARAMS["hidden"], "up": NET.params["hidden"], "down": PARAMS["output"]}
+THREE = Gated("gate", "up", "down")
+
+
+def user_gated(p: Any, x: Any) -> Any:
+    linear = lambda name, x: nnf.linear(x, p[name]["weight"], p[name].get("bias"))
+    return linear("down", nnf.silu(linear("gate", x)) * linear("up", x))
 
 
 def gen() -> torch.Generator:
@@ -135,6 +146,14 @@ def of_statistics() -> list[Call]:
     N = "growth."
     return [
         Call(N + "Pair", growth.Pair, {"before": "hidden", "after": "output", "activation": torch.tanh, "norm": None}),
+        Call(N + "Gated", Gated, {"gate": "gate", "up": "up", "after": "down", "activation": nnf.silu}),
+        Call(N + "statistics/gated", growth.statistics, {
+            "f": user_gated, "params": GATED, "data": (NET.x, TARGET), "pair": THREE, "gates": randn(2, 4),
+        }, ("f", "params", "data")),
+        Call(N + "gated_neurons", growth.gated_neurons, {
+            "f": user_gated, "params": GATED, "data": (NET.x, TARGET), "pair": THREE, "k": 1, "loss": "cross_entropy",
+            "target": "gradient", "gates": randn(2, 4), "steps": 1, "ridge": 0.1,
+        }, ("f", "params", "data")),
         Call(N + "Sum", lambda first, second: growth.Sum(first, second), {"first": "hidden", "second": "output"}),
         Call(N + "statistics", growth.statistics, base | {"loss": "cross_entropy", "layers": m["layers"], "taps": "all"}),
         Call(N + "output_fisher", growth.output_fisher, {
