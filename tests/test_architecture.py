@@ -55,6 +55,7 @@ fisher.interop fisher.rules fisher.strategies
 fisher
 growth.checks
 growth.reading
+growth.reading.transformers
 growth.moments
 growth.closed_form
 growth.surgery growth.rank

@@ -5,8 +5,7 @@ In reading order:
     pairs        Pair and Sum: two layers by their paths
     gated_pairs  Gated: products of two layers
     layers       the two of a pair as they are in params
-    heads        Heads: an attention layer, and how its axes are cut into heads
-    streams      the leaves of a residual stream by their roles
+    transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map
     locate       the pair among the layers that `fisher` finds
     link         how the second layer reads the units of the first

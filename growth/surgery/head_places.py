@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.reading.heads import HeadAxis, Heads, head_axes
+from growth.reading.transformers.heads import HeadAxis, Heads, head_axes
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.trees import path_str
@@ -35,7 +35,7 @@ def listed(heads: Attention) -> list[Heads]:
 def wider(axis: HeadAxis, k: int) -> tuple[int, ...]:
     """Where old entries go if each head gets k more.
 
-    >>> from growth.reading.heads import Segment
+    >>> from growth.reading.transformers.heads import Segment
     >>> wider(HeadAxis(("q",), 0, (Segment("q", 2, 3),)), 1)
     (0, 1, 2, 4, 5, 6)
     """
@@ -47,7 +47,7 @@ def wider(axis: HeadAxis, k: int) -> tuple[int, ...]:
 def longer(axis: HeadAxis, groups: int, n: int) -> tuple[int, ...]:
     """Where old entries go if there are n more heads in each role, of `groups` so far.
 
-    >>> from growth.reading.heads import Segment
+    >>> from growth.reading.transformers.heads import Segment
     >>> longer(HeadAxis(("qk",), 0, (Segment("q", 2, 1), Segment("k", 2, 1))), 2, 1)
     (0, 1, 3, 4)
     """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
-from growth.reading.heads import HeadAxis, Heads, Segment, head_axes
+from growth.reading.transformers.heads import HeadAxis, Heads, Segment, head_axes
 from growth.surgery.resize import indices, magnitude
 from growth.surgery.same import Check, same_function
 from linmaps import trees

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from growth.reading.heads import Heads
+from growth.reading.transformers.heads import Heads
 from growth.reading.pairs import Pair
 from growth.surgery.head_places import Attention, check_first, listed, placed
 from growth.surgery.pruning import Units, count_of, partition

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from growth.reading.heads import Heads, head_axes
+from growth.reading.transformers.heads import Heads, head_axes
 from growth.reading.layers import places
 from growth.reading.pairs import Pair
 from linmaps import trees

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
-from growth.reading.streams import Leaf, Stream, stream_of
+from growth.reading.transformers.streams import Leaf, Stream, stream_of
 from growth.surgery.resize import magnitude
 from growth.surgery.same import Check, same_function
 from linmaps import trees

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
-from growth.reading.heads import Heads
+from growth.reading.transformers.heads import Heads
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.pairs import Pair
 from growth.surgery.heads import wider_heads

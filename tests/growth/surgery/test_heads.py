@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 import fisher
 import growth
 from growth import Heads
-from growth.reading.heads import head_axes
+from growth.reading.transformers.heads import head_axes
 from linmaps import trees
 from tests.growth.oracle import close
 from tests.growth.rows_surgery import normal
