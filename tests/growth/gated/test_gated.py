@@ -279,6 +279,27 @@ def test_half_precision_networks():
     assert growth.grow(net.params, net.pair, new)["gate"]["weight"].dtype == torch.bfloat16
 
 
+def test_sizes_are_set_and_layers_rescaled():
+    net = gated("swiglu")
+    new, _ = growth.normalize(growth.optimal_neurons(collect(net), 2), None, net.params, net.pair, kind="units")
+    assert abs(along(net, new) + float(new.gain)) < 1e-4 * float(new.gain)
+    same = growth.rescale(net.params, net.pair, 4, preserve=True, check=(net.f, net.x))
+    close(net.f(same, net.x), net.f(net.params, net.x), 1e-12)
+
+
+def test_pairs_of_both_kinds_in_one_pass():
+    net = gated("swiglu")
+    f = lambda p, x: net.f(p, x) + F.linear(torch.tanh(F.linear(x, p["a"])), p["b"])
+    params = {**net.params, "a": normal(1, 2, 3), "b": normal(2, 4, 2)}
+    pairs = [growth.Pair("a", "b"), net.pair]
+    plain, products = growth.statistics(f, params, net.data, pairs, gates=[None, normal(3, 5, 4)])
+    assert plain.gates is None
+    assert products.gates.rows.shape == (5, 3)
+    new = [growth.optimal_neurons(s, 1, "gradient") for s in (plain, products)]
+    grown = growth.grow(params, pairs, new, scale=0.01)
+    assert F.cross_entropy(f(grown, net.x), net.target) < F.cross_entropy(f(params, net.x), net.target)
+
+
 def test_scores_say_what_is_lost():
     net = gated("swiglu")
     scores = growth.unit_scores(net.params, net.pair, stats=collect(net))
