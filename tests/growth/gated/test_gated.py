@@ -33,7 +33,7 @@ def test_the_decrease_of_a_delta_is_a_slope(kind, bias):
     net = gated(kind, bias)
     delta = growth.optimal_delta(collect(net))
     step = along(net, delta=delta, h=1e-4)
-    assert abs(step + float(delta.decrease)) < 1e-5 * max(1.0, float(delta.decrease))
+    assert abs(step + float(delta.decrease)) < 1e-6 * max(1.0, float(delta.decrease))
 
 
 def test_the_delta_is_that_of_gated_hidden_values():
