@@ -67,8 +67,8 @@ from growth.moments.exact import output_fisher, with_fisher
 from growth.moments.first_order import Statistics
 from growth.rank import grow_rank, rank_scores, reduce_rank
 from growth.reading.gated_pairs import Gated
-from growth.reading.transformers.heads import Heads
 from growth.reading.pairs import Pair, Sum
+from growth.reading.transformers.heads import Heads
 from growth.surgery.deepening import deepen
 from growth.surgery.enlarge import apply_extended, grow
 from growth.surgery.heads import add_heads, head_scores

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from growth.carry.carrier import Carrier, Fill, lbfgs
-from growth.reading.transformers.heads import Heads
 from growth.reading.pairs import Pair
+from growth.reading.transformers.heads import Heads
 from growth.surgery.head_places import Attention
 from growth.surgery.moves import Move, Moves, growing, shrinking
 from growth.surgery.pruning import Units

@@ -7,8 +7,8 @@ from typing import Any, cast
 from growth.carry.carrier import Carrier, Fill
 from growth.carry.orders import Order
 from growth.checks.doors import door
-from growth.reading.transformers.heads import Heads
 from growth.reading.pairs import Pair
+from growth.reading.transformers.heads import Heads
 from growth.surgery.head_places import Attention
 from growth.surgery.moves import growing, shrinking
 from growth.surgery.pruning import Units

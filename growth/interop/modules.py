@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from growth.carry.carrier import Fill
 from growth.carry.optimizers import swap_parameters
 from growth.interop.torch_layers import sizes
-from growth.reading.transformers.heads import Heads
 from growth.reading.pairs import Pair
+from growth.reading.transformers.heads import Heads
 from growth.surgery.head_places import Attention
 from growth.surgery.pruning import Units
 from linmaps import trees

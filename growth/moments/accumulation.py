@@ -25,6 +25,8 @@ from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.numerics.moments import second_moment
 
+Gates = Tensor | list[Tensor] | list[Tensor | None] | None
+
 
 @overload
 def statistics(
@@ -35,7 +37,7 @@ def statistics(
     loss: LossName | Loss = ...,
     *,
     layers: LayerCollection | None = ...,
-    gates: Tensor | list[Tensor] | None = ...,
+    gates: Gates = ...,
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
@@ -49,7 +51,7 @@ def statistics(
     loss: LossName | Loss = ...,
     *,
     layers: LayerCollection | None = ...,
-    gates: Tensor | list[Tensor] | None = ...,
+    gates: Gates = ...,
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
@@ -63,7 +65,7 @@ def statistics(
     loss: LossName | Loss = "cross_entropy",
     *,
     layers: LayerCollection | None = None,
-    gates: Tensor | list[Tensor] | None = None,
+    gates: Gates = None,
     taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
@@ -78,8 +80,9 @@ def statistics(
     data: `(x, target)`, or an iterable of those.  loss: "cross_entropy" (logits `[B, ..., C]`, classes `[B, ...]`),
     "squared_error" (half the sum of squares of a sample), or a callable (y, target) -> `[B]`.
     layers: the LayerCollection of f; None makes it from the first 32 samples, so f must take any number of them.
-    gates: of a `Gated` pair rows of the gate for new units, `[c, r]`, with a bias of the gate `[c, r+1]`; each costs three
-    matrix products more.  None: those of at most 16 units that are there, evenly spread (of none 16 generic ones).
+    gates: of a `Gated` pair (a list for several pairs) rows of the gate for new units, `[c, r]`, with a bias of the gate
+    `[c, r+1]`; each costs three matrix products more.  None: those of at most 16 units that are there, evenly spread (of
+    none 16 generic ones).
     taps: of a convolution `after`, "all": new units get whole kernels, of which the best rank-k choice takes the taps as
     if they did not overlap (slopes stay exact); "centre": kernels that are zero but at their centre, for which all
     closed forms are exact.

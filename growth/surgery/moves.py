@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from growth.reading.transformers.heads import Heads
 from growth.reading.pairs import Pair
+from growth.reading.transformers.heads import Heads
 from growth.surgery.head_places import Attention, check_first, listed, placed
 from growth.surgery.pruning import Units, count_of, partition
 from growth.surgery.resize import entries

@@ -19,9 +19,9 @@ from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
-from growth.reading.transformers.heads import Heads, head_axes
 from growth.reading.layers import Layer, layers_of, places
 from growth.reading.pairs import Pair, bare
+from growth.reading.transformers.heads import Heads, head_axes
 from growth.surgery.resize import gathered, indices, spread
 from linmaps import trees
 from linmaps.checks import size

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from growth.reading.calls import calls_between
-from growth.reading.transformers.heads import Heads
 from growth.reading.pairs import Pair
+from growth.reading.transformers.heads import Heads
 from growth.reading.transformers.streams import Stream
 from linmaps.checks import values
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
-from growth.reading.transformers.heads import Heads
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.pairs import Pair
+from growth.reading.transformers.heads import Heads
 from growth.surgery.heads import wider_heads
 from growth.surgery.resize import gathered, indices, magnitude
 from growth.surgery.same import Check, same_function
@@ -58,7 +58,8 @@ def widen(
     that is empty or zero).
     noise: adds normal noise of `noise` times that size to the copies (split) or to -Z (pair).  Exact copies get the
     same gradients up to a factor for ever, so some noise is wanted before training; at 0 the function is kept to rounding.
-    Of a `Gated` pair units have a row in `up` (U) and one in `gate`: copied by split, else random in both, biases 0.
+    Of a `Gated` pair units have a row in `up` (U) and one in `gate`: copied by split, where noise moves U and W
+    alone, else random in both, biases 0.
     draws: the standard normal numbers themselves in place of a generator, which maps over an ensemble: `[k, n]`, one row
     per new unit of its n = incoming weights + bias (if any) + outgoing weights (those of -Z are used for its noise) + weights
     in the gate (if any).
