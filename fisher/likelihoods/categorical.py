@@ -24,7 +24,7 @@ from fisher.likelihoods.arrays import (
     uniform,
 )
 from fisher.likelihoods.held import Held, array, check_values, numbers
-from fisher.likelihoods.logits import expect_classes, expect_logits
+from fisher.likelihoods.logits import expect_classes, expect_logits, expect_target
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.checks.annotations import typed
@@ -168,15 +168,11 @@ class Categorical(Held, Rooted):
     def counts(self, y: Tensor, target: Any) -> Tensor | None:
         """Which positions count, bool, with one entry along the class axis; None where all do.
 
-        Targets that are no whole numbers mark nothing.  ValueError for classes out of range, for marks of another shape, and
-        for real numbers that are no probabilities of these classes.
+        Targets that are no whole numbers mark nothing; a warning where they can be no target at all.  ValueError for classes
+        out of range, and for marks of another shape.
         """
-        if isinstance(target, Tensor) and target.is_floating_point() and target.shape != y.shape:
-            raise ValueError(
-                f"{self._name}: target has dtype {target.dtype} and shape {tuple(target.shape)}, expected classes, or "
-                f"probabilities {tuple(y.shape)}; of a regression likelihood='gaussian', and several inputs go into one x: "
-                "((x1, x2), target)"
-            )
+        if isinstance(target, Tensor) and target.is_floating_point() and target.ndim > 1 and target.shape != y.shape:
+            expect_target(tuple(target.shape), tuple(y.shape), self._name)
         if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
             return None
         axis = self._axis(y)

@@ -52,3 +52,12 @@ def expect_classes(y: Tensor, class_axis: int = 1, name: str = "f(params, x)") -
             "matrix is zero; of a regression use likelihood='gaussian', of one logit of yes or no 'bernoulli'",
             stacklevel=2,
         )
+
+
+def expect_target(got: tuple[int, ...], expected: tuple[int, ...], name: str) -> None:
+    """Warn of real numbers given as a target that are no probabilities of these outputs: an input, or another likelihood's."""
+    warnings.warn(
+        f"{name}: the target holds real numbers of shape {got}, expected classes, or probabilities {expected}; of a regression "
+        "use likelihood='gaussian', and several inputs go into one x: ((x1, x2), target)",
+        stacklevel=2,
+    )

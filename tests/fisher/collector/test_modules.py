@@ -195,7 +195,9 @@ def test_pairs_that_are_no_pairs_are_refused():
     f, params = fisher.functional(net())
     with pytest.raises(ValueError, match=r"target has shape \(3,\), expected one for each of 6 examples"):
         fisher.fim(f, params, (X, torch.arange(3)))
-    with pytest.raises(ValueError, match=r"of a regression likelihood='gaussian', and several inputs go into one x"):
+    with pytest.warns(
+        UserWarning, match=r"of a regression use likelihood='gaussian', and several inputs go into one x"
+    ):
         fisher.fim(f, params, (X, X))
     layers = fisher.LayerCollection.from_function(f, params, X)
     with pytest.raises(ValueError, match="without a layer"):

@@ -185,7 +185,8 @@ def test_kernel_regression_is_the_ridge_solution_of_a_linear_model():
 
 
 def test_no_leaf_is_used():
-    K = gram(lambda p, x: x * 1.0, {"w": torch.ones(2, dtype=D)}, torch.ones(3, 2, dtype=D))
+    with pytest.warns(UserWarning, match="no leaf of params moves its output"):
+        K = gram(lambda p, x: x * 1.0, {"w": torch.ones(2, dtype=D)}, torch.ones(3, 2, dtype=D))
     close(K.kernel, torch.zeros(3, 2, 3, 2, dtype=D), 0.0, "zero")
 
 

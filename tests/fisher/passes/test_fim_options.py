@@ -129,7 +129,7 @@ def test_collections_as_sets():
         layers.add(layers["0"])
     with pytest.raises(ValueError, match="merge: got layers of another function"):
         layers.merge(fisher.LayerCollection.from_function(MODELS["mlp"].f, MODELS["mlp"].params, MODELS["mlp"].x))
-    with pytest.raises(ValueError, match="7: no such layer"):
+    with pytest.raises(ValueError, match="'7': no such layer"):
         layers.remove("7")
 
 
