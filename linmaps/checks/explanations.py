@@ -121,7 +121,8 @@ def explained(fn: F) -> F:
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            given = [(n, value) for n, value in (*zip(names, args), *kwargs.items()) if n not in settings]
+            named = (*zip(names, args), *kwargs.items())
+            given = [(n, value) for n, value in named if not (n in settings and isinstance(value, (str, type)))]
             if found := explanation(error, given):
                 raise found from error
             raise
