@@ -53,3 +53,19 @@ def check_draws(draws: Tensor, shape: tuple[int, ...]) -> None:
     if not isinstance(draws, Tensor) or tuple(draws.shape) != shape:
         got = tuple(draws.shape) if isinstance(draws, Tensor) else type(draws).__name__
         raise ValueError(f"draws: got {got}, expected numbers {shape} of mean 0 and variance 1")
+
+
+def in_rows(
+    k: int, total: int, like: Tensor, generator: torch.Generator | None, draws: Tensor | None, owner: object, each: str
+) -> Tensor:
+    """Standard normal numbers `[k, total]` of the generator, or `draws` in that shape; each: what a row holds, in words."""
+    if draws is None:
+        if generator is None:
+            raise ValueError(
+                "generator: got None, expected a torch.Generator for random numbers; or give the numbers as draws= "
+                f"[{k}, {total}], to map over an ensemble"
+            )
+        draws = torch.randn(k, total, generator=generator, dtype=like.dtype, device=generator.device)
+    if tuple(draws.shape) != (k, total):
+        raise ValueError(f"{owner}: draws have shape {tuple(draws.shape)}, expected {(k, total)}: {each}")
+    return draws

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
+from growth.closed_form.draws import in_rows
 from growth.reading.transformers.heads import HeadAxis, Heads, Segment, head_axes
 from growth.surgery.resize import indices, magnitude
 from growth.surgery.same import Check, same_function
@@ -200,18 +201,8 @@ def _drawn(
                 shapes[s.role] = (s.heads, rest) if within else (s.heads // heads.groups, s.width, rest)
     sizes = [math.prod(shape) for shape in shapes.values()]
     like = trees.get(params, axes[0].path)
-    if draws is None:
-        if generator is None:
-            raise ValueError(
-                "generator: got None, expected a torch.Generator for random numbers; or give the numbers as draws= "
-                f"[{k}, {sum(sizes)}], to map over an ensemble"
-            )
-        draws = torch.randn(k, sum(sizes), generator=generator, dtype=like.dtype, device=generator.device)
-    if tuple(draws.shape) != (k, sum(sizes)):
-        each = ", ".join(f"{n} of {role}" for role, n in zip(shapes, sizes))
-        raise ValueError(
-            f"{heads}: draws have shape {tuple(draws.shape)}, expected {(k, sum(sizes))}: for each new unit (head) {each}"
-        )
+    each = ", ".join(f"{n} of {role}" for role, n in zip(shapes, sizes))
+    draws = in_rows(k, sum(sizes), like, generator, draws, heads, f"for each new unit (head) {each}")
     parts = draws.to(like).split(sizes, 1)
     found = {role: t.reshape(k, *shape) for (role, shape), t in zip(shapes.items(), parts)}
     return {role: t.movedim(0, 1) if within else t for role, t in found.items()}

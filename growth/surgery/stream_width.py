@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
+from growth.closed_form.draws import in_rows
 from growth.reading.transformers.streams import Leaf, Stream, stream_of
 from growth.surgery.resize import magnitude
 from growth.surgery.same import Check, same_function
@@ -140,16 +141,6 @@ def _drawn(
     leaves: list[tuple[Leaf, Tensor]] = [(leaf, trees.get(params, leaf[0])) for leaf in stream.out]
     sizes = [t.numel() // t.shape[1] for _, t in leaves]
     like = trees.get(params, stream.into[0][0])
-    if draws is None:
-        if generator is None:
-            raise ValueError(
-                "generator: got None, expected a torch.Generator for random numbers; or give the numbers as draws= "
-                f"[{k}, {sum(sizes)}], to map over an ensemble"
-            )
-        draws = torch.randn(k, sum(sizes), generator=generator, dtype=like.dtype, device=generator.device)
-    if tuple(draws.shape) != (k, sum(sizes)):
-        raise ValueError(
-            f"{stream}: draws have shape {tuple(draws.shape)}, expected {(k, sum(sizes))}: for each new entry a column of "
-            f"{', '.join(path_str(leaf[0]) for leaf, _ in leaves)}"
-        )
+    each = f"for each new entry a column of {', '.join(path_str(leaf[0]) for leaf, _ in leaves)}"
+    draws = in_rows(k, sum(sizes), like, generator, draws, stream, each)
     return {leaf[0]: part for (leaf, _), part in zip(leaves, draws.split(sizes, 1))}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import count, door
+from growth.closed_form.draws import in_rows
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
@@ -175,19 +176,9 @@ def _drawn(
     into, out = before.weight.shape[1:], (after.weight.shape[0], after.columns, *after.weight.shape[2:])
     sizes = [math.prod(into), int(before.bias is not None), math.prod(out)]
     sizes += [] if before.gate is None else [math.prod(into)]
-    if draws is None:
-        if generator is None:
-            raise ValueError(
-                "generator: got None, expected a torch.Generator for random numbers; or give the numbers as draws= "
-                f"[{k}, {sum(sizes)}], to map over an ensemble"
-            )
-        draws = torch.randn(k, sum(sizes), generator=generator, dtype=before.weight.dtype, device=generator.device)
-    if tuple(draws.shape) != (k, sum(sizes)):
-        raise ValueError(
-            f"{pair}: draws have shape {tuple(draws.shape)}, expected {(k, sum(sizes))}: for each new unit its {sizes[0]} "
-            f"incoming weights, {sizes[1]} biases, {sizes[2]} outgoing weights"
-            + (f", {sizes[3]} weights of the gate" if before.gate is not None else "")
-        )
+    each = f"for each new unit its {sizes[0]} incoming weights, {sizes[1]} biases, {sizes[2]} outgoing weights"
+    each += f", {sizes[3]} weights of the gate" if before.gate is not None else ""
+    draws = in_rows(k, sum(sizes), before.weight, generator, draws, pair, each)
     fan_in, bias, fan_out, *gate = draws.to(before.weight).split(sizes, 1)
     fan_out = fan_out.reshape(k, *out).movedim(0, 1).flatten(1, 2)
     rows = gate[0].to(before.gate.weight) if before.gate is not None else None
