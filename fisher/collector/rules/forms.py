@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linmaps.numerics.numeric import differentiated
 from linmaps.trees import static
 
 Axes = tuple[int, ...]
@@ -220,7 +221,7 @@ class Convolution(Form):
         x = F.pad(x, [size for pair in reversed(self.padding) for size in pair])
         for k in range(n):
             reach = self.dilation[k] * (self.kernel[k] - 1) + 1
-            x = x.unfold(2 + k, reach, stride[k])[..., :: self.dilation[k]]
+            x = _windows(x, 2 + k, reach, stride[k], self.dilation[k])
         if self.back:
             x = x.flip(tuple(range(2 + n, 2 + 2 * n)))
         # [B, channels, *positions, *kernel] -> [B, *positions, channels * kernel]: groups are outermost in the channels.
@@ -233,6 +234,16 @@ class Convolution(Form):
 
     def axis(self, shared: int) -> int:
         return shared if shared == 0 else shared + 1
+
+
+def _windows(x: Tensor, axis: int, reach: int, stride: int, dilation: int) -> Tensor:
+    """Windows of x along an axis, their entries last: a view, or where it is differentiated a copy (the derivative of a view
+    of overlapping windows does not map over an ensemble)."""
+    if not differentiated(x):
+        return x.unfold(axis, reach, stride)[..., ::dilation]
+    starts = torch.arange(0, x.shape[axis] - reach + 1, stride, device=x.device)
+    index = starts[:, None] + torch.arange(0, reach, dilation, device=x.device)
+    return x.index_select(axis, index.flatten()).unflatten(axis, index.shape).movedim(axis + 1, -1)
 
 
 def _folded(t: Tensor, last: int) -> Tensor:

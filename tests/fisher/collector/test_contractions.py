@@ -1,11 +1,14 @@
 """Laws of products with weights of any axes: each call is the product that its form says, and its KFAC is exact where one is."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.func import vmap
+from torch.func import vjp, vmap
 
 import fisher
+from fisher.collector.rules.forms import Convolution
 from linmaps import trees
 from tests.fisher.collector.test_rules import product, randn
 from tests.laws import close
@@ -198,3 +201,20 @@ def test_a_factor_that_has_no_place_gives_an_exact_block():
     layers = fisher.LayerCollection.from_function(f, params, x)
     want = fisher_matrix(f, params, x, "gaussian")
     close(fisher.fim(f, params, x, fisher.PMatDense, "gaussian", layers=layers).matrix, want, 1e-10, "dense")
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 0, 1), (2, 3, 2)])
+def test_windows_of_convolutions_map_over_members_when_differentiated(stride, padding, dilation):
+    """One vmap of the derivative, without the loop over members that torch falls back to for windows that are views."""
+    form = Convolution(kernel=(3, 3), stride=(stride,) * 2, padding=((padding,) * 2,) * 2, dilation=(dilation,) * 2)
+    x = torch.randn(3, 2, 4, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = form.inputs(x[0])
+    w = torch.randn(3, *rows.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = vmap(lambda one, w: vjp(form.inputs, one)[1](w)[0])(x, w)
+    torch.testing.assert_close(vmap(form.inputs)(x)[0], rows, rtol=0, atol=0)
+    unfolded = lambda one: F.unfold(one, 3, **options).mT.reshape(rows.shape)
+    for member, one in enumerate(x):
+        torch.testing.assert_close(got[member], vjp(unfolded, one)[1](w[member])[0])
