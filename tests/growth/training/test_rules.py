@@ -159,3 +159,8 @@ def test_integers_pass_through():
         assert kept.dtype == torch.int64
         assert kept == 7
         oracle.close(fit.params["output"]["weight"], without.params["output"]["weight"], 1e-9)
+    stats = growth.statistics(f, counted, DATA, PAIR)
+    with_exact = growth.with_fisher(stats, f, counted, DATA, PAIR)
+    want = growth.with_fisher(growth.statistics(f, start(), DATA, PAIR), f, start(), DATA, PAIR)
+    for a, b in zip(trees.leaves(with_exact), trees.leaves(want), strict=True):
+        assert torch.equal(a, b)
