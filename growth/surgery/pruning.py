@@ -24,7 +24,7 @@ from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
 from growth.surgery.resize import gathered, indices, spread
 from growth.surgery.same import Function, asked, same_function
-from growth.surgery.silenced import silenced
+from growth.surgery.silenced import zeroed
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import typed
@@ -90,9 +90,7 @@ def prune(
         params = _compensated(params, pair, stats, spread(dropped, after.taps), spread(kept, after.taps), ridge, rtol)
     pruned = gathered(params, pair, kept)
     if held is not None:
-        same_function(
-            held, silenced(params, pair, dropped, p), pruned, pair, "what it is when these units lead nowhere"
-        )
+        same_function(held, zeroed(params, pair, dropped, p), pruned, pair, "what it is when these units lead nowhere")
     return cast(Tree, pruned)
 
 

@@ -13,10 +13,10 @@ from growth.reading.transformers.heads import Heads, head_axes
 from linmaps import trees
 
 
-def silenced(params: Any, pair: Pair | Heads, units: Tensor, p: int) -> Any:
+def zeroed(params: Any, pair: Pair | Heads, units: Tensor, p: int) -> Any:
     """params with zeros in the columns of `after` (of out) that belong to `units`, indices among p.
 
-    >>> silenced({"a": torch.ones(2, 1), "b": torch.ones(1, 2)}, Pair("a", "b"), torch.tensor([1]), 2)["b"]
+    >>> zeroed({"a": torch.ones(2, 1), "b": torch.ones(1, 2)}, Pair("a", "b"), torch.tensor([1]), 2)["b"]
     tensor([[1., 0.]])
     """
     gone = torch.zeros(p, dtype=units.dtype, device=units.device).index_add(0, units, torch.ones_like(units)) > 0

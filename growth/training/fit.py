@@ -25,7 +25,7 @@ from growth.training.choice import CHOICES, Choose, alone, rooms, steepest
 from growth.training.descent import gradients, moved, sgd
 from growth.training.feeds import Memory, feed
 from growth.training.growing import mean_loss, taken
-from growth.training.proposals import Method, proposals
+from growth.training.proposals import Method, proposed
 from growth.training.rules import Rule
 from growth.training.schedules import plans
 from growth.training.steps import Fit, Step
@@ -134,7 +134,7 @@ def fit_and_grow(
                 units = [each_step[phase - 1] for each_step in plan]
             if any(units):
                 able, own = [p for p, n in zip(pairs, units) if n], [n for n in units if n]
-                found = proposals(
+                found = proposed(
                     f, params, batches.parts, able, own, loss, method=method, ridge=ridge, check_finite=check_finite
                 )
                 found = [steepest(params, found)] if choose == "slope" else found

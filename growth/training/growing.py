@@ -19,7 +19,7 @@ from growth.reading.buffers import buffers_fixed
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import Scale, grow
-from growth.training.proposals import Method, Proposal, proposals
+from growth.training.proposals import Method, Proposal, proposed
 from growth.training.search import line_search
 from linmaps.checks import number
 from linmaps.trees import record
@@ -98,7 +98,7 @@ def step(
     again(data, "growth.step")
     pairs, _ = check_pairs(pair)
     units = as_list(k, len(pairs), "k")
-    found = proposals(
+    found = proposed(
         f, params, data, pairs, units, loss, method=method, ridge=ridge, progress=progress, check_finite=check_finite
     )
     made = taken(f, params, data, found, loss, scale=scale, delta=delta, check_finite=check_finite)

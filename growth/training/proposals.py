@@ -31,7 +31,7 @@ class Proposal:
     new: Neurons
 
 
-def proposals(
+def proposed(
     f: Callable[..., Tensor],
     params: Any,
     data: Any,
@@ -49,7 +49,7 @@ def proposals(
     >>> import torch
     >>> f = lambda p, x: torch.tanh(x @ p["a"].T) @ p["b"].T
     >>> p = {"a": torch.eye(2)[:1], "b": torch.zeros(2, 1)}
-    >>> [one] = proposals(f, p, (torch.eye(2), torch.tensor([0, 1])), [Pair("a", "b")], [1], "cross_entropy")
+    >>> [one] = proposed(f, p, (torch.eye(2), torch.tensor([0, 1])), [Pair("a", "b")], [1], "cross_entropy")
     >>> one.new.size
     1
     """
