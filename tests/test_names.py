@@ -33,6 +33,7 @@ from growth.strategies import from_rows, rows
 from growth.surgery import rescaling, widening
 from growth.surgery.heads import HeadMethod
 from growth.surgery.stream_width import Norm
+from growth.training.choice import Choose
 from growth.training.scores import Of
 from linmaps.factorized.convolutions.axes import Padding
 from linmaps.factorized.convolutions.conv import ConvFactorization
@@ -106,6 +107,12 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (widening.Method, lambda n: growth.widen(LAYERS, PAIR, 2, n, drawn())),
     (Norm, lambda n: growth.widen_stream(ROWS, ROLES | ({} if n == "none" else {"norms": ["n"]}), 1, drawn(), norm=n)),
     (HeadMethod, lambda n: growth.add_heads(ATTENTION, growth.Heads("q", "k", "v", "o", 2), 1, n, drawn())),
+    (
+        Choose,
+        lambda n: growth.fit_and_grow(
+            net, LAYERS, (X, X), [PAIR], order=[CLASSES[:0, None]] * 2, target=3, k=1, loss="squared_error", choose=n
+        ),
+    ),
     (Of, lambda n: growth.senn_score(STATS, of=n)),
     (By, lambda n: TABLE.take(1, by=n)),
     (Fill, lambda n: growth.grow_like(LAYERS, LAYERS, LAYERS, fill=n)),

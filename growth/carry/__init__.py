@@ -1,6 +1,7 @@
 """What goes along when params change: optimizer states, averages, statistics, layers, Fisher matrices.
 
 In reading order:
+    factors      state that is not of its parameter's shape
     orders       entries in the order of another tree
     layouts      layers and layouts of the grown params
     first_order  statistics of the grown params

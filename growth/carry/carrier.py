@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from fisher.collector.collection import LayerCollection
 from fisher.function_space.fmat import FMatDense
 from fisher.pmat import PMat
+from growth.carry.factors import factored, reduced, squared
 from growth.carry.first_order import carried_statistics
 from growth.carry.layouts import carried_layers
 from growth.carry.matrices import carried_matrix
@@ -24,6 +26,7 @@ from linmaps.trees.keys import Path
 Fill = Literal["zero", "mean"]
 FILLS = get_args(Fill)
 SCALES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "step_size")  # what steps are divided by
+STEP = "step"
 FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")  # of L-BFGS: all parameters as one vector
 
 
@@ -51,7 +54,9 @@ class Carrier:
         if isinstance(node, dict):
             if {"state", "param_groups"} <= node.keys() and isinstance(node["state"], dict):
                 return type(node)((k, self.optimizer(node) if k == "state" else v) for k, v in node.items())
-            return type(node)((k, self.walk(v, (*path, k))) for k, v in node.items())
+            own = self.at(path)
+            made = {} if own is None else factored(node, own, self.fill)
+            return type(node)((k, made[k] if k in made else self.walk(v, (*path, k))) for k, v in node.items())
         level = trees.one_level(node)
         if level is None:
             return node
@@ -63,11 +68,19 @@ class Carrier:
 
     def leaf(self, t: Tensor, path: Path) -> Tensor:
         shape = tuple(t.shape)
-        parts = path_str(path).split(".") if path else []
-        for n in range(len(parts) + 1):  # the longest end first
-            found = self.by_name.get(".".join(parts[n:]))
-            if found is not None and found.old == shape:
-                return found(t)
+        own = self.at(path)
+        if own is None:  # of a leaf's own state, which lies below its path
+            own = next((m for n in range(len(path) - 1, 0, -1) if (m := self.at(path[:n])) is not None), None)
+        if own is not None and own.old == shape and path[-1] != STEP:
+            return own(t)
+        if own is not None and (t.numel() == 1 or own.still):
+            return t.clone()
+        if own is not None:
+            matrix = squared(t, own, _axis(path), f"state: {path_str(path)}")
+            if matrix is not None:
+                return matrix
+            if reduced(shape, own.old):
+                raise self.unknown(path_str(path), t, own)
         fitting = {p: m for p, m in self.by_name.items() if m.old == shape}
         first = next(iter(fitting.values()), None)
         if first is None:
@@ -79,6 +92,19 @@ class Carrier:
                 "expected one way to resize it: keep such state in trees with the structure of params"
             )
         return first(t)
+
+    def at(self, path: Path) -> Move | None:
+        """The move of the leaf of params whose path ends this one."""
+        parts = path_str(path).split(".") if path else []
+        found = (self.by_name.get(".".join(parts[n:])) for n in range(len(parts)))  # the longest end first
+        return next((m for m in found if m is not None), None)
+
+    def unknown(self, what: str, t: Tensor, move: Move) -> ValueError:
+        name = next((n for n, m in self.by_name.items() if m is move), "a parameter")
+        return ValueError(
+            f"state: {what} of {name} {move.old}, which becomes {move.new}, has shape {tuple(t.shape)}, expected that of the "
+            "parameter, Adafactor's factors, a matrix of an axis, or a number: start such state anew"
+        )
 
     def numbered(self, children: Sequence[Any]) -> list[Move] | None:
         """How a list with one tensor per leaf of params moves."""
@@ -105,12 +131,31 @@ class Carrier:
         """An optimizer's state of one parameter; order: how all of its parameters move."""
         if lbfgs(entry):
             return {k: trees.map(lambda t: _flat(t, order), v) if k in FLAT else _copied(v) for k, v in entry.items()}
-        return {k: self.moment(k, v, move) for k, v in entry.items()}
+        made = factored(entry, move, self.fill)
+        return {k: made[k] if k in made else self.moment((k,), v, move) for k, v in entry.items()}
 
-    def moment(self, key: str, value: Any, move: Move) -> Any:
-        if not isinstance(value, Tensor) or tuple(value.shape) != move.old:
-            return _copied(value)
-        return move.filled(value) if self.fill == "mean" and key in SCALES else move(value)
+    def moment(self, path: Path, value: Any, move: Move) -> Any:
+        """What the state of one parameter has under a path."""
+        if not isinstance(value, Tensor):
+            level = trees.one_level(value)
+            if level is None:
+                return value
+            keys, children, rebuild = level
+            return rebuild([self.moment((*path, k), c, move) for k, c in zip(keys, children)])
+        if tuple(value.shape) == move.old and path[-1] != STEP:
+            return move.filled(value) if self.fill == "mean" and path[0] in SCALES else move(value)
+        if value.numel() == 1 or move.still:
+            return value.clone()
+        matrix = squared(value, move, _axis(path), f"state: {path_str(path)}")
+        if matrix is None:
+            raise self.unknown(path_str(path), value, move)
+        return matrix
+
+
+def _axis(path: Path) -> int | None:
+    """The axis that a matrix of state is numbered by: the last of its keys, or what this ends in."""
+    number = re.search(r"(\d+)$", str(path[-1]))
+    return int(number[0]) if number else None
 
 
 def lbfgs(entry: Any) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from growth.carry.carrier import Carrier, Fill, lbfgs
+from growth.carry.carrier import Carrier, Fill
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.surgery.head_places import Attention
@@ -49,7 +49,7 @@ def swap_parameters(
 
     Raises ValueError, before anything is changed: for grown trees that do not match (as `grow_like`, `prune_like`), if the
     optimizer has none of the tensors of params (copies?), if it lacks one that was resized and requires grad, for
-    optimizer state of another shape than its parameter (Adafactor's factors).  TypeError for another optimizer.
+    state that `grow_like` does not know.  TypeError for another optimizer.
 
     >>> import torch
     >>> params = {"a": torch.ones(1, 2, requires_grad=True), "b": torch.ones(3, 1, requires_grad=True)}
@@ -137,12 +137,3 @@ def _check(
                 f"{path_str(path)}: is resized and requires grad, but the optimizer does not hold it, expected all such leaves "
                 "in its param_groups; add it with optimizer.add_param_group, or freeze it"
             )
-    for t in held:
-        entry = optimizer.state.get(t, {})
-        for key, value in entry.items():
-            wrong = isinstance(value, Tensor) and value.ndim and value.shape != t.shape
-            if wrong and id(t) in known and not known[id(t)][0].still and not lbfgs(entry):
-                raise ValueError(
-                    f"optimizer: state {key!r} of a parameter {tuple(t.shape)} has shape {tuple(value.shape)}, expected that of "
-                    "the parameter; start such an optimizer anew"
-                )

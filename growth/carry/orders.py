@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from growth.carry.factors import belongs
 from growth.surgery.moves import Move, Moves
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
@@ -63,7 +64,7 @@ class Orders:
         own = [self._by_shape(s) for s in shapes]
         if all(m is not None for m in own):
             return [m for m in own if m is not None]
-        known = all(s <= {m.old for m in self.by_name.values()} for s in shapes)
+        known = all(any(belongs(s, m.old) for m in self.by_name.values()) for s in shapes)
         if fitting or (known and len(shapes) != len(self.by_name)):
             sizes = sorted({s for some, m in zip(shapes, own) if m is None for s in some})
             raise ValueError(
@@ -91,7 +92,7 @@ class Orders:
         """The one way in which all leaves of this shape move."""
         if not shapes:
             return Move((), ())
-        moves = [m for m in self.by_name.values() if {m.old} == shapes]
+        moves = [m for m in self.by_name.values() if belongs(shapes, m.old)]
         return moves[0] if moves and all(m.same(moves[0]) for m in moves) else None
 
     def _none(self, shapes: Shapes, orders: dict[str, list[Move]]) -> ValueError:
@@ -99,12 +100,13 @@ class Orders:
         want = " or ".join(f"{[m.old for m in o]} ({name})" for name, o in orders.items())
         return ValueError(
             f"state: the entries of this torch.optim state dict have shapes {got}, expected those of params in some order: "
-            f"{want}; give the params that the optimizer was made for"
+            f"{want}; give the params that the optimizer was made for, and start anew what is neither of a parameter's shape, "
+            "nor Adafactor's factors, nor a matrix of an axis"
         )
 
 
 def _fits(shapes: Shapes, order: Sequence[Move]) -> bool:
-    return len(shapes) == len(order) and all(s <= {m.old} for s, m in zip(shapes, order))
+    return len(shapes) == len(order) and all(belongs(s, m.old) for s, m in zip(shapes, order))
 
 
 def _alike(shapes: Shapes, a: Sequence[Move], b: Sequence[Move]) -> bool:

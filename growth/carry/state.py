@@ -29,20 +29,29 @@ def grow_like(
        shapes of all entries; where both have and disagree, nothing is guessed;
     3. or, failing these, by its shape alone, if that says what the new shape is.
 
+    State of a leaf, below its path or in its entry of a `torch.optim` state dict, may have other shapes.  Adafactor's means over
+    the last two axes (row_var, col_var; exp_avg_sq_row, exp_avg_sq_col) go over so that the estimate of old entries is what it
+    was.  Of matrices `[d, d]` of an axis (Shampoo, SOAP) the block is kept, and new diagonal entries are the mean of the old
+    ones, 1 in an orthonormal basis: roots and inverses stay those of the block.  Numbers, steps, counters are copied; what is
+    none of these is refused by name.
+
     Records are known for what they are.  Of `Statistics` the entries of new units are zero, as if these had been silent so
     far; merged with a later pass they tend to the truth.  Of a matrix (PMat) over params the old block is kept and the
     rows and columns of new parameters are zero: PMatDense, BlockDiag, Diag, QuasiDiag, KFAC (zeros in A and G), EKFAC and
     Eigen (zero eigenvalues on new axes of the basis), LowRank, Range, Mixed, Sum of these; a multiple of the identity
     stays one.  LayerCollections get the new sizes.  Matrices over functions (FMatDense) do not change.
 
-    Anything else (step counters, scalars, leaves of other shapes) is copied.  So the next optimizer step moves
-    the old entries as it would have without growth where the new units are zero on one side.  Stacked ensembles of plain
+    Anything else (step counters, scalars, leaves of other shapes, states of schedulers) is copied.  So the next optimizer step
+    moves the old entries as it would have without growth where the new units are zero on one side.  Stacked ensembles of plain
     trees work alike, records by `torch.func.vmap`.
 
     Step counters are kept too, so Adam's bias correction takes the zero moments of new entries for settled ones: their
     first steps are (1 - beta1) / sqrt(1 - beta2) times the learning rate at most, 3.2 for (.9, .999), falling to 1 within
     1 / (1 - beta2) steps.  fill="mean": in a `torch.optim` state dict, what steps are divided by (second moments, norms)
     starts at the mean of the old entries of its leaf, so that new entries move about as much as old ones.
+
+    Averages of params get zeros for new entries.  Iterates z that shall start where new entries do (schedule-free, averages of a
+    long past) go by their difference: `trees.add(grown, grow_like(trees.sub(z, params), params, grown))`.
 
     order: of the parameters in lists and in the optimizer: "insertion", "leaves" (of `trees.leaves(params)`), or their
     paths, one for each, as for an optimizer of some of the leaves.
@@ -54,7 +63,8 @@ def grow_like(
 
     Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, where old entries are found
     elsewhere than in front (the last of each axis is looked for), for heads that do not fit, (naming the leaf)
-    where a shape or a number fits several leaves that grew differently, for another fill or order, and for matrices
+    where a shape or a number fits several leaves that grew differently or several axes of one, for state of unknown shapes,
+    for another fill or order, and for matrices
     that hold functions (PMatImplicit, PMatPullback) or are of other params: compute them anew.
 
     >>> import torch

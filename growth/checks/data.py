@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fisher.checks.axes import batch_size
-from fisher.checks.data import batches
+from fisher.checks.data import batches, one_batch
 from fisher.checks.data import check_finite as check_data
 from fisher.checks.finiteness import finite
 from linmaps import trees
@@ -18,6 +18,20 @@ DIVERGED = "the training has diverged: go back to finite parameters (or pass che
 def few(x: Any) -> Any:
     """Some of the examples: they go apart, so these show how f uses its leaves."""
     return trees.map(lambda t: t[:FEW], x)
+
+
+def again(data: Any, what: str) -> None:
+    """Raise a ValueError for data that can be gone through but once, where several passes are needed.
+
+    >>> again(iter([1]), "line_search")
+    Traceback (most recent call last):
+    ValueError: data: got list_iterator, which can be gone through once, expected batches that come again, since line_search ...
+    """
+    if not one_batch(data) and isinstance(data, Iterable) and iter(data) is data:
+        raise ValueError(
+            f"data: got {type(data).__name__}, which can be gone through once, expected batches that come again, since {what} "
+            "makes several passes: a list of the batches, a DataLoader, or a class whose __iter__ starts anew"
+        )
 
 
 def examples(

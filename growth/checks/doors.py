@@ -35,13 +35,18 @@ def door(*calls: str) -> Callable[[Fn], Fn]:
     """
 
     def decorate(fn: Fn) -> Fn:
-        names = list(inspect.signature(fn).parameters)
+        parameters = inspect.signature(fn).parameters
+        names, may_be_none = list(parameters), {n for n, p in parameters.items() if p.default is None}
         checked = annotated(fn)
+
+        def entered(name: str, value: Any) -> Any:
+            skipped = name not in ENTRIES or (value is None and name in may_be_none)
+            return value if skipped else ENTRIES[name](value, name)
 
         @functools.wraps(fn)
         def run(*args: Any, **options: Any) -> Any:
-            args = tuple(ENTRIES[n](a, n) if n in ENTRIES else a for n, a in zip(names, args)) + args[len(names) :]
-            options = {n: ENTRIES[n](a, n) if n in ENTRIES else a for n, a in options.items()}
+            args = tuple(entered(n, a) for n, a in zip(names, args)) + args[len(names) :]
+            options = {n: entered(n, a) for n, a in options.items()}
             return checked(args, options)
 
         return full_precision(*calls)(run)  # type: ignore[return-value]

@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
+from growth.checks.data import again
 from growth.checks.doors import count, door
 from growth.closed_form.delta import Delta, make_delta, optimal_delta
 from growth.closed_form.gates import best_of_gates
@@ -81,6 +82,7 @@ def gated_neurons(
     Neurons(Gated('gate', 'up', 'down'), 1 gated units: 2 -> 1, gain = 0.5, float32, cpu)
     """
     count(k)
+    again(data, "gated_neurons")
     if target not in get_args(Target):
         raise ValueError(f'target: got {target!r}, expected "residual" or "gradient"')
     size(candidates, "candidates", 1, MOST, cure="it counts gate rows")

@@ -23,6 +23,7 @@ from growth.checks.data import examples, few
 from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.moments.first_order import Statistics
+from growth.reading.buffers import counters_fixed
 from growth.reading.locate import located
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working
@@ -91,7 +92,7 @@ def output_fisher(
             [-0.2500,  0.2500]])
     """
     pairs, alone = check_pairs(pair)
-    params = detached(params)
+    f, params = counters_fixed(f, detached(params))
     rule = Categorical(class_axis=-1) if likelihood == "categorical" else find_likelihood(likelihood)
     columns = estimator("exact", rule)
     sums: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Running statistics of norms: leaves of params that grow along, and have no derivative."""
+"""Running statistics of norms, and counters: leaves of params that go along, and have no derivative."""
 
 from __future__ import annotations
 
@@ -29,3 +29,23 @@ def buffers_fixed(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return f(params, x)
 
     return fixed
+
+
+def counters_fixed(f: Callable[..., Tensor], params: Any) -> tuple[Callable[..., Tensor], Any]:
+    """(f, params) without the leaves that are no real numbers, such as num_batches_tracked, over which f is closed.
+
+    >>> import torch
+    >>> f, params = counters_fixed(lambda p, x: x * p["w"] + p["n"], {"w": torch.ones(1), "n": torch.tensor(3)})
+    >>> params, f(params, 2 * torch.ones(1))
+    ({'w': tensor([1.]), 'n': ()}, tensor([5.]))
+    """
+    flat, treedef = trees.flatten(params)
+    real = [t.is_floating_point() or t.is_complex() for t in flat]
+    if all(real):
+        return f, params
+
+    def closed(some: Any, x: Any) -> Tensor:
+        own = iter(trees.leaves(some))
+        return f(treedef.unflatten([next(own) if keep else t for t, keep in zip(flat, real)]), x)
+
+    return closed, treedef.unflatten([t if keep else () for t, keep in zip(flat, real)])

@@ -202,3 +202,17 @@ def places(params: Any, pair: Pair) -> list[tuple[Path, int, int]]:
     found = [(path, 0, 1) for layer in rows for path in (layer.weight_path, layer.bias_path) if path is not None]
     found.append((after.weight_path, 1, after.columns))
     return found + [(path, 0, 1) for path, _, _ in norm_leaves(params, pair)]
+
+
+def unit_size(params: Any, pair: Pair) -> int:
+    """How many parameters a new hidden unit of a pair brings, over all leaves.
+
+    >>> import torch
+    >>> unit_size(
+    ...     {"a": {"bias": torch.zeros(2), "weight": torch.zeros(2, 3)}, "b": {"weight": torch.zeros(1, 2)}},
+    ...     Pair("a", "b"),
+    ... )
+    5
+    """
+    found = ((trees.get(params, path).shape, axis, columns) for path, axis, columns in places(params, pair))
+    return sum(columns * math.prod((*shape[:axis], *shape[axis + 1 :])) for shape, axis, columns in found)

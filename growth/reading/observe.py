@@ -24,7 +24,7 @@ from fisher.collector.rules.forms import Convolution
 from growth.checks.data import examples, few
 from growth.reading.activations import Activation
 from growth.reading.between import normed, outputs
-from growth.reading.buffers import buffers_fixed
+from growth.reading.buffers import buffers_fixed, counters_fixed
 from growth.reading.calls import refusal
 from growth.reading.layers import layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
@@ -82,7 +82,8 @@ def observed(
     """For each batch that is not empty: its name, its samples and one View per pair."""
     if taps not in TAPS:
         raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
-    each, f, params = per_sample(loss), buffers_fixed(f), detached(params)
+    f, params = counters_fixed(buffers_fixed(f), detached(params))
+    each = per_sample(loss)
     places: list[Place] = []
     found: Any = None
     for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite):

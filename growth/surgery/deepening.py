@@ -10,15 +10,23 @@ from torch import Tensor
 
 from growth.checks.doors import door
 from growth.reading.layers import Layer, layer_at
+from growth.surgery.same import Deeper, Function, applied, asked, same_function
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
 from linmaps.trees.tree import Tree
 
 
-@door()
+@door("f")
 def deepen(
-    params: Tree, after: str | Path, name: str, *, kernel: Sequence[int] | None = None, bias: bool | None = None
+    params: Tree,
+    after: str | Path,
+    name: str,
+    *,
+    kernel: Sequence[int] | None = None,
+    bias: bool | None = None,
+    f: Function = None,
+    x: Any = None,
 ) -> Tree:
     """`params` with an identity layer `name` behind the layer `after`.
 
@@ -30,10 +38,12 @@ def deepen(
 
     after: path of a layer.  The new one stands right behind it in the same dict, nested or flat with dotted keys.
     name: its key there, or its whole path.  kernel: of a convolution, odd sizes; None: that of `after`.  bias: None:
-    where `after` has one.  The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
+    where `after` has one.  f, x: the function, which finds in params whether the layer is there, and some inputs, on which it is
+    compared, as in `widen`.  The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
 
     Raises ValueError (path, got, expected) if there is no such layer, if there is something at `name` already, for even
-    kernels, where layers stand in a list; then its numbers, which are other layers' paths, would change.
+    kernels, where layers stand in a list; then its numbers, which are other layers' paths, would change; and where f is another
+    function, or does not read the new layer.
     Source: Chen, Goodfellow, Shlens, "Net2Net: accelerating learning via knowledge transfer" (2016).
 
     >>> import torch
@@ -41,6 +51,7 @@ def deepen(
     {'weight': tensor([[1., 0.],
             [0., 1.]]), 'bias': tensor([0., 0.])}
     """
+    held = asked(f, x, None)
     layer = layer_at(params, after)
     new = {"weight": _identity(layer, kernel)}
     if (layer.bias is not None) if bias is None else bias:
@@ -65,7 +76,13 @@ def deepen(
         entries = {key: type(holder)(new)}
     at = max(i for i, k in enumerate(node) if _belongs(k, own)) + 1
     items = list(node.items())
-    return trees.replace(params, above, type(node)([*items[:at], *entries.items(), *items[at:]]))
+    deeper = trees.replace(params, above, type(node)([*items[:at], *entries.items(), *items[at:]]))
+    if held is not None:
+        what = Deeper(path_str(after), name)
+        same_function(held, params, deeper, what)
+        old = set(trees.paths(params))
+        applied(held, deeper, [p for p in trees.paths(deeper) if p not in old], what)
+    return deeper
 
 
 def _identity(layer: Layer, kernel: Sequence[int] | None) -> Tensor:

@@ -52,6 +52,9 @@ def grow(
     order, in one call or in several: an update computed before a neighbour grew is padded with zeros.
     Of a `Gated` pair U, c are those of `up`, and the gate gets its new rows as they are, at any t: G -> [G; a].
     Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1.
+    Masked units (zero in, zero out), and all at t = 0, are added as they are, zero on both sides: no gradient will ever move
+    them (where σ(0) = 0).  `growth.step` and `fit_and_grow` give them generic incoming weights; by hand take fresh ones for
+    those that are masked, `merge_neurons(compact(new), initialize(params, pair, n, generator=g))`.
     The tensors are connected to params by autograd: detach them to make new leaves for an optimizer.
     Differentiable in everything; entries go as √t, whose infinite derivative at t = 0 is reported as 0.
 

@@ -16,7 +16,7 @@ from growth.checks.doors import count, door
 from growth.closed_form.draws import in_rows
 from growth.reading.transformers.heads import HeadAxis, Heads, Segment, head_axes
 from growth.surgery.resize import indices, magnitude
-from growth.surgery.same import Check, same_function
+from growth.surgery.same import Check, Function, asked, same_function
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.numerics.numeric import positive_root
@@ -103,7 +103,7 @@ def _size(leaf: Tensor, segment: Segment, old: Tensor) -> Tensor:
     return magnitude(leaf if segment.role == "out" else old.flatten(0, 1))
 
 
-@door()
+@door("f")
 def add_heads(
     params: Tree,
     heads: Heads,
@@ -114,6 +114,8 @@ def add_heads(
     units: Units | None = None,
     noise: float = 0.0,
     draws: Tensor | None = None,
+    f: Function = None,
+    x: Any = None,
     check: Check | None = None,
 ) -> Tree:
     """`params` with n more heads in an attention layer, computing the same function if f reads their number from params.
@@ -130,20 +132,21 @@ def add_heads(
     units: which heads are split, n indices; None: 0, 1, 2, ... in turn, or with a generator n random ones.  noise: relative
     size of normal noise on copies, without which they have the same gradients for ever (split).  draws `[n, N]`: standard
     normal numbers in place of a generator, N = the entries of q, k, v, out of one head (all in its group).  Random entries have
-    the root mean square of the leaf.  check: (f, x), held against each other before any noise as in `widen`.
+    the root mean square of the leaf.  f, x (or check=(f, x)): held against each other before any noise as in `widen`.
     State goes along by `grow_like(state, params, grown, heads=heads)`.
 
     Raises ValueError (path, got, expected) for layers that do not match, an unknown method, missing randomness, draws of
-    another shape, units or noise without meaning, and where check finds another function.
+    another shape, units or noise without meaning, and where f is another function.
 
     >>> import torch
     >>> p = {"q": torch.ones(2, 3), "k": torch.ones(2, 3), "v": torch.ones(2, 3), "o": torch.ones(1, 2)}
     >>> add_heads(p, Heads("q", "k", "v", "o", 2), 1)["o"]
     tensor([[0.5000, 1.0000, 0.5000]])
     """
-    if check is not None:
+    held = asked(f, x, check)
+    if held is not None:
         again = None if generator is None else generator.clone_state()
-        same_function(check, params, add_heads(params, heads, n, method, again, units=units, draws=draws), heads)
+        same_function(held, params, add_heads(params, heads, n, method, again, units=units, draws=draws), heads)
     count(n, "n", cure="to remove heads use prune")
     if method not in HEAD_METHODS:
         raise ValueError(f"method: got {method!r}, expected one of {list(HEAD_METHODS)}")

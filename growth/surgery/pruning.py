@@ -23,6 +23,8 @@ from growth.reading.layers import Layer, layers_of, places
 from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
 from growth.surgery.resize import gathered, indices, spread
+from growth.surgery.same import Function, asked, same_function
+from growth.surgery.silenced import zeroed
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import typed
@@ -36,7 +38,7 @@ from linmaps.trees.tree import Tree
 Units = Sequence[int] | Tensor
 
 
-@door()
+@door("f")
 def prune(
     params: Tree,
     pair: Pair | Heads,
@@ -45,6 +47,8 @@ def prune(
     stats: Statistics | None = None,
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
+    f: Function = None,
+    x: Any = None,
 ) -> Tree:
     """`params` without the hidden units `units` of a pair; the others keep their order, and their entries bit by bit.
 
@@ -61,9 +65,12 @@ def prune(
 
     exactly 0 where the dropped activations are linear combinations of the kept ones and the constant.
     ridge, rtol: as in `optimal_delta`.
+    f, x: the function and some inputs.  f(pruned, x) must then be, to rounding, what f is when the outgoing weights of these
+    units (and of no other) are zero; ValueError where it is not, or f takes no other sizes, which says where a reshape of the
+    hidden axis stands in the way.
 
     Raises ValueError (path, got, expected) for layers that do not match, units out of range or named twice (outside of
-    transforms), statistics of other sizes; TypeError for other tensors.
+    transforms), statistics of other sizes, and where f is another function; TypeError for other tensors.
     Source of the update: Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon" (1993),
     for the squared error of a layer.
 
@@ -73,6 +80,7 @@ def prune(
     {'a.weight': tensor([[1.],
             [3.]]), 'b.weight': tensor([[4., 6.]])}
     """
+    held = asked(f, x, None)
     p, device = count_of(params, pair)
     dropped, kept = partition(units, p, device)
     if stats is not None:
@@ -80,7 +88,10 @@ def prune(
             raise ValueError(f"stats: got statistics for {pair}, expected None: they are of the units of a Pair")
         after = layers_of(params, pair)[1]
         params = _compensated(params, pair, stats, spread(dropped, after.taps), spread(kept, after.taps), ridge, rtol)
-    return cast(Tree, gathered(params, pair, kept))
+    pruned = gathered(params, pair, kept)
+    if held is not None:
+        same_function(held, zeroed(params, pair, dropped, p), pruned, pair, "what it is when these units lead nowhere")
+    return cast(Tree, pruned)
 
 
 @typed

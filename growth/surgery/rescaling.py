@@ -15,7 +15,7 @@ from growth.checks.doors import count, door
 from growth.closed_form.normalization import deviation
 from growth.reading.layers import Layer, norm_leaves, plain_layers
 from growth.reading.pairs import Pair
-from growth.surgery.same import Check, same_function
+from growth.surgery.same import Check, Function, asked, same_function
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.trees.keys import path_str
@@ -26,9 +26,17 @@ KINDS = get_args(Kind)
 POWERS = {"running_mean": 1, "running_var": 2}
 
 
-@door()
+@door("f")
 def rescale(
-    params: Tree, pair: Pair, k: int, *, kind: Kind = "default", preserve: bool = False, check: Check | None = None
+    params: Tree,
+    pair: Pair,
+    k: int,
+    *,
+    kind: Kind = "default",
+    preserve: bool = False,
+    f: Function = None,
+    x: Any = None,
+    check: Check | None = None,
 ) -> Tree:
     """`params` with (U, c) times α and (W, b) times β, before k units are added; same sizes, a new tree.
 
@@ -46,7 +54,7 @@ def rescale(
         W σ(U x + c) + b = (β W) σ((U x + c) / β) + b;
 
     with a `pair.norm`, whose output does not follow U, its weight and bias are divided by β in place of U and c.  For
-    other σ it keeps nothing: check=(f, x), the function and some inputs, has it compared, as in `growth.widen`.
+    other σ it keeps nothing: f=, x=, the function and some inputs, have it compared, as in `growth.widen`.
 
     Without hidden units (p = 0) params are returned as they are.
     Raises ValueError for an unknown kind, k < 0, and preserve=True with a norm that has no weight; TypeError unless k is
@@ -59,10 +67,13 @@ def rescale(
     >>> growth.rescale(params, growth.Pair("a", "b"), 3)
     {'a.weight': tensor([[1., 1.]]), 'b.weight': tensor([[0.5000]]), 'b.bias': tensor([0.5000])}
     """
-    if check is not None:
+    held = asked(f, x, check)
+    if held is not None:
         if not preserve:
-            raise ValueError("check: got one with preserve=False, which changes the function; expected preserve=True")
-        same_function(check, params, rescale(params, pair, k, kind=kind, preserve=True), pair)
+            raise ValueError(
+                "f, x (or check): got them with preserve=False, which changes the function; expected preserve=True"
+            )
+        same_function(held, params, rescale(params, pair, k, kind=kind, preserve=True), pair)
     count(k)
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {list(KINDS)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,23 @@ from growth.reading.calls import calls_between
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.reading.transformers.streams import Stream
+from linmaps import trees
 from linmaps.checks import values
+from linmaps.trees.keys import Path
 
 Check = tuple[Callable[..., Tensor], Any]
+Function = Callable[..., Tensor] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Deeper:
+    """A layer more, behind another."""
+
+    after: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"deepen({self.after!r}, {self.name!r})"
 
 
 HELD = "; torch's MultiheadAttention keeps embed_dim = num_heads * head_dim: write the layer out"
@@ -28,10 +43,33 @@ CURES = {
     "must be the layers of one attention layer",
     Stream: "all that reads or writes the stream must be named, its width be taken from params, its norms be of the kind that is "
     "named, and a stream with LayerNorm be read through these alone",
+    Deeper: "what stands behind the new layer must change nothing where it has been applied before (ReLU does, of a smooth "
+    "activation leave it out there), and a convolution needs stride 1 and padding (size - 1) / 2",
 }
 
 
-def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads | Stream) -> None:
+def asked(f: Function, x: Any, check: Any) -> Check | None:
+    """What a function is to be held against: (f, x), as f= and x= or as check=(f, x); None for none of these.
+
+    >>> asked(None, torch.ones(1), None)
+    Traceback (most recent call last):
+    ValueError: f, x: got x alone, expected both (the function and some inputs, on which it is to be the same), or none
+    """
+    if (f is None) != (x is None):
+        raise ValueError(
+            f"f, x: got {'x' if f is None else 'f'} alone, expected both (the function and some inputs, on which it is to be the "
+            "same), or none"
+        )
+    if f is not None and check is not None:
+        raise ValueError("check: got one beside f and x, expected f=, x= alone; it is the same")
+    if check is None or (isinstance(check, tuple) and len(check) == 2 and callable(check[0])):
+        return check if f is None else (f, x)
+    raise TypeError(f"check: got {type(check).__name__}, expected a tuple (f, x) of the function and some inputs")
+
+
+def same_function(
+    check: Check, params: Any, new: Any, pair: Pair | Heads | Stream | Deeper, expected: str = "the same function"
+) -> None:
     """Raise a ValueError unless check = (f, x) says that f is the same at both params, to rounding.
 
     >>> p, q = ({"a": torch.ones(1, 1), "b": t * torch.ones(1, 1)} for t in (1, 2))
@@ -39,15 +77,13 @@ def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads | Stre
     Traceback (most recent call last):
     ValueError: Pair('a', 'b'): f changes by up to 1, at a size of 1, expected the same function; ...
     """
-    if not isinstance(check, tuple) or len(check) != 2 or not callable(check[0]):
-        raise TypeError(f"check: got {type(check).__name__}, expected a tuple (f, x) of the function and some inputs")
     f, x = check
     try:
         old, now = f(params, x), f(new, x)
     except (RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{pair}: f raised {type(error).__name__} for the new params ({error}), expected a function that takes its sizes "
-            "from params" + ("" if isinstance(pair, Pair) else HELD)
+            "from params" + (HELD if isinstance(pair, (Heads, Stream)) else _reshaped(f, params, pair, x))
         ) from error
     a, b = values(old), values(now)
     if a is None or b is None or not a.numel():
@@ -56,18 +92,40 @@ def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads | Stre
     apart = float((a - b).abs().amax()) if a.shape == b.shape else math.inf
     if not apart <= 10 * torch.finfo(a.dtype).eps ** 0.5 * max(size, torch.finfo(a.dtype).eps):
         raise ValueError(
-            f"{pair}: f changes by up to {apart:.3g}, at a size of {size:.3g}, expected the same function; "
+            f"{pair}: f changes by up to {apart:.3g}, at a size of {size:.3g}, expected {expected}; "
             + _cure(f, params, pair, x)
         )
 
 
-def _cure(f: Callable[..., Tensor], params: Any, pair: Pair | Heads | Stream, x: Any) -> str:
+def applied(check: Check, deeper: Any, leaves: Sequence[Path], what: Deeper) -> None:
+    """Raise a ValueError if f does not read these leaves: with no number there it gives numbers all the same."""
+    f, x = check
+    for path in leaves:
+        deeper = trees.replace(deeper, path, torch.full_like(trees.get(deeper, path), math.nan))
+    try:
+        y = values(f(deeper, x))
+    except (RuntimeError, ValueError, ArithmeticError):  # who looks at its numbers reads them
+        return
+    if y is not None and y.numel() and bool(y.isfinite().all()):
+        raise ValueError(
+            f"{what}: f gives the same whatever stands in {what.name}, expected a function that applies this layer behind "
+            f"{what.after} where params have it"
+        )
+
+
+def _cure(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
     """What stands in the way, as far as the calls between the layers show it."""
+    return _reshaped(f, params, pair, x).removeprefix("; ") or next(
+        cure for kind, cure in CURES.items() if isinstance(pair, kind)
+    )
+
+
+def _reshaped(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
+    """That the hidden axis is cut between the layers of a pair, if it is."""
     calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) else []
-    cut = [c for c in calls if any(part in c for part in RESHAPES)]
-    if not cut:
-        return CURES[type(pair)]
+    if not any(part in c for part in RESHAPES for c in calls):
+        return ""
     return (
-        f"a reshape of the hidden axis stands in the way ({', '.join(calls)}), so that new units at the end shift those of other "
-        "heads or groups: of attention give growth.Heads(q, k, v, out, n_heads) in place of the pair, else choose another pair"
+        f"; a reshape of the hidden axis stands in the way ({', '.join(calls)}), so that units that come or go shift those of "
+        "other heads or groups: of attention give growth.Heads(q, k, v, out, n_heads) in place of the pair, else choose another"
     )

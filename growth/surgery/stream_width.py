@@ -15,7 +15,7 @@ from growth.checks.doors import count, door
 from growth.closed_form.draws import in_rows
 from growth.reading.transformers.streams import Leaf, Stream, stream_of
 from growth.surgery.resize import magnitude
-from growth.surgery.same import Check, same_function
+from growth.surgery.same import Check, Function, asked, same_function
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.trees import path_str
@@ -26,7 +26,7 @@ Norm = Literal["rms", "layer", "none"]
 NORMS = get_args(Norm)
 
 
-@door()
+@door("f")
 def widen_stream(
     params: Tree,
     layers: Any,
@@ -35,6 +35,8 @@ def widen_stream(
     *,
     norm: Norm | None = None,
     draws: Tensor | None = None,
+    f: Function = None,
+    x: Any = None,
     check: Check | None = None,
 ) -> Tree:
     """`params` with k more entries in the residual stream, computing the same function; the new ones are silent at first.
@@ -52,14 +54,14 @@ def widen_stream(
     readers layers whose inputs it is (of q, k, v each, and the last layer), scales factors of its entries, tied pairs
     (embedding that is the last layer too, norm in front of that): its norm takes 1 / c² (RMSNorm alone).  Or a
     `fisher.LayerCollection`, if embeddings say E and no layer has E on both sides; layers that have E by chance are taken for
-    readers and writers, which check tells.
+    readers and writers, which f and x tell.
     norm: "rms", "layer", "none"; None: "none" without norms, "layer" if all have biases; name it where norms have no leaves.  f
     must take the width from params.
     draws `[k, N]`: standard normal numbers in place of a generator, N = the entries of a column of all readers.
-    check: (f, x), held against each other as in `widen`; without it f raises later on for readers and writers left out.
+    f, x (or check=(f, x)): held against each other as in `widen`; without them f raises later for readers and writers left out.
 
     Raises ValueError (path, got, expected) for leaves of another width, roles that are open, tied layers or scales of a stream
-    with LayerNorm, norms of unknown kind, missing randomness, and where check finds another function.
+    with LayerNorm, norms of unknown kind, missing randomness, and where f is another function.
 
     >>> import torch
     >>> p = {"e": torch.ones(2, 1), "n": torch.ones(1), "r": torch.ones(1, 1)}
@@ -68,9 +70,10 @@ def widen_stream(
     tensor([[0.5000, 1.0000, 1.0000, 1.0000]])
     """
     stream = stream_of(params, layers)
-    if check is not None:
+    held = asked(f, x, check)
+    if held is not None:
         again = None if generator is None else generator.clone_state()
-        same_function(check, params, widen_stream(params, layers, k, again, norm=norm, draws=draws), stream)
+        same_function(held, params, widen_stream(params, layers, k, again, norm=norm, draws=draws), stream)
     count(k, cure="to remove entries take them out of all leaves")
     E, kind = stream.width, _kind(stream, norm)
     if not E:

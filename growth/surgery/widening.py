@@ -19,7 +19,7 @@ from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.surgery.heads import wider_heads
 from growth.surgery.resize import gathered, indices, magnitude
-from growth.surgery.same import Check, same_function
+from growth.surgery.same import Check, Function, asked, same_function
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees.tree import Tree
@@ -31,7 +31,7 @@ Units = Sequence[int] | Tensor
 Parts = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 
 
-@door()
+@door("f")
 def widen(
     params: Tree,
     pair: Pair | Heads,
@@ -43,6 +43,8 @@ def widen(
     noise: float = 0.0,
     draws: Tensor | None = None,
     rescale: bool = True,
+    f: Function = None,
+    x: Any = None,
     check: Check | None = None,
 ) -> Tree:
     """`params` with k more hidden units between the layers of a pair, computing the same function if f is elementwise there.
@@ -70,8 +72,9 @@ def widen(
     hidden axis into heads or groups, between which new units at the end shift the others; by dropout, which drops copies
     apart, so that the mean alone is the same.  params do not tell these apart, f does, so without f this cannot know:
 
-    check: (f, x), the function and some inputs.  f(params, x) and f(widened, x), before any noise, must then agree to
-    rounding; ValueError where they differ, or f takes no other sizes.
+    f, x: the function and some inputs (check=(f, x) is the same).  f(params, x) and f(widened, x), before any noise, must then
+    agree to rounding; ValueError where they differ, or f takes no other sizes, which says where a reshape of the hidden axis
+    stands in the way.
 
     Heads in place of a pair: k more units at the end of each head, of q, k, v and out, widening (k, q) and (v, out) as the two
     sides of a pair: U is the rows of k and v, W those of q and the columns of out.  f divides by the root of the width d of the
@@ -91,9 +94,10 @@ def widen(
             [2.],
             [1.]]), 'b.weight': tensor([[2., 6., 2.]])}
     """
-    if check is not None:
+    held = asked(f, x, check)
+    if held is not None:
         exact = widen(params, pair, k, method, _again(generator), units=units, draws=draws, rescale=rescale)
-        same_function(check, params, exact, pair)
+        same_function(held, params, exact, pair)
     p = 1 if isinstance(pair, Heads) else layers_of(params, pair)[0].weight.shape[0]
     _check(pair, p, k, method, noise, units)
     if not isinstance(pair, Heads) and not rescale:

@@ -11,6 +11,7 @@ from torch import Tensor
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
+from growth.reading.layers import unit_size
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.checks.annotations import typed
 from linmaps.trees import record
@@ -38,12 +39,13 @@ def improvement(new: Neurons | None, delta: Delta | None) -> Tensor:
     return sum(parts[1:], parts[0])
 
 
-@record(static=("names", "units"))
+@record(static=("names", "units", "parameters"))
 class Comparison:
     """Growth steps side by side, one per pair: decreases `[n]` of the deltas, gains `[n]` of the new units.
 
-    improvements is their sum, best the index `[]` of the largest.  Prints as a table; of an ensemble (fields
-    `[members, n]`) mean ± standard deviation.
+    improvements is their sum, best the index `[]` of the largest.  parameters: how many the units of each step bring (None: not
+    known); slopes `[n]` are the gains of units per parameter, 0 of steps that bring none, steepest the index `[]` of the largest.
+    Prints as a table; of an ensemble (fields `[members, n]`) mean ± standard deviation.
 
     >>> import torch
     >>> Comparison(("a - b", "b - c"), (2, 2), torch.tensor([0.5, 0.25]), torch.tensor([1.0, 3.0]))
@@ -56,6 +58,18 @@ class Comparison:
     units: tuple[int, ...]
     decreases: Tensor
     gains: Tensor
+    parameters: tuple[int, ...] | None = None
+
+    @property
+    def slopes(self) -> Tensor:
+        if self.parameters is None:
+            raise ValueError("slopes: got steps of unknown size, expected compare(pairs, news, deltas, params=params)")
+        inverse = [1 / n if n else 0.0 for n in self.parameters]
+        return self.gains * torch.tensor(inverse, dtype=self.gains.dtype, device=self.gains.device)
+
+    @property
+    def steepest(self) -> Tensor:
+        return self.slopes.argmax(-1)
 
     @property
     def improvements(self) -> Tensor:
@@ -72,14 +86,24 @@ class Comparison:
             [name, k, d[i], g[i], total[i], "best" if i == best else ""]
             for i, (name, k) in enumerate(zip(self.names, self.units))
         ]
-        return aligned(["pair", "units", "decrease", "gain", "improvement", ""], rows)
+        head = ["pair", "units", "decrease", "gain", "improvement"]
+        if self.parameters is not None:
+            head += ["parameters", "gain / parameter"]
+            slopes = plain(self.slopes).movedim(-1, 0)
+            steepest = int(slopes.reshape(len(slopes), -1).mean(1).argmax())
+            for i, row in enumerate(rows):
+                said = [w for w, at in (("best", best), ("steepest", steepest)) if i == at]
+                row[-1:] = [self.parameters[i], slopes[i], ", ".join(said)]
+        return aligned([*head, ""], rows)
 
 
 @typed
-def compare(pairs: Sequence[Pair], news: Any, deltas: Any) -> Comparison:
+def compare(pairs: Sequence[Pair], news: Any, deltas: Any, *, params: Any = None) -> Comparison:
     """The growth steps of several pairs as a `Comparison`: lists of new units and of deltas, entries may be None.
 
-    Raises ValueError for lists of other lengths and pairs without any step.
+    params: those that grow; then slopes per new parameter are known, by which `fit_and_grow(choose="slope")` chooses.
+
+    Raises ValueError for lists of other lengths, pairs without any step, and params without these layers.
 
     >>> import torch
     >>> change = Delta(torch.ones(1, 2), None, torch.tensor(0.5))
@@ -99,4 +123,7 @@ def compare(pairs: Sequence[Pair], news: Any, deltas: Any) -> Comparison:
         tuple(0 if n is None else n.size for n in units),
         torch.stack([zero if d is None else d.decrease for d in changes]),
         torch.stack([zero if n is None else n.gain for n in units]),
+        None
+        if params is None
+        else tuple(0 if n is None else n.size * unit_size(params, p) for p, n in zip(each, units)),
     )

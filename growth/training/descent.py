@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+from torch.func import grad
+
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed
@@ -75,3 +79,31 @@ def adam(lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: fl
         return step, {"step": t, "mean": mean, "square": square}
 
     return Optimizer(init, update)
+
+
+def gradients(loss: Callable[[Any], Tensor], params: Any) -> Any:
+    """The gradient of a loss of params as a tree like these; zeros for leaves that are no real numbers, such as counters.
+
+    >>> import torch
+    >>> gradients(lambda p: (p["w"] ** 2).sum(), {"w": torch.ones(1), "n": torch.tensor(3)})
+    {'w': tensor([2.]), 'n': tensor(0)}
+    """
+    flat, treedef = trees.flatten(params)
+    real = [i for i, t in enumerate(flat) if t.is_floating_point()]
+
+    def of(some: list[Tensor]) -> Tensor:
+        own = dict(zip(real, some))
+        return loss(treedef.unflatten([own.get(i, t) for i, t in enumerate(flat)]))
+
+    own = dict(zip(real, grad(of)([flat[i] for i in real])))
+    return treedef.unflatten([own[i] if i in own else torch.zeros_like(t) for i, t in enumerate(flat)])
+
+
+def moved(params: Any, step: Any) -> Any:
+    """params + step, where they are real numbers; counters stay.
+
+    >>> import torch
+    >>> moved({"w": torch.ones(1), "n": torch.tensor(3)}, {"w": torch.ones(1), "n": torch.tensor(0.0)})
+    {'w': tensor([2.]), 'n': tensor(3)}
+    """
+    return trees.map(lambda t, s: t + s if t.is_floating_point() else t, params, step)

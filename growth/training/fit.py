@@ -1,19 +1,18 @@
 """Train, grow, train, ...: the recipe that ties statistics, closed forms, search, surgery and training, as one function.
 
-r inputs of the pair, p hidden units, N samples in memory, B of them in a batch.
+r inputs of the pair, p hidden units, B samples of a batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad
 from tqdm import tqdm
 
-from fisher.checks.axes import batch_size as count_samples
 from fisher.checks.finiteness import finite
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
@@ -22,34 +21,38 @@ from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale
-from growth.training.descent import Optimizer, sgd
-from growth.training.growing import Method, step
+from growth.training.choice import CHOICES, Choose, alone, rooms, steepest
+from growth.training.descent import gradients, moved, sgd
+from growth.training.feeds import Memory, feed
+from growth.training.growing import mean_loss, taken
+from growth.training.proposals import Method, proposed
+from growth.training.rules import Rule
 from growth.training.schedules import plans
 from growth.training.steps import Fit, Step
 from linmaps import trees
 from linmaps.checks import number
-from linmaps.trees.seals import sealed
+from linmaps.trees.seals import unsealed
 from linmaps.trees.tree import Tree
-
-CHUNK = 4096
 
 
 @door("f", "loss", "score")
 def fit_and_grow(
     f: Callable[..., Tensor],
     params: Tree,
-    data: tuple[Any, Any],
+    data: Any,
     pair: Pair | Sequence[Pair],
     *,
-    order: Sequence[Tensor],
+    order: Sequence[Tensor] | Sequence[int],
     target: int | Sequence[int],
     k: int | Sequence[int],
     loss: LossName | Loss = "cross_entropy",
-    optimizer: Optimizer | None = None,
+    optimizer: Any = None,
     method: Method | None = None,
     delta: bool = True,
+    choose: Choose = "all",
     scale: Scale | None = None,
     ridge: float = 0.1,
+    generator: torch.Generator | None = None,
     score: Callable[[Any], Tensor] | None = None,
     progress: bool = False,
     check_finite: bool = True,
@@ -59,10 +62,19 @@ def fit_and_grow(
     A growth step is one `statistics`, `optimal_delta`, `method(stats, k)`, `choose_sign`, `line_search`, `grow`, and
     `grow_like` for the optimizer's state.
 
-    pair: one or several, neighbours too, which grow at once, by amplitudes in common; then target may be a list.
-    data: (x, target) in memory.  order: indices of batches, one tensor `[steps, B]` per phase, see `shuffles`; there is
-    one phase before each growth step and one at the end.  k: units per step, or a list of them (`growth.geometric`, ...).
-    optimizer: `sgd()` by default; any pair of pure functions (init, update).
+    data, order: (x, target) in memory, with indices of batches, one tensor `[steps, B]` per phase, see `shuffles`; or batches of
+    those that come again (a DataLoader, a list), one in memory at a time, with epochs, one int per phase.  There is one phase
+    before each growth step and one at the end.  A loader that shuffles draws from its own generator; losses are means over one
+    pass each.
+    pair: one or several, neighbours too, which grow at once, by amplitudes in common; then target may be a list.  k: units per
+    step, or a list of them (`growth.geometric`, ...).
+    choose: "all", or "slope": in each step one pair grows, that whose k units (those left to its target, if less) gain most per
+    parameter that they add, by the slopes that `choose_sign` measures for all in one pass; the others wait, targets need not be
+    reached, and `Step.width` says who grew.  `growth.compare(..., params=params)` is the table of it.
+    optimizer: `sgd()` by default; any two pure functions init(params), update(gradient, state, params) -> (step to be added,
+    state), those of torchopt too.  One that names `batch` gets the (x, target) of the step by this keyword, in init the first;
+    one that names `generator` gets the one given.  State goes over growth by `optimizer.carry(state, params, grown)` if there
+    is one, else by `grow_like`.
     method: (stats, k) -> Neurons; None: `optimal_neurons` with the output metric "fisher" (shrinkage 0.1), ridge as below.
     delta: also change the weights that are there.  scale: amplitudes as in `grow`; None: by `line_search`, which looks at
     the loss now; for units that preserve the function, give 1.0.
@@ -73,10 +85,13 @@ def fit_and_grow(
 
     check_finite: look for NaN and infinity in params, in data and in the loss after each phase, where training may diverge.
 
-    Works under `vmap` over stacked params (and stacked order, if members shall differ in it): an ensemble grows at once.
+    Works under `vmap` over stacked params (and stacked order, if members shall differ in it): an ensemble grows at once, by
+    choose="all".
     All is a constant for derivatives.  Cost of a growth step: two passes with backward, 56 forwards.
 
-    Raises ValueError where k, target, order do not fit the width of the pair, and where its parts raise.
+    Raises ValueError where k, target, order do not fit the width of the pair, for batches that come but once, for choose="slope"
+    under `vmap`, and where its parts raise; TypeError for epochs with tensors in memory, indices with batches, and for an
+    optimizer without these functions.
     Source: Verbockhaven et al., "Growing tiny networks" (2024).
 
     >>> import torch, growth
@@ -89,62 +104,62 @@ def fit_and_grow(
     >>> [step.width for step in fit.steps], bool(fit.steps[1].grown < fit.steps[1].before)
     ([1, 2], True)
     """
-    params, f, data = trees.map(lambda t: t.detach(), params), buffers_fixed(f), sealed(data, "data")
+    params, f = trees.map(lambda t: t.detach(), params), buffers_fixed(f)
     number(ridge, "ridge", low=0, tensor=False)
-    pairs, alone = check_pairs(pair)
+    if choose not in CHOICES:
+        raise ValueError(f"choose: got {choose!r}, expected one of {list(CHOICES)}")
+    pairs, one = check_pairs(pair)
     if check_finite:
         finite(params, "params", DIVERGED)
-        finite(data, "data", "clean or drop these examples (or pass check_finite=False)")
+    batches = feed(data, order, check_finite=check_finite)
     widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
-    steps_of_each = plans(widths, target, k, len(order))
-    optimizer = sgd() if optimizer is None else optimizer
-    each, parts = per_sample(loss), _parts(data)
-    state = optimizer.init(params)
+    growths = max(0, len(order) - 1)
+    if choose == "slope":
+        alone(params, *([batches.data, *order] if isinstance(batches, Memory) else []))
+        rooms(widths, target, k, growths)
+    else:
+        plan = plans(widths, target, k, len(order))
+    rule, each = Rule(sgd() if optimizer is None else optimizer), per_sample(loss)
+    state = rule.start(params, generator)
     steps: list[Step] = []
-    final = _mean_loss(f, params, parts, each)
+    final = mean_loss(f, params, batches.parts, loss)
     zero = torch.zeros_like(final)
-    with tqdm(total=sum(len(t) for t in order), desc="fit_and_grow", leave=False, disable=not progress) as bar:
-        for units, batches in zip([[0] * len(pairs), *zip(*steps_of_each)], order):
+    with tqdm(total=batches.total, desc="fit_and_grow", leave=False, disable=not progress) as bar:
+        for phase, _ in enumerate(order):
             before, grown, used, gain, decrease = final, final, (zero, zero), zero, zero
-            chosen = [p for p, n in zip(pairs, units) if n]
-            if chosen:
-                own = [n for n in units if n]
-                made = step(
-                    f, params, parts, chosen, own, loss, state=state, scale=scale, method=method, delta=delta, ridge=ridge,
-                    check_finite=check_finite,
-                )  # fmt: skip
-                state, params, used, gain, decrease = made.state, made.params, made.amplitudes, made.gain, made.decrease
-                grown, widths = made.grown, [w + n for w, n in zip(widths, units)]
-            for index in batches:
-                params, state = _trained(f, params, state, data, index, each, optimizer)
+            units = [0] * len(pairs)
+            if phase and choose == "slope":
+                units = rooms(widths, target, k, growths)[phase - 1]
+            elif phase:
+                units = [each_step[phase - 1] for each_step in plan]
+            if any(units):
+                able, own = [p for p, n in zip(pairs, units) if n], [n for n in units if n]
+                found = proposed(
+                    f, params, batches.parts, able, own, loss, method=method, ridge=ridge, check_finite=check_finite
+                )
+                found = [steepest(params, found)] if choose == "slope" else found
+                made = taken(f, params, batches.parts, found, loss, scale=scale, delta=delta, check_finite=check_finite)
+                state = rule.carry(state, params, made.params)
+                params, used, gain, decrease, grown = made.params, made.amplitudes, made.gain, made.decrease, made.grown
+                widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
+            for x, t in batches.phase(phase):
+                loss_of = functools.partial(_batch_loss, f, each, x, t)
+                gradient = gradients(loss_of, params)
+                step, state = rule.update(
+                    gradient, state, params, batch=(unsealed(x), unsealed(t)), generator=generator
+                )
+                params = moved(params, step)
                 bar.update()
-            final = _mean_loss(f, params, parts, each)
+            final = mean_loss(f, params, batches.parts, loss)
             if check_finite:
                 cure = "the training diverged: a smaller lr, or a larger ridge; or pass check_finite=False"
                 finite(final, f"fit_and_grow: the loss after phase {len(steps)}", cure)
-            found = torch.full_like(zero, torch.nan) if score is None else score(params)
+            scored = torch.full_like(zero, torch.nan) if score is None else score(params)
             size = sum(t.numel() for t in trees.leaves(params))
-            width = widths[0] if alone else tuple(widths)
-            steps.append(Step(width, size, before, grown, final, used, gain, decrease, found))
+            width = widths[0] if one else tuple(widths)
+            steps.append(Step(width, size, before, grown, final, used, gain, decrease, scored))
     return Fit(params, state, tuple(steps))
 
 
-def _parts(data: Any) -> list[tuple[Any, Any]]:
-    if not isinstance(data, tuple) or len(data) != 2:
-        raise TypeError(f"data: got {type(data).__name__}, expected a tuple (x, target) of tensors in memory")
-    n = count_samples(data)
-    return [trees.map(lambda t, i=i: t[i : i + CHUNK], data) for i in range(0, n, CHUNK)]
-
-
-def _mean_loss(f: Callable[..., Tensor], params: Any, parts: list[tuple[Any, Any]], each: Loss) -> Tensor:
-    totals = [each(f(params, x), target).sum() for x, target in parts]
-    return torch.stack(totals).sum() / sum(count_samples(x) for x, _ in parts)
-
-
-def _trained(
-    f: Callable[..., Tensor], params: Any, state: Any, data: Any, index: Tensor, each: Loss, optimizer: Optimizer
-) -> tuple[Any, Any]:
-    x, target = trees.map(lambda t: t.index_select(0, index), data)
-    gradient = grad(lambda p: each(f(p, x), target).mean())(params)
-    step, state = optimizer.update(gradient, state, params)
-    return trees.add(params, step), state
+def _batch_loss(f: Callable[..., Tensor], each: Loss, x: Any, target: Any, params: Any) -> Tensor:
+    return each(f(params, x), target).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Generic
 
@@ -10,27 +11,20 @@ from torch import Tensor
 
 from fisher.checks.arguments import detached
 from growth.carry.state import grow_like
-from growth.checks.data import examples
+from growth.checks.data import again, examples
 from growth.checks.doors import door
-from growth.closed_form.delta import Delta, optimal_delta
-from growth.closed_form.neurons import optimal_neurons
+from growth.closed_form.delta import Delta
 from growth.closed_form.sides import awake
-from growth.closed_form.signs import choose_sign
-from growth.closed_form.units import Neurons
-from growth.moments.accumulation import statistics
-from growth.moments.first_order import Statistics
 from growth.reading.buffers import buffers_fixed
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import Scale, grow
+from growth.training.proposals import Method, Proposal, proposed
 from growth.training.search import line_search
 from linmaps.checks import number
 from linmaps.trees import record
 from linmaps.trees.printed import cell, on_a_line
 from linmaps.trees.tree import Tree
-
-Method = Callable[[Statistics, int], Neurons]
-METRIC: dict[str, Any] = {"output_metric": "fisher", "shrinkage": 0.1}
 
 
 @record()
@@ -101,20 +95,32 @@ def step(
     """
     params, f = detached(params), buffers_fixed(f)
     number(ridge, "ridge", low=0, tensor=False)
+    again(data, "growth.step")
     pairs, _ = check_pairs(pair)
     units = as_list(k, len(pairs), "k")
-    stats = statistics(f, params, data, pairs, loss, progress=progress, check_finite=check_finite)
-    changes = [optimal_delta(one, relative(one.S, ridge), **METRIC) for one in stats]
-    news = [
-        optimal_neurons(one, n, delta=change, ridge=relative(one.S_prev, ridge), **METRIC)
-        if method is None
-        else method(one, n)
-        for one, n, change in zip(stats, units, changes)
-    ]
-    given: list[Delta | None] = [change if delta else None for change in changes]
-    news = choose_sign(f, params, data, pairs, news, loss, progress=progress, check_finite=check_finite)
+    found = proposed(
+        f, params, data, pairs, units, loss, method=method, ridge=ridge, progress=progress, check_finite=check_finite
+    )
+    made = taken(f, params, data, found, loss, scale=scale, delta=delta, check_finite=check_finite)
+    return made if state is None else dataclasses.replace(made, state=grow_like(state, params, made.params, heads=()))
+
+
+def taken(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    steps: Sequence[Proposal],
+    loss: LossName | Loss,
+    *,
+    scale: Scale | None,
+    delta: bool,
+    check_finite: bool,
+) -> GrowthStep[Any]:
+    """The steps that pairs proposed, taken at one amplitude for all; without a state."""
+    pairs, news = [s.pair for s in steps], [s.new for s in steps]
+    given: list[Delta | None] = [s.change if delta else None for s in steps]
     gain = torch.stack([new.gain for new in news]).sum()
-    decrease = torch.stack([change.decrease for change in changes]).sum()
+    decrease = torch.stack([s.change.decrease for s in steps]).sum()
     if scale is None:
         found = line_search(f, params, data, pairs, news, given, loss, check_finite=check_finite)
         (s, t), before = found.scale, found.start
@@ -122,17 +128,11 @@ def step(
         both = scale if isinstance(scale, tuple) else (scale, scale)
         before = mean_loss(f, params, data, loss)
         s, t = (torch.zeros_like(before) + amplitude for amplitude in both)
-    awakened = [awake(new, t, one) for new, one in zip(news, stats)]
+    awakened = [awake(one.new, t, one.stats) for one in steps]
     amplitudes: Any = [(s, amplitude) for _, amplitude in awakened]
     larger = grow(params, pairs, [new for new, _ in awakened], delta=given, scale=amplitudes)
-    carried = None if state is None else grow_like(state, params, larger, heads=())
     after = mean_loss(f, larger, data, loss)
-    return GrowthStep(larger, carried, before, after, (s, t), decrease if delta else torch.zeros_like(decrease), gain)
-
-
-def relative(S: Tensor, ridge: float) -> Tensor:
-    """ridge times the mean of the diagonal of S."""
-    return ridge * S.diagonal().sum() / max(1, len(S))
+    return GrowthStep(larger, None, before, after, (s, t), decrease if delta else torch.zeros_like(decrease), gain)
 
 
 def mean_loss(f: Callable[..., Tensor], params: Any, data: Any, loss: LossName | Loss) -> Tensor:

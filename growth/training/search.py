@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.checks.finiteness import finite
-from growth.checks.data import DIVERGED, examples
+from growth.checks.data import DIVERGED, again, examples
 from growth.checks.doors import door
 from growth.closed_form.delta import Delta
 from growth.reading.losses import Loss, LossName, per_sample
@@ -25,7 +25,7 @@ from linmaps.checks import number, size
 from linmaps.numerics import lapack
 from linmaps.numerics.numeric import differentiated
 from linmaps.trees import record
-from linmaps.trees.printed import aligned
+from linmaps.trees.printed import aligned, plain
 
 GRID = (1 / 64, 1 / 8, 1.0, 8.0, 64.0)
 FINE = 33
@@ -35,8 +35,10 @@ FINE = 33
 class Search:
     """What `line_search` found: scale = (t_delta, t_neurons) `[]` each, loss `[]` there and start `[]` at scale 0.
 
-    amplitudes `[n, 2]`, losses `[n]`: all points tried, in order; the first is (0, 0).  Prints as a table, of a search
-    under `vmap` only start and choice, with mean ± standard deviation over the members.
+    amplitudes `[n, 2]`, losses `[n]`: all points tried, in order; the first is (0, 0).  at_edge, bool `[2]`: whether the chosen
+    t_delta, t_neurons is the largest or the smallest positive one of all that were tried, beyond which a wider grid may find
+    less; never of an amplitude 0.  Prints as a table, of a search under `vmap` only start and choice, with mean ± standard
+    deviation over the members.
 
     >>> import torch
     >>> one = torch.ones(())
@@ -44,7 +46,7 @@ class Search:
     t_delta  t_neurons  loss
           0          0     1
           1          2   0.5
-          1          2   0.5  chosen
+          1          2   0.5  chosen, at the edge of what was tried in t_delta, t_neurons
     """
 
     scale: tuple[Tensor, Tensor]
@@ -53,11 +55,24 @@ class Search:
     amplitudes: Tensor
     losses: Tensor
 
+    @property
+    def at_edge(self) -> Tensor:
+        best = torch.stack(self.scale, -1)
+        most = self.amplitudes.amax(-2)
+        least = torch.where(self.amplitudes > 0, self.amplitudes, torch.inf).amin(-2)
+        return (best > 0) & ((best >= most) | (best <= least))
+
+    def _choice(self) -> str:
+        edge = plain(self.at_edge).reshape(-1, 2)
+        names = [n for n, at in zip(("t_delta", "t_neurons"), edge.any(0).tolist()) if at]
+        members = f" of {int(edge.any(1).sum())} in {len(edge)} members" if len(edge) > 1 else ""
+        return f"chosen, at the edge of what was tried in {', '.join(names)}{members}" if names else "chosen"
+
     def __repr__(self) -> str:
         tried: list[list[Any]] = [[0, 0, self.start, ""]]
         if self.losses.ndim == 1:
             tried = [[*point, value, ""] for point, value in zip(self.amplitudes.tolist(), self.losses.tolist())]
-        return aligned(["t_delta", "t_neurons", "loss", ""], [*tried, [*self.scale, self.loss, "chosen"]])
+        return aligned(["t_delta", "t_neurons", "loss", ""], [*tried, [*self.scale, self.loss, self._choice()]])
 
 
 @door("f", "loss")
@@ -81,6 +96,7 @@ def line_search(
     the minimum of the quadratic model of these in (log t_delta, log t_neurons), in their box.  56 evaluations of f with
     the default grid, 14 where new or delta is None or tied=True, in five passes over data, each one batched call.  The
     best of all points is taken, (0, 0) among them: never worse than no growth; without a better one the scale is (0, 0).
+    `Search.at_edge` says where the best is the last that was tried.
 
     tied: one amplitude for both (as a joint solution wants it).  Lists of pairs, new and delta share the amplitudes.
     grid: ascending positive amplitudes; useful ones were measured from 10 to 60 for plain units and from 0.1 to 2 for
@@ -102,6 +118,7 @@ def line_search(
     >>> found.scale[0], len(found.losses)
     (tensor(1.), 14)
     """
+    again(data, "line_search")
     pairs, _ = check_pairs(pair)
     deltas, units = as_list(delta, len(pairs), "delta"), as_list(new, len(pairs), "new")
     given = [any(v is not None for v in side) for side in (deltas, units)]
@@ -144,8 +161,8 @@ def line_search(
         losses = torch.cat([losses, near, mean_loss(bottom).detach()])
     best, least = _best(points, losses)
     if any(differentiated(t) for t in trees.leaves([params, deltas, units])):
-        again = mean_loss(best[None])[0]
-        least = least + (again - again.detach())
+        there = mean_loss(best[None])[0]
+        least = least + (there - there.detach())
     return Search((best[0], best[1]), least, losses[0], points, losses)
 
 

@@ -230,6 +230,7 @@ def of_closed_forms() -> list[Call]:
         Call(N + "compare", growth.compare, {
             "pairs": [Pair("a", "b"), Pair("b", "c")], "news": [None, unbound(new)], "deltas": [unbound(delta)] * 2,
         }),
+        Call(N + "compare/params", growth.compare, {"pairs": [PAIR], "news": [new], "deltas": None, "params": PARAMS}),
     ]  # fmt: skip
 
 
@@ -288,6 +289,12 @@ def of_surgery() -> list[Call]:
         Call(N + "deepen", growth.deepen, {"params": PAIRED, "after": "hidden", "name": "new", "bias": True}, ("name",)),
         Call(N + "prune", growth.prune, {"params": PAIRED, "pair": PAIR, "units": [2, 0], "stats": stats, "ridge": 0.1}),
         Call(N + "prune/tensor", growth.prune, {"params": PAIRED, "pair": PAIR, "units": torch.tensor([2, 0])}, ("params",)),
+        Call(N + "prune/f", growth.prune, {
+            "params": PARAMS, "pair": PAIR, "units": [1], "f": user_f, "x": NET.x,
+        }, ("params", "f", "x")),
+        Call(N + "widen/f", growth.widen, {
+            "params": PARAMS, "pair": PAIR, "k": 1, "f": user_f, "x": NET.x,
+        }, ("params", "f", "x")),
         Call(N + "cut", growth.cut, {"params": PAIRED, "pair": PAIR, "units": [1]}),
         Call(N + "restore", growth.restore, {"params": smaller, "pair": PAIR, "removed": removed}),
         Call(N + "unit_scores", growth.unit_scores, {"params": PAIRED, "pair": PAIR, "stats": stats}),
@@ -383,6 +390,10 @@ def of_training() -> list[Call]:
             "f": user_f, "params": PARAMS, "data": DATA, "pair": PAIR, "order": order, "target": 6, "k": 2,
             "loss": "cross_entropy", "optimizer": sgd, "scale": (0.1, 0.1), "ridge": 0.1,
         }, ("f", "params", "pair")),
+        Call(N + "fit_and_grow/batches", growth.fit_and_grow, {
+            "f": user_f, "params": PARAMS, "data": [DATA, DATA], "pair": [PAIR], "order": [1, 1], "target": [6], "k": 2,
+            "optimizer": adam, "choose": "slope", "scale": (0.1, 0.1), "generator": gen(),
+        }, ("f", "params", "pair", "data")),
         Call(N + "step", growth.step, {
             "f": user_f, "params": PARAMS, "data": DATA, "pair": PAIR, "k": 2, "loss": "cross_entropy", "scale": (0.1, 0.1),
             "ridge": 0.1,

@@ -24,6 +24,7 @@ def step():
     return growth.optimal_neurons(stats, 2), growth.optimal_delta(stats)
 
 
+SEARCH = growth.line_search(NET.f, NET.params, NET.data, NET.pair, *step())
 NAMELESS = tuple(dataclasses.replace(part, pair=None) for part in step())
 
 
@@ -34,6 +35,12 @@ def search(params, new, delta, x):
 
 def fit(params, x):
     fitted = growth.fit_and_grow(NET.f, params, (x, NET.target), NET.pair, order=ORDER, target=6, k=2, scale=(0.1, 0.1))
+    return [s.grown for s in fitted.steps], [s.trained for s in fitted.steps]
+
+
+def batches(params, x):
+    data = [(x[:13], NET.target[:13]), (x[13:], NET.target[13:])]
+    fitted = growth.fit_and_grow(NET.f, params, data, NET.pair, order=[1, 1], target=6, k=2, scale=(0.1, 0.1))
     return [s.grown for s in fitted.steps], [s.trained for s in fitted.steps]
 
 
@@ -49,6 +56,12 @@ CASES: dict[str, Case | Exempt] = {
     "growth.improvement": Case(growth.improvement, step()),
     "growth.compare": Case(lambda new, delta: growth.compare(PAIRS, [None, new], [delta, delta]), NAMELESS),
     "growth.Comparison/best": Case(lambda c: c.best, (growth.compare(PAIRS, None, [NAMELESS[1]] * 2),), COUNT),
+    "growth.compare/params": Case(
+        lambda new, p: growth.compare([NET.pair], [new], None, params=p).slopes, (step()[0], NET.params)
+    ),
+    "growth.Comparison/steepest": Case(
+        lambda n: growth.compare([NET.pair], [n], None, params=NET.params).steepest, (step()[0],), COUNT
+    ),
     "growth.senn_score": Case(growth.senn_score, (STATS,)),
     "growth.senn_score/ridge": Case(growth.senn_score, (STATS, POINT)),
     "growth.senn_score/layer": Case(lambda s: growth.senn_score(s, of="layer"), (STATS,)),
@@ -64,6 +77,7 @@ CASES: dict[str, Case | Exempt] = {
     "growth.gradmax_score/k": Case(lambda s: growth.gradmax_score(s, 2), (STATS,)),
     "growth.by_gain": Case(lambda g: growth.by_gain(g, relative=0.3), (torch.linspace(0, 2, 5).double(),), COUNT),
     "growth.line_search": Case(search, (NET.params, *step(), NET.x), CHOICE),
+    "growth.Search/at_edge": Case(lambda s: s.at_edge, (SEARCH,), COUNT),
     "growth.Search": Exempt("the record of line_search"),
     "growth.step": Case(
         lambda p, x: growth.step(NET.f, p, (x, NET.target), NET.pair, 2, scale=(0.1, 0.1)).params, (NET.params, NET.x)
@@ -75,6 +89,9 @@ CASES: dict[str, Case | Exempt] = {
     "growth.GrowthStep": Exempt("the record of step"),
     "growth.fit_and_grow": Case(
         fit, (NET.params, NET.x), dict.fromkeys(("grad", "jac"), "training is a constant for derivatives")
+    ),
+    "growth.fit_and_grow/batches": Case(
+        batches, (NET.params, NET.x), dict.fromkeys(("grad", "jac"), "training is a constant for derivatives")
     ),
     "growth.sgd": Case(update(growth.sgd(0.1)), (GRADIENT, GRADIENT)),
     "growth.adam": Case(update(growth.adam(0.1)), (GRADIENT, GRADIENT)),

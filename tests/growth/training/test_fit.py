@@ -159,11 +159,6 @@ def test_errors_say_what_was_got(options, error, message):
         run(**options)
 
 
-def test_data_must_be_in_memory():
-    with pytest.raises(TypeError, match="data: got list"):
-        growth.fit_and_grow(NET.f, NET.params, [NET.data], NET.pair, order=order(0), target=5, k=2)
-
-
 def test_several_pairs_neighbours_too_grow_at_once():
     pairs = [growth.Pair("first", "hidden"), NET.pair]
     fit = growth.fit_and_grow(NET.f, NET.params, NET.data, pairs, order=order(0), target=[6, 5], k=2)

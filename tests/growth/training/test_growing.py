@@ -105,3 +105,17 @@ def test_lenet_on_a_loader_grows_within_its_optimizer():
     larger = growth.into_module(model, made.params, optimizer=optimizer)
     assert (larger[0].out_channels, larger[6].in_features) == (4, 16)
     close(larger(x).detach(), f(made.params, x), 1e-12, "module")
+
+
+def test_masked_units_grown_by_hand_are_dead_and_fresh_ones_are_not():
+    """The cure that the docstring of grow names."""
+    f, params = net(width=4)
+    new = growth.optimal_neurons(growth.statistics(f, params, (X[:2], T[:2]), PAIR), 4)
+    masked = int(((new.fan_in == 0).all(1) & (new.fan_out == 0).all(0)).sum())
+    assert masked
+    fresh = growth.initialize(params, PAIR, masked, generator=torch.Generator().manual_seed(0))
+    filled = growth.merge_neurons(growth.compact(new), fresh)
+    for units, dead in ((new, masked), (filled, 0)):
+        g = torch.func.grad(lambda p: mean_loss(f, p))(growth.grow(params, PAIR, units, scale=0.1))
+        moved = (g["0.weight"][4:].abs().sum(1) + g["2.weight"][:, 4:].abs().sum(0)) > 0
+        assert int((~moved).sum()) == dead

@@ -150,3 +150,62 @@ def test_errors_say_what_was_got(options, message):
     options = {"new": new, "delta": delta} | options
     with pytest.raises(ValueError, match=message):
         search(net, **options)
+
+
+def valley(bottom):
+    """A delta whose loss along the amplitude is least at `bottom`."""
+    f = lambda p, x: x @ p["a.weight"].T @ p["b.weight"].T
+    x = torch.eye(2, dtype=torch.float64)
+    params = {"a.weight": torch.eye(2).double(), "b.weight": torch.zeros(1, 2).double()}
+    delta = growth.Delta(-torch.ones(1, 2).double(), None, torch.ones(()).double())
+    data = x, torch.full((2, 1), float(bottom), dtype=torch.float64)
+    return f, params, data, growth.Pair("a", "b"), delta
+
+
+@pytest.mark.parametrize(
+    ("bottom", "edge"), [(1.0, False), (60.0, False), (1e4, True), (64 * 8**0.5, False), (0.01, False), (-1.0, False)]
+)
+def test_a_search_that_ends_where_it_looked_last_says_so(bottom, edge):
+    f, params, data, pair, delta = valley(bottom)
+    found = growth.line_search(f, params, data, pair, None, delta, "squared_error")
+    assert found.at_edge.tolist() == [edge, False]
+    assert ("chosen, at the edge of what was tried in t_delta" in repr(found)) is edge
+    if edge:
+        wider = growth.line_search(
+            f,
+            params,
+            data,
+            pair,
+            None,
+            delta,
+            "squared_error",
+            grid=[*growth.training.search.GRID, 512.0, 4096.0, 32768.0],
+        )
+        assert wider.loss < found.loss
+        assert not wider.at_edge.any()
+    if bottom == -1.0:
+        assert found.scale[0] == 0
+
+
+def test_the_smallest_that_was_tried_is_an_edge_too():
+    one = torch.ones(())
+    points = torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 1.0], [3.0, 3.0]])
+    for chosen, edges in (
+        ((1, 2), [True, False]),
+        ((2, 1), [False, True]),
+        ((3, 3), [True, True]),
+        ((0, 0), [False, False]),
+    ):
+        scale = torch.tensor(float(chosen[0])), torch.tensor(float(chosen[1]))
+        assert growth.Search(scale, one, one, points, torch.ones(4)).at_edge.tolist() == edges
+
+
+def test_members_at_the_edge_are_counted():
+    f, params, _, pair, delta = valley(1.0)
+    run = lambda t: growth.line_search(f, params, (torch.eye(2).double(), t), pair, None, delta, "squared_error")
+    targets = torch.tensor([1.0, 1e4, 1e5]).double()[:, None, None].expand(3, 2, 1)
+    together = vmap(run)(targets)
+    assert together.at_edge.tolist() == [[False, False], [True, False], [True, False]]
+    assert "at the edge of what was tried in t_delta of 2 in 3 members" in repr(together)
+    for i, t in enumerate(targets):
+        assert together.at_edge[i].tolist() == run(t).at_edge.tolist()
