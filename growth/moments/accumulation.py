@@ -110,7 +110,7 @@ def statistics(
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
         new = [dataclasses.replace(s, gates=of_view(v, *b, g)) for s, v, b, g in zip(new, views, bias, rows)]
         if not sums:
-            new = [_with_constants(s, v, p) for s, v, p in zip(new, views, pairs)]
+            new = [_with_constants(s, v, v.pair) for s, v in zip(new, views)]
         if check_finite:
             _check(new, name)
         sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new

@@ -19,6 +19,7 @@ from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
+from growth.reading.along import joined
 from growth.reading.layers import Layer, layers_of, places
 from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
@@ -52,7 +53,8 @@ def prune(
 
     units: indices (negative ones count from the end), or a bool tensor `[p]`, True for the units to drop.  Indices in a
     tensor may be values under vmap (their number is static): `growth.weakest_units`.
-    Dropping the last k units undoes a growth by k units without delta.
+    Dropping the last k units undoes a growth by k units without delta.  Slopes of the activation with one number for each unit
+    go along where stats know them, or `pair.along` names them; params alone do not tell.
 
     stats: `statistics` of this pair at these params; then the outgoing weights of the other units d -> k, and the bias,
     take over what they can of the dropped ones, by least squares:
@@ -78,6 +80,7 @@ def prune(
     if stats is not None:
         if isinstance(pair, Heads):
             raise ValueError(f"stats: got statistics for {pair}, expected None: they are of the units of a Pair")
+        pair = joined(pair, stats)
         after = layers_of(params, pair)[1]
         params = _compensated(params, pair, stats, spread(dropped, after.taps), spread(kept, after.taps), ridge, rtol)
     return cast(Tree, gathered(params, pair, kept))
@@ -191,6 +194,7 @@ def restore(params: Tree, pair: Pair, removed: Removed) -> Tree:
             [2.]]), 'b.weight': tensor([[1., 5.]])}
     """
     owned(removed, "removed", pair, Removed, "growth.cut")
+    pair = joined(pair, removed)
     found = places(params, pair)
     p = trees.get(params, found[0][0]).shape[0] + removed.units.shape[0]
     dropped, kept = partition(removed.units, p, removed.units.device)

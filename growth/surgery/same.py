@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.reading.calls import calls_between
+from growth.reading.calls import as_read, calls_between, ungrown
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.reading.transformers.streams import Stream
@@ -39,12 +39,12 @@ def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads | Stre
     Traceback (most recent call last):
     ValueError: Pair('a', 'b'): f changes by up to 1, at a size of 1, expected the same function; ...
     """
-    if not isinstance(check, tuple) or len(check) != 2 or not callable(check[0]):
-        raise TypeError(f"check: got {type(check).__name__}, expected a tuple (f, x) of the function and some inputs")
-    f, x = check
+    f, x = _parts(check)
     try:
         old, now = f(params, x), f(new, x)
     except (RuntimeError, TypeError, IndexError) as error:
+        if isinstance(pair, Pair) and (words := ungrown(f, params, pair, x)) is not None:
+            raise ValueError(words) from error
         raise ValueError(
             f"{pair}: f raised {type(error).__name__} for the new params ({error}), expected a function that takes its sizes "
             "from params" + ("" if isinstance(pair, Pair) else HELD)
@@ -59,6 +59,18 @@ def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads | Stre
             f"{pair}: f changes by up to {apart:.3g}, at a size of {size:.3g}, expected the same function; "
             + _cure(f, params, pair, x)
         )
+
+
+def as_seen(check: Check, params: Any, pair: Pair) -> Pair:
+    """The pair with the slopes of PReLU that the function of check has between its layers growing along."""
+    f, x = _parts(check)
+    return as_read(f, params, pair, x)
+
+
+def _parts(check: Check) -> Check:
+    if not isinstance(check, tuple) or len(check) != 2 or not callable(check[0]):
+        raise TypeError(f"check: got {type(check).__name__}, expected a tuple (f, x) of the function and some inputs")
+    return check
 
 
 def _cure(f: Callable[..., Tensor], params: Any, pair: Pair | Heads | Stream, x: Any) -> str:
