@@ -176,6 +176,7 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
         gains=join("gains"),
         gain=a.gain + b.gain,
         pair=b.pair if a.pair is None else joined(a.pair, b),
+        norm=b.norm if a.norm is None else a.norm,
         gate=None if a.gate is None else join("gate"),
         gate_bias=None if a.gate_bias is None else join("gate_bias"),
     )

@@ -26,6 +26,7 @@ from growth.reading.link import centre
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.trees import path_str
 from linmaps.trees.tree import Tree
 
 New = Neurons | list[Neurons] | list[Neurons | None] | None
@@ -53,7 +54,8 @@ def grow(
     pair, new, delta may be lists of one length (entries of new and delta may be None); neighbours are allowed in either
     order, in one call or in several: an update computed before a neighbour grew is padded with zeros.
     Of a `Gated` pair U, c are those of `up`, and the gate gets its new rows as they are, at any t: G -> [G; a].
-    Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1.
+    Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1; of a batch norm that `statistics` saw
+    the mean and the variance of the unit's output, and the weight and bias that undo them, so that it is so in train mode too.
     Slopes of the activation, one for each unit, get .25 (`Pair.along`; units made from `statistics` bring what was found there).
     The tensors are connected to params by autograd: detach them to make new leaves for an optimizer.
     Differentiable in everything; entries go as √t, whose infinite derivative at t = 0 is reported as 0.
@@ -170,8 +172,12 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     fan_out = fitted(
         fan_out, (after.weight.shape[0], k * after.columns, *after.weight.shape[2:]), f"{pair}: new.fan_out"
     )
+    measured = {} if new.norm is None or pair.norm is None else new.norm.leaves(new.fan_in, new.fan_in_bias, root)
+    stem = path_str(pair.norm or ())
     for path, leaf, fill, each in vectors(params, pair):
-        params = trees.replace(params, path, pad(leaf, (0, k * each), value=fill))
+        own = measured.get(path_str(path).removeprefix(f"{stem}."))
+        larger = pad(leaf, (0, k * each), value=fill) if own is None else torch.cat([leaf, cast_like(own, leaf)])
+        params = trees.replace(params, path, larger)
     if before.gate is not None and new.gate is not None:
         if new.gate_bias is not None and before.gate.bias is None:
             raise ValueError(
