@@ -27,6 +27,10 @@ KNOWN = (
         "behind the layer after, or choose another pair",
     ),
     ("batch_norm", "is a norm: name it, Pair(before, after, norm=...)"),
+    (
+        "instance_norm",
+        "gives each unit's map full size, however small the unit, so that a new one does not begin at zero: choose a pair without it",
+    ),
     ("norm", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
     ("softmax", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
     ("attention", "mixes positions and splits the units into heads: choose a pair without it"),
@@ -82,6 +86,8 @@ def _met(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> dict[str,
     own = {path for path, *_ in places(params, pair)}
     sizes = {before.weight.shape[0] * n for n in (1, after.columns)} - {1}
     met = _followed(f, params, pair, x).met
+    if any(trees.get(params, p).ndim > 1 for p in met):  # another layer stands between, with a bias of its own
+        return {}
     return {path_str(p): call for p, call in met.items() if p not in own and trees.get(params, p).numel() in sizes}
 
 
@@ -190,7 +196,9 @@ def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str)
     named = "choose a pair without it" if pair.activation is not None else NAME_IT
     joins = [c for c in calls if c in SPATIAL]
     between = ungrown(f, params, pair, x)
-    cure = f"{known[0]} {known[1]}" if known else named if between is None else between.partition(": ")[2]
+    cure = f"{known[0]} {known[1]}" if known else named
+    if between is not None and (known is None or known[0] == "prelu"):
+        cure = between.partition(": ")[2]
     if joins and pair.activation is not None:
         cure = f"{joins[0]} joins positions: leave activation=None, so that it is read"
     return (
