@@ -29,7 +29,8 @@ KNOWN = (
     ("batch_norm", "is a norm: name it, Pair(before, after, norm=...)"),
     (
         "instance_norm",
-        "gives each unit's map full size, however small the unit, so that a new one does not begin at zero: choose a pair without it",
+        "gives each unit's map full size, however small the unit, so that a new one does not begin at zero: choose a pair "
+        "without it",
     ),
     ("norm", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
     ("softmax", "mixes the hidden units, so that a new one changes the others: choose a pair without it"),
