@@ -126,15 +126,21 @@ class Tracer:
         if not known or not (out is None or any(isinstance(t, Tensor) for t in trees.leaves(out))):
             return  # a getter of a shape or a dtype
         k, steps, ids = self.origin[id(known[0])]
-        use = self.uses[k]
-        maps = len(use["shape"]) if isinstance(use["form"], (Convolution, Channels)) else 0
-        here = step(func, args, kwargs, maps) if len(known) == 1 and args and known[0] is args[0] else None
+        here = step(func, args, kwargs, self._map_axes(k)) if len(known) == 1 and args and known[0] is args[0] else None
         replayable = here is not None and isinstance(out, Tensor)
         if out is not known[0] or not replayable:
             for t in known:
                 self._consume(t)
         if replayable:
             self._remember(out, (k, (*steps, here), (*ids, id(known[0]))))
+
+    def _map_axes(self, k: int) -> int:
+        """How many axes a map of each unit has behind this use, 0 where there is none: one number for all keeps maps."""
+        use = self.uses[k]
+        if isinstance(use["form"], (Convolution, Channels)):
+            return len(use["shape"])
+        alone = isinstance(use["form"], Elementwise) and math.prod(use["form"].shape) == 1
+        return self._map_axes(use["source"][0]) if alone and use["source"] is not None else 0
 
     def _consume(self, t: Tensor) -> None:
         self.consumers[id(t)] = self.consumers.get(id(t), 0) + 1

@@ -144,6 +144,7 @@ def optimal_neurons(
         stats.sigma0,
         again,
         bare(stats.pair),
+        norm=stats.norm,
     )
 
 

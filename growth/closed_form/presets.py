@@ -211,9 +211,10 @@ def random(
     A = torch.where((A @ M_prev * out.mT).sum(1)[:, None] * stats.slope > 0, -A, A)
     fan_in, fan_in_bias = split(A, stats.bias_before)
     zero = A.new_zeros(k)
+    new = Neurons(fan_in, fan_in_bias, out, scores[order], zero, zero.sum(), stats.sigma0)
     return with_weights(
         stats,
-        Neurons(fan_in, fan_in_bias, out, scores[order], zero, zero.sum(), stats.sigma0, pair=bare(stats.pair)),
+        dataclasses.replace(new, pair=bare(stats.pair), norm=stats.norm),
         A,
         out,
     )

@@ -14,6 +14,7 @@ from torch.func import debug_unwrap
 from growth.checks.doors import count
 from growth.checks.records import owned
 from growth.closed_form.units import Neurons, check_units, live
+from growth.reading.along import joined
 from linmaps.checks import alike, number, values
 from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import positive_root
@@ -174,6 +175,8 @@ def merge_neurons(a: Neurons, b: Neurons) -> Neurons:
         eigenvalues=join("eigenvalues"),
         gains=join("gains"),
         gain=a.gain + b.gain,
+        pair=b.pair if a.pair is None else joined(a.pair, b),
+        norm=b.norm if a.norm is None else a.norm,
         gate=None if a.gate is None else join("gate"),
         gate_bias=None if a.gate_bias is None else join("gate_bias"),
     )

@@ -16,12 +16,13 @@ from growth.checks.records import owned
 from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
 from growth.reading.activations import constants
+from growth.reading.along import joined
 from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE, Taps
 from growth.reading.losses import Loss, LossName
 from growth.reading.maps import Passage
 from growth.reading.observe import View, observed
-from growth.reading.pairs import Pair, as_list, check_pairs
+from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.numerics.dtypes import working
 from linmaps.trees.tree import Tree
 
@@ -68,18 +69,20 @@ def choose_sign(
     slopes: list[tuple[Tensor, Tensor]] = []
     sums: list[tuple[Tensor, Tensor]] = []
     samples = 0
+    known: list[Pair] = []
     for _, count, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
         w = [_back(v, n) for v, n in zip(views, units)]
         parts = [one_sided(n, v.b2, t, v.passage) for n, v, t in zip(units, views, w)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
         slopes = slopes or [_sides(v) for v in views]
+        known = known or [v.pair for v in views]
         samples += count
     out = []
-    for n, both, (plus, minus) in zip(units, sums, slopes):
+    for n, both, (plus, minus), p in zip(units, sums, slopes, known):
         sides = signed_gains(both, plus, minus, samples)
         if check_finite:
             finite(sides, "choose_sign: the slopes", "new or the gradients of f overflow; or pass check_finite=False")
-        out.append(better_sign(n, *sides))
+        out.append(dataclasses.replace(better_sign(n, *sides), pair=bare(joined(p, n))))
     return cast(Tree, out[0] if alone else out)
 
 

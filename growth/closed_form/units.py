@@ -13,6 +13,7 @@ from torch import Tensor
 
 from growth.checks.records import Axes
 from growth.closed_form.delta import Delta
+from growth.moments.norms import NormMoments
 from growth.reading.pairs import Pair
 from linmaps.trees import record
 from linmaps.trees.printed import cell, on_a_line, sizes
@@ -28,6 +29,7 @@ class Neurons:
     of the slopes of a unit and of its opposite (-A_j, -Ω_j), which the better of the two exceeds.
     sigma0: the activation at 0, which `grow` compensates.  delta: with joint=True the change to be applied along.
     gate `[k, r]`, gate_bias `[k]`: of units of a `Gated` pair their rows in the gate (None: no gate, or one without a bias).
+    norm: the moments of inputs from which `grow` computes what the pair's batch norm gets (None: the identity's).
     pair: that of the statistics (None: not known), checked where the units are used.
 
     >>> import torch
@@ -47,6 +49,7 @@ class Neurons:
     pair: Pair | None = dataclasses.field(default=None, repr=False)
     gate: Tensor | None = None
     gate_bias: Tensor | None = None
+    norm: NormMoments | None = dataclasses.field(default=None, repr=False)
 
     axes: ClassVar[Axes] = Axes(
         {

@@ -1,6 +1,7 @@
 """First-order statistics of a pair: moments of inputs, units and gradients, one pass over data.
 
 In reading order:
+    norms         moments of inputs as a batch norm measures new units
     gates         moments of units whose gate rows are given
     first_order   Statistics: moments of inputs, units and gradients, as data
     accumulation  `statistics`: one pass that makes them

@@ -15,6 +15,7 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from growth.checks.doors import door
+from growth.moments import norms
 from growth.moments.first_order import MEANS, Statistics
 from growth.moments.gates import given_rows, of_view, scaled, total
 from growth.reading.activations import constants
@@ -110,12 +111,17 @@ def statistics(
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
         new = [dataclasses.replace(s, gates=of_view(v, *b, g)) for s, v, b, g in zip(new, views, bias, rows)]
         if not sums:
-            new = [_with_constants(s, v, p) for s, v, p in zip(new, views, pairs)]
+            new = [_with_constants(s, v, v.pair) for s, v in zip(new, views)]
         if check_finite:
             _check(new, name)
         sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
     out = [
-        dataclasses.replace(s, gates=scaled(s.gates, s.count), **{n: getattr(s, n) / s.count for n in MEANS})
+        dataclasses.replace(
+            s,
+            gates=scaled(s.gates, s.count),
+            norm=norms.scaled(s.norm, s.count),
+            **{n: getattr(s, n) / s.count for n in MEANS},
+        )
         for s in sums
     ]
     return out[0] if alone else out
@@ -131,7 +137,8 @@ def _sums(
             moments[use, one] = _with_ones(second_moment(rows), rows, rows, one, one)
         return moments[use, one]
 
-    if view.link.index is None and view.passage is None:
+    direct = view.link.index is None and view.passage is None
+    if direct:
         b2 = view.b2.flatten(0, 1)
         S_prev = moment(view.uses[0], b2, bias_before)
         M_prev = _with_ones(b2.mT @ g, b2, g, bias_before, False)
@@ -158,6 +165,7 @@ def _sums(
         bias_before=bias_before,
         bias_after=bias_after,
         taps=view.link.taps,
+        norm=norms.seen_by_norm(view, S_prev if direct and bias_before else None),
     )
 
 
@@ -177,7 +185,8 @@ def _ones_beside(t: Tensor, one: bool) -> Tensor:
 
 def _total(a: Statistics, b: Statistics) -> Statistics:
     fields = (*MEANS, "count", "positions")
-    return dataclasses.replace(a, gates=total(a.gates, b.gates), **{n: getattr(a, n) + getattr(b, n) for n in fields})
+    sums = {n: getattr(a, n) + getattr(b, n) for n in fields}
+    return dataclasses.replace(a, gates=total(a.gates, b.gates), norm=norms.total(a.norm, b.norm), **sums)
 
 
 def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:

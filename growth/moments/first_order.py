@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from growth.checks.records import Axes, owned
+from growth.moments import norms
 from growth.moments.gates import GateMoments, merged
+from growth.moments.norms import NormMoments
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import alike
@@ -41,6 +43,8 @@ class Statistics:
     x loss/output.
 
     gates: of a `Gated` pair the moments of units whose gate rows are given; S_prev, M_prev, P are then those of an open gate.
+
+    norm: of a pair with a batch norm (torch's, right behind `before`) the moments of b2 at the positions that it measures.
 
     taps e: positions of `after`'s kernel that a new unit may use.  More than one: G belongs to the output position, b2 to
     the hidden position under the tap (zero where that is padding, also its 1), S_prev sums over taps, and there is one
@@ -69,6 +73,7 @@ class Statistics:
     slope_plus: Tensor
     slope_minus: Tensor
     gates: GateMoments | None = None
+    norm: NormMoments | None = None
     bias_before: bool = True
     bias_after: bool = True
     pair: Pair | None = None
@@ -118,6 +123,7 @@ class Statistics:
         means: dict[str, Any] = {n: torch.lerp(getattr(self, n), getattr(other, n), share) for n in MEANS}
         pair = other.pair if self.pair is None else self.pair
         means["gates"] = merged(self.gates, other.gates, share)
+        means["norm"] = norms.merged(self.norm, other.norm, share)
         return dataclasses.replace(self, **means, count=count, positions=self.positions + other.positions, pair=pair)
 
 

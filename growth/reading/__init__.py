@@ -4,6 +4,7 @@ In reading order:
     activations  elementwise maps, at values and at 0
     pairs        Pair and Sum: two layers by their paths
     gated_pairs  Gated: products of two layers
+    along        leaves of the activation that grow along, and the way from layer to layer
     layers       the two of a pair as they are in params
     transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.func import vjp
 
-from linmaps import trees
-
 Activation = Callable[[Tensor], Tensor]
-
-
-@trees.static
-@dataclasses.dataclass(frozen=True)
-class Composed:
-    """outer(inner(z))."""
-
-    outer: Activation
-    inner: Activation
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.outer(self.inner(z))
 
 
 def elementwise(activation: Activation, z: Tensor) -> Tensor:

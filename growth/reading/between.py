@@ -44,8 +44,9 @@ def verify(
     """Raise a ValueError unless, on x, the input of each `after` is activation(output of `before`), and nothing else is.
 
     Two comparisons at the hidden units there are: of values, and of the gradient at the output of `before` with what comes
-    back from `after`, which sees every other way that leads away from there.  Without a unit, and behind a norm, at one
-    more unit, for which the norm is the identity.  Cost: one forward and one backward for all pairs.
+    back from `after`, which sees every other way that leads away from there.  Without a unit, behind a norm, and where the
+    activation has numbers for each unit, at one more unit, for which the norm is the identity.
+    Cost: one forward and one backward for all pairs.
     """
     there = [not _fresh(params, pair) for pair in pairs]
     uses = {k for place, old in zip(found, there) if old for k in (*place.before, place.after[0])}
@@ -61,7 +62,7 @@ def verify(
 
 
 def _fresh(params: Any, pair: Pair) -> bool:
-    return pair.norm is not None or not layers_of(params, pair)[0].weight.shape[0]
+    return pair.norm is not None or bool(pair.along) or not layers_of(params, pair)[0].weight.shape[0]
 
 
 def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> None:

@@ -42,6 +42,7 @@ class Gated(Pair):
 
     before: str | Path = dataclasses.field(init=False)
     norm: None = dataclasses.field(init=False, default=None)
+    along: tuple[()] = dataclasses.field(init=False, default=())
     gate: str | Path = ()
     up: str | Path = ()
 

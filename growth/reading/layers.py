@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from growth.reading.along import FILL, along_leaves, columns
 from growth.reading.gated_pairs import Gated
 from growth.reading.pairs import Pair, Sum, parts
 from linmaps import trees
@@ -134,6 +135,8 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
             raise ValueError(
                 f"{path_str(path)}: got shape {tuple(leaf.shape)}, expected ({p},), one entry per output of {before.name}"
             )
+    for path, leaf in along_leaves(params, pair):
+        columns(pair, path, leaf, p, after.columns, before.name)
     return before, after
 
 
@@ -201,7 +204,7 @@ def places(params: Any, pair: Pair) -> list[tuple[Path, int, int]]:
     rows = before.all if before.gate is None else (*before.all, before.gate)
     found = [(path, 0, 1) for layer in rows for path in (layer.weight_path, layer.bias_path) if path is not None]
     found.append((after.weight_path, 1, after.columns))
-    return found + [(path, 0, 1) for path, _, _ in norm_leaves(params, pair)]
+    return found + [(path, 0, each) for path, _, _, each in vectors(params, pair)]
 
 
 def unit_size(params: Any, pair: Pair) -> int:
@@ -216,3 +219,21 @@ def unit_size(params: Any, pair: Pair) -> int:
     """
     found = ((trees.get(params, path).shape, axis, columns) for path, axis, columns in places(params, pair))
     return sum(columns * math.prod((*shape[:axis], *shape[axis + 1 :])) for shape, axis, columns in found)
+
+
+def vectors(params: Any, pair: Pair) -> list[tuple[Path, Tensor, float, int]]:
+    """The leaves with numbers per hidden unit that grow along: those of the norm, and of the activation.
+
+    With the value that new entries get, and how many entries belong to one unit.
+
+    >>> import torch
+    >>> params = {"a": torch.ones(2, 3), "s": torch.ones(2), "b": torch.ones(1, 2)}
+    >>> [(path, fill, each) for path, _, fill, each in vectors(params, Pair("a", "b", along=("s",)))]
+    [(('s',), 0.25, 1)]
+    """
+    before, after = layers_of(params, pair)
+    found = [(path, leaf, fill, 1) for path, leaf, fill in norm_leaves(params, pair)]
+    for path, leaf in along_leaves(params, pair):
+        each = columns(pair, path, leaf, before.weight.shape[0], after.columns, before.name)
+        found.append((path, leaf, FILL, each))
+    return found

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 
 from fisher import LayerCollection
-from fisher.collector.blocks.uses import UNUSED, Use
+from fisher.collector.blocks.uses import UNUSED
 from fisher.collector.calls.chains import Chain
 from fisher.collector.rules.forms import Convolution, Form
 from fisher.collector.rules.match import spoken
-from growth.reading.activations import Activation, Composed
+from growth.reading.activations import Activation
+from growth.reading.along import norm_reads, way
 from growth.reading.layers import Layer, layers_of
 from growth.reading.maps import Passage
 from growth.reading.pairs import Pair
@@ -23,20 +24,24 @@ from linmaps.trees import path_str
 class Place:
     """The numbers of the uses of `before` and `after` (several of a Sum), the activation between, and the layer after.
 
-    chain: all that stands between, where some of it joins positions, None where it is the activation alone.  gate: of a gated
-    pair the number of the use of the gate, whose activation it then is.
+    chain: all that stands between, where some of it joins positions, None where it is the activation alone; own: the same for
+    the units there are.  gate: of a gated pair the number of the use of the gate, whose activation it then is.
+    pair: with what was found to grow along.  norm: whether the pair's norm reads the output of `before` as it is.
     """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     activation: Activation
     layer: Layer
+    pair: Pair
     gate: int | None = None
     chain: Chain | None = None
+    own: Chain | None = None
+    normed: bool = False
 
     def passage(self, shape: tuple[int, ...]) -> Passage | None:
         """What stands between, for a hidden map of this shape."""
-        return None if self.chain is None else Passage(self.chain, shape)
+        return None if self.chain is None else Passage(self.chain, shape, self.own)
 
 
 def located(layers: LayerCollection, params: object, pair: Pair, words: Callable[[str], str] | None = None) -> Place:
@@ -50,33 +55,19 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
     before, after = layers_of(params, pair)
     first, second = (tuple(_use(layers, layer) for layer in side.all) for side in (before, after))
     if before.gate is not None:
-        return Place(first, second, pair.activation or torch.positive, after, _use(layers, before.gate))
+        return Place(first, second, pair.activation or torch.positive, after, pair, _use(layers, before.gate))
+    p = before.weight.shape[0]
+    found = way(layers.uses, params, pair, p, first[0], second[0]) if len(first) == 1 else "cannot be read"
+    pair = pair if isinstance(found, str) else dataclasses.replace(pair, along=(*pair.along, *found.along))
+    normed = norm_reads(layers.uses, pair, first[0])
     if pair.activation is not None:
-        return Place(first, second, pair.activation, after)
-    i = first[0]
-    source: tuple[int, Activation] | None = layers.uses[second[0]].source if len(first) == 1 else None
-    if source is not None and pair.norm is not None and source[0] != i:
-        source = _through_norm(layers.uses, pair, source)
-    if source is None or source[0] != i:
-        why = "cannot be read" if source is None else f"comes from {layers.uses[source[0]].describe()}"
-        plain = f"{pair}: the input of {after.name} {why}, expected an elementwise function of the output of {before.name} alone"
-        raise ValueError(plain if words is None else words(why))
-    chain = source[1]
-    if isinstance(chain, Chain) and chain.spatial:
-        return Place(first, second, chain.pointwise, after, chain=chain)
-    return Place(first, second, chain, after)
-
-
-def _through_norm(uses: tuple[Use, ...], pair: Pair, source: tuple[int, Activation]) -> tuple[int, Activation] | None:
-    """What leads to a use whose input comes from the pair's norm: to a new unit that norm is the identity."""
-    k, outer = source
-    named = {path_str(p) for p in uses[k].paths}
-    if not any(name.startswith(f"{path_str(pair.norm or ())}.") for name in named) or uses[k].source is None:
-        return source
-    first, inner = uses[k].source  # type: ignore[misc]
-    if isinstance(outer, Chain) and isinstance(inner, Chain):
-        return first, Chain((*inner.steps, *outer.steps))
-    return first, Composed(outer, inner)
+        return Place(first, second, pair.activation, after, pair, normed=normed)
+    if isinstance(found, str):
+        want = f"expected an elementwise function of the output of {before.name} alone"
+        raise ValueError(f"{pair}: the input of {after.name} {found}, {want}" if words is None else words(found))
+    if found.chain.spatial:
+        return Place(first, second, found.chain.pointwise, after, pair, None, found.chain, found.own, normed)
+    return Place(first, second, found.chain, after, pair, normed=normed)
 
 
 def _use(layers: LayerCollection, layer: Layer) -> int:

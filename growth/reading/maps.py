@@ -20,7 +20,8 @@ AT_ONCE = 2**24  # shares of positions held at a time
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """The calls between the layers, some of which join positions; shape: of the hidden map.
+    """The calls between the layers, some of which join positions; shape: of the hidden map; own: the calls as they are to
+    the units there are, None where that is the same.
 
     `values` are what f computes, for a map of hidden units; `inputs` is the linear map of positions that the closed forms
     see in place of it: exact for averages and padding, for the largest of a window the positions that the units there are
@@ -29,6 +30,7 @@ class Passage:
 
     chain: Chain
     shape: tuple[int, ...]
+    own: Chain | None = None
 
     def values(self, z: Tensor) -> Tensor:
         """What reaches the layer after, `[B, X, C]`, for outputs z `[B, m, C]` of the layer before."""
@@ -41,7 +43,7 @@ class Passage:
     def inputs(self, a: Tensor, z: Tensor) -> Tensor:
         """a `[B, m, C]` at the positions behind, `[B, X, C]`; z `[B, m, p]`: outputs of the layer before."""
         h, moved = _maps(z, self.shape), _maps(a, self.shape)
-        for step in self.chain.steps:
+        for step in (self.own or self.chain).steps:
             if step[0] not in ELEMENTWISE:
                 moved = run(step, moved) if step[0] in LINEAR else _chosen(step, h, moved)
             h = run(step, h)

@@ -25,7 +25,7 @@ from growth.checks.data import examples, few
 from growth.reading.activations import Activation
 from growth.reading.between import normed, outputs
 from growth.reading.buffers import buffers_fixed, counters_fixed
-from growth.reading.calls import refusal
+from growth.reading.calls import norm_eps, refusal
 from growth.reading.layers import layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
 from growth.reading.locate import Place, located
@@ -44,6 +44,7 @@ class View:
     uses: the numbers of the calls that b2 and b1 enter, the same for neighbouring pairs that share them.
     gate: the activation of the gate of a gated pair, whose b1 is gate(z) times what `before` gives, and activation nothing.
     passage: what joins positions between the layers, and z `[B, m, p]`, the output of the first.
+    pair: with the leaves that were found to grow along.  eps: of its batch norm, where that measures the output of `before`.
     """
 
     b2: Tensor
@@ -52,6 +53,8 @@ class View:
     activation: Activation
     link: Link
     uses: tuple[tuple[int, ...], tuple[int, ...]]
+    pair: Pair
+    eps: float | None = None
     gate: Activation | None = None
     passage: Passage | None = None
     z: Tensor | None = None
@@ -86,6 +89,7 @@ def observed(
     each = per_sample(loss)
     places: list[Place] = []
     found: Any = None
+    eps: list[float | None] = []
     for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite):
         sizes = [tuple(t.shape[1:]) for t in trees.leaves(x)]
         if layers is None and (found is None or (sizes != found[1] and any(_maps(found[0], p) for p in places))):
@@ -99,7 +103,9 @@ def observed(
         if first:
             if layers is not None:  # else it was asked when the layers were found
                 repeatable(f, params, some)
+            pairs = [place.pair for place in places]
             verify_all(f, params, pairs, known, places, some)
+            eps = [norm_eps(f, params, p, some) if place.normed else None for p, place in zip(pairs, places)]
         both = [side for p in places for side in (p.before, p.after)]
         uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
         rest = {k for side in both for k in side} - uses
@@ -108,7 +114,7 @@ def observed(
         yield (
             name,
             samples,
-            [_view(pair, place, known, io, samples, taps, params) for pair, place in zip(pairs, places)],
+            [_view(pair, place, known, io, samples, taps, params, e) for pair, place, e in zip(pairs, places, eps)],
         )
 
 
@@ -117,7 +123,16 @@ def _maps(layers: LayerCollection, place: Place) -> bool:
     return isinstance(layers.uses[place.before[0]].form, Convolution)
 
 
-def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: int, taps: Taps, params: Any) -> View:
+def _view(
+    pair: Pair,
+    place: Place,
+    layers: LayerCollection,
+    io: Any,
+    samples: int,
+    taps: Taps,
+    params: Any,
+    eps: float | None,
+) -> View:
     (b2, _), (b1, g) = (_together(pair, [io[k] for k in side]) for side in (place.before, place.after))
     before, after = layers.uses[place.before[0]], layers.uses[place.after[0]]
     shape = tuple(before.tap_shape(samples)[2:]) if _maps(layers, place) else (b2.shape[1],)
@@ -137,7 +152,7 @@ def _view(pair: Pair, place: Place, layers: LayerCollection, io: Any, samples: i
             "functions may stand between"
         )
     sigma, gate = (place.activation, None) if place.gate is None else (torch.positive, place.activation)
-    return View(b2, b1, g, sigma, met, (place.before, place.after), gate, passage, z)
+    return View(b2, b1, g, sigma, met, (place.before, place.after), pair, eps, gate, passage, z)
 
 
 def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

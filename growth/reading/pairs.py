@@ -43,7 +43,7 @@ class Sum:
 
 
 @trees.static
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Pair:
     """Two layers `z = U b2 + c`, `a = W activation(z) + b` between which hidden units can be added.
 
@@ -59,22 +59,34 @@ class Pair:
     exact.  Through a maximum (or a power) they see the positions that the units there are choose now, and `choose_sign`
     gives the slopes of the new ones.
     norm: path of a batch norm between them, whose leaves (weight, bias, running_mean, running_var) `[p]` grow along.
+    along: paths of the activation's own leaves with one number per unit, as of `torch.nn.PReLU(p)`, which grow along; new
+    entries are .25, as torch initialises them.  `statistics` finds those of PReLU, and its records keep them, so that `grow`
+    needs none; functions that see neither f nor a record of it (`prune`, `widen`, `initialize`) must be told.  A leaf with one
+    number for all units is none of them and stays as it is: that of torch's `PReLU()` at any width, 1 among them.
 
     Raises ValueError if the two paths are the same, TypeError if a path or the activation is of another kind.
 
     >>> Pair("hidden", "output"), str(Pair("hidden", ("net", 2), norm="net.1"))
     (Pair(before='hidden', after='output', activation=None, norm=None), "Pair('hidden', 'net.2', norm='net.1')")
+    >>> Pair("hidden", "output", along=("act.weight",)).along
+    ('act.weight',)
     """
 
     before: str | Path | Sum
     after: str | Path | Sum
     activation: Activation | None = None
     norm: str | Path | None = None
+    along: tuple[str | Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name, path in (("before", self.before), ("after", self.after), ("norm", self.norm)):
             if not isinstance(path, Sum) and not (name == "norm" and path is None):
                 _check_path(path, f"Pair: {name}")
+        if not isinstance(self.along, tuple):
+            raise TypeError(f"Pair: along is a {type(self.along).__name__}, expected a tuple of paths of leaves")
+        for path in self.along:
+            _check_path(path, "Pair: one of along")
+        object.__setattr__(self, "along", tuple(sorted({path_str(path) for path in self.along})))
         both = {path_str(p) for p in parts(self.before)} & {path_str(p) for p in parts(self.after)}
         if both:
             raise ValueError(f"Pair: before and after are both {both.pop()!r}, expected two layers")
@@ -91,12 +103,18 @@ class Pair:
         return tuple(map(path_str, parts(self.before))), tuple(map(path_str, parts(self.after)))
 
     def _bare(self) -> Pair:
-        return Pair(self.before, self.after)
+        return Pair(self.before, self.after, along=self.along)
+
+    def __repr__(self) -> str:
+        given = {"before": self.before, "after": self.after, "activation": self.activation, "norm": self.norm}
+        given |= {"along": self.along} if self.along else {}
+        return f"Pair({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
-        norm = [] if self.norm is None else [f"norm={path_str(self.norm)!r}"]
-        return f"Pair({', '.join([*shown, *norm])})"
+        shown += [] if self.norm is None else [f"norm={path_str(self.norm)!r}"]
+        shown += [f"along={self.along}"] if self.along else []
+        return f"Pair({', '.join(shown)})"
 
 
 def parts(side: Any) -> tuple[Any, ...]:
@@ -128,7 +146,7 @@ def check_pairs(pair: Pair | Sequence[Pair]) -> tuple[list[Pair], bool]:
 
 
 def bare(pair: Pair | None) -> Pair | None:
-    """The pair as its records keep it: the layers alone, since a callable would make two passes over one pair differ.
+    """The pair as its records keep it: its layers and what grows along; a callable would make two passes over one differ.
 
     >>> bare(Pair("a", ("b",), activation=abs))
     Pair(before='a', after=('b',), activation=None, norm=None)

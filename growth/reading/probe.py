@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fisher.checks import agreement
-from growth.reading.layers import layers_of, norm_leaves, places
+from growth.reading.calls import ungrown
+from growth.reading.layers import layers_of, places, vectors
 from growth.reading.pairs import Pair
 from linmaps import trees
 from linmaps.checks import values
@@ -18,7 +19,7 @@ from linmaps.checks import values
 
 def with_unit(params: Any, pair: Pair, silent: Any = ()) -> Any:
     """One more hidden unit of generic weights, which a norm leaves as it is; zeros at the paths in silent."""
-    fills = {path: fill for path, _, fill in norm_leaves(params, pair)}
+    fills = {path: fill for path, _, fill, _ in vectors(params, pair)}
     for path, axis, columns in places(params, pair):
         leaf = trees.get(params, path)
         shape = (*leaf.shape[:axis], columns, *leaf.shape[axis + 1 :])
@@ -35,7 +36,9 @@ def check_silent(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, old:
     silent = with_unit(params, pair, {layer.weight_path for layer in layers_of(params, pair)[1].all})
     try:
         now = f(silent, x)
-    except Exception:  # a function of one width: growth itself says so
+    except Exception as error:  # a function of one width: growth itself says so
+        if (words := ungrown(f, params, pair, x)) is not None:
+            raise ValueError(words) from error
         return
     a, b = values(old), values(now)
     if a is None or b is None or not a.numel() or not bool((a.isfinite() & b.isfinite()).all()):

@@ -20,6 +20,7 @@ from fisher.checks.axes import batch_size
 from fisher.collector.taps import column_rows, pull
 from growth.reading.activations import Activation, applied
 from growth.reading.between import LOOSE, TF32, verify
+from growth.reading.calls import ungrown
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located
@@ -81,6 +82,8 @@ def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerColl
     gaps = [max(_gap(side.h, sigma(side.gate) * side.up) for side in sides) for sigma in USUAL]
     best = min(range(len(USUAL)), key=gaps.__getitem__)
     if not gaps[best] <= sides[0].accuracy:
+        if (words := ungrown(f, params, pair, x)) is not None:
+            raise ValueError(words)
         names = [getattr(sigma, "__name__", "").strip("_") for sigma in USUAL]
         raise ValueError(
             f"{pair}: the input of the layer after is not the product of up and an activation of gate, for none of {names}; "

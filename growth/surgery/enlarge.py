@@ -19,11 +19,14 @@ from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
-from growth.reading.layers import Layer, layers_of, norm_leaves
+from growth.reading.along import joined
+from growth.reading.calls import ungrown
+from growth.reading.layers import Layer, layers_of, vectors
 from growth.reading.link import centre
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps import trees
 from linmaps.checks import number
+from linmaps.trees import path_str
 from linmaps.trees.tree import Tree
 
 New = Neurons | list[Neurons] | list[Neurons | None] | None
@@ -51,7 +54,9 @@ def grow(
     pair, new, delta may be lists of one length (entries of new and delta may be None); neighbours are allowed in either
     order, in one call or in several: an update computed before a neighbour grew is padded with zeros.
     Of a `Gated` pair U, c are those of `up`, and the gate gets its new rows as they are, at any t: G -> [G; a].
-    Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1.
+    Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1; of a batch norm that `statistics` saw
+    the mean and the variance of the unit's output, and the weight and bias that undo them, so that it is so in train mode too.
+    Slopes of the activation, one for each unit, get .25 (`Pair.along`; units made from `statistics` bring what was found there).
     Masked units (zero in, zero out), and all at t = 0, are added as they are, zero on both sides: no gradient will ever move
     them (where σ(0) = 0).  `growth.step` and `fit_and_grow` give them generic incoming weights; by hand take fresh ones for
     those that are masked, `merge_neurons(compact(new), initialize(params, pair, n, generator=g))`.
@@ -94,7 +99,8 @@ def apply_extended(
 ) -> Tensor:
     """The output of f on x as it will be after `grow`: `f(grow(params, pair, new, delta=delta, scale=scale), x)`.
 
-    A preview by the formula of what is applied, hence exact for any f.  Raises where `grow` does.
+    A preview by the formula of what is applied, hence exact for any f.  Raises where `grow` does, and ValueError where f takes
+    other sizes but for leaves between the layers that do not grow along (`Pair.along`), which it names.
 
     >>> import torch, growth
     >>> f = lambda p, x: (x @ p["a.weight"].T) @ p["b.weight"].T
@@ -104,7 +110,16 @@ def apply_extended(
     tensor([[0.5000],
             [0.5000]])
     """
-    return f(grow(params, pair, new, delta=delta, scale=scale), x)
+    larger = grow(params, pair, new, delta=delta, scale=scale)
+    try:
+        return f(larger, x)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        pairs, _ = check_pairs(pair)
+        named = [joined(one, n) for one, n in zip(pairs, as_list(new, len(pairs), "new")) if n is not None]
+        words = next((w for one in named if (w := ungrown(f, params, one, x)) is not None), None)
+        if words is None:
+            raise
+        raise ValueError(words) from error
 
 
 def _once(pairs: Sequence[Pair]) -> None:
@@ -148,6 +163,7 @@ def _split(flat: Tensor, layer: Layer, name: str) -> list[Tensor]:
 def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any:
     owned(new, "new", pair, Neurons, "optimal_neurons")
     check_gate(pair, new)
+    pair = joined(pair, new)
     before, after = layers_of(params, pair)
     k = new.fan_in.shape[0]
     if new.fan_in.ndim != 2 or new.fan_out.ndim != 2 or new.fan_out.shape[1] != k:
@@ -159,8 +175,12 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     fan_out = fitted(
         fan_out, (after.weight.shape[0], k * after.columns, *after.weight.shape[2:]), f"{pair}: new.fan_out"
     )
-    for path, leaf, fill in norm_leaves(params, pair):
-        params = trees.replace(params, path, pad(leaf, (0, k), value=fill))
+    measured = {} if new.norm is None or pair.norm is None else new.norm.leaves(new.fan_in, new.fan_in_bias, root)
+    stem = path_str(pair.norm or ())
+    for path, leaf, fill, each in vectors(params, pair):
+        own = measured.get(path_str(path).removeprefix(f"{stem}."))
+        larger = pad(leaf, (0, k * each), value=fill) if own is None else torch.cat([leaf, cast_like(own, leaf)])
+        params = trees.replace(params, path, larger)
     if before.gate is not None and new.gate is not None:
         if new.gate_bias is not None and before.gate.bias is None:
             raise ValueError(

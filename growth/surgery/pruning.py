@@ -19,11 +19,12 @@ from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
+from growth.reading.along import joined
 from growth.reading.layers import Layer, layers_of, places
 from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
 from growth.surgery.resize import gathered, indices, spread
-from growth.surgery.same import Function, asked, same_function
+from growth.surgery.same import Function, as_seen, asked, same_function
 from growth.surgery.silenced import zeroed
 from linmaps import trees
 from linmaps.checks import size
@@ -56,7 +57,8 @@ def prune(
 
     units: indices (negative ones count from the end), or a bool tensor `[p]`, True for the units to drop.  Indices in a
     tensor may be values under vmap (their number is static): `growth.weakest_units`.
-    Dropping the last k units undoes a growth by k units without delta.
+    Dropping the last k units undoes a growth by k units without delta.  Slopes of the activation with one number for each unit
+    go along where stats or f know them, or `pair.along` names them; params alone do not tell.
 
     stats: `statistics` of this pair at these params; then the outgoing weights of the other units d -> k, and the bias,
     take over what they can of the dropped ones, by least squares:
@@ -81,11 +83,14 @@ def prune(
             [3.]]), 'b.weight': tensor([[4., 6.]])}
     """
     held = asked(f, x, None)
+    if held is not None and not isinstance(pair, Heads):
+        pair = as_seen(held, params, pair)
     p, device = count_of(params, pair)
     dropped, kept = partition(units, p, device)
     if stats is not None:
         if isinstance(pair, Heads):
             raise ValueError(f"stats: got statistics for {pair}, expected None: they are of the units of a Pair")
+        pair = joined(pair, stats)
         after = layers_of(params, pair)[1]
         params = _compensated(params, pair, stats, spread(dropped, after.taps), spread(kept, after.taps), ridge, rtol)
     pruned = gathered(params, pair, kept)
@@ -202,6 +207,7 @@ def restore(params: Tree, pair: Pair, removed: Removed) -> Tree:
             [2.]]), 'b.weight': tensor([[1., 5.]])}
     """
     owned(removed, "removed", pair, Removed, "growth.cut")
+    pair = joined(pair, removed)
     found = places(params, pair)
     p = trees.get(params, found[0][0]).shape[0] + removed.units.shape[0]
     dropped, kept = partition(removed.units, p, removed.units.device)

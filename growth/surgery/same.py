@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growth.reading.calls import calls_between
+from growth.reading.calls import as_read, calls_between, ungrown
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.reading.transformers.streams import Stream
@@ -81,6 +81,8 @@ def same_function(
     try:
         old, now = f(params, x), f(new, x)
     except (RuntimeError, TypeError, IndexError) as error:
+        if isinstance(pair, Pair) and (words := ungrown(f, params, pair, x)) is not None:
+            raise ValueError(words) from error
         raise ValueError(
             f"{pair}: f raised {type(error).__name__} for the new params ({error}), expected a function that takes its sizes "
             "from params" + (HELD if isinstance(pair, (Heads, Stream)) else _reshaped(f, params, pair, x))
@@ -111,6 +113,11 @@ def applied(check: Check, deeper: Any, leaves: Sequence[Path], what: Deeper) -> 
             f"{what}: f gives the same whatever stands in {what.name}, expected a function that applies this layer behind "
             f"{what.after} where params have it"
         )
+
+
+def as_seen(check: Check, params: Any, pair: Pair) -> Pair:
+    """The pair with the slopes of PReLU that the function of check has between its layers growing along."""
+    return as_read(check[0], params, pair, check[1])
 
 
 def _cure(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.draws import in_rows
-from growth.reading.layers import Layer, layers_of, norm_leaves
+from growth.reading.layers import Layer, layers_of, vectors
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.surgery.heads import wider_heads
 from growth.surgery.resize import gathered, indices, magnitude
-from growth.surgery.same import Check, Function, asked, same_function
+from growth.surgery.same import Check, Function, as_seen, asked, same_function
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees.tree import Tree
@@ -54,7 +54,7 @@ def widen(
         zero_out:  U -> [U; V],     W -> [W, 0]                      V random
 
     likewise biases (0 for random units) and kernels.  Leaves of `pair.norm` are copied for split and weight 1, bias 0,
-    mean 0, variance 1 else.  New units come last.
+    mean 0, variance 1 else; slopes of the activation (`pair.along`) copied and .25.  New units come last.
 
     units: which units are split, k indices; None: 0, 1, 2, ... in turn, or with a generator k random ones with
     repetition, as in Net2Net.  Random entries are normal, of the root mean square of the leaf they extend (r^-1/2 where
@@ -74,7 +74,7 @@ def widen(
 
     f, x: the function and some inputs (check=(f, x) is the same).  f(params, x) and f(widened, x), before any noise, must then
     agree to rounding; ValueError where they differ, or f takes no other sizes, which says where a reshape of the hidden axis
-    stands in the way.
+    stands in the way.  Slopes of PReLU are then found; else name `pair.along`.
 
     Heads in place of a pair: k more units at the end of each head, of q, k, v and out, widening (k, q) and (v, out) as the two
     sides of a pair: U is the rows of k and v, W those of q and the columns of out.  f divides by the root of the width d of the
@@ -96,6 +96,7 @@ def widen(
     """
     held = asked(f, x, check)
     if held is not None:
+        pair = pair if isinstance(pair, Heads) else as_seen(held, params, pair)
         exact = widen(params, pair, k, method, _again(generator), units=units, draws=draws, rescale=rescale)
         same_function(held, params, exact, pair)
     p = 1 if isinstance(pair, Heads) else layers_of(params, pair)[0].weight.shape[0]
@@ -167,7 +168,7 @@ def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
             for path, leaf in leaves
             if path is not None and leaf is not None
         ]
-    new += [(path, 0, leaf.new_full((k,), fill)) for path, leaf, fill in norm_leaves(params, pair)]
+    new += [(path, 0, leaf.new_full((k * each,), fill)) for path, leaf, fill, each in vectors(params, pair)]
     for path, axis, more in new:
         params = trees.replace(params, path, torch.cat([trees.get(params, path), more], axis))
     return params

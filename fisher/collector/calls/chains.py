@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import resolve_name
 
+from fisher.collector.calls.batching import prelu
 from linmaps.trees import static
 
 _FUNCTIONAL = """
@@ -29,6 +30,7 @@ ELEMENTWISE: dict[str, Any] = {
     **{f"torch.{n}": getattr(torch, n) for n in _POINTWISE if hasattr(torch, n)},
     **{f"torch.Tensor.{n}": getattr(torch.Tensor, n) for n in _POINTWISE if hasattr(torch.Tensor, n)},
     **{f"torch.Tensor.__{n}__": getattr(torch.Tensor, f"__{n}__") for n in _OPERATORS},
+    "torch.nn.functional.prelu": prelu,  # with a tensor, so only in chains that are put together from uses
 }
 _OF_CALL = {
     **{func: name for name, func in ELEMENTWISE.items()},

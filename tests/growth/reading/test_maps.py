@@ -36,6 +36,14 @@ class Largest(nn.Module):
         return torch.amax(x, dim=(2, 3))
 
 
+def prelu(n):
+    """One with slopes that differ, of both signs, none of them that of a new unit."""
+    layer = nn.PReLU(n)
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-0.4, 0.9, n + 2)[1:-1])
+    return layer
+
+
 # what stands between, what follows the layer after (a convolution of 4 to 5 channels) or that layer itself
 BETWEEN = {
     "tanh avg": ([nn.Tanh(), nn.AvgPool2d(2)], None),
@@ -61,6 +69,15 @@ BETWEEN = {
     "replicate": ([nn.Tanh()], C(4, 5, 3, padding=1, padding_mode="replicate")),
     "padded": ([nn.ReLU(), nn.ZeroPad2d((1, 0, 0, 1))], None),
     "upsampled": ([nn.Tanh(), nn.Upsample(scale_factor=2)], None),
+    "prelu": ([prelu(4)], None),
+    "prelu max": ([prelu(4), nn.MaxPool2d(2)], None),
+    "max prelu": ([nn.MaxPool2d(3, 2, 1), prelu(4)], None),
+    "prelu avg": ([prelu(4), nn.AvgPool2d(2), nn.Tanh()], None),
+    "prelu twice": ([prelu(4), nn.AvgPool2d(2), prelu(4)], None),
+    "prelu of one slope": ([prelu(1), nn.MaxPool2d(2)], None),
+    "prelu flattened": ([prelu(4), nn.MaxPool2d(2), nn.Flatten()], nn.Linear(36, 3)),
+    "prelu of each position": ([nn.AvgPool2d(2), nn.Flatten(), prelu(36)], nn.Linear(36, 3)),
+    "prelu head": ([prelu(4), Largest()], nn.Linear(4, 3)),
 }
 SMOOTH = ("tanh avg", "tanh avg padded", "avg tanh", "head by mean", "flattened average", "replicate", "upsampled")
 
@@ -91,7 +108,7 @@ def measured(f, params, pair, new, delta, which):
     return (4 * one - two - 3 * zero) / (2 * t)
 
 
-WITH_NORM = ("tanh avg", "relu max", "max relu", "head", "lenet", "circular")
+WITH_NORM = ("tanh avg", "relu max", "max relu", "head", "lenet", "circular", "prelu", "prelu max", "prelu flattened")
 
 
 @pytest.mark.parametrize(("name", "norm"), [(name, False) for name in BETWEEN] + [(name, True) for name in WITH_NORM])
@@ -107,6 +124,7 @@ def test_slopes(name, norm):
     rounding = 1e-8  # of a loss near 1 over an amplitude of 1e-7
     close(-got, chosen.gain, 1e-4 * float(chosen.gain.abs()) + rounding, "gain")
     assert chosen.gain > 0
+    close(loss(f, growth.grow(params, pair, chosen, scale=0.0)), loss(f, params), 1e-10, "at amplitude 0")
     if name in SMOOTH:
         close(chosen.gain, new.gain, 1e-9, "exact without a choice of sign")
 

@@ -1,0 +1,120 @@
+"""Leaves of the activation between two layers, with one number per hidden unit: found, and grown along.  p hidden units."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from fisher.collector.blocks.uses import Use
+from fisher.collector.calls.chains import Chain, Step
+from fisher.collector.rules.forms import Convolution
+from growth.reading.pairs import Pair
+from linmaps import trees
+from linmaps.numerics.dtypes import working
+from linmaps.trees import path_str
+from linmaps.trees.keys import Path, names
+
+FILL = 0.25  # of new entries, as torch initialises PReLU
+PRELU = "torch.nn.functional.prelu"
+
+
+def along_leaves(params: Any, pair: Pair) -> list[tuple[Path, Tensor]]:
+    """The leaves that grow along with the pair's units; ValueError for one that is not there or no vector.
+
+    >>> import torch
+    >>> along_leaves({"act": {"weight": torch.ones(2)}}, Pair("a", "b", along=("act",)))
+    [(('act', 'weight'), tensor([1., 1.]))]
+    """
+    if not pair.along:
+        return []
+    at, found = dict(zip(names(trees.paths(params)), trees.paths(params))), []
+    for name in map(path_str, pair.along):
+        path = at.get(name, at.get(f"{name}.weight"))
+        leaf = None if path is None else trees.get(params, path)
+        if path is None or not isinstance(leaf, Tensor) or leaf.ndim != 1:
+            got = "no such leaf" if path is None else f"got shape {tuple(getattr(leaf, 'shape', ()))}"
+            raise ValueError(
+                f"{name}: {got} in params, expected a vector [p], one number per hidden unit, as named by along of {pair}"
+            )
+        found.append((path, leaf))
+    return list({path: (path, leaf) for path, leaf in found}.values())
+
+
+def columns(pair: Pair, path: Path, leaf: Tensor, p: int, flattened: int, before: str) -> int:
+    """How many entries of a leaf that grows along belong to one unit: 1, or the positions of a flattened map."""
+    each = next((n for n in (1, flattened) if leaf.shape[0] == p * n), None)
+    if each is None:
+        cure = ", which one number for all units is not: it stays as it is, leave it out" if leaf.shape[0] == 1 else ""
+        raise ValueError(
+            f"{path_str(path)}: got shape {tuple(leaf.shape)}, expected ({p},), one entry per output of {before}, as named by "
+            f"along of {pair}{cure}"
+        )
+    return each
+
+
+def joined(pair: Pair, record: Any) -> Pair:
+    """The pair with what a record of it (units, statistics) knows to grow along."""
+    own = getattr(record, "pair", None)
+    more = () if own is None else own.along
+    return pair if set(more) <= set(pair.along) else dataclasses.replace(pair, along=(*pair.along, *more))
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """What stands between two layers, call by call: as it is to a new unit, and (own) to the units there are.
+
+    along: names of the leaves that grow along.
+    """
+
+    chain: Chain
+    own: Chain
+    along: tuple[str, ...] = ()
+
+    def behind(self, chain: Chain) -> Way:
+        """This, behind a chain."""
+        steps = chain.steps
+        return Way(Chain((*steps, *self.chain.steps)), Chain((*steps, *self.own.steps)), self.along)
+
+
+def way(uses: tuple[Use, ...], params: Any, pair: Pair, p: int, start: int, end: int) -> Way | str:
+    """What leads from the output of one use to the input of another, or in words why this is not known.
+
+    To a new unit the pair's norm is the identity, and a PReLU with one slope for each unit the one of slope .25.
+    """
+    found, source = Way(Chain(), Chain()), uses[end].source
+    while source is not None:
+        k, chain = source
+        found, use, source = found.behind(chain), uses[k], uses[k].source
+        if k == start:
+            return found
+        if _normed(use, pair):
+            continue
+        why = f"comes from {use.describe()}"
+        if use.kind != "prelu" or not isinstance(use.weight, tuple):
+            return why
+        name, leaf = path_str(use.weight), trees.get(params, use.weight)
+        named = {name, name.removesuffix(".weight")} & set(map(path_str, pair.along))
+        if leaf.shape[0] == 1 and not named:
+            found = found.behind(Chain(((PRELU, (working(leaf),), ()),)))
+            continue
+        if sum(use.weight == other.weight for other in uses) > 1:
+            return f"{why}, whose slopes have another use"
+        if len(use.shape) > 2 and not isinstance(uses[start].form, Convolution):  # torch has the slopes along axis 1
+            return f"{why}, whose {leaf.shape[0]} slopes are of positions, not of hidden units"
+        new: Step = ("torch.nn.functional.leaky_relu", (FILL,), ())
+        own: Step = (PRELU, (working(leaf),), ()) if leaf.shape[0] == p else new
+        along = found.along if named else (*found.along, name)
+        found = Way(Chain((new, *found.chain.steps)), Chain((own, *found.own.steps)), along)
+    return "cannot be read"
+
+
+def _normed(use: Use, pair: Pair) -> bool:
+    return pair.norm is not None and any(path_str(p).startswith(f"{path_str(pair.norm)}.") for p in use.paths)
+
+
+def norm_reads(uses: tuple[Use, ...], pair: Pair, start: int) -> bool:
+    """Whether the pair's norm reads the output of this use as it is."""
+    sources = [use.source for use in uses if _normed(use, pair)]
+    return len(sources) == 1 and sources[0] is not None and sources[0][0] == start and not sources[0][1].steps
