@@ -45,7 +45,8 @@ def calls_between(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> 
     ['relu', 'flip']
     """
     before, after = layers_of(params, pair)
-    mode = _Between([layer.weight for layer in before.all], [layer.weight for layer in after.all[:1]])
+    leaf = lambda layer: trees.get(params, layer.weight_path)
+    mode = _Between([leaf(layer) for layer in before.all], [leaf(layer) for layer in after.all[:1]])
     with mode:
         f(params, x)
     return mode.found

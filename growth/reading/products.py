@@ -74,7 +74,7 @@ def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerColl
     params, layers = _there(f, params, pair, layers, x)
     before, _ = layers_of(params, pair)
     gate = cast(Layer, before.gate)
-    turned = trees.replace(params, gate.weight_path, -gate.weight)
+    turned = gate.put(params, -gate.weight)
     if gate.bias_path is not None and gate.bias is not None:
         turned = trees.replace(turned, gate.bias_path, -gate.bias)
     sides = [_look(f, p, layers, pair, x) for p in (params, turned)]
