@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from fisher import LayerCollection
-from fisher.checks.agreement import generic
+from fisher.checks.agreement import generic, side_by_side
 from fisher.checks.axes import batch_size
 from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
@@ -172,7 +172,8 @@ def _accuracy(dtypes: Sequence[torch.dtype], device: torch.device, normed: bool)
 
 def _differs(got: Tensor, want: Tensor, slack: Tensor | None, accuracy: float) -> str | None:
     """How far got is from want, in words, if it is farther than rounding: looked at to raise only."""
-    a, b, s = (None if t is None else values(t) for t in (got, want, slack))
+    a, b, *rest = (values(t) for t in side_by_side(got, want, *([] if slack is None else [slack])))
+    s = rest[0] if rest else None
     if a is None or b is None or not a.numel():
         return None
     size = max(float(a.abs().amax()), float(b.abs().amax()))

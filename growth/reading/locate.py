@@ -91,10 +91,16 @@ def _stored(layers: LayerCollection, pair: Pair, first: tuple[int, ...], second:
     sides = [{layout_of(layers.uses[k]) for k in side} for side in (first, second)]
     if all(found == {own} for found, own in zip(sides, pair.layouts)):
         return
-    used = ", ".join(f"{layers.uses[k].describe()} as [{layout_of(layers.uses[k]).replace('_', ', ')}]" for k in (*first, *second))
+    used = ", ".join(
+        f"{layers.uses[k].describe()} as [{layout_of(layers.uses[k]).replace('_', ', ')}]" for k in (*first, *second)
+    )
     both = [sorted(found)[0] for found in sides]
     one = all(len(found) == 1 for found in sides)
-    cure = f"layout={(both[0] if len(set(both)) == 1 else tuple(both))!r}" if one else "layers of a Sum that are stored alike"
+    cure = (
+        f"layout={(both[0] if len(set(both)) == 1 else tuple(both))!r}"
+        if one
+        else "layers of a Sum that are stored alike"
+    )
     raise ValueError(
         f"{pair}: f uses its weights otherwise than by layout={pair.layout!r}: {used}; give {cure}.  [in, out] is what x @ W, "
         "lookups and transposed convolutions have, [out, in] what F.linear, x @ W.T and convolutions have"

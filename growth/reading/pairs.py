@@ -14,7 +14,6 @@ from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
 
-
 LayoutName = Literal["out_in", "in_out"]
 LAYOUTS = get_args(LayoutName)
 Both = tuple[LayoutName, LayoutName]

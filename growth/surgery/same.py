@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks.agreement import side_by_side
 from growth.reading.calls import calls_between
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
@@ -49,7 +50,7 @@ def same_function(check: Check, params: Any, new: Any, pair: Pair | Heads | Stre
             f"{pair}: f raised {type(error).__name__} for the new params ({error}), expected a function that takes its sizes "
             "from params" + ("" if isinstance(pair, Pair) else HELD)
         ) from error
-    a, b = values(old), values(now)
+    a, b = (values(t) for t in side_by_side(old, now))
     if a is None or b is None or not a.numel():
         return
     size = float(a.abs().amax())

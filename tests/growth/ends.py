@@ -151,7 +151,11 @@ ENDS = {
     "transposed without biases": lambda: maps(back(), back(stride=2), IO, ((2, 2), (2, 2)), (3, 3), BARE),
     "transposed of relu": lambda: maps(back(), back(stride=2), IO, ((2, 2), (3, 3)), (3, 3), sigma=torch.relu),
     "transposed with output padding": lambda: maps(
-        back(stride=2, output_padding=1), back(stride=(3, 2), padding=1, output_padding=(2, 1)), IO, ((3, 2), (3, 3)), (3, 2)
+        back(stride=2, output_padding=1),
+        back(stride=(3, 2), padding=1, output_padding=(2, 1)),
+        IO,
+        ((3, 2), (3, 3)),
+        (3, 2),
     ),
     "transposed and dilated": lambda: maps(back(dilation=2), back(dilation=2, padding=1), IO, ((2, 2), (2, 3)), (3, 3)),
     "transposed in line": lambda: maps(back(stride=2), back(stride=3), IO, ((4,), (3,)), (5,)),

@@ -177,7 +177,9 @@ def test_state_goes_along(name):
     trees.map(lambda a, b: close(a, b, 0.0), back["m"], moments)
     for key in ("S", "M", "S_prev", "M_prev", "P", "E"):
         close(getattr(back["stats"], key), getattr(s, key), 0.0)
-    live = {trees.path_str(q): torch.nn.Parameter(t.clone()) for q, t in zip(trees.paths(n.params), trees.leaves(n.params))}
+    live = {
+        trees.path_str(q): torch.nn.Parameter(t.clone()) for q, t in zip(trees.paths(n.params), trees.leaves(n.params))
+    }
     optimizer = torch.optim.Adam(live.values())
     sum(t.square().sum() for t in live.values()).backward()
     optimizer.step()
@@ -235,7 +237,7 @@ def test_precision_and_arguments_are_kept(name):
     n = end(name)
     cast = lambda t, to: t.to(to) if isinstance(t, torch.Tensor) and t.is_floating_point() else t
     for dtype in (torch.float32, torch.bfloat16):
-        params, data = trees.map(lambda t: cast(t, dtype), (n.params, n.data))
+        params, data = trees.map(functools.partial(cast, to=dtype), (n.params, n.data))
         before = trees.map(torch.clone, (params, data))
         s = growth.statistics(n.f, params, data, n.pair, "squared_error")
         grown = growth.grow(params, n.pair, growth.optimal_neurons(s, 2), delta=growth.optimal_delta(s), scale=0.1)
