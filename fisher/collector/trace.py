@@ -13,7 +13,7 @@ from fisher.checks import doors
 from fisher.checks.axes import batch_axes
 from fisher.collector.blocks.uses import Rows, Use
 from fisher.collector.calls.chains import Chain, step
-from fisher.collector.rules.forms import Channels, Convolution, Elementwise, Form
+from fisher.collector.rules.forms import Channels, Convolution, Elementwise, Form, Lookup
 from fisher.collector.rules.match import Derived, Match, leaves_of
 from fisher.collector.watching.known import tensors, version
 from fisher.collector.watching.watch import Watcher
@@ -128,7 +128,8 @@ class Tracer:
         k, steps, ids = self.origin[id(known[0])]
         use = self.uses[k]
         maps = len(use["shape"]) if isinstance(use["form"], (Convolution, Channels)) else 0
-        here = step(func, args, kwargs, maps) if len(known) == 1 and args and known[0] is args[0] else None
+        rows = use["shape"] if type(use["form"]) in (Form, Lookup) else ()
+        here = step(func, args, kwargs, maps, rows) if len(known) == 1 and args and known[0] is args[0] else None
         replayable = here is not None and isinstance(out, Tensor)
         if out is not known[0] or not replayable:
             for t in known:

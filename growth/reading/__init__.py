@@ -7,6 +7,7 @@ In reading order:
     layers       the two of a pair as they are in params
     transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map
+    lookups      embeddings as layers of unit vectors
     locate       the pair among the layers that `fisher` finds
     link         how the second layer reads the units of the first
     calls        the torch calls between the two, by name

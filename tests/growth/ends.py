@@ -168,3 +168,55 @@ ENDS = {
     "transposed and flattened": flattened_back,
     "transposed and normed": normed,
 }
+
+
+def table(p, index):
+    return F.embedding(index, p["weight"])
+
+
+def words(second, layout, between=lambda z: z, named=None, lookup=table, length=5, rows=7, bias=True, sigma=torch.tanh):
+    """A table of 4 columns, what is done with its rows, and a dense layer; no biases of the table."""
+    params = {"a": layer(4, rows, layout="in_out", bias=False), "b": layer(3, 4, layout=layout[1], bias=bias)}
+    index = torch.randint(rows, (40, *([length] if length else [])), generator=G)
+    f = lambda p, x: second(p["b"], between(sigma(lookup(p["a"], x))))
+    return End(
+        f,
+        params,
+        index,
+        R(*f(params, index).shape),
+        growth.Pair("a", "b", named, layout=layout),
+        sigma is not torch.relu,
+    )
+
+
+def bags(mode):
+    f = lambda p, x: linear(p["b"], F.embedding_bag(x, p["a"]["weight"], mode=mode))
+    params = {"a": layer(4, 7, layout="in_out", bias=False), "b": layer(3, 4)}
+    index = torch.randint(7, (40, 5), generator=G)
+    return End(f, params, index, R(40, 3), growth.Pair("a", "b", layout=MIXED))
+
+
+def two_tables():
+    """Tokens and positions."""
+    f = lambda p, x: linear(p["b"], torch.tanh(table(p["a"], x[..., 0]) + table(p["s"], x[..., 1])))
+    params = {"a": layer(4, 7, layout=IO, bias=False), "s": layer(4, 5, layout=IO, bias=False), "b": layer(3, 4)}
+    index = torch.stack([torch.randint(7, (30, 5), generator=G), torch.arange(5).expand(30, 5)], -1)
+    pair = growth.Pair(growth.Sum("a", "s"), "b", torch.tanh, layout=MIXED)
+    return End(f, params, index, R(30, 5, 3), pair)
+
+
+ENDS |= {
+    "table": lambda: words(linear, MIXED),
+    "table by index": lambda: words(use, IO, lookup=lambda p, i: p["weight"][i], bias=False),
+    "table of one word": lambda: words(linear, MIXED, length=0, sigma=torch.relu),
+    "table without activation": lambda: words(linear, MIXED, sigma=lambda z: z),
+    "table with padding": lambda: words(linear, MIXED, lookup=lambda p, i: F.embedding(i, p["weight"], padding_idx=2)),
+    "table and a mean": lambda: words(use, IO, between=lambda z: z.mean(1)),
+    "table and a sum": lambda: words(linear, MIXED, between=lambda z: z.sum(dim=1)),
+    "table and a maximum": lambda: words(linear, MIXED, between=lambda z: torch.amax(z, 1), sigma=torch.relu),
+    "bags of means": lambda: bags("mean"),
+    "bags of sums": lambda: bags("sum"),
+    "two tables": two_tables,
+    "Conv1D read": lambda: dense(conv1d_of_gpt, conv1d_of_gpt, IO, x=R(8, 5, 3)),
+    "mean of positions": lambda: dense(use, lambda p, h: use(p, h.mean(1)), IO, x=R(30, 5, 3)),
+}

@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 from torch.func import vmap
+from torch.nn import functional as F
 
 import growth
 from growth.reading.buffers import buffers_fixed
@@ -187,6 +188,29 @@ def test_state_goes_along(name):
     leaves = growth.swap_parameters(optimizer, live, named)
     for key, leaf in leaves.items():
         assert optimizer.state[leaf]["exp_avg"].shape == named[key].shape
+
+
+def test_the_padding_row_stays_zero():
+    n = end("table with padding")
+    params = {**n.params, "a": {"weight": n.params["a"]["weight"].index_fill(0, torch.tensor([2]), 0.0)}}
+    s = growth.statistics(n.f, params, n.data, n.pair, "squared_error")
+    g = torch.Generator().manual_seed(0)
+    drawn = growth.initialize(params, n.pair, 2, generator=g, fan_out="kaiming_normal")
+    assert (drawn.fan_in[:, 2] != 0).all()
+    chosen = growth.choose_sign(n.f, params, n.data, n.pair, drawn, "squared_error")
+    made = (growth.tiny(s, 3), growth.random(s, 2, generator=g), growth.gradmax(s, 5, generator=g), chosen)
+    for new in made:
+        assert not growth.grow(params, n.pair, new)["a"]["weight"][2].any()
+    assert not growth.step(n.f, params, n.data, n.pair, 2, loss="squared_error").params["a"]["weight"][2].any()
+
+
+def test_large_tables_are_refused_before_they_are_built():
+    p = {"a.weight": torch.zeros(10_000, 2), "b.weight": torch.zeros(3, 2)}
+    f = lambda p, x: F.linear(F.embedding(x, p["a.weight"]), p["b.weight"])
+    data, pair = (torch.arange(4), torch.zeros(4, 3)), growth.Pair("a", "b", layout=("in_out", "out_in"))
+    with pytest.raises(ValueError, match=r"a.weight: a lookup of .* 10000 rows.*at most 8192.*growth.widen"):
+        growth.statistics(f, p, data, pair, "squared_error")
+    assert growth.widen(p, pair, 2)["a.weight"].shape == (10_000, 4)
 
 
 @every
