@@ -49,15 +49,32 @@ def extent(t: Tensor) -> float:
 
 def gap(one: Tensor, other: Tensor) -> float:
     """The largest absolute difference of raw values, NaN where there is one; a part at a time."""
-    a, b = torch.broadcast_tensors(torch.atleast_1d(raw(one)), torch.atleast_1d(raw(other)))
+    a, b = torch.broadcast_tensors(*(torch.atleast_1d(raw(t)) for t in side_by_side(one, other)))
     rows = max(1, AT_ONCE // max(1, a[:1].numel()))
     found = [extent(s - t) for s, t in zip(a.split(rows), b.split(rows))]
     return max(found, default=0.0) if all(v == v for v in found) else math.nan
 
 
+def side_by_side(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors whose raw values lie entry by entry: each transform may have put its axis elsewhere in each of them.
+
+    >>> import torch
+    >>> seen = []
+    >>> look = lambda a, b: (seen.extend(raw(t).shape for t in side_by_side(a, b)), a)[1]
+    >>> _ = torch.func.vmap(look, (0, 1))(torch.ones(2, 3), torch.ones(3, 2))
+    >>> seen
+    [torch.Size([2, 3]), torch.Size([2, 3])]
+    """
+    first = tensors[0]
+    if any(t.shape != first.shape for t in tensors) or all(raw(t).ndim == t.ndim for t in tensors):
+        return tensors
+    stacked = torch.stack([t.detach().to(first) for t in tensors])
+    return tuple(one.to(t.dtype) for one, t in zip(stacked.unbind(), tensors))
+
+
 def repeats(one: Tensor, other: Tensor, floor: float = 0.0) -> bool:
     """Whether two results of one computation differ by rounding at most (threads and atomics sum in any order)."""
-    a, b = values(one), values(other)
+    a, b = (values(t) for t in side_by_side(one, other))
     if a is None or b is None:
         return True
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -100,7 +117,7 @@ def tolerance_of(f: Callable[..., Any], *args: Any) -> float:
 
 def same(one: Tensor, other: Tensor, tol: float) -> bool:
     """Whether raw values agree up to tol, relative to the largest (at least 1)."""
-    a, b = values(one), values(other)
+    a, b = (values(t) for t in side_by_side(one, other))
     if a is None or b is None or not b.numel():
         return True
     scale = torch.maximum(b.abs().amax(), torch.ones_like(b.amax()))

@@ -13,7 +13,7 @@ from fisher.checks import doors
 from fisher.checks.axes import batch_axes
 from fisher.collector.blocks.uses import Rows, Use
 from fisher.collector.calls.chains import Chain, step
-from fisher.collector.rules.forms import Channels, Convolution, Elementwise, Form
+from fisher.collector.rules.forms import Channels, Convolution, Elementwise, Form, Lookup
 from fisher.collector.rules.match import Derived, Match, leaves_of
 from fisher.collector.watching.known import tensors, version
 from fisher.collector.watching.watch import Watcher
@@ -126,7 +126,9 @@ class Tracer:
         if not known or not (out is None or any(isinstance(t, Tensor) for t in trees.leaves(out))):
             return  # a getter of a shape or a dtype
         k, steps, ids = self.origin[id(known[0])]
-        here = step(func, args, kwargs, self._map_axes(k)) if len(known) == 1 and args and known[0] is args[0] else None
+        rows = self.uses[k]["shape"] if type(self.uses[k]["form"]) in (Form, Lookup) else ()
+        alone = len(known) == 1 and args and known[0] is args[0]
+        here = step(func, args, kwargs, self._map_axes(k), rows) if alone else None
         replayable = here is not None and isinstance(out, Tensor)
         if out is not known[0] or not replayable:
             for t in known:

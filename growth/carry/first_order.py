@@ -11,7 +11,7 @@ from torch import Tensor
 
 from growth.moments.first_order import Statistics
 from growth.moments.gates import GateMoments
-from growth.reading.layers import layers_of
+from growth.reading.layers import Layer, layers_of
 from growth.surgery.moves import Move, Moves
 
 
@@ -32,7 +32,7 @@ def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
     if stats.pair is None:
         raise ValueError("state: Statistics without a pair, expected that of growth.statistics; compute them anew")
     before, after = layers_of(moves.params, stats.pair)
-    b2, b1 = ([moves.leaves[layer.weight_path] for layer in side.all] for side in (before, after))
+    b2, b1 = ([_move(moves, layer) for layer in side.all] for side in (before, after))
     into1, into2 = _Inputs(b1, stats.bias_after), _Inputs(b2, stats.bias_before)
     out = _Outputs(b1[0], 1)
     ways: dict[str, tuple[Any, ...]] = {
@@ -56,6 +56,12 @@ def carried_statistics(stats: Statistics, moves: Moves) -> Statistics:
         new[name] = t
     rest = {n: getattr(stats, n).clone() for n in ("count", "positions", "sigma0", "slope_plus", "slope_minus")}
     return dataclasses.replace(stats, gates=_carried_gates(stats.gates, b2, into2, into1, out), **new, **rest)
+
+
+def _move(moves: Moves, layer: Layer) -> Move:
+    """How the weight [out, in] of a layer goes over."""
+    move = moves.leaves[layer.weight_path]
+    return move if layer.layout == "out_in" else move.turned
 
 
 def _carried_gates(

@@ -22,7 +22,7 @@ from growth.closed_form.draws import drawing, standard
 from growth.closed_form.gates import dealt, ungated
 from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.normalization import check_positive
-from growth.closed_form.sides import descent, input_size, random_sides, steep_sign, with_weights
+from growth.closed_form.sides import descent, input_size, met_inputs, random_sides, steep_sign, with_weights
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
 from growth.reading.pairs import bare
@@ -182,6 +182,7 @@ def random(
 
     are the eigenvalues, at most those of `optimal_neurons(stats, k, "gradient")`: what the best Ω_j could gain.  So the
     head of many candidates, `truncate(random(stats, 100, ...), 10)`, is a selection.  Without any gradient λ = 0.
+    Inputs that are 0 in all data get weight 0.
     generator or draws (standard normal `[k, r+1 + q taps]`); without either fixed generic numbers, the same at every call.
     Units of a `Gated` pair have the gate rows of the statistics, in turn.
 
@@ -203,7 +204,7 @@ def random(
     if stats.gates is not None:
         std = 1 / input_size(stats) if std is None else std
         return dealt(stats, normal, lambda one, draws: random(one, len(draws), draws=draws, std=std, std_out=std_out))
-    A = normal[:, : len(M_prev)] * (1 / input_size(stats) if std is None else std)
+    A = normal[:, : len(M_prev)] * (1 / input_size(stats) if std is None else std) * met_inputs(stats)
     squares = ((A @ S_prev) * A).sum(1)
     scores = positive_root(((A @ M_prev) ** 2).sum(1) / torch.where(squares > 0, squares, 1.0))
     order = scores.argsort(descending=True, stable=True)

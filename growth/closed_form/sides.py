@@ -67,6 +67,12 @@ def input_size(stats: Statistics) -> Tensor:
     return torch.where(size > 0, size, 1.0)
 
 
+def met_inputs(stats: Statistics) -> Tensor:
+    """1 for inputs that are not always 0, such as the padding row of a table, else 0, `[r+1]`; 1 if all are."""
+    met = stats.S_prev.detach().diagonal() != 0
+    return (met | ~met.any()).to(working(stats.S_prev).dtype)
+
+
 def random_sides(
     stats: Statistics, found: Neurons, generator: torch.Generator | None, draws: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -76,7 +82,7 @@ def random_sides(
         return M_prev.new_zeros(found.size, len(M_prev)), M_prev.new_zeros(M_prev.shape[1], found.size)
     normal = standard((found.size, sum(M_prev.shape)), M_prev, generator, draws)
     masked = found.eigenvalues == 0
-    A, out = normal[:, : len(M_prev)] / input_size(stats), normal[:, len(M_prev) :].mT
+    A, out = normal[:, : len(M_prev)] / input_size(stats) * met_inputs(stats), normal[:, len(M_prev) :].mT
     return torch.where(masked[:, None], A, 0.0), torch.where(masked, out / positive_root((out**2).sum(0)), 0.0)
 
 
@@ -89,7 +95,7 @@ def awake(new: Neurons, t: Tensor, stats: Statistics) -> tuple[Neurons, Tensor]:
     idle = t <= 0
     amplitude = torch.where(idle, 1.0, t)
     k, d = new.joined.shape
-    rows = drawing(None, new.fan_in)(k, d)
+    rows = drawing(None, new.fan_in)(k, d) * met_inputs(stats).to(new.fan_in)
     energy = stats.S_prev.diagonal().sum() * amplitude / 2
     rows = rows / torch.where(energy > 0, energy, 1.0).sqrt()
     mean = stats.S_prev[-1] if stats.bias_before else stats.S_prev.new_ones(d)

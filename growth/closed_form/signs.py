@@ -48,8 +48,8 @@ def choose_sign(
     is the slope of the mean loss in the amplitude t at 0+ when unit j is added as (√t A_j, √t Ω_j), for any activation
     (σ(0) being compensated); of a `Gated` pair ρ(u) = u, times what the unit's gate lets through.  Where σ is smooth at 0
     both signs have the same gain and the unit stays as it is.
-    One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
-    `statistics` of these units.
+    Of a table with a padding row the units get 0 there.  One more pass over data, of the cost of `statistics`.  Lists of pairs
+    and of new units give a list.  taps: as in `statistics` of these units.
 
     Raises ValueError where `statistics` does, for slopes that are not finite (check_finite), and for units whose shapes are
     not those of the layers.
@@ -71,6 +71,7 @@ def choose_sign(
     samples = 0
     known: list[Pair] = []
     for _, count, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+        units = units if samples else [_padded(v, n) for v, n in zip(views, units)]
         w = [_back(v, n) for v, n in zip(views, units)]
         parts = [one_sided(n, v.b2, t, v.passage) for n, v, t in zip(units, views, w)]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts)] if sums else parts
@@ -90,6 +91,15 @@ def _sides(view: View) -> tuple[Tensor, Tensor]:
     """The slopes of the activation at 0+ and 0-; 1 and 0 where `one_sided` has taken them in."""
     plus, minus = constants(view.activation, view.b1)[1:]
     return (plus, minus) if view.passage is None else (torch.ones_like(plus), torch.zeros_like(minus))
+
+
+def _padded(view: View, new: Neurons) -> Neurons:
+    """Units that are 0 at the padding row of a table."""
+    if view.padding is None:
+        return new
+    column = torch.arange(new.fan_in.shape[1], device=new.fan_in.device)
+    at = column == view.padding % len(column)
+    return dataclasses.replace(new, fan_in=torch.where(at, 0.0, new.fan_in))
 
 
 def _back(view: View, new: Neurons) -> Tensor:

@@ -19,11 +19,11 @@ from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
 from fisher.likelihoods.names import LikelihoodName
+from growth.checks.buffers import counters_fixed
 from growth.checks.data import examples, few
 from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.moments.first_order import Statistics
-from growth.reading.buffers import counters_fixed
 from growth.reading.locate import located
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working

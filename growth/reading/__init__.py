@@ -8,6 +8,7 @@ In reading order:
     layers       the two of a pair as they are in params
     transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map
+    lookups      embeddings as layers of unit vectors
     locate       the pair among the layers that `fisher` finds
     link         how the second layer reads the units of the first
     calls        the torch calls between the two, by name
@@ -15,6 +16,5 @@ In reading order:
     between      what f computes between the two, held against the pair
     products     the products of a gated pair, held against it
     losses       losses by name
-    buffers      running statistics, kept apart
     observe      one batch watched: inputs, units, gradients
 """

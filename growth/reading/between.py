@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from fisher import LayerCollection
-from fisher.checks.agreement import generic
+from fisher.checks.agreement import generic, side_by_side
 from fisher.checks.axes import batch_size
 from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
@@ -23,6 +23,7 @@ from growth.reading.activations import applied
 from growth.reading.calls import refusal
 from growth.reading.layers import Layer, layers_of, norm_leaves
 from growth.reading.locate import Place, located
+from growth.reading.lookups import output_of
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
 from linmaps.checks import values
@@ -107,12 +108,13 @@ def _compare(
     before, after = layers_of(params, pair)
     inputs, g = seen
     first, last = layers.uses[place.before[0]], layers.uses[place.after[0]]
-    z = outputs([working(inputs[k]) for k in place.before], before)
+    uses = [layers.uses[k] for k in place.before]
+    z = outputs(uses, [inputs[k] for k in place.before], before)
     got = working(inputs[place.after[0]])
     accuracy, eps = _accuracy(
         [first.dtype, last.dtype, inputs[place.after[0]].dtype], got.device, pair.norm is not None
     )
-    shape = tuple(first.tap_shape(batch_size(x))[2:])
+    shape = hidden_shape(first, batch_size(x))
     passage = place.passage(shape)
     behind = shape if passage is None else passage.after(z)
     arranged = lambda h: _arranged(h, first, last, after, behind)
@@ -149,9 +151,17 @@ def normed(params: Any, pair: Pair, z: Tensor) -> Tensor:
     return z + found["bias"] if "bias" in found else z
 
 
-def outputs(inputs: list[Tensor], before: Layer) -> Tensor:
+def hidden_shape(use: Use, batch: int) -> tuple[int, ...]:
+    """The shape of the map of each hidden unit; of a dense layer how many positions it has."""
+    shape = use.tap_shape(batch)
+    if isinstance(use.form, Convolution):
+        return tuple(shape[2:])
+    return (math.prod(shape[:-1]) // max(1, batch),)
+
+
+def outputs(uses: Sequence[Use], inputs: Sequence[Tensor], before: Layer) -> Tensor:
     """The output of the layers added, `[B, m, p]`."""
-    total = sum(a @ working(layer.weight).flatten(1).mT for a, layer in zip(inputs, before.all))
+    total = sum(output_of(use, a, layer) for use, a, layer in zip(uses, inputs, before.all))
     return total + sum(working(layer.bias) for layer in before.all if layer.bias is not None)  # type: ignore[return-value]
 
 
@@ -173,7 +183,8 @@ def _accuracy(dtypes: Sequence[torch.dtype], device: torch.device, normed: bool)
 
 def _differs(got: Tensor, want: Tensor, slack: Tensor | None, accuracy: float) -> str | None:
     """How far got is from want, in words, if it is farther than rounding: looked at to raise only."""
-    a, b, s = (None if t is None else values(t) for t in (got, want, slack))
+    a, b, *rest = (values(t) for t in side_by_side(got, want, *([] if slack is None else [slack])))
+    s = rest[0] if rest else None
     if a is None or b is None or not a.numel():
         return None
     size = max(float(a.abs().amax()), float(b.abs().amax()))

@@ -124,7 +124,8 @@ def norm_eps(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> float
 def _followed(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> _Between:
     before, after = layers_of(params, pair)
     rows = before.all if before.gate is None else (*before.all, before.gate)
-    mode = _Between([layer.weight for layer in rows], [layer.weight for layer in after.all[:1]])
+    leaf = lambda layer: trees.get(params, layer.weight_path)
+    mode = _Between([leaf(layer) for layer in rows], [leaf(layer) for layer in after.all[:1]])
     mode.leaves = {id(trees.get(params, path)): path for path in trees.paths(params)}
     with mode:
         f(params, x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from growth.reading.activations import Activation
-from growth.reading.pairs import Pair
+from growth.reading.pairs import Both, LayoutName, Pair
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
@@ -26,6 +26,8 @@ class Gated(Pair):
     It is a pair (up, after) whose units are multiplied by a gate, and is taken wherever a `Pair` is.  A new unit has a row
     in gate and in up.  At amplitude t the gate's row is taken as it is, up and out go with √t each, so that the slope in t
     is not zero: that of σ(a x) (u x) (w G) for a gate row a, which `statistics(..., gates=)` is given.
+
+    layout: as of a `Pair`, that of gate and up, and that of after.
 
     Raises ValueError if two of the paths are the same, TypeError if a path or the activation is of another kind.
     Source: Shazeer, "GLU variants improve transformer" (2020).
@@ -47,7 +49,12 @@ class Gated(Pair):
     up: str | Path = ()
 
     def __init__(
-        self, gate: str | Path, up: str | Path, after: str | Path, activation: Activation | None = None
+        self,
+        gate: str | Path,
+        up: str | Path,
+        after: str | Path,
+        activation: Activation | None = None,
+        layout: LayoutName | Both = "out_in",
     ) -> None:
         given = {"gate": gate, "up": up, "after": after}
         for name, path in given.items():
@@ -57,7 +64,7 @@ class Gated(Pair):
                 )
         if len({path_str(path) for path in given.values()}) < 3:
             raise ValueError(f"Gated: got {[path_str(path) for path in given.values()]}, expected three layers")
-        for name, value in {**given, "before": up, "activation": activation, "norm": None}.items():
+        for name, value in {**given, "before": up, "activation": activation, "norm": None, "layout": layout}.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
 
@@ -71,11 +78,12 @@ class Gated(Pair):
         return (path_str(self.gate), path_str(self.up)), (path_str(self.after),)  # type: ignore[arg-type]
 
     def _bare(self) -> Gated:
-        return Gated(self.gate, self.up, self.after)  # type: ignore[arg-type]
+        return Gated(self.gate, self.up, self.after, layout=self.layout)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return f"Gated({', '.join(repr(path_str(p)) for p in (self.gate, self.up, self.after))})"  # type: ignore[arg-type]
+        shown = [repr(path_str(p)) for p in (self.gate, self.up, self.after)]  # type: ignore[arg-type]
+        return f"Gated({', '.join([*shown, *self._others()])})"
 
     def __repr__(self) -> str:
         shown = {"gate": self.gate, "up": self.up, "after": self.after, "activation": self.activation}
-        return f"Gated({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return f"Gated({', '.join([*(f'{name}={value!r}' for name, value in shown.items()), *self._others()])})"

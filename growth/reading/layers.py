@@ -13,7 +13,7 @@ from torch import Tensor
 
 from growth.reading.along import FILL, along_leaves, columns
 from growth.reading.gated_pairs import Gated
-from growth.reading.pairs import Pair, Sum, parts
+from growth.reading.pairs import LayoutName, Pair, Sum, parts
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.trees import path_str
@@ -26,6 +26,7 @@ NORM_FILLS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.
 class Layer:
     """A layer met in params: its leaves and where they are; no bias is None.
 
+    weight: `[out, in, *kernel]`, whatever the layout in which the leaf has it.
     columns: how many inputs of it belong to one hidden unit, side by side (the positions of a flattened map).
     others: the layers whose outputs are added to its own.
     gate: the layer whose outputs, through an activation, multiply its own.
@@ -38,6 +39,19 @@ class Layer:
     columns: int = 1
     others: tuple[Layer, ...] = ()
     gate: Layer | None = None
+    layout: LayoutName = "out_in"
+
+    def stored(self, weight: Tensor) -> Tensor:
+        """A weight `[out, in, *kernel]` as the leaf has it."""
+        return weight if self.layout == "out_in" else weight.transpose(0, 1).contiguous()
+
+    def axis(self, number: int) -> int:
+        """The axis of the leaf on which the outputs (0), or the inputs (1), are."""
+        return number if self.layout == "out_in" else 1 - number
+
+    def put(self, params: Any, weight: Tensor) -> Any:
+        """params with another weight `[out, in, *kernel]` of this layer."""
+        return trees.replace(params, self.weight_path, self.stored(weight))
 
     @property
     def inputs(self) -> int:
@@ -63,7 +77,7 @@ class Layer:
         return self.columns * math.prod(self.weight.shape[2:])
 
 
-def layer_at(params: Any, path: str | Path) -> Layer:
+def layer_at(params: Any, path: str | Path, layout: LayoutName = "out_in") -> Layer:
     """The layer at a path: `path.weight` and `path.bias`, or a bare weight leaf at `path` itself.
 
     Raises ValueError (path, got, expected) where there is no such layer or its weight is none of a layer.
@@ -95,12 +109,19 @@ def layer_at(params: Any, path: str | Path) -> Layer:
         raise ValueError(
             f"{name}: got shape {tuple(weight.shape)}, expected a matrix [out, in], or [out, in, *kernel] of a convolution"
         )
-    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+    out, into = (0, 1) if layout == "out_in" else (1, 0)
+    if bias is not None and tuple(bias.shape) != (weight.shape[out],):
+        other = tuple(bias.shape) == (weight.shape[into],)
+        cure = f"layout={_other(layout)!r} fits" if other else "map over an ensemble with torch.func.vmap"
         raise ValueError(
-            f"{stem}.bias: got shape {tuple(bias.shape)}, expected ({weight.shape[0]},), one entry per row of {name} "
-            f"{tuple(weight.shape)}; store the weight as [out, in], map over an ensemble with torch.func.vmap"
+            f"{stem}.bias: got shape {tuple(bias.shape)}, expected ({weight.shape[out]},), one entry per output of {name} "
+            f"{tuple(weight.shape)}, stored [{layout.replace('_', ', ')}]; {cure}"
         )
-    return Layer(weight_path, bias_path, weight, bias)
+    return Layer(weight_path, bias_path, weight if out == 0 else weight.transpose(0, 1), bias, layout=layout)
+
+
+def _other(layout: LayoutName) -> LayoutName:
+    return "in_out" if layout == "out_in" else "out_in"
 
 
 def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
@@ -115,7 +136,8 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
     """
     if not isinstance(pair, Pair):
         raise TypeError(f"pair: got {type(pair).__name__}, expected a growth.Pair, or a list of them")
-    before, after = _side(params, pair, pair.before), _side(params, pair, pair.after)
+    first, second = pair.layouts
+    before, after = _side(params, pair, pair.before, first), _side(params, pair, pair.after, second)
     if isinstance(pair, Gated):
         before = _gated(params, pair, before)
     p, inputs = before.weight.shape[0], after.weight.shape[1]
@@ -125,9 +147,10 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
     elif p != inputs or before.weight.ndim != after.weight.ndim:
         stacked = max(before.weight.ndim, after.weight.ndim) > 2
         raise ValueError(
-            f"Pair whose layers do not match: {before.name} {tuple(before.weight.shape)} has {p} "
-            f"outputs, {after.name} {tuple(after.weight.shape)} takes {inputs} inputs; name two layers "
-            "that follow each other, with weights stored [out, in] (F.linear, or x @ W.T)"
+            f"Pair whose layers do not match: {before.name} {_shape(before)} has {p} "
+            f"outputs, {after.name} {_shape(after)} takes {inputs} inputs; name two layers "
+            "that follow each other"
+            + _fitting(before, after)
             + ("; map over an ensemble with torch.func.vmap" if stacked else "")
         )
     for path, leaf, _ in norm_leaves(params, pair):
@@ -150,8 +173,37 @@ def plain_layers(params: Any, pair: Pair, name: str) -> tuple[Layer, Layer]:
     return before, after
 
 
-def _side(params: Any, pair: Pair, side: str | Path | Sum) -> Layer:
-    first, *others = (layer_at(params, path) for path in parts(side))
+def _shape(layer: Layer) -> str:
+    """The shape of the leaf, and how it is read where that is not the usual way."""
+    shape = list(layer.weight.shape)
+    if layer.layout == "out_in":
+        return f"{tuple(shape)}"
+    return f"{(shape[1], shape[0], *shape[2:])} stored [in, out]"
+
+
+def _fitting(before: Layer, after: Layer) -> str:
+    """In which other layouts these two would be a pair, in words."""
+    found = []
+    for turned in ((True, True), (False, True), (True, False)):
+        sizes = [
+            layer.weight.shape[:2][::-1] if t else layer.weight.shape[:2] for layer, t in zip((before, after), turned)
+        ]
+        free = all(
+            layer.bias is None or not t or len(set(layer.weight.shape[:2])) == 1
+            for layer, t in zip((before, after), turned)
+        )
+        if free and sizes[0][0] == sizes[1][1] and before.weight.ndim == after.weight.ndim:
+            found.append(
+                tuple(_other(layer.layout) if t else layer.layout for layer, t in zip((before, after), turned))
+            )
+    names = [repr(both[0] if both[0] == both[1] else both) for both in found]
+    if names:
+        return f"; their sizes fit layout={names[0]}: [in, out] is what x @ W and transposed convolutions have"
+    return ', with weights stored [out, in] (F.linear, or x @ W.T), or of layout="in_out"'
+
+
+def _side(params: Any, pair: Pair, side: str | Path | Sum, layout: LayoutName) -> Layer:
+    first, *others = (layer_at(params, path, layout) for path in parts(side))
     for layer in others:
         if layer.weight.shape[0] != first.weight.shape[0]:
             raise ValueError(
@@ -163,10 +215,10 @@ def _side(params: Any, pair: Pair, side: str | Path | Sum) -> Layer:
 
 def _gated(params: Any, pair: Gated, up: Layer) -> Layer:
     """The layer up with its gate, which has its shape."""
-    gate = layer_at(params, pair.gate)
+    gate = layer_at(params, pair.gate, pair.layouts[0])
     if gate.weight.shape != up.weight.shape or up.weight.ndim != 2:
         raise ValueError(
-            f"{gate.name}: got shape {tuple(gate.weight.shape)}, expected that of {up.name} {tuple(up.weight.shape)}, a matrix "
+            f"{gate.name}: got shape {_shape(gate)}, expected that of {up.name} {_shape(up)}, a matrix "
             f"[out, in]: the outputs of both are multiplied in {pair}"
         )
     return dataclasses.replace(up, gate=gate)
@@ -202,8 +254,11 @@ def places(params: Any, pair: Pair) -> list[tuple[Path, int, int]]:
     """
     before, after = layers_of(params, pair)
     rows = before.all if before.gate is None else (*before.all, before.gate)
-    found = [(path, 0, 1) for layer in rows for path in (layer.weight_path, layer.bias_path) if path is not None]
-    found.append((after.weight_path, 1, after.columns))
+    found: list[tuple[Path, int, int]] = []
+    for layer in rows:
+        found.append((layer.weight_path, layer.axis(0), 1))
+        found += [] if layer.bias_path is None else [(layer.bias_path, 0, 1)]
+    found.append((after.weight_path, after.axis(1), after.columns))
     return found + [(path, 0, each) for path, _, _, each in vectors(params, pair)]
 
 

@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 
 from fisher import LayerCollection
-from fisher.collector.blocks.uses import UNUSED
+from fisher.collector.blocks.uses import UNUSED, Use
 from fisher.collector.calls.chains import Chain
-from fisher.collector.rules.forms import Convolution, Form
+from fisher.collector.rules.forms import Convolution, Form, Lookup
 from fisher.collector.rules.match import spoken
 from growth.reading.activations import Activation
 from growth.reading.along import norm_reads, way
 from growth.reading.layers import Layer, layers_of
 from growth.reading.maps import Passage
-from growth.reading.pairs import Pair
+from growth.reading.pairs import LayoutName, Pair
 from linmaps.trees import path_str
 
 
@@ -49,13 +49,15 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
 
     words: what to say of an activation that cannot be read, from why it cannot (`calls.refusal`).
 
-    Raises ValueError where a layer is used twice, stored [in, out] or in groups, where its bias is not added to its
-    output, and where the activation can neither be read from f nor is given.
+    Raises ValueError where a layer is used twice, in another layout than the pair says, or in groups, where its bias is not
+    added to its output, and where the activation can neither be read from f nor is given.
     """
     before, after = layers_of(params, pair)
     first, second = (tuple(_use(layers, layer) for layer in side.all) for side in (before, after))
-    if before.gate is not None:
-        return Place(first, second, pair.activation or torch.positive, after, pair, _use(layers, before.gate))
+    gate = None if before.gate is None else _use(layers, before.gate)
+    _stored(layers, pair, first if gate is None else (gate, *first), second)
+    if gate is not None:
+        return Place(first, second, pair.activation or torch.positive, after, pair, gate)
     p = before.weight.shape[0]
     found = way(layers.uses, params, pair, p, first[0], second[0]) if len(first) == 1 else "cannot be read"
     pair = pair if isinstance(found, str) else dataclasses.replace(pair, along=(*pair.along, *found.along))
@@ -70,6 +72,32 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
     return Place(first, second, found.chain, after, pair, normed=normed)
 
 
+def layout_of(use: Use) -> LayoutName:
+    """How the weight leaf of a dense layer, a lookup or a convolution without groups is stored."""
+    return "in_out" if use.form.arrangement.out == (1,) else "out_in"
+
+
+def _stored(layers: LayerCollection, pair: Pair, first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    """Raise a ValueError unless all weights are used in the layout that the pair says."""
+    sides = [{layout_of(layers.uses[k]) for k in side} for side in (first, second)]
+    if all(found == {own} for found, own in zip(sides, pair.layouts)):
+        return
+    used = ", ".join(
+        f"{layers.uses[k].describe()} as [{layout_of(layers.uses[k]).replace('_', ', ')}]" for k in (*first, *second)
+    )
+    both = [sorted(found)[0] for found in sides]
+    one = all(len(found) == 1 for found in sides)
+    cure = (
+        f"layout={(both[0] if len(set(both)) == 1 else tuple(both))!r}"
+        if one
+        else "layers of a Sum that are stored alike"
+    )
+    raise ValueError(
+        f"{pair}: f uses its weights otherwise than by layout={pair.layout!r}: {used}; give {cure}.  [in, out] is what x @ W, "
+        "lookups and transposed convolutions have, [out, in] what F.linear, x @ W.T and convolutions have"
+    )
+
+
 def _use(layers: LayerCollection, layer: Layer) -> int:
     uses = [k for k, u in enumerate(layers.uses) if u.weight == layer.weight_path]
     if len(uses) != 1:
@@ -78,12 +106,7 @@ def _use(layers: LayerCollection, layer: Layer) -> int:
             "once (F.linear, x @ W.T, F.conv1d to F.conv3d)"
         )
     use = layers.uses[uses[0]]
-    if use.transposed:
-        raise ValueError(
-            f"{layer.name}: stored as [in, out] {tuple(layer.weight.shape)} (used as x @ W), expected [out, in]; "
-            "write F.linear(x, W, b) or x @ W.T with the transposed leaf"
-        )
-    known = type(use.form) is Form or (isinstance(use.form, Convolution) and not use.form.back)
+    known = type(use.form) in (Form, Lookup, Convolution)
     if not known or use.form.groups > 1:
         raise ValueError(
             f"{layer.name}: used by {use.kind}{' in groups' if known else ''}, expected a dense layer or a convolution "

@@ -20,15 +20,16 @@ from fisher import LayerCollection
 from fisher.checks.arguments import detached
 from fisher.checks.purity import repeatable
 from fisher.collector.io import layer_io
-from fisher.collector.rules.forms import Convolution
+from fisher.collector.rules.forms import Convolution, Lookup
+from growth.checks.buffers import buffers_fixed, counters_fixed
 from growth.checks.data import examples, few
 from growth.reading.activations import Activation
 from growth.reading.between import normed, outputs
-from growth.reading.buffers import buffers_fixed, counters_fixed
 from growth.reading.calls import norm_eps, refusal
 from growth.reading.layers import layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
 from growth.reading.locate import Place, located
+from growth.reading.lookups import inputs_of
 from growth.reading.losses import Loss, LossName, gradient, per_sample
 from growth.reading.maps import Passage
 from growth.reading.pairs import Pair
@@ -45,6 +46,7 @@ class View:
     gate: the activation of the gate of a gated pair, whose b1 is gate(z) times what `before` gives, and activation nothing.
     passage: what joins positions between the layers, and z `[B, m, p]`, the output of the first.
     pair: with the leaves that were found to grow along.  eps: of its batch norm, where that measures the output of `before`.
+    padding: of a lookup the row that is used by nothing.
     """
 
     b2: Tensor
@@ -58,6 +60,7 @@ class View:
     gate: Activation | None = None
     passage: Passage | None = None
     z: Tensor | None = None
+    padding: int | None = None
 
     def pooled(self, a: Tensor) -> Tensor:
         """a `[B, m, C]` at the positions that `after` reads, `[B, m', C]`."""
@@ -133,7 +136,10 @@ def _view(
     params: Any,
     eps: float | None,
 ) -> View:
-    (b2, _), (b1, g) = (_together(pair, [io[k] for k in side]) for side in (place.before, place.after))
+    entering = layers_of(params, pair)[0]
+    seen = {k: layers.uses[k] for k in place.before}
+    sides = [(inputs_of(seen[k], io[k][0], layer), io[k][1]) for k, layer in zip(place.before, entering.all)]
+    (b2, _), (b1, g) = _together(pair, sides), _together(pair, [io[k] for k in place.after])
     before, after = layers.uses[place.before[0]], layers.uses[place.after[0]]
     shape = tuple(before.tap_shape(samples)[2:]) if _maps(layers, place) else (b2.shape[1],)
     if math.prod(shape) != b2.shape[1]:
@@ -142,8 +148,10 @@ def _view(
             "layers=None for data of several sizes"
         )
     passage = place.passage(shape)
-    b2, b1, g = working(b2), working(b1), working(g[0])
-    z = None if passage is None else normed(params, pair, outputs([b2], layers_of(params, pair)[0]))
+    b1, g = working(b1), working(g[0])
+    z = None
+    if passage is not None:
+        z = normed(params, pair, outputs(list(seen.values()), [io[k][0] for k in place.before], entering))
     behind = shape if passage is None else passage.after(b2)
     met = linked(pair, before, after, place.layer, behind, taps, b2.device)
     if met.index is None and math.prod(behind) != b1.shape[1]:
@@ -152,7 +160,8 @@ def _view(
             "functions may stand between"
         )
     sigma, gate = (place.activation, None) if place.gate is None else (torch.positive, place.activation)
-    return View(b2, b1, g, sigma, met, (place.before, place.after), pair, eps, gate, passage, z)
+    padding = before.form.padding_idx if isinstance(before.form, Lookup) and len(seen) == 1 else None
+    return View(b2, b1, g, sigma, met, (place.before, place.after), pair, eps, gate, passage, z, padding)
 
 
 def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

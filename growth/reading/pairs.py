@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from growth.reading.activations import Activation
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
+
+LayoutName = Literal["out_in", "in_out"]
+LAYOUTS = get_args(LayoutName)
+Both = tuple[LayoutName, LayoutName]
 
 
 @trees.static
@@ -63,8 +67,12 @@ class Pair:
     entries are .25, as torch initialises them.  `statistics` finds those of PReLU, and its records keep them, so that `grow`
     needs none; functions that see neither f nor a record of it (`prune`, `widen`, `initialize`) must be told.  A leaf with one
     number for all units is none of them and stays as it is: that of torch's `PReLU()` at any width, 1 among them.
+    layout: how the weights are stored, "out_in" as above (F.linear, convolutions), or "in_out": `[r, p]` used as x @ W, and
+    `[r, p, *kernel]` of transposed convolutions; one for both layers, or a tuple of one for each.  In all that is said of units
+    weights are [out, in], however they are stored.
 
-    Raises ValueError if the two paths are the same, TypeError if a path or the activation is of another kind.
+    Raises ValueError if the two paths are the same and for an unknown layout, TypeError if a path or the activation is of another
+    kind.
 
     >>> Pair("hidden", "output"), str(Pair("hidden", ("net", 2), norm="net.1"))
     (Pair(before='hidden', after='output', activation=None, norm=None), "Pair('hidden', 'net.2', norm='net.1')")
@@ -77,8 +85,10 @@ class Pair:
     activation: Activation | None = None
     norm: str | Path | None = None
     along: tuple[str | Path, ...] = ()
+    layout: LayoutName | Both = "out_in"
 
     def __post_init__(self) -> None:
+        check_layout(self.layout)
         for name, path in (("before", self.before), ("after", self.after), ("norm", self.norm)):
             if not isinstance(path, Sum) and not (name == "norm" and path is None):
                 _check_path(path, f"Pair: {name}")
@@ -94,6 +104,15 @@ class Pair:
             raise TypeError(f"Pair: activation is {self.activation!r}, expected a callable of one tensor, or None")
 
     @property
+    def layouts(self) -> Both:
+        """How the weights of `before` and of `after` are stored.
+
+        >>> Pair("a", "b", layout="in_out").layouts
+        ('in_out', 'in_out')
+        """
+        return self.layout if isinstance(self.layout, tuple) else (self.layout, self.layout)
+
+    @property
     def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The dotted paths of the layers of both sides, the same however they are written.
 
@@ -103,23 +122,32 @@ class Pair:
         return tuple(map(path_str, parts(self.before))), tuple(map(path_str, parts(self.after)))
 
     def _bare(self) -> Pair:
-        return Pair(self.before, self.after, along=self.along)
-
-    def __repr__(self) -> str:
-        given = {"before": self.before, "after": self.after, "activation": self.activation, "norm": self.norm}
-        given |= {"along": self.along} if self.along else {}
-        return f"Pair({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        return Pair(self.before, self.after, along=self.along, layout=self.layout)
 
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
-        shown += [] if self.norm is None else [f"norm={path_str(self.norm)!r}"]
-        shown += [f"along={self.along}"] if self.along else []
-        return f"Pair({', '.join(shown)})"
+        norm = [] if self.norm is None else [f"norm={path_str(self.norm)!r}"]
+        return f"Pair({', '.join([*shown, *norm, *self._others()])})"
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={getattr(self, name)!r}" for name in ("before", "after", "activation", "norm")]
+        return f"Pair({', '.join([*shown, *self._others()])})"
+
+    def _others(self) -> list[str]:
+        layout = [] if self.layout == "out_in" else [f"layout={self.layout!r}"]
+        return [*([f"along={self.along}"] if self.along else []), *layout]
 
 
 def parts(side: Any) -> tuple[Any, ...]:
     """The paths of one side of a pair."""
     return side.layers if isinstance(side, Sum) else (side,)
+
+
+def check_layout(layout: object) -> None:
+    """Raise a ValueError unless it is a layout, or a tuple of two."""
+    both = layout if isinstance(layout, tuple) else (layout, layout)
+    if len(both) != 2 or not all(isinstance(one, str) and one in LAYOUTS for one in both):
+        raise ValueError(f"layout: got {layout!r}, expected one of {list(LAYOUTS)}, or a tuple of two (before, after)")
 
 
 def _check_path(path: Any, name: str) -> None:

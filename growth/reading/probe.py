@@ -40,7 +40,7 @@ def check_silent(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, old:
         if (words := ungrown(f, params, pair, x)) is not None:
             raise ValueError(words) from error
         return
-    a, b = values(old), values(now)
+    a, b = (values(t) for t in agreement.side_by_side(old, now))
     if a is None or b is None or not a.numel() or not bool((a.isfinite() & b.isfinite()).all()):
         return
     size = float(a.abs().amax())

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fisher import LayerCollection
-from fisher.checks.agreement import generic
+from fisher.checks.agreement import generic, side_by_side
 from fisher.checks.axes import batch_size
 from fisher.collector.taps import column_rows, pull
 from growth.reading.activations import Activation, applied
@@ -75,7 +75,7 @@ def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerColl
     params, layers = _there(f, params, pair, layers, x)
     before, _ = layers_of(params, pair)
     gate = cast(Layer, before.gate)
-    turned = trees.replace(params, gate.weight_path, -gate.weight)
+    turned = gate.put(params, -gate.weight)
     if gate.bias_path is not None and gate.bias is not None:
         turned = trees.replace(turned, gate.bias_path, -gate.bias)
     sides = [_look(f, p, layers, pair, x) for p in (params, turned)]
@@ -194,7 +194,7 @@ def _gap(got: Tensor, want: Tensor) -> float:
     """How far two tensors are apart, relative to their size; looked at to raise, and to tell activations apart."""
     if got.shape != want.shape:
         return math.inf
-    a, b = values(got), values(want)
+    a, b = (values(t) for t in side_by_side(got, want))
     if a is None or b is None or not a.numel():
         return 0.0
     size = max(float(a.abs().amax()), float(b.abs().amax()))

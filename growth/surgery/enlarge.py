@@ -134,7 +134,7 @@ def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
     _, after = layers_of(params, pair)
     for layer, part in zip(after.all, _split(delta.weight, after, f"{pair}: delta.weight")):
         change = s * fitted(_kernels(part, layer.weight), layer.weight.shape, f"{pair}: delta.weight")
-        params = trees.replace(params, layer.weight_path, layer.weight - cast_like(change, layer.weight))
+        params = layer.put(params, layer.weight - cast_like(change, layer.weight))
     if delta.bias is None:
         return params
     if not after.biased:
@@ -194,7 +194,7 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
         params = _appended(params, layer, root * fan_in, bias)
         bias = torch.zeros_like(bias) if layer.bias is not None and bias is not None else bias
     weight = torch.cat([after.weight, cast_like(root * fan_out, after.weight)], 1)
-    params = trees.replace(params, after.weight_path, weight)
+    params = after.put(params, weight)
     if not after.biased:
         return params
     return _lowered(params, after, root * (fan_out.flatten(1).sum(1) * new.sigma0), str(pair))
@@ -243,7 +243,7 @@ def _new_bias(pair: Pair, new: Neurons, before: Layer, root: float | Tensor) -> 
 
 
 def _appended(params: Any, before: Layer, rows: Tensor, bias: Tensor | None) -> Any:
-    params = trees.replace(params, before.weight_path, torch.cat([before.weight, cast_like(rows, before.weight)], 0))
+    params = before.put(params, torch.cat([before.weight, cast_like(rows, before.weight)], 0))
     if bias is None or before.bias is None or before.bias_path is None:
         return params
     return trees.replace(params, before.bias_path, torch.cat([before.bias, cast_like(bias, before.bias)]))

@@ -66,6 +66,14 @@ class Move:
         return Move(self.old[axes], self.new[axes], take, put)  # type: ignore[arg-type]
 
     @property
+    def turned(self) -> Move:
+        """The move of such a leaf with its first two axes the other way round."""
+        over = lambda axis: 1 - axis if axis < 2 else axis
+        shape = lambda s: (s[1], s[0], *s[2:])
+        take, put = ({over(a): index for a, index in by.items()} for by in (self.take, self.put))
+        return Move(shape(self.old), shape(self.new), take, put)  # type: ignore[arg-type]
+
+    @property
     def still(self) -> bool:
         """Whether nothing moves."""
         return self.old == self.new and not self.take and not self.put

@@ -209,7 +209,7 @@ def restore(params: Tree, pair: Pair, removed: Removed) -> Tree:
     owned(removed, "removed", pair, Removed, "growth.cut")
     pair = joined(pair, removed)
     found = places(params, pair)
-    p = trees.get(params, found[0][0]).shape[0] + removed.units.shape[0]
+    p = layers_of(params, pair)[0].weight.shape[0] + removed.units.shape[0]
     dropped, kept = partition(removed.units, p, removed.units.device)
     order = torch.cat([kept, dropped]).argsort()
     if len(found) != len(removed.entries):
@@ -264,7 +264,7 @@ def _compensated(
     rows = S.index_select(0, k)
     moved = flat.index_select(1, d) @ rows.index_select(1, d).mT @ pinv(rows.index_select(1, k), ridge, rtol)
     whole = whole.index_add(1, k, moved).to(after.weight.dtype)
-    params = trees.replace(params, after.weight_path, whole[:, :inputs].reshape(after.weight.shape))
+    params = after.put(params, whole[:, :inputs].reshape(after.weight.shape))
     return params if after.bias is None else trees.replace(params, after.bias_path, whole[:, inputs])  # type: ignore[arg-type]
 
 

@@ -90,7 +90,7 @@ def rescale(
         beta = _inverse_deviation(after.weight, width * after.taps)
     norm = {path_str(path).rpartition(".")[2]: (path, leaf) for path, leaf, _ in norm_leaves(params, pair)}
     if preserve:
-        params = _scaled(params, [(after.weight_path, after.weight)], beta)
+        params = _scaled(params, _leaves(after)[:1], beta)
         if pair.norm is None:
             return cast(Tree, _scaled(params, _leaves(before), 1 / beta))
         if "weight" not in norm:
@@ -113,7 +113,7 @@ def _inverse_deviation(weight: Tensor, inputs: int) -> Tensor:
 
 def _leaves(layer: Layer) -> list[tuple[Any, Tensor]]:
     bias = [] if layer.bias is None else [(layer.bias_path, layer.bias)]
-    return [(layer.weight_path, layer.weight), *bias]
+    return [(layer.weight_path, layer.stored(layer.weight)), *bias]
 
 
 def _scaled(params: Any, leaves: list[tuple[Any, Tensor]], factor: Tensor) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks.agreement import side_by_side
 from growth.reading.calls import as_read, calls_between, ungrown
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
@@ -87,7 +88,7 @@ def same_function(
             f"{pair}: f raised {type(error).__name__} for the new params ({error}), expected a function that takes its sizes "
             "from params" + (HELD if isinstance(pair, (Heads, Stream)) else _reshaped(f, params, pair, x))
         ) from error
-    a, b = values(old), values(now)
+    a, b = (values(t) for t in side_by_side(old, now))
     if a is None or b is None or not a.numel():
         return
     size = float(a.abs().amax())

@@ -112,7 +112,7 @@ def widen(
     parts = _drawn(pair, before, after, k, generator, draws) if random and k else None
     if method == "split":
         at = _chosen(p, k, generator, units, before.weight.device)
-        params = _split(params, pair, after, at, p)
+        params = _split(params, pair, at, p)
         return cast(Tree, params if parts is None else _perturbed(params, pair, parts, noise, p))
     if parts is None:
         return params
@@ -126,27 +126,28 @@ def widen(
     return cast(Tree, _appended(params, pair, (V, c, Z if method == "pair" else torch.zeros_like(Z), G)))
 
 
-def _split(params: Any, pair: Pair, after: Layer, at: Tensor, p: int) -> Any:
+def _split(params: Any, pair: Pair, at: Tensor, p: int) -> Any:
     """The units `at` copied, with the outgoing weights shared."""
     every = torch.cat([torch.arange(p, device=at.device), at])
     times = torch.ones_like(every[:p]).index_add(0, at, torch.ones_like(at))
     params = gathered(params, pair, every)
-    weight = trees.get(params, after.weight_path)
-    share = times.index_select(0, every).repeat_interleave(after.columns).to(weight)
-    return trees.replace(params, after.weight_path, weight / share.reshape(share.shape[0], *[1] * (weight.ndim - 2)))
+    after = layers_of(params, pair)[1]
+    share = times.index_select(0, every).repeat_interleave(after.columns).to(after.weight)
+    return after.put(params, after.weight / share.reshape(share.shape[0], *[1] * (after.weight.ndim - 2)))
 
 
 def _perturbed(params: Any, pair: Pair, parts: Parts, noise: float, p: int) -> Any:
     """Noise on the entries of the units behind the first p."""
     before, after = layers_of(params, pair)
-    noises = [(before.weight_path, 0, p, parts[0]), (after.weight_path, 1, p * after.columns, parts[2])]
-    if before.bias_path is not None and parts[1] is not None:
-        noises.append((before.bias_path, 0, p, parts[1]))
-    for path, axis, old, draws in noises:
-        leaf = trees.get(params, path)
-        size = magnitude(leaf.narrow(axis, 0, old))
-        kept, copies = leaf.split([old, leaf.shape[axis] - old], axis)
-        params = trees.replace(params, path, torch.cat([kept, copies + noise * size * draws], axis))
+
+    def noisy(t: Tensor, axis: int, old: int, draws: Tensor) -> Tensor:
+        kept, copies = t.split([old, t.shape[axis] - old], axis)
+        return torch.cat([kept, copies + noise * magnitude(kept) * draws], axis)
+
+    params = before.put(params, noisy(before.weight, 0, p, parts[0]))
+    params = after.put(params, noisy(after.weight, 1, p * after.columns, parts[2]))
+    if before.bias is not None and before.bias_path is not None and parts[1] is not None:
+        params = trees.replace(params, before.bias_path, noisy(before.bias, 0, p, parts[1]))
     return params
 
 
@@ -154,20 +155,21 @@ def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
     """New units behind the old ones."""
     before, after = layers_of(params, pair)
     k = parts[0].shape[0]
-    new = [(before.weight_path, 0, parts[0]), (after.weight_path, 1, parts[2])]
+    new = [
+        (before.weight_path, before.axis(0), before.stored(parts[0])),
+        (after.weight_path, after.axis(1), after.stored(parts[2])),
+    ]
     if before.bias_path is not None and parts[1] is not None:
         new.append((before.bias_path, 0, parts[1]))
     if before.gate is not None and parts[3] is not None:
-        new.append((before.gate.weight_path, 0, parts[3]))
+        new.append((before.gate.weight_path, before.gate.axis(0), before.gate.stored(parts[3])))
         if before.gate.bias is not None and before.gate.bias_path is not None:
             new.append((before.gate.bias_path, 0, before.gate.bias.new_zeros(k)))
     for layer in before.others:  # of a Sum the first alone leads to random units
-        leaves = [(layer.weight_path, layer.weight), (layer.bias_path, layer.bias)]
-        new += [
-            (path, 0, leaf.new_zeros(k, *leaf.shape[1:]))
-            for path, leaf in leaves
-            if path is not None and leaf is not None
-        ]
+        zeros = layer.stored(layer.weight.new_zeros(k, *layer.weight.shape[1:]))
+        new.append((layer.weight_path, layer.axis(0), zeros))
+        if layer.bias is not None and layer.bias_path is not None:
+            new.append((layer.bias_path, 0, layer.bias.new_zeros(k)))
     new += [(path, 0, leaf.new_full((k * each,), fill)) for path, leaf, fill, each in vectors(params, pair)]
     for path, axis, more in new:
         params = trees.replace(params, path, torch.cat([trees.get(params, path), more], axis))

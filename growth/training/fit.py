@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fisher.checks.finiteness import finite
+from growth.checks.buffers import buffers_fixed
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
-from growth.reading.buffers import buffers_fixed
 from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, check_pairs

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fisher.checks.arguments import detached
 from growth.carry.state import grow_like
+from growth.checks.buffers import buffers_fixed
 from growth.checks.data import again, examples
 from growth.checks.doors import door
 from growth.closed_form.delta import Delta
 from growth.closed_form.sides import awake
-from growth.reading.buffers import buffers_fixed
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import Scale, grow

@@ -53,18 +53,33 @@ _LINEAR = [f"{kind}_pool{n}d" for kind in ("avg", "adaptive_avg") for n in (1, 2
 _OTHERS = [f"{kind}_pool{n}d" for kind in ("max", "adaptive_max", "lp") for n in (1, 2, 3)]
 # over the positions of each unit's map [B, C, *space]: linear in the map, and not
 LINEAR: dict[str, Any] = {f"torch.nn.functional.{n}": getattr(torch.nn.functional, n) for n in _LINEAR}
-LINEAR |= {"torch.Tensor.mean": torch.mean, "torch.mean": torch.mean}
+LINEAR |= {
+    "torch.Tensor.mean": torch.mean,
+    "torch.mean": torch.mean,
+    "torch.Tensor.sum": torch.sum,
+    "torch.sum": torch.sum,
+}
 LARGEST: dict[str, Any] = {f"torch.nn.functional.{n}": getattr(torch.nn.functional, n) for n in _OTHERS}
 LARGEST |= {"torch.Tensor.amax": torch.amax, "torch.amax": torch.amax}
+
+REDUCE = ("mean", "amax", "sum")
+REGROUP = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view, torch.flatten, torch.Tensor.flatten, torch.unflatten)
+REGROUP += (torch.Tensor.unflatten,)
 
 Step = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 
-def step(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], map_ndim: int = 0) -> Step | None:
+def step(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], map_ndim: int = 0, rows: tuple[int, ...] = ()
+) -> Step | None:
     """The call as data if it acts on each unit alone and all else in it is a plain constant: elementwise, or over the positions
-    of a map `[B, C, *space]` of so many axes."""
+    of a map `[B, C, *space]` of so many axes, or of rows `[B, S, C]` of this shape, as the call that does so on `[B, C, S]`."""
     name = resolve_name(func) or ""
+    if rows and args[0].shape[-1:] == rows[-1:] and _regroups(func, args, kwargs):
+        return "torch.clone", (), ()
     if name in LINEAR or name in LARGEST:
+        if len(rows) == 3:
+            return _over_rows(name, args, kwargs) if args[0].ndim == 3 else None
         return _spatial(name, args, kwargs) if args[0].ndim == map_ndim > 2 else None
     if _flattens(func, args, kwargs):  # entries keep their order, so a later layer sees the same numbers
         return "torch.clone", (), ()
@@ -88,17 +103,38 @@ def _spatial(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step |
     numbers = [n for c in (*plain, *rest.values()) for n in (c if isinstance(c, tuple) else (c,))]
     if any(not (n is None or isinstance(n, (int, float, bool, str))) for n in numbers):
         return None
-    if own in ("mean", "amax"):
-        dims = rest.get("dim", plain[0] if plain else ())
-        over = {d % x.ndim for d in (dims if isinstance(dims, tuple) else (dims,))} if dims not in ((), None) else set()
-        if over != set(range(2, x.ndim)) or rest.get("dtype") is not None:
-            return None
+    if own in REDUCE and (_axes(x, plain, rest) != set(range(2, x.ndim)) or rest.get("dtype") is not None):
+        return None
     if own == "pad":
         widths = plain[0] if plain else rest["pad"]
         value = rest.get("value", plain[2] if len(plain) > 2 else None)
         if len(widths) > 2 * (x.ndim - 2) or value not in (None, 0, 0.0):
             return None
     return name, plain, tuple(sorted(rest.items()))
+
+
+def _axes(x: Tensor, plain: tuple[Any, ...], rest: dict[str, Any]) -> set[int]:
+    """The axes that a mean, sum or maximum is over; of all none."""
+    dims = rest.get("dim", plain[0] if plain else ())
+    return {d % x.ndim for d in (dims if isinstance(dims, tuple) else (dims,))} if dims not in ((), None) else set()
+
+
+def _over_rows(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
+    """A mean, sum or maximum of rows `[B, S, C]` over S, as one of maps `[B, C, S]`."""
+    plain = tuple(tuple(a) if isinstance(a, list) else a for a in args[1:])
+    rest = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+    if name.rpartition(".")[2] not in REDUCE or _axes(args[0], plain, rest) != {1} or rest.get("dtype") is not None:
+        return None
+    return name, ((2,),), ()
+
+
+def _regroups(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call lays out positions otherwise and leaves the last axis as it is: rows keep their order."""
+    if func not in REGROUP:
+        return False
+    x = args[0]
+    out = func(torch.empty(x.shape, device="meta"), *args[1:], **kwargs)
+    return bool(out.shape[-1:] == x.shape[-1:] and out.ndim > 1)
 
 
 def _flattens(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

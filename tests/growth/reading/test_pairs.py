@@ -116,7 +116,7 @@ def square(bias=()):
         (
             lambda p, x: torch.tanh(x @ p["a"]["weight"]) @ p["b"]["weight"].T,
             "",
-            r"a.weight: stored as \[in, out\].*F\.linear",
+            r"matmul of a.weight as \[in, out\].*give layout=\('in_out', 'out_in'\)",
         ),
         (
             lambda p, x: torch.tanh(x @ p["a"]["weight"].T) @ p["a"]["weight"].T @ p["b"]["weight"].T,
