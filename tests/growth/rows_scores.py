@@ -77,7 +77,7 @@ CASES: dict[str, Case | Exempt] = {
     "growth.gradmax_score/k": Case(lambda s: growth.gradmax_score(s, 2), (STATS,)),
     "growth.by_gain": Case(lambda g: growth.by_gain(g, relative=0.3), (torch.linspace(0, 2, 5).double(),), COUNT),
     "growth.line_search": Case(search, (NET.params, *step(), NET.x), CHOICE),
-    "growth.Search/at_edge": Case(lambda s: s.at_edge, (SEARCH,), COUNT),
+    "growth.Search/at_edge": Case(lambda s: s.at_edge.long(), (SEARCH,), COUNT),
     "growth.Search": Exempt("the record of line_search"),
     "growth.step": Case(
         lambda p, x: growth.step(NET.f, p, (x, NET.target), NET.pair, 2, scale=(0.1, 0.1)).params, (NET.params, NET.x)
