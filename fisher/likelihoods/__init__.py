@@ -12,6 +12,7 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
     bernoulli    binary logits
     gaussian     means; means and variances
     poisson      log rates
+    weights      weights of examples and positions
     columns      estimators: exact, sampled, empirical columns
 """
 
