@@ -211,6 +211,9 @@ def of_fim() -> list[Call]:
         Call("fisher.fim/noise", fisher.fim, base | {
             "representation": fisher.PMatLowRank, "estimator": "mc", "noise": noise, "n_samples": 2,
         }, ("f", "params", "data")),
+        Call("fisher.fim/weights", fisher.fim, base | {
+            "data": (X, T, torch.tensor([0.5, 1.0, 2.0, 0.0])), "representation": fisher.PMatDense,
+        }, ("f", "params", "representation")),
         Call("fisher.fim/mixed", fisher.fim, base | {
             "representation": fisher.PMatMixed, "layers_to": {"w": fisher.PMatDiag},
         }, ("f", "params")),
@@ -222,6 +225,9 @@ def of_fim() -> list[Call]:
         }),
         Call("fisher.jacobian/implicit", fisher.jacobian, {
             "f": user_f, "params": P, "x": X, "representation": fisher.PFMapImplicit,
+        }),
+        Call("fisher.example_gradients", fisher.example_gradients, {
+            "loss": user_loss, "params": P, "data": DATA, "chunk_size": 2,
         }),
         Call("fisher.gram", fisher.gram, {
             "f": user_f, "params": P, "x": X, "x2": X[:2] + 1, "kind": "full", "chunk_size": 1, "layers": layers,
