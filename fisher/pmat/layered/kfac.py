@@ -17,7 +17,7 @@ from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
 from fisher.pmat.decompositions.eigenblocks import BasisBlock, in_basis
@@ -117,7 +117,7 @@ class PMatKFAC(Layerwise):
         """The dense eigenbasis `[n, n]` of a layer, see `PMatEKFAC.get_KFE`."""
         return self.eigendecomposition().get_KFE(name, split_weight_bias)
 
-    def scaled(self, alpha: Regul) -> PMatKFAC:
+    def scaled(self, alpha: Scalar) -> PMatKFAC:
         factors = {name: (A, alpha * G) for name, (A, G) in self.factors.items()}
         return dataclasses.replace(self, factors=factors, exact={name: alpha * m for name, m in self.exact.items()})
 
