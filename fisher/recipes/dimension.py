@@ -58,7 +58,7 @@ def effective_dimension(
 
 def _by_inverse(F: PMat, regul: Amounts) -> Tensor:
     """d - tr regul (F + regul)^-1."""
-    inverse = F._inverse(regul)  # type: ignore[attr-defined]
+    inverse = F._inverse(regul)
     return F.layout.numel - trees.dot(regul.tree(F._like()), inverse.get_diag())
 
 

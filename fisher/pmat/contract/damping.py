@@ -77,7 +77,7 @@ def normal(regul: Any, layout: Layout, layers: Any, like: Tensor, name: str = "r
     if cure:
         raise ValueError(f"{name}: got {type(regul).__name__} of {len(regul)}, {cure}, with the structure of params")
     checks.number(regul, name, low=0, cure="a mapping {layer: number} and a tree like params are taken too")
-    return regul  # type: ignore[no-any-return]
+    return regul
 
 
 def _like_params(regul: Any, layout: Layout) -> list[Any] | None:
@@ -175,6 +175,11 @@ def flat(regul: Scalar | Amounts, like: Tensor) -> Tensor:
 def unflat(regul: Tensor, layout: Layout) -> Tensor | Amounts:
     """The way back from `flat`."""
     return regul if regul.ndim == 0 else Amounts(layout, tuple(trees.leaves(layout.unravel(regul))))
+
+
+def detached(r: Any) -> Any:
+    """A number or a tensor as a constant."""
+    return r.detach() if isinstance(r, Tensor) else r
 
 
 def plus(regul: Scalar | Amounts, alpha: Scalar) -> Any:

@@ -179,7 +179,7 @@ class PMat(Acting):
     __rmul__ = __mul__
 
     def __truediv__(self: Scaled[M], alpha: Scalar) -> M:
-        return _multiple(self, 1 / alpha)
+        return _multiple(self, alpha, divided=True)
 
     def __neg__(self: Scaled[M]) -> M:
         return self.scaled(-1.0)
@@ -196,8 +196,9 @@ class PMat(Acting):
         return self + (-other)
 
 
-def _multiple(F: Scaled[M], alpha: Any) -> M:
-    if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
-        raise TypeError(f"{type(F).__name__} * {type(alpha).__name__}: expected a number or a scalar tensor")
-    number: Any = alpha
-    return F.scaled(number)
+def _multiple(F: Scaled[M], alpha: Any, divided: bool = False) -> M:
+    plain = isinstance(alpha, Number) and not isinstance(alpha, bool)
+    if not plain and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
+        sign = "/" if divided else "*"
+        raise TypeError(f"{type(F).__name__} {sign} {type(alpha).__name__}: expected a number or a scalar tensor")
+    return F.scaled(1 / alpha if divided else alpha)

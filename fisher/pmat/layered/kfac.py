@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from numbers import Number
 from typing import Any, ClassVar
 
 import torch
@@ -109,7 +108,7 @@ class PMatKFAC(Layerwise):
         return self._mapped("pinv", lambda block: block.pinv(), exact.exact_pinv)
 
     def _pow(self, p: float, regul: Regul) -> PMat:
-        if not isinstance(regul, Number) or regul != 0:
+        if not isinstance(regul, float | int) or regul != 0:
             return self.eigendecomposition()._pow(p, regul)
         return self._mapped("pow", lambda block: block.pow(p), lambda m: exact.exact_power(m, p, 0.0))
 

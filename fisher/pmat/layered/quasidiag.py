@@ -94,9 +94,9 @@ class PMatQuasiDiag(Layerwise):
                 n, f"PMatQuasiDiag.{method}: {name} has {n:,} parameters", "use F.solve(v, regul)", dtype=self.dtype
             )
             r = own[name]
-            several = isinstance(r, Tensor) and r.ndim > 0
             if isinstance(block, ArrowheadBlock):
-                each = block.each(fn, r) if several else block.each(lambda m, r=r: fn(m, r))
+                several = (r,) if isinstance(r, Tensor) and r.ndim else ()
+                each = block.each(fn, *several) if several else block.each(lambda m, r=r: fn(m, r))
                 found[name] = block.spread(each)
             else:
                 found[name] = torch.diag(fn(block.entries.flatten(), r))

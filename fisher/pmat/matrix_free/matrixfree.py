@@ -14,7 +14,7 @@ from torch.func import vmap
 from fisher.collector.exact_rows import mapped
 from fisher.iterative import cg, lanczos, traces
 from fisher.pmat.contract import maps
-from fisher.pmat.contract.damping import Amounts, Regul, flat, unflat
+from fisher.pmat.contract.damping import Amounts, Regul, detached, flat, unflat
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import Ord, PMat
 from fisher.pmat.whole.eigen import raveled
@@ -72,9 +72,9 @@ class MatrixFree(PMat):
             )
         elif isinstance(preconditioner, PMat):  # factorized once, not in each iteration
             constant = trees.map(lambda t: t.detach(), preconditioner)
-            amount = regul.map(torch.as_tensor) if isinstance(regul, Amounts) else shared["regul"]
-            amount = amount.map(lambda r: r.detach()) if isinstance(amount, Amounts) else amount.detach()
-            shared["M"] = constant._inverse(amount)  # type: ignore[attr-defined]
+            amount = unflat(flat(regul, b).detach(), self.layout)
+            amount = amount if not isinstance(regul, Amounts) or regul.named is None else regul.map(detached)
+            shared["M"] = constant._inverse(amount)
             precondition = lambda s, r: raveled(s["M"].mv(unravel(r)), self.layout)
         elif preconditioner is not None:
             precondition = lambda s, r: raveled(preconditioner(unravel(r)), self.layout)

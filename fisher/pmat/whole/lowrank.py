@@ -141,7 +141,7 @@ class PMatLowRank(PMat):
 
     def _number(self, regul: Regul, method: str) -> Scalar:
         cure = "use F.solve, F.logdet or F.sample, which take a diagonal, or PMatDense(F.to_torch(), F.layout)"
-        return one_number(regul, self._like(), method, cure)  # type: ignore[no-any-return]
+        return one_number(regul, self._like(), method, cure)
 
     # --- functions ---------------------------------------------------------------------------------------------------
 

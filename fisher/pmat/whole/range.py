@@ -111,7 +111,7 @@ class PMatRange(PMat):
 
     def _number(self, regul: Regul, method: str) -> Scalar:
         cure = "use PMatDense(F.to_torch(), F.layout)"
-        return one_number(regul, self.core, method, cure)  # type: ignore[no-any-return]
+        return one_number(regul, self.core, method, cure)
 
     def _inverse(self, regul: Regul) -> PMatRange:
         regul = self._number(regul, "inverse and solve")
