@@ -28,7 +28,7 @@ Rooms, each built on those before it, and what they are asked for:
                      KFAC, EKFAC, LowRank, Eigen, Range, Implicit, Mixed, Sum, Eye; pullback
     reducers/        what one batch adds up for each
     passes/          passes over data: fim, hessian, ggn; means of matrices: Mean, ema
-    function_space/  jacobian (PFMapDense, PFMapImplicit), gram (FMatDense)
+    function_space/  jacobian (PFMapDense, PFMapImplicit), example_gradients, gram (FMatDense)
     recipes/         natural_gradient_step, laplace, influence, leave_one_out, pruning_scores, ewc_penalty, ...
     interop/         from other libraries: coming_from
     rules            the rules of the collector, for those who add one
@@ -41,6 +41,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.collector.io import layer_io
 from fisher.collector.modules import functional
 from fisher.function_space.fmat import FMatDense
+from fisher.function_space.gradients import example_gradients
 from fisher.function_space.implicit import PFMapImplicit
 from fisher.function_space.jacobians import jacobian
 from fisher.function_space.kernels import gram
@@ -102,6 +103,7 @@ __all__ = [
     "Segmentation",
     "Use",
     "ema",
+    "example_gradients",
     "fim",
     "functional",
     "ggn",

@@ -41,6 +41,7 @@ reveal_type(fisher.fim(f, params, x, representation=PMatDense, sharing="reduce")
 reveal_type(fisher.hessian(f, params, x))  # R: PMatDense
 reveal_type(fisher.ggn(f, loss, params, x, PMatImplicit))  # R: PMatImplicit
 reveal_type(fisher.jacobian(f, params, x))  # R: PFMapDense
+reveal_type(fisher.example_gradients(loss, params, (x, x)))  # R: PFMapDense
 reveal_type(fisher.jacobian(f, params, x, fisher.PFMapImplicit))  # R: PFMapImplicit
 reveal_type(F.inverse())  # R: PMatEKFAC
 reveal_type(F.solve(params, regul=1e-3))  # R: dict[str, Tensor]

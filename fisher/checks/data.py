@@ -1,17 +1,21 @@
-"""Data: one batch, or an iterable of batches, as `(x, target)` pairs."""
+"""Data: one batch, or an iterable of batches, as `(x, target)` pairs, or with weights as `(x, target, weight)`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fisher.checks.axes import batch_size
 from fisher.checks.finiteness import finite
+from linmaps.checks import values
 from linmaps.trees.mappings import is_mapping
 from linmaps.trees.seals import sealed
 
 Batch = tuple[Any, Any]
+Weighted = tuple[Any, Any, Tensor | None]
 
 
 def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iterator[Batch]:
@@ -27,8 +31,25 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iter
     >>> [(x.shape[0], y) for x, y in batches([torch.zeros(3, 2), torch.zeros(1, 2)])]
     [(3, None), (1, None)]
     """
+    for x, target, _ in _items(data, progress, what, weights=False):
+        yield x, target
+
+
+def weighted_batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iterator[Weighted]:
+    """The same as `(x, target, weight)`, of items `(x, target, weight)` too; a weight is None where data has none.
+
+    weight: floating or bool, >= 0, `[B]` or `[B, *positions]`; TypeError or ValueError for any other.
+
+    >>> import torch
+    >>> [weight for _, _, weight in weighted_batches((torch.zeros(2, 3), None, torch.tensor([True, False])))]
+    [tensor([1., 0.])]
+    """
+    return _items(data, progress, what, weights=True)
+
+
+def _items(data: Any, progress: bool, what: str, weights: bool) -> Iterator[Weighted]:
     if one_batch(data):
-        yield _pair(data, "data")
+        yield _parts(data, "data", what, weights)
         return
     if isinstance(data, (str, bytes)) or hasattr(data, "__array__") or not isinstance(data, Iterable):
         sealed(data, "data")  # arrays have words of their own
@@ -44,10 +65,10 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iter
     count, first = 0, None
     for count, item in enumerate(seen, 1):
         name = f"data: batch {count - 1}"
-        pair = _pair(tuple(item) if isinstance(item, list) else item, name)
+        made = _parts(tuple(item) if isinstance(item, list) else item, name, what, weights)
         first = first if count > 1 else item
         _same_kind(first, item, name)
-        yield pair
+        yield made
     if count == 0:
         raise ValueError(
             "data: got no batch, expected at least one; an exhausted generator gives none (make a list of it)"
@@ -63,22 +84,53 @@ def one_batch(data: Any) -> bool:
     return isinstance(data, (Tensor, tuple)) or is_mapping(data)
 
 
+INSTEAD = "several inputs go into one x: ((x1, x2), target)"
 NO_EXAMPLE = "data: got no example, expected at least one; the mean over no example is not defined"
 
 
-def _pair(item: Any, name: str) -> Batch:
+def _parts(item: Any, name: str, what: str, weights: bool) -> Weighted:
     if isinstance(item, Tensor):
-        return item, None
-    if isinstance(item, tuple) and len(item) in (1, 2):
-        target = item[1] if len(item) == 2 else None
-        return sealed(item[0], name), None if target is None else sealed(target, f"{name}: target")
+        return item, None, None
+    if isinstance(item, tuple) and len(item) in (1, 2, 3):
+        x, target, weight = (*item, None, None)[:3]
+        if weight is not None and not weights:
+            raise TypeError(
+                f"{name}: got tuple of length 3, expected a tensor x, a mapping or a tuple (x, target): {what} takes no "
+                f"weights; {INSTEAD}"
+            )
+        x, target = sealed(x, name), None if target is None else sealed(target, f"{name}: target")
+        return x, target, None if weight is None else _weight(weight, x, f"{name}: weight")
     if is_mapping(item):
-        return sealed(item, name), None
+        return sealed(item, name), None, None
     sealed(item, name)
     raise TypeError(
-        f"{name}: got {type(item).__name__} of length {len(item) if hasattr(item, '__len__') else '?'}, expected a "
-        "tensor x, a mapping or a tuple (x, target); several inputs go into one x: ((x1, x2), target)"
+        f"{name}: got {type(item).__name__} of length {len(item) if hasattr(item, '__len__') else '?'}, expected a tensor x, a "
+        f"mapping or a tuple (x, target){' or (x, target, weight)' if weights else ''}; {INSTEAD}"
     )
+
+
+def _weight(weight: Any, x: Any, name: str) -> Tensor:
+    """A weight as a floating tensor with the examples in front, >= 0."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{name}: got {type(weight).__name__}, expected a tensor [B] or [B, *positions]; {INSTEAD}")
+    if weight.dtype != torch.bool and not weight.is_floating_point():
+        raise TypeError(
+            f"{name}: got dtype {weight.dtype}, expected a real floating dtype or bool, as numbers that count examples; of whole "
+            f"numbers give weight.float(); {INSTEAD}"
+        )
+    size = batch_size(x)
+    if not weight.ndim or len(weight) != size:
+        raise ValueError(
+            f"{name} has shape {tuple(weight.shape)}, expected [{size}] or [{size}, *positions], numbers for each of {size} "
+            f"examples; {INSTEAD}"
+        )
+    found = weight.to(torch.get_default_dtype()) if weight.dtype == torch.bool else weight
+    seen = values(found)
+    if seen is not None and bool((seen < 0).any()):
+        raise ValueError(
+            f"{name}: got {seen[seen < 0][0].item()}, expected numbers >= 0; a weight 0 leaves an example out"
+        )
+    return found
 
 
 def _same_kind(first: Any, item: Any, name: str) -> None:

@@ -5,6 +5,7 @@ In reading order:
     rows       the rows of a Jacobian, tried and held against autograd
     implicit   a Jacobian as two functions
     jacobians  jacobian
+    gradients  example_gradients
     fmat       matrices on function space
     kernels    gram, the tangent kernel
 """

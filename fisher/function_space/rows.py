@@ -39,11 +39,15 @@ def dense(
     layers: LayerCollection | None = None,
     check: bool = True,
     check_finite: bool = True,
+    name: str = "f(params, x)",
 ) -> PFMapDense:
-    """The Jacobian at the inputs of several batches; with layers, with respect to their leaves.  Options as of `jacobian`."""
+    """The Jacobian at the inputs of several batches; with layers, with respect to their leaves.  Options as of `jacobian`.
+
+    name: what f is called where it is refused.
+    """
     tried = check and any(batch_size(part) for part in parts)
     if tried:
-        functions.function(f, params, several(parts), finite=check_finite)
+        functions.function(f, params, several(parts), name, finite=check_finite)
     if layers is None:
         found = [_plain(f, params, part, chunk_size) for part in parts]
     else:

@@ -8,10 +8,12 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
     arrays       outputs with positions as rows
     logits       outputs that are no logits of several classes
     held         the numbers and tensors that a likelihood holds
+    softmax      columns and scores of a softmax
     categorical  logits; segmentation
     bernoulli    binary logits
     gaussian     means; means and variances
     poisson      log rates
+    weights      weights of examples and positions
     columns      estimators: exact, sampled, empirical columns
 """
 
@@ -60,7 +62,7 @@ def likelihood(name: LikelihoodName | Likelihood) -> Likelihood:
     """A likelihood by its name, or by one that losses and other libraries have for it, or the object itself.
 
     >>> likelihood("categorical"), likelihood("regression")
-    (Categorical(class_axis=1, ignore_index=-100, weight=None), Gaussian(variance=1.0, covariance=None, class_axis=1))
+    (Categorical(class_axis=1, ignore_index=-100, weight=None, label_smoothing=0.0), Gaussian(variance=1.0, ...))
     """
     known = ALIASES.get(name, name) if isinstance(name, str) else None
     if known in LIKELIHOODS:

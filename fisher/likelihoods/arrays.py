@@ -36,7 +36,12 @@ class Rooted:
 
 
 class Independent(Rooted):
-    """A likelihood of independent coordinates: H_b is diagonal, the square of `deviation(y)`."""
+    """A likelihood of independent coordinates: H_b is diagonal, the square of `deviation(y)`.
+
+    coordinatewise: whether each coordinate may have a weight of its own.
+    """
+
+    coordinatewise: bool = True
 
     @typed
     def deviation(self, y: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from fisher.likelihoods.arrays import (
 )
 from fisher.likelihoods.held import Held, array, check_values, numbers
 from fisher.likelihoods.logits import expect_classes, expect_logits, expect_target
+from fisher.likelihoods.softmax import plain_columns, softmax_score, weighted_columns
 from linmaps import trees
-from linmaps.checks import values
+from linmaps.checks import number, values
 from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import positive_root
 
@@ -45,6 +46,7 @@ class Categorical(Held, Rooted):
     ignore_index: the target of positions that do not count: in no estimator, wherever targets are given.
     weight: of each class, `[C]`, numbers or a tensor >= 0; each target counts so many times: H is the sum over classes of
     w_t p_t (e_t - p)(e_t - p)', by C columns.
+    label_smoothing: e of given targets q, which are (1 - e) q + e / C then; H is that of any target.
     Targets: classes `[B, *positions]`, or probabilities like y.  Noise: uniform in (0, 1).
 
     >>> import torch
@@ -57,12 +59,14 @@ class Categorical(Held, Rooted):
     class_axis: int = 1
     ignore_index: int = -100
     weight: Any = None
+    label_smoothing: float = 0.0
     uniform_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_axis(self.class_axis, self._name)
         if not isinstance(self.ignore_index, int) or isinstance(self.ignore_index, bool):
             raise TypeError(f"{self._name}: ignore_index is {self.ignore_index!r}, expected a whole number")
+        number(self.label_smoothing, f"{self._name}: label_smoothing", low=0.0, high=1.0, tensor=False)
         if self.weight is not None:
             object.__setattr__(self, "weight", numbers(self.weight, f"{self._name}: weight"))
             check_values(array(self.weight), f"{self._name}: weight", low=0.0)
@@ -95,7 +99,7 @@ class Categorical(Held, Rooted):
         positions = math.prod(last.shape[1:-1])
         span, first, end = part_of_columns(start, stop, self.n_columns(y), positions)
         z, w = last.reshape(y.shape[0], positions, last.shape[-1]), self._weights(last)
-        core = _columns(z, first, end) if w is None else _weighted_columns(z, w, first, end)
+        core = plain_columns(z, first, end) if w is None else weighted_columns(z, w, first, end)
         return place(core, first, span, y, axis)
 
     @typed
@@ -204,11 +208,23 @@ class Categorical(Held, Rooted):
 
     def _scores(self, z: Tensor, hot: Tensor) -> Tensor:
         w = self._weights(z)
-        found = _score(z, hot)
+        found = softmax_score(z, hot)
         return found if w is None else found * torch.where(hot, positive_root(w), 0.0).sum(-1, keepdim=True)
 
     def _probabilities(self, y: Tensor, target: Any) -> Tensor | None:
-        """Targets that are probabilities, classes last; None where they are classes."""
+        """Targets that are probabilities, or that smoothing makes so, classes last, zero where masked; None where they are
+        classes."""
+        q, e = self._given(y, target), self.label_smoothing
+        if not e:
+            return q
+        z = y.movedim(self._axis(y), -1)
+        if q is not None:
+            return (1 - e) * q + e / z.shape[-1]
+        t, counts = self._classes(z, target)
+        hot = (t[..., None] == torch.arange(z.shape[-1], device=z.device)).to(z.dtype)
+        return torch.where(counts[..., None], (1 - e) * hot + e / z.shape[-1], 0.0)
+
+    def _given(self, y: Tensor, target: Any) -> Tensor | None:
         if not isinstance(target, Tensor) or not target.is_floating_point() or target.shape != y.shape:
             return None
         q = target.movedim(self._axis(y), -1).to(y.dtype)
@@ -258,32 +274,3 @@ class Segmentation(Categorical):
                 "use 'categorical' for one class per example"
             )
         return super()._axis(y)
-
-
-def _columns(z: Tensor, first: int, end: int) -> Tensor:
-    """Columns r_k, k = first .. end - 1, `[K, B, P, C]` of logits `[B, P, C]`; all in log space, where nothing cancels."""
-    k = torch.arange(first, end, device=z.device)[:, None]
-    j = torch.arange(z.shape[-1], device=z.device)
-    # a logit of minus infinity (a masked class) would give inf - inf
-    logp = torch.log_softmax(z.clamp_min(torch.finfo(z.dtype).min / 8), -1)
-    tails = torch.where((j > k)[:, None, None], logp, -math.inf)
-    logq = torch.logsumexp(tails, -1)
-    head = logp[..., first:end].movedim(-1, 0)
-    both = torch.stack([head, logq]).logsumexp(0)  # logaddexp's second derivative overflows
-    size = torch.exp(0.5 * (head + logq - both))
-    return size[..., None] * ((j == k)[:, None, None].to(z.dtype) - torch.softmax(tails, -1))
-
-
-def _weighted_columns(z: Tensor, w: Tensor, first: int, end: int) -> Tensor:
-    """Columns sqrt(w_t p_t) (e_t - p), t = first .. end - 1, `[K, B, P, C]` of logits `[B, P, C]`."""
-    z = z.clamp_min(torch.finfo(z.dtype).min / 8)
-    hot = torch.eye(z.shape[-1], dtype=torch.bool, device=z.device)[first:end, None, None]
-    size = torch.exp(0.5 * torch.log_softmax(z, -1)[..., first:end]) * positive_root(w[first:end])
-    return size.movedim(-1, 0)[..., None] * _score(z.expand(end - first, *z.shape), hot)
-
-
-def _score(z: Tensor, hot: Tensor) -> Tensor:
-    """e_t - p with 1 - p_t as the sum of the others: accurate where p_t is close to 1."""
-    p = torch.softmax(z, -1)
-    others = torch.where(hot, 0.0, p).sum(-1, keepdim=True)
-    return torch.where(hot, others, -p)

@@ -2,7 +2,7 @@
 
 exact: the root of H_b.  mc: scores at n sampled targets over sqrt(n), unbiased.  empirical, gradient_covariance: the score
 at the given target.  Positions whose given target says that they do not count (`ignore_index`) have columns of zeros in
-all of them.  B batch, K columns.
+all of them; of weighted data they are times sqrt(w) (`fisher.likelihoods.weights`).  B batch, K columns.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import grad
 
 from fisher.likelihoods.base import Likelihood, counts, n_columns, noticed, root_part, score
+from fisher.likelihoods.weights import weighed
 from linmaps import checks
 from linmaps.checks import values
 
@@ -26,19 +27,32 @@ ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 
 class Columns:
-    """What `estimator` returns: `columns(y, target)` is `[K, B, *out]`; `columns.parts(y, target, size)` yields it in parts."""
+    """What `estimator` returns: `columns(y, target, weight)` is `[K, B, *out]`; `columns.parts(...)` yields it in parts."""
 
     likelihood: Likelihood
 
-    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
-        """All columns `[K, B, *out]` at f's output y `[B, *out]`."""
-        raise AttributeError("an estimator defines __call__")
+    def __call__(self, y: Tensor, target: Any = None, weight: Tensor | None = None) -> Tensor:
+        """All columns `[K, B, *out]` at f's output y `[B, *out]`, of data of this weight."""
+        return self.weighed(self._all(y, target), y, weight)
+
+    def _all(self, y: Tensor, target: Any) -> Tensor:
+        raise AttributeError("an estimator defines _all")
+
+    def weighed(self, columns: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """Columns of data of weight 1 as those of data of this weight."""
+        return weighed(columns, self.likelihood, y, weight)
+
+    def in_squares(self, weight: Tensor | None) -> Tensor | None:
+        """What the squares of the columns are times."""
+        return weight
 
     def counts(self, y: Tensor, target: Any = None) -> Tensor | None:
         """Which entries of y count by the target, bool, in a shape that expands to y's; None where all do."""
         return counts(self.likelihood, y, target)
 
-    def parts(self, y: Tensor, target: Any = None, size: int | None = None) -> Iterator[Tensor]:
+    def parts(
+        self, y: Tensor, target: Any = None, size: int | None = None, weight: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """The same columns in the same order, at most `size` at a time (None: all at once), each made when asked for.
 
         There is always at least one part: where there is no column (one class, a distribution without parameters) it is a
@@ -46,10 +60,11 @@ class Columns:
         """
         check_size(size)
         noticed(self.likelihood, y)
-        return (part if part.shape[0] else torch.zeros_like(y)[None] for part in self._parts(y, target, size))
+        found = (part if part.shape[0] else torch.zeros_like(y)[None] for part in self._parts(y, target, size))
+        return (self.weighed(part, y, weight) for part in found)
 
     def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
-        yield from chunks(self(y, target), size)
+        yield from chunks(self._all(y, target), size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +79,12 @@ class Exact(Columns):
 
     likelihood: Likelihood
 
-    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
+    def _all(self, y: Tensor, target: Any) -> Tensor:
         return counted(self.likelihood.root(y), counts(self.likelihood, y, target))
 
     def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
         if size is None or not hasattr(self.likelihood, "root_part"):
-            yield from chunks(self(y, target), size)
+            yield from chunks(self._all(y, target), size)
             return
         total, kept = n_columns(self.likelihood, y), counts(self.likelihood, y, target)
         for start in range(0, max(1, total), size):
@@ -93,7 +108,7 @@ class Sampled(Columns):
     noise: Tensor | None
     n_samples: int
 
-    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
+    def _all(self, y: Tensor, target: Any) -> Tensor:
         return next(self._parts(y, target, None))
 
     def _parts(self, y: Tensor, target: Any, size: int | None) -> Iterator[Tensor]:
@@ -138,7 +153,13 @@ class Given(Columns):
     name: Estimator
     likelihood: Likelihood
 
-    def __call__(self, y: Tensor, target: Any = None) -> Tensor:
+    def weighed(self, columns: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        return weighed(columns, self.likelihood, y, weight, squared=self.name != "gradient_covariance")
+
+    def in_squares(self, weight: Tensor | None) -> Tensor | None:
+        return weight if weight is None or self.name != "gradient_covariance" else weight**2
+
+    def _all(self, y: Tensor, target: Any) -> Tensor:
         if target is None:
             raise ValueError(
                 f"estimator={self.name!r}: got data without targets, expected (x, target); "
@@ -162,9 +183,9 @@ def estimator(
 
     mc needs a `generator` (eager use) or the `noise` itself `[n, *y.shape]` (anywhere, under vmap too): uniform in (0, 1)
     for categorical, segmentation, bernoulli and poisson, standard normal for the gaussian likelihoods; the others use
-    neither.  empirical and gradient_covariance need targets, and have the same columns (with class weights w those of the
-    first are sqrt(w) times the score, as in F, those of the second the gradient of the weighted loss): the covariance is
-    centered, if it is to be, where columns become gradients of params.
+    neither.  empirical and gradient_covariance need targets, and have the same columns (with weights w, of classes or of
+    examples, those of the first are sqrt(w) times the score, as in F, those of the second w times it, the gradient of the
+    weighted loss): the covariance is centered, if it is to be, where columns become gradients of params.
 
     >>> import torch
     >>> from fisher.likelihoods import Gaussian

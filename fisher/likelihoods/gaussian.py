@@ -64,6 +64,11 @@ class Gaussian(Held, Independent):
         object.__setattr__(self, "variance", numbers(self.variance, "gaussian: variance"))
         check_values(array(self.variance), "gaussian: variance", low=0.0, above=True)
 
+    @property
+    def coordinatewise(self) -> bool:  # type: ignore[override]
+        """Whether each coordinate may have a weight of its own: not where they covary."""
+        return self.covariance is None
+
     @typed
     def deviation(self, y: Tensor) -> Tensor:
         """variance^-1/2."""
@@ -171,6 +176,11 @@ class HeteroscedasticGaussian(Independent):
     """
 
     class_axis: int = 1
+
+    @property
+    def coordinatewise(self) -> bool:  # type: ignore[override]
+        """No: a mean and its variance belong together."""
+        return False
 
     def __post_init__(self) -> None:
         check_axis(self.class_axis, "heteroscedastic_gaussian")

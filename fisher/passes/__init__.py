@@ -1,6 +1,7 @@
 """Passes over data: matrices made, and means of matrices.  B batch, C columns.
 
 In reading order:
+    positions     weights of the positions of each use
     run           batches one by one through a reducer
     information   fim, and eigenvalues corrected in given bases
     second_order  hessian and ggn of a loss

@@ -70,7 +70,9 @@ def fim(
 
     J_b is the Jacobian of f at x_b with respect to params, H_b the Fisher matrix of the output distribution at f(x_b).
 
-    data: one batch x, `(x, target)`, or an iterable of those; the mean is over all examples seen.
+    data: one batch x, `(x, target)` or `(x, target, weight)`, or an iterable of those; the mean is over all B examples seen.
+    weight: `[B]`, or `[B, *positions]` of an output `[B, C, *positions]`, numbers >= 0 (or bool): F = 1/B sum of w_b J_b' H_b J_b
+    (target None where there is none).
     representation: a PMat class (or its name, "kfac").  likelihood: "categorical" (logits), "gaussian", ..., or an object.
     estimator: "exact"; "mc" with `n_samples` targets drawn by `generator` (or by `noise` `[n, *y.shape]` under vmap);
     "empirical" and "gradient_covariance" at the targets of data, the latter less the mean gradient if `centered`.
@@ -167,22 +169,22 @@ def _made(
 def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     seen = list(checked_batches(run, data))
     f, params = run.f, run.params
-    if run.layers is None and seen:
-        run.found(seen[0][0])  # refuses examples that are not apart
-    elif seen and run.check_finite:
+    layers = run.found(seen[0][0]) if seen else run.layers  # refuses examples that are not apart
+    if run.layers is not None and seen and run.check_finite:
         purity.steady(soundly(f), params, seen[0][0])
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
     if seen:
         noticed(run.columns.likelihood, f(params, trees.map(lambda t: t[:FEW], seen[0][0])))
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
+    F = F if layers is None else F.on_layers(layers)
     if not options.centered:
         return F
-    total = sum(batch_size(x) for x, _ in seen)
+    total = sum(batch_size(x) for x, *_ in seen)
     mean: Any = None
-    for x, target in seen:
+    for x, target, weight in seen:
         y, back = _backward(f, params, x)
-        part = trees.scale(1 / total, back(columns(y, target)[0])[0])
+        part = trees.scale(1 / total, back(columns(y, target, weight)[0])[0])
         mean = running(mean, part)
     return F - PMatLowRank(trees.map(lambda t, p: t[None].to(p.dtype), mean, params))
 

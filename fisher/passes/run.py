@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks import agreement, finiteness, purity
+from fisher.checks import finiteness, purity
 from fisher.checks.axes import batch_size
-from fisher.checks.data import NO_EXAMPLE, batches, one_batch
+from fisher.checks.data import NO_EXAMPLE, one_batch, weighted_batches
 from fisher.checks.data import check_finite as data_finite
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
@@ -21,6 +21,7 @@ from fisher.collector.exact_rows import of_layers
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.weights import derived_weights
 from fisher.likelihoods.columns import Columns
+from fisher.passes.positions import of_examples, of_uses
 from fisher.reducers import Options, Reducer
 from linmaps import trees
 from linmaps.checks.precision import HALF
@@ -54,15 +55,16 @@ class Pass:
 
 
 def checked_batches(run: Pass, data: Any) -> Any:
-    """`(x, target)` of each batch that has examples, after the checks at the door."""
+    """`(x, target, weight)` of each batch that has examples, after the checks at the door."""
     if run.check_finite:
         finiteness.finite(run.params, "params", "the training has diverged: go back to finite parameters")
-    for number, (x, target) in enumerate(batches(data, progress=run.progress, what="fim")):
+    for number, (x, target, weight) in enumerate(weighted_batches(data, progress=run.progress, what="fim")):
         if run.one_only and number:
             raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
         if run.check_finite:
             data_finite(x, f"data: batch {number}")
             data_finite(() if target is None else target, f"data: batch {number}: target")
+            data_finite(() if weight is None else weight, f"data: batch {number}: weight")
         size = batch_size(x)
         if isinstance(target, Tensor) and (not target.ndim or len(target) != size):
             raise ValueError(
@@ -70,7 +72,7 @@ def checked_batches(run: Pass, data: Any) -> Any:
                 "several inputs go into one x: ((x1, x2), target)"
             )
         if size:
-            yield x, target
+            yield x, target, weight
 
 
 def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
@@ -82,13 +84,13 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     known = one_batch(data) and not options.centered
     options = dataclasses.replace(options, like=trees.leaves(run.params)[0], params=trees.leaves(run.params))
     given = run.layers is not None
-    for x, target in checked_batches(run, data):
+    for x, target, weight in checked_batches(run, data):
         layers = run.found(x)
         run = run.on(layers)
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
         if not seen and make(layers, options).through:
             options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, layers))
-        reducer, part_in, part = _one(run, x, target, make, options)
+        reducer, part_in, part = _one(run, x, target, weight, make, options)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
         if given and not seen and run.check_finite:  # found layers are checked already
@@ -99,26 +101,36 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     made = make(run.layers, options).finish(inputs, columns, seen // options.examples)
     if run.dtype is not None:
         made = _cast(made, dtype)
+    made = made.on_layers(run.layers)
     if run.check_finite:
         finiteness.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
     return made
 
 
-def _one(run: Pass, x: Any, target: Any, make: Make, options: Options) -> tuple[Reducer, Any, Any]:
+def _one(
+    run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, options: Options
+) -> tuple[Reducer, Any, Any]:
     """Sums over one batch: (what made them, those of the inputs, those of the columns)."""
     layers: LayerCollection = run.layers  # type: ignore[assignment]
     layers.layout.check(run.params, "params (of the LayerCollection)")
-    reducer, batch = make(layers, options), batch_size(x)
+    batch = batch_size(x)
+    squares = run.columns.in_squares(weight)
+    reducer = make(layers, dataclasses.replace(options, counted=of_examples(layers, squares)))
+    if weight is not None and options.centered and reducer.by_position:
+        raise ValueError(
+            "centered: got data with weights, of which Kronecker factors have no mean gradient, expected (x, target); use "
+            "PMatDense, PMatBlockDiag, PMatDiag or PMatLowRank"
+        )
     y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
     counts = run.columns.counts(y, target)
-    if counts is not None and reducer.by_position:
-        reached = _reached(layers, y, counts, back, batch)
-        reducer = make(layers, dataclasses.replace(options, counted=reached))
+    if reducer.by_position and (counts is not None or (weight is not None and weight.ndim > 1)):
+        counted = of_uses(layers, run.columns.likelihood, y, counts, squares, back)
+        reducer = make(layers, dataclasses.replace(options, counted=counted))
         y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
     total = None
     over = options.examples**0.5
     size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(layers, reducer.tapped, batch)
-    for chunk in run.columns.parts(y, target, size):
+    for chunk in run.columns.parts(y, target, size, weight):
         chunk = chunk / over
         g = column_rows(layers, back(chunk), batch)
         part = _cast(reducer.columns(kept, g, of_layers(run.f, run.params, x, reducer.by_rows, chunk)), run.dtype)
@@ -130,18 +142,6 @@ def _at_once(layers: LayerCollection, uses: tuple[int, ...], batch: int) -> int:
     """How many columns are differentiated at once where nobody says: their gradients at all uses are so many numbers."""
     each = sum(math.prod(layers.uses[k].tap_shape(batch)) for k in uses)
     return max(1, NUMBERS // max(1, each))
-
-
-def _reached(layers: LayerCollection, y: Tensor, counts: Tensor, back: Any, batch: int) -> dict[int, Tensor]:
-    """Which positions of each use count, `[B, S]`: all but those that nothing reads but outputs that do not count.
-
-    Seen by the gradients of a generic cotangent on all outputs, and on those that count: a position that has none of
-    either (a unit that is off) counts as ever.
-    """
-    ramp = agreement.generic(y)
-    g = column_rows(layers, back(torch.stack([ramp, torch.where(counts, ramp, 0.0)])), batch)
-    moved = {k: (t != 0).flatten(3).any(-1) for k, t in g.items()}
-    return {k: some | ~every for k, (every, some) in moved.items()}
 
 
 def _cast(tree: Any, dtype: torch.dtype | None) -> Any:

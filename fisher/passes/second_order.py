@@ -50,7 +50,8 @@ def hessian(
     """The Hessian of the mean loss, H = 1/N sum over batches of B d^2 loss(params, x, y) / d params^2.
 
     loss(params, x, y): the loss of each example `[B]`, or a scalar, their mean over the batch (x, y) (loss(params, x) where
-    data has no targets); a short last batch counts by its examples.  data: as in `fim`.  It is indefinite in general:
+    data has no targets); a short last batch counts by its examples.  data: as in `fim`; with a weight `[B]` the mean is of
+    w_b times the loss `[B]` of each example.  It is indefinite in general:
     `solve` by conjugate gradients needs a regul that makes it positive definite.
 
     representation: PMatDense (d Hessian-vector products, `chunk_size` at once), PMatDiag, PMatBlockDiag (one block per
@@ -71,10 +72,10 @@ def hessian(
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     loss, params = restriction.restricted(loss, params, layers)
-    parts = _parts(data, "hessian", check_finite)
+    parts, weights = _parts(data, "hessian", check_finite)
     if check:
-        means.mean_loss(loss, params, parts, check_finite)
-    F = PMatImplicit.sum_of(HessianCurvature(loss), params, parts)
+        means.mean_loss(loss, params, parts, check_finite, weighted=weights is not None)
+    F = PMatImplicit.sum_of(HessianCurvature(loss, weights is not None), params, _with(parts, weights))
     made: SecondDerivative = _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
     return made
 
@@ -111,23 +112,37 @@ def ggn(
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     f, params = restriction.restricted(f, params, layers)
-    parts = _parts(data, "ggn", check_finite)
+    parts, weights = _parts(data, "ggn", check_finite)
     if check:
         functions.function(f, params, several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
         means.losses(loss, plainly(f)(params, part[0]), part[1:], check_finite)
-    F = PMatImplicit.sum_of(GaussNewton(f, loss), params, parts)
+    F = PMatImplicit.sum_of(GaussNewton(f, loss, weights is not None), params, _with(parts, weights))
     made: SecondDerivative = _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
     return made
 
 
-def _parts(data: Any, what: str, check_finite: bool) -> list[tuple[Any, ...]]:
-    """The batches, `(x, target)` or `(x,)`, that have examples."""
-    found = [pair[:1] if pair[1] is None else pair for pair in examples(data, what, check_finite)]
-    found = [part for part in found if batch_size(part[0])]
+def _parts(data: Any, what: str, check_finite: bool) -> tuple[list[tuple[Any, ...]], list[Tensor] | None]:
+    """The batches, `(x, target)` or `(x,)`, that have examples, and the weight `[B]` of each, None where none has one."""
+    found = [item for item in examples(data, what, check_finite) if batch_size(item[0])]
     if not found:
         raise ValueError(NO_EXAMPLE)
-    return found
+    parts: list[tuple[Any, ...]] = [(x,) if target is None else (x, target) for x, target, _ in found]
+    given = [weight for *_, weight in found]
+    for weight in given:
+        if weight is not None and weight.ndim != 1:
+            raise ValueError(
+                f"weight: got shape {tuple(weight.shape)}, expected [{len(weight)}]: {what} weighs the loss of an example; "
+                "positions are weighed in the loss, from a target that holds their weights"
+            )
+    if all(weight is None for weight in given):
+        return parts, None
+    ones = [torch.ones(batch_size(x)) if weight is None else weight for x, _, weight in found]
+    return parts, [weight.to(trees.leaves(x)[0].device) for (x, *_), weight in zip(found, ones)]
+
+
+def _with(parts: list[tuple[Any, ...]], weights: list[Tensor] | None) -> list[tuple[Any, ...]]:
+    return parts if weights is None else [(*part, weight) for part, weight in zip(parts, weights)]
 
 
 def _represent(
@@ -146,7 +161,7 @@ def _represent(
     made = _in(F, representation, layers, chunk_size)
     if check_finite and made is not F:
         finiteness.finite(made, what, modes.NO_DERIVATIVE)
-    return made
+    return made if layers is None else made.on_layers(layers)
 
 
 def _in(F: PMatImplicit, representation: type[PMat], layers: LayerCollection | None, chunk_size: int | None) -> PMat:

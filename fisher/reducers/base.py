@@ -31,7 +31,7 @@ class Options:
     like: a tensor of the dtype and device of params; params: their leaves; weights: of the layers that are seen through, the
     derived weights as functions of their leaves.
     largest_block, largest_factor: what is larger is kept as a diagonal (None: nothing is).
-    counted: of each use with positions that do not count (padding) which do, `[B, S]`.
+    counted: of each use of weighted data the weights of its positions, `[B, S]` or `[B, 1]`; 0 of padding.
     """
 
     sharing: Sharing = "expand"

@@ -21,13 +21,14 @@ from fisher.reducers.base import Options, Reducer, mean
 from fisher.reducers.sides import of_both_sides
 from fisher.reducers.through import by_weights, pulled_back
 from linmaps.numerics.moments import second_moment
-from linmaps.numerics.numeric import total
+from linmaps.numerics.numeric import positive_root, total
 
 
 class KFAC(Reducer):
     """A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'; exact blocks where there are no factors.
 
-    Positions that do not count are in neither sum, and B S is the number of those that do.
+    With weights A = 1/B sum of w a a', and G, whose g have sqrt(w), is over the sum of w in place of B S: positions that do not
+    count are in neither sum.
     """
 
     by_position = True
@@ -60,27 +61,29 @@ class KFAC(Reducer):
         return fits(layer.numel, self.options.largest_block)
 
     def keep(self, use: int, a: Tensor) -> Any:
-        """(sum of (a, 1)(a, 1)', of a a' without a bias, number of positions), both over options.examples.
+        """(sum of w (a, 1)(a, 1)', of a a' without a bias, sum of w over positions), both over options.examples.
 
-        With sharing="reduce" (sum over s of (a, 1), number of positions of each example); of a lookup counts in place of the
-        sum; an elementwise layer keeps a itself.
+        With sharing="reduce" (sum over s of w (a, 1), sum of w and number of its positions of each example `[2, B]`); of a
+        lookup counts in place of the sum; an elementwise layer keeps a itself.
         """
         u, counted = self.layers.uses[use], self.options.counted.get(use)
         if use in self.whole:
             return a
-        ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a)) if counted is None else counted
-        positions = ones.to(exact_counts(a)).sum(1)
+        ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a))
+        ones = ones if counted is None else counted.to(ones.dtype).expand(a.shape[:2])
+        positions = ones.sum(1)
         if isinstance(u.form, Lookup):
             counts = torch.zeros(u.form.vocabulary + 1, device=a.device, dtype=positions.dtype)
-            counts = counts.index_add(0, a.flatten(), ones.to(positions.dtype).flatten())[:-1]
+            counts = counts.index_add(0, a.flatten(), ones.flatten())[:-1]
             return counts, positions.sum() / self.options.examples
         wide = not fits(a.shape[-1], self.options.largest_factor)
         if u.bias is not None:
             a = torch.nn.functional.pad(a, (0, 1), value=1.0)
-        if counted is not None:
-            a = torch.where(counted.reshape(*counted.shape, *(1,) * (a.ndim - 2)), a, 0.0)
+        if counted is not None:  # times w where a is summed, sqrt(w) where its square is
+            w = counted.reshape(*counted.shape, *(1,) * (a.ndim - 2)).to(a.dtype)
+            a = torch.where(w == 0, 0.0, a * (w if self.reduce else positive_root(w)))
         if self.reduce:
-            return a.sum(1), positions
+            return a.sum(1), torch.stack([positions, (ones > 0).to(ones.dtype).sum(1)])
         if wide:
             return mean((a**2).sum((0, 1)), self.options.examples), positions.sum() / self.options.examples
         return moment(a, u.form.groups > 1, self.options.examples), positions.sum() / self.options.examples
@@ -143,7 +146,7 @@ class KFAC(Reducer):
         return mean(A, seen * self.options.examples if self.products[name].diagonal else seen)
 
     def _input_factor(self, layer: Layer, kept: list[Any]) -> tuple[Tensor, Tensor]:
-        """Sum over b, s of (a, 1)(a, 1)', with sharing="reduce" of the means over s; over how many terms G is a mean."""
+        """Sum over b, s of w (a, 1)(a, 1)', with sharing="reduce" of the means over s; by what sum of w G is a mean."""
         positions = total([n for _, n in kept])
         if layer.diagonal:
             return total([a for a, _ in kept]), positions
@@ -152,13 +155,15 @@ class KFAC(Reducer):
         sums = total([_columns_of(layer, a, n) for (a, _), n in zip(kept, axes)])
         if not self.reduce:
             return sums, positions
-        each = positions.reshape(-1, *(1,) * (sums.ndim - 1)).to(sums.dtype)
-        means = sums / torch.where(each > 0, each, 1.0)
+        weight, number = positions
+        whole = weight / number.clamp_min(1)  # of the example
+        by_example = lambda t: t.reshape(-1, *(1,) * (sums.ndim - 1)).to(sums.dtype)
+        means = sums * by_example(positive_root(whole) / torch.where(weight > 0, weight, 1.0))
         if layer.weight is not None and not fits(layer.shape[1], self.options.largest_factor):
             sums = mean((means**2).sum(0), self.options.examples)
         else:
             sums = moment(means[:, None], layer.grouped, self.options.examples)
-        return sums, (positions > 0).to(positions.dtype).sum() / self.options.examples
+        return sums, whole.sum() / self.options.examples
 
     def _output_factor(self, layer: Layer, g: list[Tensor]) -> Tensor:
         """Sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""

@@ -8,22 +8,25 @@ from typing import Any
 import torch
 
 from fisher.checks.axes import batch_size
-from fisher.checks.data import Batch, batches, check_finite
+from fisher.checks.data import Weighted, batches, check_finite, weighted_batches
 from linmaps import trees
 
 
-def examples(data: Any, what: str, finite: bool = True) -> Iterator[Batch]:
-    """The batches `(x, target)` of data, finite if asked."""
-    for number, pair in enumerate(batches(data, what=what)):
+def examples(data: Any, what: str, finite: bool = True) -> Iterator[Weighted]:
+    """The batches `(x, target, weight)` of data, finite if asked."""
+    for number, item in enumerate(weighted_batches(data, what=what)):
         if finite:
-            check_finite(pair, f"data: batch {number}")
-        yield pair
+            check_finite(item[:2], f"data: batch {number}")
+            check_finite(() if item[2] is None else item[2], f"data: batch {number}: weight")
+        yield item
 
 
 def inputs(data: Any, name: str, what: str, finite: bool = True) -> list[Any]:
     """The inputs of each batch; ValueError where there is a target, which function space has no use for."""
     found = []
-    for x, target in examples(data, what, finite):
+    for number, (x, target) in enumerate(batches(data, what=what)):
+        if finite:
+            check_finite((x, target), f"data: batch {number}")
         if target is not None:
             raise ValueError(
                 f"{name}: got a pair (x, target), expected inputs alone: {what} has no use for a target; give x, or [x for x, "

@@ -31,7 +31,9 @@ def losses(loss: Callable[..., Tensor], y: Tensor, rest: tuple[Any, ...], finite
     function(lambda y, y2: loss(y2, *rest), y, y, "loss(y, target)", finite)
 
 
-def mean_loss(loss: Callable[..., Tensor], params: Any, parts: Sequence[Batch], finite: bool = True) -> None:
+def mean_loss(
+    loss: Callable[..., Tensor], params: Any, parts: Sequence[Batch], finite: bool = True, *, weighted: bool = False
+) -> None:
     """Raise a ValueError unless loss(params, x, y) is the loss of each example `[B]`, or a scalar, their mean.
 
     A scalar L is tried on the two parts of a batch at three places: L = (B1 L1 + B2 L2) / B.
@@ -45,6 +47,11 @@ def mean_loss(loss: Callable[..., Tensor], params: Any, parts: Sequence[Batch], 
     if shape == (batch,):
         function(lambda params, x: loss(params, x, *part[1:]), params, part[0], name, finite)
         return
+    if weighted:
+        raise ValueError(
+            f"{name}: got a result of shape {shape} with data of weights, expected [{batch}], the loss of each example, which is "
+            "weighed: use reduction='none'"
+        )
     if shape != ():
         raise ValueError(
             f"{name}: got a result of shape {shape}, expected a scalar, the mean over the batch, or [{batch}], the loss of each "

@@ -23,6 +23,10 @@ def _loss(p, x, t):
     return torch.nn.functional.cross_entropy(f(p, x), t)
 
 
+def _losses(p, x, t):
+    return torch.nn.functional.cross_entropy(f(p, x), t, reduction="none", label_smoothing=0.1)
+
+
 def _network(p, x):
     """Convolution with groups, norms, a table, a part of a leaf, an einsum: every family of rules."""
     z = torch.nn.functional.conv1d(x[:, None].expand(-1, 2, -1), p["kernel"], p["b"][:2], padding=1, groups=2)
@@ -138,6 +142,16 @@ CASES: dict[str, Case | Exempt] = {
     "fisher.FMatDense/solve": Case(lambda p, x: fisher.gram(f, p, x).solve(torch.ones_like(x[:, :2]), 0.3), (P, X)),
     "fisher.FMatDense/logdet": Case(lambda p, x: (fisher.gram(f, p, x, kind="trace") * 2.0).trace(), (P, X)),
     "fisher.jacobian/dense": Case(lambda p, x: fisher.jacobian(f, p, x).to_torch(), (P, X)),
+    **{
+        f"fisher.fim/weights, {name}": Case(
+            lambda p, x, w, r=r: fisher.fim(f, p, (x, None, w.exp()), r, "gaussian").get_diag(), (P, X, _randn(4))
+        )
+        for name, r in (("KFAC", fisher.PMatKFAC), ("dense", fisher.PMatDense), ("implicit", fisher.PMatImplicit))
+    },
+    "fisher.example_gradients": Case(lambda p, x: fisher.example_gradients(_losses, p, (x, T)).to_torch(), (P, X)),
+    "fisher.example_gradients/one": Case(
+        lambda p, x, w: fisher.example_gradients(_loss, p, (x, T, w.exp())).to_torch(), (P, X, _randn(4))
+    ),
     "fisher.PFMapDense/jvp": Case(lambda p, v: fisher.jacobian(f, p, X.to(p["w"].dtype)).jvp(v), (P, V)),
     "fisher.PFMapDense/vjp": Case(lambda p, x: fisher.jacobian(f, p, x).vjp(torch.cos(x[:, :2])), (P, X)),
     "fisher.PFMapImplicit/jvp": Case(

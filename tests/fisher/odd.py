@@ -31,6 +31,7 @@ JUSTIFIED: dict[str, str] = {
     "fisher.*.size(dim: *": "an axis",
     "fisher.*(class_axis: negative)": "counted from the end when y is there",
     "fisher.*norm(ord: none)": "the Frobenius norm",
+    "fisher.*solve/diagonal(regul: scalar in *": "one number for the leaf",
 }
 RECORD = "a record that other functions make: every transform rebuilds it around whatever leaves it carries"
 EXEMPT: dict[str, str] = {
@@ -102,6 +103,9 @@ def methods(name: str, F: Any) -> list[Call]:
         "solve": Call("solve", F.solve, {"v": V, "regul": 0.3, "kind": "default"}),
         "solve/tensor": Call("solve", F.solve, {"v": V, "regul": torch.tensor(0.3)}, ("v",)),
         "solve/lstsq": Call("solve", lambda v, rtol: F.solve(v, kind="lstsq", rtol=rtol), {"v": V, "rtol": 1e-3}, ("v",)),
+        "solve/layers": Call("solve", F.solve, {"v": V, "regul": dict.fromkeys(F.relative(1.0), 0.3)}, ("v",)),
+        "solve/diagonal": Call("solve", F.solve, {"v": V, "regul": trees.map(lambda t: torch.full_like(t, 0.3), V)}, ("v",)),
+        "relative": Call("relative", F.relative, {"c": 0.1}),
         "inverse": Call("inverse", F.inverse, {"regul": 0.3}),
         "inverse/tensor": Call("inverse", F.inverse, {"regul": torch.tensor(0.3)}),
         "logdet": Call("logdet", F.logdet, {"regul": 0.3}),
@@ -211,6 +215,9 @@ def of_fim() -> list[Call]:
         Call("fisher.fim/noise", fisher.fim, base | {
             "representation": fisher.PMatLowRank, "estimator": "mc", "noise": noise, "n_samples": 2,
         }, ("f", "params", "data")),
+        Call("fisher.fim/weights", fisher.fim, base | {
+            "data": (X, T, torch.tensor([0.5, 1.0, 2.0, 0.0])), "representation": fisher.PMatDense,
+        }, ("f", "params", "representation")),
         Call("fisher.fim/mixed", fisher.fim, base | {
             "representation": fisher.PMatMixed, "layers_to": {"w": fisher.PMatDiag},
         }, ("f", "params")),
@@ -222,6 +229,9 @@ def of_fim() -> list[Call]:
         }),
         Call("fisher.jacobian/implicit", fisher.jacobian, {
             "f": user_f, "params": P, "x": X, "representation": fisher.PFMapImplicit,
+        }),
+        Call("fisher.example_gradients", fisher.example_gradients, {
+            "loss": user_loss, "params": P, "data": DATA, "chunk_size": 2,
         }),
         Call("fisher.gram", fisher.gram, {
             "f": user_f, "params": P, "x": X, "x2": X[:2] + 1, "kind": "full", "chunk_size": 1, "layers": layers,

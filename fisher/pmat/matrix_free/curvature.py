@@ -20,6 +20,7 @@ from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood, counts
 from fisher.likelihoods.columns import Exact, counted
 from fisher.likelihoods.held import Emptied
+from fisher.likelihoods.weights import spread
 from linmaps import trees
 
 Batch = tuple[Any, ...]
@@ -94,7 +95,8 @@ class OutputCurvature(Curvature):
 
 @dataclasses.dataclass(frozen=True)
 class FisherCurvature(OutputCurvature):
-    """H from a likelihood; batch (x, target or (), the likelihood's tensors): `likelihood` is what of it is static."""
+    """H from a likelihood; batch (x, target or (), the likelihood's tensors, weight or ()): `likelihood` is what of it is
+    static."""
 
     likelihood: Likelihood | Emptied
 
@@ -102,16 +104,18 @@ class FisherCurvature(OutputCurvature):
         return self.likelihood.filled(batch[2]) if isinstance(self.likelihood, Emptied) else self.likelihood
 
     def at_output(self, y: Tensor, u: Tensor, batch: Batch) -> Tensor:
-        which = self._of(batch)
-        return counted(fisher_vector(which, y, u), counts(which, y, _target(batch)))
+        which, weight = self._of(batch), _given(batch[3])
+        found = counted(fisher_vector(which, y, u), counts(which, y, _given(batch[1])))
+        return found if weight is None else spread(which, y, weight) * found
 
     def columns(self, params: Any, batch: Batch) -> Tensor | None:
-        return Exact(self._of(batch))(plainly(self.f)(params, batch[0]), _target(batch))
+        y = plainly(self.f)(params, batch[0])
+        return Exact(self._of(batch))(y, _given(batch[1]), _given(batch[3]))
 
 
-def _target(batch: Batch) -> Any:
-    """None where there is none: in a tuple torch's pytrees would take None for a leaf."""
-    return None if isinstance(batch[1], tuple) else batch[1]
+def _given(part: Any) -> Any:
+    """None where there is no target or no weight: in a tuple torch's pytrees would take None for a leaf."""
+    return None if isinstance(part, tuple) else part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,23 +131,47 @@ class ColumnCurvature(OutputCurvature):
 
 @dataclasses.dataclass(frozen=True)
 class GaussNewton(OutputCurvature):
-    """H the Hessian of a loss (y, target) -> `[B]` with respect to y; batch (x, target)."""
+    """H the Hessian of a loss (y, target) -> `[B]` with respect to y; batch (x, target), and the weight `[B]` if weighted."""
 
     loss: Callable[[Tensor, Any], Tensor]
+    weighted: bool = False
 
     def at_output(self, y: Tensor, u: Tensor, batch: Batch) -> Tensor:
-        return jvp(grad(lambda y: self.loss(y, *batch[1:]).sum()), (y,), (u,))[1]  # type: ignore[misc]
+        rest, weight = _apart(batch[1:], self.weighted)
+        return jvp(grad(lambda y: _sum(self.loss(y, *rest), weight)), (y,), (u,))[1]  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True)
 class HessianCurvature(Curvature):
-    """The Hessian of the sum of loss(params, x, y), `[B]` or the mean over the batch (x, y): forward over reverse."""
+    """The Hessian of the sum of loss(params, x, y), `[B]` or the mean over the batch (x, y): forward over reverse.
+
+    weighted: the batch has a weight `[B]` at its end, and the loss is `[B]`.
+    """
 
     loss: Callable[..., Tensor]
+    weighted: bool = False
 
     def product(self, params: Any, batch: Batch, v: Any) -> Any:
         n = batch_size(batch[0])
-        return jvp(grad(lambda p: n * self.loss(p, *batch).mean()), (params,), (v,))[1]  # type: ignore[misc]
+        args, weight = _apart(batch, self.weighted)
+        if weight is None:
+            return jvp(grad(lambda p: n * self.loss(p, *args).mean()), (params,), (v,))[1]  # type: ignore[misc]
+        return jvp(grad(lambda p: _sum(self.loss(p, *args), weight)), (params,), (v,))[1]  # type: ignore[misc]
+
+
+def _apart(parts: Batch, weighted: bool) -> tuple[Batch, Tensor | None]:
+    return (parts[:-1], parts[-1]) if weighted else (parts, None)
+
+
+def _sum(losses: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return losses.sum()
+    if losses.shape != weight.shape:
+        raise ValueError(
+            f"loss: got a result of shape {tuple(losses.shape)} with weights {tuple(weight.shape)}, expected a loss for each: "
+            "use reduction='none'"
+        )
+    return (weight.to(losses.dtype) * losses).sum()
 
 
 def example_columns(f: Callable[..., Tensor], params: Any, x: Any, columns: Tensor) -> Any:

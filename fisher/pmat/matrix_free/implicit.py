@@ -15,10 +15,12 @@ from fisher.checks.data import NO_EXAMPLE
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.columns import Columns
 from fisher.likelihoods.held import emptied
 from fisher.likelihoods.names import LikelihoodName
+from fisher.likelihoods.weights import weighed
 from fisher.pmat.contract.acting import check_sample
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar, times
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
@@ -69,25 +71,33 @@ class PMatImplicit(MatrixFree):
         """The Fisher of f at params: 1/N sum over b of J_b'H_b J_b.
 
         data: as in `fim`.  columns: None for the exact H of the likelihood; else one `[K, B, *out]` per batch, or a
-        function (y, target) -> `[K, B, *out]` called once per batch (an estimator), with H = sum over K of r r'.
+        function (y, target) -> `[K, B, *out]` called once per batch (an estimator), with H = sum over K of r r', times the weight
+        of data that have one.
         check: ValueError where f is random or examples mix (about ten forwards of the largest batch).  check_finite: report
         NaN in data and params.
         """
         f, params = doors.function(f), parameters(params, check_finite)
         seen = list(examples(data, "fim", check_finite))
-        full = [x for x, _ in seen if batch_size(x)]
+        full = [x for x, *_ in seen if batch_size(x)]
         if check and full:
             functions.function(f, params, several(full), finite=check_finite)
         if columns is None:
             rest, tensors = emptied(find_likelihood(likelihood))
             curvature: Curvature = FisherCurvature(f, rest)
             masked = hasattr(rest if not tensors else rest.cls, "counts")
-            return cls.sum_of(curvature, params, [(x, t if masked and t is not None else (), tensors) for x, t in seen])
+            given = lambda part: () if part is None else part
+            return cls.sum_of(
+                curvature, params, [(x, given(t if masked else None), tensors, given(w)) for x, t, w in seen]
+            )
         if callable(columns):
-            columns = [columns(plainly(f)(params, x), target) for x, target in seen]
+            columns = [_columns(columns, plainly(f)(params, x), t, w, likelihood) for x, t, w in seen]
+        elif any(w is not None for *_, w in seen):
+            raise ValueError(
+                "columns: got tensors with data of weights, expected a function (y, target) -> [K, B, *out]"
+            )
         if len(columns) != len(seen):
             raise ValueError(f"columns: got {len(columns)}, expected one per batch, of which there are {len(seen)}")
-        return cls.sum_of(ColumnCurvature(f), params, [(x, c) for (x, _), c in zip(seen, columns)])
+        return cls.sum_of(ColumnCurvature(f), params, [(x, c) for (x, *_), c in zip(seen, columns)])
 
     @classmethod
     def sum_of(cls, curvature: Curvature, params: Any, parts: Sequence[tuple[Any, ...]]) -> PMatImplicit:
@@ -131,7 +141,7 @@ class PMatImplicit(MatrixFree):
         v = self.check_vector(v)
         return self._total(lambda batch: self.curvature.quadratic(self.params, batch, v))
 
-    def scaled(self, alpha: Regul) -> PMatImplicit:
+    def scaled(self, alpha: Scalar) -> PMatImplicit:
         return PMatImplicit(self.params, self.batches, alpha * self.scale, self.curvature)
 
     # --- by columns --------------------------------------------------------------------------------------------------
@@ -174,8 +184,7 @@ class PMatImplicit(MatrixFree):
         `[K, B]` per batch, standard normal.  ValueError for a Hessian, which has no root."""
         z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         colored = self._colored(generator, None if noise is None else noise[1])
-        root = torch.as_tensor(regul, dtype=self.scale.dtype, device=self.scale.device).sqrt()
-        return self._solved(check_sample(trees.axpy(root, z, colored)), regul, "default")
+        return self._solved(check_sample(trees.add(times(regul, z, 0.5), colored)), regul, "default")
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """R'e with R'R = F: a vector from N(0, F)."""
@@ -193,3 +202,11 @@ class PMatImplicit(MatrixFree):
             part = self.curvature.pulled(self.params, batch, w)  # type: ignore[attr-defined]
             total = running(total, part)
         return trees.map(lambda t: self._back(self.scale.sqrt() * t), total)
+
+
+def _columns(made: Callable[..., Tensor], y: Tensor, target: Any, weight: Tensor | None, likelihood: Any) -> Tensor:
+    """The columns of a batch, those of an estimator or of a function (y, target), times the root of the weight."""
+    if isinstance(made, Columns):
+        return made(y, target, weight)
+    found = made(y, target)
+    return found if weight is None else weighed(found, find_likelihood(likelihood), y, weight)

@@ -250,3 +250,23 @@ def test_a_gradient_covariance_is_that_of_the_weighted_loss(shape):
         ).to_torch()
         rows = g - g.mean(0) if centered else g
         assert (got - rows.T @ rows / len(g)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("weight", [None, (0.2, 1.0, 3.0, 0.5)])
+def test_label_smoothing_is_that_of_torch(weight):
+    """Of classes, some of them ignored, and of probabilities; the exact matrix is that of any target."""
+    y, q = randn(0, 3, 4, 2), torch.softmax(randn(1, 3, 4, 2), 1)
+    t = torch.tensor([[0, 1], [-100, 3], [2, -100]])
+    w = None if weight is None else torch.tensor(weight, dtype=D)
+    which, plain = Categorical(weight=weight, label_smoothing=0.3), Categorical(weight=weight)
+    for target in (t, q):
+        loss = lambda y, target=target: torch.nn.functional.cross_entropy(
+            y, target, weight=w, label_smoothing=0.3, reduction="sum"
+        )
+        close(-which.log_prob(y, target).sum(), loss(y), 1e-13, "log_prob")
+        if weight is None:
+            close(which.score(y, target), -grad(loss)(y), 1e-13, "score")
+    close(which.root(y), plain.root(y), 0.0, "root")
+    assert torch.count_nonzero(which.score(y, t).movedim(1, -1)[t < 0]) == 0
+    with pytest.raises(ValueError, match=r"categorical: label_smoothing: got 1\.5"):
+        Categorical(label_smoothing=1.5)
