@@ -5,6 +5,7 @@ r inputs of the pair, p hidden units, N samples in memory, B of them in a batch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from fisher.checks.axes import batch_size as count_samples
 from fisher.checks.finiteness import finite
+from fisher.recipes.optimizers.protocol import Optimizer, asked_for
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
 from growth.reading.buffers import buffers_fixed
@@ -22,7 +24,7 @@ from growth.reading.layers import layers_of
 from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale
-from growth.training.descent import Optimizer, sgd
+from growth.training.descent import sgd
 from growth.training.growing import Method, step
 from growth.training.schedules import plans
 from growth.training.steps import Fit, Step
@@ -53,6 +55,8 @@ def fit_and_grow(
     score: Callable[[Any], Tensor] | None = None,
     progress: bool = False,
     check_finite: bool = True,
+    generator: torch.Generator | None = None,
+    noise: Sequence[Tensor] | None = None,
 ) -> Fit[Tree]:
     """Train `f(params, x)`, and between phases of training grow a pair by k units at a time to the width `target`.
 
@@ -62,7 +66,8 @@ def fit_and_grow(
     pair: one or several, neighbours too, which grow at once, by amplitudes in common; then target may be a list.
     data: (x, target) in memory.  order: indices of batches, one tensor `[steps, B]` per phase, see `shuffles`; there is
     one phase before each growth step and one at the end.  k: units per step, or a list of them (`growth.geometric`, ...).
-    optimizer: `sgd()` by default; any pair of pure functions (init, update).
+    optimizer: `sgd()` by default; any pair of pure functions (init, update).  To one that names them, as `fisher.recipes.kfac`
+    does, go the batch, the generator and the noise: one tensor `[steps, n, B, *out]` per phase, as order.
     method: (stats, k) -> Neurons; None: `optimal_neurons` with the output metric "fisher" (shrinkage 0.1), ridge as below.
     delta: also change the weights that are there.  scale: amplitudes as in `grow`; None: by `line_search`, which looks at
     the loss now; for units that preserve the function, give 1.0.
@@ -99,7 +104,7 @@ def fit_and_grow(
     steps_of_each = plans(widths, target, k, len(order))
     optimizer = sgd() if optimizer is None else optimizer
     each, parts = per_sample(loss), _parts(data)
-    state = optimizer.init(params)
+    state = _started(optimizer, params, data, order, generator, noise)
     steps: list[Step] = []
     final = _mean_loss(f, params, parts, each)
     zero = torch.zeros_like(final)
@@ -115,8 +120,9 @@ def fit_and_grow(
                 )  # fmt: skip
                 state, params, used, gain, decrease = made.state, made.params, made.amplitudes, made.gain, made.decrease
                 grown, widths = made.grown, [w + n for w, n in zip(widths, units)]
-            for index in batches:
-                params, state = _trained(f, params, state, data, index, each, optimizer)
+            drawn = itertools.repeat(None) if noise is None else noise[len(steps)]
+            for index, own in zip(batches, drawn):
+                params, state = _trained(f, params, state, data, index, each, optimizer, generator, own)
                 bar.update()
             final = _mean_loss(f, params, parts, each)
             if check_finite:
@@ -141,10 +147,37 @@ def _mean_loss(f: Callable[..., Tensor], params: Any, parts: list[tuple[Any, Any
     return torch.stack(totals).sum() / sum(count_samples(x) for x, _ in parts)
 
 
+def _started(
+    optimizer: Optimizer, params: Any, data: Any, order: Sequence[Tensor], generator: Any, noise: Sequence[Tensor] | None
+) -> Any:
+    """The state of the optimizer before the first step, of one that asks for a batch on the first."""
+    if noise is not None and [len(t) for t in noise] != [len(t) for t in order]:
+        got = [len(t) for t in noise]
+        raise ValueError(f"noise: got {got} steps by phase, expected {[len(t) for t in order]}, as order has")
+    first = next((phase[0] for phase in order if len(phase)), None)
+    if first is None or not asked_for(optimizer.init, batch=None):
+        return optimizer.init(params)
+    own = None if noise is None else next(phase[0] for phase in noise if len(phase))
+    return optimizer.init(params, **asked_for(optimizer.init, batch=_batch(data, first), noise=own, generator=generator))
+
+
+def _batch(data: Any, index: Tensor) -> Any:
+    return trees.map(lambda t: t.index_select(0, index), data)
+
+
 def _trained(
-    f: Callable[..., Tensor], params: Any, state: Any, data: Any, index: Tensor, each: Loss, optimizer: Optimizer
+    f: Callable[..., Tensor],
+    params: Any,
+    state: Any,
+    data: Any,
+    index: Tensor,
+    each: Loss,
+    optimizer: Optimizer,
+    generator: Any,
+    noise: Any,
 ) -> tuple[Any, Any]:
-    x, target = trees.map(lambda t: t.index_select(0, index), data)
+    x, target = batch = _batch(data, index)
     gradient = grad(lambda p: each(f(p, x), target).mean())(params)
-    step, state = optimizer.update(gradient, state, params)
+    asked = asked_for(optimizer.update, batch=batch, noise=noise, generator=generator)
+    step, state = optimizer.update(gradient, state, params, **asked)
     return trees.add(params, step), state

@@ -1,0 +1,97 @@
+"""Moving averages of Kronecker factors without bias, and their eigenbases.  A [I, I], G [O, O] of a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fisher.collector.blocks.uses import Layer
+from fisher.passes.fold import ema
+from fisher.pmat import PMatEKFAC, PMatKFAC
+from fisher.pmat.decompositions.eigenblocks import diagonal
+from linmaps import trees
+from linmaps.checks.precision import full_precision
+from linmaps.numerics.dtypes import working
+from linmaps.numerics.eigen import plain_eigh
+
+
+def widened(tree: Any) -> Any:
+    """Half precision in float32, in which averages move."""
+    return trees.map(working, tree)
+
+
+def averaged(old: Any, new: Any, weight: Tensor, decay: float | Tensor) -> tuple[Any, Tensor]:
+    """(the moving average with `new`, its weight): weights decay^k (1 - decay), over their sum so far.
+
+        w <- decay w + 1 - decay,   mean <- mean + (1 - decay)/w (new - mean)
+
+    The first value counts alone, and a constant is its own average from the start.
+
+    >>> import torch
+    >>> averaged(torch.zeros(()), torch.tensor(4.0), torch.tensor(0.0), 0.75)
+    (tensor(4.), tensor(0.2500))
+    """
+    weight = decay * weight + (1 - decay)
+    share = (1 - decay) / torch.where(weight > 0, weight, 1.0)
+    return ema(old, widened(new), 1 - share), weight
+
+
+@full_precision()
+def eigenbases(F: PMatKFAC) -> PMatEKFAC:
+    """The matrix in the eigenbases of its factors, decomposed in their own dtype: quicker than `F.eigendecomposition`, and
+    right to what float32 knows, which damping hides.  Exact blocks are decomposed too.
+
+    >>> import torch, fisher
+    >>> f = lambda p, x: x @ p["w"]
+    >>> F = fisher.fim(f, {"w": torch.ones(2, 1)}, torch.diag(torch.tensor([1.0, 2.0])), fisher.PMatKFAC, "gaussian")
+    >>> eigenbases(F).eigenvalues["w"]
+    tensor([[0.5000, 2.0000]])
+    """
+    found: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+    for layer in F.layers:
+        if layer.name in F.factors:
+            found[layer.name] = _of_factors(layer, *F.factors[layer.name])
+        elif layer.by_leaf and F.exact[layer.name].ndim == 2:
+            values, Q = _eigh(F.exact[layer.name])
+            found[layer.name] = values, (Q,)
+    values, bases = ({n: pair[k] for n, pair in found.items()} for k in (0, 1))
+    return PMatEKFAC(values, bases, {n: m for n, m in F.exact.items() if n not in found}, F.layers)
+
+
+@full_precision()
+def own_axes(F: PMatKFAC) -> PMatEKFAC:
+    """The diagonal of the matrix, as a matrix in the eigenbases of the identity: a start that costs nothing."""
+    found: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+    eye = lambda m, thin: torch.ones_like(m) if m.ndim == thin else torch.eye(m.shape[-1]).to(m).expand(m.shape).clone()
+    for layer in F.layers:
+        thin = 1 + layer.grouped
+        if layer.name in F.factors:
+            A, G = F.factors[layer.name]
+            a, g = (m if m.ndim == thin else m.diagonal(dim1=-2, dim2=-1) for m in (A, G))
+            found[layer.name] = g[..., :, None] * a[..., None, :], (eye(A, thin), eye(G, thin))
+        elif layer.by_leaf and F.exact[layer.name].ndim == 2:
+            block = F.exact[layer.name]
+            found[layer.name] = diagonal(block).clone(), (eye(block, 1),)
+    values, bases = ({n: pair[k] for n, pair in found.items()} for k in (0, 1))
+    return PMatEKFAC(values, bases, {n: m for n, m in F.exact.items() if n not in found}, F.layers)
+
+
+def _of_factors(layer: Layer, A: Tensor, G: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(D, (U, W)), with an axis of groups in front where there are some."""
+
+    def one(A: Tensor, G: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        (a, U), (g, W) = _eigh(A), _eigh(G)
+        return torch.outer(g, a), (U, W)
+
+    return vmap(one)(A, G) if layer.grouped else one(A, G)
+
+
+def _eigh(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues >= 0 and eigenvectors of a second moment `[n, n]`, or of the diagonal `[n]` of one."""
+    if m.ndim == 1:
+        return m, torch.ones_like(m)
+    values, vectors = plain_eigh(m.detach())
+    return values.clamp_min(0.0), vectors
