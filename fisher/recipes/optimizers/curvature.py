@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import plain_eigh
+from linmaps.numerics.linalg import damped
+
+Damped = Literal["pi", "default"]
 
 
 def widened(tree: Any) -> Any:
@@ -77,6 +80,37 @@ def own_axes(F: PMatKFAC) -> PMatEKFAC:
             found[layer.name] = diagonal(block).clone(), (eye(block, 1),)
     values, bases = ({n: pair[k] for n, pair in found.items()} for k in (0, 1))
     return PMatEKFAC(values, bases, {n: m for n, m in F.exact.items() if n not in found}, F.layers)
+
+
+def damped_solve(F: PMatEKFAC, v: Any, damping: float | Tensor, kind: Damped = "pi") -> Any:
+    """(F + damping I)^-1 v; kind="pi": the damping on both factors of a product, as `PMatKFAC.solve(v, damping, kind="pi")` has
+    it, in their eigenbases.
+
+    With D = g a' the eigenvalues of G (x) A, (g_o + sqrt(damping)/pi)(a_i + pi sqrt(damping)) is by the means r_o of the rows of
+    D, c_i of its columns and m of all of it
+
+        D_oi + sqrt(damping / m) (r_o + c_i) + damping,
+
+    which has a meaning for any D: there is no basis to be made anew where the damping changes.
+
+    >>> import torch, fisher
+    >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}
+    >>> F = fisher.fim(f, p, torch.diag(torch.tensor([1.0, 2.0])), fisher.PMatKFAC, "gaussian")
+    >>> damped_solve(eigenbases(F), p, 0.1)["w"].T, F.solve(p, 0.1, kind="pi")["w"].T
+    (tensor([[0.7985, 0.3341]]), tensor([[0.7985, 0.3341]]))
+    """
+    if kind != "pi":
+        return F.solve(v, damping)
+    found = {n: _spread(D, damping) if len(F.bases[n]) == 2 else D + damping for n, D in F.eigenvalues.items()}
+    exact = {n: damped(m, damping) if m.ndim == 2 else m + damping for n, m in F.exact.items()}
+    return PMatEKFAC(found, F.bases, exact, F.layers).solve(v, 0.0)
+
+
+def _spread(D: Tensor, damping: float | Tensor) -> Tensor:
+    mean = D.mean((-2, -1), keepdim=True)
+    some = mean > 0
+    root = (damping / torch.where(some, mean, 1.0)).sqrt()
+    return D + torch.where(some, root, 0.0) * (D.mean(-1, keepdim=True) + D.mean(-2, keepdim=True)) + damping
 
 
 def _of_factors(layer: Layer, A: Tensor, G: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -70,13 +70,10 @@ def model_of(
     K = trees.stack(directions)
     own = trees.map(lambda d, p: d.to(p.dtype), K, params)
     along = lambda d: jvp(lambda p: f(p, x), (params,), (d,))
-    together = lambda: vmap(along, out_dims=(None, 0))(own)
-
-    def apart() -> tuple[Tensor, Tensor]:
-        found = [along(d) for d in trees.unstack(own)]
-        return found[0][0], torch.stack([u for _, u in found])
-
-    y, U = mapped(together, apart) if len(directions) > 1 else apart()
+    together = lambda: vmap(along)(own)
+    apart = lambda: tuple(torch.stack(t) for t in zip(*(along(d) for d in trees.unstack(own))))
+    ys, U = mapped(together, apart) if len(directions) > 1 else apart()
+    y = ys[0]
     z, U = working(y), working(U)
     kept = counts(likelihood, z, target)
     HU = vmap(lambda u: counted(fisher_vector(likelihood, z, u), kept))(U)
