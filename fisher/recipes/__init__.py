@@ -17,7 +17,9 @@ from fisher.recipes.influences import influence, leave_one_out, self_influence
 from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradient_step
 from fisher.recipes.optimizers.descent import kfac
 from fisher.recipes.optimizers.memory import KFACState
+from fisher.recipes.optimizers.partition import partitioned
 from fisher.recipes.optimizers.protocol import Optimizer
+from fisher.recipes.optimizers.rotated import soap
 from fisher.recipes.posterior import Laplace, laplace, tune_prior_precision
 from fisher.recipes.pruning import prune_mask, pruning_scores, unit_mask, unit_scores
 from fisher.recipes.steps import best_step
@@ -37,9 +39,11 @@ __all__ = [
     "laplace",
     "leave_one_out",
     "natural_gradient_step",
+    "partitioned",
     "prune_mask",
     "pruning_scores",
     "self_influence",
+    "soap",
     "tune_prior_precision",
     "unit_mask",
     "unit_scores",

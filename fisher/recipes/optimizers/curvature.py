@@ -97,7 +97,7 @@ def damped_solve(F: PMatEKFAC, v: Any, damping: float | Tensor, kind: Damped = "
     >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}
     >>> F = fisher.fim(f, p, torch.diag(torch.tensor([1.0, 2.0])), fisher.PMatKFAC, "gaussian")
     >>> damped_solve(eigenbases(F), p, 0.1)["w"].T, F.solve(p, 0.1, kind="pi")["w"].T
-    (tensor([[0.7985, 0.3341]]), tensor([[0.7985, 0.3341]]))
+    (tensor([[0.9133, 0.3312]]), tensor([[0.9133, 0.3312]]))
     """
     if kind != "pi":
         return F.solve(v, damping)
