@@ -78,14 +78,13 @@ from growth.surgery.resize import add_parameters, layer_in_extension, layer_out_
 from growth.surgery.stream_width import widen_stream
 from growth.surgery.widening import widen
 from growth.training.comparison import Comparison, compare, improvement
-from growth.training.descent import adam, sgd
+from growth.training.descent import Optimizer, adam, sgd
 from growth.training.fit import fit_and_grow
 from growth.training.growing import GrowthStep, step
 from growth.training.schedules import by_gain, fixed_proportional, geometric, in_steps_of, shuffles, to_target
 from growth.training.scores import gradmax_score, north_score, north_trigger, senn_score, senn_trigger
 from growth.training.search import Search, line_search
 from growth.training.steps import Fit, Step
-from fisher.recipes.optimizers.protocol import Optimizer
 from linmaps import __version__ as __version__
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fisher.recipes.optimizers.protocol import Optimizer
+from fisher.recipes.optimizers.protocol import Optimizer as Optimizer
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed

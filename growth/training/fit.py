@@ -148,7 +148,12 @@ def _mean_loss(f: Callable[..., Tensor], params: Any, parts: list[tuple[Any, Any
 
 
 def _started(
-    optimizer: Optimizer, params: Any, data: Any, order: Sequence[Tensor], generator: Any, noise: Sequence[Tensor] | None
+    optimizer: Optimizer,
+    params: Any,
+    data: Any,
+    order: Sequence[Tensor],
+    generator: Any,
+    noise: Sequence[Tensor] | None,
 ) -> Any:
     """The state of the optimizer before the first step, of one that asks for a batch on the first."""
     if noise is not None and [len(t) for t in noise] != [len(t) for t in order]:
@@ -158,7 +163,9 @@ def _started(
     if first is None or not asked_for(optimizer.init, batch=None):
         return optimizer.init(params)
     own = None if noise is None else next(phase[0] for phase in noise if len(phase))
-    return optimizer.init(params, **asked_for(optimizer.init, batch=_batch(data, first), noise=own, generator=generator))
+    return optimizer.init(
+        params, **asked_for(optimizer.init, batch=_batch(data, first), noise=own, generator=generator)
+    )
 
 
 def _batch(data: Any, index: Tensor) -> Any:

@@ -15,10 +15,11 @@ from fisher.pmat.decompositions.eigenblocks import diagonal
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.dtypes import working
-from linmaps.numerics.eigen import plain_eigh
+from linmaps.numerics.eigen import eigh
 from linmaps.numerics.linalg import damped
 
 Damped = Literal["pi", "default"]
+Found = dict[str, tuple[Tensor, tuple[Tensor, ...]]]  # eigenvalues and bases by layer
 
 
 def widened(tree: Any) -> Any:
@@ -53,21 +54,20 @@ def eigenbases(F: PMatKFAC) -> PMatEKFAC:
     >>> eigenbases(F).eigenvalues["w"]
     tensor([[0.5000, 2.0000]])
     """
-    found: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+    found: Found = {}
     for layer in F.layers:
         if layer.name in F.factors:
             found[layer.name] = _of_factors(layer, *F.factors[layer.name])
         elif layer.by_leaf and F.exact[layer.name].ndim == 2:
             values, Q = _eigh(F.exact[layer.name])
             found[layer.name] = values, (Q,)
-    values, bases = ({n: pair[k] for n, pair in found.items()} for k in (0, 1))
-    return PMatEKFAC(values, bases, {n: m for n, m in F.exact.items() if n not in found}, F.layers)
+    return _in_bases(F, found)
 
 
 @full_precision()
 def own_axes(F: PMatKFAC) -> PMatEKFAC:
     """The diagonal of the matrix, as a matrix in the eigenbases of the identity: a start that costs nothing."""
-    found: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+    found: Found = {}
     eye = lambda m, thin: torch.ones_like(m) if m.ndim == thin else torch.eye(m.shape[-1]).to(m).expand(m.shape).clone()
     for layer in F.layers:
         thin = 1 + layer.grouped
@@ -78,8 +78,7 @@ def own_axes(F: PMatKFAC) -> PMatEKFAC:
         elif layer.by_leaf and F.exact[layer.name].ndim == 2:
             block = F.exact[layer.name]
             found[layer.name] = diagonal(block).clone(), (eye(block, 1),)
-    values, bases = ({n: pair[k] for n, pair in found.items()} for k in (0, 1))
-    return PMatEKFAC(values, bases, {n: m for n, m in F.exact.items() if n not in found}, F.layers)
+    return _in_bases(F, found)
 
 
 def damped_solve(F: PMatEKFAC, v: Any, damping: float | Tensor, kind: Damped = "pi") -> Any:
@@ -113,6 +112,11 @@ def _spread(D: Tensor, damping: float | Tensor) -> Tensor:
     return D + torch.where(some, root, 0.0) * (D.mean(-1, keepdim=True) + D.mean(-2, keepdim=True)) + damping
 
 
+def _in_bases(F: PMatKFAC, found: Found) -> PMatEKFAC:
+    values, bases = {n: D for n, (D, _) in found.items()}, {n: own for n, (_, own) in found.items()}
+    return PMatEKFAC(values, bases, {n: m for n, m in F.exact.items() if n not in found}, F.layers)
+
+
 def _of_factors(layer: Layer, A: Tensor, G: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(D, (U, W)), with an axis of groups in front where there are some."""
 
@@ -127,5 +131,5 @@ def _eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues >= 0 and eigenvectors of a second moment `[n, n]`, or of the diagonal `[n]` of one."""
     if m.ndim == 1:
         return m, torch.ones_like(m)
-    values, vectors = plain_eigh(m.detach())
+    values, vectors = eigh(m)
     return values.clamp_min(0.0), vectors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fisher.pmat import PMatEKFAC, PMatKFAC
@@ -44,6 +43,7 @@ def step_number(step: Tensor, why: str) -> int:
     Raises ValueError where members differ, and where there are no values to look at (a traced function): what a step does is
     decided by its number.
 
+    >>> import torch
     >>> step_number(torch.tensor(3), "factors_every")
     3
     """
@@ -57,7 +57,7 @@ def step_number(step: Tensor, why: str) -> int:
     first, *others = found.flatten().unique().tolist() or [0]
     if others:
         raise ValueError(
-            f"state.step: got members after {first} and after {others[0]} steps, expected one number for all; map over those that "
-            "have made as many steps"
+            f"state.step: got members after {first} and after {others[0]} steps, expected one number for all; map over "
+            "those that have made as many steps"
         )
     return int(first)

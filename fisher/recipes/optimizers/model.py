@@ -39,8 +39,8 @@ class Model:
     def lengths(self, shift: float | Tensor) -> Tensor:
         """c `[K]`, the minimum of the model with shift I added to F; of parallel directions, or none, the shortest."""
         P = self.curved + shift * self.gram
-        size = P.diagonal().clamp_min(0.0).sqrt()
-        scale = torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
+        some = P.diagonal() > 0
+        scale = torch.where(some, torch.where(some, P.diagonal(), 1.0).rsqrt(), 0.0)
         return -scale * (pinv(scale[:, None] * P * scale) @ (scale * self.slopes))
 
     def change(self, lengths: Tensor, shift: float | Tensor = 0.0) -> Tensor:

@@ -25,8 +25,8 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
     """One optimizer of several: `{name: (which leaves, optimizer)}`, and one for the rest.
 
     which: a LayerCollection (the leaves of its layers), a path or several ("encoder" names all leaves under it), or a predicate
-    on the dotted path.  An optimizer that asks for the batch, as `kfac` and `soap`, looks at f, so that it gets the whole of params
-    and gradients and must be told the same leaves: `(layers, kfac(f, layers=layers))`.  Others get `{path: leaf}` of theirs.
+    on the dotted path.  An optimizer that asks for the batch, as `kfac` and `soap`, looks at f, so that it gets the whole of
+    params and gradients and must be told the same leaves: `(layers, kfac(f, layers=layers))`.  Others get `{path: leaf}`.
     state: `{name: state}`.  It passes through vmap and `growth.grow_like` as the states in it do.
 
     Raises ValueError for a leaf in two parts or in none (to leave leaves as they are give them an optimizer of rate 0), and for
@@ -74,7 +74,9 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        found, flat, after = _shares(parts, rest, params), {}, {}
+        found = _shares(parts, rest, params)
+        flat: dict[str, Any] = {}
+        after: dict[str, Any] = {}
         grads = trees.check_like(grads, params, "grads")
         for name, rule in rules.items():
             asked, own = asked_for(rule.update, batch=batch, noise=noise, generator=generator), found[name]
@@ -111,7 +113,7 @@ def _shares(parts: Mapping[str, tuple[Any, Any]], rest: Any, params: Any) -> dic
     left = [path for path in paths if not any(path in own for own in found.values())]
     if left and rest is None:
         raise ValueError(
-            f"{left[0]}: is in no part, expected each leaf in one; give rest=<an optimizer>, of rate 0 to leave leaves as they are"
+            f"{left[0]}: is in no part, expected each leaf in one; give rest=<an optimizer>, of rate 0 to keep leaves as they are"
         )
     return found if rest is None else found | {REST: left}
 

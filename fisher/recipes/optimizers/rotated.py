@@ -109,9 +109,7 @@ class _Rules:
 
 
 @full_precision("f")
-def _init(
-    f: Callable[..., Tensor], upkeep: Upkeep, params: Any, batch: Any, noise: Any, generator: Any
-) -> KFACState:
+def _init(f: Callable[..., Tensor], upkeep: Upkeep, params: Any, batch: Any, noise: Any, generator: Any) -> KFACState:
     state = dataclasses.replace(upkeep, f=f).started(params, batch, noise, generator, 0.0)
     return dataclasses.replace(state, bases=_emptied(state.bases))
 
@@ -150,14 +148,14 @@ def _update(
     a, b = 1 - first**t, 1 - second**t
     values = moments.eigenvalues | moments.exact
     turn = moments.project_to_diag(mean)
-    scaled = {
-        name: (z / a) / ((values[name].reshape(z.shape) / b).sqrt() + rules.eps) for name, z in turn.items()
-    }
+    scaled = {name: (z / a) / ((values[name].reshape(z.shape) / b).sqrt() + rules.eps) for name, z in turn.items()}
     rate = scheduled(rules.rate, n, "rate", low=0)
     step = trees.scale(-rate, moments.project_from_diag(scaled))
     decay = scheduled(rules.weight_decay, n, "weight_decay", low=0)
     whole = trees.axpy(-rate * decay, wide, step)
-    updates = trees.map(lambda t, p: t.to(p.dtype), whole, own)
+    updates = trees.map(
+        lambda t, p: t.to(p.dtype).clone(), whole, own
+    )  # none of the state's own: chains change them in place
     after = dataclasses.replace(state, step=state.step + 1, velocity=mean, bases=moments)
     return lifted(layers, updates, params), after
 
@@ -170,7 +168,7 @@ def turned(old: PMatEKFAC, new: PMatEKFAC) -> PMatEKFAC:
     >>> F = fisher.fim(f, p, torch.tensor([[1.0, 1.0]]), fisher.PMatKFAC, "gaussian").eigendecomposition()
     >>> G = fisher.fim(f, p, torch.tensor([[1.0, 0.0]]), fisher.PMatKFAC, "gaussian").eigendecomposition()
     >>> turned(F, G).eigenvalues["w"]
-    tensor([[1., 1.]])
+    tensor([[1.0000, 1.0000]])
     """
     found = {}
     for layer in old.layers:

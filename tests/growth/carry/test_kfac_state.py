@@ -85,7 +85,9 @@ def test_fit_and_grow_hands_over_the_batch_and_the_noise():
     plain = run(p, optimizer=growth.sgd(0.1), generator=torch.Generator().manual_seed(1))
     close(plain.params, run(p, optimizer=growth.sgd(0.1)).params, 0.0, "who asks for none gets none")
 
-    noise = [torch.rand(len(o), 1, 20, 10, dtype=D, generator=torch.Generator().manual_seed(k)) for k, o in enumerate(order)]
+    noise = [
+        torch.rand(len(o), 1, 20, 10, dtype=D, generator=torch.Generator().manual_seed(k)) for k, o in enumerate(order)
+    ]
     one = lambda p: run(p, optimizer=kfac(f, bases_every=3), noise=noise).params
     members = [start(seed, units=2) for seed in range(2)]
     close(vmap(one)(trees.stack(members)), trees.stack([one(q) for q in members]), 1e-8, "an ensemble")

@@ -8,7 +8,7 @@ import fisher
 import growth
 from fisher.recipes import kfac, partitioned
 from linmaps import trees
-from tests.fisher.digits import D, digits, mlp, objective, start
+from tests.fisher.digits import digits, mlp, objective, start
 from tests.laws import close
 
 
@@ -68,7 +68,7 @@ def test_states_go_along_with_growth():
 
 
 def test_errors():
-    p, batch, loss = problem()
+    p, batch, _ = problem()
     layers = fisher.LayerCollection.from_function(mlp, p, batch[0])
     plain = growth.sgd(0.1)
     for parts, rest, error, said in [
@@ -80,7 +80,12 @@ def test_errors():
             partitioned(parts, rest)
     for parts, rest, error, said in [
         ({"a": ("hidden", plain)}, None, ValueError, "output.bias: is in no part"),
-        ({"a": ("hidden", plain), "b": ("hidden.bias", plain)}, plain, ValueError, r"hidden.bias: is in the parts \['a', 'b'\]"),
+        (
+            {"a": ("hidden", plain), "b": ("hidden.bias", plain)},
+            plain,
+            ValueError,
+            r"hidden.bias: is in the parts \['a', 'b'\]",
+        ),
         ({"a": ("first", plain)}, plain, ValueError, "a: first: no such leaf"),
         ({"a": (3, plain)}, plain, TypeError, "a: got int"),
         ({"a": ("hidden", kfac(mlp, estimator="exact"))}, plain, ValueError, "a: the optimizer moves"),
@@ -105,4 +110,4 @@ def test_in_a_chain_of_torchopt():
     want, after = rule.update(g, rule.init(p, batch), p, batch=batch)
     close(updates, trees.scale(0.5, want), 1e-15, "chain")
     close(state[0], after, 0.0, "state")
-    close(torchopt.apply_updates(p, updates), trees.add(p, updates), 0.0, "applied")
+    close(torchopt.apply_updates(p, updates, inplace=False), trees.add(p, updates), 0.0, "applied")

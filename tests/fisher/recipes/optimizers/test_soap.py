@@ -90,24 +90,31 @@ def test_narrow_params_and_a_part_of_the_layers():
     layers = fisher.LayerCollection.from_function(mlp, p, batch[0]).select(["hidden"])
     rule = soap(mlp, layers=layers, rate=0.05, bases_every=3)
     loss = objective(mlp, *batch)
-    q, state = trained(rule, p, [batch], lambda b: loss, 8, generator=torch.Generator().manual_seed(0))
+    q, _ = trained(rule, p, [batch], lambda b: loss, 8, generator=torch.Generator().manual_seed(0))
     assert {t.dtype for t in trees.leaves(q)} == {torch.bfloat16}
     close(q["output"], p["output"], 0.0, "the rest stays")
     assert loss(q) < 0.9 * loss(p)
 
 
-def test_ahead_of_adam_on_digits():
-    x, y = digits(600, features=30)
-    p = start(30, 12, 10)
-    batches = [(x[k : k + 100], y[k : k + 100]) for k in range(0, 600, 100)]
-    whole, loss_of = objective(mlp, x, y), lambda b: objective(mlp, *b)
-    q, _ = trained(soap(mlp, rate=0.03), p, batches, loss_of, 30, generator=torch.Generator().manual_seed(0))
-    rule, plain = growth.adam(0.03), p
-    state = rule.init(p)
-    for k in range(30):
-        updates, state = rule.update(grad(loss_of(batches[k % 6]))(plain), state, plain)
-        plain = trees.add(plain, updates)
-    assert whole(q) < 0.9 * whole(plain)
+def test_ahead_of_adam_where_the_inputs_are_correlated():
+    """Inputs of condition 1e4 in a basis that is not that of the axes: Adam does not see it, for any rate."""
+    r = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 12, generator=r, dtype=D) * torch.logspace(0, -2, 12, dtype=D)
+    x = x @ torch.linalg.qr(torch.randn(12, 12, generator=r, dtype=D))[0]
+    f, p = lambda p, x: x @ p["w"], {"w": torch.zeros(12, 2, dtype=D)}
+    batch = (x, x @ torch.randn(12, 2, generator=r, dtype=D))
+    loss = lambda p: ((f(p, x) - batch[1]) ** 2).sum() / 128
+    found = {"soap": [], "adam": []}
+    for rate in (0.01, 0.03, 0.1):
+        rule = soap(f, "gaussian", estimator="exact", rate=rate)
+        found["soap"].append(loss(trained(rule, p, [batch], lambda b: loss, 60)[0]).item())
+        rule, plain = growth.adam(rate, betas=(0.95, 0.95)), p
+        state = rule.init(p)
+        for _ in range(60):
+            updates, state = rule.update(grad(loss)(plain), state, plain)
+            plain = trees.add(plain, updates)
+        found["adam"].append(loss(plain).item())
+    assert min(found["soap"]) < 0.5 * min(found["adam"]), found
 
 
 def test_errors():
