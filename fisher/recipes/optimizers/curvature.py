@@ -112,6 +112,32 @@ def _spread(D: Tensor, damping: float | Tensor) -> Tensor:
     return D + torch.where(some, root, 0.0) * (D.mean(-1, keepdim=True) + D.mean(-2, keepdim=True)) + damping
 
 
+def turned(old: PMatEKFAC, new: PMatEKFAC) -> PMatEKFAC:
+    """The matrix `old` in the bases of `new`, less what is no diagonal there: D <- (W'V)^2 D (T'U)^2.
+
+    >>> import torch, fisher
+    >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}
+    >>> F = fisher.fim(f, p, torch.tensor([[1.0, 1.0]]), fisher.PMatKFAC, "gaussian").eigendecomposition()
+    >>> G = fisher.fim(f, p, torch.tensor([[1.0, 0.0]]), fisher.PMatKFAC, "gaussian").eigendecomposition()
+    >>> turned(F, G).eigenvalues["w"]
+    tensor([[1.0000, 1.0000]])
+    """
+    found = {}
+    for layer in old.layers:
+        if layer.name in old.bases:
+            D, before, after = old.eigenvalues[layer.name], old.bases[layer.name], new.bases[layer.name]
+            found[layer.name] = vmap(_turned)(D, before, after) if layer.grouped else _turned(D, before, after)
+    return PMatEKFAC(found, new.bases, old.exact, old.layers)
+
+
+def _turned(D: Tensor, before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> Tensor:
+    shares = [None if U.ndim == 1 else (V.mT @ U) ** 2 for U, V in zip(before, after)]
+    if len(shares) == 1:
+        return D if shares[0] is None else shares[0] @ D
+    D = D if shares[0] is None else D @ shares[0].mT
+    return D if shares[1] is None else shares[1] @ D
+
+
 def _in_bases(F: PMatKFAC, found: Found) -> PMatEKFAC:
     values, bases = {n: D for n, (D, _) in found.items()}, {n: own for n, (_, own) in found.items()}
     return PMatEKFAC(values, bases, {n: m for n, m in F.exact.items() if n not in found}, F.layers)

@@ -56,6 +56,7 @@ def kfac(
     upper: float = 0.75,
     minimum: float = 1e-8,
     kind: Damped = "pi",
+    correct: bool = False,
 ) -> Optimizer:
     """K-FAC: an optimizer whose steps are (F + damping I)^-1 gradient, F a moving average of Kronecker factors.
 
@@ -75,6 +76,8 @@ def kfac(
     steps (an autoencoder of MNIST is at 90 nats after 100 steps, with "pi" at 83).
     decay: of the moving average, free of bias.  factors_every, bases_every, adapt_every: steps between new factors, new
     eigenbases of them, and changes of the damping.
+    correct: EKFAC, the eigenvalues are a moving average of the second moments of gradients in the bases (George et al., 2018), from
+    the pass that the factors come from; into new bases they are turned.
     adapt: the damping follows ratio = (loss(params + s) - loss(params)) / (g's + s'(F + l2 I)s / 2): times `factor` where that
     is below `lower`, over `factor` where it is above `upper`, never below `minimum` (as in `natural_gradient_step`).
     loss: (params, batch) -> a scalar, or [B], for that ratio; None: the likelihood's, which needs targets.
@@ -107,7 +110,7 @@ def kfac(
     (tensor([[1., 1.]]), KFACState(step 1, 1 layers, 2 parameters, damping 0))
     """
     upkeep = Upkeep(
-        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every
+        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every, correct
     )
     rules = Settings(
         damping, adapt, rate, momentum, clip, weight_decay, loss, l2, norm_constraint, adapt_every, factor, lower, upper, minimum,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from fisher.checks import doors
 from fisher.collector.collection import LayerCollection
@@ -17,7 +16,7 @@ from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat import PMatEKFAC
-from fisher.recipes.optimizers.curvature import widened
+from fisher.recipes.optimizers.curvature import turned, widened
 from fisher.recipes.optimizers.memory import KFACState, step_number
 from fisher.recipes.optimizers.protocol import Optimizer
 from fisher.recipes.optimizers.schedules import check_schedule, scheduled
@@ -158,32 +157,6 @@ def _update(
     )  # none of the state's own: chains change them in place
     after = dataclasses.replace(state, step=state.step + 1, velocity=mean, bases=moments)
     return lifted(layers, updates, params), after
-
-
-def turned(old: PMatEKFAC, new: PMatEKFAC) -> PMatEKFAC:
-    """The matrix `old` in the bases of `new`, less what is no diagonal there: D <- (W'V)^2 D (T'U)^2.
-
-    >>> import torch, fisher
-    >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}
-    >>> F = fisher.fim(f, p, torch.tensor([[1.0, 1.0]]), fisher.PMatKFAC, "gaussian").eigendecomposition()
-    >>> G = fisher.fim(f, p, torch.tensor([[1.0, 0.0]]), fisher.PMatKFAC, "gaussian").eigendecomposition()
-    >>> turned(F, G).eigenvalues["w"]
-    tensor([[1.0000, 1.0000]])
-    """
-    found = {}
-    for layer in old.layers:
-        if layer.name in old.bases:
-            D, before, after = old.eigenvalues[layer.name], old.bases[layer.name], new.bases[layer.name]
-            found[layer.name] = vmap(_turned)(D, before, after) if layer.grouped else _turned(D, before, after)
-    return PMatEKFAC(found, new.bases, old.exact, old.layers)
-
-
-def _turned(D: Tensor, before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> Tensor:
-    shares = [None if U.ndim == 1 else (V.mT @ U) ** 2 for U, V in zip(before, after)]
-    if len(shares) == 1:
-        return D if shares[0] is None else shares[0] @ D
-    D = D if shares[0] is None else D @ shares[0].mT
-    return D if shares[1] is None else shares[1] @ D
 
 
 def _emptied(bases: PMatEKFAC) -> PMatEKFAC:

@@ -15,9 +15,9 @@ from fisher.checks.data import batches, one_batch
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods.columns import ESTIMATORS, Estimator
-from fisher.passes.information import fim
-from fisher.pmat import PMatKFAC
-from fisher.recipes.optimizers.curvature import averaged, eigenbases, own_axes, widened
+from fisher.passes.information import factors_and_moments, fim
+from fisher.pmat import PMatEKFAC, PMatKFAC
+from fisher.recipes.optimizers.curvature import averaged, eigenbases, own_axes, turned, widened
 from fisher.recipes.optimizers.memory import KFACState
 from linmaps import trees
 from linmaps.checks import alike, number, size
@@ -34,6 +34,7 @@ class Upkeep:
     decay: float
     factors_every: int
     bases_every: int
+    correct: bool = False
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
@@ -46,7 +47,7 @@ class Upkeep:
     @property
     def numbered(self) -> bool:
         """Whether what is done depends on the number of the step."""
-        return max(self.factors_every, self.bases_every) > 1
+        return self.correct or max(self.factors_every, self.bases_every) > 1
 
     def factors(self, params: Any, batch: Any, layers: Any, noise: Any, generator: Any, check_finite: bool) -> PMatKFAC:
         drawn = generator if self.estimator == "mc" else None
@@ -77,12 +78,31 @@ class Upkeep:
     ) -> tuple[KFACState, bool]:
         """(the state with new factors, and new bases, where it is their turn; whether the bases are new) at step n."""
         if n % self.factors_every == 0:
-            F = self.factors(params, batch, state.factors.layers, noise, generator, False)
+            F, moments = self.seen(state, params, batch, noise, generator)
             factors, weight = averaged(state.factors, F, state.weight, self.decay)
+            if moments is not None:
+                values, _ = averaged(state.bases.eigenvalues, moments.eigenvalues, state.weight, self.decay)
+                state = dataclasses.replace(state, bases=dataclasses.replace(state.bases, eigenvalues=values))
             state = dataclasses.replace(state, factors=factors, weight=weight)
         if n % self.bases_every:
             return state, False
-        return dataclasses.replace(state, bases=eigenbases(state.factors)), True
+        fresh = eigenbases(state.factors)
+        if self.correct and n:  # the first were those of the axes, of which no more than the diagonal is known
+            fresh = dataclasses.replace(turned(state.bases, fresh), exact=fresh.exact)
+        return dataclasses.replace(state, bases=fresh), True
+
+    def seen(
+        self, state: KFACState, params: Any, batch: Any, noise: Any, generator: Any
+    ) -> tuple[PMatKFAC, PMatEKFAC | None]:
+        """The factors of a batch, and where they correct the eigenvalues the second moments in the bases that there are."""
+        if not self.correct:
+            return self.factors(params, batch, state.factors.layers, noise, generator, False), None
+        like = trees.leaves(params)[0].dtype
+        bases = trees.map(lambda t: t.to(like), state.bases)
+        return factors_and_moments(
+            self.f, params, batch, bases, self.likelihood, self.estimator,
+            generator=generator if self.estimator == "mc" else None, noise=noise,
+        )  # fmt: skip
 
     def checked(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(grads, params) in the order of the state's layers; TypeError or ValueError for what does not fit it."""

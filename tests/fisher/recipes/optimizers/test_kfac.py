@@ -149,6 +149,35 @@ def test_factors_and_bases_are_made_when_it_is_their_turn():
     close(state.weight, torch.tensor(1 - 0.95**5, dtype=D), 1e-14, "weight")
 
 
+def test_corrected_eigenvalues_are_second_moments():
+    """Of equal batches the average is that of `update_diag`, in the old bases and, for a linear net, in new ones."""
+    f, p, batch, loss = classes()
+    g, optimizer = grad(loss)(p), kfac(f, **EXACT, bases_every=4, adapt=False, correct=True)
+    _, state = optimizer.update(g, optimizer.init(p, batch), p, batch=batch)
+    close(state.bases, eigenbases(state.factors), 0.0, "those of the factors at first")
+    for _ in range(3):
+        _, state = optimizer.update(g, state, p, batch=batch)
+    want = state.bases.update_diag(f, p, batch)
+    old = eigenbases(state.factors).eigenvalues
+    share = 0.95**3 * (1 - 0.95**2) / (1 - 0.95**5)  # of what was known when the bases were made
+    close(
+        state.bases.eigenvalues, trees.axpy(share, old, trees.scale(1 - share, want.eigenvalues)), 1e-12, "the average"
+    )
+    _, after = optimizer.update(g, state, p, batch=batch)
+    close(after.bases.bases, eigenbases(after.factors).bases, 0.0, "new bases")
+    name = "output"
+    U, W = after.bases.bases[name]
+    Q = torch.kron(W.contiguous(), U.contiguous())
+    moved, _ = averaged(state.bases.eigenvalues, want.eigenvalues, state.weight, 0.95)
+    block = dataclasses.replace(state.bases, eigenvalues=moved).get_block(name)
+    close(after.bases.eigenvalues[name].flatten(), (Q.T @ block @ Q).diagonal(), 1e-10, "turned")
+    scales = lambda p, x: f(p, x) * p["scale"]
+    whole = {**p, "scale": torch.ones(10, dtype=D)}
+    other = kfac(scales, **EXACT, bases_every=3, adapt_every=1, correct=True)
+    q, state = trained(other, whole, [batch], lambda b: lambda p: objective(scales, *b)(p), 6)
+    assert objective(scales, *batch)(q) < 0.5 * objective(scales, *batch)(whole)
+
+
 def test_several_batches_at_the_start_are_burn_in():
     f, p, _, _ = classes()
     batches = [digits(40, 40 * k, features=6) for k in range(3)]
@@ -171,7 +200,9 @@ def test_bases_solve_as_the_factors_do():
         close(damped_solve(eigenbases(F), v, 0.1, kind), F.solve(v, 0.1, kind=kind), 1e-10, kind)
 
 
-@pytest.mark.parametrize("options", [{}, {"rate": 0.3, "clip": 0.5}, {"rate": 0.3, "norm_constraint": 1e-3, "l2": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rate": 0.3, "clip": 0.5}, {"rate": 0.3, "norm_constraint": 1e-3, "l2": 0.1}, {"correct": True}]
+)
 def test_an_ensemble_is_one_vmap(options):
     f, _, batch, loss = classes(40)
     optimizer = kfac(f, bases_every=2, adapt_every=2, **options)
@@ -282,7 +313,7 @@ def test_narrow_params_have_wide_states(dtype):
     f, p, (x, y), _ = classes()
     p, batch = trees.map(lambda t: t.to(dtype), p), (x.to(dtype), y)
     loss = objective(f, *batch)
-    optimizer = kfac(f, bases_every=2, adapt_every=1)
+    optimizer = kfac(f, bases_every=2, adapt_every=1, correct=True)
     r = torch.Generator().manual_seed(0)
     q, state = trained(optimizer, p, [batch], lambda b: loss, 6, generator=r)
     assert {t.dtype for t in trees.leaves(q)} == {dtype}
