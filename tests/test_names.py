@@ -20,6 +20,7 @@ from fisher.pmat.contract.cuts import Over
 from fisher.pmat.contract.pmat import Ord
 from fisher.pmat.matrix_free.matrixfree import Diagonal, Trace
 from fisher.recipes import influences, pruning
+from fisher.recipes.optimizers.curvature import Damped
 from fisher.reducers.base import Sharing
 from growth.carry.carrier import Fill
 from growth.carry.orders import OrderName
@@ -83,6 +84,7 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (Kernel, lambda n: fisher.gram(f, P, X, kind=n)),
     (influences.LossName, lambda n: fisher.recipes.self_influence(f, P, DATA.get(n), DENSE, loss=n, regul=1.0)),
     (pruning.Method, lambda n: fisher.recipes.pruning_scores(DENSE, P, method=n, regul=1.0)),
+    (Damped, lambda n: fisher.recipes.kfac(f, kind=n)),
     (Kind, of_solve),
     (Over, lambda n: DENSE.pinv(over=n)),
     (Ord, lambda n: DENSE.norm(n)),

@@ -11,6 +11,7 @@ import fisher
 import growth
 import linmaps
 from fisher.recipes import Damping, laplace, natural_gradient_step
+from fisher.recipes import kfac as kfac_optimizer
 from linmaps import trees
 
 G = torch.Generator().manual_seed(0)
@@ -57,6 +58,7 @@ LINES = {
     "Laplace": lambda: laplace(F, PARAMS, kfac(), 12),
     "NaturalStep": lambda: natural_gradient_step(loss, PARAMS, kfac(), PARAMS, Damping(torch.tensor(0.1))),
     "Damping": lambda: Damping(torch.tensor(0.1)),
+    "KFACState": lambda: kfac_optimizer(F, estimator="exact").init(PARAMS, (X, T)),
     "Mean": lambda: fisher.Mean().add(PARAMS, 4),
     "Mean of a matrix": lambda: fisher.Mean().add(kfac(), 4),
     "PMatKFAC": kfac,

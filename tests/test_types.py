@@ -57,6 +57,9 @@ reveal_type(fisher.Mean().add(F, 4).value())  # R: PMatKFAC
 posterior = fisher.recipes.laplace(f, params, F, n_examples=4)
 reveal_type(posterior.sample(torch.Generator()))  # R: dict[str, Tensor]
 reveal_type(posterior.params)  # R: dict[str, Tensor]
+optimizer = fisher.recipes.kfac(f, "gaussian", rate=lambda step: 0.1 / (1 + step))
+reveal_type(optimizer)  # R: Optimizer
+growth.fit_and_grow(f, params, (x, x), growth.Pair("w", "v"), order=[], target=2, k=1, optimizer=optimizer)
 reveal_type(fisher.ema(D, D, 0.9))  # R: PMatDiag
 reveal_type(fisher.ema(F.inverse(), F.inverse(), 0.9))  # R: PMat
 layers = fisher.LayerCollection.from_function(f, params, x)
@@ -70,6 +73,8 @@ F.pinv(over="bloc")  # E: "over" to "pinv"
 fisher.fim(f, params, x, estimator="exat")  # E: "estimator" to "fim"
 fisher.fim(f, params, x, PMatDiag, "categorial")  # E: "fim" has incompatible type "Literal['categorial']"
 fisher.fim(f, params, x, sharing="expnd")  # E: "sharing" to "fim"
+fisher.recipes.kfac(f, kind="tikhonov")  # E: "kind" to "kfac"
+fisher.recipes.kfac(f, bases_evry=3)  # E: Unexpected keyword argument "bases_evry"
 fisher.fim(f, params, x, chunksize=4)  # E: Unexpected keyword argument "chunksize"
 fisher.fim(f, params, x, dict)  # E: "Representation" of "fim" cannot be "dict
 fisher.fim(f, params)  # E: Missing positional argument "data"

@@ -30,7 +30,7 @@ from fisher.pmat.names import by_name
 from fisher.pmat.representation import Representation
 from fisher.reducers import REDUCERS, Options
 from fisher.reducers.base import Sharing
-from fisher.reducers.ekfac import EKFAC, Correction
+from fisher.reducers.ekfac import EKFAC, Both, Correction
 from fisher.reducers.mixed import Mixed
 from linmaps import trees
 from linmaps.checks import size
@@ -199,6 +199,27 @@ def correct(F: Any, run: Pass, data: Any, options: Options) -> Any:
     if isinstance(F, PMatMixed):
         return F.replaced([correct(G, run, data, options) if isinstance(G, PMatEKFAC) else G for G in F.parts])
     return reduce(run.on(F.layers), data, Correction.of(F), options)
+
+
+@full_precision("f")
+def factors_and_moments(
+    f: Callable[..., Tensor],
+    params: Any,
+    batch: Any,
+    bases: PMatEKFAC,
+    likelihood: Likelihood,
+    estimator: Estimator,
+    *,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+) -> tuple[PMatKFAC, PMatEKFAC]:
+    """What `fim(..., PMatKFAC)` and `bases.update_diag(...)` give of one batch, from one pass over the same columns."""
+    params = parameters(params)
+    columns = make_estimator(estimator, likelihood, generator=generator, noise=noise)
+    run = Pass(doors.function(f), params, columns, bases.layers, None, False, None, False, one_only=noise is not None)
+    limits = Options(largest_block=LARGEST_BLOCK, largest_factor=LARGEST_FACTOR)
+    found: tuple[PMatKFAC, PMatEKFAC] = reduce(run, batch, Both.of(bases), limits)
+    return found
 
 
 @hands_over("update_diag")

@@ -3,6 +3,7 @@
 In reading order:
     natural_gradient  steps along the natural gradient, damped
     steps             the exact length and momentum of a step
+    optimizers        K-FAC as a pair of pure functions, and what it is made of
     posterior         the Laplace approximation
     influences        influences of examples
     pruning           scores and masks
@@ -14,25 +15,35 @@ from fisher.recipes.dimension import effective_dimension
 from fisher.recipes.ewc import ewc_penalty, ewc_total
 from fisher.recipes.influences import influence, leave_one_out, self_influence
 from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradient_step
+from fisher.recipes.optimizers.descent import kfac
+from fisher.recipes.optimizers.memory import KFACState
+from fisher.recipes.optimizers.partition import partitioned
+from fisher.recipes.optimizers.protocol import Optimizer
+from fisher.recipes.optimizers.rotated import soap
 from fisher.recipes.posterior import Laplace, laplace, tune_prior_precision
 from fisher.recipes.pruning import prune_mask, pruning_scores, unit_mask, unit_scores
 from fisher.recipes.steps import best_step
 
 __all__ = [
     "Damping",
+    "KFACState",
     "Laplace",
     "NaturalStep",
+    "Optimizer",
     "best_step",
     "effective_dimension",
     "ewc_penalty",
     "ewc_total",
     "influence",
+    "kfac",
     "laplace",
     "leave_one_out",
     "natural_gradient_step",
+    "partitioned",
     "prune_mask",
     "pruning_scores",
     "self_influence",
+    "soap",
     "tune_prior_precision",
     "unit_mask",
     "unit_scores",

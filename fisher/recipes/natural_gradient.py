@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Generic
 
@@ -64,6 +65,7 @@ def natural_gradient_step(
     lower: float = 0.25,
     upper: float = 0.75,
     minimum: float = 1e-10,
+    solve: Callable[..., Any] | None = None,
     **options: Any,
 ) -> NaturalStep[Tree]:
     """params - (F + damping I)^-1 gradient, and the damping for the next step.
@@ -75,6 +77,8 @@ def natural_gradient_step(
 
     and the step is taken where the loss falls; else params stay and only the damping grows.  loss: params -> scalar, the
     mean loss of which F is the Fisher (or Gauss-Newton) matrix and `gradient` the gradient.  options: of F.solve.
+    solve: what is ready to be used in place of F.solve, (gradient, damping) -> tree like params, or (gradient) -> tree: of an
+    eigendecomposition that is kept, of factors where F is the whole matrix.
     Two evaluations of the loss; no branch on values, so that an ensemble is one vmap.  ValueError for factor <= 1.
 
     Levenberg (1944); Marquardt (1963); Martens and Grosse (2015), section 6.5.
@@ -96,7 +100,10 @@ def natural_gradient_step(
             f"got factor={factor}, lower={lower}, upper={upper}, expected factor > 1 and 0 < lower < upper"
         )
     params = F.check_vector(params, "params")
-    step = trees.scale(-1.0, F.solve(gradient, damping.value, **options))
+    if solve is not None and options:
+        raise ValueError(f"solve: got it with options {sorted(options)} of F.solve, expected one of the two")
+    found = F.solve(gradient, damping.value, **options) if solve is None else _ready(solve, gradient, damping.value)
+    step = trees.scale(-1.0, F.check_vector(found, "solve(gradient)"))
     moved = trees.add(params, step)
     before, after = loss(params), loss(moved)
     predicted = -(trees.dot(gradient, step) + F.vTMv(step) / 2)
@@ -110,3 +117,12 @@ def natural_gradient_step(
         torch.where(falls, after, before),
         ratio,
     )
+
+
+def _ready(solve: Callable[..., Any], gradient: Any, damping: Tensor) -> Any:
+    """solve(gradient, damping), or solve(gradient) of one that takes no more."""
+    try:
+        inspect.signature(solve).bind(gradient, damping)
+    except TypeError:
+        return solve(gradient)
+    return solve(gradient, damping)

@@ -79,6 +79,33 @@ class Correction(Reducer):
         return PMatEKFAC(_values(columns, seen), self.F.bases, self.F.exact, self.layers)
 
 
+class Both(EKFAC):
+    """The factors, and the second moments in bases that are there, from one batch: (PMatKFAC, PMatEKFAC)."""
+
+    def __init__(self, layers: LayerCollection, options: Options, F: PMatEKFAC) -> None:
+        super().__init__(layers, options)
+        self.F = F
+
+    @classmethod
+    def of(cls, F: PMatEKFAC) -> Callable[[LayerCollection, Options], Reducer]:
+        """Makes of the layers a reducer for F's bases."""
+        return lambda layers, options: cls(layers, options, F)
+
+    def inputs(self, kept: dict[int, Any]) -> Any:
+        return KFAC.inputs(self, {k: moments for k, (moments, _) in kept.items()})
+
+    def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        whole = {k: a for k, (_, a) in kept.items()}
+        moved = {n: _moments(self, self.layers[n], U, whole, g, rows) for n, U in self.F.bases.items()}
+        return KFAC.columns(self, whole, g, rows), moved
+
+    def finish(self, inputs: Any, columns: Any, seen: int) -> Any:
+        outer, moved = columns
+        F = KFAC.finish(self, inputs, outer, seen)
+        exact = {n: m for n, m in F.exact.items() if n not in self.F.bases}  # type: ignore[attr-defined]
+        return F, PMatEKFAC(_values(moved, seen), self.F.bases, exact, self.layers)
+
+
 def basis(layer: Layer, A: Tensor, G: Tensor) -> Bases:
     """Eigenvectors of the two factors; ones for a diagonal one."""
 

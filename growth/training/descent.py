@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad
 
+from fisher.recipes.optimizers.protocol import Optimizer as Optimizer
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed
-
-
-class Optimizer(NamedTuple):
-    """Two pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
-
-    >>> import torch
-    >>> rule = sgd(0.5)
-    >>> rule.update({"w": torch.ones(1)}, rule.init({"w": torch.zeros(1)}), {"w": torch.zeros(1)})[0]
-    {'w': tensor([-0.5000])}
-    """
-
-    init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 @typed

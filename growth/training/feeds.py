@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 from torch import Tensor
@@ -88,3 +89,21 @@ def feed(data: Any, order: Sequence[Any], *, check_finite: bool = True) -> Memor
     'Stream'
     """
     return (Memory if one_batch(data) else Stream)(data, order, check_finite=check_finite)
+
+
+def drawn(noise: Any, order: Sequence[Any]) -> Callable[[int], Iterable[Any]]:
+    """The noise of each step of a phase: None for all without any, else tensors of as many steps as order has.
+
+    >>> import torch
+    >>> list(drawn([torch.ones(2, 3)], [torch.zeros(2, 4)])(0))
+    [tensor([1., 1., 1.]), tensor([1., 1., 1.])]
+    """
+    if noise is None:
+        return lambda phase: itertools.repeat(None)
+    steps = [len(t) if isinstance(t, Tensor) else None for t in order]
+    if None in steps:
+        raise ValueError("noise: got some for data that come in batches, expected None; give a generator")
+    got = [len(t) for t in noise]
+    if got != steps:
+        raise ValueError(f"noise: got {got} steps by phase, expected {steps}, as order has")
+    return lambda phase: noise[phase]  # type: ignore[no-any-return]

@@ -23,7 +23,7 @@ from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale
 from growth.training.choice import CHOICES, Choose, alone, rooms, steepest
 from growth.training.descent import gradients, moved, sgd
-from growth.training.feeds import Memory, feed
+from growth.training.feeds import Memory, drawn, feed
 from growth.training.growing import mean_loss, taken
 from growth.training.proposals import Method, proposed
 from growth.training.rules import Rule
@@ -53,6 +53,7 @@ def fit_and_grow(
     scale: Scale | None = None,
     ridge: float = 0.1,
     generator: torch.Generator | None = None,
+    noise: Sequence[Tensor] | None = None,
     score: Callable[[Any], Tensor] | None = None,
     progress: bool = False,
     check_finite: bool = True,
@@ -73,7 +74,8 @@ def fit_and_grow(
     reached, and `Step.width` says who grew.  `growth.compare(..., params=params)` is the table of it.
     optimizer: `sgd()` by default; any two pure functions init(params), update(gradient, state, params) -> (step to be added,
     state), those of torchopt too.  One that names `batch` gets the (x, target) of the step by this keyword, in init the first;
-    one that names `generator` gets the one given.  State goes over growth by `optimizer.carry(state, params, grown)` if there
+    one that names `generator` or `noise`, as `fisher.recipes.kfac` does, gets what is given: noise is a tensor
+    `[steps, ...]` per phase.  State goes over growth by `optimizer.carry(state, params, grown)` if there
     is one, else by `grow_like`.
     method: (stats, k) -> Neurons; None: `optimal_neurons` with the output metric "fisher" (shrinkage 0.1), ridge as below.
     delta: also change the weights that are there.  scale: amplitudes as in `grow`; None: by `line_search`, which looks at
@@ -112,6 +114,7 @@ def fit_and_grow(
     if check_finite:
         finite(params, "params", DIVERGED)
     batches = feed(data, order, check_finite=check_finite)
+    noises = drawn(noise, order)
     widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
     growths = max(0, len(order) - 1)
     if choose == "slope":
@@ -142,12 +145,11 @@ def fit_and_grow(
                 state = rule.carry(state, params, made.params)
                 params, used, gain, decrease, grown = made.params, made.amplitudes, made.gain, made.decrease, made.grown
                 widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
-            for x, t in batches.phase(phase):
+            for (x, t), noise_here in zip(batches.phase(phase), noises(phase)):
                 loss_of = functools.partial(_batch_loss, f, each, x, t)
                 gradient = gradients(loss_of, params)
-                step, state = rule.update(
-                    gradient, state, params, batch=(unsealed(x), unsealed(t)), generator=generator
-                )
+                batch = unsealed(x), unsealed(t)
+                step, state = rule.update(gradient, state, params, batch=batch, generator=generator, noise=noise_here)
                 params = moved(params, step)
                 bar.update()
             final = mean_loss(f, params, batches.parts, loss)

@@ -1,4 +1,4 @@
-"""What an optimizer is handed: gradients, state and params, and by name the batch and the generator where it asks for them."""
+"""What an optimizer is handed: gradients, state and params, and by name the batch, noise, the generator if it asks for them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from growth.carry.state import grow_like
 
-NAMES = ("batch", "generator")
+NAMES = ("batch", "noise", "generator")
 
 
 class Rule:
     """init, update and carry of an optimizer, each called with what its signature names.
 
-    batch: the (x, target) of a step; generator: the one of the fit; state over growth by the optimizer's own
+    batch: the (x, target) of a step; noise: its own; generator: the one of the fit; state over growth by the optimizer's own
     `carry(state, params, grown)` where it has one, else by `grow_like`.  An optimizer whose init asks for the batch gets its
     state with the first batch; until then this is None.
 
@@ -38,10 +38,12 @@ class Rule:
 
     def start(self, params: Any, generator: Any) -> Any:
         """The state before any batch; None where init asks for one."""
-        return None if "batch" in self.init_asks else self._init(params, {"generator": generator})
+        return None if "batch" in self.init_asks else self._init(params, {"generator": generator, "noise": None})
 
-    def update(self, gradient: Any, state: Any, params: Any, *, batch: Any, generator: Any) -> tuple[Any, Any]:
-        offer = {"batch": batch, "generator": generator}
+    def update(
+        self, gradient: Any, state: Any, params: Any, *, batch: Any, generator: Any, noise: Any = None
+    ) -> tuple[Any, Any]:
+        offer = {"batch": batch, "noise": noise, "generator": generator}
         if state is None and "batch" in self.init_asks:
             state = self._init(params, offer)
         own = {n: offer[n] for n in NAMES if n in self.update_asks}
@@ -65,7 +67,7 @@ def asked(fn: Callable[..., Any]) -> set[str]:
     """What a function takes by name: parameters that need not come by position, and all of `NAMES` with **options.
 
     >>> sorted(asked(lambda g, s, p, batch, noise=None: None)), sorted(asked(lambda g, s, p, **options: None))
-    (['batch', 'noise'], ['batch', 'generator'])
+    (['batch', 'noise'], ['batch', 'generator', 'noise'])
     """
     try:
         found = inspect.signature(fn).parameters

@@ -46,6 +46,18 @@ def _fim(representation, likelihood="gaussian", **options):
     return lambda p, x: fisher.fim(f, p, x, representation, likelihood, **options)
 
 
+def _plain(rate):
+    return R.Optimizer(lambda params: (), lambda g, state, params: (trees.scale(-rate, g), state))
+
+
+def _steps(optimizer, p, v):
+    """The updates of two steps."""
+    batch = (X.to(p["w"].dtype), T)
+    first, state = optimizer.update(v, optimizer.init(p, batch), p, batch=batch)
+    second, _ = optimizer.update(v, state, trees.axpy(0.1, first, p), batch=batch)
+    return first, second
+
+
 def _spectral(F):
     """What of an eigendecomposition does not depend on the choice of the vectors."""
     return F.pow(0.5, 0.3)
@@ -248,6 +260,25 @@ CASES |= {
     "fisher.recipes.best_step": Case(
         lambda p, v: R.best_step(_dense(p, X.to(p["w"].dtype)), v, trees.stack([p, v]), 0.1), (P, V), tol=1e-6
     ),
+    "fisher.recipes.kfac": Case(
+        lambda p, v: _steps(R.kfac(f, estimator="exact", damping=0.5, adapt_every=1), p, v), (P, V), tol=1e-5
+    ),
+    "fisher.recipes.kfac/rate": Case(
+        lambda p, v: _steps(
+            R.kfac(f, estimator="exact", damping=0.5, rate=0.1, clip=1e-3, l2=0.1, weight_decay=0.1, kind="default"), p, v
+        ),
+        (P, V), tol=1e-5,
+    ),
+    "fisher.recipes.soap": Case(
+        lambda p, v: _steps(R.soap(f, estimator="exact", rate=0.1, eps=1.0), p, v), (P, V), tol=1e-5,
+        skip=dict.fromkeys(("grad", "jac"), "a square root of moments, of which some are zero"),
+    ),
+    "fisher.recipes.partitioned": Case(
+        lambda p, v: _steps(R.partitioned({"one": ("w", _plain(0.1)), "two": (["b", "v"], _plain(0.2))}, _plain(0.3)), p, v),
+        (P, V),
+    ),
+    "fisher.recipes.Optimizer": Exempt("two functions; kfac, soap and partitioned make some"),
+    "fisher.recipes.KFACState": Exempt("record that kfac and soap keep; its steps are in their rows"),
     "fisher.recipes.Damping": Exempt("record of a scalar; used in natural_gradient_step"),
     "fisher.recipes.NaturalStep": Exempt("record that natural_gradient_step returns"),
     "fisher.recipes.pruning_scores/obd": Case(lambda p, x: R.pruning_scores(_dense(p, x), p), (P, X)),

@@ -38,7 +38,8 @@ EXEMPT: dict[str, str] = {
     "fisher.PMat": "abstract",
     "fisher.functional": "takes a torch.nn.Module; what it refuses is in tests/fisher/collector/test_modules.py",
     "fisher.PMatEKFACBlockDiag": "another name of PMatEKFAC",
-    **dict.fromkeys(("fisher.Layer", "fisher.Use", "fisher.recipes.NaturalStep"), RECORD),
+    "fisher.recipes.Optimizer": "two functions, called with what theirs take",
+    **dict.fromkeys(("fisher.recipes.KFACState", "fisher.Layer", "fisher.Use", "fisher.recipes.NaturalStep"), RECORD),
 }
 R = fisher.recipes
 
@@ -327,8 +328,15 @@ def of_recipes() -> list[Call]:
     units = R.unit_scores(scores, layers)
     damping = R.Damping(torch.tensor(0.5))
 
+    plain = R.Optimizer(lambda params: (), lambda g, state, params: (g, state))
+
     def user_at(q: Any) -> Any:
         return user_loss(q, X, T)
+
+    def stepped(make: Any, params: Any, batch: Any, **options: Any) -> Any:
+        optimizer = make(user_f, estimator="exact", **options)
+        state = optimizer.init(params, batch)
+        return optimizer.update(trees.scale(1e-2, V), state, params, batch=batch)
 
     return [
         Call(N + "effective_dimension", R.effective_dimension, {"F": F, "regul": 0.3}),
@@ -362,6 +370,19 @@ def of_recipes() -> list[Call]:
             "loss": user_at, "params": P, "F": F, "gradient": trees.scale(1e-2, V), "damping": damping,
             "factor": 1.5, "lower": 0.25, "upper": 0.75, "minimum": 1e-10,
         }),
+        Call(N + "kfac", functools.partial(stepped, R.kfac), {
+            "params": P, "batch": DATA, "decay": 0.9, "factors_every": 1, "bases_every": 2, "damping": 0.1, "momentum": 0.5,
+            "weight_decay": 0.1, "l2": 0.1, "adapt_every": 1, "factor": 1.5, "lower": 0.25, "upper": 0.75, "minimum": 1e-8,
+        }),
+        Call(N + "kfac/rate", functools.partial(stepped, R.kfac), {
+            "params": P, "batch": DATA, "rate": 0.1, "clip": 0.1, "norm_constraint": 0.1, "kind": "default",
+        }),
+        Call(N + "soap", functools.partial(stepped, R.soap), {
+            "params": P, "batch": DATA, "decay": 0.9, "rate": 0.1, "betas": (0.9, 0.9), "eps": 1e-8, "weight_decay": 0.1,
+        }),
+        Call(N + "partitioned", lambda parts, params: R.partitioned(parts, plain).init(params), {
+            "parts": {"one": ("w", plain)}, "params": P,
+        }, ("parts",)),
         Call(N + "Damping", R.Damping, {"value": torch.tensor(0.5)}),
         Call(N + "best_step", R.best_step, {"F": F, "gradient": V, "directions": trees.stack([P, V]), "regul": 0.1}),
         Call(N + "pruning_scores", R.pruning_scores, {"F": F, "params": P, "method": "obs", "regul": 0.3}),

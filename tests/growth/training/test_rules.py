@@ -121,7 +121,7 @@ def test_who_does_not_ask_gets_what_it_got():
         "other names": lambda updates, own, q: (down(updates), own),
         "a default": lambda g, s, p=None: (down(g), s),
         "partial": functools.partial(lambda lr, g, s, p: (trees.scale(-lr, g), s), 0.1),
-        "options": lambda g, s, p, **options: (down(g), s) if set(options) == {"batch", "generator"} else 1 / 0,
+        "options": lambda g, s, p, **options: (down(g), s) if set(options) == {"batch", "noise", "generator"} else 1 / 0,
         "by name alone": lambda updates, state, *, params=None, inplace=True: (down(updates), state)
         if params is not None and not inplace
         else 1 / 0,
@@ -164,3 +164,35 @@ def test_integers_pass_through():
     want = growth.with_fisher(growth.statistics(f, start(), DATA, PAIR), f, start(), DATA, PAIR)
     for a, b in zip(trees.leaves(with_exact), trees.leaves(want), strict=True):
         assert torch.equal(a, b)
+
+
+class Noisy(GaussNewton):
+    """Remembers its noise."""
+
+    def update(self, gradient, state, params, *, batch, noise=None, generator=None):
+        self.seen.append(noise)
+        return trees.scale(-0.1, gradient), state
+
+
+def test_noise_goes_to_who_asks_for_it_step_by_step():
+    noise = [torch.arange(4.0).reshape(2, 2), torch.arange(4.0, 10).reshape(3, 2)]
+    order = [torch.arange(40).reshape(2, 20), torch.arange(30).reshape(3, 10)]
+    rule = Noisy()
+    run(rule, DATA, order, noise=noise)
+    assert [t.tolist() for t in rule.seen] == [t.tolist() for part in noise for t in part]
+    run(growth.sgd(), DATA, order, noise=noise)  # who does not ask gets none
+    with pytest.raises(ValueError, match=r"noise: got \[2, 2\] steps by phase, expected \[2, 3\]"):
+        run(Noisy(), DATA, order, noise=[noise[0], noise[0]])
+    with pytest.raises(ValueError, match="noise: got some for data that come in batches"):
+        run(Noisy(), noise=noise)
+
+
+def test_kfac_trains_and_its_state_grows():
+    from fisher import recipes
+
+    rule, own = recipes.kfac(f, "categorical"), torch.Generator().manual_seed(0)
+    fit = run(rule, order=(6, 6), generator=own)
+    trained = [float(step.trained) for step in fit.steps]
+    assert trained[0] < 0.9 * float(fit.steps[0].before)
+    assert trained[1] < trained[0]
+    assert fit.params["hidden"]["weight"].shape == (4, 4)

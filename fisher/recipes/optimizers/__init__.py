@@ -1,0 +1,16 @@
+"""Optimizers as pairs of pure functions, on Fisher matrices that they keep in their state.
+
+In reading order:
+    protocol    Optimizer: init and update, and what they ask for
+    schedules   settings that are numbers or functions of the step
+    memory      KFACState, what an optimizer keeps between steps
+    curvature   moving averages of factors, their eigenbases, damped solves
+    upkeep      factors and bases, made anew where it is their turn
+    model       the quadratic model of a loss in the span of a few directions
+    settings    what the arguments of kfac say
+    lengths     how far a step goes
+    adaptation  Levenberg-Marquardt damping by the ratio of what happened to what the model foresaw
+    descent     kfac
+    rotated     soap: Adam in the eigenbases
+    partition   several optimizers, each for some of the leaves
+"""

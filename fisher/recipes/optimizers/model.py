@@ -1,0 +1,89 @@
+"""The quadratic model of a loss in the span of a few directions: exact products with F by one batched forward mode.
+
+K directions D, B examples; q(c) = b'c + c'(M + shift E)c / 2 with b = D'g, M = D'F D, E = D'D, all of size K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fisher.checks.axes import batch_size
+from fisher.collector.exact_rows import mapped
+from fisher.derivatives.forward import jvp
+from fisher.likelihoods import Likelihood, counts
+from fisher.likelihoods.columns import counted
+from fisher.pmat.matrix_free.curvature import fisher_vector
+from linmaps import trees
+from linmaps.numerics.dtypes import working
+from linmaps.numerics.eigen import pinv
+from linmaps.trees.printed import cell, on_a_line
+
+
+@trees.record()
+class Model:
+    """y = f(params, x), slopes b `[K]`, curved M `[K, K]`, gram E `[K, K]`."""
+
+    y: Tensor
+    slopes: Tensor
+    curved: Tensor
+    gram: Tensor
+
+    def __repr__(self) -> str:
+        return on_a_line(self, [f"{len(self.slopes)} directions", f"slopes {cell(self.slopes)}"])
+
+    def lengths(self, shift: float | Tensor) -> Tensor:
+        """c `[K]`, the minimum of the model with shift I added to F; of parallel directions, or none, the shortest."""
+        P = self.curved + shift * self.gram
+        some = P.diagonal() > 0
+        scale = torch.where(some, torch.where(some, P.diagonal(), 1.0).rsqrt(), 0.0)
+        return -scale * (pinv(scale[:, None] * P * scale) @ (scale * self.slopes))
+
+    def change(self, lengths: Tensor, shift: float | Tensor = 0.0) -> Tensor:
+        """q(c), a scalar."""
+        return self.slopes @ lengths + lengths @ (self.curved + shift * self.gram) @ lengths / 2
+
+
+def model_of(
+    f: Callable[..., Tensor],
+    likelihood: Likelihood,
+    params: Any,
+    x: Any,
+    target: Any,
+    gradient: Any,
+    directions: list[Any],
+) -> Model:
+    """The model of the mean loss on a batch along these directions, trees like params in float32 at least.
+
+    One forward and K tangents of it, no backward.
+
+    >>> import torch, fisher
+    >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, torch.eye(2)
+    >>> d = {"w": torch.tensor([[1.0], [0.0]])}
+    >>> model_of(f, fisher.Gaussian(), p, x, None, {"w": torch.tensor([[-1.0], [0.0]])}, [d]).lengths(0.5)
+    tensor([1.])
+    """
+    K = trees.stack(directions)
+    own = trees.map(lambda d, p: d.to(p.dtype), K, params)
+    along = lambda d: jvp(lambda p: f(p, x), (params,), (d,))
+    together = lambda: vmap(along)(own)
+    apart = lambda: tuple(torch.stack(t) for t in zip(*(along(d) for d in trees.unstack(own))))
+    ys, U = mapped(together, apart) if len(directions) > 1 else apart()
+    y = ys[0]
+    z, U = working(y), working(U)
+    kept = counts(likelihood, z, target)
+    HU = vmap(lambda u: counted(fisher_vector(likelihood, z, u), kept))(U)
+    curved = U.flatten(1) @ HU.flatten(1).mT / max(1, batch_size(x))
+    wide = trees.map(working, gradient)
+    slopes = torch.stack([trees.dot(d, wide) for d in directions])
+    gram = _gram(K)
+    return Model(y, slopes, ((curved + curved.mT) / 2).to(slopes.dtype), gram)
+
+
+def _gram(K: Any) -> Tensor:
+    parts = [t.flatten(1) @ t.flatten(1).mT for t in trees.leaves(K)]
+    return sum(parts[1:], parts[0])

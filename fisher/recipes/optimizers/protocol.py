@@ -1,0 +1,36 @@
+"""The protocol of optimizers: two pure functions, and which of the batch, noise and a generator they ask for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Optimizer(NamedTuple):
+    """Two pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
+
+    One that looks at more than gradients names it: `init(params, batch, noise=None, generator=None)` and
+    `update(gradient, state, params, batch=batch, noise=None, generator=None)`, as `fisher.recipes.kfac` does.
+
+    >>> import torch
+    >>> from linmaps import trees
+    >>> rule = Optimizer(lambda params: (), lambda gradient, state, params: (trees.scale(-0.5, gradient), state))
+    >>> rule.update({"w": torch.ones(1)}, rule.init({"w": torch.zeros(1)}), {"w": torch.zeros(1)})[0]
+    {'w': tensor([-0.5000])}
+    """
+
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Any, Any]]
+
+
+def asked_for(fn: Callable[..., Any], **offered: Any) -> dict[str, Any]:
+    """Those of the offered keyword arguments that fn names; all of them for one that takes any.
+
+    >>> asked_for(lambda params, batch: 0, batch=1, generator=2)
+    {'batch': 1}
+    """
+    known = inspect.signature(fn).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return offered
+    return {name: value for name, value in offered.items() if name in known}

@@ -1,0 +1,166 @@
+"""SOAP: Adam in the eigenbases of the Kronecker factors of the Fisher matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks import doors
+from fisher.collector.collection import LayerCollection
+from fisher.likelihoods import Likelihood
+from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.columns import Estimator
+from fisher.likelihoods.names import LikelihoodName
+from fisher.pmat import PMatEKFAC
+from fisher.recipes.optimizers.curvature import turned, widened
+from fisher.recipes.optimizers.memory import KFACState, step_number
+from fisher.recipes.optimizers.protocol import Optimizer
+from fisher.recipes.optimizers.schedules import check_schedule, scheduled
+from fisher.recipes.optimizers.upkeep import Upkeep, lifted
+from linmaps import trees
+from linmaps.checks import number
+from linmaps.checks.annotations import typed
+from linmaps.checks.precision import full_precision
+
+
+@full_precision("f")
+@typed
+def soap(
+    f: Callable[..., Tensor],
+    likelihood: LikelihoodName | Likelihood = "categorical",
+    *,
+    layers: LayerCollection | None = None,
+    estimator: Estimator = "mc",
+    decay: float = 0.95,
+    factors_every: int = 1,
+    bases_every: int = 10,
+    rate: Any = 3e-3,
+    betas: tuple[float, float] = (0.95, 0.95),
+    eps: float = 1e-8,
+    weight_decay: Any = 0.0,
+) -> Optimizer:
+    """SOAP: Adam whose second moments are those of the gradient in the eigenbases U, W of the Kronecker factors.
+
+        m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) (W'g U)^2,
+        update = -rate W [(W'm U / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)] U'
+
+    The factors are those of the Fisher matrix by its `estimator` (of its gradients by example; "empirical" at the targets of
+    the data), not G G' and G'G of the gradient of the batch, as in the paper; f, likelihood, layers, estimator, decay,
+    factors_every, bases_every, rate, weight_decay (-rate weight_decay params beside the update), and how `init` and `update` are
+    called as in `kfac`.  Where bases are made anew, v goes along as the diagonal of a matrix does: its trace is kept.
+    What has no factors has moments in the eigenbasis of its exact block, or entry by entry.
+
+    state: a `KFACState`; velocity is m, bases.eigenvalues are v, damping is 0.  No model is made: a step is one fim, two
+    rotations, and every bases_every steps the eigenvectors.
+
+    Vyas et al. (2024), SOAP: improving and stabilizing Shampoo using Adam.
+
+    >>> import torch, fisher
+    >>> f, w, batch = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, (torch.eye(2), torch.ones(2, 1))
+    >>> optimizer = soap(f, "gaussian", estimator="exact", rate=0.1)
+    >>> state = optimizer.init(w, batch)
+    >>> updates, state = optimizer.update({"w": torch.full((2, 1), -0.5)}, state, w, batch=batch)
+    >>> updates["w"].T, state
+    (tensor([[0.1000, 0.1000]]), KFACState(step 1, 1 layers, 2 parameters, damping 0))
+    """
+    upkeep = Upkeep(
+        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every
+    )
+    check_schedule(rate, "rate", low=0)
+    check_schedule(weight_decay, "weight_decay", low=0)
+    number(eps, "eps", low=0, tensor=False)
+    for beta in betas:
+        number(beta, "betas", low=0, high=1, below=True, tensor=False)
+    rules = _Rules(rate, betas, eps, weight_decay)
+
+    def init(
+        params: Any, batch: Any, noise: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> KFACState:
+        return _init(upkeep.f, upkeep, params, batch, noise, generator)
+
+    def update(
+        grads: Any,
+        state: KFACState,
+        params: Any,
+        batch: Any,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Any, KFACState]:
+        return _update(upkeep.f, upkeep, rules, grads, state, params, batch, noise, generator)
+
+    return Optimizer(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rules:
+    rate: Any
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: Any
+
+    @property
+    def numbered(self) -> bool:
+        return callable(self.rate) or callable(self.weight_decay)
+
+
+@full_precision("f")
+def _init(f: Callable[..., Tensor], upkeep: Upkeep, params: Any, batch: Any, noise: Any, generator: Any) -> KFACState:
+    state = dataclasses.replace(upkeep, f=f).started(params, batch, noise, generator, 0.0)
+    return dataclasses.replace(state, bases=_emptied(state.bases))
+
+
+@full_precision("f")
+def _update(
+    f: Callable[..., Tensor],
+    upkeep: Upkeep,
+    rules: _Rules,
+    grads: Any,
+    state: KFACState,
+    params: Any,
+    batch: Any,
+    noise: Any,
+    generator: Any,
+) -> tuple[Any, KFACState]:
+    grads, params = upkeep.checked(grads, state, params)
+    n = step_number(state.step, "soap") if upkeep.numbered or rules.numbered else 0
+    moments = state.bases
+    state, fresh = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, n)
+    moments = turned(moments, state.bases) if fresh else moments
+    layers = state.factors.layers
+    own = layers.restrict(params)
+    wide, g = widened(own), widened(layers.restrict(grads))
+    first, second = rules.betas
+    mean = trees.map(lambda m, g: first * m + (1 - first) * g, state.velocity, g)
+    squares = {name: t**2 for name, t in moments.project_to_diag(g).items()}
+    average = lambda old, new: second * old + (1 - second) * new
+    moments = PMatEKFAC(
+        {name: average(v, squares[name]) for name, v in moments.eigenvalues.items()},
+        moments.bases,
+        {name: average(v, squares[name].reshape(v.shape)) for name, v in moments.exact.items()},
+        layers,
+    )
+    t = (state.step + 1).to(trees.leaves(mean)[0])
+    a, b = 1 - first**t, 1 - second**t
+    values = moments.eigenvalues | moments.exact
+    turn = moments.project_to_diag(mean)
+    scaled = {name: (z / a) / ((values[name].reshape(z.shape) / b).sqrt() + rules.eps) for name, z in turn.items()}
+    rate = scheduled(rules.rate, n, "rate", low=0)
+    step = trees.scale(-rate, moments.project_from_diag(scaled))
+    decay = scheduled(rules.weight_decay, n, "weight_decay", low=0)
+    whole = trees.axpy(-rate * decay, wide, step)
+    updates = trees.map(
+        lambda t, p: t.to(p.dtype).clone(), whole, own
+    )  # none of the state's own: chains change them in place
+    after = dataclasses.replace(state, step=state.step + 1, velocity=mean, bases=moments)
+    return lifted(layers, updates, params), after
+
+
+def _emptied(bases: PMatEKFAC) -> PMatEKFAC:
+    """Zeros in the same bases; of exact blocks a zero for each entry."""
+    sizes = {layer.name: layer.numel for layer in bases.layers}
+    zero = {n: m.new_zeros(sizes[n]) for n, m in bases.exact.items()}
+    return PMatEKFAC({n: torch.zeros_like(D) for n, D in bases.eigenvalues.items()}, bases.bases, zero, bases.layers)

@@ -1,0 +1,131 @@
+"""The factors and bases in a state: made at the start, and anew where it is their turn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks import doors
+from fisher.checks.arguments import parameters
+from fisher.checks.data import batches, one_batch
+from fisher.collector.collection import LayerCollection
+from fisher.likelihoods import Likelihood
+from fisher.likelihoods.columns import ESTIMATORS, Estimator
+from fisher.passes.information import factors_and_moments, fim
+from fisher.pmat import PMatEKFAC, PMatKFAC
+from fisher.recipes.optimizers.curvature import averaged, eigenbases, own_axes, turned, widened
+from fisher.recipes.optimizers.memory import KFACState
+from linmaps import trees
+from linmaps.checks import alike, number, size
+
+
+@dataclasses.dataclass(frozen=True)
+class Upkeep:
+    """How the factors of f are kept: what `fim` takes, the decay of their average, every how many steps."""
+
+    f: Callable[..., Tensor]
+    likelihood: Likelihood
+    estimator: Estimator
+    layers: LayerCollection | None
+    decay: float
+    factors_every: int
+    bases_every: int
+    correct: bool = False
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator: got {self.estimator!r}, expected one of {list(ESTIMATORS)}")
+        doors.options(layers=self.layers)
+        number(self.decay, "decay", low=0, high=1, below=True, tensor=False)
+        for name in ("factors_every", "bases_every"):
+            size(getattr(self, name), name, 1, cure="a number of steps")
+
+    @property
+    def numbered(self) -> bool:
+        """Whether what is done depends on the number of the step."""
+        return self.correct or max(self.factors_every, self.bases_every) > 1
+
+    def factors(self, params: Any, batch: Any, layers: Any, noise: Any, generator: Any, check_finite: bool) -> PMatKFAC:
+        drawn = generator if self.estimator == "mc" else None
+        return fim(
+            self.f, params, batch, PMatKFAC, self.likelihood, self.estimator, layers, drawn, noise=noise,
+            check_finite=check_finite,
+        )  # fmt: skip
+
+    def started(self, params: Any, batch: Any, noise: Any, generator: Any, damping: Any) -> KFACState:
+        """The state before the first step; several batches weigh as much as so many steps."""
+        params = parameters(params)
+        data = batch if one_batch(batch) else list(batch)
+        F = self.factors(params, data, self.layers, noise, generator, True)
+        factors, own = widened(F), widened(F.layers.restrict(params))
+        n = 1 if one_batch(data) else len(data)
+        zero = torch.zeros_like(trees.leaves(own)[0].sum())
+        return KFACState(
+            torch.zeros((), dtype=torch.int64),
+            factors,
+            zero + (1 - self.decay**n),
+            own_axes(factors),
+            trees.zeros_like(own),
+            zero + damping,
+        )
+
+    def refreshed(
+        self, state: KFACState, params: Any, batch: Any, noise: Any, generator: Any, n: int
+    ) -> tuple[KFACState, bool]:
+        """(the state with new factors, and new bases, where it is their turn; whether the bases are new) at step n."""
+        if n % self.factors_every == 0:
+            F, moments = self.seen(state, params, batch, noise, generator)
+            factors, weight = averaged(state.factors, F, state.weight, self.decay)
+            if moments is not None:
+                values, _ = averaged(state.bases.eigenvalues, moments.eigenvalues, state.weight, self.decay)
+                state = dataclasses.replace(state, bases=dataclasses.replace(state.bases, eigenvalues=values))
+            state = dataclasses.replace(state, factors=factors, weight=weight)
+        if n % self.bases_every:
+            return state, False
+        fresh = eigenbases(state.factors)
+        if self.correct and n:  # the first were those of the axes, of which no more than the diagonal is known
+            fresh = dataclasses.replace(turned(state.bases, fresh), exact=fresh.exact)
+        return dataclasses.replace(state, bases=fresh), True
+
+    def seen(
+        self, state: KFACState, params: Any, batch: Any, noise: Any, generator: Any
+    ) -> tuple[PMatKFAC, PMatEKFAC | None]:
+        """The factors of a batch, and where they correct the eigenvalues the second moments in the bases that there are."""
+        if not self.correct:
+            return self.factors(params, batch, state.factors.layers, noise, generator, False), None
+        like = trees.leaves(params)[0].dtype
+        bases = trees.map(lambda t: t.to(like), state.bases)
+        return factors_and_moments(
+            self.f, params, batch, bases, self.likelihood, self.estimator,
+            generator=generator if self.estimator == "mc" else None, noise=noise,
+        )  # fmt: skip
+
+    def checked(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        """(grads, params) in the order of the state's layers; TypeError or ValueError for what does not fit it."""
+        doors.of_type(state, KFACState, "state", "a KFACState, as init and update give them")
+        layout = state.factors.layers.layout
+        params = layout.check(parameters(params), "params")
+        grads = layout.check(grads, "grads")
+        alike(grads, "grads", params, "params", strict=True)
+        return grads, params
+
+
+def the_batch(batch: Any) -> tuple[Any, Any]:
+    """(x, target) of one batch; TypeError for several."""
+    if not one_batch(batch):
+        raise TypeError(
+            f"batch: got {type(batch).__name__}, expected one batch, x or (x, target): a step is made on one batch"
+        )
+    return next(iter(batches(batch)))
+
+
+def lifted(layers: LayerCollection, own: Any, params: Any, rest: Any = None) -> Any:
+    """The tree like params with these leaves of the layers, and zeros (or those of `rest`) elsewhere."""
+    if layers.complete:
+        return own
+    whole: Callable[..., Any] = layers.restricted(lambda p, _: p, trees.zeros_like(params) if rest is None else rest)
+    return whole(own, None)
