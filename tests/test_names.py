@@ -29,8 +29,9 @@ from growth.graph.table import By
 from growth.moments.metric import InputMetric, OutputMetric
 from growth.reading.link import Taps
 from growth.reading.losses import LossName
+from growth.reading.pairs import LayoutName
 from growth.strategies import from_rows, rows
-from growth.surgery import rescaling, widening
+from growth.surgery import classes, rescaling, widening
 from growth.surgery.heads import HeadMethod
 from growth.surgery.stream_width import Norm
 from growth.training.scores import Of
@@ -107,6 +108,8 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (Norm, lambda n: growth.widen_stream(ROWS, ROLES | ({} if n == "none" else {"norms": ["n"]}), 1, drawn(), norm=n)),
     (HeadMethod, lambda n: growth.add_heads(ATTENTION, growth.Heads("q", "k", "v", "o", 2), 1, n, drawn())),
     (Of, lambda n: growth.senn_score(STATS, of=n)),
+    (LayoutName, lambda n: growth.Pair("a", "b", layout=n)),
+    (classes.Rows, lambda n: growth.add_classes(LAYERS, "a", 1, weight=n)),
     (By, lambda n: TABLE.take(1, by=n)),
     (Fill, lambda n: growth.grow_like(LAYERS, LAYERS, LAYERS, fill=n)),
     (OrderName, lambda n: growth.grow_like(LAYERS, LAYERS, LAYERS, order=n)),

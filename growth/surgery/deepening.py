@@ -10,6 +10,7 @@ from torch import Tensor
 
 from growth.checks.doors import door
 from growth.reading.layers import Layer, layer_at
+from growth.reading.pairs import LayoutName, check_layout
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
@@ -18,7 +19,13 @@ from linmaps.trees.tree import Tree
 
 @door()
 def deepen(
-    params: Tree, after: str | Path, name: str, *, kernel: Sequence[int] | None = None, bias: bool | None = None
+    params: Tree,
+    after: str | Path,
+    name: str,
+    *,
+    kernel: Sequence[int] | None = None,
+    bias: bool | None = None,
+    layout: LayoutName = "out_in",
 ) -> Tree:
     """`params` with an identity layer `name` behind the layer `after`.
 
@@ -30,7 +37,8 @@ def deepen(
 
     after: path of a layer.  The new one stands right behind it in the same dict, nested or flat with dotted keys.
     name: its key there, or its whole path.  kernel: of a convolution, odd sizes; None: that of `after`.  bias: None:
-    where `after` has one.  The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
+    where `after` has one.  layout: how the weight of `after` is stored, "in_out" of x @ W, of tables and of transposed
+    convolutions; the new one, which is the same either way, is of its kind (behind a table a dense layer).  The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
 
     Raises ValueError (path, got, expected) if there is no such layer, if there is something at `name` already, for even
     kernels, where layers stand in a list; then its numbers, which are other layers' paths, would change.
@@ -41,7 +49,8 @@ def deepen(
     {'weight': tensor([[1., 0.],
             [0., 1.]]), 'bias': tensor([0., 0.])}
     """
-    layer = layer_at(params, after)
+    check_layout(layout)
+    layer = layer_at(params, after, layout)
     new = {"weight": _identity(layer, kernel)}
     if (layer.bias is not None) if bias is None else bias:
         new["bias"] = layer.weight.new_zeros(layer.weight.shape[0])
