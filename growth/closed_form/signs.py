@@ -47,7 +47,8 @@ def choose_sign(
     is the slope of the mean loss in the amplitude t at 0+ when unit j is added as (√t A_j, √t Ω_j), for any activation
     (σ(0) being compensated); of a `Gated` pair ρ(u) = u, times what the unit's gate lets through.  Where σ is smooth at 0
     both signs have the same gain and the unit stays as it is.
-    Of a table with a padding row the units get 0 there.  One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
+    Of a table with a padding row the units get 0 there.
+    One more pass over data, of the cost of `statistics`.  Lists of pairs and of new units give a list.  taps: as in
     `statistics` of these units.
 
     Raises ValueError where `statistics` does, for slopes that are not finite (check_finite), and for units whose shapes are

@@ -38,7 +38,8 @@ def deepen(
     after: path of a layer.  The new one stands right behind it in the same dict, nested or flat with dotted keys.
     name: its key there, or its whole path.  kernel: of a convolution, odd sizes; None: that of `after`.  bias: None:
     where `after` has one.  layout: how the weight of `after` is stored, "in_out" of x @ W, of tables and of transposed
-    convolutions; the new one, which is the same either way, is of its kind (behind a table a dense layer).  The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
+    convolutions; the new one, which is the same either way, is of its kind (behind a table a dense layer).
+    The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
 
     Raises ValueError (path, got, expected) if there is no such layer, if there is something at `name` already, for even
     kernels, where layers stand in a list; then its numbers, which are other layers' paths, would change.
