@@ -62,7 +62,7 @@ def verify(
 
 
 def _fresh(params: Any, pair: Pair) -> bool:
-    return pair.norm is not None or not layers_of(params, pair)[0].weight.shape[0]
+    return pair.norm is not None or pair.depthwise is not None or not layers_of(params, pair)[0].weight.shape[0]
 
 
 def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> None:

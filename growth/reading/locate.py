@@ -9,7 +9,7 @@ import torch
 
 from fisher import LayerCollection
 from fisher.collector.blocks.uses import UNUSED, Use
-from fisher.collector.calls.chains import Chain
+from fisher.collector.calls.chains import Chain, Step
 from fisher.collector.rules.forms import Convolution, Form, Lookup
 from fisher.collector.rules.match import spoken
 from growth.reading.activations import Activation, Composed
@@ -57,8 +57,8 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
         return Place(first, second, pair.activation, after)
     i = first[0]
     source: tuple[int, Activation] | None = layers.uses[second[0]].source if len(first) == 1 else None
-    if source is not None and pair.norm is not None and source[0] != i:
-        source = _through_norm(layers.uses, pair, source)
+    while source is not None and source[0] != i and (further := _through(layers.uses, pair, source)) is not None:
+        source = further
     if source is None or source[0] != i:
         why = "cannot be read" if source is None else f"comes from {layers.uses[source[0]].describe()}"
         plain = f"{pair}: the input of {after.name} {why}, expected an elementwise function of the output of {before.name} alone"
@@ -69,16 +69,32 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
     return Place(first, second, chain, after)
 
 
-def _through_norm(uses: tuple[Use, ...], pair: Pair, source: tuple[int, Activation]) -> tuple[int, Activation] | None:
-    """What leads to a use whose input comes from the pair's norm: to a new unit that norm is the identity."""
+def _through(uses: tuple[Use, ...], pair: Pair, source: tuple[int, Activation]) -> tuple[int, Activation] | None:
+    """What leads to a use whose input comes from a norm of the pair, or from its depthwise convolution: to a new unit a norm is
+    the identity, and the convolution takes what is under the centre of its kernel.  None: it comes from elsewhere."""
     k, outer = source
     named = {path_str(p) for p in uses[k].paths}
-    if not any(name.startswith(f"{path_str(pair.norm or ())}.") for name in named) or uses[k].source is None:
-        return source
+    of = lambda path: any(name.startswith(f"{path_str(path)}.") or name == path_str(path) for name in named)
+    form = uses[k].form
+    deep = pair.depthwise is not None and of(pair.depthwise) and isinstance(form, Convolution)
+    if uses[k].source is None or not (deep or any(map(of, pair.norms))):
+        return None
     first, inner = uses[k].source  # type: ignore[misc]
     if isinstance(outer, Chain) and isinstance(inner, Chain):
-        return first, Chain((*inner.steps, *outer.steps))
-    return first, Composed(outer, inner)
+        return first, Chain((*inner.steps, *(_centre(form) if deep else ()), *outer.steps))  # type: ignore[arg-type]
+    return None if deep else (first, Composed(outer, inner))
+
+
+def _centre(form: Convolution) -> tuple[Step, ...]:
+    """What a kernel that is 1 at its centre does to a map: it is shifted, cut at both ends, and thinned by the stride."""
+    n = len(form.kernel)
+    reach = [((size - 1) // 2 * d, (size - 1 - (size - 1) // 2) * d) for size, d in zip(form.kernel, form.dilation)]
+    ends = [(left - a, right - b) for (left, right), (a, b) in zip(form.padding, reach)]
+    flat = tuple(end for both in reversed(ends) for end in both)
+    steps: tuple[Step, ...] = (("torch.nn.functional.pad", (flat,), ()),) if any(flat) else ()
+    if any(s > 1 for s in form.stride):
+        steps += ((f"torch.nn.functional.avg_pool{n}d", (1, form.stride), ()),)
+    return steps
 
 
 def layout_of(use: Use) -> LayoutName:

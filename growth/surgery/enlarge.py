@@ -19,7 +19,7 @@ from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
-from growth.reading.layers import Layer, layers_of, norm_leaves
+from growth.reading.layers import Layer, layers_of, leaves_between
 from growth.reading.link import centre
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps import trees
@@ -51,7 +51,8 @@ def grow(
     pair, new, delta may be lists of one length (entries of new and delta may be None); neighbours are allowed in either
     order, in one call or in several: an update computed before a neighbour grew is padded with zeros.
     Of a `Gated` pair U, c are those of `up`, and the gate gets its new rows as they are, at any t: G -> [G; a].
-    Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1.
+    Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1; of `pair.depthwise` a kernel that is 1
+    at its centre.
     The tensors are connected to params by autograd: detach them to make new leaves for an optimizer.
     Differentiable in everything; entries go as √t, whose infinite derivative at t = 0 is reported as 0.
 
@@ -156,8 +157,8 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     fan_out = fitted(
         fan_out, (after.weight.shape[0], k * after.columns, *after.weight.shape[2:]), f"{pair}: new.fan_out"
     )
-    for path, leaf, fill in norm_leaves(params, pair):
-        params = trees.replace(params, path, pad(leaf, (0, k), value=fill))
+    for path, leaf, entry in leaves_between(params, pair):
+        params = trees.replace(params, path, torch.cat([leaf, entry.expand(k, *entry.shape)]))
     if before.gate is not None and new.gate is not None:
         if new.gate_bias is not None and before.gate.bias is None:
             raise ValueError(

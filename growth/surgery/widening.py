@@ -14,7 +14,7 @@ from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.draws import in_rows
-from growth.reading.layers import Layer, layers_of, norm_leaves
+from growth.reading.layers import Layer, layers_of, leaves_between
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.surgery.heads import wider_heads
@@ -165,7 +165,7 @@ def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
         new.append((layer.weight_path, layer.axis(0), zeros))
         if layer.bias is not None and layer.bias_path is not None:
             new.append((layer.bias_path, 0, layer.bias.new_zeros(k)))
-    new += [(path, 0, leaf.new_full((k,), fill)) for path, leaf, fill in norm_leaves(params, pair)]
+    new += [(path, 0, entry.expand(k, *entry.shape)) for path, _, entry in leaves_between(params, pair)]
     for path, axis, more in new:
         params = trees.replace(params, path, torch.cat([trees.get(params, path), more], axis))
     return params
