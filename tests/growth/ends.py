@@ -237,7 +237,7 @@ def mobile(sigma=torch.tanh, norms=(), kernel=(3, 3), bias=True, size=(4, 5), **
 
     params = {"a": layer(4, 2, 1, 1, bias=bias), "d": layer(4, 1, *kernel, bias=bias), "b": layer(3, 4, 1, 1)}
     for name in norms:
-        params[name] = {"weight": R(4), "bias": R(4), "running_mean": R(4), "running_var": 0.5 + R(4) ** 2}
+        params[name] = {"weight": R(4), "bias": 0.5 + R(4).abs(), "running_mean": R(4), "running_var": 0.5 + R(4) ** 2}
     x = R(12, 2, *size)
     pair = growth.Pair("a", "b", norm=list(norms) if len(norms) > 1 else (norms[0] if norms else None), depthwise="d")
     return End(f, params, x, R(*f(params, x).shape), pair, sigma is torch.tanh)

@@ -98,7 +98,8 @@ def test_widening_keeps_the_function(name, method):
     p = layers_of(n.params, n.pair)[0].weight.shape[0]
     assert layers_of(wide, n.pair)[0].weight.shape[0] == p + 6
     if method != "zero_out":
-        noisy = growth.widen(n.params, n.pair, 2, method, torch.Generator().manual_seed(0), noise=0.1)
+        every_unit = {"units": [k % p for k in range(2 * p)]} if method == "split" else {}
+        noisy = growth.widen(n.params, n.pair, 2 * p, method, torch.Generator().manual_seed(0), noise=0.1, **every_unit)
         assert n.f(noisy, n.x).sub(n.f(n.params, n.x)).abs().max() > 1e-4
     drawn = growth.widen(n.params, n.pair, 2, "zero_out", draws=R_like(n, 2))
     close(n.f(drawn, n.x), n.f(n.params, n.x), 1e-10)
