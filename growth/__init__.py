@@ -26,7 +26,7 @@ Rooms, each built on those before it, and what they are asked for:
                   zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact,
                   gradient_norms, scale_neurons, merge_neurons; noise_floor, split_floor, split_half, standard_errors
     surgery/      enlarged, narrowed, rescaled params: grow, apply_extended, widen, deepen, rescale, prune, cut,
-                  restore, unit_scores, weakest_units, add_heads, head_scores, widen_stream, add_parameters,
+                  restore, unit_scores, weakest_units, add_heads, head_scores, widen_stream, add_classes, add_parameters,
                   layer_in_extension, layer_out_extension
     rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
     gated/        units whose gate rows are searched: gated_neurons
@@ -69,6 +69,7 @@ from growth.rank import grow_rank, rank_scores, reduce_rank
 from growth.reading.gated_pairs import Gated
 from growth.reading.pairs import Pair, Sum
 from growth.reading.transformers.heads import Heads
+from growth.surgery.classes import add_classes
 from growth.surgery.deepening import deepen
 from growth.surgery.enlarge import apply_extended, grow
 from growth.surgery.heads import add_heads, head_scores
@@ -111,6 +112,7 @@ __all__ = [
     "Step",
     "Sum",
     "adam",
+    "add_classes",
     "add_heads",
     "add_parameters",
     "apply_extended",

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from growth.checks.losses import LossName
 from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.units import Neurons
 from growth.graph.nodes import Graph, Node
 from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation
-from growth.reading.losses import LossName
 from growth.reading.pairs import Pair
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

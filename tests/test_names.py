@@ -24,14 +24,15 @@ from fisher.recipes.optimizers.curvature import Damped
 from fisher.reducers.base import Sharing
 from growth.carry.carrier import Fill
 from growth.carry.orders import OrderName
+from growth.checks.losses import LossName
 from growth.closed_form import initialization, normalization
 from growth.closed_form.neurons import Target
 from growth.graph.table import By
 from growth.moments.metric import InputMetric, OutputMetric
 from growth.reading.link import Taps
-from growth.reading.losses import LossName
+from growth.reading.pairs import LayoutName
 from growth.strategies import from_rows, rows
-from growth.surgery import rescaling, widening
+from growth.surgery import classes, rescaling, widening
 from growth.surgery.heads import HeadMethod
 from growth.surgery.stream_width import Norm
 from growth.training.choice import Choose
@@ -116,6 +117,8 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
         ),
     ),
     (Of, lambda n: growth.senn_score(STATS, of=n)),
+    (LayoutName, lambda n: growth.Pair("a", "b", layout=n)),
+    (classes.Rows, lambda n: growth.add_classes(LAYERS, "a", 1, weight=n)),
     (By, lambda n: TABLE.take(1, by=n)),
     (Fill, lambda n: growth.grow_like(LAYERS, LAYERS, LAYERS, fill=n)),
     (OrderName, lambda n: growth.grow_like(LAYERS, LAYERS, LAYERS, order=n)),

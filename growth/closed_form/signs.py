@@ -12,6 +12,7 @@ from torch import Tensor
 from fisher import LayerCollection
 from fisher.checks.finiteness import finite
 from growth.checks.doors import door
+from growth.checks.losses import Loss, LossName
 from growth.checks.records import owned
 from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
@@ -19,7 +20,6 @@ from growth.reading.activations import constants
 from growth.reading.along import joined
 from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE, Taps
-from growth.reading.losses import Loss, LossName
 from growth.reading.maps import Passage
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, as_list, bare, check_pairs

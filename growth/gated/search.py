@@ -15,6 +15,7 @@ from torch import Tensor
 
 from growth.checks.data import again
 from growth.checks.doors import count, door
+from growth.checks.losses import Loss, LossName
 from growth.closed_form.delta import Delta, make_delta, optimal_delta
 from growth.closed_form.gates import best_of_gates
 from growth.closed_form.neurons import Target, optimal_neurons
@@ -27,7 +28,6 @@ from growth.moments.first_order import Statistics
 from growth.moments.solvers import pseudo_solve
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
-from growth.reading.losses import Loss, LossName
 from growth.reading.observe import observed
 from growth.surgery.enlarge import grow
 from linmaps.checks import size

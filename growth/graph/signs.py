@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from growth.checks.doors import door
+from growth.checks.losses import Loss, LossName
 from growth.closed_form.signs import better_sign, one_sided, signed_gains
 from growth.graph.expansions import NewUnits
 from growth.graph.nodes import Graph
 from growth.graph.statistics import observe_graph
 from growth.graph.table import Candidates
 from growth.reading.activations import constants
-from growth.reading.losses import Loss, LossName
 from linmaps.numerics.dtypes import working
 from linmaps.trees.tree import Tree
 

@@ -15,10 +15,10 @@ from torch.func import debug_unwrap, grad
 
 from growth.checks.data import examples
 from growth.checks.doors import door
+from growth.checks.losses import Loss, LossName, per_sample
 from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
 from growth.reading.activations import Activation, constants
-from growth.reading.losses import Loss, LossName, per_sample
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working

@@ -15,13 +15,13 @@ from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from growth.checks.doors import door
+from growth.checks.losses import Loss, LossName
 from growth.moments import norms
 from growth.moments.first_order import MEANS, Statistics
 from growth.moments.gates import given_rows, of_view, scaled, total
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
 from growth.reading.link import Taps
-from growth.reading.losses import Loss, LossName
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.numerics.moments import second_moment

@@ -6,6 +6,7 @@ In reading order:
     gated_pairs  Gated: products of two layers
     along        leaves of the activation that grow along, and the way from layer to layer
     layers       the two of a pair as they are in params
+    places       where hidden units are, leaf by leaf
     transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map
     lookups      embeddings as layers of unit vectors
@@ -15,6 +16,5 @@ In reading order:
     probe        one hidden unit more, to ask f with
     between      what f computes between the two, held against the pair
     products     the products of a gated pair, held against it
-    losses       losses by name
     observe      one batch watched: inputs, units, gradients
 """

@@ -81,7 +81,8 @@ class Way:
 def way(uses: tuple[Use, ...], params: Any, pair: Pair, p: int, start: int, end: int) -> Way | str:
     """What leads from the output of one use to the input of another, or in words why this is not known.
 
-    To a new unit the pair's norm is the identity, and a PReLU with one slope for each unit the one of slope .25.
+    To a new unit the pair's norms are the identity, its depthwise convolution takes what is under the centre, and a PReLU with
+    one slope for each unit is the one of slope .25.
     """
     found, source = Way(Chain(), Chain()), uses[end].source
     while source is not None:
@@ -90,6 +91,9 @@ def way(uses: tuple[Use, ...], params: Any, pair: Pair, p: int, start: int, end:
         if k == start:
             return found
         if _normed(use, pair):
+            continue
+        if _deep(use, pair):
+            found = found.behind(Chain(_centre(use.form)))
             continue
         why = f"comes from {use.describe()}"
         if use.kind != "prelu" or not isinstance(use.weight, tuple):
@@ -111,7 +115,28 @@ def way(uses: tuple[Use, ...], params: Any, pair: Pair, p: int, start: int, end:
 
 
 def _normed(use: Use, pair: Pair) -> bool:
-    return pair.norm is not None and any(path_str(p).startswith(f"{path_str(pair.norm)}.") for p in use.paths)
+    return any(_named(use, path) for path in pair.norms)
+
+
+def _deep(use: Use, pair: Pair) -> bool:
+    return pair.depthwise is not None and isinstance(use.form, Convolution) and _named(use, pair.depthwise)
+
+
+def _named(use: Use, path: str | Path) -> bool:
+    stem = path_str(path)
+    return any(path_str(p) == stem or path_str(p).startswith(f"{stem}.") for p in use.paths)
+
+
+def _centre(form: Any) -> tuple[Step, ...]:
+    """What a kernel that is 1 at its centre does to a map: it is shifted, cut at both ends, and thinned by the stride."""
+    n = len(form.kernel)
+    reach = [((size - 1) // 2 * d, (size - 1 - (size - 1) // 2) * d) for size, d in zip(form.kernel, form.dilation)]
+    ends = [(left - a, right - b) for (left, right), (a, b) in zip(form.padding, reach)]
+    flat = tuple(end for both in reversed(ends) for end in both)
+    steps: tuple[Step, ...] = (("torch.nn.functional.pad", (flat,), ()),) if any(flat) else ()
+    if any(s > 1 for s in form.stride):
+        steps += ((f"torch.nn.functional.avg_pool{n}d", (1, form.stride), ()),)
+    return steps
 
 
 def norm_reads(uses: tuple[Use, ...], pair: Pair, start: int) -> bool:

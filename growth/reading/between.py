@@ -28,6 +28,7 @@ from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
+from linmaps.trees import path_str
 
 LOOSE = 0.1  # relative, of half precision
 NORM_EPS = 2e-3  # what the eps of a batch norm does to a unit of variance 1
@@ -63,7 +64,8 @@ def verify(
 
 
 def _fresh(params: Any, pair: Pair) -> bool:
-    return pair.norm is not None or bool(pair.along) or not layers_of(params, pair)[0].weight.shape[0]
+    between = pair.norm is not None or bool(pair.along) or pair.depthwise is not None
+    return between or not layers_of(params, pair)[0].weight.shape[0]
 
 
 def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> None:
@@ -143,12 +145,15 @@ def _compare(
 
 
 def normed(params: Any, pair: Pair, z: Tensor) -> Tensor:
-    """z `[..., p]` as the norm of the pair leaves it, by its leaves, up to its eps: to see which positions units choose."""
-    found = {str(path[-1]).rpartition(".")[2]: working(leaf) for path, leaf, _ in norm_leaves(params, pair)}
-    if "running_mean" in found and "running_var" in found:
-        z = (z - found["running_mean"]) / (found["running_var"] + NORM_EPS**2).sqrt()
-    z = z * found["weight"] if "weight" in found else z
-    return z + found["bias"] if "bias" in found else z
+    """z `[..., p]` as the norms of the pair leave it, by their leaves, up to the eps: to see which positions units choose."""
+    leaves = [(path_str(path), working(leaf)) for path, leaf, _ in norm_leaves(params, pair)]
+    for stem in map(path_str, pair.norms):
+        own = {n.removeprefix(f"{stem}."): t for n, t in leaves if n.startswith(f"{stem}.")}
+        if "running_mean" in own and "running_var" in own:
+            z = (z - own["running_mean"]) / (own["running_var"] + NORM_EPS**2).sqrt()
+        z = z * own["weight"] if "weight" in own else z
+        z = z + own["bias"] if "bias" in own else z
+    return z
 
 
 def hidden_shape(use: Use, batch: int) -> tuple[int, ...]:

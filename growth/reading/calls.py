@@ -14,8 +14,9 @@ from fisher.collector.calls.chains import LARGEST, LINEAR
 from fisher.collector.watching.known import tensors
 from growth.reading.along import FILL
 from growth.reading.gated_pairs import Gated
-from growth.reading.layers import NORM_FILLS, layers_of, norm_leaves, places
+from growth.reading.layers import NORM_FILLS, layers_of, norm_leaves
 from growth.reading.pairs import Pair
+from growth.reading.places import places
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path
@@ -113,7 +114,7 @@ def ungrown(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> str | 
 def norm_eps(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> float | None:
     """The eps of the pair's batch norm, None where f does not call torch's, or some of its four leaves is none."""
     found = {path_str(path).rpartition(".")[2]: leaf for path, leaf, _ in norm_leaves(params, pair)}
-    if len(found) < len(NORM_FILLS):
+    if len(found) < len(NORM_FILLS) or len(pair.norms) > 1:
         return None
     mode = _Norm(found["weight"])
     with mode:

@@ -45,6 +45,7 @@ class Gated(Pair):
     before: str | Path = dataclasses.field(init=False)
     norm: None = dataclasses.field(init=False, default=None)
     along: tuple[()] = dataclasses.field(init=False, default=())
+    depthwise: None = dataclasses.field(init=False, default=None)
     gate: str | Path = ()
     up: str | Path = ()
 
@@ -64,7 +65,14 @@ class Gated(Pair):
                 )
         if len({path_str(path) for path in given.values()}) < 3:
             raise ValueError(f"Gated: got {[path_str(path) for path in given.values()]}, expected three layers")
-        for name, value in {**given, "before": up, "activation": activation, "norm": None, "layout": layout}.items():
+        for name, value in {
+            **given,
+            "before": up,
+            "activation": activation,
+            "norm": None,
+            "layout": layout,
+            "depthwise": None,
+        }.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
 

@@ -9,9 +9,10 @@ import dataclasses
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from growth.reading.along import FILL, along_leaves, columns
+from growth.reading.along import along_leaves, columns
 from growth.reading.gated_pairs import Gated
 from growth.reading.pairs import LayoutName, Pair, Sum, parts
 from linmaps import trees
@@ -153,10 +154,11 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
             + _fitting(before, after)
             + ("; map over an ensemble with torch.func.vmap" if stacked else "")
         )
-    for path, leaf, _ in norm_leaves(params, pair):
-        if tuple(leaf.shape) != (p,):
+    for path, leaf, entry in leaves_between(params, pair):
+        if tuple(leaf.shape) != (p, *entry.shape):
             raise ValueError(
-                f"{path_str(path)}: got shape {tuple(leaf.shape)}, expected ({p},), one entry per output of {before.name}"
+                f"{path_str(path)}: got shape {tuple(leaf.shape)}, expected {(p, *entry.shape)}, one entry per output of "
+                f"{before.name}"
             )
     for path, leaf in along_leaves(params, pair):
         columns(pair, path, leaf, p, after.columns, before.name)
@@ -232,63 +234,41 @@ def norm_leaves(params: Any, pair: Pair) -> list[tuple[Path, Tensor, float]]:
     >>> [(path, fill) for path, _, fill in norm_leaves(params, Pair("a", "b", norm="n"))]
     [(('n.weight',), 1.0), (('n.running_mean',), 0.0)]
     """
-    if pair.norm is None:
-        return []
-    stem, at = path_str(pair.norm), {path_str(p): p for p in trees.paths(params)}
-    found = [(at[f"{stem}.{n}"], fill) for n, fill in NORM_FILLS.items() if f"{stem}.{n}" in at]
-    if not found:
-        raise ValueError(
-            f"{stem}: no such norm in params, expected leaves {stem}.weight, ... of {sorted(NORM_FILLS)}; a norm without "
-            "leaves needs no name"
-        )
+    found: list[tuple[Path, float]] = []
+    at = {path_str(p): p for p in trees.paths(params)} if pair.norms else {}
+    for stem in map(path_str, pair.norms):
+        own = [(at[f"{stem}.{n}"], fill) for n, fill in NORM_FILLS.items() if f"{stem}.{n}" in at]
+        if not own:
+            raise ValueError(
+                f"{stem}: no such norm in params, expected leaves {stem}.weight, ... of {sorted(NORM_FILLS)}; a norm without "
+                "leaves needs no name"
+            )
+        found += own
     return [(path, trees.get(params, path), fill) for path, fill in found]
 
 
-def places(params: Any, pair: Pair) -> list[tuple[Path, int, int]]:
-    """Where the hidden units of a pair are: (path of a leaf, axis, how many entries of the axis belong to one unit).
+def leaves_between(params: Any, pair: Pair) -> list[tuple[Path, Tensor, Tensor]]:
+    """The leaves between the layers, whose first axis are the units, and what a new unit gets: `leaf.shape[1:]`.
 
     >>> import torch
-    >>> params = {"a": {"bias": torch.zeros(2), "weight": torch.zeros(2, 3)}, "b": {"weight": torch.zeros(1, 2)}}
-    >>> places(params, Pair("a", "b"))
-    [(('a', 'weight'), 0, 1), (('a', 'bias'), 0, 1), (('b', 'weight'), 1, 1)]
+    >>> params = {"d.weight": torch.zeros(2, 1, 3), "d.bias": torch.zeros(2)}
+    >>> [(path, entry) for path, _, entry in leaves_between(params, Pair("a", "b", depthwise="d"))]
+    [(('d.weight',), tensor([[0., 1., 0.]])), (('d.bias',), tensor(0.))]
     """
-    before, after = layers_of(params, pair)
-    rows = before.all if before.gate is None else (*before.all, before.gate)
-    found: list[tuple[Path, int, int]] = []
-    for layer in rows:
-        found.append((layer.weight_path, layer.axis(0), 1))
-        found += [] if layer.bias_path is None else [(layer.bias_path, 0, 1)]
-    found.append((after.weight_path, after.axis(1), after.columns))
-    return found + [(path, 0, each) for path, _, _, each in vectors(params, pair)]
-
-
-def unit_size(params: Any, pair: Pair) -> int:
-    """How many parameters a new hidden unit of a pair brings, over all leaves.
-
-    >>> import torch
-    >>> unit_size(
-    ...     {"a": {"bias": torch.zeros(2), "weight": torch.zeros(2, 3)}, "b": {"weight": torch.zeros(1, 2)}},
-    ...     Pair("a", "b"),
-    ... )
-    5
-    """
-    found = ((trees.get(params, path).shape, axis, columns) for path, axis, columns in places(params, pair))
-    return sum(columns * math.prod((*shape[:axis], *shape[axis + 1 :])) for shape, axis, columns in found)
-
-
-def vectors(params: Any, pair: Pair) -> list[tuple[Path, Tensor, float, int]]:
-    """The leaves with numbers per hidden unit that grow along: those of the norm, and of the activation.
-
-    With the value that new entries get, and how many entries belong to one unit.
-
-    >>> import torch
-    >>> params = {"a": torch.ones(2, 3), "s": torch.ones(2), "b": torch.ones(1, 2)}
-    >>> [(path, fill, each) for path, _, fill, each in vectors(params, Pair("a", "b", along=("s",)))]
-    [(('s',), 0.25, 1)]
-    """
-    before, after = layers_of(params, pair)
-    found = [(path, leaf, fill, 1) for path, leaf, fill in norm_leaves(params, pair)]
-    for path, leaf in along_leaves(params, pair):
-        each = columns(pair, path, leaf, before.weight.shape[0], after.columns, before.name)
-        found.append((path, leaf, FILL, each))
+    found = [(path, leaf, leaf.new_full((), fill)) for path, leaf, fill in norm_leaves(params, pair)]
+    if pair.depthwise is None:
+        return found
+    layer = layer_at(params, pair.depthwise)
+    kernel = layer.weight.shape[2:]
+    if layer.weight.shape[1] != 1 or not kernel:
+        raise ValueError(
+            f"{layer.name}: got shape {tuple(layer.weight.shape)}, expected [p, 1, *kernel] of a depthwise convolution, one "
+            "kernel for each hidden unit"
+        )
+    centre = torch.zeros(math.prod(kernel), dtype=layer.weight.dtype, device=layer.weight.device)
+    number = sum((n - 1) // 2 * math.prod(kernel[k + 1 :]) for k, n in enumerate(kernel))
+    one = centre.index_fill(0, torch.tensor([number], device=centre.device), 1.0).reshape(1, *kernel)
+    found.append((layer.weight_path, layer.weight, one))
+    if layer.bias is not None and layer.bias_path is not None:
+        found.append((layer.bias_path, layer.bias, layer.bias.new_zeros(())))
     return found

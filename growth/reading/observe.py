@@ -23,6 +23,7 @@ from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution, Lookup
 from growth.checks.buffers import buffers_fixed, counters_fixed
 from growth.checks.data import examples, few
+from growth.checks.losses import Loss, LossName, gradient, per_sample
 from growth.reading.activations import Activation
 from growth.reading.between import normed, outputs
 from growth.reading.calls import norm_eps, refusal
@@ -30,7 +31,6 @@ from growth.reading.layers import layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
 from growth.reading.locate import Place, located
 from growth.reading.lookups import inputs_of
-from growth.reading.losses import Loss, LossName, gradient, per_sample
 from growth.reading.maps import Passage
 from growth.reading.pairs import Pair
 from growth.reading.products import verify_all, with_activations

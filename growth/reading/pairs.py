@@ -62,14 +62,18 @@ class Pair:
     padding of every mode, upsampling; flattening, and dropout in eval mode.  Of averages and padding the closed forms are
     exact.  Through a maximum (or a power) they see the positions that the units there are choose now, and `choose_sign`
     gives the slopes of the new ones.
-    norm: path of a batch norm between them, whose leaves (weight, bias, running_mean, running_var) `[p]` grow along.
+    norm: path of a batch norm between them, whose leaves (weight, bias, running_mean, running_var) `[p]` grow along; a list
+    of several.
     along: paths of the activation's own leaves with one number per unit, as of `torch.nn.PReLU(p)`, which grow along; new
     entries are .25, as torch initialises them.  `statistics` finds those of PReLU, and its records keep them, so that `grow`
     needs none; functions that see neither f nor a record of it (`prune`, `widen`, `initialize`) must be told.  A leaf with one
     number for all units is none of them and stays as it is: that of torch's `PReLU()` at any width, 1 among them.
+    depthwise: path of a depthwise convolution between them (weight `[p, 1, *kernel]`, bias `[p]`), as between the 1 x 1
+    convolutions of MobileNet, which grows along: a new kernel is 1 at its centre, so that a new unit is read where it is.
     layout: how the weights are stored, "out_in" as above (F.linear, convolutions), or "in_out": `[r, p]` used as x @ W, and
     `[r, p, *kernel]` of transposed convolutions; one for both layers, or a tuple of one for each.  In all that is said of units
-    weights are [out, in], however they are stored.
+    weights are [out, in], however they are stored.  A table `[V, p]` (F.embedding) may be `before`: its rows are its inputs,
+    r = V, and statistics hold a moment `[V, V]` of them; of units found in data the entries at its padding row are 0.
 
     Raises ValueError if the two paths are the same and for an unknown layout, TypeError if a path or the activation is of another
     kind.
@@ -83,14 +87,19 @@ class Pair:
     before: str | Path | Sum
     after: str | Path | Sum
     activation: Activation | None = None
-    norm: str | Path | None = None
+    norm: str | Path | Sequence[str | Path] | None = None
     along: tuple[str | Path, ...] = ()
     layout: LayoutName | Both = "out_in"
+    depthwise: str | Path | None = None
 
     def __post_init__(self) -> None:
         check_layout(self.layout)
-        for name, path in (("before", self.before), ("after", self.after), ("norm", self.norm)):
-            if not isinstance(path, Sum) and not (name == "norm" and path is None):
+        if isinstance(self.norm, list):
+            object.__setattr__(self, "norm", tuple(p if isinstance(p, tuple) else (p,) for p in self.norm))
+        norms = [("norm", path) for path in self.norms]
+        between = [] if self.depthwise is None else [("depthwise", self.depthwise)]
+        for name, path in (("before", self.before), ("after", self.after), *norms, *between):
+            if not isinstance(path, Sum):
                 _check_path(path, f"Pair: {name}")
         if not isinstance(self.along, tuple):
             raise TypeError(f"Pair: along is a {type(self.along).__name__}, expected a tuple of paths of leaves")
@@ -102,6 +111,16 @@ class Pair:
             raise ValueError(f"Pair: before and after are both {both.pop()!r}, expected two layers")
         if self.activation is not None and not callable(self.activation):
             raise TypeError(f"Pair: activation is {self.activation!r}, expected a callable of one tensor, or None")
+
+    @property
+    def norms(self) -> tuple[str | Path, ...]:
+        """The paths of the norms between the layers.
+
+        >>> Pair("a", "b", norm=["n", ("net", 1)]).norms
+        (('n',), ('net', 1))
+        """
+        several = isinstance(self.norm, tuple) and bool(self.norm) and all(isinstance(p, tuple) for p in self.norm)
+        return () if self.norm is None else self.norm if several else (self.norm,)  # type: ignore[return-value]
 
     @property
     def layouts(self) -> Both:
@@ -126,7 +145,8 @@ class Pair:
 
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
-        norm = [] if self.norm is None else [f"norm={path_str(self.norm)!r}"]
+        names = [path_str(p) for p in self.norms]
+        norm = [f"norm={(names[0] if len(names) == 1 else names)!r}"] if names else []
         return f"Pair({', '.join([*shown, *norm, *self._others()])})"
 
     def __repr__(self) -> str:
@@ -135,7 +155,8 @@ class Pair:
 
     def _others(self) -> list[str]:
         layout = [] if self.layout == "out_in" else [f"layout={self.layout!r}"]
-        return [*([f"along={self.along}"] if self.along else []), *layout]
+        deep = [] if self.depthwise is None else [f"depthwise={path_str(self.depthwise)!r}"]
+        return [*([f"along={self.along}"] if self.along else []), *layout, *deep]
 
 
 def parts(side: Any) -> tuple[Any, ...]:

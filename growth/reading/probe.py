@@ -11,21 +11,22 @@ from torch import Tensor
 
 from fisher.checks import agreement
 from growth.reading.calls import ungrown
-from growth.reading.layers import layers_of, places, vectors
+from growth.reading.layers import layers_of
 from growth.reading.pairs import Pair
+from growth.reading.places import places, vectors
 from linmaps import trees
 from linmaps.checks import values
 
 
 def with_unit(params: Any, pair: Pair, silent: Any = ()) -> Any:
     """One more hidden unit of generic weights, which a norm leaves as it is; zeros at the paths in silent."""
-    fills = {path: fill for path, _, fill, _ in vectors(params, pair)}
+    fills = {path: entry for path, _, entry, _ in vectors(params, pair)}
     for path, axis, columns in places(params, pair):
         leaf = trees.get(params, path)
         shape = (*leaf.shape[:axis], columns, *leaf.shape[axis + 1 :])
         generic = torch.cos(1.7 * torch.arange(1, math.prod(shape) + 1, device=leaf.device)).reshape(shape)
         size = max(1, math.prod(leaf.shape[1:])) ** -0.5
-        more = leaf.new_full(shape, fills[path]) if path in fills else (size * generic).to(leaf.dtype)
+        more = fills[path].expand(shape) if path in fills else (size * generic).to(leaf.dtype)
         more = torch.zeros_like(more) if path in silent else more
         params = trees.replace(params, path, torch.cat([leaf, more], axis))
     return params

@@ -4,6 +4,7 @@ In reading order:
     resize       leaves with more rows or columns
     same         is the function the same?
     silenced     units that lead nowhere
+    classes      more outputs of a layer, the old ones kept
     enlarge      grow: new units and a change, at given amplitudes
     heads        wider heads of attention, and more of them, the function kept
     widening     copies of units, the function kept

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from growth.checks.doors import door
 from growth.reading.layers import Layer, layer_at
+from growth.reading.pairs import LayoutName, check_layout
 from growth.surgery.same import Deeper, Function, applied, asked, same_function
 from linmaps import trees
 from linmaps.trees import path_str
@@ -25,6 +26,7 @@ def deepen(
     *,
     kernel: Sequence[int] | None = None,
     bias: bool | None = None,
+    layout: LayoutName = "out_in",
     f: Function = None,
     x: Any = None,
 ) -> Tree:
@@ -38,8 +40,10 @@ def deepen(
 
     after: path of a layer.  The new one stands right behind it in the same dict, nested or flat with dotted keys.
     name: its key there, or its whole path.  kernel: of a convolution, odd sizes; None: that of `after`.  bias: None:
-    where `after` has one.  f, x: the function, which finds in params whether the layer is there, and some inputs, on which it is
-    compared, as in `widen`.  The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
+    where `after` has one.  layout: how the weight of `after` is stored, "in_out" of x @ W, of tables and of transposed
+    convolutions; the new one, which is the same either way, is of its kind (behind a table a dense layer).
+    f, x: the function, which finds in params whether the layer is there, and some inputs, on which it is compared, as in `widen`.
+    The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
 
     Raises ValueError (path, got, expected) if there is no such layer, if there is something at `name` already, for even
     kernels, where layers stand in a list; then its numbers, which are other layers' paths, would change; and where f is another
@@ -52,7 +56,8 @@ def deepen(
             [0., 1.]]), 'bias': tensor([0., 0.])}
     """
     held = asked(f, x, None)
-    layer = layer_at(params, after)
+    check_layout(layout)
+    layer = layer_at(params, after, layout)
     new = {"weight": _identity(layer, kernel)}
     if (layer.bias is not None) if bias is None else bias:
         new["bias"] = layer.weight.new_zeros(layer.weight.shape[0])

@@ -21,9 +21,10 @@ from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
 from growth.reading.along import joined
 from growth.reading.calls import ungrown
-from growth.reading.layers import Layer, layers_of, vectors
+from growth.reading.layers import Layer, layers_of
 from growth.reading.link import centre
 from growth.reading.pairs import Pair, as_list, check_pairs
+from growth.reading.places import vectors
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees import path_str
@@ -56,7 +57,8 @@ def grow(
     Of a `Gated` pair U, c are those of `up`, and the gate gets its new rows as they are, at any t: G -> [G; a].
     Leaves of `pair.norm` get what is the identity: weight 1, bias 0, mean 0, variance 1; of a batch norm that `statistics` saw
     the mean and the variance of the unit's output, and the weight and bias that undo them, so that it is so in train mode too.
-    Slopes of the activation, one for each unit, get .25 (`Pair.along`; units made from `statistics` bring what was found there).
+    Of `pair.depthwise` new kernels are 1 at their centre.  Slopes of the activation, one for each unit, get .25 (`Pair.along`;
+    units made from `statistics` bring what was found there).
     Masked units (zero in, zero out), and all at t = 0, are added as they are, zero on both sides: no gradient will ever move
     them (where σ(0) = 0).  `growth.step` and `fit_and_grow` give them generic incoming weights; by hand take fresh ones for
     those that are masked, `merge_neurons(compact(new), initialize(params, pair, n, generator=g))`.
@@ -175,12 +177,12 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     fan_out = fitted(
         fan_out, (after.weight.shape[0], k * after.columns, *after.weight.shape[2:]), f"{pair}: new.fan_out"
     )
-    measured = {} if new.norm is None or pair.norm is None else new.norm.leaves(new.fan_in, new.fan_in_bias, root)
-    stem = path_str(pair.norm or ())
-    for path, leaf, fill, each in vectors(params, pair):
+    measured = {} if new.norm is None or len(pair.norms) != 1 else new.norm.leaves(new.fan_in, new.fan_in_bias, root)
+    stem = path_str(pair.norms[0]) if measured else ""
+    for path, leaf, entry, each in vectors(params, pair):
         own = measured.get(path_str(path).removeprefix(f"{stem}."))
-        larger = pad(leaf, (0, k * each), value=fill) if own is None else torch.cat([leaf, cast_like(own, leaf)])
-        params = trees.replace(params, path, larger)
+        more = entry.expand(k * each, *entry.shape) if own is None else cast_like(own, leaf)
+        params = trees.replace(params, path, torch.cat([leaf, more]))
     if before.gate is not None and new.gate is not None:
         if new.gate_bias is not None and before.gate.bias is None:
             raise ValueError(

@@ -88,6 +88,11 @@ def rescale(
     else:
         alpha = _inverse_deviation(before.weight, math.prod(before.weight.shape[1:]))
         beta = _inverse_deviation(after.weight, width * after.taps)
+    if len(pair.norms) > 1 or pair.depthwise is not None:
+        raise ValueError(
+            f"{pair}: rescale got a depthwise convolution or several norms between the layers, expected one norm at most: it is "
+            "not said which of them takes the factor"
+        )
     norm = {path_str(path).rpartition(".")[2]: (path, leaf) for path, leaf, _ in norm_leaves(params, pair)}
     if preserve:
         params = _scaled(params, _leaves(after)[:1], beta)
@@ -95,7 +100,7 @@ def rescale(
             return cast(Tree, _scaled(params, _leaves(before), 1 / beta))
         if "weight" not in norm:
             raise ValueError(
-                f"{pair}: the norm {path_str(pair.norm)} has no weight, expected one to take the factor of {after.name}; "
+                f"{pair}: the norm {path_str(pair.norms[0])} has no weight, expected one to take the factor of {after.name}; "
                 "use preserve=False"
             )
         return cast(Tree, _scaled(params, [norm[n] for n in ("weight", "bias") if n in norm], 1 / beta))

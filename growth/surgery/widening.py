@@ -14,8 +14,9 @@ from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.draws import in_rows
-from growth.reading.layers import Layer, layers_of, vectors
+from growth.reading.layers import Layer, layers_of
 from growth.reading.pairs import Pair
+from growth.reading.places import vectors
 from growth.reading.transformers.heads import Heads
 from growth.surgery.heads import wider_heads
 from growth.surgery.resize import gathered, indices, magnitude
@@ -170,7 +171,7 @@ def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
         new.append((layer.weight_path, layer.axis(0), zeros))
         if layer.bias is not None and layer.bias_path is not None:
             new.append((layer.bias_path, 0, layer.bias.new_zeros(k)))
-    new += [(path, 0, leaf.new_full((k * each,), fill)) for path, leaf, fill, each in vectors(params, pair)]
+    new += [(path, 0, entry.expand(k * each, *entry.shape)) for path, _, entry, each in vectors(params, pair)]
     for path, axis, more in new:
         params = trees.replace(params, path, torch.cat([trees.get(params, path), more], axis))
     return params

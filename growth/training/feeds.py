@@ -106,4 +106,4 @@ def drawn(noise: Any, order: Sequence[Any]) -> Callable[[int], Iterable[Any]]:
     got = [len(t) for t in noise]
     if got != steps:
         raise ValueError(f"noise: got {got} steps by phase, expected {steps}, as order has")
-    return lambda phase: noise[phase]  # type: ignore[no-any-return]
+    return lambda phase: noise[phase]

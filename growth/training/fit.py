@@ -17,8 +17,8 @@ from fisher.checks.finiteness import finite
 from growth.checks.buffers import buffers_fixed
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
+from growth.checks.losses import Loss, LossName, per_sample
 from growth.reading.layers import layers_of
-from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, check_pairs
 from growth.surgery.enlarge import Scale
 from growth.training.choice import CHOICES, Choose, alone, rooms, steepest

@@ -14,9 +14,9 @@ from growth.carry.state import grow_like
 from growth.checks.buffers import buffers_fixed
 from growth.checks.data import again, examples
 from growth.checks.doors import door
+from growth.checks.losses import Loss, LossName, per_sample
 from growth.closed_form.delta import Delta
 from growth.closed_form.sides import awake
-from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import Scale, grow
 from growth.training.proposals import Method, Proposal, proposed

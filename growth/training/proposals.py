@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from growth.checks.losses import Loss, LossName
 from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.signs import choose_sign
 from growth.closed_form.units import Neurons
 from growth.moments.accumulation import statistics
 from growth.moments.first_order import Statistics
-from growth.reading.losses import Loss, LossName
 from growth.reading.pairs import Pair
 
 Method = Callable[[Statistics, int], Neurons]

@@ -16,8 +16,8 @@ from torch.func import vmap
 from fisher.checks.finiteness import finite
 from growth.checks.data import DIVERGED, again, examples
 from growth.checks.doors import door
+from growth.checks.losses import Loss, LossName, per_sample
 from growth.closed_form.delta import Delta
-from growth.reading.losses import Loss, LossName, per_sample
 from growth.reading.pairs import Pair, as_list, check_pairs
 from growth.surgery.enlarge import New, apply_extended
 from linmaps import trees

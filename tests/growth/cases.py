@@ -4,7 +4,7 @@ import importlib
 
 from tests.laws import Case, Exempt
 
-PARTS = ("step", "closed", "convolution", "presets", "surgery", "graph", "rank", "scores", "gated")
+PARTS = ("step", "closed", "convolution", "presets", "surgery", "graph", "rank", "scores", "gated", "ends")
 
 CASES: dict[str, Case | Exempt] = {}
 for part in PARTS:

@@ -220,3 +220,35 @@ ENDS |= {
     "Conv1D read": lambda: dense(conv1d_of_gpt, conv1d_of_gpt, IO, x=R(8, 5, 3)),
     "mean of positions": lambda: dense(use, lambda p, h: use(p, h.mean(1)), IO, x=R(30, 5, 3)),
 }
+
+
+def mobile(sigma=torch.tanh, norms=(), kernel=(3, 3), bias=True, size=(4, 5), **options):
+    """1 x 1, (norm,) activation, depthwise, (norm,) activation, 1 x 1."""
+
+    def norm(p, name, z):
+        if name not in p:
+            return z
+        n = p[name]
+        return F.batch_norm(z, n["running_mean"], n["running_var"], n["weight"], n["bias"], eps=1e-12)
+
+    def f(p, x):
+        h = sigma(norm(p, "n", conv()(p["a"], x)))
+        return conv()(p["b"], sigma(norm(p, "m", conv(groups=h.shape[1], **options)(p["d"], h))))
+
+    params = {"a": layer(4, 2, 1, 1, bias=bias), "d": layer(4, 1, *kernel, bias=bias), "b": layer(3, 4, 1, 1)}
+    for name in norms:
+        params[name] = {"weight": R(4), "bias": 0.5 + R(4).abs(), "running_mean": R(4), "running_var": 0.5 + R(4) ** 2}
+    x = R(12, 2, *size)
+    pair = growth.Pair("a", "b", norm=list(norms) if len(norms) > 1 else (norms[0] if norms else None), depthwise="d")
+    return End(f, params, x, R(*f(params, x).shape), pair, sigma is torch.tanh)
+
+
+ENDS |= {
+    "depthwise": lambda: mobile(padding=1),
+    "depthwise and strided": lambda: mobile(stride=2, padding=1),
+    "depthwise without padding": lambda: mobile(kernel=(2, 3), bias=False),
+    "depthwise and dilated": lambda: mobile(dilation=(1, 2), padding=(2, 1), stride=(1, 2)),
+    "depthwise and normed": lambda: mobile(norms=("n", "m"), stride=2, padding=1),
+    "depthwise behind a norm": lambda: mobile(norms=("n",), padding=1, bias=False),
+    "depthwise of relu6": lambda: mobile(F.relu6, norms=("n", "m"), padding=1),
+}

@@ -145,7 +145,9 @@ def of_statistics() -> list[Call]:
     base = {"f": user_f, "params": PARAMS, "data": DATA, "pair": PAIR}
     N = "growth."
     return [
-        Call(N + "Pair", growth.Pair, {"before": "hidden", "after": "output", "activation": torch.tanh, "norm": None}),
+        Call(N + "Pair", growth.Pair, {
+            "before": "hidden", "after": "output", "activation": torch.tanh, "norm": None, "layout": ("out_in", "in_out"),
+        }),
         Call(N + "Gated", Gated, {"gate": "gate", "up": "up", "after": "down", "activation": nnf.silu}),
         Call(N + "statistics/gated", growth.statistics, {
             "f": user_gated, "params": GATED, "data": (NET.x, TARGET), "pair": THREE, "gates": randn(2, 4),
@@ -286,7 +288,12 @@ def of_surgery() -> list[Call]:
         Call(N + "widen_stream", growth.widen_stream, {
             "params": STREAM, "layers": STREAM_ROLES, "k": 2, "norm": "layer", "draws": randn(2, 7),
         }),
-        Call(N + "deepen", growth.deepen, {"params": PAIRED, "after": "hidden", "name": "new", "bias": True}, ("name",)),
+        Call(N + "add_classes", growth.add_classes, {
+            "params": PAIRED, "layer": "output", "n": 2, "weight": "mean", "probability": 0.1, "layout": "out_in",
+        }),
+        Call(N + "deepen", growth.deepen, {
+            "params": PAIRED, "after": "hidden", "name": "new", "bias": True, "layout": "out_in",
+        }, ("name",)),
         Call(N + "prune", growth.prune, {"params": PAIRED, "pair": PAIR, "units": [2, 0], "stats": stats, "ridge": 0.1}),
         Call(N + "prune/tensor", growth.prune, {"params": PAIRED, "pair": PAIR, "units": torch.tensor([2, 0])}, ("params",)),
         Call(N + "prune/f", growth.prune, {

@@ -225,6 +225,11 @@ def table() -> dict[str, Case | Exempt]:
         "growth.widen/pair": Case(widen("pair", noise=0.2), (params, draws)),
         "growth.widen/zero_out": Case(widen("zero_out"), (params, draws)),
         "growth.widen/convolutions": Case(lambda p: growth.widen(p, conv.pair, 4), (conv.params,)),
+        "growth.add_classes": Case(lambda p: growth.add_classes(p, "output", 2, probability=0.1), (params,)),
+        "growth.add_classes/rows": Case(
+            lambda p, w, c: growth.add_classes(p, "output", 2, weight=w, bias=c),
+            (params, normal(7, 2, 4), normal(8, 2)),
+        ),
         "growth.deepen": Case(lambda p: growth.deepen(p, "hidden", "new"), (params,)),
         "growth.deepen/convolution": Case(lambda p: growth.deepen(p, "a", "new"), (conv.params,)),
         "growth.prune": Case(lambda p: growth.prune(p, conv.pair, [0]), (conv.params,)),

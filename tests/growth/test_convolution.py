@@ -9,7 +9,7 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 import growth
-from growth.reading.losses import per_sample
+from growth.checks.losses import per_sample
 from linmaps import trees
 from tests.growth.oracle import close, slope
 

@@ -1,18 +1,21 @@
 """Pairs whose weights are stored [in, out], all laws over one list: slopes, what is kept, what undoes, what goes along."""
 
+import copy
 import dataclasses
 import functools
 
 import pytest
 import torch
+from torch import nn
 from torch.func import vmap
 from torch.nn import functional as F
 
+import fisher
 import growth
 from growth.checks.buffers import buffers_fixed
 from growth.reading.layers import layers_of
 from linmaps import trees
-from tests.growth.ends import ENDS
+from tests.growth.ends import ENDS, R, conv
 from tests.growth.oracle import close, slope
 
 every = pytest.mark.parametrize("name", ENDS)
@@ -95,7 +98,8 @@ def test_widening_keeps_the_function(name, method):
     p = layers_of(n.params, n.pair)[0].weight.shape[0]
     assert layers_of(wide, n.pair)[0].weight.shape[0] == p + 6
     if method != "zero_out":
-        noisy = growth.widen(n.params, n.pair, 2, method, torch.Generator().manual_seed(0), noise=0.1)
+        every_unit = {"units": [k % p for k in range(2 * p)]} if method == "split" else {}
+        noisy = growth.widen(n.params, n.pair, 2 * p, method, torch.Generator().manual_seed(0), noise=0.1, **every_unit)
         assert n.f(noisy, n.x).sub(n.f(n.params, n.x)).abs().max() > 1e-4
     drawn = growth.widen(n.params, n.pair, 2, "zero_out", draws=R_like(n, 2))
     close(n.f(drawn, n.x), n.f(n.params, n.x), 1e-10)
@@ -229,7 +233,7 @@ def test_steps(name):
 @every
 def test_rescaling_keeps_a_relu_network(name):
     n = end(name)
-    if isinstance(n.pair.before, growth.Sum):
+    if isinstance(n.pair.before, growth.Sum) or n.pair.depthwise is not None:
         return
     check = None if n.smooth else (n.f, n.x)
     growth.rescale(n.params, n.pair, 2, preserve=True, check=check)
@@ -283,3 +287,95 @@ def test_an_x_at_W_network_is_its_mirror():
     a = growth.grow(n.params, n.pair, new, delta=growth.optimal_delta(mine))
     b = growth.grow(turned, pair, growth.optimal_neurons(its, 2), delta=growth.optimal_delta(its))
     trees.map(lambda s, t: close(s, t.mT if t.ndim == 2 else t, 1e-12), a, b)
+
+
+def wrong(name, **layouts):
+    """The network's pair with another layout than it is used in."""
+    n = end(name)
+    pair = growth.Pair(n.pair.before, n.pair.after, n.pair.activation, **layouts)
+    growth.statistics(n.f, n.params, n.data, pair, "squared_error")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wrong("x @ W"), r"a.bias: got shape \(4,\), expected \(3,\).*layout='in_out' fits"),
+        (lambda: wrong("x @ W without biases"), r"2 inputs; name.*their sizes fit layout='in_out'"),
+        (lambda: wrong("x @ W square"), r"matmul of a.weight as \[in, out\].*give layout='in_out'"),
+        (
+            lambda: wrong("x @ W square", layout=("in_out", "out_in")),
+            r"layout=\('in_out', 'out_in'\).*give layout='in_out'",
+        ),
+        (lambda: wrong("table"), r"a.weight \(7, 4\) has 7.*fit layout=\('in_out', 'out_in'\)"),
+        (lambda: wrong("transposed"), r"a.bias.*layout='in_out' fits"),
+        (lambda: wrong("1 x 1", layout="in_out"), "stored"),
+        (lambda: growth.Pair("a", "b", layout="io"), r"layout: got 'io', expected one of \['out_in', 'in_out'\]"),
+        (lambda: growth.Pair("a", "b", layout=("in_out",)), "a tuple of two"),
+        (lambda: growth.widen(end("x @ W without biases").params, growth.Pair("a", "b"), 1), "fit layout='in_out'"),
+        (lambda: growth.prune(end("table").params, growth.Pair("a", "b"), [0]), r"fit layout=\('in_out', 'out_in'\)"),
+    ],
+)
+def test_another_layout_is_refused_with_the_one_that_fits(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def grouped(where):
+    options = {"a": {}, "b": {}} | {where: {"groups": 2}}
+    params = {"a": {"weight": R(4, 4 // (2 if where == "a" else 1), 1, 1)}}
+    params["b"] = {"weight": R(4, 4 // (2 if where == "b" else 1), 1, 1)}
+    f = lambda p, x: conv(**options["b"])(p["b"], torch.tanh(conv(**options["a"])(p["a"], x)))
+    return f, params, (R(5, 4, 3, 3), R(5, 4, 3, 3))
+
+
+def test_groups_are_refused():
+    f, params, data = grouped("a")
+    with pytest.raises(ValueError, match=r"a.weight: used by conv2d in groups, expected .* without groups"):
+        growth.statistics(f, params, data, growth.Pair("a", "b"), "squared_error")
+    f, params, data = grouped("b")
+    with pytest.raises(ValueError, match=r"has 4 outputs, b.weight .* takes 2 inputs"):
+        growth.statistics(f, params, data, growth.Pair("a", "b"), "squared_error")
+
+
+MODULES = {
+    "decoder": (
+        nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2), nn.ReLU(), nn.ConvTranspose2d(4, 2, 3, 2, 1, 1)),
+        growth.Pair("0", "2", layout="in_out"),
+        torch.randn(6, 3, 3, 3),
+    ),
+    "autoencoder": (
+        nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Tanh(), nn.ConvTranspose2d(4, 3, 2, 2)),
+        growth.Pair("0", "2", layout=("out_in", "in_out")),
+        torch.randn(6, 3, 4, 4),
+    ),
+    "words": (
+        nn.Sequential(nn.Embedding(9, 4, padding_idx=0), nn.Tanh(), nn.Linear(4, 9)),
+        growth.Pair("0", "2", layout=("in_out", "out_in")),
+        torch.randint(9, (6, 5)),
+    ),
+    "bags": (
+        nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3)),
+        growth.Pair("0", "1", layout=("in_out", "out_in")),
+        torch.randint(9, (16, 5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_modules_go_on_training(kind):
+    model, pair, x = MODULES[kind]
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    target = torch.randn_like(model(x))
+    model(x).sub(target).square().sum().backward()
+    optimizer.step()
+    f, params = fisher.functional(model)
+    made = growth.step(f, params, (x, target), pair, k=2, loss="squared_error")
+    grown = growth.into_module(model, made.params, optimizer=optimizer)
+    close(grown(x), f(made.params, x), 1e-6)
+    assert "6" in str(grown)
+    optimizer.zero_grad()
+    grown(x).sub(target).square().sum().backward()
+    optimizer.step()
+    small = growth.into_module(grown, growth.prune(fisher.functional(grown)[1], pair, [0, 5]))
+    assert small(x).shape == target.shape

@@ -63,8 +63,8 @@ LARGEST: dict[str, Any] = {f"torch.nn.functional.{n}": getattr(torch.nn.function
 LARGEST |= {"torch.Tensor.amax": torch.amax, "torch.amax": torch.amax}
 
 REDUCE = ("mean", "amax", "sum")
-REGROUP = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view, torch.flatten, torch.Tensor.flatten, torch.unflatten)
-REGROUP += (torch.Tensor.unflatten,)
+REGROUP: tuple[Any, ...] = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
+REGROUP += (torch.flatten, torch.Tensor.flatten, torch.unflatten, torch.Tensor.unflatten)
 
 Step = tuple[str, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 

@@ -12,8 +12,8 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 import growth
+from growth.checks.losses import per_sample
 from growth.closed_form.units import live
-from growth.reading.losses import per_sample
 from growth.strategies import ACTIVATIONS, SHIFTED, from_rows, network, rows, statistics
 from linmaps import trees
 from tests.growth.oracle import close, leaf, mean_loss, slope

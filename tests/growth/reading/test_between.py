@@ -6,7 +6,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 import growth
-from growth.reading.losses import per_sample
+from growth.checks.losses import per_sample
 from linmaps import trees
 
 G = torch.Generator().manual_seed(0)

@@ -48,6 +48,21 @@ def test_convolutions(kernel):
     assert torch.equal(conv(y, one["b"]["weight"]), y)
 
 
+def test_weights_stored_in_out():
+    x, index = normal(3, 5, 2), torch.arange(5)
+    params = {"a": {"weight": normal(1, 2, 3), "bias": normal(2, 3)}, "t": {"weight": normal(4, 5, 3)}}
+    deeper = growth.deepen(params, "a", "b", layout="in_out")
+    y = torch.relu(x @ params["a"]["weight"] + params["a"]["bias"])
+    assert torch.equal(torch.relu(y @ deeper["b"]["weight"] + deeper["b"]["bias"]), y)
+    table = growth.deepen(params, "t", "s", layout="in_out")
+    rows = F.embedding(index, params["t"]["weight"])
+    assert torch.equal(rows @ table["s"]["weight"], rows)
+    maps = {"a": {"weight": normal(1, 2, 3, 3, 3)}}
+    wide = growth.deepen(maps, "a", "b", layout="in_out")
+    y = F.conv_transpose2d(normal(3, 2, 2, 4, 4), maps["a"]["weight"], stride=2)
+    assert torch.equal(F.conv_transpose2d(y, wide["b"]["weight"], padding=1), y)
+
+
 def test_right_behind_its_layer():
     layer = OrderedDict(weight=torch.ones(2, 3), bias=torch.ones(2))
     nested = growth.deepen(OrderedDict(z=layer, m=layer), "z", "a")

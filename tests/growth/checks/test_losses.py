@@ -5,7 +5,7 @@ import torch
 from torch.func import vmap
 from torch.nn import functional as F
 
-from growth.reading.losses import cross_entropy, gradient, per_sample, squared_error
+from growth.checks.losses import cross_entropy, gradient, per_sample, squared_error
 
 G = torch.Generator().manual_seed(0)
 Y, T = torch.randn(5, 3, 4, generator=G, dtype=torch.float64), torch.randint(0, 4, (5, 3), generator=G)
