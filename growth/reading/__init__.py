@@ -6,7 +6,7 @@ In reading order:
     gated_pairs  Gated: products of two layers
     along        leaves of the activation that grow along, and the way from layer to layer
     layers       the two of a pair as they are in params
-    places       where hidden units are, leaf by leaf
+    leaves       where hidden units are, leaf by leaf
     transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map
     lookups      embeddings as layers of unit vectors

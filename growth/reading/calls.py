@@ -15,8 +15,8 @@ from fisher.collector.watching.known import tensors
 from growth.reading.along import FILL
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import NORM_FILLS, layers_of, norm_leaves
+from growth.reading.leaves import places
 from growth.reading.pairs import Pair
-from growth.reading.places import places
 from linmaps import trees
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path

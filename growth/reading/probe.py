@@ -12,8 +12,8 @@ from torch import Tensor
 from fisher.checks import agreement
 from growth.reading.calls import ungrown
 from growth.reading.layers import layers_of
+from growth.reading.leaves import places, vectors
 from growth.reading.pairs import Pair
-from growth.reading.places import places, vectors
 from linmaps import trees
 from linmaps.checks import values
 

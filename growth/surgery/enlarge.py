@@ -22,9 +22,9 @@ from growth.closed_form.units import Neurons
 from growth.reading.along import joined
 from growth.reading.calls import ungrown
 from growth.reading.layers import Layer, layers_of
+from growth.reading.leaves import vectors
 from growth.reading.link import centre
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.reading.places import vectors
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees import path_str

@@ -21,8 +21,8 @@ from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
 from growth.reading.along import joined
 from growth.reading.layers import Layer, layers_of
+from growth.reading.leaves import places
 from growth.reading.pairs import Pair, bare
-from growth.reading.places import places
 from growth.reading.transformers.heads import Heads, head_axes
 from growth.surgery.resize import gathered, indices, spread
 from growth.surgery.same import Function, as_seen, asked, same_function

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
+from growth.reading.leaves import places
 from growth.reading.pairs import Pair
-from growth.reading.places import places
 from growth.reading.transformers.heads import Heads, head_axes
 from linmaps import trees
 from linmaps.checks import size

@@ -15,8 +15,8 @@ from torch import Tensor
 from growth.checks.doors import count, door
 from growth.closed_form.draws import in_rows
 from growth.reading.layers import Layer, layers_of
+from growth.reading.leaves import vectors
 from growth.reading.pairs import Pair
-from growth.reading.places import vectors
 from growth.reading.transformers.heads import Heads
 from growth.surgery.heads import wider_heads
 from growth.surgery.resize import gathered, indices, magnitude

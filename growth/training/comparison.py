@@ -11,8 +11,8 @@ from torch import Tensor
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
+from growth.reading.leaves import unit_size
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.reading.places import unit_size
 from linmaps.checks.annotations import typed
 from linmaps.trees import record
 from linmaps.trees.printed import aligned, plain

@@ -17,7 +17,8 @@ from tests.growth.reading.test_maps import prelu
 from tests.laws import close
 
 G = torch.Generator().manual_seed(0)
-R = lambda *s: torch.randn(*s, generator=G, dtype=torch.float64)
+randn = lambda g, *s: torch.randn(*s, generator=g, dtype=torch.float64)
+R = lambda *s: randn(G, *s)
 IMAGES = 3 * R(12, 2, 6, 6) * torch.tensor([1.0, 0.3]).reshape(2, 1, 1).double() + 2
 T = torch.arange(12) % 3
 ROWS, TOKENS = 2 * R(12, 3) + 1, R(12, 5, 3)
@@ -39,12 +40,13 @@ BETWEEN = {  # layers, the number of the second of the pair, inputs
 def net(name, table=BETWEEN):
     """Batch norms hold the moments of all data, so that both modes agree before growth."""
     torch.manual_seed(2)
+    draws = torch.Generator().manual_seed(2)  # its own, whichever tests ran before
     layers, after, x = table[name]
     model = nn.Sequential(*copy.deepcopy(layers)).double()
     for part in model.modules():
         for name_, t in part.named_parameters(recurse=False):
             if not isinstance(part, nn.PReLU):
-                t.data = R(*t.shape) * max(1, t[0].numel()) ** -0.5 + (1 if t.ndim == 1 and name_ == "weight" else 0)
+                t.data = randn(draws, *t.shape) * max(1, t[0].numel()) ** -0.5 + (1 if t.ndim == 1 and name_ == "weight" else 0)
     for k, part in enumerate(model):
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             z = model[:k].eval()(x).transpose(0, 1).flatten(1)
@@ -93,8 +95,9 @@ def by_hand(f, params, pair, stats, x):
     loss = lambda p: F.cross_entropy(f(p, x), T)
     delta = growth.optimal_delta(stats, ridge=1e-6)
     at = lambda t: loss(growth.grow(params, pair, None, delta=delta, scale=t))
-    got = (4 * at(1e-5) - at(2e-5) - 3 * loss(params)) / 2e-5
-    rounding = 1e-10  # of a loss near 1 over an amplitude of 1e-5
+    h = 1e-5 / max(1.0, float(delta.decrease))
+    got = (4 * at(h) - at(2 * h) - 3 * loss(params)) / (2 * h)
+    rounding = 1e-15 / h  # of a loss near 1
     close(-got, delta.decrease, 1e-6 * float(delta.decrease) + rounding, "decrease")
     new = growth.choose_sign(f, params, (x, T), pair, growth.optimal_neurons(stats, 2, "gradient", ridge=1e-4))
     at = lambda t: loss(growth.grow(params, pair, new, scale=t))
@@ -201,6 +204,7 @@ AROUND = {  # the layers of a residual block, the numbers of the pair's, inputs
 @pytest.mark.parametrize("name", AROUND)
 def test_slopes_with_norms_in_front_and_behind(name):
     torch.manual_seed(1)
+    draws = torch.Generator().manual_seed(1)
     layers, (before, after), x = AROUND[name]
     width = x.shape[-1] if x.ndim < 4 else x[0].numel()
     model = nn.Sequential(Residual(*copy.deepcopy(layers)), nn.Linear(width, 3)).double()
@@ -208,7 +212,7 @@ def test_slopes_with_norms_in_front_and_behind(name):
     for part in model.modules():
         for own, t in part.named_parameters(recurse=False):
             if own == "weight" and t.ndim == 1 and not isinstance(part, nn.PReLU):
-                t.data = 1 + 0.5 * R(*t.shape)
+                t.data = 1 + 0.5 * randn(draws, *t.shape)
     f, params = fisher.functional(model.eval(), buffers=True)
     pair = growth.Pair(f"0.body.{before}", f"0.body.{after}")
     by_hand(f, params, pair, growth.statistics(f, params, (x, T), pair), x)

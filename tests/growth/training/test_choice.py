@@ -5,7 +5,7 @@ import torch
 from torch.func import vmap
 
 import growth
-from growth.reading.places import unit_size
+from growth.reading.leaves import unit_size
 from growth.strategies import network
 from linmaps import trees
 from tests.growth import oracle
