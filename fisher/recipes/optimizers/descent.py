@@ -16,6 +16,7 @@ from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.names import LikelihoodName
 from fisher.recipes.optimizers.adaptation import adapted
+from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in
 from fisher.recipes.optimizers.curvature import Damped, damped_solve, widened
 from fisher.recipes.optimizers.lengths import exact_step, rated_step
 from fisher.recipes.optimizers.memory import KFACState, step_number
@@ -28,6 +29,7 @@ from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.dtypes import working
+from linmaps.trees.keys import names
 
 
 @full_precision("f")
@@ -57,6 +59,8 @@ def kfac(
     minimum: float = 1e-8,
     kind: Damped = "pi",
     correct: bool = False,
+    statistics: Statistics | None = None,
+    forget: float = 0.1,
 ) -> Optimizer:
     """K-FAC: an optimizer whose steps are (F + damping I)^-1 gradient, F a moving average of Kronecker factors.
 
@@ -76,8 +80,8 @@ def kfac(
     steps (an autoencoder of MNIST is at 90 nats after 100 steps, with "pi" at 83).
     decay: of the moving average, free of bias.  factors_every, bases_every, adapt_every: steps between new factors, new
     eigenbases of them, and changes of the damping.
-    correct: EKFAC, the eigenvalues are a moving average of the second moments of gradients in the bases (George et al., 2018), from
-    the pass that the factors come from; into new bases they are turned.
+    correct: EKFAC, the eigenvalues are a moving average of the second moments of gradients in the bases (George et al., 2018),
+    from the pass that the factors come from; into new bases they are turned.
     adapt: the damping follows ratio = (loss(params + s) - loss(params)) / (g's + s'(F + l2 I)s / 2): times `factor` where that
     is below `lower`, over `factor` where it is above `upper`, never below `minimum` (as in `natural_gradient_step`).
     loss: (params, batch) -> a scalar, or [B], for that ratio; None: the likelihood's, which needs targets.
@@ -87,6 +91,11 @@ def kfac(
     weight_decay: decoupled, -rate weight_decay params beside the update (c_1 for the rate where that is None).
     rate, momentum, weight_decay, damping: numbers, or functions of the number of the step, 0, 1, ...; such a damping is not
     adapted.
+
+    statistics: (params, x) -> {path: value}, the leaves of params that batch norm in train mode takes from the batch; f is as in
+    eval mode, with these leaves as running averages.  The curvature is that of f at the statistics of the batch, as constants
+    (examples stay apart); the ratio's loss has those of the new params; the updates of these leaves are forget (value - leaf), so
+    that params hold the running averages.  `gradient` is the user's, through the statistics or not.
 
     init takes the factors of one batch; of several (a list of them, burn-in) their mean, which weighs as much as so many steps
     would.  state: a `KFACState`; state.damping is a scalar tensor.
@@ -110,11 +119,19 @@ def kfac(
     (tensor([[1., 1.]]), KFACState(step 1, 1 layers, 2 parameters, damping 0))
     """
     upkeep = Upkeep(
-        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every, correct
+        doors.function(f),
+        find_likelihood(likelihood),
+        estimator,
+        layers,
+        decay,
+        factors_every,
+        bases_every,
+        correct,
+        statistics,
     )
     rules = Settings(
         damping, adapt, rate, momentum, clip, weight_decay, loss, l2, norm_constraint, adapt_every, factor, lower, upper, minimum,
-        kind,
+        kind, forget,
     )  # fmt: skip
 
     def init(
@@ -158,6 +175,8 @@ def _update(
 ) -> tuple[Any, KFACState]:
     grads, params = upkeep.checked(grads, state, params)
     x, target = the_batch(batch)
+    values, running = of_batch(upkeep.statistics, params, x), params
+    params, f = standing_in(params, values), held(f, values)
     if rules.adapts and loss is None and target is None:
         raise ValueError(
             "batch: got no target, expected (x, target): the damping is adapted by the loss; or give loss=..., or adapt=False"
@@ -180,7 +199,9 @@ def _update(
     if due and made.model is not None and made.lengths is not None:
         moved = trees.map(lambda p, s: (p + s).to(p.dtype), own, step)
         if loss is None:
-            happened = _fall(upkeep.likelihood, made.model.y, own_f(moved, x), target)
+            there = lifted(layers, moved, params, params)
+            there = standing_in(there, of_batch(upkeep.statistics, there, x))
+            happened = _fall(upkeep.likelihood, made.model.y, f(there, x), target)
         else:
             before, after = (loss(lifted(layers, p, params, params), batch) for p in (own, moved))
             happened = working(after - before).mean()
@@ -202,7 +223,9 @@ def _update(
         lambda t, p: t.to(p.dtype).clone(), whole, own
     )  # none of the state's own: chains change them in place
     damping = torch.zeros_like(state.damping) + damping
-    return lifted(layers, updates, params), dataclasses.replace(
+    towards = trees.map(lambda new, old: rules.forget * (new - old), params, running)
+    changed = {path: t for path, t in zip(names(trees.paths(params)), trees.leaves(towards)) if path in values}
+    return standing_in(lifted(layers, updates, params), changed), dataclasses.replace(
         state, step=state.step + 1, velocity=step, damping=damping
     )
 
