@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors
+from fisher.checks.arguments import parameters
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -134,11 +135,13 @@ def kfac(
         kind, forget,
     )  # fmt: skip
 
+    @typed
     def init(
         params: Any, batch: Any, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> KFACState:
         return _init(upkeep.f, upkeep, rules, params, batch, noise, generator)
 
+    @typed
     def update(
         grads: Any,
         state: KFACState,
@@ -156,7 +159,8 @@ def kfac(
 def _init(
     f: Callable[..., Tensor], upkeep: Upkeep, rules: Settings, params: Any, batch: Any, noise: Any, generator: Any
 ) -> KFACState:
-    damping = scheduled(rules.damping, 0, "damping", low=0)
+    params = parameters(params)
+    damping = scheduled(rules.damping, 0, "damping", trees.leaves(params)[0], low=0)
     return dataclasses.replace(upkeep, f=f).started(params, batch, noise, generator, damping)
 
 
@@ -187,7 +191,8 @@ def _update(
     own, own_f = layers.restrict(params), f if layers.complete else layers.restricted(f, params)
     wide, g = widened(own), widened(layers.restrict(grads))
     g = trees.axpy(rules.l2, wide, g) if rules.l2 else g
-    damping: Any = scheduled(rules.damping, n, "damping", low=0) if callable(rules.damping) else state.damping
+    like = trees.leaves(wide)[0]
+    damping: Any = scheduled(rules.damping, n, "damping", like, low=0) if callable(rules.damping) else state.damping
     d = trees.scale(-1.0, damped_solve(state.bases, g, damping + rules.l2, rules.kind))
     model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions)
     due = rules.adapts and (n + 1) % rules.adapt_every == 0
@@ -216,7 +221,7 @@ def _update(
             upper=rules.upper,
             minimum=rules.minimum,
         )
-    decay = scheduled(rules.weight_decay, n, "weight_decay", low=0)
+    decay = scheduled(rules.weight_decay, n, "weight_decay", like, low=0)
     still = isinstance(decay, (int, float)) and decay == 0
     whole = step if still else trees.axpy(-made.rate * decay, wide, step)
     updates = trees.map(

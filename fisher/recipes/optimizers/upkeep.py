@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -63,10 +63,10 @@ class Upkeep:
     def started(self, params: Any, batch: Any, noise: Any, generator: Any, damping: Any) -> KFACState:
         """The state before the first step; several batches weigh as much as so many steps."""
         params = parameters(params)
-        data = batch if one_batch(batch) else list(batch)
+        data = list(batch) if isinstance(batch, Iterable) and not one_batch(batch) else batch
         F = self.first(params, data, noise, generator)
         factors, own = widened(F), widened(F.layers.restrict(params))
-        n = 1 if one_batch(data) else len(data)
+        n = len(data) if isinstance(data, list) else 1
         zero = torch.zeros_like(trees.leaves(own)[0].sum())
         return KFACState(
             torch.zeros((), dtype=torch.int64),
