@@ -59,7 +59,6 @@ posterior = fisher.recipes.laplace(f, params, F, n_examples=4)
 reveal_type(posterior.sample(torch.Generator()))  # R: dict[str, Tensor]
 reveal_type(posterior.params)  # R: dict[str, Tensor]
 optimizer = fisher.recipes.kfac(f, "gaussian", rate=lambda step: 0.1 / (1 + step))
-reveal_type(optimizer)  # R: Optimizer
 growth.fit_and_grow(f, params, (x, x), growth.Pair("w", "v"), order=[], target=2, k=1, optimizer=optimizer)
 reveal_type(fisher.ema(D, D, 0.9))  # R: PMatDiag
 reveal_type(fisher.ema(F.inverse(), F.inverse(), 0.9))  # R: PMat

@@ -32,6 +32,12 @@ JUSTIFIED: dict[str, str] = {
     "fisher.*(class_axis: negative)": "counted from the end when y is there",
     "fisher.*norm(ord: none)": "the Frobenius norm",
     "fisher.*solve/diagonal(regul: scalar in *": "one number for the leaf",
+    "fisher.recipes.kfac*_every: huge)": "not again in this run",
+    "fisher.recipes.kfac*_every: beyond)": "not again in this run",
+    "fisher.recipes.kfac*(clip: none)": "no clip",
+    "fisher.recipes.kfac*(norm_constraint: none)": "no constraint",
+    "fisher.recipes.soap(batch: none in 1)": "targets are for estimators that look at them",
+    "fisher.recipes.soap(batch: text in 1)": "targets are for estimators that look at them",
 }
 RECORD = "a record that other functions make: every transform rebuilds it around whatever leaves it carries"
 EXEMPT: dict[str, str] = {
@@ -373,16 +379,16 @@ def of_recipes() -> list[Call]:
         Call(N + "kfac", functools.partial(stepped, R.kfac), {
             "params": P, "batch": DATA, "decay": 0.9, "factors_every": 1, "bases_every": 2, "damping": 0.1, "momentum": 0.5,
             "weight_decay": 0.1, "l2": 0.1, "adapt_every": 1, "factor": 1.5, "lower": 0.25, "upper": 0.75, "minimum": 1e-8,
-        }),
+        }, ("params",)),
         Call(N + "kfac/rate", functools.partial(stepped, R.kfac), {
-            "params": P, "batch": DATA, "rate": 0.1, "clip": 0.1, "norm_constraint": 0.1, "kind": "default",
-        }),
+            "params": P, "batch": DATA, "rate": 0.1, "clip": 0.1, "norm_constraint": 0.1, "kind": "default", "adapt_every": 1,
+        }, ("params",)),
         Call(N + "soap", functools.partial(stepped, R.soap), {
             "params": P, "batch": DATA, "decay": 0.9, "rate": 0.1, "betas": (0.9, 0.9), "eps": 1e-8, "weight_decay": 0.1,
-        }),
+        }, ("params",)),
         Call(N + "partitioned", lambda parts, params: R.partitioned(parts, plain).init(params), {
             "parts": {"one": ("w", plain)}, "params": P,
-        }, ("parts",)),
+        }, ("parts", "params")),
         Call(N + "Damping", R.Damping, {"value": torch.tensor(0.5)}),
         Call(N + "best_step", R.best_step, {"F": F, "gradient": V, "directions": trees.stack([P, V]), "regul": 0.1}),
         Call(N + "pruning_scores", R.pruning_scores, {"F": F, "params": P, "method": "obs", "regul": 0.3}),

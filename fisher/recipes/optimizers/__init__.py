@@ -5,6 +5,7 @@ In reading order:
     schedules   settings that are numbers or functions of the step
     memory      KFACState, what an optimizer keeps between steps
     curvature   moving averages of factors, their eigenbases, damped solves
+    batchnorm   statistics of the batch: constants of the curvature, running averages of params
     upkeep      factors and bases, made anew where it is their turn
     model       the quadratic model of a loss in the span of a few directions
     settings    what the arguments of kfac say

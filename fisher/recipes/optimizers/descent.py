@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors
+from fisher.checks.arguments import parameters
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.names import LikelihoodName
 from fisher.recipes.optimizers.adaptation import adapted
+from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in
 from fisher.recipes.optimizers.curvature import Damped, damped_solve, widened
 from fisher.recipes.optimizers.lengths import exact_step, rated_step
 from fisher.recipes.optimizers.memory import KFACState, step_number
@@ -28,6 +30,7 @@ from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.dtypes import working
+from linmaps.trees.keys import names
 
 
 @full_precision("f")
@@ -57,6 +60,8 @@ def kfac(
     minimum: float = 1e-8,
     kind: Damped = "pi",
     correct: bool = False,
+    statistics: Statistics | None = None,
+    forget: float = 0.1,
 ) -> Optimizer:
     """K-FAC: an optimizer whose steps are (F + damping I)^-1 gradient, F a moving average of Kronecker factors.
 
@@ -88,6 +93,11 @@ def kfac(
     rate, momentum, weight_decay, damping: numbers, or functions of the number of the step, 0, 1, ...; such a damping is not
     adapted.
 
+    statistics: (params, x) -> {path: value}, the leaves of params that batch norm in train mode takes from the batch; f is as in
+    eval mode, with these leaves as running averages.  The curvature is that of f at the statistics of the batch, as constants
+    (examples stay apart); the ratio's loss has those of the new params; the updates of these leaves are forget (value - leaf), so
+    that params hold the running averages.  `gradient` is the user's, through the statistics or not.
+
     init takes the factors of one batch; of several (a list of them, burn-in) their mean, which weighs as much as so many steps
     would.  state: a `KFACState`; state.damping is a scalar tensor.
     A step is one fim (one forward, one backward), K tangents along the K directions, every adapt_every steps a forward, every
@@ -110,18 +120,28 @@ def kfac(
     (tensor([[1., 1.]]), KFACState(step 1, 1 layers, 2 parameters, damping 0))
     """
     upkeep = Upkeep(
-        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every, correct
+        doors.function(f),
+        find_likelihood(likelihood),
+        estimator,
+        layers,
+        decay,
+        factors_every,
+        bases_every,
+        correct,
+        statistics,
     )
     rules = Settings(
         damping, adapt, rate, momentum, clip, weight_decay, loss, l2, norm_constraint, adapt_every, factor, lower, upper, minimum,
-        kind,
+        kind, forget,
     )  # fmt: skip
 
+    @typed
     def init(
         params: Any, batch: Any, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> KFACState:
         return _init(upkeep.f, upkeep, rules, params, batch, noise, generator)
 
+    @typed
     def update(
         grads: Any,
         state: KFACState,
@@ -139,7 +159,8 @@ def kfac(
 def _init(
     f: Callable[..., Tensor], upkeep: Upkeep, rules: Settings, params: Any, batch: Any, noise: Any, generator: Any
 ) -> KFACState:
-    damping = scheduled(rules.damping, 0, "damping", low=0)
+    params = parameters(params)
+    damping = scheduled(rules.damping, 0, "damping", trees.leaves(params)[0], low=0)
     return dataclasses.replace(upkeep, f=f).started(params, batch, noise, generator, damping)
 
 
@@ -158,6 +179,8 @@ def _update(
 ) -> tuple[Any, KFACState]:
     grads, params = upkeep.checked(grads, state, params)
     x, target = the_batch(batch)
+    values, running = of_batch(upkeep.statistics, params, x), params
+    params, f = standing_in(params, values), held(f, values)
     if rules.adapts and loss is None and target is None:
         raise ValueError(
             "batch: got no target, expected (x, target): the damping is adapted by the loss; or give loss=..., or adapt=False"
@@ -168,7 +191,8 @@ def _update(
     own, own_f = layers.restrict(params), f if layers.complete else layers.restricted(f, params)
     wide, g = widened(own), widened(layers.restrict(grads))
     g = trees.axpy(rules.l2, wide, g) if rules.l2 else g
-    damping: Any = scheduled(rules.damping, n, "damping", low=0) if callable(rules.damping) else state.damping
+    like = trees.leaves(wide)[0]
+    damping: Any = scheduled(rules.damping, n, "damping", like, low=0) if callable(rules.damping) else state.damping
     d = trees.scale(-1.0, damped_solve(state.bases, g, damping + rules.l2, rules.kind))
     model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions)
     due = rules.adapts and (n + 1) % rules.adapt_every == 0
@@ -180,7 +204,9 @@ def _update(
     if due and made.model is not None and made.lengths is not None:
         moved = trees.map(lambda p, s: (p + s).to(p.dtype), own, step)
         if loss is None:
-            happened = _fall(upkeep.likelihood, made.model.y, own_f(moved, x), target)
+            there = lifted(layers, moved, params, params)
+            there = standing_in(there, of_batch(upkeep.statistics, there, x))
+            happened = _fall(upkeep.likelihood, made.model.y, f(there, x), target)
         else:
             before, after = (loss(lifted(layers, p, params, params), batch) for p in (own, moved))
             happened = working(after - before).mean()
@@ -195,14 +221,16 @@ def _update(
             upper=rules.upper,
             minimum=rules.minimum,
         )
-    decay = scheduled(rules.weight_decay, n, "weight_decay", low=0)
+    decay = scheduled(rules.weight_decay, n, "weight_decay", like, low=0)
     still = isinstance(decay, (int, float)) and decay == 0
     whole = step if still else trees.axpy(-made.rate * decay, wide, step)
     updates = trees.map(
         lambda t, p: t.to(p.dtype).clone(), whole, own
     )  # none of the state's own: chains change them in place
     damping = torch.zeros_like(state.damping) + damping
-    return lifted(layers, updates, params), dataclasses.replace(
+    towards = trees.map(lambda new, old: rules.forget * (new - old), params, running)
+    changed = {path: t for path, t in zip(names(trees.paths(params)), trees.leaves(towards)) if path in values}
+    return standing_in(lifted(layers, updates, params), changed), dataclasses.replace(
         state, step=state.step + 1, velocity=step, damping=damping
     )
 

@@ -46,8 +46,9 @@ def rated_step(
     modelled: bool,
 ) -> Step:
     """rate direction + momentum velocity at step n; modelled: make the model of it in any case."""
-    rate = scheduled(rules.rate, n, "rate", low=0)  # type: ignore[arg-type]
-    momentum = scheduled(rules.momentum, n, "momentum", low=0, high=1, below=True)
+    like = trees.leaves(direction)[0]
+    rate = scheduled(rules.rate, n, "rate", like, low=0)  # type: ignore[arg-type]
+    momentum = scheduled(rules.momentum, n, "momentum", like, low=0, high=1, below=True)
     if rules.norm_constraint is not None:
         squared = rate * rate * -trees.dot(direction, gradient)
         direction = trees.scale(shrink(rules.norm_constraint, squared), direction)

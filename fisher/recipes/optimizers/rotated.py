@@ -77,11 +77,13 @@ def soap(
         number(beta, "betas", low=0, high=1, below=True, tensor=False)
     rules = _Rules(rate, betas, eps, weight_decay)
 
+    @typed
     def init(
         params: Any, batch: Any, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> KFACState:
         return _init(upkeep.f, upkeep, params, batch, noise, generator)
 
+    @typed
     def update(
         grads: Any,
         state: KFACState,
@@ -148,9 +150,9 @@ def _update(
     values = moments.eigenvalues | moments.exact
     turn = moments.project_to_diag(mean)
     scaled = {name: (z / a) / ((values[name].reshape(z.shape) / b).sqrt() + rules.eps) for name, z in turn.items()}
-    rate = scheduled(rules.rate, n, "rate", low=0)
+    rate = scheduled(rules.rate, n, "rate", t, low=0)
     step = trees.scale(-rate, moments.project_from_diag(scaled))
-    decay = scheduled(rules.weight_decay, n, "weight_decay", low=0)
+    decay = scheduled(rules.weight_decay, n, "weight_decay", t, low=0)
     whole = trees.axpy(-rate * decay, wide, step)
     updates = trees.map(
         lambda t, p: t.to(p.dtype).clone(), whole, own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from linmaps.checks import number
@@ -18,14 +19,18 @@ def check_schedule(value: Any, name: str, **bounds: Any) -> None:
         number(value, name, **bounds, cure="or a function of the number of the step")
 
 
-def scheduled(value: Schedule, step: int | None, name: str, **bounds: Any) -> float | Tensor:
-    """The value at a step; ValueError for one out of bounds.
+def scheduled(value: Schedule, step: int, name: str, like: Tensor, **bounds: Any) -> float | Tensor:
+    """The value at a step; ValueError for one out of bounds, TypeError for a tensor elsewhere than `like`.
 
-    >>> scheduled(lambda step: 0.1 / (1 + step), 1, "rate"), scheduled(0.1, None, "rate")
+    >>> import torch
+    >>> scheduled(lambda step: 0.1 / (1 + step), 1, "rate", torch.ones(1)), scheduled(0.1, 0, "rate", torch.ones(1))
     (0.05, 0.1)
     """
-    if not callable(value):
-        return value
-    found = value(step)  # type: ignore[arg-type]
-    number(found, f"{name}({step})", **bounds)
-    return found
+    found = value
+    if callable(value):
+        found = value(step)
+        number(found, f"{name}({step})", **bounds)
+    if isinstance(found, Tensor) and found.device not in (like.device, torch.device("cpu")):
+        raise TypeError(f"{name}: got a tensor on {found.device}, expected one on {like.device}; move it with .to(...)")
+    made: float | Tensor = found  # type: ignore[assignment]
+    return made

@@ -34,6 +34,7 @@ class Settings:
     upper: float
     minimum: float
     kind: Damped
+    forget: float
 
     def __post_init__(self) -> None:
         check_schedule(self.damping, "damping", low=0)
@@ -46,6 +47,7 @@ class Settings:
                 number(getattr(self, name), name, low=0, above=True, tensor=False)
         for name in ("l2", "factor", "lower", "upper", "minimum"):
             number(getattr(self, name), name, low=0, tensor=False)
+        number(self.forget, "forget", low=0, high=1, tensor=False)
         size(self.adapt_every, "adapt_every", 1, cure="a number of steps")
         if not self.factor > 1 or not 0 < self.lower < self.upper:
             raise ValueError(

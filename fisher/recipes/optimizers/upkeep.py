@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor
 
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
 from fisher.checks.data import batches, one_batch
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods.columns import ESTIMATORS, Estimator
+from fisher.passes.fold import Mean
 from fisher.passes.information import factors_and_moments, fim
 from fisher.pmat import PMatEKFAC, PMatKFAC
+from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in, without
 from fisher.recipes.optimizers.curvature import averaged, eigenbases, own_axes, turned, widened
 from fisher.recipes.optimizers.memory import KFACState
 from linmaps import trees
@@ -35,6 +38,7 @@ class Upkeep:
     factors_every: int
     bases_every: int
     correct: bool = False
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
@@ -59,10 +63,10 @@ class Upkeep:
     def started(self, params: Any, batch: Any, noise: Any, generator: Any, damping: Any) -> KFACState:
         """The state before the first step; several batches weigh as much as so many steps."""
         params = parameters(params)
-        data = batch if one_batch(batch) else list(batch)
-        F = self.factors(params, data, self.layers, noise, generator, True)
+        data = list(batch) if isinstance(batch, Iterable) and not one_batch(batch) else batch
+        F = self.first(params, data, noise, generator)
         factors, own = widened(F), widened(F.layers.restrict(params))
-        n = 1 if one_batch(data) else len(data)
+        n = len(data) if isinstance(data, list) else 1
         zero = torch.zeros_like(trees.leaves(own)[0].sum())
         return KFACState(
             torch.zeros((), dtype=torch.int64),
@@ -72,6 +76,25 @@ class Upkeep:
             trees.zeros_like(own),
             zero + damping,
         )
+
+    def first(self, params: Any, data: Any, noise: Any, generator: Any) -> PMatKFAC:
+        """The factors of the first batches, each with its own statistics where there are some."""
+        if self.statistics is None:
+            return self.factors(params, data, self.layers, noise, generator, True)
+        mean: Mean[Any] = Mean()
+        layers = self.layers
+        for x, target in batches(data):
+            values = of_batch(self.statistics, params, x)
+            own = standing_in(params, values)
+            if mean.mean is None:
+                given = layers is not None
+                found = LayerCollection.from_function(held(self.f, values), own, x) if layers is None else layers
+                layers = without(found, values, given)
+            batch = x if target is None else (x, target)
+            fixed = dataclasses.replace(self, f=held(self.f, values))
+            mean = mean.add(fixed.factors(own, batch, layers, noise, generator, True), batch_size(x))
+        made: PMatKFAC = mean.value()
+        return made
 
     def refreshed(
         self, state: KFACState, params: Any, batch: Any, noise: Any, generator: Any, n: int

@@ -1,5 +1,7 @@
 """Natural gradient steps: the quadratic case exactly, the damping rule case by case, digits against plain gradient."""
 
+import functools
+
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -85,6 +87,26 @@ def test_an_ensemble_is_one_vmap():
     values = torch.tensor([1e-3, 1e-1, 1e-9], dtype=D)
     got = vmap(two)(trees.stack(members), values)
     close(got, trees.stack([two(p, v) for p, v in zip(members, values)]), 1e-9, "ensemble")
+
+
+def test_a_ready_solve():
+    """Of a decomposition that is kept, of another matrix, of one argument or two."""
+    p, loss, F = quadratic()
+    g, damping = grad(loss)(p), Damping(scalar(0.3))
+    want, E = natural_gradient_step(loss, p, F, g, damping), F.eigendecomposition()
+    for solve in (
+        E.solve,
+        lambda v, regul: F.solve(v, regul),
+        functools.partial(E.solve, regul=0.3),
+        E.inverse(0.3).mv,
+    ):
+        close(natural_gradient_step(loss, p, F, g, damping, solve=solve), want, 1e-12, "the same solve")
+    half = natural_gradient_step(loss, p, F, g, damping, solve=lambda v: trees.scale(0.5, F.solve(v, 0.3)))
+    close(half.params, trees.axpy(0.5, trees.sub(want.params, p), p), 1e-12, "another")
+    with pytest.raises(ValueError, match=r"solve: got it with options \['kind'\]"):
+        natural_gradient_step(loss, p, F, g, damping, solve=E.solve, kind="lstsq")
+    with pytest.raises(ValueError, match="solve"):
+        natural_gradient_step(loss, p, F, g, damping, solve=lambda v: {"u": v["w"]})
 
 
 def test_errors():

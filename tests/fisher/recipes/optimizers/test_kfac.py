@@ -354,6 +354,57 @@ def test_digits_ahead_of_adam():
     assert objective(f, x, y)(q) < 0.9 * best
 
 
+def normed(p, x):
+    """Batch norm as in eval mode, with its statistics as leaves of params."""
+    z = linear(p["hidden"], x)
+    z = torch.nn.functional.batch_norm(z, p["norm"]["mean"], p["norm"]["var"], p["norm"]["scale"], p["norm"]["shift"])
+    return linear(p["output"], torch.tanh(z))
+
+
+def of_the_batch(p, x):
+    z = linear(p["hidden"], x)
+    return {"norm.mean": z.mean(0), ("norm", "var"): z.var(0, unbiased=False)}
+
+
+def test_batch_norm_in_train_mode():
+    x, y = digits(80, features=6)
+    ones, zeros = torch.ones(5, dtype=D), torch.zeros(5, dtype=D)
+    p = start(6, 5, 10) | {"norm": {"mean": zeros, "var": ones, "scale": ones, "shift": zeros}}
+
+    def in_train_mode(p, x):
+        z, norm = linear(p["hidden"], x), p["norm"]
+        z = torch.nn.functional.batch_norm(z, None, None, norm["scale"], norm["shift"], training=True)
+        return linear(p["output"], torch.tanh(z))
+
+    loss = objective(in_train_mode, x, y)
+    optimizer = kfac(normed, **EXACT, statistics=of_the_batch, adapt_every=1, forget=0.25)
+    state, g = optimizer.init(p, (x, y)), grad(loss)(p)
+    updates, after = optimizer.update(g, state, p, batch=(x, y))
+    stats = of_the_batch(p, x)
+    close(updates["norm"]["mean"], 0.25 * stats["norm.mean"], 1e-14, "running mean")
+    close(updates["norm"]["var"], 0.25 * (stats["norm", "var"] - 1), 1e-14, "running variance")
+    there = p | {"norm": p["norm"] | {"mean": stats["norm.mean"], "var": stats["norm", "var"]}}
+    close(
+        after.factors,
+        fisher.fim(normed, there, x, layers=after.factors.layers),
+        1e-13,
+        "at the statistics of the batch",
+    )
+    assert not {"norm.mean", "norm.var"} & set(after.velocity)
+    q, _ = trained(optimizer, p, [(x, y)], lambda b: loss, 15)
+    assert loss(q) < 0.5 * loss(p)
+    close(q["norm"]["mean"], of_the_batch(q, x)["norm.mean"], 0.5, "they follow")
+    burnt = optimizer.init(p, [(x[:40], y[:40]), (x[40:], y[40:])])
+    assert burnt.factors.layers == state.factors.layers
+    for wrong, error, said in [
+        (lambda p, x: x, TypeError, "statistics: returned Tensor"),
+        (lambda p, x: {"norm.std": ones}, ValueError, "statistics: norm.std: no such leaf"),
+        (lambda p, x: {"norm.mean": x}, ValueError, r"statistics: norm.mean: got \(80, 6\)"),
+    ]:
+        with pytest.raises(error, match=said):
+            kfac(normed, **EXACT, statistics=wrong).init(p, (x, y))
+
+
 def test_errors():
     f, p, batch, loss = classes()
     g = grad(loss)(p)
