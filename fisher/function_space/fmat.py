@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.checks.doors import entry
-from fisher.pmat.contract.damping import check_regul
+from fisher.pmat.contract.damping import check_number
 from fisher.pmat.contract.pmat import Ord
 from linmaps import trees
 from linmaps.checks.annotations import typed
@@ -122,7 +122,7 @@ class FMatDense:
     @typed
     def solve(self, u: Tensor, regul: Regul = 1e-8, *, kind: Literal["default", "lstsq"] = "default") -> Tensor:
         """(Theta + regul I)^-1 u by QR; kind="lstsq": the pseudo-inverse of Theta + regul I (symmetric kernels)."""
-        check_regul(regul)
+        check_number(regul)
         if kind not in ("default", "lstsq"):
             raise ValueError(f"solve: got kind={kind!r}, expected 'default' or 'lstsq'")
         m = self._square("solve") if kind == "default" else self._symmetric("solve(kind='lstsq')")
@@ -139,7 +139,7 @@ class FMatDense:
     @typed
     def logdet(self, regul: Regul = 1e-8) -> Tensor:
         """log det (Theta + regul I), a scalar."""
-        check_regul(regul)
+        check_number(regul)
         return self._each(lambda m: logabsdet(damped(m, regul)), self._square("logdet")).sum()
 
     def trace(self) -> Tensor:

@@ -141,9 +141,8 @@ def _tried(
         found = loss(params, *part)
     except REFUSED as error:
         return f"it raises {type(error).__name__} ({str(error).splitlines()[0][:120] if str(error) else ''})", None
-    if not isinstance(found, Tensor):
-        return f"it gives {type(found).__name__}", None
-    return f"it gives shape {tuple(found.shape)}", found if tuple(found.shape) == shape else None
+    got = tuple(getattr(found, "shape", (type(found).__name__,)))
+    return f"it gives shape {got}", found if got == shape else None
 
 
 def _apart(f: Callable[..., Tensor], params: Any, part: tuple[Any, ...], name: str) -> bool:

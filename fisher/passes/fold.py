@@ -18,7 +18,7 @@ from fisher.pmat import (
     PMatRange,
     PMatSum,
 )
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.checks import number
@@ -144,12 +144,12 @@ def ema(old: Any, new: Any, decay: float | Tensor) -> Any:
     return treedef.unflatten(_between(news, olds, decay))
 
 
-def _between(a: list[Any], b: list[Any], share: Regul) -> list[Any]:
+def _between(a: list[Any], b: list[Any], share: Scalar) -> list[Any]:
     """a + share (b - a); matrices that are not linear in their numbers as matrices."""
     return [_node_between(s, t, share) for s, t in zip(a, b)]
 
 
-def _node_between(a: Any, b: Any, share: Regul) -> Any:
+def _node_between(a: Any, b: Any, share: Scalar) -> Any:
     weight = lambda t: share.to(t.dtype) if isinstance(share, Tensor) else share
     if _summed(a, b):
         return (a.scaled(1 - weight(a)) + b.scaled(weight(b)))._compact()

@@ -169,15 +169,15 @@ def _made(
 def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     seen = list(checked_batches(run, data))
     f, params = run.f, run.params
-    if run.layers is None and seen:
-        run.found(seen[0][0])  # refuses examples that are not apart
-    elif seen and run.check_finite:
+    layers = run.found(seen[0][0]) if seen else run.layers  # refuses examples that are not apart
+    if run.layers is not None and seen and run.check_finite:
         purity.steady(soundly(f), params, seen[0][0])
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
     if seen:
         noticed(run.columns.likelihood, f(params, trees.map(lambda t: t[:FEW], seen[0][0])))
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
+    F = F if layers is None else F.on_layers(layers)
     if not options.centered:
         return F
     total = sum(batch_size(x) for x, *_ in seen)

@@ -161,7 +161,7 @@ def _represent(
     made = _in(F, representation, layers, chunk_size)
     if check_finite and made is not F:
         finiteness.finite(made, what, modes.NO_DERIVATIVE)
-    return made
+    return made if layers is None else made.on_layers(layers)
 
 
 def _in(F: PMatImplicit, representation: type[PMat], layers: LayerCollection | None, chunk_size: int | None) -> PMat:

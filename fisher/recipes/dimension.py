@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat.contract.damping import Regul, check_regul
+from fisher.pmat.contract.damping import Amounts, Regul
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.spectra import clipped
 from fisher.pmat.layered.mixed import PMatMixed
@@ -43,7 +43,9 @@ def effective_dimension(
     >>> effective_dimension(F, 0.5)
     tensor(1.4000)
     """
-    check_regul(regul)
+    regul = F.damping(regul)
+    if generator is None and noise is None and isinstance(regul, Amounts):
+        return _by_inverse(F, regul)
     if generator is None and noise is None:
         return _from_eigenvalues(F, regul)
     if generator is not None and noise is not None:
@@ -51,7 +53,13 @@ def effective_dimension(
     if generator is not None:
         checks.size(n_samples, "n_samples", 1)
         noise = _signs(F, generator, n_samples)
-    return vmap(lambda z: trees.dot(F.mv(z), F.solve(z, regul)))(noise).mean()
+    return vmap(lambda z: trees.dot(F.mv(z), F._solved(z, regul, "default")))(noise).mean()
+
+
+def _by_inverse(F: PMat, regul: Amounts) -> Tensor:
+    """d - tr regul (F + regul)^-1."""
+    inverse = F._inverse(regul)
+    return F.layout.numel - trees.dot(regul.tree(F._like()), inverse.get_diag())
 
 
 def _from_eigenvalues(F: PMat, regul: Regul) -> Tensor:

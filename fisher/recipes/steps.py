@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat.contract.damping import check_regul
+from fisher.pmat.contract.damping import Regul, times
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.checks.annotations import typed
@@ -19,7 +18,7 @@ from linmaps.trees.tree import Tree
 
 @typed
 @full_precision()
-def best_step(F: PMat, gradient: Tree, directions: Any, regul: float | Tensor = 0.0) -> Tree:
+def best_step(F: PMat, gradient: Tree, directions: Any, regul: Regul = 0.0) -> Tree:
     """The step in the span of a few directions that minimises the quadratic model of the loss.
 
         s = sum over k of c_k d_k,   c = argmin g's + s'(F + regul I)s / 2 = -(D'(F + regul I) D)⁺ D'g
@@ -39,8 +38,7 @@ def best_step(F: PMat, gradient: Tree, directions: Any, regul: float | Tensor = 
     >>> best_step(F, g, trees.stack([g, {"w": torch.ones(2, 1)}]))["w"].T.round(decimals=3) + 0
     tensor([[-2.,  0.]])
     """
-    check_regul(regul)
-    curved = trees.axpy(regul, directions, F.mmap(directions))
+    curved = trees.add(times(F.damping(regul), directions), F.mmap(directions))
     M = vmap(lambda d: vmap(lambda e: trees.dot(d, e))(curved))(directions)
     slopes = vmap(lambda d: trees.dot(d, gradient))(directions)
     lengths = -pinv((M + M.mT) / 2) @ slopes

@@ -58,6 +58,8 @@ _METHODS = {
     "logdet": lambda F, v: F.logdet(0.3),
     "norm": lambda F, v: F.norm(2),
     "sample": lambda F, v: F.sample(noise=v, regul=0.3),
+    "relative": lambda F, v: F.relative(0.3),
+    "solve by layers": lambda F, v: F.solve(v, dict.fromkeys(F.relative(1.0), v["b"][0] ** 2 + 0.3)),
     "algebra": lambda F, v: (2.0 * F - F / 3.0 + (-F) * 0.1) @ v,
 }
 _MODULE_F, _MODULE_PARAMS = fisher.functional(

@@ -31,6 +31,7 @@ JUSTIFIED: dict[str, str] = {
     "fisher.*.size(dim: *": "an axis",
     "fisher.*(class_axis: negative)": "counted from the end when y is there",
     "fisher.*norm(ord: none)": "the Frobenius norm",
+    "fisher.*solve/diagonal(regul: scalar in *": "one number for the leaf",
 }
 RECORD = "a record that other functions make: every transform rebuilds it around whatever leaves it carries"
 EXEMPT: dict[str, str] = {
@@ -102,6 +103,9 @@ def methods(name: str, F: Any) -> list[Call]:
         "solve": Call("solve", F.solve, {"v": V, "regul": 0.3, "kind": "default"}),
         "solve/tensor": Call("solve", F.solve, {"v": V, "regul": torch.tensor(0.3)}, ("v",)),
         "solve/lstsq": Call("solve", lambda v, rtol: F.solve(v, kind="lstsq", rtol=rtol), {"v": V, "rtol": 1e-3}, ("v",)),
+        "solve/layers": Call("solve", F.solve, {"v": V, "regul": dict.fromkeys(F.relative(1.0), 0.3)}, ("v",)),
+        "solve/diagonal": Call("solve", F.solve, {"v": V, "regul": trees.map(lambda t: torch.full_like(t, 0.3), V)}, ("v",)),
+        "relative": Call("relative", F.relative, {"c": 0.1}),
         "inverse": Call("inverse", F.inverse, {"regul": 0.3}),
         "inverse/tensor": Call("inverse", F.inverse, {"regul": torch.tensor(0.3)}),
         "logdet": Call("logdet", F.logdet, {"regul": 0.3}),

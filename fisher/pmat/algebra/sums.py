@@ -13,7 +13,7 @@ from fisher.pmat.algebra.sumblocks import DIRECT, conjugate
 from fisher.pmat.contract import maps
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import Over
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Amounts, Regul, Scalar, plus
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.precise import cast
@@ -72,6 +72,11 @@ class PMatSum(PMat):
         return PMatDense(self.to_torch(), self.layout, self.symmetric)
 
     @property
+    def known_layers(self) -> Any:
+        """Those of its first term that knows its layers."""
+        return next((F.known_layers for F in self.terms if F.known_layers is not None), None)
+
+    @property
     def symmetric(self) -> bool:
         return all(getattr(F, "symmetric", True) for F in self.terms)
 
@@ -110,6 +115,15 @@ class PMatSum(PMat):
         F, alpha = self._apart()
         return F or self._layered() or self.dense(), alpha
 
+    def _taking(self, regul: Any) -> tuple[PMatSum, Any]:
+        """The sum and a regul, with one that has several numbers among the terms, but beside one term and a PMatEye."""
+        if not isinstance(regul, Amounts) or self._apart()[0] is not None:
+            return self, regul
+        if any(isinstance(F, MatrixFree) for F in self.terms):
+            return self, regul
+        diag = trees.map(lambda t: t.to(self.dtype), regul.tree(self._like()))
+        return PMatSum((*self.terms, PMatDiag(diag, self.layout))), self._like().new_zeros(())
+
     # --- by linearity ----------------------------------------------------------------------------------------------
 
     def mv(self, v: Tree) -> Tree:
@@ -134,7 +148,7 @@ class PMatSum(PMat):
     def get_block(self, name: str) -> Tensor:
         return (self._layered() or self.dense()).get_block(name)
 
-    def scaled(self, alpha: Regul) -> PMatSum:
+    def scaled(self, alpha: Scalar) -> PMatSum:
         return PMatSum(tuple(F.scaled(alpha) for F in self.terms))
 
     # --- with another regul ----------------------------------------------------------------------------------------
@@ -146,9 +160,10 @@ class PMatSum(PMat):
         gradients on products of the parts: ValueError where these do not converge, as they need not for an indefinite sum.
         With a matrix-free term beside others (a centred implicit matrix) in any case, with the options of PMatImplicit.
         """
+        self, regul = self._taking(regul)
         F, alpha = self._apart()
         if F is not None and kind != "lstsq":
-            return F._solved(v, regul + alpha, kind, **options)
+            return F._solved(v, plus(regul, alpha), kind, **options)
         if kind in ("default", "cg") and any(isinstance(F, MatrixFree) for F in self.terms):
             return Products(self)._solved(v, regul, kind, **options)
         layered = self._layered()
@@ -160,9 +175,9 @@ class PMatSum(PMat):
 
     def _iterated(self, v: Any, n: int, regul: Regul) -> Any:
         """By conjugate gradients in float64, preconditioned by the diagonal."""
-        flat, treedef = trees.flatten(v)
-        lead, space = flat[0].shape[:n], self.layout
-        rows = torch.cat([t.reshape(-1, size) for t, size in zip(flat, space.sizes)], 1)
+        leaves, treedef = trees.flatten(v)
+        lead, space = leaves[0].shape[:n], self.layout
+        rows = torch.cat([t.reshape(-1, size) for t, size in zip(leaves, space.sizes)], 1)
         shared: dict[str, Any] = {"F": self, "regul": torch.as_tensor(regul, dtype=rows.dtype, device=rows.device)}
         wide = cast(shared, precise(rows.dtype, rows.device, 1))
         D = raveled(wide["F"].get_diag(), space).detach().abs()
@@ -177,9 +192,10 @@ class PMatSum(PMat):
         return treedef.unflatten([t.reshape((*lead, *s)) for t, s in zip(parts, space.shapes)])
 
     def _inverse(self, regul: Regul) -> PMat:
+        self, regul = self._taking(regul)
         F, alpha = self._apart()
         if F is not None:
-            return F._inverse(regul + alpha)
+            return F._inverse(plus(regul, alpha))
         if any(isinstance(F, MatrixFree) for F in self.terms):
             return self.dense()._inverse(regul)
         layered, d = self._layered(), self.layout.numel
@@ -188,16 +204,19 @@ class PMatSum(PMat):
         return cast(wide.dense()._inverse(regul), self.dtype)
 
     def _pow(self, p: float, regul: Regul) -> PMat:
+        self, regul = self._taking(regul)
         F, alpha = self.shifted()
-        return F._pow(p, regul + alpha)
+        return F._pow(p, plus(regul, alpha))
 
     def _logdet(self, regul: Regul) -> Tensor:
+        self, regul = self._taking(regul)
         F, alpha = self._blockwise()
-        return F._logdet(regul + alpha)
+        return F._logdet(plus(regul, alpha))
 
     def _sampled(self, generator: Any, regul: Regul, noise: Any) -> Any:
+        self, regul = self._taking(regul)
         F, alpha = self._blockwise()
-        return F._sampled(generator, regul + alpha, noise)
+        return F._sampled(generator, plus(regul, alpha), noise)
 
     def frobenius_norm(self) -> Tensor:
         F, alpha = self._apart()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fisher.pmat.contract import maps
 from fisher.pmat.contract.cuts import Cut, Over, checked
-from fisher.pmat.contract.damping import Regul, check_regul
+from fisher.pmat.contract.damping import Regul, normal
 from fisher.pmat.contract.stored import DENSE, Stored
 from linmaps import trees
 from linmaps.checks import values
@@ -71,12 +71,17 @@ class Acting(Stored):
     def solve(self, v: Any, regul: Regul = 1e-8, *, kind: Kinds = "default", **options: Any) -> Any:
         """(F + regul I)^-1 v of the numbers stored, for a vector or a map v (one factorization for all right-hand sides).
 
+        regul: a number, a mapping {name of a layer: number}, or a tree like params of numbers or tensors (a diagonal), >= 0;
+        where blocks are Kronecker products or in an eigenbasis, one number for each layer.
         In float32 they are off by 1e-7 of the largest eigenvalue: at a smaller regul, as the default, rounding rules what v has
         in F's null space; damp more, or keep F in float64.  kind: "default"; "lstsq" is F^+ v whatever regul, with the
-        cut-offs of `pinv`; others: see the representation.  ValueError for another kind, option, regul (a number >= 0) or v.
+        cut-offs of `pinv`; others: see the representation.  ValueError for another kind, option, regul or v.
         """
-        check_regul(regul)
-        return self._solved(v, regul, kind, **options)
+        return self._solved(v, self.damping(regul), kind, **options)
+
+    def damping(self, regul: Regul, name: str = "regul") -> Any:
+        """regul as the methods beneath take it: a number, or the record of a diagonal; TypeError or ValueError for none."""
+        return normal(regul, self.layout, self.known_layers, self._like(), name)
 
     def _solved(self, v: Any, regul: Regul, kind: Any, **options: Any) -> Any:
         if self.kinds is not None:
@@ -125,7 +130,7 @@ class Acting(Stored):
 
         noise: a tree like params; with leading axes as many vectors.  ValueError where F + regul I is not positive definite.
         """
-        check_regul(regul)
+        regul = self.damping(regul)
         if (generator is None) == (noise is None):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"

@@ -16,7 +16,7 @@ from torch.func import vmap
 from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.cuts import LSTSQ
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Amounts, Regul, Scalar, uniform
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
@@ -55,6 +55,29 @@ class Blockwise(PMat):
             raise self._unsupported(method, "a product of two matrices is not symmetric: use to_torch()")
         return self._blocks()
 
+    # --- damping ---------------------------------------------------------------------------------------------------
+
+    def shares(self, regul: Scalar | Amounts, blocks: dict[str, Any]) -> dict[str, Scalar]:
+        """What of a regul is that of each block: a number, or a tensor in the shape of its view where it holds any diagonal.
+
+        ValueError for a block that holds one number, where the diagonal has several.
+        """
+        if not isinstance(regul, Amounts):
+            return dict.fromkeys(blocks, regul)
+        if regul.named is not None and set(regul.named) == set(blocks):
+            return {name: regul.named[name] for name in blocks}
+        views, found = self.split(regul.tree(self._like())), {}
+        for name, block in blocks.items():
+            one = uniform(views[name])
+            if one is None and not getattr(block, "diagonals", False):
+                raise ValueError(
+                    f"regul: {f'layer {name}' if name else 'the whole matrix'} has several numbers, expected one: a block of "
+                    f"{type(self).__name__} is a function of its eigenvalues; give one number for each block, or solve with "
+                    "the sum F + fisher.PMatDiag(regul, F.layout)"
+                )
+            found[name] = views[name] if one is None else one
+        return found
+
     # --- vectors ---------------------------------------------------------------------------------------------------
 
     def _rows(self, v: Tree, n: int, fn: Callable[[str, Tensor], Tensor]) -> Tree:
@@ -79,11 +102,13 @@ class Blockwise(PMat):
 
     def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, **options: Any) -> Any:
         blocks = self._blocks() if kind == "default" and self.general else self.spectral("solve")
-        return self._rows(J, n, lambda name, V: blocks[name].solve(V, regul, kind, **options))
+        own = self.shares(regul, blocks) if kind != "lstsq" else dict.fromkeys(blocks, 0.0)
+        return self._rows(J, n, lambda name, V: blocks[name].solve(V, own[name], kind, **options))
 
     def _sample_map(self, noise: Any, n: int, regul: Regul) -> Any:
         blocks = self.spectral("sample")
-        return self._rows(noise, n, lambda name, Z: blocks[name].sample(Z, regul))
+        own = self.shares(regul, blocks)
+        return self._rows(noise, n, lambda name, Z: blocks[name].sample(Z, own[name]))
 
     # --- numbers ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +120,9 @@ class Blockwise(PMat):
         return positive_root(_total([b.squares() for b in self._blocks().values()], self._like()))
 
     def _logdet(self, regul: Regul) -> Tensor:
-        return _total([b.logdet(regul) for b in self.spectral("logdet").values()], self._like())
+        blocks = self.spectral("logdet")
+        own = self.shares(regul, blocks)
+        return _total([b.logdet(own[name]) for name, b in blocks.items()], self._like())
 
     def _spectral_norm(self, largest: bool) -> Tensor:
         found = [b.extreme(largest) for n, b in self.spectral("norm").items()]

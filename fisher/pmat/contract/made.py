@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from fisher.pmat.contract.cuts import Cut, Over
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 
 M = TypeVar("M", covariant=True)
 
@@ -36,4 +36,4 @@ class Pseudoinverted(Protocol[M]):
 class Scaled(Protocol[M]):
     """Has multiples."""
 
-    def scaled(self, alpha: Regul) -> M: ...
+    def scaled(self, alpha: Scalar) -> M: ...

@@ -15,6 +15,7 @@ def knowing(decompose: Fn) -> Fn:
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = decompose(self, *args, **kwargs)
+        found = found if self.known_layers is None else found.on_layers(self.known_layers)
         return found if self.likelihood is None else found.made_of(self.likelihood)
 
     return at_home(run, decompose)

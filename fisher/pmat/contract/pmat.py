@@ -14,12 +14,13 @@ from torch import Tensor
 
 from fisher.pmat.contract.acting import Acting
 from fisher.pmat.contract.cuts import Cut, Over
-from fisher.pmat.contract.damping import Regul, check_regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.handing import handed
 from fisher.pmat.contract.made import Inverted, M, Powered, Pseudoinverted, Scaled
 from fisher.pmat.contract.stored import DENSE
 from linmaps import trees
-from linmaps.checks import alike
+from linmaps.checks import alike, number
+from linmaps.trees import path_str
 from linmaps.trees.tree import Tree
 
 Ord = Literal["fro", 2, -2]
@@ -42,7 +43,7 @@ class PMat(Acting):
         """F as a `[d, d]` tensor in the flat order of `linmaps.trees.ravel`."""
         raise AttributeError("a representation defines to_torch")
 
-    def scaled(self, alpha: Regul) -> PMat:
+    def scaled(self, alpha: Scalar) -> PMat:
         """alpha F."""
         raise AttributeError("a representation defines scaled")
 
@@ -87,19 +88,29 @@ class PMat(Acting):
     # --- functions ---------------------------------------------------------------------------------------------------
 
     def inverse(self: Inverted[M], regul: Regul = 1e-8) -> M:
-        """(F + regul I)^-1, a matrix."""
-        check_regul(regul)
-        return self._inverse(regul)
+        """(F + regul I)^-1, a matrix; regul as in `solve`."""
+        return self._inverse(cast(Any, self).damping(regul))
 
     def pow(self: Powered[M], p: float, regul: Regul = 0.0) -> M:
-        """(F + regul I)^p for a real number p."""
-        check_regul(regul)
-        return self._pow(p, regul)
+        """(F + regul I)^p for a real number p; regul as in `solve`."""
+        return self._pow(p, cast(Any, self).damping(regul))
 
     def logdet(self, regul: Regul = 1e-8) -> Tensor:
-        """log |det(F + regul I)|, over all d dimensions."""
-        check_regul(regul)
-        return self._logdet(regul)
+        """log |det(F + regul I)|, over all d dimensions; regul as in `solve`."""
+        return self._logdet(self.damping(regul))
+
+    def relative(self, c: Scalar) -> dict[str, Tensor]:
+        """A regul in the scale of each layer: {layer: c times the mean eigenvalue of its block}, a number >= 0 times tr / n.
+
+        The layers are those of `fim`, or leaves where the matrix does not know them.  A layer without a gradient has 0.
+        """
+        number(c, "c", low=0)
+        diag = self.get_diag()
+        if self.known_layers is not None:
+            parts = self.known_layers.views(diag)
+        else:
+            parts = dict(zip(map(path_str, self.layout.paths), trees.leaves(diag)))
+        return {name: c * t.sum() / max(1, t.numel()) for name, t in parts.items()}
 
     def pinv(self: Pseudoinverted[M], rtol: float | None = None, *, atol: float = 0.0, over: Over = "block") -> M:
         """The pseudo-inverse: eigenvalues up to rtol times the largest of their block, or up to atol, count as zero.
@@ -162,13 +173,13 @@ class PMat(Acting):
         power: M = cast(Any, self).pow(p)
         return power
 
-    def __mul__(self: Scaled[M], alpha: Regul) -> M:
+    def __mul__(self: Scaled[M], alpha: Scalar) -> M:
         return _multiple(self, alpha)
 
     __rmul__ = __mul__
 
-    def __truediv__(self: Scaled[M], alpha: Regul) -> M:
-        return _multiple(self, 1 / alpha)
+    def __truediv__(self: Scaled[M], alpha: Scalar) -> M:
+        return _multiple(self, alpha, divided=True)
 
     def __neg__(self: Scaled[M]) -> M:
         return self.scaled(-1.0)
@@ -185,8 +196,9 @@ class PMat(Acting):
         return self + (-other)
 
 
-def _multiple(F: Scaled[M], alpha: Any) -> M:
-    if not isinstance(alpha, Number) and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
-        raise TypeError(f"{type(F).__name__} * {type(alpha).__name__}: expected a number or a scalar tensor")
-    number: Any = alpha
-    return F.scaled(number)
+def _multiple(F: Scaled[M], alpha: Any, divided: bool = False) -> M:
+    plain = isinstance(alpha, Number) and not isinstance(alpha, bool)
+    if not plain and not (isinstance(alpha, Tensor) and alpha.ndim == 0):
+        sign = "/" if divided else "*"
+        raise TypeError(f"{type(F).__name__} {sign} {type(alpha).__name__}: expected a number or a scalar tensor")
+    return F.scaled(1 / alpha if divided else alpha)

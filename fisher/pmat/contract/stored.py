@@ -33,6 +33,7 @@ class Stored:
     layout: Layout  # structure and shapes of params: a static field, or a property
     # of a matrix as `fim` made it, for those who predict with it; no part of the tree: what is made of the matrix has None
     likelihood: ClassVar[Likelihood | None] = None
+    _layers_of: ClassVar[Any] = None  # the same of the layers that names are of
 
     @property
     def linear(self) -> bool:
@@ -49,6 +50,18 @@ class Stored:
         made = copy.copy(self)
         object.__setattr__(made, "likelihood", likelihood)
         return made
+
+    def on_layers(self, layers: Any) -> Self:
+        """The same matrix, that knows its layers by name."""
+        made = copy.copy(self)
+        object.__setattr__(made, "_layers_of", layers)
+        return made
+
+    @property
+    def known_layers(self) -> Any:
+        """The LayerCollection that a mapping {layer: number} has names of, None where it is not known."""
+        own = getattr(self, "layers", None)
+        return own if hasattr(own, "views") and hasattr(own, "space") and hasattr(own, "__iter__") else self._layers_of
 
     def __getstate__(
         self,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.contract.cuts import NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.precise import precisely, singly
@@ -88,19 +88,19 @@ class Diagonalized:
     def mv(self, V: Tensor) -> Tensor:
         return self.from_diag(self.D * self.to_diag(V)).reshape(V.shape)
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+    def solve(self, V: Tensor, regul: Scalar, kind: str, cut: Cut = NO_CUT) -> Tensor:
         if kind == "lstsq":
             return self.pinv(cut).mv(V)
         return self._powered(V, -1, regul, self.noise if kind == KIND else 0.0)
 
-    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+    def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         return self._powered(Z, -0.5, regul, 0.0)
 
     @singly
-    def _powered(self, V: Tensor, p: float, regul: Regul, noise: float) -> Tensor:
+    def _powered(self, V: Tensor, p: float, regul: Scalar, noise: float) -> Tensor:
         return self._with(denoised(self.D.flatten(), noise).reshape(self.D.shape)).pow(p, regul).mv(V)
 
-    def pow(self, p: float, regul: Regul) -> Any:
+    def pow(self, p: float, regul: Scalar) -> Any:
         return self._with(spectra.entrywise_power(self.D, p, regul))
 
     def pinv(self, cut: Cut = NO_CUT) -> Any:
@@ -108,7 +108,7 @@ class Diagonalized:
         return self._with(singly(spectra.pseudo)(self.D, *cut.of(self.noise**2)))
 
     @singly
-    def logdet(self, regul: Regul) -> Tensor:
+    def logdet(self, regul: Scalar) -> Tensor:
         return spectra.log_abs(self.D + regul)
 
     def dense(self) -> Tensor:

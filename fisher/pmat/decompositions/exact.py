@@ -6,13 +6,13 @@ arrowheads, on the floors above, have the same methods.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fisher.pmat.contract.cuts import NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.precise import precisely, singly
@@ -23,11 +23,14 @@ from linmaps.numerics.linalg import damped, refined, solve
 
 @trees.record(static=("rounding", "symmetric"))
 class ExactBlock:
-    """A dense matrix `[n, n]`; rounding: what it leaves on a null direction, relative (None: as of the dtype); symmetric: so are
-    all but products of two."""
+    """A dense matrix `[n, n]`, to which a regul is a number or a diagonal in the shape of the view.
+
+    rounding: what it leaves on a null direction, relative (None: as of the dtype); symmetric: so are all but products of two.
+    """
 
     matrix: Tensor
     rounding: float | None = None
+    diagonals: ClassVar[bool] = True
     symmetric: bool = True
 
     @property
@@ -38,25 +41,25 @@ class ExactBlock:
     def mv(self, V: Tensor) -> Tensor:
         return (V.flatten(1) @ self.matrix.mT).reshape(V.shape)
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+    def solve(self, V: Tensor, regul: Scalar, kind: str, cut: Cut = NO_CUT) -> Tensor:
         return self._solve(V, regul, kind, self.noise, *cut.of(self.noise))
 
     @precisely
-    def _solve(self, V: Tensor, regul: Regul, kind: str, noise: float, rtol: float, atol: Regul) -> Tensor:
+    def _solve(self, V: Tensor, regul: Scalar, kind: str, noise: float, rtol: float, atol: Scalar) -> Tensor:
         columns = V.flatten(1).mT
         if kind == "lstsq":
             found = pinv(self.matrix, rtol=rtol, atol=atol) @ columns
         elif kind == "eigendecomposition":
-            found = by_eigh(self.matrix, columns, regul, noise)
+            found = by_eigh(*spectra.taken(self.matrix, regul), columns, noise)
         else:
-            found = solve(damped(self.matrix, regul), columns, symmetric=self.symmetric)
+            found = solve(damped(*spectra.taken(self.matrix, regul)), columns, symmetric=self.symmetric)
         return found.mT.reshape(V.shape)
 
-    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+    def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         return self._sample(Z, regul, self.noise)
 
     @precisely
-    def _sample(self, Z: Tensor, regul: Regul, noise: float) -> Tensor:
+    def _sample(self, Z: Tensor, regul: Scalar, noise: float) -> Tensor:
         return (Z.flatten(1) @ spectra.matrix_power(self.matrix, -0.5, regul, noise)).reshape(Z.shape)
 
     def diag(self) -> Tensor:
@@ -74,11 +77,11 @@ class ExactBlock:
         return spectra.extremes(spectra.spectrum_values(self.matrix), largest)
 
     @precisely
-    def logdet(self, regul: Regul) -> Tensor:
+    def logdet(self, regul: Scalar) -> Tensor:
         return spectra.logdet(self.matrix, regul)
 
 
-def by_eigh(m: Tensor, columns: Tensor, regul: Regul, noise: float) -> Tensor:
+def by_eigh(m: Tensor, regul: Scalar, columns: Tensor, noise: float) -> Tensor:
     """(m + regul I)^-1 columns by the eigen-decomposition: rounding in m's null space does not swamp a small regul."""
     values, U = constant_eigh(m)
     values = denoised(values, noise) + (regul.detach() if isinstance(regul, Tensor) else regul)
@@ -90,6 +93,7 @@ class DiagonalBlock:
     """A diagonal matrix, its entries in the shape of the view."""
 
     entries: Tensor
+    diagonals: ClassVar[bool] = True
 
     @property
     def noise(self) -> float:
@@ -100,18 +104,18 @@ class DiagonalBlock:
     def mv(self, V: Tensor) -> Tensor:
         return V * self.entries
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+    def solve(self, V: Tensor, regul: Scalar, kind: str, cut: Cut = NO_CUT) -> Tensor:
         return self._solve(V, regul, kind, *cut.of(0.0))
 
     @singly
-    def _solve(self, V: Tensor, regul: Regul, kind: str, rtol: float, atol: Regul) -> Tensor:
+    def _solve(self, V: Tensor, regul: Scalar, kind: str, rtol: float, atol: Scalar) -> Tensor:
         return V * spectra.pseudo(self.entries, rtol, atol) if kind == "lstsq" else V / (self.entries + regul)
 
-    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+    def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         return self._sample(Z, regul, self.noise)
 
     @singly
-    def _sample(self, Z: Tensor, regul: Regul, noise: float) -> Tensor:
+    def _sample(self, Z: Tensor, regul: Scalar, noise: float) -> Tensor:
         return Z * spectra.raised(spectra.shifted(self.entries, regul, -0.5, noise), -0.5)
 
     def diag(self) -> Tensor:
@@ -129,7 +133,7 @@ class DiagonalBlock:
         return spectra.extremes(self.entries, largest)
 
     @singly
-    def logdet(self, regul: Regul) -> Tensor:
+    def logdet(self, regul: Scalar) -> Tensor:
         return spectra.log_abs(self.entries + regul)
 
 
@@ -148,15 +152,17 @@ def exact_dense(block: Tensor) -> Tensor:
     return DiagonalBlock(block).dense() if block.ndim == 1 else block
 
 
-def exact_power(block: Tensor, p: float, regul: Regul) -> Tensor:
-    """(block + regul I)^p."""
+def exact_power(block: Tensor, p: float, regul: Scalar) -> Tensor:
+    """(block + regul I)^p; regul a number, or a diagonal in any shape."""
+    if isinstance(regul, Tensor) and regul.ndim:
+        regul = regul.reshape(regul.numel())
     return _power(
         block, spectra.real(p), regul, cutoff(max(1, block.numel() if block.ndim < 2 else len(block)), block.dtype)
     )
 
 
 @precisely
-def _power(block: Tensor, p: float, regul: Regul, noise: float) -> Tensor:
+def _power(block: Tensor, p: float, regul: Scalar, noise: float) -> Tensor:
     if block.ndim == 2:
         return spectra.matrix_power(block, p, regul, noise)
     return spectra.raised(spectra.shifted(block, regul, p, noise), p)
@@ -168,7 +174,7 @@ def exact_pinv(block: Tensor, cut: Cut = NO_CUT) -> Tensor:
 
 
 @precisely
-def _pinv(block: Tensor, rtol: float, atol: Regul) -> Tensor:
+def _pinv(block: Tensor, rtol: float, atol: Scalar) -> Tensor:
     return pinv(block, rtol=rtol, atol=atol) if block.ndim == 2 else spectra.pseudo(block, rtol, atol)
 
 

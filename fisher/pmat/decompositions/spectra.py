@@ -100,6 +100,13 @@ def shifted(values: Tensor, regul: Number, p: float, noise: float) -> Tensor:
     return torch.where(shift > 0, shift, clipped(values, noise) + regul)
 
 
+def taken(m: Tensor, regul: Number) -> tuple[Tensor, Number]:
+    """(m, regul) with a diagonal regul, in the shape of the view, added to m: what is left to add is a number."""
+    if not isinstance(regul, Tensor) or not regul.ndim:
+        return m, regul
+    return damped(m, regul.reshape(regul.numel())), m.new_zeros(())
+
+
 def matrix_power(m: Tensor, p: float, regul: Number = 0.0, noise: float = 0.0) -> Tensor:
     """(m + regul I)^p of a symmetric `[n, n]`, or of a diagonal `[n]`; NaN for a negative eigenvalue and no integer p.
 
@@ -113,6 +120,7 @@ def matrix_power(m: Tensor, p: float, regul: Number = 0.0, noise: float = 0.0) -
     p = real(p)
     if m.ndim == 1:
         return raised(shifted(m, regul, p, noise), p)
+    m, regul = taken(m, regul)
     if isinstance(p, int) and p >= 0:
         return torch.linalg.matrix_power(damped(m, regul), p)
     if isinstance(p, int):  # of the transpose: a product with the inverse needs X M = I more than M X = I
@@ -219,6 +227,7 @@ def logdet(m: Tensor, regul: Number) -> Tensor:
     >>> logdet(torch.zeros(2, 2), 1.0)
     tensor(0.)
     """
+    m, regul = taken(m, regul)
     values, U = plain_eigh(m.detach())
     values = unregulated(values, regul) + (regul.detach() if isinstance(regul, Tensor) else regul)
     change = damped(m, regul)

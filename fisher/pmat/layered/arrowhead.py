@@ -7,13 +7,14 @@ in front); V `[K, O, I + 1]` the views `[W | b]` of K vectors.  All by the Schur
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from fisher.pmat.contract.cuts import NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.precise import precisely, singly
@@ -27,10 +28,12 @@ class ArrowheadBlock:
 
     entries: Tensor
     cross: Tensor
+    diagonals: ClassVar[bool] = True
 
-    def _schur(self, regul: Regul) -> tuple[Tensor, Tensor, Tensor]:
+    def _schur(self, regul: Scalar) -> tuple[Tensor, Tensor, Tensor]:
         """d, c / d and s of the matrix + regul I."""
-        d, e = self.entries[..., :-1] + regul, self.entries[..., -1] + regul
+        entries = self.entries + regul
+        d, e = entries[..., :-1], entries[..., -1]
         ratio = self.cross / d
         return d, ratio, e - (self.cross * ratio).sum(-1)
 
@@ -40,11 +43,11 @@ class ArrowheadBlock:
         border = torch.cat([self.cross * b[..., None], (self.cross * w).sum(-1, keepdim=True)], -1)
         return self.entries * V + border
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+    def solve(self, V: Tensor, regul: Scalar, kind: str, cut: Cut = NO_CUT) -> Tensor:
         return self._solve(V, regul, kind, *cut.of(cutoff(self.entries.shape[-1], self.entries.dtype)))
 
     @precisely
-    def _solve(self, V: Tensor, regul: Regul, kind: str, rtol: float, atol: Regul) -> Tensor:
+    def _solve(self, V: Tensor, regul: Scalar, kind: str, rtol: float, atol: Scalar) -> Tensor:
         if kind == "lstsq":
             return torch.einsum("...ij,k...j->k...i", self.each(lambda m: pinv(m, rtol=rtol, atol=atol)), V)
         d, ratio, s = self._schur(regul)
@@ -53,13 +56,13 @@ class ArrowheadBlock:
         return torch.cat([w / d - ratio * b[..., None], b[..., None]], -1)
 
     @precisely
-    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+    def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         d, ratio, s = self._schur(regul)
         b = Z[..., -1] * s**-0.5
         return torch.cat([Z[..., :-1] * d**-0.5 - ratio * b[..., None], b[..., None]], -1)
 
     @precisely
-    def logdet(self, regul: Regul) -> Tensor:
+    def logdet(self, regul: Scalar) -> Tensor:
         d, _, s = self._schur(regul)
         return spectra.log_abs(d) + spectra.log_abs(s)
 
@@ -73,11 +76,11 @@ class ArrowheadBlock:
         border = torch.nn.functional.pad(self.cross[..., None], (self.cross.shape[-1], 0, 0, 1))
         return torch.diag_embed(self.entries) + border + border.mT
 
-    def each(self, fn) -> Tensor:  # type: ignore[no-untyped-def]
-        """fn of the matrix of each unit, `[..., O, ...]`."""
+    def each(self, fn, *more: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        """fn of the matrix of each unit, and of what there is more of each, `[..., O, ...]`."""
         for _ in range(self.entries.ndim - 1):
             fn = vmap(fn)
-        return fn(self.matrices())
+        return fn(self.matrices(), *more)
 
     def dense(self) -> Tensor:
         return self.spread(self.matrices())

@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
 from fisher.pmat.decompositions.eigenblocks import in_basis
@@ -59,7 +60,7 @@ class PMatBlockDiag(Layerwise):
         return {name: exact.exact_block(block, shapes[name], self.symmetric) for name, block in self.blocks.items()}
 
     def _inverse(self, regul: Regul) -> PMatBlockDiag:
-        return self._mapped(lambda block: exact.exact_power(block, -1, regul))
+        return self._powered(-1, regul)
 
     def _pinv(self, cut: Cut) -> PMatBlockDiag:
         self.spectral("pinv")
@@ -67,14 +68,22 @@ class PMatBlockDiag(Layerwise):
 
     def _pow(self, p: float, regul: Regul) -> PMatBlockDiag:
         self.spectral("pow")
-        return self._mapped(lambda block: exact.exact_power(block, p, regul))
+        return self._powered(p, regul)
+
+    def _powered(self, p: float, regul: Regul) -> PMatBlockDiag:
+        own = self.shares(regul, self._blocks())
+        found = {name: exact.exact_power(block, p, own[name]) for name, block in self.blocks.items()}
+        full = {
+            name: torch.diag(t) if t.ndim == 1 else t for name, t in found.items()
+        }  # of a scalar block and a diagonal
+        return dataclasses.replace(self, blocks=full)
 
     def eigendecomposition(self) -> PMatEigen:
         """F = U diag(values) U', by blocks."""
         found = {n: in_basis(self.blocks[n], b.diag().numel()) for n, b in self.spectral("eigendecomposition").items()}
         return PMatEigen({n: b.D for n, b in found.items()}, {n: b.U for n, b in found.items()}, self.layers)
 
-    def scaled(self, alpha: Regul) -> PMatBlockDiag:
+    def scaled(self, alpha: Scalar) -> PMatBlockDiag:
         return self._mapped(lambda block: alpha * block)
 
     def matrices(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from fisher.likelihoods import Likelihood
 from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.blocks import InEigenbasis
 from fisher.pmat.contract.cuts import Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.handing import handed
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
@@ -101,10 +101,10 @@ class PMatEKFAC(InEigenbasis):
         return self._pow(-1, regul)
 
     def _pinv(self, cut: Cut) -> PMatEKFAC:
-        return self._with(lambda block: block.pinv(cut), lambda m: exact.exact_pinv(m, cut))
+        return self._with(lambda block, _: block.pinv(cut), lambda m, _: exact.exact_pinv(m, cut))
 
     def _pow(self, p: float, regul: Regul) -> PMatEKFAC:
-        return self._with(lambda block: block.pow(p, regul), lambda m: exact.exact_power(m, p, regul))
+        return self._with(lambda block, r: block.pow(p, r), lambda m, r: exact.exact_power(m, p, r), regul)
 
     def get_KFE(self, name: str, split_weight_bias: bool = True) -> Tensor:
         """The dense eigenbasis `[n, n]` of a layer, a column per eigenvalue (in the order of D, row by row).
@@ -122,7 +122,7 @@ class PMatEKFAC(InEigenbasis):
         rows = torch.arange(len(basis), device=basis.device).reshape(shape)
         return basis[torch.cat([rows[..., :-1].flatten(), rows[..., -1].flatten()])]
 
-    def scaled(self, alpha: Regul) -> PMatEKFAC:
+    def scaled(self, alpha: Scalar) -> PMatEKFAC:
         values = {name: alpha * D for name, D in self.eigenvalues.items()}
         return PMatEKFAC(values, self.bases, {name: alpha * m for name, m in self.exact.items()}, self.layers)
 
@@ -132,11 +132,14 @@ class PMatEKFAC(InEigenbasis):
             for name, b in self._blocks().items()
         }
 
-    def _with(self, factored: Any, each: Any) -> PMatEKFAC:
+    def _with(self, factored: Any, each: Any, regul: Regul = 0.0) -> PMatEKFAC:
+        """What two functions make of each factored and each exact block, and of its own of regul."""
         blocks = self._blocks()
-        found = {name: factored(blocks[name]) for name in self.bases}
+        own = self.shares(regul, blocks)
+        found = {name: factored(blocks[name], own[name]) for name in self.bases}
         values = {name: unstacked(b).D for name, b in found.items()}
-        return PMatEKFAC(values, self.bases, {name: each(m) for name, m in self.exact.items()}, self.layers)
+        exact = {name: each(m, own[name]) for name, m in self.exact.items()}
+        return PMatEKFAC(values, self.bases, exact, self.layers)
 
     def _plus(self, other: PMat) -> PMat | None:
         if isinstance(other, PMatEye):

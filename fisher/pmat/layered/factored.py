@@ -16,7 +16,7 @@ from torch.func import vmap
 
 from fisher.collector.blocks.uses import Layer
 from fisher.pmat.contract.cuts import NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import exact, spectra
 from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, left, left_t, right, right_t
@@ -69,7 +69,7 @@ class KroneckerBlock:
     def mv(self, V: Tensor) -> Tensor:
         return left(self.G, right_t(V, self.A))
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, cut: Cut = NO_CUT) -> Tensor:
+    def solve(self, V: Tensor, regul: Scalar, kind: str, cut: Cut = NO_CUT) -> Tensor:
         if kind == "pi":
             return self._pi_damped(V, regul)
         if kind == "lstsq":
@@ -77,7 +77,7 @@ class KroneckerBlock:
         return self._tikhonov(V, regul, self.noise if kind == KIND else (0.0, 0.0))
 
     @precisely
-    def _tikhonov(self, V: Tensor, regul: Regul, noise: tuple[float, float]) -> Tensor:
+    def _tikhonov(self, V: Tensor, regul: Scalar, noise: tuple[float, float]) -> Tensor:
         """X with G X A + regul X = V; eigh's own derivatives are infinite at repeated eigenvalues, X's are not."""
         (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
         a, g = denoised(a, noise[0]), denoised(g, noise[1])
@@ -86,7 +86,7 @@ class KroneckerBlock:
         return refined(inverse, lambda X: left(self.G, right(X, self.A)) + regul * X, V, V.detach())
 
     @precisely
-    def _pi_damped(self, V: Tensor, regul: Regul) -> Tensor:
+    def _pi_damped(self, V: Tensor, regul: Scalar) -> Tensor:
         a, g = diagonal(self.A), diagonal(self.G)
         ratio = a.mean() / g.mean()
         sane = (ratio > 0) & ratio.isfinite()
@@ -102,11 +102,11 @@ class KroneckerBlock:
             return X / (self.A + root * pi)
         return solve(damped(self.A, root * pi), X.reshape(K * O, I).mT).mT.reshape(K, O, I)
 
-    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+    def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         return self._sample(Z, regul, max(self.noise))
 
     @precisely
-    def _sample(self, Z: Tensor, regul: Regul, noise: float) -> Tensor:
+    def _sample(self, Z: Tensor, regul: Scalar, noise: float) -> Tensor:
         """(G (x) A + regul I)^-1/2 Z, by the Taylor formula of `spectra.Spectrum` for the product of two."""
         a, g = spectra.spectrum(self.A), spectra.spectrum(self.G)
         h, h1, h2 = spectra.power(spectra.shifted(torch.outer(g.values, a.values), regul, -0.5, noise), -0.5)
@@ -121,7 +121,7 @@ class KroneckerBlock:
         return left(g.U, right_t(h * Z + h1 * first + h2 * change(first) / 2, a.U))
 
     @precisely
-    def logdet(self, regul: Regul) -> Tensor:
+    def logdet(self, regul: Scalar) -> Tensor:
         """As `spectra.logdet`, in the eigenbases: D = G (x) A + regul I minus its numbers is never formed."""
         (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
         a = a if self.A.ndim == 1 else spectra.unregulated(a, regul)
@@ -190,10 +190,10 @@ class Stacked:
     def mv(self, V: Tensor) -> Tensor:
         return self._rows("mv", V)
 
-    def solve(self, V: Tensor, regul: Regul, kind: str, **options: Any) -> Tensor:
+    def solve(self, V: Tensor, regul: Scalar, kind: str, **options: Any) -> Tensor:
         return self._rows("solve", V, regul, kind, **options)
 
-    def sample(self, Z: Tensor, regul: Regul) -> Tensor:
+    def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         return self._rows("sample", Z, regul)
 
     def to_diag(self, V: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class Stacked:
     def from_diag(self, Z: Tensor) -> Tensor:
         return self._rows("from_diag", Z)
 
-    def logdet(self, regul: Regul) -> Tensor:
+    def logdet(self, regul: Scalar) -> Tensor:
         return self._each("logdet", regul).sum()
 
     def pow(self, *args: Any) -> Any:

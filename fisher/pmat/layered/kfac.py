@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from numbers import Number
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +16,7 @@ from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
 from fisher.pmat.decompositions.eigenblocks import BasisBlock, in_basis
@@ -109,7 +108,7 @@ class PMatKFAC(Layerwise):
         return self._mapped("pinv", lambda block: block.pinv(), exact.exact_pinv)
 
     def _pow(self, p: float, regul: Regul) -> PMat:
-        if not isinstance(regul, Number) or regul != 0:
+        if not isinstance(regul, float | int) or regul != 0:
             return self.eigendecomposition()._pow(p, regul)
         return self._mapped("pow", lambda block: block.pow(p), lambda m: exact.exact_power(m, p, 0.0))
 
@@ -117,7 +116,7 @@ class PMatKFAC(Layerwise):
         """The dense eigenbasis `[n, n]` of a layer, see `PMatEKFAC.get_KFE`."""
         return self.eigendecomposition().get_KFE(name, split_weight_bias)
 
-    def scaled(self, alpha: Regul) -> PMatKFAC:
+    def scaled(self, alpha: Scalar) -> PMatKFAC:
         factors = {name: (A, alpha * G) for name, (A, G) in self.factors.items()}
         return dataclasses.replace(self, factors=factors, exact={name: alpha * m for name, m in self.exact.items()})
 

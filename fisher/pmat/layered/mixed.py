@@ -12,7 +12,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.cuts import Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Amounts, Regul, Scalar
 from fisher.pmat.contract.handing import handed
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import PMat
@@ -101,36 +101,47 @@ class PMatMixed(PMat):
             found |= share
         return self.layout.unflatten([found[name] for name in names(self.layout.paths)])
 
-    def _each(self, v: Tree, fn: Callable[[Any, Any], Any]) -> Tree:
-        made: Tree = self._join([fn(part, share) for part, share in zip(self.parts, self._cut(v))])
+    def _each(self, v: Tree, fn: Callable[..., Any], *more: list[Any]) -> Tree:
+        made: Tree = self._join([fn(*own) for own in zip(self.parts, self._cut(v), *more)])
         return made
+
+    def _shares(self, regul: Any) -> list[Any]:
+        """What of a regul is that of each part."""
+        if not isinstance(regul, Amounts):
+            return [regul] * len(self.parts)
+        flat, found = dict(zip(names(self.layout.paths), regul.leaves)), []
+        for s in self.split:
+            leaves = regul.leaves if s.space == self.layout else tuple(flat[p[0]] for p in s.space.paths)
+            named = None if regul.named is None else {n: regul.named[n] for n in s.names()}
+            found.append(Amounts(s.space, leaves, named, s))
+        return found
 
     def mv(self, v: Tree) -> Tree:
         v = self.check_vector(v)
         return self._each(v, lambda part, share: part.mv(share))
 
     def _solve(self, v: Any, regul: Regul, kind: Any, **options: Any) -> Any:
-        def one(part: PMat, share: Any) -> Any:
+        def one(part: PMat, share: Any, regul: Any) -> Any:
             own = kind.get(type(part), "default") if isinstance(kind, dict) else kind
             if "cut" in options:
                 return part._solve_map(share, 0, regul, own, **options)
             return part._solved(share, regul, own, **options)
 
-        return self._each(v, one)
+        return self._each(v, one, self._shares(regul))
 
     def _sample(self, noise: Any, regul: Regul) -> Any:
-        return self._each(noise, lambda part, share: part._sampled(None, regul, share))
+        return self._each(noise, lambda part, share, r: part._sampled(None, r, share), self._shares(regul))
 
     # --- direct sums -------------------------------------------------------------------------------------------------
 
     def _inverse(self, regul: Regul) -> PMatMixed:
-        return self.replaced([part._inverse(regul) for part in self.parts])
+        return self.replaced([part._inverse(r) for part, r in zip(self.parts, self._shares(regul))])
 
     def _pinv(self, cut: Cut) -> PMatMixed:
         return self.replaced([part._pinv(cut) for part in self.parts])
 
     def _pow(self, p: float, regul: Regul) -> PMatMixed:
-        return self.replaced([part._pow(p, regul) for part in self.parts])
+        return self.replaced([part._pow(p, r) for part, r in zip(self.parts, self._shares(regul))])
 
     def eigendecomposition(self) -> PMatMixed:
         """Each part in its eigenbasis."""
@@ -153,7 +164,7 @@ class PMatMixed(PMat):
         return self._sum([part.trace() for part in self.parts])
 
     def _logdet(self, regul: Regul) -> Tensor:
-        return self._sum([part._logdet(regul) for part in self.parts])
+        return self._sum([part._logdet(r) for part, r in zip(self.parts, self._shares(regul))])
 
     def frobenius_norm(self) -> Tensor:
         """sqrt of the sum of squared entries."""
@@ -176,7 +187,7 @@ class PMatMixed(PMat):
         columns = torch.func.vmap(lambda e: trees.ravel(self.mv(self.layout.unravel(e)))[0])(eye)
         return columns.mT
 
-    def scaled(self, alpha: Regul) -> PMatMixed:
+    def scaled(self, alpha: Scalar) -> PMatMixed:
         return self.replaced([part.scaled(alpha) for part in self.parts])
 
     def _compact(self) -> PMatMixed:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.exact import DiagonalBlock, exact_pinv, exact_power
@@ -65,37 +65,41 @@ class PMatQuasiDiag(Layerwise):
         }
 
     def _inverse(self, regul: Regul) -> PMatBlockDiag:
-        return self._by_units("inverse", lambda m: exact_power(m, -1, regul))
+        return self._by_units("inverse", lambda m, r: exact_power(m, -1, r), regul)
 
     def _pinv(self, cut: Cut) -> PMatBlockDiag:
-        return self._by_units("pinv", lambda m: exact_pinv(m, cut))
+        return self._by_units("pinv", lambda m, _: exact_pinv(m, cut))
 
     def _pow(self, p: float, regul: Regul) -> PMatBlockDiag:
-        return self._by_units("pow", lambda m: exact_power(m, p, regul))
+        return self._by_units("pow", lambda m, r: exact_power(m, p, r), regul)
 
     def eigendecomposition(self) -> PMatEigen:
         """F = U diag(values) U', by layers."""
-        return self._by_units("eigendecomposition", lambda m: m).eigendecomposition()
+        return self._by_units("eigendecomposition", lambda m, _: m).eigendecomposition()
 
     def get_diag(self) -> Any:
         return self.diag
 
-    def scaled(self, alpha: Regul) -> PMatQuasiDiag:
+    def scaled(self, alpha: Scalar) -> PMatQuasiDiag:
         cross = {name: alpha * t for name, t in self.cross.items()}
         return PMatQuasiDiag(trees.map(lambda t: alpha * t, self.diag), cross, self.layers)
 
-    def _by_units(self, method: str, fn: Callable[[Tensor], Tensor]) -> PMatBlockDiag:
-        """fn of the matrix of each unit, and of each diagonal `[n]`."""
-        found = {}
-        for name, block in self._blocks().items():
+    def _by_units(self, method: str, fn: Callable[[Tensor, Any], Tensor], regul: Regul = 0.0) -> PMatBlockDiag:
+        """fn of the matrix of each unit, and of each diagonal `[n]`, and of their own of regul."""
+        found, blocks = {}, self._blocks()
+        own = self.shares(regul, blocks)
+        for name, block in blocks.items():
             n = block.diag().numel()
             check_dense(
                 n, f"PMatQuasiDiag.{method}: {name} has {n:,} parameters", "use F.solve(v, regul)", dtype=self.dtype
             )
+            r = own[name]
             if isinstance(block, ArrowheadBlock):
-                found[name] = block.spread(block.each(fn))
+                several = (r,) if isinstance(r, Tensor) and r.ndim else ()
+                each = block.each(fn, *several) if several else block.each(lambda m, r=r: fn(m, r))
+                found[name] = block.spread(each)
             else:
-                found[name] = torch.diag(fn(block.entries.flatten()))
+                found[name] = torch.diag(fn(block.entries.flatten(), r))
         return PMatBlockDiag(found, self.layers)
 
     def _plus(self, other: PMat) -> PMat | None:

@@ -20,7 +20,7 @@ from fisher.likelihoods.held import emptied
 from fisher.likelihoods.names import LikelihoodName
 from fisher.likelihoods.weights import weighed
 from fisher.pmat.contract.acting import check_sample
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar, times
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
@@ -141,7 +141,7 @@ class PMatImplicit(MatrixFree):
         v = self.check_vector(v)
         return self._total(lambda batch: self.curvature.quadratic(self.params, batch, v))
 
-    def scaled(self, alpha: Regul) -> PMatImplicit:
+    def scaled(self, alpha: Scalar) -> PMatImplicit:
         return PMatImplicit(self.params, self.batches, alpha * self.scale, self.curvature)
 
     # --- by columns --------------------------------------------------------------------------------------------------
@@ -184,8 +184,7 @@ class PMatImplicit(MatrixFree):
         `[K, B]` per batch, standard normal.  ValueError for a Hessian, which has no root."""
         z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
         colored = self._colored(generator, None if noise is None else noise[1])
-        root = torch.as_tensor(regul, dtype=self.scale.dtype, device=self.scale.device).sqrt()
-        return self._solved(check_sample(trees.axpy(root, z, colored)), regul, "default")
+        return self._solved(check_sample(trees.add(times(regul, z, 0.5), colored)), regul, "default")
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """R'e with R'R = F: a vector from N(0, F)."""

@@ -14,7 +14,7 @@ from torch.func import vmap
 from fisher.collector.exact_rows import mapped
 from fisher.iterative import cg, lanczos, traces
 from fisher.pmat.contract import maps
-from fisher.pmat.contract.damping import Regul, check_regul
+from fisher.pmat.contract.damping import Amounts, Regul, detached, flat, unflat
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import Ord, PMat
 from fisher.pmat.whole.eigen import raveled
@@ -63,14 +63,18 @@ class MatrixFree(PMat):
         unravel = self.layout.unravel
         b = raveled(v, self.layout)
         start = None if x0 is None else raveled(x0, self.layout)
-        shared = {"F": self, "regul": torch.as_tensor(regul, dtype=b.dtype, device=b.device)}
+        shared = {"F": self, "regul": flat(regul, b)}
         precondition = None
         if isinstance(preconditioner, MatrixFree):
             shared["M"] = preconditioner
-            precondition = lambda s, r: raveled(s["M"]._solved(unravel(r), s["regul"], "default"), self.layout)
+            precondition = lambda s, r: raveled(
+                s["M"]._solved(unravel(r), unflat(s["regul"], self.layout), "default"), self.layout
+            )
         elif isinstance(preconditioner, PMat):  # factorized once, not in each iteration
             constant = trees.map(lambda t: t.detach(), preconditioner)
-            shared["M"] = constant._inverse(shared["regul"].detach())  # type: ignore[attr-defined]
+            amount = unflat(flat(regul, b).detach(), self.layout)
+            amount = amount if not isinstance(regul, Amounts) or regul.named is None else regul.map(detached)
+            shared["M"] = constant._inverse(amount)
             precondition = lambda s, r: raveled(s["M"].mv(unravel(r)), self.layout)
         elif preconditioner is not None:
             precondition = lambda s, r: raveled(preconditioner(unravel(r)), self.layout)
@@ -199,9 +203,9 @@ class MatrixFree(PMat):
 
         Standard deviation of the order |log(F + regul I)|_F / sqrt(n_probes).
         """
-        check_regul(regul)
+        r = flat(self.damping(regul), self._like())
         found = self._probes(generator, n_probes, probes)
-        return lanczos.log_quadrature(lambda v: self._flat(v) + regul * v, found, steps)
+        return lanczos.log_quadrature(lambda v: self._flat(v) + r * v, found, steps)
 
     def _probes(self, generator: torch.Generator | None, n_probes: int, probes: Any) -> Tensor:
         """`[m, d]`."""

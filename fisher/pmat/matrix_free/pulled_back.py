@@ -11,7 +11,7 @@ from torch import Tensor
 from fisher.checks import finiteness, purity
 from fisher.checks.arguments import parameters
 from fisher.derivatives.forward import jvp, vjp
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar, times
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.matrixfree import MatrixFree
 from fisher.trials import modes
@@ -68,17 +68,15 @@ class PMatPullback(MatrixFree):
     def _pulled(self, w: Any) -> Any:
         return vjp(self.effective, self.params)[1](w)
 
-    def scaled(self, alpha: Regul) -> PMatPullback:
+    def scaled(self, alpha: Scalar) -> PMatPullback:
         return PMatPullback(self.F.scaled(alpha), self.params, self.effective)
 
     def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         """By one solve of J'F^(1/2) e + sqrt(regul) z; noise a pair (z, e): z a tree like theta, e a tree like the weights
         (for a PMatImplicit its own noise), standard normal."""
         z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
-        like = self._like()
-        root = torch.as_tensor(regul, dtype=like.dtype, device=like.device).sqrt()
         colored = self._colored(generator, None if noise is None else noise[1])
-        return self._solved(trees.axpy(root, z, colored), regul, "default")
+        return self._solved(trees.add(times(regul, z, 0.5), colored), regul, "default")
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """J'F^(1/2) e, a vector from N(0, J'F J)."""

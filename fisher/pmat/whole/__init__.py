@@ -9,5 +9,6 @@ In reading order:
     rows      R v, R'c and R R' of rows R [n, d]
     range     a matrix on the range of given rows
     woodbury  inverses by R R'
+    diagonals low rank plus a diagonal
     lowrank   R' R
 """

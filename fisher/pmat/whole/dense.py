@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fisher.pmat.contract.blocks import Blockwise
 from fisher.pmat.contract.cuts import Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.eigenblocks import in_basis
 from fisher.pmat.decompositions.exact import ExactBlock, exact_pinv, exact_power
@@ -62,7 +62,7 @@ class PMatDense(Blockwise):
 
     def _inverse(self, regul: Regul) -> PMatDense:
         self.check_single(2, self.matrix)
-        return dataclasses.replace(self, matrix=exact_power(self.matrix, -1, regul))
+        return dataclasses.replace(self, matrix=exact_power(self.matrix, -1, self._own(regul)))
 
     def _pinv(self, cut: Cut) -> PMatDense:
         self.spectral("pinv")
@@ -70,7 +70,10 @@ class PMatDense(Blockwise):
 
     def _pow(self, p: float, regul: Regul) -> PMatDense:
         self.spectral("pow")
-        return PMatDense(exact_power(self.matrix, p, regul), self.layout)
+        return PMatDense(exact_power(self.matrix, p, self._own(regul)), self.layout)
+
+    def _own(self, regul: Regul) -> Scalar:
+        return self.shares(regul, self._blocks())[""]
 
     def eigendecomposition(self) -> PMatEigen:
         """F = U diag(values) U'; there solve, logdet, sample for any regul cost d^2."""
@@ -84,7 +87,7 @@ class PMatDense(Blockwise):
     def to_torch(self) -> Tensor:
         return self.matrix
 
-    def scaled(self, alpha: Regul) -> PMatDense:
+    def scaled(self, alpha: Scalar) -> PMatDense:
         return dataclasses.replace(self, matrix=alpha * self.matrix)
 
     def _at_hand(self) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor
 
 from fisher.pmat.contract.cuts import Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Amounts, Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.exact import DiagonalBlock
@@ -63,7 +63,10 @@ class PMatDiag(AxisAligned):
         return self._mapped(lambda t: singly(spectra.pseudo)(t, *cut.of(0.0)))
 
     def _pow(self, p: float, regul: Regul) -> PMatDiag:
-        return self._mapped(lambda t: spectra.entrywise_power(t, p, regul))
+        if not isinstance(regul, Amounts):
+            return self._mapped(lambda t: spectra.entrywise_power(t, p, regul))
+        power = lambda t, r: spectra.entrywise_power(t, p, r)
+        return PMatDiag(trees.map(power, self.diag, regul.tree(self._like())), self.layout)
 
     def get_block(self, name: str) -> Tensor:
         raise self._unsupported("get_block", "use PMatBlockDiag, or get_diag()")
@@ -74,7 +77,7 @@ class PMatDiag(AxisAligned):
     def to_torch(self) -> Tensor:
         return DiagonalBlock(trees.ravel(self.diag)[0]).dense()
 
-    def scaled(self, alpha: Regul) -> PMatDiag:
+    def scaled(self, alpha: Scalar) -> PMatDiag:
         return self._mapped(lambda t: alpha * t)
 
     def _mapped(self, fn: Any) -> PMatDiag:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher.pmat.contract.blocks import InEigenbasis
 from fisher.pmat.contract.cuts import Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.eigenblocks import BasisBlock
 from fisher.pmat.whole.eye import PMatEye
@@ -79,9 +79,11 @@ class PMatEigen(InEigenbasis):
         return self._with({name: block.pinv(cut).D for name, block in self._blocks().items()})
 
     def _pow(self, p: float, regul: Regul) -> PMatEigen:
-        return self._with({name: block.pow(p, regul).D for name, block in self._blocks().items()})
+        blocks = self._blocks()
+        own = self.shares(regul, blocks)
+        return self._with({name: block.pow(p, own[name]).D for name, block in blocks.items()})
 
-    def scaled(self, alpha: Regul) -> PMatEigen:
+    def scaled(self, alpha: Scalar) -> PMatEigen:
         return self._with({name: alpha * D for name, D in self.values.items()})
 
     def _plus(self, other: PMat) -> PMat | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor
 
 from fisher.pmat.contract.cuts import Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Amounts, Regul, Scalar, flat, uniform
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import spectra
 from fisher.pmat.decompositions.exact import DiagonalBlock
@@ -63,6 +63,13 @@ class PMatEye(AxisAligned):
         return PMatEye(singly(spectra.pseudo)(self.alpha, *cut.of(0.0)), self.layout)
 
     def _pow(self, p: float, regul: Regul) -> PMatEye:
+        if isinstance(regul, Amounts):
+            regul = uniform(flat(regul, self.alpha))
+            if regul is None:
+                raise ValueError(
+                    "regul: got several numbers, expected one: powers of alpha I + regul are no multiple of the identity; use "
+                    "fisher.PMatDiag(F.get_diag(), F.layout)"
+                )
         return PMatEye(spectra.entrywise_power(self.alpha, p, regul), self.layout)
 
     def get_block(self, name: str) -> Tensor:
@@ -77,7 +84,7 @@ class PMatEye(AxisAligned):
     def to_torch(self) -> Tensor:
         return DiagonalBlock(self.alpha.expand(self.layout.numel)).dense()
 
-    def scaled(self, alpha: Regul) -> PMatEye:
+    def scaled(self, alpha: Scalar) -> PMatEye:
         return PMatEye(alpha * self.alpha, self.layout)
 
     def _plus(self, other: PMat) -> PMat | None:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Amounts, Regul, Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.precise import cast, singly
 from fisher.pmat.decompositions.spectra import extremes, logdet, matrix_power, real, spectrum_values
 from fisher.pmat.whole.dense import PMatDense
+from fisher.pmat.whole.diagonals import log_determinant, multiplied, one_number, scaled_by
 from fisher.pmat.whole.eigen import raveled
 from fisher.pmat.whole.range import PMatRange
 from fisher.pmat.whole.rows import combination, gram, orthonormal, products, row_layout
@@ -117,7 +118,11 @@ class PMatLowRank(PMat):
         """Of a v in the dtype of K, in which all but the rows is computed."""
         if kind == "lstsq":
             return self._plus_on_range(cut).mv(v)
+        if isinstance(regul, Amounts) and kind == "default" and self._wide:
+            H, roots = scaled_by(self, regul, self._inner)
+            return multiplied(roots, H._solve_within(multiplied(roots, v), 1.0, kind, cut))
         if kind == "range":
+            regul = self._number(regul, "solve(kind='range')")
             F = self._on_range()
             core = pinv(F.core + regul * (F.core @ pinv(F.core)))
             return PMatRange(core, F.basis, F.rest).mv(v)
@@ -133,6 +138,10 @@ class PMatLowRank(PMat):
             b.detach(),
         )
         return unravel(x)
+
+    def _number(self, regul: Regul, method: str) -> Scalar:
+        cure = "use F.solve, F.logdet or F.sample, which take a diagonal, or PMatDense(F.to_torch(), F.layout)"
+        return one_number(regul, self._like(), method, cure)
 
     # --- functions ---------------------------------------------------------------------------------------------------
 
@@ -152,7 +161,7 @@ class PMatLowRank(PMat):
 
     def _inverse(self, regul: Regul) -> PMatRange:
         """(F + regul I)^-1 = B'(M + regul I)^-1 B + (I - B'B) / regul."""
-        return cast(self._on_range()._inverse(regul), self._dtype)
+        return cast(self._on_range()._inverse(self._number(regul, "inverse")), self._dtype)
 
     def _pinv(self, cut: Cut) -> PMatRange:
         """It lives on the span of the rows."""
@@ -167,7 +176,7 @@ class PMatLowRank(PMat):
 
         ValueError for p < 0 without regul: F has a null space.
         """
-        p = real(p)
+        p, regul = real(p), self._number(regul, "pow")
         plain = isinstance(regul, Number) and regul == 0
         if plain and p < 0 and self._wide:
             raise ValueError(
@@ -189,11 +198,19 @@ class PMatLowRank(PMat):
         """log |det(M + regul I)| + (d - n) log regul."""
         if not self._wide:
             return self._dense()._logdet(regul).to(self._dtype)
+        if isinstance(regul, Amounts):
+            H, _ = scaled_by(self, regul, self._inner)
+            return (H._logdet(1.0) + log_determinant(regul, self._inner, self._like())).to(self._dtype)
         M = self._on_range().core
         r = torch.as_tensor(regul, dtype=M.dtype, device=M.device)
         return (logdet(M, regul) + (self.layout.numel - self.n) * r.log()).to(self._dtype)
 
     def _sample(self, noise: Any, regul: Regul) -> Any:
+        if isinstance(regul, Amounts):
+            if not self._wide:
+                return cast(self._dense()._sample_map(cast(noise, self._inner), 0, regul), self._dtype)
+            H, roots = scaled_by(self, regul, self._inner)
+            return cast(multiplied(roots, H._sample(cast(noise, self._inner), 1.0)), self._dtype)
         return cast(self._on_range()._sample(cast(noise, self._inner), regul), self._dtype)
 
     # --- numbers -----------------------------------------------------------------------------------------------------
@@ -226,7 +243,7 @@ class PMatLowRank(PMat):
 
     # --- algebra -----------------------------------------------------------------------------------------------------
 
-    def scaled(self, alpha: Regul) -> PMatLowRank:
+    def scaled(self, alpha: Scalar) -> PMatLowRank:
         if isinstance(alpha, Number) and alpha >= 0 and self.weights is None:
             return PMatLowRank(trees.scale(math.sqrt(alpha), self.rows))
         return PMatLowRank(self.rows, alpha * self._all_weights())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions.precise import cast, inner, singly
@@ -24,6 +24,7 @@ from fisher.pmat.decompositions.spectra import (
     pseudo,
     spectrum_values,
 )
+from fisher.pmat.whole.diagonals import one_number
 from fisher.pmat.whole.rows import combination, gram, products, row_layout
 from linmaps import trees
 from linmaps.numerics.dtypes import working_dtype
@@ -108,7 +109,12 @@ class PMatRange(PMat):
         v = self.check_vector(v)
         return (self._pinv(cut) if kind == "lstsq" else self._inverse(regul)).mv(v)
 
+    def _number(self, regul: Regul, method: str) -> Scalar:
+        cure = "use PMatDense(F.to_torch(), F.layout)"
+        return one_number(regul, self.core, method, cure)
+
     def _inverse(self, regul: Regul) -> PMatRange:
+        regul = self._number(regul, "inverse and solve")
         C, P = self._projected(regul)
         return self._made(inv(C + eye_like(P, len(P)) - P), entrywise_power(self.rest, -1, regul))
 
@@ -118,6 +124,7 @@ class PMatRange(PMat):
         return self._made(pinv(self._projected()[0], rtol=rtol, atol=atol), singly(pseudo)(self.rest, 0.0, atol))
 
     def _pow(self, p: float, regul: Regul) -> PMatRange:
+        regul = self._number(regul, "pow and sample")
         C, P = self._projected(regul)
         power = matrix_power(C + eye_like(P, len(P)) - P, p, 0.0, self._noise)
         return self._made(power, entrywise_power(self.rest, p, regul))
@@ -141,6 +148,7 @@ class PMatRange(PMat):
         return positive_root((C**2).sum() + outside).to(self.core.dtype)
 
     def _logdet(self, regul: Regul) -> Tensor:
+        regul = self._number(regul, "logdet")
         C, P = self._projected(regul)
         outside = (self.layout.numel - P.trace()) * log_abs(self.rest.to(P.dtype) + regul)
         total = logdet(C + eye_like(P, len(P)) - P, 0.0) + (outside if len(P) < self.layout.numel else 0.0)
@@ -159,7 +167,7 @@ class PMatRange(PMat):
     def _sample(self, noise: Any, regul: Regul) -> Any:
         return self._pow(-0.5, regul).mv(noise)
 
-    def scaled(self, alpha: Regul) -> PMatRange:
+    def scaled(self, alpha: Scalar) -> PMatRange:
         return PMatRange(alpha * self.core, self.basis, alpha * self.rest)
 
     # --- the spectrum ------------------------------------------------------------------------------------------------

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.whole.rows import combination, gram, products
 from linmaps import trees
 from linmaps.numerics.eigen import constant_eigh, cutoff, denoised
 from linmaps.numerics.linalg import damped
 
 
-def constant_inverse(rows: Any, weights: Tensor | None, regul: Regul, dtype: torch.dtype) -> Callable[[Any], Any]:
+def constant_inverse(rows: Any, weights: Tensor | None, regul: Scalar, dtype: torch.dtype) -> Callable[[Any], Any]:
     """v -> (R' diag(w) R + regul I)^-1 v, constant in R, w and regul; K is decomposed in this dtype."""
     rows = trees.map(lambda t: t.detach(), rows)
     r = regul.detach() if isinstance(regul, Tensor) else regul
