@@ -5,8 +5,6 @@ U units: the outputs of each layer.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,8 +21,8 @@ def task_embedding(F: PMat, layers: LayerCollection | None = None) -> Tensor:
     """The diagonal of F, its mean over the weights (and the bias) of each output unit, `[U]`.
 
     F: of one network on the inputs of a task, most often with a head trained for it and left out of F:
-    `fim(f, params, data, PMatDiag, layers=layers.remove("head"))`.  layers: F's own, or those given.  Entries of scales, shifts
-    and leaves without a rule are units by themselves.  ValueError where no layers are known.
+    `fim(f, params, data, PMatDiag, layers=layers.remove("head"))`.  layers: those that F was made with, or those given.  Entries
+    of scales, shifts and leaves without a rule are units by themselves.  ValueError where no layers are known.
 
     Achille et al. (2019), section 3.
 
@@ -34,11 +32,10 @@ def task_embedding(F: PMat, layers: LayerCollection | None = None) -> Tensor:
     >>> task_embedding(F)
     tensor([5., 5., 5.])
     """
-    known: Any = getattr(F, "layers", None) if layers is None else layers
+    known = F.known_layers if layers is None else layers
     if known is None:
         raise ValueError(
-            f"layers: got none, and {type(F).__name__} has none of its own; give layers=LayerCollection.from_function(f, "
-            "params, x), or use PMatKFAC"
+            f"layers: got none, and {type(F).__name__} knows none; give layers=LayerCollection.from_function(f, params, x)"
         )
     views = known.views(F.get_diag())
     return torch.cat([t.mean(-1).flatten() if t.ndim > 1 else t for t in views.values()])

@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from fisher.pmat import PMatKFAC
 from fisher.pmat.contract.blocks import Layerwise
-from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.damping import Amounts, Regul
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
@@ -85,22 +85,24 @@ def _by_blocks(each: Any, F: PMat, params: Any, others: list[Any], blocks: Block
     """each(H `[n, n]`, w `[n]`, ...) of every block, as a tree like params."""
     if blocks not in BLOCKS:
         raise ValueError(f"blocks: got {blocks!r}, expected one of {list(BLOCKS)}")
-    vectors = [F.check_vector(params, "params"), *others]
-    damped = lambda H: H + regul * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
+    params, amount = F.check_vector(params, "params"), F.damping(regul)
+    ones = trees.map(torch.ones_like, params)
+    damping = amount.tree(trees.leaves(params)[0]) if isinstance(amount, Amounts) else trees.scale(amount, ones)
+    vectors = [damping, params, *others]
     if not isinstance(F, Layerwise):
         if blocks == "rows":
             raise ValueError(
                 f"blocks: got 'rows' of {type(F).__name__}, which knows no layers, expected 'layers'; or use PMatKFAC"
             )
-        flat = [trees.ravel(v)[0] for v in vectors]
-        return F.layout.unravel(each(damped(F.to_torch()), *flat))
+        d, *flat = [trees.ravel(v)[0] for v in vectors]
+        return F.layout.unravel(each(F.to_torch() + torch.diag(d), *flat))
     views = [F.split(v) for v in vectors]
     found = {}
     for name, w in views[0].items():
         shape = w.shape if w.ndim > 1 else (*w.shape, 1)
         H = F.get_block(name)[None] if blocks == "layers" else _rows_of(F, name, tuple(shape))
-        parts = [v[name].reshape(len(H), H.shape[-1]) for v in views]
-        found[name] = vmap(each)(damped(H), *parts).reshape(w.shape)
+        d, *parts = [v[name].reshape(len(H), H.shape[-1]) for v in views]
+        found[name] = vmap(each)(H + torch.diag_embed(d), *parts).reshape(w.shape)
     return F.join(found)
 
 

@@ -15,3 +15,7 @@ from fisher.recipes.influences.losses import LossName
 from fisher.recipes.influences.scores import Aggregate, influence, self_influence
 
 __all__ = ["Aggregate", "LossName", "influence", "leave_one_out", "self_influence"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -43,7 +43,7 @@ def compressed(layers: LayerCollection, views: dict[str, Tensor], rank: int) -> 
     return {layer.name: one(layer, views[layer.name]) for layer in layers}
 
 
-def scores(held: Held, gradients: Gradients) -> dict[str, Tensor]:
+def products(held: Held, gradients: Gradients) -> dict[str, Tensor]:
     """The inner products of each layer, `[Q, B]`."""
     return {name: _inner(V, gradients[name]) for name, V in held.items()}
 
@@ -60,7 +60,7 @@ def _inner(held: Tensor | Low, found: Tensor | Factors) -> Tensor:
     return torch.cat([_terms(held, *part).sum(-1) for part in _parts(found, Q * S * _width(held))], 1)
 
 
-def token_scores(held: Held, gradients: Gradients, layers: LayerCollection) -> dict[str, Tensor]:
+def token_products(held: Held, gradients: Gradients, layers: LayerCollection) -> dict[str, Tensor]:
     """The same with a term for each position of an example, `[Q, B, T]`.
 
     ValueError for layers whose uses have no common positions, and for those without a rule.

@@ -21,7 +21,7 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.influences.examples import each, finite_result, parts
-from fisher.recipes.influences.losses import Loss
+from fisher.recipes.influences.losses import Loss, loss_function
 from fisher.recipes.influences.sides import of_loss
 from fisher.recipes.influences.spaces import Space
 from linmaps import checks, trees
@@ -68,7 +68,7 @@ def leave_one_out(
     f, params = doors.function(f), F.check_vector(params, "params")
     which = find_likelihood(likelihood)
     space = Space(f, params, None, (f, params), lambda fn: fn)
-    side = of_loss(space, which if loss == "cross_entropy" and isinstance(which, Categorical) else loss)
+    side = of_loss(space, loss_function(which if loss == "cross_entropy" and isinstance(which, Categorical) else loss))
     found = [(side.rows(*part), _shares(f, params, part[1], Exact(which))) for part in parts(data, "data")]
     g, R = trees.map(lambda *ts: torch.cat(ts), *found)
     s, S = (trees.scale(1.0 / n_examples, F.solve(t, regul)) for t in (g, R))

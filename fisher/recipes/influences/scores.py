@@ -15,9 +15,9 @@ from fisher.checks import doors
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
-from fisher.recipes.influences.contracts import Held, compressed, scores, token_scores
+from fisher.recipes.influences.contracts import Held, compressed, products, token_products
 from fisher.recipes.influences.examples import Named, blocks, finite_result, parts, peeked, pieces
-from fisher.recipes.influences.losses import Loss
+from fisher.recipes.influences.losses import Loss, loss_function
 from fisher.recipes.influences.sides import Side, of_loss, of_measurement
 from fisher.recipes.influences.spaces import space_of
 from linmaps import checks, trees
@@ -100,7 +100,7 @@ def influence(
     rank: the matrix (F + regul I)^-1 grad l(test) `[O, I]` of each layer is kept as the best one of this rank, where its
     r (O + I) numbers are fewer; with singular values s_k an influence is off by at most the sum over layers of
     |grad l(train)| (sum over k > r of s_k^2)^1/2.
-    layers: those of an F that is made of some of them and does not say which (PMatDense, PMatDiag); params are all params.
+    layers: those of F where it does not know them (`F.known_layers`); of an F of some layers params may be all params.
     chunk_size: tests held at once (None: all), with a pass over the data for each such chunk; gradients of tests and of
     training examples are made a batch at a time.
 
@@ -118,9 +118,9 @@ def influence(
     tensor([[-2.0000, -0.0000]])
     >>> output = lambda p, x: f(p, x).sum()
     >>> influence(f, p, (x, torch.ones(2, 1)), F, x[:1], loss="squared_error", regul=0.0, measurement=output)
-    tensor([[2.0000, 0.0000]])
+    tensor([[2.0000, -0.0000]])
     """
-    f = doors.function(f)
+    f, fn = doors.function(f), loss_function(loss)
     doors.options(chunk_size=chunk_size, layers=layers)
     if aggregate is not None and aggregate not in AGGREGATES:
         raise ValueError(f"aggregate: got {aggregate!r}, expected one of {list(AGGREGATES)}, or None")
@@ -133,10 +133,10 @@ def influence(
     tests, first = peeked(parts(test, "test", targets=measurement is None))
     space = space_of(f, params, F, layers, first[0], needed=needed)
     if measurement is None:
-        theirs = of_loss(space, loss)
+        theirs = of_loss(space, fn)
     else:
         theirs = of_measurement(space, doors.function(measurement, "measurement"), first)
-    ours = of_loss(space, loss)
+    ours = of_loss(space, fn)
 
     def held(rows: Any) -> Held:
         views = space.views(F.solve(rows, regul))
@@ -147,9 +147,9 @@ def influence(
         for part in stream:
             gradients = side.gradients(*part)
             if per_token and space.layers is not None:
-                found.append(token_scores(held, gradients, space.layers))
+                found.append(token_products(held, gradients, space.layers))
             else:
-                found.append(scores(held, gradients))
+                found.append(products(held, gradients))
         return {name: torch.cat([one[name] for one in found], 1) for name in held}
 
     training = lambda: parts(data, "data")
@@ -161,7 +161,7 @@ def influence(
         found = {name: torch.cat([one[name] for one in rows]) for name in rows[0]}
     elif aggregate == "data" and per_layer:  # the part of a layer is that of the solved gradients of tests
         views = space.views(_one(_total(ours, training())))
-        each = [scores(dict(views), dict(held(theirs.rows(*part)))) for part in pieces(tests, chunk_size)]
+        each = [products(dict(views), dict(held(theirs.rows(*part)))) for part in pieces(tests, chunk_size)]
         found = {name: torch.cat([one[name][0] for one in each]) for name in views}
     elif aggregate == "data":
         total = held(_one(_total(ours, training())))
@@ -172,7 +172,7 @@ def influence(
             found = {name: t[0] for name, t in against(total, ours, training()).items()}
         else:
             views = space.views(_one(_total(ours, training())))
-            found = {name: t[0, 0] for name, t in scores(total, dict(views)).items()}
+            found = {name: t[0, 0] for name, t in products(total, dict(views)).items()}
     return _result(found, per_layer, "influence")
 
 
@@ -230,18 +230,18 @@ def self_influence(
     >>> self_influence(f, p, (x, torch.tensor([[1.0], [2.0]])), F, loss="squared_error", regul=0.0)
     tensor([-2.0000, -8.0000])
     """
-    f = doors.function(f)
+    f, fn = doors.function(f), loss_function(loss)
     doors.options(chunk_size=chunk_size, layers=layers)
     stream, first = peeked(parts(data, "data"))
     space = space_of(f, params, F, layers, first[0], needed=per_layer)
-    ours = of_loss(space, loss)
+    ours = of_loss(space, fn)
     theirs = ours if measurement is None else of_measurement(space, doors.function(measurement, "measurement"), first)
     found = []
     for part in pieces(stream, chunk_size):
         g = ours.rows(*part)
         solved = space.views(F.solve(g if measurement is None else theirs.rows(*part), regul))
         beside = space.views(g)
-        found.append({name: (t * beside[name]).reshape(len(t), -1).sum(1) for name, t in solved.items()})
+        found.append({name: (t * beside[name])[..., None].flatten(1).sum(1) for name, t in solved.items()})
     return _result({name: torch.cat([one[name] for one in found]) for name in found[0]}, per_layer, "self_influence")
 
 

@@ -22,7 +22,7 @@ from fisher.collector.taps import column_rows, pull
 from fisher.derivatives.plain import plainly
 from fisher.function_space.gradients import losses_of
 from fisher.recipes.influences import examples
-from fisher.recipes.influences.losses import Loss, loss_function, of_one
+from fisher.recipes.influences.losses import of_one
 from fisher.recipes.influences.spaces import Space
 from linmaps import trees
 
@@ -65,9 +65,9 @@ class Side:
         return examples.summed(self.single, self.space.own, part, where)
 
 
-def of_loss(space: Space, loss: Loss) -> Side:
-    """The side of a loss of outputs."""
-    fn, f = loss_function(loss), plainly(space.f)
+def of_loss(space: Space, fn: Callable[[Tensor, Tensor], Tensor]) -> Side:
+    """The side of a loss of outputs, (y, target) -> [B]."""
+    f = plainly(space.f)
 
     def single(own: Any, one: Any) -> Tensor:
         x, target = one
@@ -106,15 +106,19 @@ def _factored(
     one = lambda pair: of_one(fn, pair[0][None], pair[1][None])
     with purity.no_random_call("loss"):
         columns = grad(lambda y: examples.each(one, (y, target)).sum())(y)[None]
-    g = examples.finite_gradients(column_rows(layers, back(columns), batch), where)
+    g = column_rows(layers, back(columns), batch)
     rows = of_layers(f, params, x, layers.exact, columns)
     like = trees.leaves(params)[0]
 
     def of(layer: Layer) -> Tensor | Factors:
-        if layer.by_leaf:
-            return of_layer(layer, rows)[0]
         if layer.family == UNUSED:
             return like.new_zeros(batch, layer.numel)
+        if layer.by_leaf:
+            return of_layer(layer, rows)[0]
         return Factors(layer, [inputs[k] for k in layer.uses], [g[k] for k in layer.uses])
 
-    return {layer.name: of(layer) for layer in layers}
+    found = {layer.name: of(layer) for layer in layers}
+    for name, gradients in found.items():
+        for t in [gradients] if isinstance(gradients, Tensor) else [*gradients.a, *gradients.g]:
+            examples.finite_gradients({name: t}, where)
+    return found

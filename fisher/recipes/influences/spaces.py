@@ -48,7 +48,7 @@ def space_of(
             f"layers: is about {_names(layers.space)}, expected {_names(F.layout)}, the leaves that F acts on; select those "
             "layers: layers.select(names)"
         )
-    known = layers if layers is not None else getattr(F, "layers", None)
+    known = layers if layers is not None else F.known_layers
     whole = None if known is None or known.complete else _like(known.layout, params)
     if known is not None and whole is not None:
         restricted = lambda fn: restriction.restricted(fn, whole, known)[0]

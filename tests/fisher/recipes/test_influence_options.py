@@ -263,6 +263,23 @@ def test_some_layers(name, representation):
         run(f, p, layers=layers)
 
 
+@over_models
+def test_damping_relative_to_each_layer(name):
+    """A tenth of the mean eigenvalue of each block."""
+    f, p, data, test, which, F, _, train, own = case(name, fisher.PMatKFAC)
+    dense, damping = F.to_torch(), F.relative(0.1)
+    amounts = torch.zeros(len(dense), dtype=D)
+    for layer, at in places(F.layers).items():
+        amounts[at] = 0.1 * dense.diagonal()[at].mean()
+        close(damping[layer], amounts[at][0], 1e-10, layer)
+    inverse = torch.linalg.inv(dense + torch.diag(amounts))
+    for options in ({}, {"rank": 50}, {"chunk_size": 2}):
+        got = influence(f, p, data, F, test, loss=which, regul=damping, **options)
+        close(got, -own @ inverse @ train.T, 1e-8, "influence")
+    got = self_influence(f, p, data, F, loss=which, regul=damping)
+    close(got, -(train @ inverse * train).sum(1), 1e-8, "self")
+
+
 def test_another_function_than_the_one_that_F_was_made_of():
     """Layers that are F's own but not f's: gradients one by one, or of the layers that f has."""
     _, p, data, test, which, F, inverse, train, own = case("tokens", fisher.PMatKFAC)

@@ -40,6 +40,10 @@ def test_each_block_against_the_problem_written_out(name, representation, blocks
     scores = surgeon_scores(F, p, blocks=blocks, regul=R)
     close(trees.ravel(scores)[0], want, 1e-8, "scores")
     close(trees.ravel(surgeon_step(F, p, mask, blocks=blocks, regul=R))[0], moved, 1e-8, "step")
+    damping = F.relative(0.1)
+    by_layer = surgeon_step(F, p, mask, blocks=blocks, regul=damping)
+    for layer, t in F.split(by_layer).items():
+        close(t, F.split(surgeon_step(F, p, mask, blocks=blocks, regul=damping[layer]))[layer], 1e-9, layer)
     if blocks == "layers":
         close(scores, pruning_scores(F, p, method="obs", regul=R), 1e-8, "as without blocks")
 
