@@ -10,7 +10,7 @@ GUIDES = [
     (package, library)
     for package, libraries in (
         (linmaps, ["slim", "neuromancer", "tensorly-torch", "tltorch"]),
-        (fisher, ["nngeometry"]),
+        (fisher, ["backpack", "curvlinops", "kfac-jax", "kronfluence", "laplace-torch", "nngeometry"]),
         (growth, ["gromo"]),
     )
     for library in libraries

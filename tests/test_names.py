@@ -19,7 +19,7 @@ from fisher.pmat.contract.acting import Kind, Reduction
 from fisher.pmat.contract.cuts import Over
 from fisher.pmat.contract.pmat import Ord
 from fisher.pmat.matrix_free.matrixfree import Diagonal, Trace
-from fisher.recipes import influences, pruning
+from fisher.recipes import influences, pruning, surgeon
 from fisher.recipes.optimizers.curvature import Damped
 from fisher.reducers.base import Sharing
 from growth.carry.carrier import Fill
@@ -84,6 +84,13 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (Sharing, lambda n: fisher.fim(f, P, X, sharing=n)),
     (Kernel, lambda n: fisher.gram(f, P, X, kind=n)),
     (influences.LossName, lambda n: fisher.recipes.self_influence(f, P, DATA.get(n), DENSE, loss=n, regul=1.0)),
+    (
+        influences.Aggregate,
+        lambda n: fisher.recipes.influence(
+            f, P, DATA["cross_entropy"], DENSE, DATA["cross_entropy"], aggregate=n, regul=1.0
+        ),
+    ),
+    (surgeon.Blocks, lambda n: fisher.recipes.surgeon_scores(F, P, blocks=n, regul=1.0)),
     (pruning.Method, lambda n: fisher.recipes.pruning_scores(DENSE, P, method=n, regul=1.0)),
     (Damped, lambda n: fisher.recipes.kfac(f, kind=n)),
     (Kind, of_solve),

@@ -55,6 +55,11 @@ reveal_type(D**0.5)  # R: PMatDiag
 reveal_type(D.inverse().pinv().eigendecomposition())  # R: PMatDiag
 reveal_type(fisher.Mean().add(params, 4).value())  # R: dict[str, Tensor]
 reveal_type(fisher.Mean().add(F, 4).value())  # R: PMatKFAC
+reveal_type(fisher.recipes.influence(f, params, x, F, x))  # R: Tensor
+reveal_type(fisher.recipes.influence(f, params, x, F, x, per_layer=True))  # R: dict[str, Tensor]
+reveal_type(fisher.recipes.self_influence(f, params, x, F))  # R: Tensor
+reveal_type(fisher.recipes.surgeon_step(F, params, params))  # R: dict[str, Tensor]
+reveal_type(fisher.recipes.merge([params], [F]))  # R: dict[str, Tensor]
 posterior = fisher.recipes.laplace(f, params, F, n_examples=4)
 reveal_type(posterior.sample(torch.Generator()))  # R: dict[str, Tensor]
 reveal_type(posterior.params)  # R: dict[str, Tensor]
@@ -77,6 +82,7 @@ fisher.recipes.kfac(f, kind="tikhonov")  # E: "kind" to "kfac"
 fisher.recipes.kfac(f, bases_evry=3)  # E: Unexpected keyword argument "bases_evry"
 fisher.fim(f, params, x, chunksize=4)  # E: Unexpected keyword argument "chunksize"
 fisher.fim(f, params, x, dict)  # E: "Representation" of "fim" cannot be "dict
+fisher.recipes.influence(f, params, x, F, x, aggregate="query")  # E: No overload variant of "influence"
 fisher.fim(f, params)  # E: Missing positional argument "data"
 fisher.gram(f, params, x, kind="ful")  # E: "kind" to "gram"
 fisher.Categorical(class_axes=1)  # E: Unexpected keyword argument "class_axes"

@@ -81,7 +81,7 @@ def example_gradients(
     full = [part for part in parts if batch_size(part)]
     if not full:
         raise ValueError(NO_EXAMPLE)
-    f = _losses(loss, params, max(full, key=batch_size), check)
+    f = losses_of(loss, params, max(full, key=batch_size), check)
     J = dense(f, params, parts, chunk_size=chunk_size, check=check, check_finite=check_finite, name=NAME)
     if all(weight is None for weight in weights):
         return J
@@ -96,8 +96,18 @@ def _same_length(part: tuple[Any, ...], number: int) -> None:
         raise ValueError(f"data: batch {number}: got {sizes[1]} targets, expected one for each of {sizes[0]} examples")
 
 
-def _losses(loss: Callable[..., Tensor], params: Any, part: tuple[Any, ...], check: bool) -> Callable[..., Tensor]:
-    """f(params, part) -> `[B]`, from a loss of one example or of a batch: by the form that it takes."""
+def losses_of(
+    loss: Callable[..., Tensor], params: Any, part: tuple[Any, ...], check: bool = True, name: str = NAME
+) -> Callable[..., Tensor]:
+    """f(params, part) -> `[B]`, from a loss of one example or of a batch: by the form that it takes.
+
+    name: what it is called where it is refused.
+
+    >>> import torch
+    >>> part = (torch.eye(2), torch.tensor([0.0, 3.0]))
+    >>> losses_of(lambda p, x, y: (x @ p - y) ** 2, torch.ones(2), part)(torch.ones(2), part)
+    tensor([1., 4.])
+    """
     each = lambda params, part: mapped(
         lambda: vmap(lambda one: loss(params, *one))(part),
         lambda: torch.stack([loss(params, *trees.map(lambda t, b=b: t[b], part)) for b in range(batch_size(part))]),
@@ -107,17 +117,17 @@ def _losses(loss: Callable[..., Tensor], params: Any, part: tuple[Any, ...], che
     whole, batched = _tried(loss, params, part, (batch_size(part),))
     if batched is None and alone is None:
         raise ValueError(
-            f"{NAME}: of one example {one}, of a batch of {batch_size(part)} {whole}; expected a number of one example (x and y "
+            f"{name}: of one example {one}, of a batch of {batch_size(part)} {whole}; expected a number of one example (x and y "
             "without a batch axis), or of a batch [B], the loss of each example: use reduction='none', and sum over positions"
         )
     if batched is None or alone is None:
         return together if alone is None else each
-    apart = not check or _apart(together, params, part)
+    apart = not check or _apart(together, params, part, name)
     if apart and _equal(batched[0], alone):
         return together
     if apart:
         raise ValueError(
-            f"{NAME}: the loss of the first example by itself is {alone:.6g}, in a batch {batched[0]:.6g}, expected one number; "
+            f"{name}: the loss of the first example by itself is {alone:.6g}, in a batch {batched[0]:.6g}, expected one number; "
             "write the loss for one of them: of one example, x.unsqueeze(0) is a batch"
         )
     return each
@@ -135,12 +145,12 @@ def _tried(
     return f"it gives shape {got}", found if got == shape else None
 
 
-def _apart(f: Callable[..., Tensor], params: Any, part: tuple[Any, ...]) -> bool:
+def _apart(f: Callable[..., Tensor], params: Any, part: tuple[Any, ...], name: str) -> bool:
     """Whether the losses of a batch are those of its examples, as far as the mixing of others would show."""
     if batch_size(part) == 1:
         return True
     try:
-        functions.function(f, params, part, NAME, finite=False)
+        functions.function(f, params, part, name, finite=False)
     except ValueError:
         return False
     return True

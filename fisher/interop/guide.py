@@ -1,17 +1,32 @@
-"""The guide for those who come from nngeometry, printed by a function."""
+"""The guides for those who come from another library, printed by a function."""
 
 from __future__ import annotations
 
-from fisher.interop import guide_nngeometry
+from fisher.interop import (
+    guide_backpack,
+    guide_curvlinops,
+    guide_kfac_jax,
+    guide_kronfluence,
+    guide_laplace,
+    guide_nngeometry,
+)
 from linmaps.interop.guide import Guide, named
 
-GUIDES = {"nngeometry": Guide.of("nngeometry", "fisher", guide_nngeometry.NOTES, guide_nngeometry.ROWS)}
+TABLES = {
+    "backpack": guide_backpack,
+    "curvlinops": guide_curvlinops,
+    "kfac-jax": guide_kfac_jax,
+    "kronfluence": guide_kronfluence,
+    "laplace-torch": guide_laplace,
+    "nngeometry": guide_nngeometry,
+}
+GUIDES = {library: Guide.of(library, "fisher", table.NOTES, table.ROWS) for library, table in TABLES.items()}
 
 
 def coming_from(library: str) -> Guide:
     """The guide of a library: a table of its names beside those of fisher.
 
-    library: "nngeometry".  ValueError for another.
+    library: "backpack", "curvlinops", "kfac-jax", "kronfluence", "laplace-torch" or "nngeometry".  ValueError for another.
 
     >>> import fisher
     >>> fisher.interop.coming_from("nngeometry").about("FIM_MonteCarlo").rows

@@ -5,15 +5,20 @@ In reading order:
     steps             the exact length and momentum of a step
     optimizers        K-FAC as a pair of pure functions, and what it is made of
     posterior         the Laplace approximation
-    influences        influences of examples
+    influences/       influences of examples
     pruning           scores and masks
+    surgeon           the same where other weights make up for it
     ewc               continual learning
+    merging           one model of several
+    embeddings        what a task asks of a network
     dimension         effective dimension
 """
 
 from fisher.recipes.dimension import effective_dimension
-from fisher.recipes.ewc import ewc_penalty, ewc_total
+from fisher.recipes.embeddings import task_distance, task_embedding
+from fisher.recipes.ewc import ewc_online, ewc_penalty, ewc_total
 from fisher.recipes.influences import influence, leave_one_out, self_influence
+from fisher.recipes.merging import merge
 from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradient_step
 from fisher.recipes.optimizers.descent import kfac
 from fisher.recipes.optimizers.memory import KFACState
@@ -23,6 +28,7 @@ from fisher.recipes.optimizers.rotated import soap
 from fisher.recipes.posterior import Laplace, laplace, tune_prior_precision
 from fisher.recipes.pruning import prune_mask, pruning_scores, unit_mask, unit_scores
 from fisher.recipes.steps import best_step
+from fisher.recipes.surgeon import surgeon_scores, surgeon_step
 
 __all__ = [
     "Damping",
@@ -32,18 +38,24 @@ __all__ = [
     "Optimizer",
     "best_step",
     "effective_dimension",
+    "ewc_online",
     "ewc_penalty",
     "ewc_total",
     "influence",
     "kfac",
     "laplace",
     "leave_one_out",
+    "merge",
     "natural_gradient_step",
     "partitioned",
     "prune_mask",
     "pruning_scores",
     "self_influence",
     "soap",
+    "surgeon_scores",
+    "surgeon_step",
+    "task_distance",
+    "task_embedding",
     "tune_prior_precision",
     "unit_mask",
     "unit_scores",

@@ -56,3 +56,28 @@ def ewc_total(tasks: Iterable[tuple[PMat, Any]], params: Any, strength: float | 
             "tasks: got none, expected at least one pair (F, anchor); leave the penalty out for a first task"
         )
     return sum(terms[1:], terms[0])
+
+
+@typed
+@full_precision()
+def ewc_online(old: PMat | None, new: PMat, decay: float | Tensor = 1.0) -> PMat:
+    """decay F_old + F_new, one matrix for all tasks so far, for `ewc_penalty` around the params of the last one.
+
+        F = ewc_online(F, fim(f, params, task), decay)           # after each task; None before the first
+        penalty = ewc_penalty(F, params, candidate, strength)    # while the next one is learned
+
+    decay: in [0, 1], how much of the earlier tasks is kept; 1 forgets none.  Memory of one matrix where its numbers add up
+    (diagonals, dense, blocks), else of one for each task until the dense blocks of layers are smaller.
+
+    Schwarz et al. (2018), equations 8 and 9.
+
+    >>> import torch, fisher
+    >>> f, p = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}
+    >>> F = None
+    >>> for x in (torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])):
+    ...     F = ewc_online(F, fisher.fim(f, p, x, fisher.PMatDiag, "gaussian"), 0.5)
+    >>> F.get_diag()["w"].T
+    tensor([[2., 1.]])
+    """
+    checks.number(decay, "decay", low=0, high=1)
+    return new if old is None else (old * decay + new)._compact()

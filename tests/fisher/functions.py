@@ -233,6 +233,26 @@ CASES |= {
     "fisher.recipes.influence": Case(
         lambda p, x: R.influence(f, p, (x, T), _dense(p, x), (x[:2], T[:2]), regul=0.3), (P, X), tol=1e-6
     ),
+    "fisher.recipes.influence/measurement, by layer": Case(
+        lambda p, x: R.influence(
+            f, p, (x, T), _fim(fisher.PMatKFAC)(p, x), x[:2], regul=0.3, measurement=lambda p, x: f(p, x[None]).cos().sum(),
+            per_layer=True,
+        ),
+        (P, X), tol=1e-6,
+    ),
+    "fisher.recipes.influence/rank": Case(
+        lambda p, x: R.influence(f, p, (x, T), _fim(fisher.PMatKFAC)(p, x), (x[:2], T[:2]), regul=0.3, rank=1),
+        (P, X), tol=1e-5,
+    ),
+    "fisher.recipes.influence/tokens": Case(
+        lambda p, x: R.influence(
+            f, p, (x, T), _fim(fisher.PMatKFAC)(p, x), (x[:2], T[:2]), regul=0.3, per_token=True, aggregate="test"
+        ),
+        (P, X), tol=1e-6,
+    ),
+    "fisher.recipes.self_influence/measurement": Case(
+        lambda p, x: R.self_influence(f, p, (x, T), _dense(p, x), regul=0.3, measurement=_loss), (P, X), tol=1e-6
+    ),
     "fisher.recipes.self_influence": Case(
         lambda p, x: R.self_influence(f, p, (x, T), _dense(p, x), regul=0.3), (P, X), tol=1e-6
     ),
@@ -285,6 +305,27 @@ CASES |= {
     "fisher.recipes.pruning_scores/obs": Case(
         lambda p, x: R.pruning_scores(_dense(p, x), p, method="obs", regul=0.3), (P, X), tol=1e-6
     ),
+    "fisher.recipes.surgeon_scores/layers": Case(
+        lambda p, x: R.surgeon_scores(_dense(p, x), p, regul=0.3), (P, X), tol=1e-6
+    ),
+    "fisher.recipes.surgeon_scores/rows": Case(
+        lambda p, x: R.surgeon_scores(_fim(fisher.PMatKFAC)(p, x), p, blocks="rows", regul=0.3), (P, X), tol=1e-6
+    ),
+    "fisher.recipes.surgeon_step": Case(
+        lambda p, x: R.surgeon_step(
+            _fim(fisher.PMatKFAC)(p, x), p, trees.map(lambda t: (t.detach() > 0).to(t.dtype), V_(P_(x))), regul=0.3
+        ),
+        (P, X), tol=1e-6,
+    ),
+    "fisher.recipes.ewc_online": Case(
+        lambda p, x: R.ewc_online(_dense(p, x), _dense(p, x.cos()), 0.5).to_torch(), (P, X)
+    ),
+    "fisher.recipes.merge": Case(
+        lambda p, v: R.merge([p, v], [_dense(p, X.to(p["w"].dtype)), _dense(v, X.to(p["w"].dtype))], [1.0, 2.0], regul=0.3),
+        (P, V), tol=1e-6,
+    ),
+    "fisher.recipes.task_embedding": Case(lambda p, x: R.task_embedding(_fim(fisher.PMatKFAC)(p, x)), (P, X)),
+    "fisher.recipes.task_distance": Case(R.task_distance, (_randn(5).exp(), _randn(5).cos().exp())),
     "fisher.recipes.unit_scores": Case(
         lambda p: R.unit_scores(p, fisher.LayerCollection.from_function(f, P, X)), (P,)
     ),

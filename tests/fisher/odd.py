@@ -333,6 +333,7 @@ def of_recipes() -> list[Call]:
     scores = R.pruning_scores(F, P)
     units = R.unit_scores(scores, layers)
     damping = R.Damping(torch.tensor(0.5))
+    mask = R.prune_mask(scores, 0.5)
 
     plain = R.Optimizer(lambda params: (), lambda g, state, params: (g, state))
 
@@ -356,6 +357,16 @@ def of_recipes() -> list[Call]:
         }),
         Call(N + "influence/loss", R.influence, {
             "f": user_f, "params": P, "data": DATA, "F": F, "test": (X[:2], T[:2]), "loss": user_cross_entropy, "regul": 0.3,
+        }, ("f", "params", "data", "F", "test", "regul")),
+        Call(N + "influence/measurement", R.influence, {
+            "f": user_f, "params": P, "data": DATA, "F": F, "test": (X[:2], T[:2]), "regul": 0.3, "measurement": user_loss,
+            "chunk_size": 1,
+        }, ("f", "params", "data", "F", "test", "regul")),
+        Call(N + "influence/rank", R.influence, {
+            "f": user_f, "params": P, "data": DATA, "F": F, "test": (X[:2], T[:2]), "regul": 0.3, "rank": 1, "layers": layers,
+        }, ("f", "params", "data", "F", "test", "regul")),
+        Call(N + "influence/aggregate", R.influence, {
+            "f": user_f, "params": P, "data": DATA, "F": F, "test": (X[:2], T[:2]), "regul": 0.3, "aggregate": "test",
         }, ("f", "params", "data", "F", "test", "regul")),
         Call(N + "self_influence", R.self_influence, {"f": user_f, "params": P, "data": DATA, "F": F, "regul": 0.3}),
         Call(N + "leave_one_out", R.leave_one_out, {
@@ -392,6 +403,14 @@ def of_recipes() -> list[Call]:
         Call(N + "Damping", R.Damping, {"value": torch.tensor(0.5)}),
         Call(N + "best_step", R.best_step, {"F": F, "gradient": V, "directions": trees.stack([P, V]), "regul": 0.1}),
         Call(N + "pruning_scores", R.pruning_scores, {"F": F, "params": P, "method": "obs", "regul": 0.3}),
+        Call(N + "surgeon_scores", R.surgeon_scores, {"F": matrices()["KFAC"], "params": P, "blocks": "rows", "regul": 0.3}),
+        Call(N + "surgeon_step", R.surgeon_step, {
+            "F": matrices()["KFAC"], "params": P, "mask": mask, "blocks": "rows", "regul": 0.3,
+        }),
+        Call(N + "ewc_online", R.ewc_online, {"old": F, "new": F, "decay": 0.5}),
+        Call(N + "merge", R.merge, {"models": [P, V], "Fs": [F, F], "weights": [1.0, 2.0], "regul": 0.3}),
+        Call(N + "task_embedding", R.task_embedding, {"F": F, "layers": layers}),
+        Call(N + "task_distance", R.task_distance, {"one": torch.ones(3), "other": torch.arange(3.0)}),
         Call(N + "prune_mask", R.prune_mask, {"scores": scores, "fraction": 0.5}),
         Call(N + "unit_scores", R.unit_scores, {"scores": scores, "layers": layers}),
         Call(N + "unit_mask", R.unit_mask, {"mask": trees.map(lambda t: t > 0, units), "layers": layers, "params": P}),

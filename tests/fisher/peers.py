@@ -40,7 +40,7 @@ def load(name: str) -> Any:
     for directory in filter(None, os.environ.get("TORCHGROVE_PEERS", "").split(os.pathsep)):
         if (pathlib.Path(directory) / name).is_dir() and directory not in sys.path:
             sys.path.append(directory)
-    if any(importlib.util.find_spec(need) is None for need in (name, *NEEDS[name])):
+    if any(importlib.util.find_spec(need) is None for need in (name, *NEEDS.get(name, ()))):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ import torch
 from torch.func import grad, jacfwd, vmap
 
 import fisher
-from fisher.recipes.influences import influence, leave_one_out, self_influence
+from fisher.recipes import influence, leave_one_out, self_influence
 from linmaps import trees
 from tests.fisher.digits import D, digits, linear, start, trained
 from tests.laws import close

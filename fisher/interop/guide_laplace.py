@@ -1,0 +1,34 @@
+"""Coming from laplace-torch: its names, and ours beside them."""
+
+NOTES = """
+Its posterior is fitted to a model, ours is a record made of a matrix F, a mean over examples, and how many they are.  F is a
+PMat, posterior what `fisher.recipes.laplace` returns, layers a LayerCollection, recipes is fisher.recipes.
+"""
+
+ROWS = """
+Laplace(model, likelihood)                  | recipes.laplace(f, params, F, n_examples, prior_precision)
+fit(train_loader)                           | fim(f, params, data, representation, likelihood), then recipes.laplace
+hessian_structure="full", "kron", "diag"    | PMatDense, PMatKFAC or PMatEKFAC, PMatDiag
+hessian_structure="lowrank", "gp"           | PMatLowRank; gram(f, params, x, x2, kind=)
+FullLaplace, KronLaplace, DiagLaplace       | PMatDense, PMatKFAC, PMatDiag
+LowRankLaplace, FunctionalLaplace           | PMatLowRank, gram(f, params, x)
+subset_of_weights="all"                     | fim(f, params, data): layers that are not named are all
+subset_of_weights="last_layer", LLLaplace   | layers.select(names), then fim(layers=)
+SubnetLaplace, ModuleNameSubnetMask         | layers.select(names), layers.remove, then fim(layers=)
+likelihood="classification"                 | Categorical(class_axis=)
+likelihood="regression", sigma_noise        | Gaussian(variance=)
+backend=CurvlinopsGGN, BackPackGGN, AsdlGGN | fim(estimator=) "exact"; "mc" is a sampled one
+backend=CurvlinopsEF, BackPackEF, AsdlEF    | fim(estimator=) "empirical"
+backend=CurvlinopsHessian, AsdlHessian      | hessian(loss, params, data, representation)
+prior_precision                             | recipes.laplace(prior_precision=)
+log_marginal_likelihood                     | posterior.log_marginal_likelihood(log_likelihood, prior_precision=)
+optimize_prior_precision                    | recipes.tune_prior_precision(posterior)
+predictive with pred_type="glm"             | posterior.predict(x), posterior.probabilities(x)
+functional_variance, functional_covariance  | posterior.predict(x)
+predictive_samples with pred_type="nn"      | posterior.sample(generator), then f at each
+sample, posterior_scale                     | posterior.sample(generator)
+posterior_precision, posterior_covariance   | posterior.F, posterior.regul, F.inverse(regul)
+log_det_posterior_precision                 | F.logdet(regul)
+square_norm, log_prob                       | trees.dot(a, b), F.vTMv(v)
+state_dict, load_state_dict                 | torch.save(posterior, file)
+"""

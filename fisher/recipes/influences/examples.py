@@ -1,0 +1,129 @@
+"""Gradients of single examples: one by one as rows, or their sum.  B examples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from fisher.checks import finiteness, purity
+from fisher.checks.axes import batch_size
+from fisher.checks.data import batches
+from fisher.collector.exact_rows import mapped
+from linmaps import trees
+
+Named = tuple[str, Any]  # what to call a batch, and the batch
+Single = Callable[[Any, Any], Tensor]  # (params, one example) -> the number whose gradient is asked for
+
+
+def parts(data: Any, name: str, *, targets: bool = True) -> Iterator[Named]:
+    """What to call a batch, and the batch `(x, target)`, finite and of one length; a target may lack where not asked for.
+
+    >>> import torch
+    >>> [(where, x.shape) for where, (x, _) in parts((torch.ones(2, 3), torch.ones(2)), "data")]
+    [('data: batch 0', torch.Size([2, 3]))]
+    """
+    for number, (x, target) in enumerate(batches(data, what="influence")):
+        where = f"{name}: batch {number}"
+        if targets and not isinstance(target, Tensor):
+            got = "no target" if target is None else f"a target of type {type(target).__name__}"
+            raise ValueError(f"{where} has {got}, expected (x, target) with a tensor")
+        part = (x,) if target is None else (x, target)
+        finiteness.finite(part, where, "clean or drop these examples")
+        if target is not None and batch_size(target) != batch_size(x):
+            raise ValueError(
+                f"{where}: got {batch_size(target)} targets, expected {batch_size(x)}, one for each example of x"
+            )
+        yield where, part
+
+
+def pieces(found: Iterator[Named], size: int | None) -> Iterator[Named]:
+    """The same, each of at most so many examples.
+
+    >>> import torch
+    >>> [len(x) for _, (x,) in pieces(iter([("", (torch.ones(5),))]), 2)]
+    [2, 2, 1]
+    """
+    for where, part in found:
+        count = batch_size(part)
+        if size is None or count <= size:
+            yield where, part
+            continue
+        for start in range(0, count, size):
+            yield where, trees.map(lambda t, start=start: t[start : start + size], part)
+
+
+def peeked(stream: Iterator[Named]) -> tuple[Iterator[Named], Any]:
+    """The stream from its first batch on, and that batch.
+
+    >>> stream, first = peeked(iter([("a", 1), ("b", 2)]))
+    >>> first, list(stream)
+    (1, [('a', 1), ('b', 2)])
+    """
+    where, part = next(stream)
+    return itertools.chain([(where, part)], stream), part
+
+
+def blocks(stream: Iterator[Named], size: int | None) -> Iterator[Iterator[Named]]:
+    """Consecutive pieces in groups of at most so many examples (None: one group).
+
+    >>> import torch
+    >>> [len(list(block)) for block in blocks(iter([("", torch.ones(n)) for n in (2, 1, 2, 3)]), 3)]
+    [2, 1, 1]
+    """
+    count, number = 0, 0
+
+    def place(part: Named) -> int:
+        nonlocal count, number
+        more = batch_size(part[1])
+        if size is not None and count + more > size:
+            count, number = 0, number + 1
+        count += more
+        return number
+
+    for _, block in itertools.groupby(stream, place):
+        yield block
+
+
+def each(one: Callable[[Any], Any], part: Any) -> Any:
+    """What `one` gives for each example: mapped, or one by one where f does not take vmap."""
+
+    def in_turn() -> Any:
+        found = [one(trees.map(lambda t, b=b: t[b], part)) for b in range(batch_size(part))]
+        return trees.map(lambda *ts: torch.stack(ts), *found)
+
+    return mapped(lambda: vmap(one)(part), in_turn)
+
+
+def rows(single: Single, params: Any, part: Any, where: str) -> Any:
+    """The gradient at each example, a tree with leaves `[B, *leaf]`."""
+    if batch_size(part) == 0:
+        return trees.map(lambda t: t.new_zeros(0, *t.shape), params)
+    with purity.no_random_call():
+        found = each(lambda one: grad(single)(params, one), part)
+    return finite_gradients(found, where)
+
+
+def summed(single: Single, params: Any, part: Any, where: str) -> Any:
+    """The sum of the gradients over the examples, a tree like params."""
+    if batch_size(part) == 0:
+        return trees.map(torch.zeros_like, params)
+    with purity.no_random_call():
+        found = grad(lambda p: each(lambda one: single(p, one), part).sum())(params)
+    return finite_gradients(found, where)
+
+
+def finite_gradients(found: Any, where: str) -> Any:
+    """The gradients; a ValueError that names the leaf where they are not finite."""
+    finiteness.finite(found, f"{where}: gradients of the loss", "f or the loss overflows at these params and data")
+    return found
+
+
+def finite_result(t: Tensor, name: str) -> Tensor:
+    """A result; a ValueError where it is not finite."""
+    finiteness.finite(t, name, "F + regul I is singular or nearly so: use a larger regul")
+    return t
