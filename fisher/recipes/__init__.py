@@ -3,8 +3,8 @@
 In reading order:
     natural_gradient  steps along the natural gradient, damped
     steps             the exact length and momentum of a step
-    optimizers        K-FAC as a pair of pure functions, and what it is made of
-    posterior         the Laplace approximation
+    optimizers/       K-FAC as a pair of pure functions, and what it is made of
+    posterior/        the Laplace approximation, in parameter and in function space
     influences/       influences of examples
     pruning           scores and masks
     surgeon           the same where other weights make up for it
@@ -25,13 +25,21 @@ from fisher.recipes.optimizers.memory import KFACState
 from fisher.recipes.optimizers.partition import partitioned
 from fisher.recipes.optimizers.protocol import Optimizer
 from fisher.recipes.optimizers.rotated import soap
-from fisher.recipes.posterior import Laplace, laplace, tune_prior_precision
+from fisher.recipes.posterior import (
+    FunctionalLaplace,
+    Laplace,
+    functional_laplace,
+    laplace,
+    tune_noise,
+    tune_prior_precision,
+)
 from fisher.recipes.pruning import prune_mask, pruning_scores, unit_mask, unit_scores
 from fisher.recipes.steps import best_step
 from fisher.recipes.surgeon import surgeon_scores, surgeon_step
 
 __all__ = [
     "Damping",
+    "FunctionalLaplace",
     "KFACState",
     "Laplace",
     "NaturalStep",
@@ -41,6 +49,7 @@ __all__ = [
     "ewc_online",
     "ewc_penalty",
     "ewc_total",
+    "functional_laplace",
     "influence",
     "kfac",
     "laplace",
@@ -56,6 +65,7 @@ __all__ = [
     "surgeon_step",
     "task_distance",
     "task_embedding",
+    "tune_noise",
     "tune_prior_precision",
     "unit_mask",
     "unit_scores",

@@ -46,7 +46,9 @@ def net(name, table=BETWEEN):
     for part in model.modules():
         for name_, t in part.named_parameters(recurse=False):
             if not isinstance(part, nn.PReLU):
-                t.data = randn(draws, *t.shape) * max(1, t[0].numel()) ** -0.5 + (1 if t.ndim == 1 and name_ == "weight" else 0)
+                t.data = randn(draws, *t.shape) * max(1, t[0].numel()) ** -0.5 + (
+                    1 if t.ndim == 1 and name_ == "weight" else 0
+                )
     for k, part in enumerate(model):
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             z = model[:k].eval()(x).transpose(0, 1).flatten(1)
