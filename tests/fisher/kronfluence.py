@@ -23,10 +23,7 @@ ABSENT = (
 
 
 def installed() -> bool:
-    for name in ("kronfluence", "accelerate", "safetensors"):
-        if peers.load(name) is None:
-            return False
-    return True
+    return all(peers.load(name) is not None for name in ("kronfluence", "accelerate", "safetensors"))
 
 
 class Scores:
