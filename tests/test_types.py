@@ -44,6 +44,7 @@ reveal_type(fisher.jacobian(f, params, x))  # R: PFMapDense
 reveal_type(fisher.example_gradients(loss, params, (x, x)))  # R: PFMapDense
 reveal_type(fisher.jacobian(f, params, x, fisher.PFMapImplicit))  # R: PFMapImplicit
 reveal_type(F.inverse())  # R: PMatEKFAC
+reveal_type(F.relative(0.1))  # R: dict[str, Tensor]
 reveal_type(F.solve(params, regul=1e-3))  # R: dict[str, Tensor]
 reveal_type(F @ params)  # R: dict[str, Tensor]
 reveal_type(0.5 * F)  # R: PMatKFAC

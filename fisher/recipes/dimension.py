@@ -43,7 +43,7 @@ def effective_dimension(
     >>> effective_dimension(F, 0.5)
     tensor(1.4000)
     """
-    regul = F.damping(regul)
+    regul = F._damping(regul)
     if generator is None and noise is None and isinstance(regul, Amounts):
         return _by_inverse(F, regul)
     if generator is None and noise is None:

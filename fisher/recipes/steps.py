@@ -38,7 +38,7 @@ def best_step(F: PMat, gradient: Tree, directions: Any, regul: Regul = 0.0) -> T
     >>> best_step(F, g, trees.stack([g, {"w": torch.ones(2, 1)}]))["w"].T.round(decimals=3) + 0
     tensor([[-2.,  0.]])
     """
-    curved = trees.add(times(F.damping(regul), directions), F.mmap(directions))
+    curved = trees.add(times(F._damping(regul), directions), F.mmap(directions))
     M = vmap(lambda d: vmap(lambda e: trees.dot(d, e))(curved))(directions)
     slopes = vmap(lambda d: trees.dot(d, gradient))(directions)
     lengths = -pinv((M + M.mT) / 2) @ slopes

@@ -77,9 +77,9 @@ class Acting(Stored):
         in F's null space; damp more, or keep F in float64.  kind: "default"; "lstsq" is F^+ v whatever regul, with the
         cut-offs of `pinv`; others: see the representation.  ValueError for another kind, option, regul or v.
         """
-        return self._solved(v, self.damping(regul), kind, **options)
+        return self._solved(v, self._damping(regul), kind, **options)
 
-    def damping(self, regul: Regul, name: str = "regul") -> Any:
+    def _damping(self, regul: Regul, name: str = "regul") -> Any:
         """regul as the methods beneath take it: a number, or the record of a diagonal; TypeError or ValueError for none."""
         return normal(regul, self.layout, self.known_layers, self._like(), name)
 
@@ -130,7 +130,7 @@ class Acting(Stored):
 
         noise: a tree like params; with leading axes as many vectors.  ValueError where F + regul I is not positive definite.
         """
-        regul = self.damping(regul)
+        regul = self._damping(regul)
         if (generator is None) == (noise is None):
             raise ValueError(
                 "sample: got " + ("neither" if noise is None else "both") + ", expected a generator or noise"

@@ -57,7 +57,7 @@ class Blockwise(PMat):
 
     # --- damping ---------------------------------------------------------------------------------------------------
 
-    def shares(self, regul: Scalar | Amounts, blocks: dict[str, Any]) -> dict[str, Scalar]:
+    def _shares(self, regul: Scalar | Amounts, blocks: dict[str, Any]) -> dict[str, Scalar]:
         """What of a regul is that of each block: a number, or a tensor in the shape of its view where it holds any diagonal.
 
         ValueError for a block that holds one number, where the diagonal has several.
@@ -102,12 +102,12 @@ class Blockwise(PMat):
 
     def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, **options: Any) -> Any:
         blocks = self._blocks() if kind == "default" and self.general else self.spectral("solve")
-        own = self.shares(regul, blocks) if kind != "lstsq" else dict.fromkeys(blocks, 0.0)
+        own = self._shares(regul, blocks) if kind != "lstsq" else dict.fromkeys(blocks, 0.0)
         return self._rows(J, n, lambda name, V: blocks[name].solve(V, own[name], kind, **options))
 
     def _sample_map(self, noise: Any, n: int, regul: Regul) -> Any:
         blocks = self.spectral("sample")
-        own = self.shares(regul, blocks)
+        own = self._shares(regul, blocks)
         return self._rows(noise, n, lambda name, Z: blocks[name].sample(Z, own[name]))
 
     # --- numbers ---------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Blockwise(PMat):
 
     def _logdet(self, regul: Regul) -> Tensor:
         blocks = self.spectral("logdet")
-        own = self.shares(regul, blocks)
+        own = self._shares(regul, blocks)
         return _total([b.logdet(own[name]) for name, b in blocks.items()], self._like())
 
     def _spectral_norm(self, largest: bool) -> Tensor:

@@ -89,15 +89,15 @@ class PMat(Acting):
 
     def inverse(self: Inverted[M], regul: Regul = 1e-8) -> M:
         """(F + regul I)^-1, a matrix; regul as in `solve`."""
-        return self._inverse(cast(Any, self).damping(regul))
+        return self._inverse(cast(Any, self)._damping(regul))
 
     def pow(self: Powered[M], p: float, regul: Regul = 0.0) -> M:
         """(F + regul I)^p for a real number p; regul as in `solve`."""
-        return self._pow(p, cast(Any, self).damping(regul))
+        return self._pow(p, cast(Any, self)._damping(regul))
 
     def logdet(self, regul: Regul = 1e-8) -> Tensor:
         """log |det(F + regul I)|, over all d dimensions; regul as in `solve`."""
-        return self._logdet(self.damping(regul))
+        return self._logdet(self._damping(regul))
 
     def relative(self, c: Scalar) -> dict[str, Tensor]:
         """A regul in the scale of each layer: {layer: c times the mean eigenvalue of its block}, a number >= 0 times tr / n.

@@ -71,7 +71,7 @@ class PMatBlockDiag(Layerwise):
         return self._powered(p, regul)
 
     def _powered(self, p: float, regul: Regul) -> PMatBlockDiag:
-        own = self.shares(regul, self._blocks())
+        own = self._shares(regul, self._blocks())
         found = {name: exact.exact_power(block, p, own[name]) for name, block in self.blocks.items()}
         full = {
             name: torch.diag(t) if t.ndim == 1 else t for name, t in found.items()

@@ -135,7 +135,7 @@ class PMatEKFAC(InEigenbasis):
     def _with(self, factored: Any, each: Any, regul: Regul = 0.0) -> PMatEKFAC:
         """What two functions make of each factored and each exact block, and of its own of regul."""
         blocks = self._blocks()
-        own = self.shares(regul, blocks)
+        own = self._shares(regul, blocks)
         found = {name: factored(blocks[name], own[name]) for name in self.bases}
         values = {name: unstacked(b).D for name, b in found.items()}
         exact = {name: each(m, own[name]) for name, m in self.exact.items()}

@@ -87,7 +87,7 @@ class PMatQuasiDiag(Layerwise):
     def _by_units(self, method: str, fn: Callable[[Tensor, Any], Tensor], regul: Regul = 0.0) -> PMatBlockDiag:
         """fn of the matrix of each unit, and of each diagonal `[n]`, and of their own of regul."""
         found, blocks = {}, self._blocks()
-        own = self.shares(regul, blocks)
+        own = self._shares(regul, blocks)
         for name, block in blocks.items():
             n = block.diag().numel()
             check_dense(

@@ -203,7 +203,7 @@ class MatrixFree(PMat):
 
         Standard deviation of the order |log(F + regul I)|_F / sqrt(n_probes).
         """
-        r = flat(self.damping(regul), self._like())
+        r = flat(self._damping(regul), self._like())
         found = self._probes(generator, n_probes, probes)
         return lanczos.log_quadrature(lambda v: self._flat(v) + r * v, found, steps)
 

@@ -73,7 +73,7 @@ class PMatDense(Blockwise):
         return PMatDense(exact_power(self.matrix, p, self._own(regul)), self.layout)
 
     def _own(self, regul: Regul) -> Scalar:
-        return self.shares(regul, self._blocks())[""]
+        return self._shares(regul, self._blocks())[""]
 
     def eigendecomposition(self) -> PMatEigen:
         """F = U diag(values) U'; there solve, logdet, sample for any regul cost d^2."""

@@ -80,7 +80,7 @@ class PMatEigen(InEigenbasis):
 
     def _pow(self, p: float, regul: Regul) -> PMatEigen:
         blocks = self._blocks()
-        own = self.shares(regul, blocks)
+        own = self._shares(regul, blocks)
         return self._with({name: block.pow(p, own[name]).D for name, block in blocks.items()})
 
     def scaled(self, alpha: Scalar) -> PMatEigen:
