@@ -19,6 +19,7 @@ from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods import probabilities as predictive
 from fisher.likelihoods.names import LikelihoodName
+from fisher.pmat.contract.damping import Amounts, Regul, flat, times
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
@@ -53,41 +54,50 @@ class Laplace(Generic[Tree]):
     n_examples: int
     params: Tree
     F: PMat
-    prior_precision: Tensor
+    prior_precision: Any
     likelihood: Likelihood | None = None
 
     def __repr__(self) -> str:
         known = "no likelihood" if self.likelihood is None else repr(self.likelihood).partition("(")[0]
-        return on_a_line(
-            self, [self.F, f"N = {self.n_examples:,}", f"prior_precision = {cell(self.prior_precision)}", known]
-        )
+        prior = cell(self.prior_precision) if isinstance(self.prior_precision, Tensor) else "a diagonal"
+        return on_a_line(self, [self.F, f"N = {self.n_examples:,}", f"prior_precision = {prior}", known])
 
     @property
-    def regul(self) -> Tensor:
-        """prior_precision / N: the precision is N (F + regul I)."""
-        return self.prior_precision / self.n_examples
+    def regul(self) -> Any:
+        """prior_precision / N, a number, a mapping or a tree as it is: the precision is N (F + regul)."""
+        return trees.map(lambda r: r / self.n_examples, self.prior_precision)
 
     @typed
-    def log_marginal_likelihood(
-        self, log_likelihood: Tensor | float, prior_precision: float | Tensor | None = None
-    ) -> Tensor:
+    def log_marginal_likelihood(self, log_likelihood: Tensor | float, prior_precision: Regul | None = None) -> Tensor:
         """log p(data) = log_likelihood - prior |params|^2 / 2 + d/2 log prior - logdet(N F + prior I) / 2, a scalar.
 
-        log_likelihood: log p(data | params), summed over the N examples.  Differentiable in the prior precision, which
-        may be given here.  Exact for a gaussian likelihood and an f linear in params at the posterior mode.  MacKay (1992).
+        log_likelihood: log p(data | params), summed over the N examples.  Differentiable in the prior precision, which may
+        be given here; of one by layer or by entry prior |params|^2 and d log prior are sums over parameters.  Exact for a
+        gaussian likelihood and an f linear in params at the posterior mode.  MacKay (1992).
 
         ValueError for numbers that are none, a prior precision that is not positive, and an indefinite N F + prior I.
         """
         checks.number(log_likelihood, "log_likelihood", cure="give the sum of the log-likelihoods of all examples")
-        like = self.prior_precision
-        prior = like if prior_precision is None else prior_precision
-        checks.number(prior, "prior_precision", low=0, above=True, cure="without a prior there is no evidence")
-        prior = torch.as_tensor(prior, dtype=like.dtype, device=like.device)
-        _check_definite(self.F, prior / self.n_examples, "log_marginal_likelihood")
-        d = self.F.layout.numel
-        logdet = d * math.log(self.n_examples) + self.F.logdet(prior / self.n_examples)
+        given = self.prior_precision if prior_precision is None else prior_precision
+        amounts, n, d = self.F._damping(given, "prior_precision"), self.n_examples, self.F.layout.numel
+        like = trees.leaves(self.params)[0]
+        if isinstance(amounts, Amounts):
+            prior = flat(amounts, like)
+            several: Any = amounts.map(lambda r: r / n)
+            if _false((prior > 0).all()):
+                raise ValueError(
+                    "prior_precision: got 0 for some parameters, expected numbers > 0; without a prior there is no evidence"
+                )
+            logs = prior.log().sum()
+        else:
+            checks.number(given, "prior_precision", low=0, above=True, cure="without a prior there is no evidence")
+            prior = torch.as_tensor(given, dtype=like.dtype, device=like.device)
+            several, logs = prior / n, d * prior.log()
+        _check_definite(self.F, prior.amax() / n if d else prior, "log_marginal_likelihood")
+        logdet = d * math.log(n) + self.F.logdet(several)
         _definite(logdet.isfinite(), "log_marginal_likelihood")
-        return log_likelihood - prior * trees.dot(self.params, self.params) / 2 + (d * prior.log() - logdet) / 2
+        size = trees.dot(self.params, times(amounts if prior.ndim else prior, self.params))
+        return log_likelihood - size / 2 + (logs - logdet) / 2
 
     @typed
     def predict(self, x: Any, *, layers: LayerCollection | None = None) -> tuple[Tensor, Tensor]:
@@ -123,7 +133,7 @@ class Laplace(Generic[Tree]):
         return cast(Tree, trees.axpy(self.n_examples**-0.5, drawn, self.params))
 
     def _moments(self, x: Any, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
-        _check_definite(self.F, self.regul, "predict")
+        _check_definite(self.F, _largest(self.F, self.regul), "predict")
         x = sealed(x)
         J = jacobian(self.f, self.params, (x,), layers=layers)
         rows, solved = J.to_torch(), self.F.solve(J, self.regul).to_torch()
@@ -141,14 +151,15 @@ def laplace(
     params: Tree,
     F: PMat,
     n_examples: int,
-    prior_precision: float | Tensor = 1.0,
+    prior_precision: Regul = 1.0,
     *,
     likelihood: LikelihoodName | Likelihood | None = None,
 ) -> Laplace[Tree]:
     """The Gaussian posterior of params under the prior N(0, I / prior_precision), from the Fisher matrix at the mode.
 
     F: of fim(f, params, data), a mean over N = `n_examples` examples.  prior_precision: a number or a scalar tensor >= 0,
-    to be tuned by `tune_prior_precision`.  likelihood: for `probabilities`; that of `fim` if F comes from there.
+    to be tuned by `tune_prior_precision`; by layer a mapping {name: number}, by entry a tree like params, as regul of
+    `F.solve`.  likelihood: for `probabilities`; that of `fim` if F comes from there.
     ValueError for N < 1, F of other params, and an F that is seen to be indefinite.
 
     Daxberger et al. (2021).
@@ -162,11 +173,12 @@ def laplace(
     checks.number(
         n_examples, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over"
     )
-    checks.number(prior_precision, "prior_precision", low=0)
+    amounts = F._damping(prior_precision, "prior_precision")
     f, params = doors.function(f), F.check_space(params, "params")
     like = trees.leaves(params)[0]
-    prior = torch.as_tensor(prior_precision, dtype=like.dtype, device=like.device)
-    _check_definite(F, prior / n_examples, "laplace")
+    made = lambda r: torch.as_tensor(r, dtype=like.dtype, device=like.device)
+    prior = trees.map(made, prior_precision) if isinstance(amounts, Amounts) else made(prior_precision)
+    _check_definite(F, _largest(F, prior) / n_examples, "laplace")
     known = F.likelihood if likelihood is None else find_likelihood(likelihood)
     return Laplace(f, n_examples, params, F, prior, known)
 
@@ -191,7 +203,13 @@ def tune_prior_precision(posterior: Laplace[Tree], *, steps: int = 40) -> Laplac
     3.85
     """
     checks.size(steps, "steps", 1)
-    checks.number(posterior.prior_precision, "prior_precision", low=0, above=True, cure="start from a positive one")
+    checks.number(
+        posterior.prior_precision,
+        "prior_precision",
+        low=0,
+        above=True,
+        cure="start from a positive number, which is tuned",
+    )
     F, n, d = posterior.F, posterior.n_examples, posterior.F.layout.numel
     size = trees.dot(posterior.params, posterior.params).log()
     slope = torch.func.grad(lambda s: F._logdet(s.exp() / n))  # looked at below: steps may leave the numbers
@@ -205,6 +223,12 @@ def tune_prior_precision(posterior: Laplace[Tree], *, steps: int = 40) -> Laplac
         )
     _check_definite(F, s.exp() / n, "tune_prior_precision")
     return Laplace(posterior.f, n, posterior.params, F, s.exp(), posterior.likelihood)
+
+
+def _largest(F: PMat, prior: Any) -> Tensor:
+    """The largest number of a prior: what is not definite with it is not with less."""
+    found = flat(F._damping(prior), trees.leaves(prior)[0])
+    return found.amax() if found.numel() else found.new_zeros(())
 
 
 def _check_definite(F: PMat, regul: Tensor, name: str) -> None:
