@@ -30,6 +30,10 @@ JUSTIFIED: dict[str, str] = {
     "fisher.*.pow(p: negative*": "an inverse power",
     "fisher.*.size(dim: *": "an axis",
     "fisher.*(class_axis: negative)": "counted from the end when y is there",
+    "fisher.recipes.influence/*(chunk_size: *": "as many as there are",
+    "fisher.recipes.influence/*(rank: *": "more than the full rank is the full rank",
+    "fisher.recipes.ewc_online(old: none)": "before the first task",
+    "fisher.recipes.merge(weights: tensor)": "a sequence of numbers",
     "fisher.*norm(ord: none)": "the Frobenius norm",
     "fisher.*solve/diagonal(regul: scalar in *": "one number for the leaf",
 }
