@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from fisher.checks import doors
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
@@ -50,6 +51,7 @@ def merge(
             "model, at least one"
         )
     for number, F in enumerate(Fs):
+        doors.of_type(F, PMat, f"Fs: {number}", "a PMat, as fim gives it")
         if F.layout != Fs[0].layout:
             raise ValueError(f"Fs: {number}: is a matrix of other params, expected those of Fs[0]: of one network")
     for number, w in enumerate(weights):

@@ -5,7 +5,7 @@ K blocks of n weights each, in which H = F + regul I is inverted: layers, or the
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from fisher.pmat import PMatKFAC
 from fisher.pmat.contract.blocks import Layerwise
-from fisher.pmat.contract.damping import Amounts, Regul
+from fisher.pmat.contract.damping import Regul, flat, normal
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
@@ -85,17 +85,20 @@ def _by_blocks(each: Any, F: PMat, params: Any, others: list[Any], blocks: Block
     """each(H `[n, n]`, w `[n]`, ...) of every block, as a tree like params."""
     if blocks not in BLOCKS:
         raise ValueError(f"blocks: got {blocks!r}, expected one of {list(BLOCKS)}")
-    params, amount = F.check_vector(params, "params"), F.damping(regul)
-    ones = trees.map(torch.ones_like, params)
-    damping = amount.tree(trees.leaves(params)[0]) if isinstance(amount, Amounts) else trees.scale(amount, ones)
+    params = F.check_vector(params, "params")
+    for name, v in [("params", params), *(("mask", v) for v in others)]:
+        checks.alike(v, name, F, "the matrix", strict=True)
+    like = trees.leaves(params)[0]
+    amount = flat(normal(regul, F.layout, F.known_layers, like), like)
+    damping = F.layout.unravel(amount.expand(F.layout.numel))
     vectors = [damping, params, *others]
     if not isinstance(F, Layerwise):
         if blocks == "rows":
             raise ValueError(
                 f"blocks: got 'rows' of {type(F).__name__}, which knows no layers, expected 'layers'; or use PMatKFAC"
             )
-        d, *flat = [trees.ravel(v)[0] for v in vectors]
-        return F.layout.unravel(each(F.to_torch() + torch.diag(d), *flat))
+        d, *whole = [trees.ravel(v)[0] for v in vectors]
+        return F.layout.unravel(each(F.to_torch() + torch.diag(d), *whole))
     views = [F.split(v) for v in vectors]
     found = {}
     for name, w in views[0].items():
@@ -117,4 +120,4 @@ def _rows_of(F: Layerwise, name: str, shape: tuple[int, ...]) -> Tensor:
         return (g[..., None, None] * A[..., None, :, :]).reshape(-1, n, n)
     whole = F.get_block(name)
     rows = whole.reshape(len(whole) // n, n, len(whole) // n, n)
-    return cast(Tensor, rows.diagonal(dim1=0, dim2=2).movedim(-1, 0))
+    return rows.diagonal(dim1=0, dim2=2).movedim(-1, 0)

@@ -13,6 +13,7 @@ from torch.func import grad, vmap
 from fisher.checks import finiteness, purity
 from fisher.checks.axes import batch_size
 from fisher.checks.data import batches
+from fisher.checks.mixed import explained
 from fisher.collector.exact_rows import mapped
 from linmaps import trees
 
@@ -33,6 +34,9 @@ def parts(data: Any, name: str, *, targets: bool = True) -> Iterator[Named]:
             got = "no target" if target is None else f"a target of type {type(target).__name__}"
             raise ValueError(f"{where} has {got}, expected (x, target) with a tensor")
         part = (x,) if target is None else (x, target)
+        for t in trees.leaves(part):
+            if isinstance(t, Tensor) and t.layout != torch.strided:
+                raise TypeError(f"{where}: got layout {t.layout}, expected a dense tensor; convert it with .to_dense()")
         finiteness.finite(part, where, "clean or drop these examples")
         if target is not None and batch_size(target) != batch_size(x):
             raise ValueError(
@@ -103,7 +107,7 @@ def rows(single: Single, params: Any, part: Any, where: str) -> Any:
     """The gradient at each example, a tree with leaves `[B, *leaf]`."""
     if batch_size(part) == 0:
         return trees.map(lambda t: t.new_zeros(0, *t.shape), params)
-    with purity.no_random_call():
+    with purity.no_random_call(), explained(params, x=part):
         found = each(lambda one: grad(single)(params, one), part)
     return finite_gradients(found, where)
 
@@ -112,7 +116,7 @@ def summed(single: Single, params: Any, part: Any, where: str) -> Any:
     """The sum of the gradients over the examples, a tree like params."""
     if batch_size(part) == 0:
         return trees.map(torch.zeros_like, params)
-    with purity.no_random_call():
+    with purity.no_random_call(), explained(params, x=part):
         found = grad(lambda p: each(lambda one: single(p, one), part).sum())(params)
     return finite_gradients(found, where)
 

@@ -161,7 +161,10 @@ def influence(
         found = {name: torch.cat([one[name] for one in rows]) for name in rows[0]}
     elif aggregate == "data" and per_layer:  # the part of a layer is that of the solved gradients of tests
         views = space.views(_one(_total(ours, training())))
-        each = [products(dict(views), dict(held(theirs.rows(*part)))) for part in pieces(tests, chunk_size)]
+        each = [
+            products(dict(views), dict(space.views(F.solve(theirs.rows(*part), regul))))
+            for part in pieces(tests, chunk_size)
+        ]
         found = {name: torch.cat([one[name][0] for one in each]) for name in views}
     elif aggregate == "data":
         total = held(_one(_total(ours, training())))
