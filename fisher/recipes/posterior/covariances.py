@@ -1,0 +1,55 @@
+"""Covariances of outputs: J (F + regul)^-1 J' of the rows of the Jacobian in the space of a matrix.
+
+B examples, C outputs of one example, d parameters of F's space.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.collector.collection import LayerCollection
+from fisher.function_space.jacobians import jacobian
+from fisher.function_space.pfmap import PFMapDense
+from fisher.pmat.contract.pmat import PMat
+from fisher.recipes.posterior import bases, parts
+from linmaps import trees
+
+
+def rows(
+    F: PMat, f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection | None, check: bool
+) -> PFMapDense:
+    """J at a batch with respect to the leaves that F's vectors have: by F's layers where it knows them."""
+    known = F.known_layers if layers is None else layers
+    if isinstance(known, LayerCollection) and known.space == F.layout:
+        return jacobian(f, params, (x,), layers=known, check=check)
+    own = parts.part(F, params)
+    return jacobian(parts.on_part(F, f, params), own, (x,), layers=layers, check=check)
+
+
+def stacked(J: Sequence[PFMapDense]) -> PFMapDense:
+    """The Jacobians of several batches as one."""
+    return PFMapDense(trees.map(lambda *ts: torch.cat(ts), *(one.jacobian for one in J)), J[0].layout)
+
+
+def spread(M: PMat, regul: Any, J: PFMapDense, joint: bool, check: bool) -> Tensor:
+    """J_b (M + regul)^-1 J_b' `[B, C, C]`, or of all pairs of rows `[B C, B C]`.
+
+    check: raise where a variance is negative beyond rounding.
+    """
+    outer = trees.leaves(J.jacobian)[0].dtype
+    J = dataclasses.replace(J, jacobian=bases.cast(J.jacobian, M.dtype))
+    left, solved = J.to_torch(), M.solve(J, regul).to_torch()
+    if joint:
+        found = left.flatten(0, 1) @ solved.flatten(0, 1).mT
+    else:
+        found = torch.einsum("bcn,bkn->bck", left, solved)
+    if check:  # rounding of the sum is of the size of its terms
+        least = -100 * torch.finfo(left.dtype).eps * (left * solved).abs().sum(-1)
+        own = found.diagonal().reshape(least.shape) if joint else found.diagonal(dim1=1, dim2=2)
+        bases.definite(own >= least, "predict")
+    return found.to(outer)

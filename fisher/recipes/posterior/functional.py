@@ -1,0 +1,202 @@
+"""The same posterior in function space, from kernels of the training examples: for more params than outputs of examples.
+
+N training examples, C outputs of one, K columns of the likelihood's root, P the precision of the prior, T the temperature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from fisher.checks import doors
+from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
+from fisher.checks.data import NO_EXAMPLE, weighted_batches
+from fisher.collector.collection import LayerCollection
+from fisher.function_space.kernels import gram
+from fisher.likelihoods import Likelihood
+from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.columns import Exact
+from fisher.likelihoods.held import Emptied, emptied
+from fisher.likelihoods.names import LikelihoodName
+from fisher.pmat import PMatEye
+from fisher.recipes.posterior import parts, priors
+from fisher.recipes.posterior.predictions import Predictive, joined
+from linmaps import checks, trees
+from linmaps.checks.annotations import typed
+from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.numerics.dtypes import working
+from linmaps.trees import Layout
+from linmaps.trees.printed import on_a_line
+from linmaps.trees.tree import Tree
+
+
+@trees.record(static=("f", "kind", "layers"))
+class FunctionalLaplace(Predictive, Generic[Tree]):
+    """Posterior of the outputs, N(f, K** - K*X R (I + R'K_XX R)^-1 R'K_X*) with K = J P^-1 J'; from `functional_laplace`.
+
+    x: the training inputs.  roots `[K, N, C]`: of H / T of each of them.  factor: the Cholesky factor of I + R'K_XX R.
+    """
+
+    f: Callable[..., Tensor]
+    params: Tree
+    x: Any
+    roots: Tensor
+    factor: Tensor
+    prior_precision: Any
+    prior_mean: Any = None
+    temperature: Tensor | None = None
+    kind: Likelihood | Emptied | None = None
+    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    layers: LayerCollection | None = None
+
+    def __repr__(self) -> str:
+        shape = tuple(getattr(self.roots, "shape", ("?", "?", "?")))[-3:]
+        prior = f"prior_precision = {priors.shown(self.prior_precision)}"
+        return on_a_line(self, [f"N = {shape[1]}", f"C = {shape[2]}", prior, self._warm(), self._of()])
+
+    @property
+    def space(self) -> PMatEye:
+        """The identity on the leaves that the posterior is of."""
+        return _space(self.params, self.layers)
+
+    @typed
+    def log_marginal_likelihood(self, log_likelihood: Tensor | float) -> Tensor:
+        """log p(data) = log_likelihood / T - v' P v / 2 - logdet(I + R'K_XX R) / 2 with v = params - prior mean, a scalar.
+
+        The number that `Laplace.log_marginal_likelihood` is with the exact Gauss-Newton matrix.
+        """
+        checks.number(log_likelihood, "log_likelihood", cure="give the sum of the log-likelihoods of all examples")
+        priors.check_positive(self.prior_precision)
+        F = self.space
+        own = parts.part(F, self.params)
+        v = own if self.prior_mean is None else trees.sub(own, self.prior_mean)
+        fit = log_likelihood if self.temperature is None else log_likelihood / self.temperature
+        found = fit - priors.quadratic(F, self.prior_precision, v) / 2 - self.factor.diagonal().log().sum()
+        return found.to(trees.leaves(self.params)[0].dtype)
+
+    def _outputs(self, x: Any) -> Tensor:
+        return self.f(self.params, x)
+
+    def _covariance(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> Tensor:
+        kernel = _kernel(self.f, self.params, self.space, self.prior_precision, self.layers)
+        x = joined(batch) if joint else None
+        found = []
+        for one in batch if x is None else [x]:
+            n = batch_size(one)
+            if n == 0:
+                width = self.roots.shape[-1]
+                found.append(self.roots.new_zeros(0, 0) if joint else self.roots.new_zeros(0, width, width))
+                continue
+            cross = kernel(self.x, one)  # [N, C, B, C]
+            V = torch.einsum("knc,ncbd->nkbd", self.roots, cross).flatten(0, 1)
+            V = torch.linalg.solve_triangular(self.factor, V.flatten(1), upper=False).reshape(V.shape)
+            if joint:
+                own, V = kernel(one, None), V.flatten(1)
+                found.append(own.flatten(2).flatten(0, 1) - V.mT @ V)
+            else:
+                found.append(_own(kernel, one) - torch.einsum("mbc,mbd->bcd", V, V))
+        return torch.cat(found).to(trees.leaves(self.params)[0].dtype)
+
+
+@full_precision("f")
+@typed
+def functional_laplace(
+    f: Callable[..., Tensor],
+    params: Tree,
+    data: Any,
+    prior_precision: Any = 1.0,
+    prior_mean: Any = None,
+    temperature: float | Tensor = 1.0,
+    likelihood: LikelihoodName | Likelihood = "categorical",
+    *,
+    layers: LayerCollection | None = None,
+) -> FunctionalLaplace[Tree]:
+    """The posterior of `laplace` with the exact Gauss-Newton matrix, in function space: no matrix of the size of params.
+
+    With K = J P^-1 J' from `fisher.gram` and the roots R of H / T of all N training examples,
+
+        cov[f(x*)] = K** - K*X R (I + R'K_XX R)^-1 R'K_X*,
+
+    one Cholesky factorization of N times the columns of the likelihood, `[N K, N K]` (of C classes K = C - 1): for networks with
+    many parameters and a few hundred examples.  data: the training batch x, `(x, target)`, `(x, target, weight)`, or an
+    iterable of those; targets say which positions count.  Other arguments as of `laplace`; layers: found here if not given.
+
+    Rasmussen and Williams (2006), section 3.4; Khan et al. (2019).
+
+    >>> import torch, fisher
+    >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}, torch.eye(2)
+    >>> posterior = functional_laplace(f, p, x, likelihood="gaussian")
+    >>> posterior, posterior.predict(x)[1].flatten()
+    (FunctionalLaplace(N = 2, C = 1, prior_precision = 1, Gaussian), tensor([0.5000, 0.5000]))
+    """
+    checks.number(temperature, "temperature", low=0, above=True, cure="1 for the posterior of the data as they are")
+    f, params = doors.function(f), parameters(params, True)
+    doors.options(layers=layers)
+    known = find_likelihood(likelihood)
+    seen = [item for item in weighted_batches(data, what="functional_laplace") if batch_size(item[0])]
+    if not seen:
+        raise ValueError(NO_EXAMPLE)
+    x = joined([item[0] for item in seen])
+    if layers is None:
+        layers = LayerCollection.from_function(f, params, x)
+    F = _space(params, layers)
+    P, T = priors.precision(F, prior_precision, params), priors.number(temperature, F)
+    priors.check_positive(P, cure="a kernel needs a prior")
+    columns = [Exact(known)(f(params, x), target, weight) for x, target, weight in seen]
+    roots = torch.cat([working(r.reshape(*r.shape[:2], math.prod(r.shape[2:]))) for r in columns], 1) * T**-0.5
+    K = _kernel(f, params, F, P, layers)(x, None)
+    inner = torch.einsum("knc,ncmd,lmd->nkml", roots, K, roots)
+    size = inner.shape[0] * inner.shape[1]
+    inner = inner.reshape(size, size)
+    factor = torch.linalg.cholesky((inner + inner.mT) / 2 + torch.eye(size, dtype=K.dtype, device=K.device))
+    kind, numbers = emptied(known)
+    return FunctionalLaplace(
+        f, params, x, roots, factor, P, priors.mean_of(F, prior_mean, params), T, kind, numbers, layers
+    )
+
+
+def _space(params: Any, layers: LayerCollection | None) -> PMatEye:
+    """The identity on the leaves of these layers, for what is asked of a matrix's space."""
+    own, like = params if layers is None else layers.restrict(params), trees.leaves(params)[0]
+    return PMatEye(torch.ones((), dtype=like.dtype, device=like.device), Layout.of(own)).on_layers(layers)
+
+
+def _kernel(
+    f: Callable[..., Tensor], params: Any, F: PMatEye, P: Any, layers: LayerCollection | None
+) -> Callable[[Any, Any], Tensor]:
+    """`kernel(x, x2)` = J(x) P^-1 J(x2)' `[B, C, B2, C]`; of several amounts that of f(P^-1/2 q) at q = P^1/2 params."""
+    if isinstance(P, Tensor):
+        return lambda x, x2: working(gram(f, params, (x,), _given(x2), layers=layers, check=False).kernel) / P
+    own, shapes = parts.part(F, params), F.layout.shapes
+    amounts = zip(priors.leafwise(F, P), shapes, trees.leaves(own))
+    roots = F.layout.unflatten([r.rsqrt().expand(s).to(t.dtype) for r, s, t in amounts])
+    part_of = parts.on_part(F, f, params)
+    g = lambda q, x: part_of(trees.map(lambda t, r: t * r, q, roots), x)
+    at = trees.map(lambda t, r: t / r, own, roots)
+    return lambda x, x2: working(gram(g, at, (x,), _given(x2)).kernel)
+
+
+def _given(x: Any) -> Any:
+    return None if x is None else (x,)
+
+
+def _own(kernel: Callable[[Any, Any], Tensor], x: Any) -> Tensor:
+    """The blocks `[B, C, C]` of examples with themselves, a few examples at once."""
+    n, found = batch_size(x), []
+    for start in range(0, n, SOME):
+        part = trees.map(lambda t: t[start : start + SOME], x)  # noqa: B023
+        k = kernel(part, None)
+        found.append(k.diagonal(dim1=0, dim2=2).movedim(-1, 0))
+    return torch.cat(found)
+
+
+SOME = 16
+
+
+full_precision_methods(FunctionalLaplace)

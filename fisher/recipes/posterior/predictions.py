@@ -1,0 +1,144 @@
+"""What a posterior predicts, in parameter space or in function space: moments of the outputs, and probabilities.
+
+B examples, C outputs of one example (all output axes, flattened).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher.checks.axes import batch_size
+from fisher.checks.data import batches, one_batch
+from fisher.collector.collection import LayerCollection
+from fisher.likelihoods import Gaussian, Likelihood
+from fisher.likelihoods.held import Emptied
+from fisher.recipes.posterior.links import Link, linked
+from linmaps import trees
+from linmaps.checks.annotations import typed
+from linmaps.checks.precision import full_precision_methods
+from linmaps.numerics.linalg import inv
+from linmaps.trees.printed import cell
+from linmaps.trees.seals import sealed
+
+
+class Predictive:
+    """A posterior says what the outputs of some inputs are (`_outputs`, `_covariance`); predictions follow."""
+
+    kind: Likelihood | Emptied | None  # the likelihood without its tensors
+    numbers: dict[str, Any]
+    temperature: Tensor | None
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """The likelihood of the outputs, with the noise of the posterior; None where it is not known."""
+        return self.kind.filled(self.numbers) if isinstance(self.kind, Emptied) else self.kind
+
+    def _of(self) -> str:
+        """The name of the likelihood."""
+        if self.kind is None:
+            return "no likelihood"
+        return (self.kind.cls if isinstance(self.kind, Emptied) else type(self.kind)).__name__
+
+    def _warm(self) -> str | None:
+        """The temperature for a line of print, where it is not 1."""
+        shown = "1" if self.temperature is None else cell(self.temperature)
+        return None if shown == "1" else f"temperature = {shown}"
+
+    def _outputs(self, x: Any) -> Tensor:
+        raise AttributeError("a posterior defines outputs")
+
+    def _covariance(self, parts: list[Any], joint: bool, layers: LayerCollection | None) -> Tensor:
+        """`[B, C, C]` of all examples of several batches, or jointly `[B C, B C]`."""
+        raise AttributeError("a posterior defines a covariance")
+
+    @typed
+    def predict(
+        self, x: Any, *, layers: LayerCollection | None = None, joint: bool = False, noise: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Mean `[B, C]` and covariance `[B, C, C]` of f's flattened outputs: f(x_b) and J_b (N F / T + P)^-1 J_b'.
+
+        That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021).  x: one batch, a tuple or a
+        mapping where f takes several inputs; or an iterable of batches x or (x, target), as a DataLoader, whose targets are
+        left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the noise of a gaussian likelihood,
+        the moments of the targets.  layers: makes the Jacobian faster; those of the matrix where it knows them.
+        """
+        parts = several(x)
+        y = torch.cat([self._outputs(part) for part in parts])
+        mean, covariance = y.reshape(len(y), math.prod(y.shape[1:])), self._covariance(parts, joint, layers)
+        if noise:
+            covariance = covariance + self._noise(y, joint)
+        return (mean.reshape(mean.numel()) if joint else mean), covariance
+
+    @typed
+    def probabilities(
+        self,
+        x: Any,
+        *,
+        link: Link = "probit",
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        n_samples: int = 100,
+        layers: LayerCollection | None = None,
+    ) -> Tensor:
+        """Predictive probabilities, in the shape of f's output `[B, *out]`, of logits of this mean m and covariance S.
+
+        link: "probit": categorical: softmax(m / sqrt(1 + pi/8 diag S)) over the class axis, apart for each position; bernoulli:
+        sigmoid of the same at each coordinate (MacKay, 1992).  "bridge" (categorical): the mean of the Dirichlet distribution
+        that is nearest in the logits (Hobbhahn et al., 2022).  "mc": the mean over `n_samples` of N(m, S), by the generator or by
+        standard normal noise `[n, B, C]`.  x as in `predict`.  ValueError for a likelihood without probabilities (gaussian,
+        poisson: see `predict`), and for a posterior that knows no likelihood.
+        """
+        known = self._known("probabilities")
+        parts = several(x)
+        y = torch.cat([self._outputs(part) for part in parts])
+        return linked(known, y, self._covariance(parts, False, layers), link, generator, noise, n_samples)
+
+    def _known(self, name: str) -> Likelihood:
+        if self.likelihood is None:
+            raise ValueError(
+                f"{name}: the likelihood of these outputs is not known, expected it of fisher.fim's matrix or by name; "
+                "make the posterior with laplace(..., likelihood='categorical') or another"
+            )
+        return self.likelihood
+
+    def _noise(self, y: Tensor, joint: bool) -> Tensor:
+        """The covariance of targets around their mean, `[C, C]`, or jointly `[B C, B C]`."""
+        known = self._known("predict")
+        if not isinstance(known, Gaussian):
+            raise ValueError(
+                f"noise: got True for {type(known).__name__}, expected the likelihood 'gaussian', whose noise does not depend on "
+                "the outputs; of others take predict(x) without it, or probabilities(x)"
+            )
+        example = y[:1] if len(y) else y.new_zeros(1, *y.shape[1:])
+        r = known.root(example).reshape(-1, math.prod(y.shape[1:]))
+        S = inv(r.mT @ r)
+        return torch.kron(torch.eye(len(y), dtype=S.dtype, device=S.device), S) if joint else S
+
+
+def several(x: Any) -> list[Any]:
+    """The inputs of each batch: of one, or of an iterable of batches, with or without targets.
+
+    >>> several([(torch.zeros(2, 3), None), (torch.ones(1, 3), None)])[1]
+    tensor([[1., 1., 1.]])
+    """
+    if one_batch(x) or not isinstance(x, Iterable):
+        return [sealed(x)]
+    found = [part for part, _ in batches(x, what="predict")]
+    return [part for part in found if batch_size(part)] or found[:1]
+
+
+def joined(parts: list[Any]) -> Any:
+    """The inputs of several batches as one.
+
+    >>> joined([torch.zeros(2, 3), torch.ones(1, 3)]).shape
+    torch.Size([3, 3])
+    """
+    return parts[0] if len(parts) == 1 else trees.map(lambda *ts: torch.cat(ts), *parts)
+
+
+full_precision_methods(Predictive)
