@@ -202,12 +202,13 @@ class Laplace(Predictive, Generic[Tree]):
         """
         _check_count(n_examples)
         F.check_space(parts.part(F, self.params), "F")
+        known = self.matrix.known_layers
         merged: Any = Mean().add(self.matrix, self.n_examples).add(F, n_examples).value()
         new = self.params if params is None else params
         return laplace(
             self.f,
             new,
-            merged,
+            merged if known is None else merged.on_layers(known),
             self.n_examples + n_examples,
             self.prior_precision,
             self.prior_mean,

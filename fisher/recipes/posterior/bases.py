@@ -37,12 +37,14 @@ def apart(F: PMat, regul: Any) -> bool:
 
 def damped(F: PMat, regul: Any) -> tuple[PMat, Any]:
     """(M, r) with F + regul = M + r: F itself where `apart`, else the sum as a matrix and its least amount."""
-    if apart(F, regul) or not isinstance(F, Blockwise | PMatDiag):
+    if apart(F, regul) or not isinstance(F, Blockwise | PMatMixed):
         return F, regul
     amounts = [t.to(F.dtype) for t in F.damping(regul).tensors(F._like())]
     filled = [t.amin() for t in amounts if t.numel()]
     least = torch.stack(filled).amin() if filled else torch.zeros((), dtype=F.dtype, device=F.device)
     rest = F.layout.unflatten([t - least for t in amounts])
+    if isinstance(F, PMatMixed):
+        return F.replaced([part + PMatDiag(own, part.layout) for part, own in zip(F.parts, F._cut(rest))]), least
     return F + PMatDiag(rest, F.layout), least
 
 
