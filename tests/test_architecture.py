@@ -50,6 +50,7 @@ fisher.pmat.algebra
 fisher.pmat
 fisher.reducers
 fisher.passes fisher.function_space
+fisher.recipes.posterior
 fisher.recipes
 fisher.interop fisher.rules fisher.strategies
 fisher

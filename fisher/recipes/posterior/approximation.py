@@ -201,7 +201,6 @@ class Laplace(Predictive, Generic[Tree]):
         tensor([0.3333, 0.3333])
         """
         _check_count(n_examples)
-        F.check_space(parts.part(F, self.params), "F")
         known = self.matrix.known_layers
         merged: Any = Mean().add(self.matrix, self.n_examples).add(F, n_examples).value()
         new = self.params if params is None else params
