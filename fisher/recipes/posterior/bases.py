@@ -59,7 +59,7 @@ def decomposed(M: PMat) -> PMat | None:
 
 def cast(tree: Any, dtype: torch.dtype) -> Any:
     """The tree with its floating tensors in a dtype."""
-    return trees.map(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
+    return trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
 
 
 def constant(F: PMat) -> bool:
