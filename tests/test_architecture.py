@@ -50,7 +50,7 @@ fisher.pmat.algebra
 fisher.pmat
 fisher.reducers
 fisher.passes fisher.function_space
-fisher.recipes.optimizers fisher.recipes.influences
+fisher.recipes.optimizers fisher.recipes.posterior fisher.recipes.influences
 fisher.recipes
 fisher.interop fisher.rules fisher.strategies
 fisher

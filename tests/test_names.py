@@ -21,6 +21,7 @@ from fisher.pmat.contract.pmat import Ord
 from fisher.pmat.matrix_free.matrixfree import Diagonal, Trace
 from fisher.recipes import influences, pruning, surgeon
 from fisher.recipes.optimizers.curvature import Damped
+from fisher.recipes.posterior import links, tuning
 from fisher.reducers.base import Sharing
 from growth.carry.carrier import Fill
 from growth.carry.orders import OrderName
@@ -77,6 +78,8 @@ def of_solve(kind):
     if not found:
         raise ValueError(f"got {kind!r}, expected one of {[k for R in kinds for k in R.kinds]}")
 
+
+POSTERIOR = fisher.recipes.laplace(f, P, F, 4)
 
 NAMES = [  # an alias, and a call that takes each of its names and refuses all others
     (LikelihoodName, lambda n: fisher.likelihoods.likelihood(n)),
@@ -139,6 +142,8 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (bounded.Norm, lambda n: linmaps.BoundedNorm(4, p=n)),
     (damped.Time, lambda n: linmaps.DampedSkewSymmetric(4, time=n)),
     (gates.Gate, lambda n: linmaps.L0(4, gate=n)),
+    (links.Link, lambda n: POSTERIOR.probabilities(X, link=n, generator=drawn() if n == "mc" else None)),
+    (tuning.By, lambda n: fisher.recipes.tune_prior_precision(fisher.recipes.laplace(f, P, DENSE, 4), by=n)),
     (positive.Positive, lambda n: linmaps.NonNegative(4, method=n)),
     (positive.Positive, lambda n: linmaps.Split(4, method=n)),
     (doubly_stochastic.Method, lambda n: linmaps.DoublyStochastic(4, method=n)),

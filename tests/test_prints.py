@@ -10,7 +10,7 @@ from torch.func import vmap
 import fisher
 import growth
 import linmaps
-from fisher.recipes import Damping, laplace, natural_gradient_step
+from fisher.recipes import Damping, functional_laplace, laplace, natural_gradient_step
 from fisher.recipes import kfac as kfac_optimizer
 from linmaps import trees
 
@@ -56,6 +56,7 @@ LINES = {
     "Pair": lambda: str(growth.Pair("net.0", ("net", 2), norm="net.1")),
     "Gated": lambda: str(growth.Gated("net.gate", ("net", "up"), "net.down")),
     "Laplace": lambda: laplace(F, PARAMS, kfac(), 12),
+    "FunctionalLaplace": lambda: functional_laplace(F, PARAMS, X, temperature=0.5),
     "NaturalStep": lambda: natural_gradient_step(loss, PARAMS, kfac(), PARAMS, Damping(torch.tensor(0.1))),
     "Damping": lambda: Damping(torch.tensor(0.1)),
     "KFACState": lambda: kfac_optimizer(F, estimator="exact").init(PARAMS, (X, T)),
@@ -125,6 +126,6 @@ def test_of_an_ensemble_and_inside_of_transforms():
 
 def test_placeholders_do_not_break_it():
     """pytrees put other things than tensors into records."""
-    for make in (LINES["Delta"], LINES["Neurons"], LINES["Statistics"], LINES["Laplace"]):
+    for make in (LINES["Delta"], LINES["Neurons"], LINES["Statistics"], LINES["Laplace"], LINES["FunctionalLaplace"]):
         leaves, treedef = trees.flatten(make())
         assert repr(treedef.unflatten(range(len(leaves))))

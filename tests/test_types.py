@@ -65,6 +65,10 @@ reveal_type(posterior.sample(torch.Generator()))  # R: dict[str, Tensor]
 reveal_type(posterior.params)  # R: dict[str, Tensor]
 optimizer = fisher.recipes.kfac(f, "gaussian", rate=lambda step: 0.1 / (1 + step))
 growth.fit_and_grow(f, params, (x, x), growth.Pair("w", "v"), order=[], target=2, k=1, optimizer=optimizer)
+reveal_type(posterior.update(F, 4).params)  # R: dict[str, Tensor]
+reveal_type(fisher.recipes.tune_prior_precision(posterior, by="layer").params)  # R: dict[str, Tensor]
+reveal_type(posterior.predict(x, joint=True))  # R: tuple[Tensor, Tensor]
+reveal_type(fisher.recipes.functional_laplace(f, params, x).params)  # R: dict[str, Tensor]
 reveal_type(fisher.ema(D, D, 0.9))  # R: PMatDiag
 reveal_type(fisher.ema(F.inverse(), F.inverse(), 0.9))  # R: PMat
 layers = fisher.LayerCollection.from_function(f, params, x)

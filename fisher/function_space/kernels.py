@@ -63,7 +63,7 @@ class Table(NamedTuple):
         return torch.einsum(how, self.g, spread)
 
 
-Features = list[Any]  # one of these for each layer
+Features = dict[str, Any]  # one of these for each layer that moves the output
 
 
 @full_precision("f")
@@ -115,11 +115,11 @@ def gram(
     if layers is None:
         layers = LayerCollection.from_function(f, params, widest, check=check and check_finite)
     params = layers.layout.check(params, "params (of the LayerCollection)")
-    left = [_features(f, params, part, layers, chunk_size) for part in parts]
+    left = [features(f, params, part, layers, chunk_size) for part in parts]
     if others is None:
         kernel = _symmetric(left, kind)
     else:
-        right = [_features(f, params, part, layers, chunk_size) for part in others]
+        right = [features(f, params, part, layers, chunk_size) for part in others]
         kernel = _grid([[_pair(a, b, kind) for b in right] for a in left], kind)
     made = FMatDense(kernel, kind, x2 is None)
     if check_finite:
@@ -134,18 +134,25 @@ def _parts(x: Any, name: str, check_finite: bool) -> list[Any]:
     return found
 
 
-def _features(
+def features(
     f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection, chunk_size: int | None
 ) -> Features:
+    """What makes the rows of J that belong to each layer, of one forward and one backward over the C columns.
+
+    >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 3)}
+    >>> found = features(f, p, torch.ones(5, 2), LayerCollection.from_function(f, p, torch.ones(5, 2)), None)["w"]
+    >>> found.a.shape, found.g.shape
+    (torch.Size([5, 2]), torch.Size([5, 3, 3]))
+    """
     width, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
-    found: Features = []
+    found: Features = {}
     for layer in layers:
         if layer.by_leaf:
-            found.append(Rows(of_layer(layer, rows).transpose(0, 1)))
+            found[layer.name] = Rows(of_layer(layer, rows).transpose(0, 1))
         elif layer.family != UNUSED:
-            found.append(_of_layer(layer, [inputs[k] for k in layer.uses], [g[k] for k in layer.uses]))
+            found[layer.name] = _of_layer(layer, [inputs[k] for k in layer.uses], [g[k] for k in layer.uses])
     if not found:  # no leaf moves the output
-        found.append(Rows(trees.leaves(params)[0].new_zeros(batch_size(x), width, 0)))
+        found[""] = Rows(trees.leaves(params)[0].new_zeros(batch_size(x), width, 0))
     return found
 
 
@@ -174,7 +181,7 @@ def _grid(blocks: list[list[Tensor]], kind: Kernel) -> Tensor:
 
 def _pair(left: Features, right: Features, kind: Kernel) -> Tensor:
     """The kernel of two batches: the sum over layers."""
-    parts = [one.pair(two, kind) for one, two in zip(left, right)]
+    parts = [one.pair(right[name], kind) for name, one in left.items()]
     return total(parts)
 
 

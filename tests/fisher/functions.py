@@ -263,9 +263,50 @@ CASES |= {
     "fisher.recipes.laplace/evidence": Case(
         lambda p, x: R.laplace(f, p, _dense(p, x), 4, 2.0).log_marginal_likelihood(x.sum()), (P, X), tol=1e-6
     ),
+    "fisher.recipes.laplace/prior, mean, temperature": Case(
+        lambda p, v: R.laplace(
+            f, p, _dense(p, X.to(p["w"].dtype)), 4, trees.map(torch.exp, v), v, v["b"].exp().sum()
+        ).log_marginal_likelihood(1.0),
+        (P, V),
+        tol=1e-6,
+    ),
     "fisher.recipes.Laplace/predict": Case(lambda p, x: R.laplace(f, p, _dense(p, x), 4, 2.0).predict(x[:2]), (P, X), tol=1e-6),
+    "fisher.recipes.Laplace/predict, joint": Case(
+        lambda p, x: R.laplace(f, p, fisher.fim(f, p, x), 4, 2.0).predict(x[:2], joint=True), (P, X), tol=1e-6
+    ),
+    **{
+        f"fisher.recipes.Laplace/probabilities, {link}": Case(
+            lambda p, x, o=options: R.laplace(f, p, fisher.fim(f, p, x), 4, 2.0).probabilities(x[:2], **o(x)), (P, X), tol=1e-6
+        )
+        for link, options in {
+            "probit": lambda x: {},
+            "bridge": lambda x: {"link": "bridge"},
+            "mc": lambda x: {"link": "mc", "noise": torch.cos(torch.arange(12.0).reshape(3, 2, 2)).to(x.dtype)},
+        }.items()
+    },
     "fisher.recipes.Laplace/sample": Case(
         lambda p, v: R.laplace(f, p, _dense(p, X.to(p["w"].dtype)), 4, 2.0).sample(noise=v), (P, V), tol=1e-6
+    ),
+    "fisher.recipes.Laplace/log_prob": Case(
+        lambda p, v: R.laplace(f, p, _dense(p, X.to(p["w"].dtype)), 4, 2.0).log_prob(v), (P, V), tol=1e-6
+    ),
+    "fisher.recipes.Laplace/update": Case(
+        lambda p, x: R.laplace(f, p, _dense(p, x), 4, 2.0).update(_dense(p, 2 * x), 4).predict(x[:2]), (P, X), tol=1e-6
+    ),
+    "fisher.recipes.functional_laplace": Case(
+        lambda p, x: R.functional_laplace(f, p, x, 2.0).predict(torch.cos(x[:2])), (P, X), tol=1e-6
+    ),
+    "fisher.recipes.FunctionalLaplace/evidence": Case(
+        lambda p, v: R.functional_laplace(f, p, X.to(p["w"].dtype), trees.map(torch.exp, v), v).log_marginal_likelihood(1.0),
+        (P, V),
+        tol=1e-6,
+    ),
+    "fisher.recipes.tune_noise": Case(
+        lambda p, x: R.tune_noise(
+            R.laplace(f, p, fisher.fim(f, p, x, fisher.PMatDense, "gaussian"), 4, 2.0), (x, torch.cos(x[:, :2])), steps=12
+        ).likelihood.variance,
+        (P, X),
+        tol=1e-5,
     ),
     "fisher.recipes.tune_prior_precision": Case(
         lambda p, x: R.tune_prior_precision(R.laplace(f, p, _dense(p, x), 4, 2.0), steps=4).prior_precision, (P, X), tol=1e-5

@@ -386,7 +386,26 @@ def of_recipes() -> list[Call]:
         Call(N + "Laplace.probabilities", posterior.probabilities, {"x": X[:2]}),
         Call(N + "Laplace.sample", posterior.sample, {"generator": gen()}),
         Call(N + "Laplace.sample/noise", lambda noise: posterior.sample(noise=noise), {"noise": V}),
+        Call(N + "laplace/prior", R.laplace, {
+            "f": user_f, "params": P, "F": F, "n_examples": 4, "prior_precision": trees.map(torch.exp, V), "prior_mean": V,
+            "temperature": 0.5,
+        }, ("prior_precision", "prior_mean", "temperature")),
+        Call(N + "Laplace.predict/joint", posterior.predict, {"x": [X[:2], X[2:]], "joint": True}, ("x", "joint")),
+        Call(N + "Laplace.probabilities/mc", posterior.probabilities, {
+            "x": X[:2], "link": "mc", "noise": torch.ones(3, 2, 2), "n_samples": 3,
+        }, ("noise", "n_samples")),
+        Call(N + "Laplace.log_prob", posterior.log_prob, {"params": V}),
+        Call(N + "Laplace.log_likelihood", posterior.log_likelihood, {"data": DATA}),
+        Call(N + "Laplace.update", posterior.update, {"F": F, "n_examples": 4, "params": V}),
         Call(N + "tune_prior_precision", R.tune_prior_precision, {"posterior": posterior, "steps": 4}),
+        Call(N + "tune_noise", R.tune_noise, {
+            "posterior": R.laplace(user_f, P, fisher.fim(user_f, P, X, fisher.PMatDense, "gaussian"), 4), "data": (X, X[:, :2]),
+            "steps": 4, "prior": True,
+        }),
+        Call(N + "functional_laplace", R.functional_laplace, {
+            "f": user_f, "params": P, "data": DATA, "prior_precision": 2.0, "prior_mean": V, "temperature": 0.5,
+        }, ("f", "data", "prior_precision", "prior_mean", "temperature")),
+        Call(N + "FunctionalLaplace", R.functional_laplace(user_f, P, DATA).predict, {"x": X[:2]}),
         Call(N + "natural_gradient_step", R.natural_gradient_step, {
             "loss": user_at, "params": P, "F": F, "gradient": trees.scale(1e-2, V), "damping": damping,
             "factor": 1.5, "lower": 0.25, "upper": 0.75, "minimum": 1e-10,

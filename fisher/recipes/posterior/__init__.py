@@ -5,6 +5,7 @@ In reading order:
     priors         diagonal precisions: a number, by layer, by entry
     bases          a matrix decomposed once
     covariances    of outputs, by the rows of the Jacobian
+    layerwise      the same layer by layer, without rows
     links          probabilities of normal logits
     predictions    what both posteriors predict
     approximation  laplace: the posterior of params

@@ -23,8 +23,9 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.passes.fold import Mean
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior import bases, parts, priors
-from fisher.recipes.posterior.covariances import rows, spread, stacked
-from fisher.recipes.posterior.predictions import Predictive
+from fisher.recipes.posterior.covariances import layerwise, rows, spread, stacked
+from fisher.recipes.posterior.layerwise import of_layers
+from fisher.recipes.posterior.predictions import Predictive, joined
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
@@ -178,9 +179,16 @@ class Laplace(Predictive, Generic[Tree]):
         if self.basis is None:
             bases.check_definite(self.matrix, self.regul, "predict")
         M, regul = self._at(self.prior_precision)
-        J = [rows(self.matrix, self.f, self.params, x, layers, n == 0) for n, x in enumerate(batch)]
-        J = [stacked(J)] if joint else J
-        found = [spread(M, regul, one, joint, self.basis is None) for one in J]
+        F, f, own = self.matrix, self.f, self.params
+        known = F.known_layers if layers is None else layers
+        if layerwise(M, known):
+            x = [joined(batch)] if joint else batch
+            found = [of_layers(M, regul, f, own, part, known, joint, n == 0).to(F.dtype) for n, part in enumerate(x)]
+            found = [found[0].flatten(2).flatten(0, 1)] if joint else found
+        else:
+            J = [rows(F, f, own, x, layers, n == 0) for n, x in enumerate(batch)]
+            J = [stacked(J)] if joint else J
+            found = [spread(M, regul, one, joint, self.basis is None) for one in J]
         return torch.cat(found) / self.weight
 
     # --- more data -------------------------------------------------------------------------------------------------------
@@ -201,7 +209,6 @@ class Laplace(Predictive, Generic[Tree]):
         tensor([0.3333, 0.3333])
         """
         _check_count(n_examples)
-        F.check_space(parts.part(F, self.params), "F")
         known = self.matrix.known_layers
         merged: Any = Mean().add(self.matrix, self.n_examples).add(F, n_examples).value()
         new = self.params if params is None else params

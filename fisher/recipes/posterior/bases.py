@@ -29,7 +29,7 @@ INDEFINITE = (
 
 def apart(F: PMat, regul: Any) -> bool:
     """Whether F + regul has the eigenbasis of F: a multiple of the identity, or of the identity of each block."""
-    found = F.damping(regul)
+    found = F._damping(regul)
     if not isinstance(found, Amounts):
         return True
     return isinstance(F, Layerwise) and found.named is not None and set(found.named) == set(F._blocks())
@@ -39,7 +39,7 @@ def damped(F: PMat, regul: Any) -> tuple[PMat, Any]:
     """(M, r) with F + regul = M + r: F itself where `apart`, else the sum as a matrix and its least amount."""
     if apart(F, regul) or not isinstance(F, Blockwise | PMatMixed):
         return F, regul
-    amounts = [t.to(F.dtype) for t in F.damping(regul).tensors(F._like())]
+    amounts = [t.to(F.dtype) for t in F._damping(regul).tensors(F._like())]
     filled = [t.amin() for t in amounts if t.numel()]
     least = torch.stack(filled).amin() if filled else torch.zeros((), dtype=F.dtype, device=F.device)
     rest = F.layout.unflatten([t - least for t in amounts])
@@ -59,7 +59,7 @@ def decomposed(M: PMat) -> PMat | None:
 
 def cast(tree: Any, dtype: torch.dtype) -> Any:
     """The tree with its floating tensors in a dtype."""
-    return trees.map(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
+    return trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
 
 
 def constant(F: PMat) -> bool:
@@ -77,9 +77,9 @@ def _followed(t: Tensor) -> bool:
 
 def check_definite(M: PMat, regul: Any, name: str) -> None:
     """Raise if M + regul has an eigenvalue that is negative beyond rounding, where that costs less than a solve."""
-    if isinstance(M.damping(regul), Amounts):
+    if isinstance(M._damping(regul), Amounts):
         M, regul = damped(M, regul)
-        if isinstance(M.damping(regul), Amounts):
+        if isinstance(M._damping(regul), Amounts):
             return
     regul = regul.detach() if isinstance(regul, Tensor) else regul
     for part in M._at_hand():

@@ -15,9 +15,15 @@ from torch import Tensor
 from fisher.collector.collection import LayerCollection
 from fisher.function_space.jacobians import jacobian
 from fisher.function_space.pfmap import PFMapDense
+from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior import bases, parts
 from linmaps import trees
+
+
+def layerwise(M: PMat, layers: Any) -> bool:
+    """Whether M is a direct sum over these layers, all of its space."""
+    return isinstance(M, Layerwise) and isinstance(layers, LayerCollection) and M.layers == layers
 
 
 def rows(

@@ -19,7 +19,7 @@ def leaves_of(F: PMat, params: Any) -> tuple[int, ...] | None:
     """
     layout, whole = F.layout, trees.paths(params)
     own = [p[0] if len(p) == 1 else None for p in layout.paths]
-    known = {name: n for n, name in enumerate(names(whole))}
+    known: dict[Any, int] = {name: n for n, name in enumerate(names(whole))}
     if len(own) >= len(whole) or not all(name in known for name in own):
         return None
     flat = trees.leaves(params)

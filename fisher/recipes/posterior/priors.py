@@ -45,7 +45,7 @@ def precision(F: PMat, prior: Any, params: Any = None, name: str = "prior_precis
     """
     if params is not None and (is_mapping(prior) or isinstance(prior, (list, tuple))):
         prior = cut(F, prior, params)
-    found = F.damping(prior, name)
+    found = F._damping(prior, name)
     if not isinstance(found, Amounts):
         return number(found, F)
     if found.named is not None:
@@ -67,7 +67,7 @@ def check_positive(P: Any, name: str = "prior_precision", cure: str = POSITIVE) 
 
 def leafwise(F: PMat, P: Any) -> list[Tensor]:
     """P for each leaf of F's vectors, without axes or in its shape."""
-    found = F.damping(P)
+    found = F._damping(P)
     if not isinstance(found, Amounts):
         return [number(found, F)] * len(F.layout.shapes)
     return found.tensors(like(F))

@@ -141,17 +141,22 @@ def tune_noise(posterior: Laplace[Tree], data: Any, *, steps: int = 40, prior: b
         )
     priors.check_positive(posterior.prior_precision)
     q, n = residuals(posterior, known, data)
+    _check_noise(q)
     P, c = posterior.prior_precision, torch.ones_like(q)
     for _ in range(steps if prior else 1):
         P = stepped(with_noise(posterior, c), P) if prior else P
         _check_maximum(P)
-        c = _noise(posterior, P, q, n, steps)
-        if bases.untrue(c.isfinite() & (c > 0)):
-            raise ValueError(
-                "tune_noise: the evidence has no maximum at a positive noise, expected residuals that are not all zero and a "
-                "Fisher matrix that is not indefinite"
-            )
+        c = _noise(posterior, P, q, n, c, min(steps, 4) if prior else steps)
+        _check_noise(c)
     return under(with_noise(posterior, c), P)
+
+
+def _check_noise(c: Tensor) -> None:
+    if bases.untrue(c.isfinite() & (c > 0)):
+        raise ValueError(
+            "tune_noise: the evidence has no maximum at a positive noise, expected residuals that are not all zero and a Fisher "
+            "matrix that is not indefinite"
+        )
 
 
 def residuals(posterior: Laplace[Any], known: Gaussian, data: Any) -> tuple[Tensor, Tensor]:
@@ -166,7 +171,7 @@ def residuals(posterior: Laplace[Any], known: Gaussian, data: Any) -> tuple[Tens
     return total, n
 
 
-def _noise(posterior: Laplace[Any], P: Any, q: Tensor, n: Tensor, steps: int) -> Tensor:
+def _noise(posterior: Laplace[Any], P: Any, q: Tensor, n: Tensor, start: Tensor, steps: int) -> Tensor:
     """c with q / c = n - T g(c)."""
     F, T = posterior.matrix, 1.0 if posterior.temperature is None else posterior.temperature
     lifted = lambda s: trees.map(lambda t: t * s.exp(), P)  # det(N F / (c T) + P) = c^-d det(N F / T + c P)
@@ -175,9 +180,9 @@ def _noise(posterior: Laplace[Any], P: Any, q: Tensor, n: Tensor, steps: int) ->
     trace = posterior.n_examples * sum((t.to(r.dtype) / r).sum() for r, t in diag)
     excess = lambda s: q * (-s).exp() - n + T * g(s)
     low, high = (q / n).log(), ((q + trace.clamp_min(0)) / n).log()
-    s = low
+    s = torch.minimum(torch.maximum(start.log(), low), high)
     for _ in range(steps):
-        value, slope = excess(s), torch.func.grad(excess)(s)
+        slope, value = torch.func.grad_and_value(excess)(s)
         low, high = torch.where(value > 0, s, low), torch.where(value > 0, high, s)
         new = s - value / slope
         s = torch.where((new >= low) & (new <= high), new, (low + high) / 2)
@@ -187,12 +192,10 @@ def _noise(posterior: Laplace[Any], P: Any, q: Tensor, n: Tensor, steps: int) ->
 def with_noise(posterior: Laplace[Any], c: Tensor) -> Laplace[Any]:
     """The posterior with c times the noise: F / c, in the same basis."""
     known: Any = posterior.likelihood
-    F = posterior.F
-    scaled = lambda M: M if M is None else M.scaled((1 / c).to(M.dtype))
-    wider = lambda value: None if value is None else array(value, c) * c
-    S = {"covariance": wider(known.covariance)} if known.covariance is not None else {"variance": wider(known.variance)}
-    kind, numbers = emptied(dataclasses.replace(known, **S))
-    made = dataclasses.replace(posterior, F=scaled(F), kind=kind, numbers=numbers)
+    scaled = lambda M: M.scaled((1 / c).to(M.dtype))
+    name = "variance" if known.covariance is None else "covariance"
+    kind, numbers = emptied(dataclasses.replace(known, **{name: array(getattr(known, name), c) * c}))
+    made = dataclasses.replace(posterior, F=scaled(posterior.F), kind=kind, numbers=numbers)
     if posterior.basis is None or not bases.apart(posterior.matrix, posterior.regul):
         return under(dataclasses.replace(made, basis=None), posterior.prior_precision)
     return dataclasses.replace(made, basis=scaled(posterior.basis))
@@ -203,6 +206,6 @@ def _check_maximum(P: Any) -> None:
         if bases.untrue(t.isfinite() & (t > 0)):
             where = f" of {path_str(path)}" if path else ""
             raise ValueError(
-                f"tune: the evidence has no maximum at a positive number{where}, expected params that are not all "
+                f"prior_precision: the evidence has no maximum at a positive number{where}, expected params that are not all "
                 "zero and a Fisher matrix that is neither zero nor indefinite; give a prior_precision of your own"
             )

@@ -10,7 +10,7 @@ from fisher.likelihoods import probabilities
 from fisher.recipes import functional_laplace, laplace
 from linmaps import trees
 from tests.fisher.digits import D
-from tests.fisher.recipes.test_laplace_priors import ENTRIES, MEAN, P, TEST, N, X, f, randn, spread
+from tests.fisher.recipes.test_laplace_priors import ENTRIES, MEAN, TEST, N, P, X, f, randn, spread
 from tests.laws import close
 
 PRIORS = {"number": 0.7, "layers": {"a": 0.5, "b": 2.0}, "entries": ENTRIES}
@@ -30,12 +30,12 @@ def posterior_of(name):
     size = torch.Size(shape).numel()
     g = lambda p, x: (x @ p["w"]).reshape(len(x), *shape)
     p = {"w": W[:, :size]}
-    return laplace(g, p, fisher.fim(g, p, X, fisher.PMatDense, likelihood), N, 0.5), g, p, shape
+    return laplace(g, p, fisher.fim(g, p, X, fisher.PMatDense, likelihood), N, 0.5), shape
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_monte_carlo_is_the_mean_over_samples_of_the_logits(name):
-    posterior, g, p, shape = posterior_of(name)
+    posterior, shape = posterior_of(name)
     mean, S = posterior.predict(TEST)
     noise = randn(7, 5, mean.shape[1])
     values, U = torch.linalg.eigh(S)
@@ -61,7 +61,7 @@ def bridge(m, S):
 
 @pytest.mark.parametrize("name", ["classes", "two classes", "tokens", "positions", "pixels"])
 def test_the_bridge_is_that_of_each_position(name):
-    posterior, g, p, shape = posterior_of(name)
+    posterior, shape = posterior_of(name)
     axis = posterior.likelihood.class_axis
     mean, S = posterior.predict(TEST)
     got = posterior.probabilities(TEST, link="bridge").movedim(axis, -1).reshape(5, -1, shape[axis - (axis > 0)])
@@ -72,7 +72,7 @@ def test_the_bridge_is_that_of_each_position(name):
 
 
 def test_links_are_refused_by_name():
-    posterior, *_ = posterior_of("labels")
+    posterior, _ = posterior_of("labels")
     with pytest.raises(ValueError, match=r"link: got '\?', expected one of \['probit', 'bridge', 'mc'\]"):
         posterior.probabilities(TEST, link="?")
     with pytest.raises(ValueError, match="link: got 'bridge' for Bernoulli"):

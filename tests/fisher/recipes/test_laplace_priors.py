@@ -8,6 +8,7 @@ from torch.func import grad, jacrev, vmap
 
 import fisher
 from fisher.recipes import laplace, tune_noise, tune_prior_precision
+from fisher.recipes.posterior.bases import cast
 from linmaps import trees
 from tests.fisher.digits import D
 from tests.laws import close
@@ -84,7 +85,7 @@ def test_every_matrix_under_every_prior_is_the_dense_formula(name, prior):
 
 @pytest.mark.parametrize("prior", ["number", "layers", "entries"])
 def test_derivatives_of_predictions_go_through_all_that_a_posterior_is_of(prior):
-    """By the params (F's repeated eigenvalues among them), the prior, its mean and the temperature: against finite differences."""
+    """By the params (F's repeated eigenvalues among them), the prior, its mean and T: against finite differences."""
     P0 = laplace(f, P, fisher.fim(f, P, X, fisher.PMatKFAC), N, PRIORS[prior]).prior_precision
 
     def run(p, prior, warm, mean):
@@ -107,7 +108,9 @@ def test_one_decomposition_serves_all_priors(monkeypatch):
         for fn in ("eigh", "qr", "ldl_factor", "ldl_factor_ex", "inv", "solve", "svd"):
             real = getattr(torch.linalg, fn)
             monkeypatch.setattr(
-                torch.linalg, fn, lambda *a, real=real, fn=fn, **k: (calls.append((fn, len(a[0]))), real(*a, **k))[1]
+                torch.linalg,
+                fn,
+                lambda *a, real=real, fn=fn, calls=calls, **k: (calls.append((fn, len(a[0]))), real(*a, **k))[1],
             )
         posterior = laplace(f, P, F, N, 0.7)
         made_here = len(calls)
@@ -171,10 +174,11 @@ def test_the_evidence_of_linear_regression_is_exact(prior, warm):
 @pytest.mark.parametrize("prior", ["number", "layers", "entries"])
 def test_tuning_noise_finds_the_maximum_of_the_evidence(prior):
     y = f(P, X) + 0.5 * randn(N, 2)
-    base = fisher.fim(f, P, X, fisher.PMatDense, fisher.Gaussian((0.3, 0.6)))
+    kind = fisher.PMatKFAC if prior == "layers" else fisher.PMatDense
+    base = fisher.fim(f, P, X, kind, fisher.Gaussian((0.3, 0.6)))
 
     def evidence(c, prior_precision):
-        F = fisher.fim(f, P, X, fisher.PMatDense, fisher.Gaussian(c * torch.tensor([0.3, 0.6], dtype=D)))
+        F = fisher.fim(f, P, X, kind, fisher.Gaussian(c * torch.tensor([0.3, 0.6], dtype=D)))
         posterior = laplace(f, P, F, N, prior_precision, MEAN, WARM)
         return posterior.log_marginal_likelihood(posterior.log_likelihood((X, y)))
 
@@ -185,7 +189,7 @@ def test_tuning_noise_finds_the_maximum_of_the_evidence(prior):
     assert abs(grad(evidence)(c, PRIORS[prior])) < 1e-7
     assert all(evidence(c * w, PRIORS[prior]) < evidence(c, PRIORS[prior]) for w in (0.2, 0.9, 1.1, 5.0))
     close(tuned.log_marginal_likelihood(tuned.log_likelihood((X, y))), evidence(c, PRIORS[prior]), 1e-9, "evidence")
-    same = fisher.fim(f, P, X, fisher.PMatDense, tuned.likelihood)
+    same = fisher.fim(f, P, X, kind, tuned.likelihood)
     close(tuned.predict(TEST), laplace(f, P, same, N, PRIORS[prior], MEAN, WARM).predict(TEST), 1e-9, "predictions")
     if prior == "entries":
         return
@@ -215,9 +219,9 @@ def test_tuning_by_layer_and_entry_finds_the_maximum(name, by):
 def test_a_posterior_of_half_precision_and_of_float32_is_that_of_float64_nearly():
     want = made("KFAC", PRIORS["layers"])[0].predict(TEST)[1]
     for dtype, tol in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
-        p, x = trees.map(lambda t: t.to(dtype), P), X.to(dtype)
+        p, x, mean = cast((P, X, MEAN), dtype)
         F = fisher.fim(f, p, x, fisher.PMatKFAC)
-        posterior = laplace(f, p, F, N, {"a": 0.5, "b": 2.0}, trees.map(lambda t: t.to(dtype), MEAN), WARM)
+        posterior = laplace(f, p, F, N, {"a": 0.5, "b": 2.0}, mean, WARM)
         got = posterior.predict(TEST.to(dtype))[1]
         assert got.dtype == dtype
         close(got.to(D), want, tol, str(dtype))
