@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from growth.carry.carrier import Carrier, Fill
 from growth.carry.orders import Order
 from growth.checks.doors import door
+from growth.reading.gated_pairs import Gated
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.surgery.head_places import Attention
@@ -59,7 +61,8 @@ def grow_like(
     heads: the attention layers (`Heads`, as they were for params, or a list) to which `widen` or `add_heads` gave units: these
     are not last in their leaves, and which of the two it was is seen by the sizes, and where these leave it open by the entries
     of k and v, which must be where they belong, bit by bit.  State of q is carried as it is, though q itself was rescaled.
-    heads=(): none, all new entries are last, whatever the values look like.
+    heads=(): none, all new entries are last, whatever the values look like.  The `Gated` pairs of packed layers are named there
+    too, alone or in the list: new units come last in each half of these.
 
     Raises ValueError where params and grown have other leaves, where a leaf of grown is smaller, where old entries are found
     elsewhere than in front (the last of each axis is looked for), for heads that do not fit, (naming the leaf)
@@ -75,6 +78,12 @@ def grow_like(
         [0.]]), 'b': tensor([1., 1., 0.])}}
     """
     return cast(Tree, Carrier(growing(params, grown, heads), fill, order).walk(state, ()))
+
+
+def carried(state: Any, params: Any, grown: Any, pairs: Sequence[Pair]) -> Any:
+    """`grow_like` for pairs that grew, and nothing else did, whatever the values look like."""
+    packed = [p for p in pairs if isinstance(p, Gated)]
+    return Carrier(growing(params, grown, packed, asked=False)).walk(state, ())
 
 
 @door()

@@ -4,7 +4,7 @@ In reading order:
     activations  elementwise maps, at values and at 0
     pairs        Pair and Sum: two layers by their paths
     gated_pairs  Gated: products of two layers
-    along        leaves of the activation that grow along, and the way from layer to layer
+    along        leaves of norms and of the activation that grow along, and the way from layer to layer
     layers       the two of a pair as they are in params
     leaves       where hidden units are, leaf by leaf
     transformers/  attention layers cut into heads, residual streams

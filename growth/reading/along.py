@@ -1,4 +1,7 @@
-"""Leaves of the activation between two layers, with one number per hidden unit: found, and grown along.  p hidden units."""
+"""Leaves between two layers with one number per hidden unit, of norms and of the activation: found, and grown along.
+
+p hidden units.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from linmaps.trees import path_str
 from linmaps.trees.keys import Path, names
 
 FILL = 0.25  # of new entries, as torch initialises PReLU
+NORM_FILLS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 PRELU = "torch.nn.functional.prelu"
 
 
@@ -40,6 +44,27 @@ def along_leaves(params: Any, pair: Pair) -> list[tuple[Path, Tensor]]:
             )
         found.append((path, leaf))
     return list({path: (path, leaf) for path, leaf in found}.values())
+
+
+def norm_leaves(params: Any, pair: Pair) -> list[tuple[Path, Tensor, float]]:
+    """The leaves of the pair's norm that are there, with the value that a new unit gets: weight and variance 1, else 0.
+
+    >>> import torch
+    >>> params = {"n.weight": torch.ones(2), "n.running_mean": torch.ones(2)}
+    >>> [(path, fill) for path, _, fill in norm_leaves(params, Pair("a", "b", norm="n"))]
+    [(('n.weight',), 1.0), (('n.running_mean',), 0.0)]
+    """
+    found: list[tuple[Path, float]] = []
+    at = {path_str(p): p for p in trees.paths(params)} if pair.norms else {}
+    for stem in map(path_str, pair.norms):
+        own = [(at[f"{stem}.{n}"], fill) for n, fill in NORM_FILLS.items() if f"{stem}.{n}" in at]
+        if not own:
+            raise ValueError(
+                f"{stem}: no such norm in params, expected leaves {stem}.weight, ... of {sorted(NORM_FILLS)}; a norm without "
+                "leaves needs no name"
+            )
+        found += own
+    return [(path, trees.get(params, path), fill) for path, fill in found]
 
 
 def columns(pair: Pair, path: Path, leaf: Tensor, p: int, flattened: int, before: str) -> int:

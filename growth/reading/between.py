@@ -20,8 +20,9 @@ from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
 from growth.reading.activations import applied
+from growth.reading.along import norm_leaves
 from growth.reading.calls import refusal
-from growth.reading.layers import Layer, layers_of, norm_leaves
+from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located
 from growth.reading.lookups import output_of
 from growth.reading.pairs import Pair

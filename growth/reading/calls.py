@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from fisher.collector.calls.chains import LARGEST, LINEAR
 from fisher.collector.watching.known import tensors
-from growth.reading.along import FILL
+from growth.reading.along import FILL, NORM_FILLS, norm_leaves
 from growth.reading.gated_pairs import Gated
-from growth.reading.layers import NORM_FILLS, layers_of, norm_leaves
+from growth.reading.layers import layers_of
 from growth.reading.leaves import places
 from growth.reading.pairs import Pair
 from linmaps import trees

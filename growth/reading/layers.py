@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from growth.reading.along import along_leaves, columns
-from growth.reading.gated_pairs import Gated
+from growth.reading.along import along_leaves, columns, norm_leaves
+from growth.reading.gated_pairs import ORDERS, Gated
 from growth.reading.pairs import LayoutName, Pair, Sum, parts
 from linmaps import trees
 from linmaps.checks import alike
 from linmaps.trees import path_str
 from linmaps.trees.keys import Path, names
 
-NORM_FILLS = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+HALVED = (
+    "; twice as many: if f cuts them in two halves and multiplies these (SwiGLU, GEGLU, F.glu) give "
+    "growth.Gated(None, None, after, packed=before)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Layer:
     columns: how many inputs of it belong to one hidden unit, side by side (the positions of a flattened map).
     others: the layers whose outputs are added to its own.
     gate: the layer whose outputs, through an activation, multiply its own.
+    half: which half (0 or 1) of the outputs of its leaves it is, where they hold two layers; None: all.
     """
 
     weight_path: Path
@@ -41,6 +45,7 @@ class Layer:
     others: tuple[Layer, ...] = ()
     gate: Layer | None = None
     layout: LayoutName = "out_in"
+    half: int | None = None
 
     def stored(self, weight: Tensor) -> Tensor:
         """A weight `[out, in, *kernel]` as the leaf has it."""
@@ -51,8 +56,37 @@ class Layer:
         return number if self.layout == "out_in" else 1 - number
 
     def put(self, params: Any, weight: Tensor) -> Any:
-        """params with another weight `[out, in, *kernel]` of this layer."""
-        return trees.replace(params, self.weight_path, self.stored(weight))
+        """params with another weight `[out, in, *kernel]` of this layer; each half of a leaf may be put once."""
+        leaf = trees.get(params, self.weight_path)
+        return trees.replace(params, self.weight_path, self.stored(self._beside(self.turned(leaf), weight)))
+
+    def put_bias(self, params: Any, bias: Tensor | None) -> Any:
+        """params with another bias of this layer; as they are for None, and for a layer without one."""
+        if self.bias_path is None or bias is None:
+            return params
+        return trees.replace(params, self.bias_path, self._beside(trees.get(params, self.bias_path), bias))
+
+    def turned(self, leaf: Tensor) -> Tensor:
+        """The weight leaf with outputs first."""
+        return leaf if self.layout == "out_in" else leaf.transpose(0, 1)
+
+    def _beside(self, leaf: Tensor, own: Tensor) -> Tensor:
+        """The leaf with other entries in this half; the other half is found by where it ends, whatever its size is now."""
+        if self.half is None:
+            return own
+        p = self.weight.shape[0]
+        return torch.cat([own, leaf[p:]] if self.half == 0 else [leaf[: leaf.shape[0] - p], own])
+
+    def own(self, outputs: Tensor) -> Tensor:
+        """Of the outputs `[..., out]` of its leaves those of this half."""
+        return outputs if self.half is None else outputs.tensor_split(2, -1)[self.half]
+
+    def halves(self) -> tuple[Layer, Layer]:
+        """The two layers that its leaves hold, one above the other."""
+        weights = self.weight.tensor_split(2)
+        biases = (None, None) if self.bias is None else self.bias.tensor_split(2)
+        one, two = (dataclasses.replace(self, weight=weights[n], bias=biases[n], half=n) for n in (0, 1))
+        return one, two
 
     @property
     def inputs(self) -> int:
@@ -151,7 +185,7 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
             f"Pair whose layers do not match: {before.name} {_shape(before)} has {p} "
             f"outputs, {after.name} {_shape(after)} takes {inputs} inputs; name two layers "
             "that follow each other"
-            + _fitting(before, after)
+            + (HALVED if p == 2 * inputs else _fitting(before, after))
             + ("; map over an ensemble with torch.func.vmap" if stacked else "")
         )
     for path, leaf, entry in leaves_between(params, pair):
@@ -216,35 +250,22 @@ def _side(params: Any, pair: Pair, side: str | Path | Sum, layout: LayoutName) -
 
 
 def _gated(params: Any, pair: Gated, up: Layer) -> Layer:
-    """The layer up with its gate, which has its shape."""
-    gate = layer_at(params, pair.gate, pair.layouts[0])
+    """The layer up with its gate, which has its shape; of a packed pair `up` is the layer that holds both."""
+    if pair.packed is not None:
+        if up.weight.ndim != 2 or up.weight.shape[0] % 2:
+            raise ValueError(
+                f"{up.name}: got shape {_shape(up)}, expected a matrix [2 p, r] (out, in) of two halves, as packed by "
+                f"{pair}"
+            )
+        gate, up = up.halves() if pair.order == ORDERS[0] else up.halves()[::-1]
+        return dataclasses.replace(up, gate=gate)
+    gate = layer_at(params, cast(Path, pair.gate), pair.layouts[0])
     if gate.weight.shape != up.weight.shape or up.weight.ndim != 2:
         raise ValueError(
             f"{gate.name}: got shape {_shape(gate)}, expected that of {up.name} {_shape(up)}, a matrix "
             f"[out, in]: the outputs of both are multiplied in {pair}"
         )
     return dataclasses.replace(up, gate=gate)
-
-
-def norm_leaves(params: Any, pair: Pair) -> list[tuple[Path, Tensor, float]]:
-    """The leaves of the pair's norm that are there, with the value that a new unit gets: weight and variance 1, else 0.
-
-    >>> import torch
-    >>> params = {"n.weight": torch.ones(2), "n.running_mean": torch.ones(2)}
-    >>> [(path, fill) for path, _, fill in norm_leaves(params, Pair("a", "b", norm="n"))]
-    [(('n.weight',), 1.0), (('n.running_mean',), 0.0)]
-    """
-    found: list[tuple[Path, float]] = []
-    at = {path_str(p): p for p in trees.paths(params)} if pair.norms else {}
-    for stem in map(path_str, pair.norms):
-        own = [(at[f"{stem}.{n}"], fill) for n, fill in NORM_FILLS.items() if f"{stem}.{n}" in at]
-        if not own:
-            raise ValueError(
-                f"{stem}: no such norm in params, expected leaves {stem}.weight, ... of {sorted(NORM_FILLS)}; a norm without "
-                "leaves needs no name"
-            )
-        found += own
-    return [(path, trees.get(params, path), fill) for path, fill in found]
 
 
 def leaves_between(params: Any, pair: Pair) -> list[tuple[Path, Tensor, Tensor]]:

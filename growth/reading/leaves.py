@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from growth.reading.along import FILL, along_leaves, columns
@@ -14,22 +15,61 @@ from linmaps import trees
 from linmaps.trees.keys import Path
 
 
-def places(params: Any, pair: Pair) -> list[tuple[Path, int, int]]:
-    """Where the hidden units of a pair are: (path of a leaf, axis, how many entries of the axis belong to one unit).
+class Axis(NamedTuple):
+    """An axis of a leaf on which hidden units are: `each` entries side by side belong to one; parts: stretches one behind the
+    other, each of which has all units (two where a leaf holds gate and up).
+
+    >>> import torch
+    >>> Axis(("w",), 0, 1, 2).numbers(torch.tensor([0]), 6), Axis(("w",), 0, 1, 2).behind(torch.zeros(4), torch.ones(2))
+    (tensor([0, 3]), tensor([0., 0., 1., 0., 0., 1.]))
+    """
+
+    path: Path
+    axis: int
+    each: int = 1
+    parts: int = 1
+
+    def numbers(self, units: Tensor, size: int) -> Tensor:
+        """Indices of units on the axis, of this size, stretch by stretch."""
+        own = spread(units, self.each)
+        return own if self.parts == 1 else torch.cat([own + size // self.parts * n for n in range(self.parts)])
+
+    def shape(self, leaf: Tensor, k: int) -> tuple[int, ...]:
+        """The shape of the entries of k units."""
+        return (*leaf.shape[: self.axis], k * self.each * self.parts, *leaf.shape[self.axis + 1 :])
+
+    def behind(self, leaf: Tensor, more: Tensor) -> Tensor:
+        """The leaf with the entries of new units, those of each stretch behind it."""
+        old, new = (t.tensor_split(self.parts, self.axis) for t in (leaf, more))
+        return torch.cat([t for both in zip(old, new) for t in both], self.axis)
+
+
+def places(params: Any, pair: Pair) -> list[Axis]:
+    """Where the hidden units of a pair are, leaf by leaf.
 
     >>> import torch
     >>> params = {"a": {"bias": torch.zeros(2), "weight": torch.zeros(2, 3)}, "b": {"weight": torch.zeros(1, 2)}}
-    >>> places(params, Pair("a", "b"))
+    >>> [place[:3] for place in places(params, Pair("a", "b"))]
     [(('a', 'weight'), 0, 1), (('a', 'bias'), 0, 1), (('b', 'weight'), 1, 1)]
     """
     before, after = layers_of(params, pair)
-    rows = before.all if before.gate is None else (*before.all, before.gate)
-    found: list[tuple[Path, int, int]] = []
-    for layer in rows:
-        found.append((layer.weight_path, layer.axis(0), 1))
-        found += [] if layer.bias_path is None else [(layer.bias_path, 0, 1)]
-    found.append((after.weight_path, after.axis(1), after.columns))
-    return found + [(path, 0, each) for path, _, _, each in vectors(params, pair)]
+    parts = 1 if before.half is None else 2
+    found: list[Axis] = []
+    for layer in before.all if before.gate is None or parts > 1 else (*before.all, before.gate):
+        found.append(Axis(layer.weight_path, layer.axis(0), 1, parts))
+        found += [] if layer.bias_path is None else [Axis(layer.bias_path, 0, 1, parts)]
+    found.append(Axis(after.weight_path, after.axis(1), after.columns))
+    return found + [Axis(path, 0, each) for path, _, _, each in vectors(params, pair)]
+
+
+def spread(units: Tensor, each: int) -> Tensor:
+    """Indices `[u]` of units as indices `[u each]` of their entries on an axis, unit by unit.
+
+    >>> import torch
+    >>> spread(torch.tensor([2, 0]), 3)
+    tensor([6, 7, 8, 0, 1, 2])
+    """
+    return (units[:, None] * each + torch.arange(each, device=units.device)).flatten()
 
 
 def unit_size(params: Any, pair: Pair) -> int:
@@ -42,8 +82,7 @@ def unit_size(params: Any, pair: Pair) -> int:
     ... )
     5
     """
-    found = ((trees.get(params, path).shape, axis, columns) for path, axis, columns in places(params, pair))
-    return sum(columns * math.prod((*shape[:axis], *shape[axis + 1 :])) for shape, axis, columns in found)
+    return sum(math.prod(place.shape(trees.get(params, place.path), 1)) for place in places(params, pair))
 
 
 def vectors(params: Any, pair: Pair) -> list[tuple[Path, Tensor, Tensor, int]]:

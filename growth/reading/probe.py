@@ -21,14 +21,14 @@ from linmaps.checks import values
 def with_unit(params: Any, pair: Pair, silent: Any = ()) -> Any:
     """One more hidden unit of generic weights, which a norm leaves as it is; zeros at the paths in silent."""
     fills = {path: entry for path, _, entry, _ in vectors(params, pair)}
-    for path, axis, columns in places(params, pair):
-        leaf = trees.get(params, path)
-        shape = (*leaf.shape[:axis], columns, *leaf.shape[axis + 1 :])
+    for place in places(params, pair):
+        path, leaf = place.path, trees.get(params, place.path)
+        shape = place.shape(leaf, 1)
         generic = torch.cos(1.7 * torch.arange(1, math.prod(shape) + 1, device=leaf.device)).reshape(shape)
         size = max(1, math.prod(leaf.shape[1:])) ** -0.5
         more = fills[path].expand(shape) if path in fills else (size * generic).to(leaf.dtype)
         more = torch.zeros_like(more) if path in silent else more
-        params = trees.replace(params, path, torch.cat([leaf, more], axis))
+        params = trees.replace(params, path, place.behind(leaf, more))
     return params
 
 

@@ -26,7 +26,6 @@ from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, with_unit
-from linmaps import trees
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
 
@@ -75,15 +74,14 @@ def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerColl
     params, layers = _there(f, params, pair, layers, x)
     before, _ = layers_of(params, pair)
     gate = cast(Layer, before.gate)
-    turned = gate.put(params, -gate.weight)
-    if gate.bias_path is not None and gate.bias is not None:
-        turned = trees.replace(turned, gate.bias_path, -gate.bias)
+    turned = gate.put_bias(gate.put(params, -gate.weight), None if gate.bias is None else -gate.bias)
     sides = [_look(f, p, layers, pair, x) for p in (params, turned)]
     gaps = [max(_gap(side.h, sigma(side.gate) * side.up) for side in sides) for sigma in USUAL]
     best = min(range(len(USUAL)), key=gaps.__getitem__)
     if not gaps[best] <= sides[0].accuracy:
         if (words := ungrown(f, params, pair, x)) is not None:
             raise ValueError(words)
+        _not_swapped(pair, sides, USUAL)
         names = [getattr(sigma, "__name__", "").strip("_") for sigma in USUAL]
         raise ValueError(
             f"{pair}: the input of the layer after is not the product of up and an activation of gate, for none of {names}; "
@@ -126,6 +124,7 @@ def verify_gated(f: Callable[..., Tensor], params: Any, pair: Gated, layers: Lay
         )
     sigma, slope = applied(pair.activation, seen.gate)  # type: ignore[arg-type]
     if seen.h.shape != sigma.shape or _gap(seen.h, sigma * seen.up) > accuracy:
+        _not_swapped(pair, [seen], [cast(Activation, pair.activation)])
         name = getattr(pair.activation, "__name__", str(pair.activation))
         raise ValueError(
             f"{pair}: the input of the layer after is not the named activation ({name}) of gate times up, expected "
@@ -142,6 +141,18 @@ def verify_gated(f: Callable[..., Tensor], params: Any, pair: Gated, layers: Lay
             "for, expected nothing else: a new unit would change that too; choose another pair"
         )
     check_silent(f, params, pair, x, f(params, x))
+
+
+def _not_swapped(pair: Gated, sides: Sequence[_Seen], activations: Sequence[Activation]) -> None:
+    """Raise a ValueError if the halves of a packed layer are what f computes, but in the other order."""
+    if pair.packed is None:
+        return
+    for sigma in activations:
+        if all(_gap(side.h, applied(sigma, side.up)[0] * side.gate) <= side.accuracy for side in sides):
+            raise ValueError(
+                f"{pair}: f applies the activation to the other half of the packed layer, expected order={pair.order!r}; give "
+                f"{pair.swapped}"
+            )
 
 
 def _there(
@@ -163,11 +174,12 @@ def _there(
 def _look(f: Callable[..., Tensor], params: Any, layers: LayerCollection, pair: Gated, x: Any) -> _Seen:
     place = located(layers, params, pair)
     uses = (place.before[0], cast(int, place.gate), place.after[0])
-    y, inputs, back = pull(f, params, x, layers, tuple(sorted(uses)), lambda _, a: a)
+    y, inputs, back = pull(f, params, x, layers, tuple(sorted(set(uses))), lambda _, a: a)
     rows = column_rows(layers, back(generic(y)[None]), batch_size(x))
     before, after = layers_of(params, pair)
     up, gate, h = (working(inputs[k]) for k in uses)
     at_up, at_gate, at_after = (working(rows[k][0]) for k in uses)
+    at_up, at_gate = before.own(at_up), cast(Layer, before.gate).own(at_gate)
     return _Seen(
         inputs=(gate, up),
         gate=_output(gate, cast(Layer, before.gate)),

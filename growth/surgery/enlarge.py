@@ -21,6 +21,7 @@ from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
 from growth.reading.along import joined
 from growth.reading.calls import ungrown
+from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.leaves import vectors
 from growth.reading.link import centre
@@ -79,7 +80,8 @@ def grow(
     pairs, _ = check_pairs(pair)
     units, deltas, scales = (as_list(v, len(pairs), n) for v, n in ((new, "new"), (delta, "delta"), (scale, "scale")))
     _once(pairs)
-    for one, n, d, amplitude in zip(pairs, units, deltas, scales):
+    for i in _in_turn(pairs):
+        one, n, d, amplitude = pairs[i], units[i], deltas[i], scales[i]
         s, root = amplitudes(amplitude)
         if d is not None:
             params = _changed(params, one, d, s)
@@ -129,6 +131,17 @@ def _once(pairs: Sequence[Pair]) -> None:
     twice = [p for p, name in zip(pairs, names) if names.count(name) > 1]
     if twice:
         raise ValueError(f"pair: got {twice[0]} more than once, expected each pair once; join units by merge_neurons")
+
+
+def _in_turn(pairs: Sequence[Pair]) -> list[int]:
+    """Numbers of the pairs in which a packed one comes behind those that lead to its layer, whose rows it moves."""
+    left, found = list(range(len(pairs))), []
+    while left:
+        led = {name for i in left for name in pairs[i].names[1]}
+        free = (i for i in left if not (isinstance(p := pairs[i], Gated) and p.packed and path_str(p.packed) in led))
+        found.append(next(free, left[0]))
+        left.remove(found[-1])
+    return found
 
 
 def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
@@ -246,9 +259,9 @@ def _new_bias(pair: Pair, new: Neurons, before: Layer, root: float | Tensor) -> 
 
 def _appended(params: Any, before: Layer, rows: Tensor, bias: Tensor | None) -> Any:
     params = before.put(params, torch.cat([before.weight, cast_like(rows, before.weight)], 0))
-    if bias is None or before.bias is None or before.bias_path is None:
+    if bias is None or before.bias is None:
         return params
-    return trees.replace(params, before.bias_path, torch.cat([before.bias, cast_like(bias, before.bias)]))
+    return before.put_bias(params, torch.cat([before.bias, cast_like(bias, before.bias)]))
 
 
 def fitted(t: Tensor, shape: Sequence[int], name: str) -> Tensor:

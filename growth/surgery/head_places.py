@@ -1,6 +1,6 @@
-"""Where the old entries of attention layers are after a growth: heads are wider, or there are more of them.
+"""Where the old entries of leaves cut into parts are after a growth: heads are wider or more, the halves of a gated pair longer.
 
-New units of a head come last in that head, new heads last among the heads of their role.
+New units of a head come last in that head, new heads last among the heads of their role, new units of a half last in it.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.reading.gated_pairs import Gated
 from growth.reading.transformers.heads import HeadAxis, Heads, head_axes
 from linmaps import trees
 from linmaps.checks import values
 from linmaps.trees import path_str
-from linmaps.trees.keys import Path
+from linmaps.trees.keys import Path, names
 
-Attention = Heads | Sequence[Heads] | None
+Attention = Heads | Gated | Sequence[Heads | Gated] | None
 EXACT = (torch.float32, torch.float64)
 MORE, WIDER = "{} more heads", "{} more units in each head"
 Places = dict[tuple[Path, int], tuple[int, ...]]  # by path and axis from the end: where each old entry goes
 
 
-def listed(heads: Attention) -> list[Heads]:
-    """The attention layers that are named; TypeError for anything else."""
-    found = [] if heads is None else [heads] if isinstance(heads, Heads) else list(heads)
+def listed(heads: Attention) -> list[Heads | Gated]:
+    """The attention layers and packed gated pairs that are named; TypeError for anything else."""
+    found = [] if heads is None else [heads] if isinstance(heads, (Heads, Gated)) else list(heads)
     for layer in found:
-        if not isinstance(layer, Heads):
-            raise TypeError(f"heads: got {type(layer).__name__}, expected a growth.Heads, or a list of them")
+        if not isinstance(layer, (Heads, Gated)):
+            raise TypeError(
+                f"heads: got {type(layer).__name__}, expected a growth.Heads, a packed growth.Gated, or a list of them"
+            )
     return found
 
 
@@ -99,6 +102,42 @@ def placed(params: Any, grown: Any, heads: Heads) -> Places:
     return {(a.path, a.axis): places for a, places in zip(axes, way) if places != tuple(range(len(places)))}
 
 
+def halved(params: Any, grown: Any, pair: Gated) -> Places:
+    """Where old entries of a packed gated pair are in grown, by its sizes; nowhere else than in front if it is not packed.
+
+    Raises ValueError where the halves have not become longer by as much as the layer after has more inputs.
+
+    >>> params, grown = {"w": torch.ones(4, 1), "v": torch.ones(1, 2)}, {"w": torch.ones(6, 1), "v": torch.ones(1, 3)}
+    >>> halved(params, grown, Gated(None, None, "v", packed="w"))
+    {(('w',), -2): (0, 1, 3, 4)}
+    """
+    if pair.packed is None:
+        return {}
+    at = dict(zip(names(trees.paths(params)), trees.paths(params)))
+    weight, after = (_weight(at, stem) for stem in (pair.packed, pair.after))
+    rows, columns = (-2 if layout == "out_in" else -1 for layout in pair.layouts)
+    size = lambda tree, path, axis: trees.get(tree, path).shape[axis]
+    (old, p), (new, q) = ((size(t, weight, rows), size(t, after, -3 - columns)) for t in (params, grown))
+    if old != 2 * p or new != 2 * q:
+        raise ValueError(
+            f"{pair}: grown has {path_str(weight)} {old} -> {new} and {path_str(after)} {p} -> {q}, expected twice as many rows "
+            "of the first as inputs of the second, before and after; give the pair that grew"
+        )
+    places = (*range(p), *range(q, q + p))
+    bias = at.get(f"{path_str(pair.packed)}.bias")
+    found = {(weight, rows): places} | ({} if bias is None else {(bias, -1): places})
+    return found if p != q else {}
+
+
+def _weight(at: dict[str, Path], stem: Any) -> Path:
+    """The path of a layer's weight."""
+    name = path_str(stem)
+    found = at.get(f"{name}.weight", at.get(name))
+    if found is None:
+        raise ValueError(f"{name}: no such layer in params, expected a leaf {name}.weight; leaves: {sorted(at)[:12]}")
+    return found
+
+
 def _there(params: Any, grown: Any, axes: list[HeadAxis], way: list[tuple[int, ...]], q_too: bool) -> bool | None:
     """Whether the entries of k and v (q too, where it is not rescaled) are at their places; None: there are no values."""
     found: bool | None = True
@@ -152,8 +191,8 @@ def check_first(old: Tensor, new: Tensor, path: Path) -> None:
         at = int(values(moved).reshape(-1, n + more).any(0).long().argmax())  # type: ignore[union-attr]
         raise ValueError(
             f"{path_str(path)}: old entry {n - 1} of axis {axis} is at {at} in grown, expected old entries first and new ones "
-            "behind them; of attention layers whose heads became wider or more give heads=growth.Heads(...), "
-            "and heads=() if all new entries are last"
+            "behind them; of attention layers whose heads became wider or more give heads=growth.Heads(...), of a gated pair "
+            "in one leaf heads=growth.Gated(..., packed=...), and heads=() if all new entries are last"
         )
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
-from growth.surgery.head_places import Attention, check_first, listed, placed
+from growth.surgery.head_places import Attention, Places, check_first, halved, listed, placed
 from growth.surgery.pruning import Units, count_of, partition
 from growth.surgery.resize import entries
 from linmaps import trees
@@ -104,11 +104,11 @@ class Moves:
         return treedef.unflatten([move(t, value) for t, move in zip(flat, self.leaves.values())])
 
 
-def growing(params: Any, grown: Any, heads: Attention = None) -> Moves:
+def growing(params: Any, grown: Any, heads: Attention = None, *, asked: bool = True) -> Moves:
     """The moves of a growth; raises ValueError for other leaves and for leaves that are smaller.
 
-    heads: the attention layers whose heads are wider or more, since there new entries do not come last;
-    an empty list: all come last, which is then not asked of the values.
+    heads: the attention layers whose heads are wider or more, and the packed gated pairs, since there new entries do not come
+    last; an empty list: all come last.  asked: whether the values are asked if all others do; of an empty list they are not.
     """
     trees.check_like(grown, params, "grown", shapes=False)
     found = {}
@@ -120,12 +120,14 @@ def growing(params: Any, grown: Any, heads: Attention = None) -> Moves:
                 "prune_like"
             )
         found[path] = Move(a, b)
-    put = {axis: places for layer in listed(heads) for axis, places in placed(params, grown, layer).items()}
+    put: Places = {}
+    for layer in listed(heads):
+        put |= placed(params, grown, layer) if isinstance(layer, Heads) else halved(params, grown, layer)
     for (path, k), places in put.items():
         old = found[path]
         found[path] = dataclasses.replace(old, put={**old.put, len(old.old) + k: places})
     for (path, move), t, new in zip(found.items(), trees.leaves(params), trees.leaves(grown)):
-        if not move.put and (heads is None or listed(heads)):
+        if asked and not move.put and (heads is None or listed(heads)):
             check_first(t, new, path)
     return Moves(params, found)
 

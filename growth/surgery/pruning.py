@@ -21,10 +21,10 @@ from growth.moments.first_order import Statistics
 from growth.moments.solvers import check_solver
 from growth.reading.along import joined
 from growth.reading.layers import Layer, layers_of
-from growth.reading.leaves import places
+from growth.reading.leaves import places, spread
 from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
-from growth.surgery.resize import gathered, indices, spread
+from growth.surgery.resize import entries, gathered, indices
 from growth.surgery.same import Function, as_seen, asked, same_function
 from growth.surgery.silenced import zeroed
 from linmaps import trees
@@ -188,11 +188,8 @@ def cut(params: Tree, pair: Pair, units: Units) -> tuple[Tree, Removed]:
     """
     before, _ = layers_of(params, pair)
     dropped, kept = partition(units, before.weight.shape[0], before.weight.device)
-    entries = [
-        trees.get(params, path).index_select(axis, spread(dropped, columns))
-        for path, axis, columns in places(params, pair)
-    ]
-    return cast(Tree, gathered(params, pair, kept)), Removed(dropped, tuple(entries), bare(pair))
+    own = [trees.get(params, path).index_select(axis, index) for path, axis, index in entries(params, pair, dropped)]
+    return cast(Tree, gathered(params, pair, kept)), Removed(dropped, tuple(own), bare(pair))
 
 
 @door()
@@ -218,16 +215,17 @@ def restore(params: Tree, pair: Pair, removed: Removed) -> Tree:
             f"{pair}: removed has entries of {len(removed.entries)} leaves, expected {len(found)}; give what cut returned "
             "for these params and this pair"
         )
-    for (path, axis, columns), entry in zip(found, removed.entries):
-        leaf = trees.get(params, path)
-        want = (*leaf.shape[:axis], len(dropped) * columns, *leaf.shape[axis + 1 :])
+    for place, entry in zip(found, removed.entries):
+        leaf = trees.get(params, place.path)
+        want = place.shape(leaf, len(dropped))
         if tuple(entry.shape) != want:
             raise ValueError(
-                f"{trees.path_str(path)}: removed entries have shape {tuple(entry.shape)}, expected {want}; a neighbouring pair "
-                "has been resized since: restore in the reverse order"
+                f"{trees.path_str(place.path)}: removed entries have shape {tuple(entry.shape)}, expected {want}; a neighbouring "
+                "pair has been resized since: restore in the reverse order"
             )
-        both = torch.cat([leaf, entry.to(leaf)], axis)
-        params = trees.replace(params, path, both.index_select(axis, spread(order, columns)))
+        both = place.behind(leaf, entry.to(leaf))
+        index = place.numbers(order, both.shape[place.axis])
+        params = trees.replace(params, place.path, both.index_select(place.axis, index))
     return params
 
 

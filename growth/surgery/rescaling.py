@@ -13,7 +13,8 @@ from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.normalization import deviation
-from growth.reading.layers import Layer, norm_leaves, plain_layers
+from growth.reading.along import norm_leaves
+from growth.reading.layers import Layer, plain_layers
 from growth.reading.pairs import Pair
 from growth.surgery.same import Check, Function, asked, same_function
 from linmaps import trees
@@ -95,16 +96,16 @@ def rescale(
         )
     norm = {path_str(path).rpartition(".")[2]: (path, leaf) for path, leaf, _ in norm_leaves(params, pair)}
     if preserve:
-        params = _scaled(params, _leaves(after)[:1], beta)
+        params = after.put(params, (beta * after.weight).to(after.weight.dtype))
         if pair.norm is None:
-            return cast(Tree, _scaled(params, _leaves(before), 1 / beta))
+            return cast(Tree, _times(params, before, 1 / beta))
         if "weight" not in norm:
             raise ValueError(
                 f"{pair}: the norm {path_str(pair.norms[0])} has no weight, expected one to take the factor of {after.name}; "
                 "use preserve=False"
             )
         return cast(Tree, _scaled(params, [norm[n] for n in ("weight", "bias") if n in norm], 1 / beta))
-    params = _scaled(_scaled(params, _leaves(before), alpha), _leaves(after), beta)
+    params = _times(_times(params, before, alpha), after, beta)
     for name, power in POWERS.items():
         params = _scaled(params, [norm[name]] if name in norm else [], alpha**power)
     return params
@@ -116,9 +117,10 @@ def _inverse_deviation(weight: Tensor, inputs: int) -> Tensor:
     return torch.where(own > 0, 1 / torch.where(own > 0, own, 1.0), 1.0)
 
 
-def _leaves(layer: Layer) -> list[tuple[Any, Tensor]]:
-    bias = [] if layer.bias is None else [(layer.bias_path, layer.bias)]
-    return [(layer.weight_path, layer.stored(layer.weight)), *bias]
+def _times(params: Any, layer: Layer, factor: Tensor) -> Any:
+    """params with the weight and the bias of a layer times a factor."""
+    bias = None if layer.bias is None else (factor * layer.bias).to(layer.bias.dtype)
+    return layer.put_bias(layer.put(params, (factor * layer.weight).to(layer.weight.dtype)), bias)
 
 
 def _scaled(params: Any, leaves: list[tuple[Any, Tensor]], factor: Tensor) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap
 
-from growth.reading.leaves import places
+from growth.reading.leaves import places, spread
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads, head_axes
 from linmaps import trees
@@ -134,23 +134,15 @@ def entries(params: Any, pair: Pair | Heads, units: Tensor) -> list[tuple[Path, 
     [(('qkv',), 0, tensor([ 2,  3,  6,  7, 10, 11])), (('out',), 1, tensor([2, 3]))]
     """
     if not isinstance(pair, Heads):
-        return [(path, axis, spread(units, columns)) for path, axis, columns in places(params, pair)]
+        return [
+            (p.path, p.axis, p.numbers(units, trees.get(params, p.path).shape[p.axis])) for p in places(params, pair)
+        ]
     found = []
     for a in head_axes(params, pair):
         starts = [sum(s.size for s in a.segments[:n]) for n in range(len(a.segments))]
         each = [spread(units, s.size // pair.groups) + start for s, start in zip(a.segments, starts)]
         found.append((a.path, 2 - a.bias + a.axis, torch.cat(each)))
     return found
-
-
-def spread(units: Tensor, columns: int) -> Tensor:
-    """Indices `[u]` of units as indices `[u columns]` of their entries on an axis, unit by unit.
-
-    >>> import torch
-    >>> spread(torch.tensor([2, 0]), 3)
-    tensor([6, 7, 8, 0, 1, 2])
-    """
-    return (units[:, None] * columns + torch.arange(columns, device=units.device)).flatten()
 
 
 def magnitude(leaf: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fisher.checks.agreement import side_by_side
 from growth.reading.calls import as_read, calls_between, ungrown
+from growth.reading.gated_pairs import Gated
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.reading.transformers.streams import Stream
@@ -36,6 +37,10 @@ class Deeper:
 
 HELD = "; torch's MultiheadAttention keeps embed_dim = num_heads * head_dim: write the layer out"
 RESHAPES = ("unflatten", "reshape", "view", "attention", "chunk", "split", "rearrange", "fold", "group")
+CUT = (
+    "what stands between the layers does not keep it (f must cut the output of the packed layer in two halves, by chunk(2, -1), "
+    "not into every second entry or at a fixed width, and multiply these with nothing that mixes units): choose another pair"
+)
 CURES = {
     Pair: "what stands between the layers does not keep it (the hidden axis is split into heads or groups, or units are mixed): "
     "choose another pair, and for attention give growth.Heads(q, k, v, out, n_heads)",
@@ -123,14 +128,21 @@ def as_seen(check: Check, params: Any, pair: Pair) -> Pair:
 
 def _cure(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
     """What stands in the way, as far as the calls between the layers show it."""
+    if _halved(pair):
+        return CUT
     return _reshaped(f, params, pair, x).removeprefix("; ") or next(
         cure for kind, cure in CURES.items() if isinstance(pair, kind)
     )
 
 
+def _halved(pair: Any) -> bool:
+    """Whether it is one whose hidden axis f cuts in any case."""
+    return isinstance(pair, Gated) and pair.packed is not None
+
+
 def _reshaped(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
     """That the hidden axis is cut between the layers of a pair, if it is."""
-    calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) else []
+    calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) and not _halved(pair) else []
     if not any(part in c for part in RESHAPES for c in calls):
         return ""
     return (

@@ -23,7 +23,7 @@ def zeroed(params: Any, pair: Pair | Heads, units: Tensor, p: int) -> Any:
     if isinstance(pair, Pair):
         after = layers_of(params, pair)[1]
         mask = gone.repeat_interleave(after.columns).reshape(-1, *[1] * (after.weight.ndim - 2))
-        return trees.replace(params, after.weight_path, torch.where(mask, torch.zeros_like(after.weight), after.weight))
+        return after.put(params, torch.where(mask, torch.zeros_like(after.weight), after.weight))
     for a in head_axes(params, pair):
         leaf = trees.get(params, a.path)
         if any(s.role == "out" for s in a.segments) and not a.bias:

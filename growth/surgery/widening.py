@@ -147,34 +147,29 @@ def _perturbed(params: Any, pair: Pair, parts: Parts, noise: float, p: int) -> A
 
     params = before.put(params, noisy(before.weight, 0, p, parts[0]))
     params = after.put(params, noisy(after.weight, 1, p * after.columns, parts[2]))
-    if before.bias is not None and before.bias_path is not None and parts[1] is not None:
-        params = trees.replace(params, before.bias_path, noisy(before.bias, 0, p, parts[1]))
-    return params
+    if before.bias is None or parts[1] is None:
+        return params
+    return before.put_bias(params, noisy(before.bias, 0, p, parts[1]))
 
 
 def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
     """New units behind the old ones."""
     before, after = layers_of(params, pair)
     k = parts[0].shape[0]
-    new = [
-        (before.weight_path, before.axis(0), before.stored(parts[0])),
-        (after.weight_path, after.axis(1), after.stored(parts[2])),
-    ]
-    if before.bias_path is not None and parts[1] is not None:
-        new.append((before.bias_path, 0, parts[1]))
+    new = [(path, entry.expand(k * each, *entry.shape)) for path, _, entry, each in vectors(params, pair)]
+    for path, more in new:
+        params = trees.replace(params, path, torch.cat([trees.get(params, path), more]))
+    rows = [(before, parts[0], parts[1])]
     if before.gate is not None and parts[3] is not None:
-        new.append((before.gate.weight_path, before.gate.axis(0), before.gate.stored(parts[3])))
-        if before.gate.bias is not None and before.gate.bias_path is not None:
-            new.append((before.gate.bias_path, 0, before.gate.bias.new_zeros(k)))
-    for layer in before.others:  # of a Sum the first alone leads to random units
-        zeros = layer.stored(layer.weight.new_zeros(k, *layer.weight.shape[1:]))
-        new.append((layer.weight_path, layer.axis(0), zeros))
-        if layer.bias is not None and layer.bias_path is not None:
-            new.append((layer.bias_path, 0, layer.bias.new_zeros(k)))
-    new += [(path, 0, entry.expand(k * each, *entry.shape)) for path, _, entry, each in vectors(params, pair)]
-    for path, axis, more in new:
-        params = trees.replace(params, path, torch.cat([trees.get(params, path), more], axis))
-    return params
+        rows.append((before.gate, parts[3], None))
+    # of a Sum the first alone leads to random units
+    rows += [(layer, layer.weight.new_zeros(k, *layer.weight.shape[1:]), None) for layer in before.others]
+    for layer, more, bias in rows:
+        params = layer.put(params, torch.cat([layer.weight, more]))
+        if layer.bias is not None:
+            fresh = layer.bias.new_zeros(k) if bias is None else bias
+            params = layer.put_bias(params, torch.cat([layer.bias, fresh]))
+    return after.put(params, torch.cat([after.weight, parts[2]], 1))
 
 
 def _drawn(

@@ -142,7 +142,7 @@ def fit_and_grow(
                 )
                 found = [steepest(params, found)] if choose == "slope" else found
                 made = taken(f, params, batches.parts, found, loss, scale=scale, delta=delta, check_finite=check_finite)
-                state = rule.carry(state, params, made.params)
+                state = rule.carry(state, params, made.params, pairs)
                 params, used, gain, decrease, grown = made.params, made.amplitudes, made.gain, made.decrease, made.grown
                 widths = [layers_of(params, p)[0].weight.shape[0] for p in pairs]
             for (x, t), noise_here in zip(batches.phase(phase), noises(phase)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks.arguments import detached
-from growth.carry.state import grow_like
+from growth.carry.state import carried
 from growth.checks.buffers import buffers_fixed
 from growth.checks.data import again, examples
 from growth.checks.doors import door
@@ -102,7 +102,7 @@ def step(
         f, params, data, pairs, units, loss, method=method, ridge=ridge, progress=progress, check_finite=check_finite
     )
     made = taken(f, params, data, found, loss, scale=scale, delta=delta, check_finite=check_finite)
-    return made if state is None else dataclasses.replace(made, state=grow_like(state, params, made.params, heads=()))
+    return made if state is None else dataclasses.replace(made, state=carried(state, params, made.params, pairs))
 
 
 def taken(

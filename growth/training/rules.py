@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from growth.carry.state import grow_like
+from growth.carry.state import carried
+from growth.reading.pairs import Pair
 
 NAMES = ("batch", "noise", "generator")
 
@@ -53,11 +54,11 @@ class Rule:
             return self.optimizer.update(gradient, state, params=params, **own)
         return self.optimizer.update(gradient, state, params, **own)
 
-    def carry(self, state: Any, params: Any, grown: Any) -> Any:
+    def carry(self, state: Any, params: Any, grown: Any, pairs: Sequence[Pair]) -> Any:
         own = getattr(self.optimizer, "carry", None)
         if state is None:
             return None
-        return grow_like(state, params, grown, heads=()) if own is None else own(state, params, grown)
+        return carried(state, params, grown, pairs) if own is None else own(state, params, grown)
 
     def _init(self, params: Any, offer: dict[str, Any]) -> Any:
         return self.optimizer.init(params, **{n: offer[n] for n in NAMES if n in self.init_asks})

@@ -149,6 +149,9 @@ def of_statistics() -> list[Call]:
             "before": "hidden", "after": "output", "activation": torch.tanh, "norm": None, "layout": ("out_in", "in_out"),
         }),
         Call(N + "Gated", Gated, {"gate": "gate", "up": "up", "after": "down", "activation": nnf.silu}),
+        Call(N + "Gated/packed", functools.partial(Gated, None, None), {
+            "after": "down", "activation": nnf.silu, "packed": "gate_up", "order": "up_gate",
+        }),
         Call(N + "statistics/gated", growth.statistics, {
             "f": user_gated, "params": GATED, "data": (NET.x, TARGET), "pair": THREE, "gates": randn(2, 4),
         }, ("f", "params", "data")),

@@ -51,6 +51,43 @@ def gated(
     return Network(f, params, x, target, loss, growth.Gated("gate", "up", "down"), GATES[kind], (bias[1], bias[2]))
 
 
+def pack(tree, order: str = "gate_up", layout="out_in"):
+    """A tree of the network with gate and up in one leaf, in this order, and the weights of the pair stored so."""
+    first, second = layout if isinstance(layout, tuple) else (layout, layout)
+    names = order.split("_")
+    joined = {n: torch.cat([tree[name][n] for name in names]) for n in tree["gate"]}
+    joined["weight"] = joined["weight"] if first == "out_in" else joined["weight"].mT.contiguous()
+    down = tree["down"] if second == "out_in" else {**tree["down"], "weight": tree["down"]["weight"].mT.contiguous()}
+    return {"first": tree["first"], "gate_up": joined, "down": down, "head": tree["head"]}
+
+
+def packed(
+    kind: str = "swiglu",
+    bias: tuple[bool, bool, bool] = (True, True, True),
+    *,
+    order="gate_up",
+    layout="out_in",
+    **options,
+):
+    """The network of `gated` with one layer for gate and up, whose output is cut in two."""
+    net = gated(kind, bias, **options)
+    sides = layout if isinstance(layout, tuple) else (layout, layout)
+
+    def f(params, x):
+        def linear(name, x, side="out_in"):
+            weight, own = params[name]["weight"], params[name].get("bias")
+            if side == "out_in":
+                return F.linear(x, weight, own)
+            return x @ weight if own is None else x @ weight + own
+
+        one, two = linear("gate_up", torch.tanh(linear("first", x)), sides[0]).chunk(2, -1)
+        gate, up = (one, two) if order == "gate_up" else (two, one)
+        return linear("head", torch.tanh(linear("down", GATES[kind](gate) * up, sides[1])))
+
+    pair = growth.Gated(None, None, "down", packed="gate_up", order=order, layout=layout)
+    return dataclasses.replace(net, f=f, params=pack(net.params, order, layout), pair=pair)
+
+
 def collect(net: Network, params=None, **options):
     params = net.params if params is None else params
     return growth.statistics(net.f, params, net.data, net.pair, net.loss, **options)
@@ -72,6 +109,12 @@ def table() -> dict[str, Case | Exempt]:
     solid = dataclasses.replace(stats, S=more(stats.S), gates=dataclasses.replace(stats.gates, S=more(stats.gates.S)))
     draws = normal(5, 2, 3 + 1 + 3 + 3)
 
+    one = packed(order="up_gate", layout=("in_out", "out_in"))
+    bare, wide = dataclasses.replace(new, pair=None), growth.widen(one.params, one.pair, 2)
+
+    def seen(p, x, gates):
+        return growth.statistics(one.f, p, (x, one.target), one.pair, gates=gates)
+
     def statistics(p, x, gates):
         return growth.statistics(net.f, p, (x, net.target), net.pair, gates=gates)
 
@@ -92,6 +135,15 @@ def table() -> dict[str, Case | Exempt]:
             lambda p, d: growth.widen(p, net.pair, 2, "pair", draws=d, noise=0.1), (net.params, draws)
         ),
         "growth.prune/gated": Case(lambda p: growth.prune(p, net.pair, [1]), (net.params,)),
+        "growth.statistics/packed": Case(seen, (one.params, one.x, rows)),
+        "growth.grow/packed": Case(lambda p, n: growth.grow(p, one.pair, n, scale=0.3), (one.params, bare)),
+        "growth.widen/packed": Case(
+            lambda p, d: growth.widen(p, one.pair, 2, "pair", draws=d, noise=0.1), (one.params, draws)
+        ),
+        "growth.prune/packed": Case(lambda p: growth.prune(p, one.pair, [1]), (one.params,)),
+        "growth.grow_like/packed": Case(
+            lambda m, p, g: growth.grow_like(m, p, g, heads=one.pair), (one.params, one.params, wide)
+        ),
         "growth.choose_sign/gated": Case(signed, (net.params, net.x, new)),
     }
 
