@@ -101,7 +101,8 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     made = make(run.layers, options).finish(inputs, columns, seen // options.examples)
     if run.dtype is not None:
         made = _cast(made, dtype)
-    made = made.on_layers(run.layers)
+    several = isinstance(made, tuple)
+    made = tuple(F.on_layers(run.layers) for F in made) if several else made.on_layers(run.layers)
     if run.check_finite:
         finiteness.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
     return made

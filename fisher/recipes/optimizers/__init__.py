@@ -8,6 +8,7 @@ In reading order:
     batchnorm   statistics of the batch: constants of the curvature, running averages of params
     upkeep      factors and bases, made anew where it is their turn
     model       the quadratic model of a loss in the span of a few directions
+    falls       what the mean loss rises by, as measured
     settings    what the arguments of kfac say
     lengths     how far a step goes
     adaptation  Levenberg-Marquardt damping by the ratio of what happened to what the model foresaw

@@ -19,6 +19,7 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.recipes.optimizers.adaptation import adapted
 from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in
 from fisher.recipes.optimizers.curvature import Damped, damped_solve, widened
+from fisher.recipes.optimizers.falls import rise
 from fisher.recipes.optimizers.lengths import exact_step, rated_step
 from fisher.recipes.optimizers.memory import KFACState, step_number
 from fisher.recipes.optimizers.model import model_of
@@ -70,7 +71,8 @@ def kfac(
         params = trees.add(params, updates)
 
     f, likelihood, estimator, layers: as of `fim`; "mc" draws by the generator, or takes `noise` [n, *y.shape].  gradient:
-    of the mean negative log-likelihood over the batch, or of the loss that stands in its place.  batch: x, or (x, target).
+    of the mean negative log-likelihood over the batch, or of the loss that stands in its place.  batch: x, (x, target)
+    or (x, target, weight), whose gradient is that of the weighted losses over the number of examples.
     layers: a sub-collection leaves all other params as they are (their updates are 0).
 
     rate=None: with d = -(F + (damping + l2) I)^-1 g and v the update before, the update is c_1 d + c_2 v, the minimum of the
@@ -178,7 +180,7 @@ def _update(
     generator: Any,
 ) -> tuple[Any, KFACState]:
     grads, params = upkeep.checked(grads, state, params)
-    x, target = the_batch(batch)
+    x, target, weight = the_batch(batch)
     values, running = of_batch(upkeep.statistics, params, x), params
     params, f = standing_in(params, values), held(f, values)
     if rules.adapts and loss is None and target is None:
@@ -194,7 +196,7 @@ def _update(
     like = trees.leaves(wide)[0]
     damping: Any = scheduled(rules.damping, n, "damping", like, low=0) if callable(rules.damping) else state.damping
     d = trees.scale(-1.0, damped_solve(state.bases, g, damping + rules.l2, rules.kind))
-    model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions)
+    model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions, weight)
     due = rules.adapts and (n + 1) % rules.adapt_every == 0
     if rules.rate is None:
         made = exact_step(rules, model, d, state.velocity, damping + rules.l2)
@@ -206,7 +208,7 @@ def _update(
         if loss is None:
             there = lifted(layers, moved, params, params)
             there = standing_in(there, of_batch(upkeep.statistics, there, x))
-            happened = _fall(upkeep.likelihood, made.model.y, f(there, x), target)
+            happened = rise(upkeep.likelihood, made.model.y, f(there, x), target, weight)
         else:
             before, after = (loss(lifted(layers, p, params, params), batch) for p in (own, moved))
             happened = working(after - before).mean()
@@ -233,8 +235,3 @@ def _update(
     return standing_in(lifted(layers, updates, params), changed), dataclasses.replace(
         state, step=state.step + 1, velocity=step, damping=damping
     )
-
-
-def _fall(likelihood: Any, before: Tensor, after: Tensor, target: Any) -> Tensor:
-    """What the mean loss of the likelihood rises by, example by example: no digits are lost in the difference of means."""
-    return (likelihood.log_prob(working(before), target) - likelihood.log_prob(working(after), target)).mean()

@@ -17,6 +17,7 @@ from fisher.collector.exact_rows import mapped
 from fisher.derivatives.forward import jvp
 from fisher.likelihoods import Likelihood, counts
 from fisher.likelihoods.columns import counted
+from fisher.likelihoods.weights import weighed
 from fisher.pmat.matrix_free.curvature import fisher_vector
 from linmaps import trees
 from linmaps.numerics.dtypes import working
@@ -56,10 +57,11 @@ def model_of(
     target: Any,
     gradient: Any,
     directions: list[Any],
+    weight: Tensor | None = None,
 ) -> Model:
     """The model of the mean loss on a batch along these directions, trees like params in float32 at least.
 
-    One forward and K tangents of it, no backward.
+    One forward and K tangents of it, no backward.  weight: of examples or positions, as in `fim`.
 
     >>> import torch, fisher
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, torch.eye(2)
@@ -77,6 +79,7 @@ def model_of(
     z, U = working(y), working(U)
     kept = counts(likelihood, z, target)
     HU = vmap(lambda u: counted(fisher_vector(likelihood, z, u), kept))(U)
+    HU = weighed(HU, likelihood, z, weight, squared=False)
     curved = U.flatten(1) @ HU.flatten(1).mT / max(1, batch_size(x))
     wide = trees.map(working, gradient)
     slopes = torch.stack([trees.dot(d, wide) for d in directions])

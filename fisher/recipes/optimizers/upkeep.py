@@ -12,7 +12,7 @@ from torch import Tensor
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.data import batches, one_batch
+from fisher.checks.data import one_batch, weighted_batches
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods.columns import ESTIMATORS, Estimator
@@ -83,14 +83,14 @@ class Upkeep:
             return self.factors(params, data, self.layers, noise, generator, True)
         mean: Mean[Any] = Mean()
         layers = self.layers
-        for x, target in batches(data):
+        for x, target, weight in weighted_batches(data):
             values = of_batch(self.statistics, params, x)
             own = standing_in(params, values)
             if mean.mean is None:
                 given = layers is not None
                 found = LayerCollection.from_function(held(self.f, values), own, x) if layers is None else layers
                 layers = without(found, values, given)
-            batch = x if target is None else (x, target)
+            batch = (x, target, weight) if weight is not None else x if target is None else (x, target)
             fixed = dataclasses.replace(self, f=held(self.f, values))
             mean = mean.add(fixed.factors(own, batch, layers, noise, generator, True), batch_size(x))
         made: PMatKFAC = mean.value()
@@ -137,13 +137,14 @@ class Upkeep:
         return grads, params
 
 
-def the_batch(batch: Any) -> tuple[Any, Any]:
-    """(x, target) of one batch; TypeError for several."""
+def the_batch(batch: Any) -> tuple[Any, Any, Tensor | None]:
+    """(x, target, weight) of one batch; TypeError for several."""
     if not one_batch(batch):
         raise TypeError(
-            f"batch: got {type(batch).__name__}, expected one batch, x or (x, target): a step is made on one batch"
+            f"batch: got {type(batch).__name__}, expected one batch, x, (x, target) or (x, target, weight): "
+            "a step is made on one batch"
         )
-    return next(iter(batches(batch)))
+    return next(iter(weighted_batches(batch)))
 
 
 def lifted(layers: LayerCollection, own: Any, params: Any, rest: Any = None) -> Any:

@@ -405,6 +405,57 @@ def test_batch_norm_in_train_mode():
             kfac(normed, **EXACT, statistics=wrong).init(p, (x, y))
 
 
+def steps_of(optimizer, params, batch, loss, n=6):
+    state, dampings = optimizer.init(params, batch), []
+    for _ in range(n):
+        updates, state = optimizer.update(grad(loss)(params), state, params, batch=batch)
+        params = trees.add(params, updates)
+        dampings.append(state.damping)
+    return params, torch.stack(dampings)
+
+
+@pytest.mark.parametrize("rate", [None, 0.1])
+def test_weights_are_copies(rate):
+    """Of examples with weights w B / sum(w), as with w copies of each: steps, and the damping that follows the ratio."""
+    f, p, (x, y), _ = classes()
+    copies = torch.arange(len(y)) % 3
+    w = copies.to(D) * len(y) / copies.sum()
+    many = x.repeat_interleave(copies, 0), y.repeat_interleave(copies, 0)
+    weighted = lambda q: (w * torch.nn.functional.cross_entropy(f(q, x), y, reduction="none")).mean()
+    optimizer = kfac(f, **EXACT, adapt_every=1, bases_every=2, rate=rate)
+    got, dampings = steps_of(optimizer, p, (x, y, w), weighted)
+    want, expected = steps_of(optimizer, p, many, objective(f, *many))
+    close(got, want, 1e-9, "params")
+    close(dampings, expected, 1e-12, "dampings")
+    assert len(set(dampings.tolist())) > 1
+
+
+def test_masked_positions_are_ignored_ones():
+    g = torch.Generator().manual_seed(0)
+    x, t = torch.randn(12, 4, 3, generator=g, dtype=D), torch.randint(0, 5, (12, 4), generator=g)
+    kept = torch.rand(12, 4, generator=g) < 0.6
+    p = {"a": torch.randn(6, 3, generator=g, dtype=D), "b": torch.randn(5, 6, generator=g, dtype=D)}
+    f = lambda q, x: torch.tanh(x @ q["a"].mT) @ q["b"].mT
+    marked = torch.where(kept, t, -100)
+    loss = lambda q: torch.nn.functional.cross_entropy(f(q, x).movedim(-1, 1), marked, reduction="sum") / 12
+    optimizer = kfac(f, fisher.Categorical(class_axis=-1), **EXACT, adapt_every=1)
+    got, dampings = steps_of(optimizer, p, (x, t, kept), loss)
+    want, expected = steps_of(optimizer, p, (x, marked), loss)
+    close(got, want, 1e-9, "params")
+    close(dampings, expected, 1e-12, "dampings")
+    counts = fisher.Poisson()
+    y = lambda q: torch.tanh(x @ q["a"].mT)
+    one = kfac(lambda q, x: torch.tanh(x @ q["a"].mT), counts, **EXACT, adapt_every=1)
+    own, whole = {"a": p["a"]}, torch.rand(12, 4, 6, generator=g, dtype=D)
+    w = torch.rand(12, 4, 6, generator=g, dtype=D)
+    mean = lambda q: (w * (y(q).exp() - whole * y(q))).sum() / 12
+    moved, dampings = steps_of(one, own, (x, whole, w), mean)
+    assert mean(moved) < mean(own)
+    several = fisher.Gaussian(torch.eye(5, dtype=D) + 0.1)
+    with pytest.raises(ValueError, match=r"weight: got weights of positions with Gaussian|weight: got shape"):
+        steps_of(kfac(f, several, **EXACT, adapt_every=1), p, (x, f(p, x), kept), loss)
+
+
 def test_errors():
     f, p, batch, loss = classes()
     g = grad(loss)(p)
