@@ -13,7 +13,7 @@ ensemble of stacked params in one call), grad, jacrev and jacfwd.
 >>> fisher.fim(f, params, torch.ones(4, 2), fisher.PMatDiag).get_diag()["b"].shape
 torch.Size([3])
 
-`fisher.interop.coming_from("nngeometry")` is a table of its names beside ours.
+`fisher.interop.coming_from("nngeometry")`: its names and ours; of laplace-torch, kronfluence, kfac-jax, ... too.
 
 Rooms, each built on those before it, and what they are asked for:
     checks/          what f, params and data must be
@@ -29,7 +29,7 @@ Rooms, each built on those before it, and what they are asked for:
     reducers/        what one batch adds up for each
     passes/          passes over data: fim, hessian, ggn; means of matrices: Mean, ema
     function_space/  jacobian (PFMapDense, PFMapImplicit), example_gradients, gram (FMatDense)
-    recipes/         natural_gradient_step, laplace, influence, leave_one_out, pruning_scores, ewc_penalty, ...
+    recipes/         kfac, soap, laplace, influence, pruning_scores, ewc_penalty, merge, natural_gradient_step, ...
     interop/         from other libraries: coming_from
     rules            the rules of the collector, for those who add one
     strategies       Hypothesis strategies (needs hypothesis)

@@ -26,8 +26,8 @@ Rooms, each built on those before it, and what they are asked for:
                   zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact,
                   gradient_norms, scale_neurons, merge_neurons; noise_floor, split_floor, split_half, standard_errors
     surgery/      enlarged, narrowed, rescaled params: grow, apply_extended, widen, deepen, rescale, prune, cut,
-                  restore, unit_scores, weakest_units, add_heads, head_scores, widen_stream, add_classes, add_parameters,
-                  layer_in_extension, layer_out_extension
+                  restore, unit_scores, weakest_units, add_heads, head_scores, widen_stream, add_classes,
+                  add_parameters, layer_in_extension, layer_out_extension
     rank/         more or fewer ranks of factorized maps: grow_rank, reduce_rank, rank_scores
     gated/        units whose gate rows are searched: gated_neurons
     carry/        optimizer states, averages, Fisher matrices go along: grow_like, prune_like, swap_parameters

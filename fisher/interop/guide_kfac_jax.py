@@ -37,9 +37,16 @@ estimation_mode="fisher_empirical"          | fim(estimator=) "empirical"
 num_estimator_samples                       | fim(n_samples=)
 curvature_ema                               | ema(old, new, decay)
 use_exact_inverses, pi-adjusted damping     | F.solve(kind=) "default", PMatKFAC.solve(kind=) "pi"
-use_adaptive_damping, damping_schedule      | recipes.natural_gradient_step, recipes.Damping
-damping_lower_threshold, min_damping        | recipes.natural_gradient_step(lower=, upper=, factor=, minimum=)
-use_adaptive_learning_rate, momentum        | recipes.best_step(F, gradient, directions, regul)
-l2_reg                                      | regul of F.solve(v, regul)
+Optimizer, step                             | recipes.kfac(f, likelihood), then init and update; gradients are yours
+value_and_grad_func, value_func_has_aux     | torch.func.grad of your loss; recipes.kfac(loss=) for the ratio
+inverse_update_period, curvature_update_... | recipes.kfac(bases_every=, factors_every=)
+use_adaptive_damping, damping_schedule      | recipes.kfac(adapt=, damping=), a number or a function of the step
+damping_adaptation_interval, _decay         | recipes.kfac(adapt_every=, factor=)
+damping_lower_threshold, min_damping        | recipes.kfac(lower=, upper=, minimum=)
+use_adaptive_learning_rate, momentum        | recipes.kfac(rate=) None, recipes.best_step(F, gradient, directions, regul)
+learning_rate_schedule, momentum_schedule   | recipes.kfac(rate=, momentum=), numbers or functions of the step
+norm_constraint, l2_reg                     | recipes.kfac(norm_constraint=, l2=, weight_decay=, clip=)
+num_burnin_steps                            | recipes.kfac, init with a list of batches
+batch_process_func, func_state, batch norm  | recipes.kfac(statistics=, forget=)
 patches_moments                             | PMatKFAC.factors
 """

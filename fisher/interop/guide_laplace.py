@@ -11,7 +11,7 @@ fit(train_loader)                           | fim(f, params, data, representatio
 hessian_structure="full", "kron", "diag"    | PMatDense, PMatKFAC or PMatEKFAC, PMatDiag
 hessian_structure="lowrank", "gp"           | PMatLowRank; gram(f, params, x, x2, kind=)
 FullLaplace, KronLaplace, DiagLaplace       | PMatDense, PMatKFAC, PMatDiag
-LowRankLaplace, FunctionalLaplace           | PMatLowRank, gram(f, params, x)
+LowRankLaplace, FunctionalLaplace           | PMatLowRank, recipes.functional_laplace(f, params, data)
 subset_of_weights="all"                     | fim(f, params, data): layers that are not named are all
 subset_of_weights="last_layer", LLLaplace   | layers.select(names), then fim(layers=)
 SubnetLaplace, ModuleNameSubnetMask         | layers.select(names), layers.remove, then fim(layers=)
@@ -20,11 +20,13 @@ likelihood="regression", sigma_noise        | Gaussian(variance=)
 backend=CurvlinopsGGN, BackPackGGN, AsdlGGN | fim(estimator=) "exact"; "mc" is a sampled one
 backend=CurvlinopsEF, BackPackEF, AsdlEF    | fim(estimator=) "empirical"
 backend=CurvlinopsHessian, AsdlHessian      | hessian(loss, params, data, representation)
-prior_precision                             | recipes.laplace(prior_precision=)
+prior_precision, prior_structure            | recipes.laplace(prior_precision=), a number, {layer: number}, or a tree like params
+prior_mean, temperature                     | recipes.laplace(prior_mean=, temperature=)
 log_marginal_likelihood                     | posterior.log_marginal_likelihood(log_likelihood, prior_precision=)
-optimize_prior_precision                    | recipes.tune_prior_precision(posterior)
+optimize_prior_precision, marglik           | recipes.tune_prior_precision(posterior), recipes.tune_noise(posterior, data)
 predictive with pred_type="glm"             | posterior.predict(x), posterior.probabilities(x)
-functional_variance, functional_covariance  | posterior.predict(x)
+link_approx="probit", "bridge", "mc"        | posterior.probabilities(link=)
+functional_variance, functional_covariance  | posterior.predict(joint=)
 predictive_samples with pred_type="nn"      | posterior.sample(generator), then f at each
 sample, posterior_scale                     | posterior.sample(generator)
 posterior_precision, posterior_covariance   | posterior.F, posterior.regul, F.inverse(regul)
