@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from fisher.recipes.posterior import bases, parts
 from linmaps import trees
 
 
-def layerwise(M: PMat, layers: Any) -> bool:
+def layerwise(M: PMat, layers: Any) -> TypeGuard[Layerwise]:
     """Whether M is a direct sum over these layers, all of its space."""
     return isinstance(M, Layerwise) and isinstance(layers, LayerCollection) and M.layers == layers
 
