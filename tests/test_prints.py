@@ -55,7 +55,7 @@ LINES = {
     "NewUnits": lambda: growth.wider_node(graph_statistics(), "h", 2),
     "Pair": lambda: str(growth.Pair("net.0", ("net", 2), norm="net.1")),
     "Gated": lambda: str(growth.Gated("net.gate", ("net", "up"), "net.down")),
-    "Gated, packed": lambda: str(growth.Gated(None, None, "net.down", packed="net.gate_up", order="up_gate")),
+    "Gated of a packed layer": lambda: str(growth.Gated(None, None, "net.down", packed="net.gate_up", order="up_gate")),
     "Laplace": lambda: laplace(F, PARAMS, kfac(), 12),
     "FunctionalLaplace": lambda: functional_laplace(F, PARAMS, X, temperature=0.5),
     "NaturalStep": lambda: natural_gradient_step(loss, PARAMS, kfac(), PARAMS, Damping(torch.tensor(0.1))),

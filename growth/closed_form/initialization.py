@@ -19,6 +19,7 @@ from growth.closed_form.normalization import deviation
 from growth.closed_form.units import Neurons, check_units, live
 from growth.reading.activations import constants
 from growth.reading.layers import layers_of
+from growth.reading.locate import unmapped
 from growth.reading.pairs import Pair, bare
 from linmaps.checks import number
 from linmaps.numerics.dtypes import working
@@ -73,6 +74,7 @@ def initialize(
     """
     count(k)
     ungated_pair(pair, "initialize")
+    unmapped(params, pair, "initialize")
     before, after = layers_of(params, pair)
     like = working(before.weight)
     r, q = sum(layer.inputs for layer in before.all), after.weight.shape[0] * after.taps

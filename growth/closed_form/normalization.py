@@ -17,7 +17,8 @@ from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.select import scale_neurons
 from growth.closed_form.units import Neurons, check_units, live
-from growth.reading.layers import Layer, plain_layers
+from growth.reading.layers import Layer
+from growth.reading.locate import plain_layers, unmapped
 from growth.reading.pairs import Pair
 from linmaps.checks import number
 from linmaps.numerics.numeric import positive_root
@@ -80,6 +81,7 @@ def normalize(
         owned(new, "new", pair, Neurons, "optimal_neurons")
     if delta is not None:
         owned(delta, "delta", pair, Delta, "optimal_delta")
+    unmapped(params, pair, "normalize")
     before, after = plain_layers(params, pair, "normalize")
     finite({"new": new, "delta": delta}, "normalize", "statistics of finite data give finite ones")
     finite(

@@ -35,6 +35,8 @@ class Layer:
     others: the layers whose outputs are added to its own.
     gate: the layer whose outputs, through an activation, multiply its own.
     half: which half (0 or 1) of the outputs of its leaves it is, where they hold two layers; None: all.
+    rows: how many rows of a dense layer belong to one hidden unit (the positions of its map, where f makes maps of the output):
+    its weight is then `[out, rows in]`, its bias `[out, rows]`.
     """
 
     weight_path: Path
@@ -46,6 +48,7 @@ class Layer:
     gate: Layer | None = None
     layout: LayoutName = "out_in"
     half: int | None = None
+    rows: int = 1
 
     def stored(self, weight: Tensor) -> Tensor:
         """A weight `[out, in, *kernel]` as the leaf has it."""
@@ -58,13 +61,18 @@ class Layer:
     def put(self, params: Any, weight: Tensor) -> Any:
         """params with another weight `[out, in, *kernel]` of this layer; each half of a leaf may be put once."""
         leaf = trees.get(params, self.weight_path)
-        return trees.replace(params, self.weight_path, self.stored(self._beside(self.turned(leaf), weight)))
+        flat = self.flat(weight)
+        return trees.replace(params, self.weight_path, self.stored(self._beside(self.turned(leaf), flat)))
 
     def put_bias(self, params: Any, bias: Tensor | None) -> Any:
         """params with another bias of this layer; as they are for None, and for a layer without one."""
         if self.bias_path is None or bias is None:
             return params
-        return trees.replace(params, self.bias_path, self._beside(trees.get(params, self.bias_path), bias))
+        return trees.replace(params, self.bias_path, self._beside(trees.get(params, self.bias_path), bias.flatten()))
+
+    def flat(self, weight: Tensor) -> Tensor:
+        """A weight of this layer with one row per output of it."""
+        return weight if self.rows == 1 else weight.unflatten(1, (self.rows, -1)).flatten(0, 1)
 
     def turned(self, leaf: Tensor) -> Tensor:
         """The weight leaf with outputs first."""
@@ -177,7 +185,12 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
         before = _gated(params, pair, before)
     p, inputs = before.weight.shape[0], after.weight.shape[1]
     flattened = before.weight.ndim > 2 and after.weight.ndim == 2
-    if flattened and p > 0 and inputs % p == 0:
+    mapped = before.weight.ndim == 2 < after.weight.ndim and not before.others and before.gate is None
+    if mapped and inputs > 0 and p % inputs == 0:
+        rows, weight, p = p // inputs, before.weight.reshape(inputs, -1), inputs
+        bias = None if before.bias is None else before.bias.reshape(p, rows)
+        before = dataclasses.replace(before, rows=rows, weight=weight, bias=bias)
+    elif flattened and p > 0 and inputs % p == 0:
         after = dataclasses.replace(after, columns=inputs // p)
     elif p != inputs or before.weight.ndim != after.weight.ndim:
         stacked = max(before.weight.ndim, after.weight.ndim) > 2
@@ -196,16 +209,6 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
             )
     for path, leaf in along_leaves(params, pair):
         columns(pair, path, leaf, p, after.columns, before.name)
-    return before, after
-
-
-def plain_layers(params: Any, pair: Pair, name: str) -> tuple[Layer, Layer]:
-    """`layers_of` for a function of this name that has no meaning for a Sum: ValueError for one."""
-    before, after = layers_of(params, pair)
-    if before.others or after.others:
-        raise ValueError(
-            f"{pair}: {name} got a Sum of layers, expected two layers; give a Pair of one of them at a time"
-        )
     return before, after
 
 

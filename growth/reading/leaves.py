@@ -56,8 +56,8 @@ def places(params: Any, pair: Pair) -> list[Axis]:
     parts = 1 if before.half is None else 2
     found: list[Axis] = []
     for layer in before.all if before.gate is None or parts > 1 else (*before.all, before.gate):
-        found.append(Axis(layer.weight_path, layer.axis(0), 1, parts))
-        found += [] if layer.bias_path is None else [Axis(layer.bias_path, 0, 1, parts)]
+        found.append(Axis(layer.weight_path, layer.axis(0), layer.rows, parts))
+        found += [] if layer.bias_path is None else [Axis(layer.bias_path, 0, layer.rows, parts)]
     found.append(Axis(after.weight_path, after.axis(1), after.columns))
     return found + [Axis(path, 0, each) for path, _, _, each in vectors(params, pair)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -53,6 +54,7 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
     added to its output, and where the activation can neither be read from f nor is given.
     """
     before, after = layers_of(params, pair)
+    unmapped(params, pair, "statistics")
     first, second = (tuple(_use(layers, layer) for layer in side.all) for side in (before, after))
     gate = None if before.gate is None else _use(layers, before.gate)
     _stored(layers, pair, first if gate is None else (gate, *first), second)
@@ -70,6 +72,37 @@ def located(layers: LayerCollection, params: object, pair: Pair, words: Callable
     if found.chain.spatial:
         return Place(first, second, found.chain.pointwise, after, pair, None, found.chain, found.own, normed)
     return Place(first, second, found.chain, after, pair, normed=normed)
+
+
+def plain_layers(params: Any, pair: Pair, name: str) -> tuple[Layer, Layer]:
+    """`layers_of` for a function of this name that has no meaning for a Sum: ValueError for one."""
+    before, after = layers_of(params, pair)
+    if before.others or after.others:
+        raise ValueError(
+            f"{pair}: {name} got a Sum of layers, expected two layers; give a Pair of one of them at a time"
+        )
+    return before, after
+
+
+def is_mapped(params: object, pair: Pair) -> bool:
+    """Whether the first layer is dense and f makes maps of its output, which a convolution reads."""
+    before, after = layers_of(params, pair)
+    return before.weight.ndim == 2 < after.weight.ndim
+
+
+def unmapped(params: object, pair: Pair, name: str) -> None:
+    """Raise a ValueError for such a pair, whose new units the function of this name does not know."""
+    if not is_mapped(params, pair):
+        return
+    before, after = layers_of(params, pair)
+    r = before.weight.shape[1] // before.rows
+    raise ValueError(
+        f"{pair}: {name} got a dense layer {before.name} whose outputs are maps of {before.rows} positions to {after.name}, one "
+        f"unit being {before.rows} of its rows, expected two dense layers, two convolutions, or a convolution and a dense layer: "
+        "best new maps are no low-rank problem; growth.widen, prune, cut and restore change such a pair, and the same map as a "
+        f"transposed convolution of one position (ConvTranspose2d({r}, {before.weight.shape[0]}, (h, w)) of x[..., None, None], "
+        "with one bias for each map) has closed forms"
+    )
 
 
 def layout_of(use: Use) -> LayoutName:

@@ -56,6 +56,8 @@ class Pair:
     convolutions without groups, weights `[p, r, *kernel]` and `[q, p, *kernel]`, are a pair too, and so are a
     convolution and the dense layer behind its flattened map, weight `[q, p m]` for m positions.  p may be 0; but
     torch's convolutions know no width 0: start from one unit of zeros, and `prune` it once there are others.
+    A dense layer before a convolution, `[p m, r]` and `[q, p, *kernel]`, has m rows for each unit (f makes maps of m positions of
+    its output): `widen`, `prune`, `cut`, `restore`, `rescale` and the states know them, closed forms do not.
     Either may be a `Sum` of layers whose outputs f adds.
     activation: the elementwise map between them; None lets `statistics` read it from what f does (behind a Sum name it), and
     with it what joins the positions of each unit's map: average, largest and lp pooling, adaptive ones, means over the map,

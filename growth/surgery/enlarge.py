@@ -25,6 +25,7 @@ from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.leaves import vectors
 from growth.reading.link import centre
+from growth.reading.locate import unmapped
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps import trees
 from linmaps.checks import number
@@ -179,6 +180,7 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     owned(new, "new", pair, Neurons, "optimal_neurons")
     check_gate(pair, new)
     pair = joined(pair, new)
+    unmapped(params, pair, "grow")
     before, after = layers_of(params, pair)
     k = new.fan_in.shape[0]
     if new.fan_in.ndim != 2 or new.fan_out.ndim != 2 or new.fan_out.shape[1] != k:

@@ -5,7 +5,6 @@ p hidden units before the step, p + k after it; r inputs of `before` U, c; `afte
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor
 from growth.checks.doors import count, door
 from growth.closed_form.normalization import deviation
 from growth.reading.along import norm_leaves
-from growth.reading.layers import Layer, plain_layers
+from growth.reading.layers import Layer
+from growth.reading.locate import plain_layers
 from growth.reading.pairs import Pair
 from growth.surgery.same import Check, Function, asked, same_function
 from linmaps import trees
@@ -87,7 +87,7 @@ def rescale(
         alpha = beta = working(after.weight).new_ones(())
         beta = (p / width) ** 0.5 * beta
     else:
-        alpha = _inverse_deviation(before.weight, math.prod(before.weight.shape[1:]))
+        alpha = _inverse_deviation(before.flat(before.weight), before.inputs // before.rows)
         beta = _inverse_deviation(after.weight, width * after.taps)
     if len(pair.norms) > 1 or pair.depthwise is not None:
         raise ValueError(

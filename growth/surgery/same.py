@@ -13,6 +13,7 @@ from torch import Tensor
 from fisher.checks.agreement import side_by_side
 from growth.reading.calls import as_read, calls_between, ungrown
 from growth.reading.gated_pairs import Gated
+from growth.reading.locate import is_mapped
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.reading.transformers.streams import Stream
@@ -40,6 +41,10 @@ RESHAPES = ("unflatten", "reshape", "view", "attention", "chunk", "split", "rear
 CUT = (
     "what stands between the layers does not keep it (f must cut the output of the packed layer in two halves, by chunk(2, -1), "
     "not into every second entry or at a fixed width, and multiply these with nothing that mixes units): choose another pair"
+)
+MAPS = (
+    "what stands between the layers does not keep it (f must make maps of the dense layer's output by unflatten(1, (-1, h, w)), "
+    "the units first, their number from params, with nothing that mixes units): choose another pair"
 )
 CURES = {
     Pair: "what stands between the layers does not keep it (the hidden axis is split into heads or groups, or units are mixed): "
@@ -128,21 +133,18 @@ def as_seen(check: Check, params: Any, pair: Pair) -> Pair:
 
 def _cure(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
     """What stands in the way, as far as the calls between the layers show it."""
-    if _halved(pair):
-        return CUT
     return _reshaped(f, params, pair, x).removeprefix("; ") or next(
         cure for kind, cure in CURES.items() if isinstance(pair, kind)
     )
 
 
-def _halved(pair: Any) -> bool:
-    """Whether it is one whose hidden axis f cuts in any case."""
-    return isinstance(pair, Gated) and pair.packed is not None
-
-
 def _reshaped(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
     """That the hidden axis is cut between the layers of a pair, if it is."""
-    calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) and not _halved(pair) else []
+    if isinstance(pair, Gated) and pair.packed is not None:
+        return f"; {CUT}"
+    if isinstance(pair, Pair) and is_mapped(params, pair):
+        return f"; {MAPS}"
+    calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) else []
     if not any(part in c for part in RESHAPES for c in calls):
         return ""
     return (

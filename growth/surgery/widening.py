@@ -77,6 +77,9 @@ def widen(
     agree to rounding; ValueError where they differ, or f takes no other sizes, which says where a reshape of the hidden axis
     stands in the way.  Slopes of PReLU are then found; else name `pair.along`.
 
+    A dense layer whose output f makes maps of, `unflatten(1, (-1, h, w))`, before a convolution or a transposed one: a unit is a
+    map, h w rows of the dense layer (so U_j, V, c_j), as is seen by the sizes of the two.
+
     Heads in place of a pair: k more units at the end of each head, of q, k, v and out, widening (k, q) and (v, out) as the two
     sides of a pair: U is the rows of k and v, W those of q and the columns of out.  f divides by the root of the width d of the
     heads, so q is multiplied by √((d + k) / d); rescale=False: f has a constant there.  f must take d from params
@@ -118,7 +121,11 @@ def widen(
     if parts is None:
         return params
     V, c, Z, G = parts
-    V, Z, c = V * magnitude(before.weight), Z * magnitude(after.weight), None if c is None else torch.zeros_like(c)
+    V, Z, c = (
+        V * magnitude(before.flat(before.weight)),
+        Z * magnitude(after.weight),
+        None if c is None else torch.zeros_like(c),
+    )
     G = None if G is None or before.gate is None else G * magnitude(before.gate.weight)
     if method == "pair":
         half, mid = k // 2, k // 2 * after.columns
@@ -141,11 +148,12 @@ def _perturbed(params: Any, pair: Pair, parts: Parts, noise: float, p: int) -> A
     """Noise on the entries of the units behind the first p."""
     before, after = layers_of(params, pair)
 
-    def noisy(t: Tensor, axis: int, old: int, draws: Tensor) -> Tensor:
+    def noisy(t: Tensor, axis: int, old: int, draws: Tensor, rows: int = 1) -> Tensor:
         kept, copies = t.split([old, t.shape[axis] - old], axis)
-        return torch.cat([kept, copies + noise * magnitude(kept) * draws], axis)
+        size = magnitude(kept.reshape(old * rows, -1) if rows > 1 else kept)
+        return torch.cat([kept, copies + noise * size * draws], axis)
 
-    params = before.put(params, noisy(before.weight, 0, p, parts[0]))
+    params = before.put(params, noisy(before.weight, 0, p, parts[0], before.rows))
     params = after.put(params, noisy(after.weight, 1, p * after.columns, parts[2]))
     if before.bias is None or parts[1] is None:
         return params
@@ -167,7 +175,7 @@ def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
     for layer, more, bias in rows:
         params = layer.put(params, torch.cat([layer.weight, more]))
         if layer.bias is not None:
-            fresh = layer.bias.new_zeros(k) if bias is None else bias
+            fresh = layer.bias.new_zeros(k, *layer.bias.shape[1:]) if bias is None else bias
             params = layer.put_bias(params, torch.cat([layer.bias, fresh]))
     return after.put(params, torch.cat([after.weight, parts[2]], 1))
 
@@ -177,7 +185,7 @@ def _drawn(
 ) -> Parts:
     """Standard normal numbers in the shapes of k new units."""
     into, out = before.weight.shape[1:], (after.weight.shape[0], after.columns, *after.weight.shape[2:])
-    sizes = [math.prod(into), int(before.bias is not None), math.prod(out)]
+    sizes = [math.prod(into), 0 if before.bias is None else before.rows, math.prod(out)]
     sizes += [] if before.gate is None else [math.prod(into)]
     each = f"for each new unit its {sizes[0]} incoming weights, {sizes[1]} biases, {sizes[2]} outgoing weights"
     each += f", {sizes[3]} weights of the gate" if before.gate is not None else ""
@@ -185,7 +193,8 @@ def _drawn(
     fan_in, bias, fan_out, *gate = draws.to(before.weight).split(sizes, 1)
     fan_out = fan_out.reshape(k, *out).movedim(0, 1).flatten(1, 2)
     rows = gate[0].to(before.gate.weight) if before.gate is not None else None
-    return fan_in.reshape(k, *into), bias[:, 0] if sizes[1] else None, fan_out.to(after.weight), rows
+    c = None if before.bias is None else bias.reshape(k, *before.bias.shape[1:])
+    return fan_in.reshape(k, *into), c, fan_out.to(after.weight), rows
 
 
 def _again(generator: torch.Generator | None) -> torch.Generator | None:

@@ -217,6 +217,8 @@ def table() -> dict[str, Case | Exempt]:
         return growth.restore(p, pair, dataclasses.replace(removed, entries=entries))
 
     scores = torch.tensor([4.0, 1.0, 3.0, 2.0], dtype=torch.float64)
+    decoder = {"fc": {"weight": normal(1, 12, 3), "bias": normal(2, 12)}, "up": {"weight": normal(3, 3, 2, 2, 2)}}
+    mapped = growth.Pair("fc", "up", layout=("out_in", "in_out"))
     return {
         "growth.add_parameters": Case(extended, (layer, normal(1, 3, 2), normal(2, 1, 6), normal(3, 1))),
         "growth.layer_in_extension": Case(growth.layer_in_extension, (layer, normal(4, 3, 2))),
@@ -225,6 +227,10 @@ def table() -> dict[str, Case | Exempt]:
         "growth.widen/pair": Case(widen("pair", noise=0.2), (params, draws)),
         "growth.widen/zero_out": Case(widen("zero_out"), (params, draws)),
         "growth.widen/convolutions": Case(lambda p: growth.widen(p, conv.pair, 4), (conv.params,)),
+        "growth.widen/maps": Case(
+            lambda p, d: growth.widen(p, mapped, 2, noise=0.2, draws=d), (decoder, normal(5, 2, 4 * 3 + 4 + 2 * 4))
+        ),
+        "growth.prune/maps": Case(lambda p: growth.prune(p, mapped, [1]), (decoder,)),
         "growth.add_classes": Case(lambda p: growth.add_classes(p, "output", 2, probability=0.1), (params,)),
         "growth.add_classes/rows": Case(
             lambda p, w, c: growth.add_classes(p, "output", 2, weight=w, bias=c),
