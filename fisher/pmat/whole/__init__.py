@@ -7,8 +7,8 @@ In reading order:
     eigen     U diag(D) U'
     dense     all entries
     rows      R v, R'c and R R' of rows R [n, d]
+    diagonals low rank plus a diagonal
     range     a matrix on the range of given rows
     woodbury  inverses by R R'
-    diagonals low rank plus a diagonal
     lowrank   R' R
 """

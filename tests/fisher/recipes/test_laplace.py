@@ -247,3 +247,29 @@ def test_a_decomposed_matrix_knows_its_likelihood(kind):
     want = fisher.recipes.laplace(f, p, F, 2).probabilities(x)
     got = fisher.recipes.laplace(f, p, F.eigendecomposition(), 2).probabilities(x)
     assert torch.allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("representation", [fisher.PMatDense, fisher.PMatKFAC, fisher.PMatDiag, fisher.PMatLowRank])
+def test_a_prior_by_layer_and_by_entry(representation):
+    """Evidence and predictions of the dense precision N F + diag(prior)."""
+    r = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=r, dtype=torch.float64)
+    net = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"]
+    p, x = {"w": draw(3, 4), "v": draw(4, 2)}, draw(5, 3)
+    F = fisher.fim(net, p, x, representation, "gaussian")
+    entries = trees.map(lambda t: t**2 + 0.1, p)
+    for prior in ({"w": 2.0, "v": torch.tensor(0.5)}, entries):
+        flat = trees.ravel(trees.map(lambda s, t: torch.as_tensor(s).to(t).expand(t.shape), prior, p))[0]
+        precision = 5 * F.to_torch() + torch.diag(flat)
+        posterior = laplace(net, p, F, 5, prior)
+        J = fisher.jacobian(net, p, x).to_torch()
+        want = torch.einsum("bcn,nm,bkm->bck", J, torch.linalg.inv(precision), J)
+        assert torch.allclose(posterior.predict(x)[1], want, rtol=1e-8)
+        theta = trees.ravel(p)[0]
+        evidence = (flat.log().sum() - torch.linalg.slogdet(precision)[1] - (flat * theta**2).sum()) / 2
+        assert torch.allclose(posterior.log_marginal_likelihood(0.0), evidence)
+        assert torch.allclose(laplace(net, p, F, 5).log_marginal_likelihood(0.0, prior), evidence)
+        assert posterior.sample(torch.Generator().manual_seed(0))["w"].shape == (3, 4)
+        assert "prior_precision = by" in repr(posterior)
+    with pytest.raises(ValueError, match=r"prior_precision: w: got -1\.0"):
+        laplace(net, p, F, 5, {"w": -1.0, "v": 1.0})
