@@ -4,8 +4,8 @@ In reading order:
     parts          the leaves that a matrix is of
     priors         diagonal precisions: a number, by layer, by entry
     bases          a matrix decomposed once
-    covariances    of outputs, by the rows of the Jacobian
-    layerwise      the same layer by layer, without rows
+    layerwise      covariances of outputs, by layers
+    covariances    the same, by rows of the Jacobian where there are none
     links          probabilities of normal logits
     predictions    what both posteriors predict
     approximation  laplace: the posterior of params

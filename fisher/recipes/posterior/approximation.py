@@ -23,9 +23,8 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.passes.fold import Mean
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior import bases, parts, priors
-from fisher.recipes.posterior.covariances import layerwise, rows, spread, stacked
-from fisher.recipes.posterior.layerwise import of_layers
-from fisher.recipes.posterior.predictions import Predictive, joined
+from fisher.recipes.posterior.covariances import covariance
+from fisher.recipes.posterior.predictions import Predictive
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
@@ -179,17 +178,10 @@ class Laplace(Predictive, Generic[Tree]):
         if self.basis is None:
             bases.check_definite(self.matrix, self.regul, "predict")
         M, regul = self._at(self.prior_precision)
-        F, f, own = self.matrix, self.f, self.params
-        known = F.known_layers if layers is None else layers
-        if layerwise(M, known):
-            x = [joined(batch)] if joint else batch
-            found = [of_layers(M, regul, f, own, part, known, joint, n == 0).to(F.dtype) for n, part in enumerate(x)]
-            found = [found[0].flatten(2).flatten(0, 1)] if joint else found
-        else:
-            J = [rows(F, f, own, x, layers, n == 0) for n, x in enumerate(batch)]
-            J = [stacked(J)] if joint else J
-            found = [spread(M, regul, one, joint, self.basis is None) for one in J]
-        return torch.cat(found) / self.weight
+        found = covariance(
+            M, regul, self.matrix, self.f, self.params, batch, joint=joint, layers=layers, watch=self.basis is None
+        )
+        return found / self.weight
 
     # --- more data -------------------------------------------------------------------------------------------------------
 

@@ -18,10 +18,37 @@ from fisher.function_space.pfmap import PFMapDense
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior import bases, parts
+from fisher.recipes.posterior.layerwise import of_layers
 from linmaps import trees
 
 
-def layerwise(M: PMat, layers: Any) -> TypeGuard[Layerwise]:
+def covariance(
+    M: PMat,
+    regul: Any,
+    F: PMat,
+    f: Callable[..., Tensor],
+    params: Any,
+    batch: Sequence[Any],
+    *,
+    joint: bool,
+    layers: LayerCollection | None,
+    watch: bool,
+) -> Tensor:
+    """J_b (M + regul)^-1 J_b' `[B, C, C]` of all examples of several batches, or of all pairs of rows `[B C, B C]`.
+
+    M: F, or F in its eigenbasis.  watch: raise where a variance is negative beyond rounding.
+    """
+    known = F.known_layers if layers is None else layers
+    if by_layers(M, known):
+        x = [parts.joined(list(batch))] if joint else batch
+        found = [of_layers(M, regul, f, params, part, known, joint, n == 0).to(F.dtype) for n, part in enumerate(x)]
+        return found[0].flatten(2).flatten(0, 1) if joint else torch.cat(found)
+    J = [rows(F, f, params, x, layers, n == 0) for n, x in enumerate(batch)]
+    J = [stacked(J)] if joint else J
+    return torch.cat([spread(M, regul, one, joint, watch) for one in J])
+
+
+def by_layers(M: PMat, layers: Any) -> TypeGuard[Layerwise]:
     """Whether M is a direct sum over these layers, all of its space."""
     return isinstance(M, Layerwise) and isinstance(layers, LayerCollection) and M.layers == layers
 

@@ -26,7 +26,7 @@ from fisher.likelihoods.held import Emptied, emptied
 from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat import PMatEye
 from fisher.recipes.posterior import parts, priors
-from fisher.recipes.posterior.predictions import Predictive, joined
+from fisher.recipes.posterior.predictions import Predictive
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
@@ -85,7 +85,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
 
     def _covariance(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> Tensor:
         kernel = _kernel(self.f, self.params, self.space, self.prior_precision, self.layers)
-        x = joined(batch) if joint else None
+        x = parts.joined(batch) if joint else None
         found = []
         for one in batch if x is None else [x]:
             n = batch_size(one)
@@ -142,7 +142,7 @@ def functional_laplace(
     seen = [item for item in weighted_batches(data, what="functional_laplace") if batch_size(item[0])]
     if not seen:
         raise ValueError(NO_EXAMPLE)
-    x = joined([item[0] for item in seen])
+    x = parts.joined([item[0] for item in seen])
     if layers is None:
         layers = LayerCollection.from_function(f, params, x)
     F = _space(params, layers)

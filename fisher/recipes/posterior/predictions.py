@@ -18,7 +18,6 @@ from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Gaussian, Likelihood
 from fisher.likelihoods.held import Emptied
 from fisher.recipes.posterior.links import Link, linked
-from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
 from linmaps.numerics.linalg import inv
@@ -130,15 +129,6 @@ def several(x: Any) -> list[Any]:
         return [sealed(x)]
     found = [part for part, _ in batches(x, what="predict")]
     return [part for part in found if batch_size(part)] or found[:1]
-
-
-def joined(parts: list[Any]) -> Any:
-    """The inputs of several batches as one.
-
-    >>> joined([torch.zeros(2, 3), torch.ones(1, 3)]).shape
-    torch.Size([3, 3])
-    """
-    return parts[0] if len(parts) == 1 else trees.map(lambda *ts: torch.cat(ts), *parts)
 
 
 full_precision_methods(Predictive)

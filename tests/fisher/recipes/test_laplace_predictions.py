@@ -243,3 +243,43 @@ def test_prints_are_a_line():
         "N = 12, prior_precision = by layer, prior_mean, temperature = 0.5, Categorical)"
     )
     assert "by entry" in repr(laplace(f, P, F, N, ENTRIES))
+
+
+# --- layer by layer -----------------------------------------------------------------------------------------------------
+
+KERNELS = {
+    "table": randn(5, 4), "kernel": randn(4, 2, 3), "scale": randn(4), "shift": randn(4), "w": randn(2, 4), "b": randn(2),
+}  # fmt: skip
+TOKENS = torch.tensor([[0, 1, 1, 4], [2, 2, 2, 3], [4, 0, 3, 1], [1, 1, 0, 0], [3, 2, 4, 4]])
+
+
+def network(p, x):
+    """A lookup of several positions, a grouped convolution, a scale with its shift, a linear layer."""
+    z = torch.nn.functional.embedding(x, p["table"]).mT
+    z = torch.nn.functional.conv1d(z, p["kernel"], padding=1, groups=2)
+    z = torch.tanh(z.mean(-1)) * p["scale"] + p["shift"]
+    return torch.nn.functional.linear(z, p["w"], p["b"])
+
+
+@pytest.mark.parametrize("name", ["KFAC", "EKFAC", "BlockDiag", "QuasiDiag"])
+def test_layer_by_layer_is_the_dense_formula_for_every_family(name):
+    layers = fisher.LayerCollection.from_function(network, KERNELS, TOKENS)
+    F = fisher.fim(network, KERNELS, TOKENS, getattr(fisher, f"PMat{name}"), layers=layers)
+    J = jacrev(lambda p: network(p, TOKENS[:3]))(KERNELS)
+    J = torch.cat([t.reshape(3, 2, -1) for t in trees.leaves(J)], -1)
+    numbers = {layer: 0.3 + k for k, layer in enumerate(layers.names())}
+    entries = layers.tree({n: torch.full_like(t, numbers[n]) for n, t in layers.views(KERNELS).items()})
+    for prior in (0.7, numbers):
+        posterior = laplace(network, KERNELS, F, 5, prior)
+        diag = spread(0.7, KERNELS) if prior == 0.7 else trees.ravel(entries)[0]
+        want = torch.linalg.inv(5 * F.to_torch() + torch.diag(diag))
+        close(posterior.predict(TOKENS[:3])[1], J @ want @ J.mT, 1e-9, "covariance")
+        flat = J.flatten(0, 1)
+        close(posterior.predict(TOKENS[:3], joint=True)[1], flat @ want @ flat.T, 1e-9, "joint")
+
+
+def test_layers_of_another_function_are_noticed():
+    F = fisher.fim(f, P, X, fisher.PMatKFAC)
+    other = lambda p, x: f(p, x) + torch.nn.functional.linear(x, p["a"]["weight"])[:, :2]
+    with pytest.raises(ValueError, match=r"layers|uses|expected"):
+        laplace(other, P, F, N).predict(TEST)
