@@ -98,7 +98,7 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
         seen += batch_size(x)
     if run.layers is None or not seen:
         raise ValueError(NO_EXAMPLE)
-    made = make(run.layers, options).finish(inputs, columns, seen // options.examples)
+    made: Any = make(run.layers, options).finish(inputs, columns, seen // options.examples)
     if run.dtype is not None:
         made = _cast(made, dtype)
     several = isinstance(made, tuple)
