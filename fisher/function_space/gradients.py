@@ -29,7 +29,6 @@ REFUSED = (
     ValueError,
     TypeError,
     IndexError,
-    NotImplementedError,
 )  # what a loss says of shapes it is not made for
 
 
