@@ -59,7 +59,7 @@ def fisher_estimators(samples: Sequence[int], sampled: dict, slopes: dict, empir
 @styled
 def fisher_natural_gradient(curves: dict) -> Figure:
     """Losses and accuracies per step and per second; curves: method -> [(step, seconds, losses, accuracies, ...)]."""
-    looks = (("k", "o-"), (GREEN, "s-"), (ORANGE, "^--"), (BLUE, "v--"), (ORANGE, "D-"), (BLUE, "P-"))
+    looks = (("k", "o-"), (GREEN, "s-"), (ORANGE, "^--"), (BLUE, "v--"), (ORANGE, "D-"), (BLUE, "P-"), (PINK, "X-"))
     figure, axes = panels(2, 2, 11, 7.2, sharex="col", sharey="row")
     for (name, curve), (color, style) in zip(curves.items(), looks):
         for column in range(2):
@@ -71,11 +71,37 @@ def fisher_natural_gradient(curves: dict) -> Figure:
     axes[0, 0].set(ylabel="training loss, nats", title="Per step")
     axes[0, 1].set_title("Per second (four members on one thread)")
     axes[1, 0].set(xlabel="step", ylabel="test accuracy", ylim=(0.5, 0.96))
-    axes[1, 1].set(xlabel="time, seconds")
+    axes[1, 1].set(xlabel="time of the processor, seconds")
     log_ticks(axes[0, 0], "y", subs=(1, 3))
     log_ticks(axes[1, 0], "x")
     log_ticks(axes[1, 1], "x", subs=(1,))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False)
+    return figure
+
+
+@styled
+def fisher_kfac(curves: dict, passed: tuple | None) -> Figure:
+    """Losses per step and per second; curves: optimizer -> [(step, seconds, loss)]; passed: where K-FAC passes Adam."""
+    looks = ((ORANGE, "D-"), (ORANGE, "^:"), (BLUE, "s-"), (GREEN, "o-"))
+    figure, axes = panels(1, 2, 11, 4.2, sharey=True)
+    for (name, curve), (color, style) in zip(curves.items(), looks):
+        for column, axis in enumerate(axes):
+            marks = max(1, len(curve) // 20)
+            xs, ys = [point[column] for point in curve], [point[2] for point in curve]
+            axis.plot(xs, ys, style, color=color, ms=4, lw=1.3, markevery=marks, label=name)
+    if passed is not None:
+        axes[1].plot(
+            passed[1], passed[2], "o", ms=14, mfc="none", color="k", label="K-FAC is ahead of Adam from here on"
+        )
+    steps = max(curve[-1][0] for name, curve in curves.items() if name != "Adam")
+    axes[0].set(xlabel="step", ylabel="loss, nats per image", xlim=(0, steps), title="Per step")
+    axes[1].set(xlabel="time of the processor, seconds", xlim=(0, None), title="Per second (one thread)")
+    for axis in axes:
+        axis.set_ylim(75, 300)
+        axis.set_yscale("log")
+        axis.set_yticks((80, 100, 125, 150, 200, 250, 300), ("80", "100", "125", "150", "200", "250", "300"))
+        axis.set_yticks((), minor=True)
+        axis.legend()
     return figure
 
 
