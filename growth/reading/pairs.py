@@ -140,9 +140,6 @@ class Pair:
         """
         return tuple(map(path_str, parts(self.before))), tuple(map(path_str, parts(self.after)))
 
-    def _bare(self) -> Pair:
-        return Pair(self.before, self.after, along=self.along, layout=self.layout)
-
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
         names = [path_str(p) for p in self.norms]
@@ -195,9 +192,9 @@ def check_pairs(pair: Pair | Sequence[Pair]) -> tuple[list[Pair], bool]:
 
 
 def bare(pair: Pair | None) -> Pair | None:
-    """The pair as its records keep it: its layers and what grows along; a callable would make two passes over one differ.
+    """The pair as its records keep it: all but the activation, as a callable would make two passes over one differ.
 
-    >>> bare(Pair("a", ("b",), activation=abs))
-    Pair(before='a', after=('b',), activation=None, norm=None)
+    >>> bare(Pair("a", ("b",), activation=abs, norm="n"))
+    Pair(before='a', after=('b',), activation=None, norm='n')
     """
-    return None if pair is None else pair._bare()
+    return None if pair is None else dataclasses.replace(pair, activation=None)
