@@ -73,7 +73,8 @@ class Pair:
     layout: how the weights are stored, "out_in" as above (F.linear, convolutions), or "in_out": `[r, p]` used as x @ W, and
     `[r, p, *kernel]` of transposed convolutions; one for both layers, or a tuple of one for each.  In all that is said of units
     weights are [out, in], however they are stored.  A table `[V, p]` (F.embedding) may be `before`: its rows are its inputs,
-    r = V, and statistics hold a moment `[V, V]` of them; of units found in data the entries at its padding row are 0.
+    r = V, and statistics hold a moment `[V, V]` of them; of units found in data the entries at its padding row are 0, and of
+    those of `widen` with f and x; elsewhere (`initialize`) zero them by hand.
 
     Raises ValueError if the two paths are the same and for an unknown layout, TypeError if a path or the activation is of another
     kind.
