@@ -27,7 +27,9 @@ def parameter_count(params: Any) -> int:
     """How many parameters there are, running statistics and integers left out.
 
     >>> import torch
-    >>> parameter_count({"weight": torch.ones(2), "running_mean": torch.ones(2), "num_batches_tracked": torch.tensor(3)})
+    >>> parameter_count(
+    ...     {"weight": torch.ones(2), "running_mean": torch.ones(2), "num_batches_tracked": torch.tensor(3)}
+    ... )
     2
     """
     return sum(leaf.numel() for path, leaf in zip(trees.paths(params), trees.leaves(params)) if parameter(path, leaf))

@@ -101,7 +101,9 @@ def joined(pair: Pair, record: Any) -> Pair:
     if own.depthwise is not None and pair.depthwise is None:
         more["depthwise"] = own.depthwise
     elif own.depthwise is not None and path_str(own.depthwise) != path_str(pair.depthwise):  # type: ignore[arg-type]
-        raise ValueError(f"depthwise: got {pair}, and a record of {own}, expected the same depthwise convolution in both")
+        raise ValueError(
+            f"depthwise: got {pair}, and a record of {own}, expected the same depthwise convolution in both"
+        )
     return dataclasses.replace(pair, **more) if more else pair
 
 

@@ -71,15 +71,13 @@ def prune(
 
     exactly 0 where the dropped activations are linear combinations of the kept ones and the constant.
     ridge, rtol: as in `optimal_delta`.
-    sigma0: σ(0) of the activation, `Neurons.sigma0`; then b -> b + Σ_d W_d σ(0), summed over the kernel, so that the units go
-    with the constant that `grow` took out for them, and the function before growth is there again, to rounding.  None: the bias
-    stays as it is, as it should where units were there from the start.
+    sigma0: σ(0), `Neurons.sigma0`; then b -> b + Σ_d W_d σ(0), which `grow` has taken out for these units.  None: b stays.
     f, x: the function and some inputs.  f(pruned, x) must then be, to rounding, what f is when the outgoing weights of these
-    units (and of no other) are zero, with the bias of sigma0; ValueError where it is not, or f takes no other sizes, which says where a reshape of the
-    hidden axis stands in the way.
+    units (and of no other) are zero, with the bias of sigma0; ValueError where it is not, or f takes no other sizes, which says
+    where a reshape of the hidden axis stands in the way.
 
-    Raises ValueError (path, got, expected) for layers that do not match, units out of range or named twice (outside of
-    transforms), statistics of other sizes, sigma0 beside statistics or of a layer without a bias, and where f is another function; TypeError for other tensors.
+    Raises ValueError (path, got, expected) for layers that do not match, units out of range or named twice (outside of transforms),
+    statistics of other sizes, sigma0 beside these or without a bias, and where f is another function; TypeError for other tensors.
     Source of the update: Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon" (1993),
     for the squared error of a layer.
 
@@ -261,7 +259,9 @@ def _given_back(params: Any, pair: Pair | Heads, units: Tensor, sigma0: float | 
     number(sigma0, "sigma0")
     if isinstance(pair, Heads) or stats is not None:
         what = f"for {pair}" if stats is None else "beside stats, by which the bias takes over what it can"
-        raise ValueError(f"sigma0: got one {what}, expected None; it is of the units that grow has added between a Pair")
+        raise ValueError(
+            f"sigma0: got one {what}, expected None; it is of the units that grow has added between a Pair"
+        )
     after = layers_of(params, pair)[1]
     if not after.biased:
         raise ValueError(f"sigma0: got one, {after.name} has no bias, expected None: grow has taken nothing out of it")

@@ -59,7 +59,9 @@ def test_prune_gives_the_constant_back(name, scale):
 
 def kernels():
     g = torch.Generator().manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 2), torch.nn.Sigmoid(), torch.nn.Conv1d(3, 2, 3), torch.nn.Flatten())
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 3, 2), torch.nn.Sigmoid(), torch.nn.Conv1d(3, 2, 3), torch.nn.Flatten()
+    )
     f, params = fisher.functional(model.double())
     params = {k: torch.randn(v.shape, generator=g, dtype=v.dtype) for k, v in params.items()}
     return Net(f, params, growth.Pair("0", "2"), torch.randn(7, 2, 5, generator=g, dtype=torch.float64))
