@@ -60,7 +60,7 @@ def sloped(activation: Activation, like: Tensor, name: str) -> tuple[Tensor, Ten
     value, plus, minus = constants(activation, like)
     if any(bool(debug_unwrap(t, recurse=True).isinf().any()) for t in (plus, minus)):
         raise ValueError(
-            f"{name}: the activation has an infinite slope at 0, expected finite ones: new units start at 0, where no first-order "
+            f"{name}: the activation has an infinite slope at 0, expected finite ones: units start at 0, where no first-order "
             "gain is known; `growth.initialize` makes units without statistics"
         )
     return value, plus, minus

@@ -76,8 +76,8 @@ def prune(
     units (and of no other) are zero, with the bias of sigma0; ValueError where it is not, or f takes no other sizes, which says
     where a reshape of the hidden axis stands in the way.
 
-    Raises ValueError (path, got, expected) for layers that do not match, units out of range or named twice (outside of transforms),
-    statistics of other sizes, sigma0 beside these or without a bias, and where f is another function; TypeError for other tensors.
+    Raises ValueError (path, got, expected) for layers that do not match, units out of range or twice (outside of transforms),
+    statistics of other sizes, sigma0 beside these or without a bias, where f is another function; TypeError for other tensors.
     Source of the update: Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon" (1993),
     for the squared error of a layer.
 
