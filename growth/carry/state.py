@@ -43,9 +43,10 @@ def grow_like(
     Eigen (zero eigenvalues on new axes of the basis), LowRank, Range, Mixed, Sum of these; a multiple of the identity
     stays one.  LayerCollections get the new sizes.  Matrices over functions (FMatDense) do not change.
 
-    Anything else (step counters, scalars, leaves of other shapes, states of schedulers) is copied.  So the next optimizer step
-    moves the old entries as it would have without growth where the new units are zero on one side.  Stacked ensembles of plain
-    trees work alike, records by `torch.func.vmap`.
+    Anything else (step counters, scalars, leaves of other shapes, states of schedulers) is copied.  So the next step of an
+    elementwise optimizer (SGD, Adam, RMSprop, Adagrad) moves the old entries as it would have without growth where the new units
+    are zero on one side; steps made of whole leaves (Adafactor, LAMB, Muon, Shampoo) are those of the larger ones.  Stacked
+    ensembles of plain trees work alike, records by `torch.func.vmap`.
 
     Step counters are kept too, so Adam's bias correction takes the zero moments of new entries for settled ones: their
     first steps are (1 - beta1) / sqrt(1 - beta2) times the learning rate at most, 3.2 for (.9, .999), falling to 1 within

@@ -8,8 +8,31 @@ from typing import Any
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.trees.keys import Path
 
 BUFFERS = ("running_mean", "running_var")
+
+
+def parameter(path: Path, leaf: Tensor) -> bool:
+    """Whether a leaf is a parameter: neither running statistics nor a counter or another tensor of integers.
+
+    >>> import torch
+    >>> [parameter((name,), torch.ones(2)) for name in ("n.weight", "n.running_mean")]
+    [True, False]
+    """
+    return (leaf.is_floating_point() or leaf.is_complex()) and str(path[-1]).rpartition(".")[2] not in BUFFERS
+
+
+def parameter_count(params: Any) -> int:
+    """How many parameters there are, running statistics and integers left out.
+
+    >>> import torch
+    >>> parameter_count(
+    ...     {"weight": torch.ones(2), "running_mean": torch.ones(2), "num_batches_tracked": torch.tensor(3)}
+    ... )
+    2
+    """
+    return sum(leaf.numel() for path, leaf in zip(trees.paths(params), trees.leaves(params)) if parameter(path, leaf))
 
 
 def buffers_fixed(f: Callable[..., Tensor]) -> Callable[..., Tensor]:

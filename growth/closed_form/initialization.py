@@ -60,7 +60,8 @@ def initialize(
     `vmap(..., randomness="different")`.
     sigma0: the activation at 0, which `grow` compensates; None reads it from pair.activation, or takes 0 where that is
     None.  eigenvalues are 1 (0 for units that are zero on both sides); gains are 0, as nothing is known without data:
-    `choose_sign` computes them.
+    `choose_sign` computes them, and zeroes the entries at the padding row of a table, which params alone do not tell: else do
+    so by hand in the grown table, `grown["e.weight"][row, -k:] = 0`.
 
     Raises TypeError for a k that is no int, ValueError for k < 0, an unknown rule, one that draws without generator or
     draws, draws or a callable's answer of another shape.

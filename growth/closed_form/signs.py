@@ -16,7 +16,7 @@ from growth.checks.losses import Loss, LossName
 from growth.checks.records import owned
 from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
-from growth.reading.activations import constants
+from growth.reading.activations import sloped
 from growth.reading.along import joined
 from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE, Taps
@@ -66,6 +66,7 @@ def choose_sign(
     units = as_list(new, len(pairs), "new")
     for p, n in zip(pairs, units):
         _check(params, p, n, taps)
+    pairs = [joined(p, n) for p, n in zip(pairs, units)]
     slopes: list[tuple[Tensor, Tensor]] = []
     sums: list[tuple[Tensor, Tensor]] = []
     samples = 0
@@ -83,14 +84,14 @@ def choose_sign(
         sides = signed_gains(both, plus, minus, samples)
         if check_finite:
             finite(sides, "choose_sign: the slopes", "new or the gradients of f overflow; or pass check_finite=False")
-        out.append(dataclasses.replace(better_sign(n, *sides), pair=bare(joined(p, n))))
+        out.append(dataclasses.replace(better_sign(n, *sides), pair=bare(p)))
     return cast(Tree, out[0] if alone else out)
 
 
 def _sides(view: View) -> tuple[Tensor, Tensor]:
-    """The slopes of the activation at 0+ and 0-; 1 and 0 where `one_sided` has taken them in."""
-    plus, minus = constants(view.activation, view.b1)[1:]
-    return (plus, minus) if view.passage is None else (torch.ones_like(plus), torch.zeros_like(minus))
+    """The slopes of the activation at 0+ and 0-; where `one_sided` has taken them in, 1 (0 of a map that is flat) and 0."""
+    plus, minus = sloped(view.activation, view.b1, str(view.pair))[1:]
+    return (plus, minus) if view.passage is None else (((plus != 0) | (minus != 0)).to(plus), torch.zeros_like(minus))
 
 
 def _padded(view: View, new: Neurons) -> Neurons:

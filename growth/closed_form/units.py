@@ -26,7 +26,8 @@ class Neurons:
     eigenvalues `[k]`: singular values λ of the whitened N, descending; a unit with λ = 0 is masked (zero in, zero out).
     gains `[k]`: first-order decrease of the mean loss by each unit (loss per unit of amplitude); gain: their sum.  True
     slopes for an activation smooth at 0, and after `choose_sign`; of statistics alone, for one with a kink (ReLU), the mean
-    of the slopes of a unit and of its opposite (-A_j, -Ω_j), which the better of the two exceeds.
+    of the slopes of a unit and of its opposite (-A_j, -Ω_j), which the better of the two exceeds.  Either may be negative, the
+    loss then rises at first: of units for the residual target, which are made to go with the delta, when they go without it.
     sigma0: the activation at 0, which `grow` compensates.  delta: with joint=True the change to be applied along.
     gate `[k, r]`, gate_bias `[k]`: of units of a `Gated` pair their rows in the gate (None: no gate, or one without a bias).
     norm: the moments of inputs from which `grow` computes what the pair's batch norm gets (None: the identity's).

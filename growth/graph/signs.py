@@ -15,7 +15,7 @@ from growth.graph.expansions import NewUnits
 from growth.graph.nodes import Graph
 from growth.graph.statistics import observe_graph
 from growth.graph.table import Candidates
-from growth.reading.activations import constants
+from growth.reading.activations import sloped
 from linmaps.numerics.dtypes import working
 from linmaps.trees.tree import Tree
 
@@ -58,7 +58,7 @@ def choose_graph_sign(
         samples += batch
     signed = []
     for i, both in zip(units, sums):
-        _, plus, minus = constants(i.activation or (lambda z: 1.0 * z), both[0])
+        _, plus, minus = sloped(i.activation or (lambda z: 1.0 * z), both[0], "items")
         signed.append(dataclasses.replace(i, neurons=better_sign(i.neurons, *signed_gains(both, plus, minus, samples))))
     rest = iter(signed)
     done = [next(rest) if isinstance(i, NewUnits) else i for i in listed]

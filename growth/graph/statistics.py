@@ -18,7 +18,7 @@ from growth.checks.doors import door
 from growth.checks.losses import Loss, LossName, per_sample
 from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
-from growth.reading.activations import Activation, constants
+from growth.reading.activations import Activation, constants, sloped
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
@@ -101,7 +101,7 @@ class GraphStatistics:
         g = self._rows(targets, False) - self.graph.nodes[0].width
         S, M = self.S.index_select(0, b1), self.M.index_select(1, g)
         S_prev = self.S.index_select(0, b2)
-        sigma0, plus, minus = constants(activation or (lambda z: 1.0 * z), self.S)
+        sigma0, plus, minus = sloped(activation or (lambda z: 1.0 * z), self.S, f"units in front of {list(targets)}")
         return Statistics(
             S=S.index_select(1, b1),
             M=M.index_select(0, b1),

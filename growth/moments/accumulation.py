@@ -19,7 +19,7 @@ from growth.checks.losses import Loss, LossName
 from growth.moments import norms
 from growth.moments.first_order import MEANS, Statistics
 from growth.moments.gates import given_rows, of_view, scaled, total
-from growth.reading.activations import constants
+from growth.reading.activations import sloped
 from growth.reading.layers import layers_of
 from growth.reading.link import Taps
 from growth.reading.observe import View, observed
@@ -190,7 +190,7 @@ def _total(a: Statistics, b: Statistics) -> Statistics:
 
 
 def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
-    sigma0, plus, minus = constants(view.activation, view.b1)
+    sigma0, plus, minus = sloped(view.activation, view.b1, str(pair))
     value = debug_unwrap(sigma0, recurse=True)
     shifted = bool((value != 0).any())
     uneven = view.passage is not None and not view.passage.even(view.b1)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import vjp
+from torch.func import debug_unwrap, vjp
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -39,12 +39,34 @@ def applied(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
 def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """sigma(0) and the one-sided derivatives of an elementwise map at 0, as scalar tensors of the dtype of `like`.
 
+    They are taken at two tiny steps: where they fall towards 0 they are 0, where they grow they are infinite.
+
     >>> import torch
     >>> [t.item() for t in constants(torch.relu, torch.zeros(1))]
     [0.0, 1.0, 0.0]
+    >>> [t.item() for t in constants(lambda z: z.clamp(min=0).sqrt() + z.clamp(max=0) ** 2, torch.zeros(1))]
+    [0.0, inf, 0.0]
     """
-    tiny = torch.finfo(like.dtype).tiny ** 0.5
-    at = torch.tensor([0.0, tiny, -tiny], dtype=like.dtype, device=like.device)
+    tiny = torch.finfo(like.dtype).tiny
+    steps = [0.0, *(sign * tiny**power for sign in (1, -1) for power in (0.5, 0.375))]
+    at = torch.tensor(steps, dtype=like.dtype, device=like.device)
     value, back = vjp(lambda z: elementwise(activation, z), at)  # type: ignore[misc]
     (slope,) = back(torch.ones_like(at))
-    return value[0], slope[1], slope[2]
+    return value[0], _limit(slope[1], slope[2]), _limit(slope[3], slope[4])
+
+
+def sloped(activation: Activation, like: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """`constants`; ValueError where a slope at 0 is infinite."""
+    value, plus, minus = constants(activation, like)
+    if any(bool(debug_unwrap(t, recurse=True).isinf().any()) for t in (plus, minus)):
+        raise ValueError(
+            f"{name}: the activation has an infinite slope at 0, expected finite ones: units start at 0, where no first-order "
+            "gain is known; `growth.initialize` makes units without statistics"
+        )
+    return value, plus, minus
+
+
+def _limit(near: Tensor, far: Tensor) -> Tensor:
+    """The limit at 0 of slopes at two tiny steps, the smaller one first: by a logarithm they differ by a third."""
+    a, b = near.abs(), far.abs()
+    return torch.where(a < 0.8 * b, torch.zeros_like(near), torch.where(a > 1.25 * b, near * torch.inf, near))

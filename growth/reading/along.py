@@ -80,10 +80,31 @@ def columns(pair: Pair, path: Path, leaf: Tensor, p: int, flattened: int, before
 
 
 def joined(pair: Pair, record: Any) -> Pair:
-    """The pair with what a record of it (units, statistics) knows to grow along."""
+    """The pair with what a record of it (units, statistics) knows to grow along: norms, a depthwise convolution, slopes.
+
+    ValueError where they name two depthwise convolutions, as one pair has but one.
+
+    >>> from types import SimpleNamespace
+    >>> str(joined(Pair("a", "b"), SimpleNamespace(pair=Pair("a", "b", norm="n", along=("act",)))))
+    "Pair('a', 'b', norm='n', along=('act',))"
+    """
     own = getattr(record, "pair", None)
-    more = () if own is None else own.along
-    return pair if set(more) <= set(pair.along) else dataclasses.replace(pair, along=(*pair.along, *more))
+    if own is None:
+        return pair
+    more: dict[str, Any] = {}
+    if not set(own.along) <= set(pair.along):
+        more["along"] = (*pair.along, *own.along)
+    named = {path_str(p) for p in pair.norms}
+    norms = [p for p in own.norms if path_str(p) not in named]
+    if norms:
+        more["norm"] = [*pair.norms, *norms] if named else own.norm
+    if own.depthwise is not None and pair.depthwise is None:
+        more["depthwise"] = own.depthwise
+    elif own.depthwise is not None and path_str(own.depthwise) != path_str(pair.depthwise):  # type: ignore[arg-type]
+        raise ValueError(
+            f"depthwise: got {pair}, and a record of {own}, expected the same depthwise convolution in both"
+        )
+    return dataclasses.replace(pair, **more) if more else pair
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, embedding, embedding_bag
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from fisher.collector.calls.chains import LARGEST, LINEAR
@@ -122,6 +122,23 @@ def norm_eps(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> float
     return mode.eps
 
 
+def padding_row(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> int | None:
+    """The padding row of the table that is the pair's first layer, None without one, or where its uses differ in it.
+
+    >>> import torch
+    >>> f = lambda p, i: torch.nn.functional.embedding(i, p["e"], padding_idx=-1).mean(1) @ p["b"].T
+    >>> params = {"e": torch.ones(5, 2), "b": torch.ones(1, 2)}
+    >>> padding_row(f, params, Pair("e", "b", layout=("in_out", "out_in")), torch.ones(3, 2, dtype=torch.int64))
+    4
+    """
+    table = trees.get(params, layers_of(params, pair)[0].weight_path)
+    mode = _Table(table)
+    with mode:
+        f(params, x)
+    one = mode.rows.pop() if len(mode.rows) == 1 else None
+    return None if one is None else one % table.shape[0]
+
+
 def _followed(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> _Between:
     before, after = layers_of(params, pair)
     rows = before.all if before.gate is None else (*before.all, before.gate)
@@ -145,6 +162,21 @@ class _Norm(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is batch_norm and any(t is self.weight for t in tensors(args, kwargs)):
             self.eps = kwargs.get("eps", args[7] if len(args) > 7 else 1e-5)
+        return func(*args, **kwargs)
+
+
+class _Table(TorchFunctionMode):
+    """Looks for the padding rows of the lookups in a table."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = table
+        self.rows: set[int | None] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (embedding, embedding_bag) and any(t is self.table for t in tensors(args, kwargs)):
+            self.rows.add(kwargs.get("padding_idx"))
         return func(*args, **kwargs)
 
 

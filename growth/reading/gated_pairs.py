@@ -129,9 +129,6 @@ class Gated(Pair):
         """
         return dataclasses.replace(self, order=ORDERS[1 - ORDERS.index(self.order)])
 
-    def _bare(self) -> Gated:
-        return dataclasses.replace(self, activation=None)
-
     def __str__(self) -> str:
         if self.packed is not None:
             parts = [f"packed={path_str(self.packed)!r}", f"after={path_str(self.after)!r}"]  # type: ignore[arg-type]

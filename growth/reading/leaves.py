@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from growth.checks.buffers import parameter
 from growth.reading.along import FILL, along_leaves, columns
 from growth.reading.layers import layers_of, leaves_between
 from growth.reading.pairs import Pair
@@ -73,7 +74,7 @@ def spread(units: Tensor, each: int) -> Tensor:
 
 
 def unit_size(params: Any, pair: Pair) -> int:
-    """How many parameters a new hidden unit of a pair brings, over all leaves.
+    """How many parameters a new hidden unit of a pair brings, over all leaves; running statistics are none.
 
     >>> import torch
     >>> unit_size(
@@ -82,7 +83,8 @@ def unit_size(params: Any, pair: Pair) -> int:
     ... )
     5
     """
-    return sum(math.prod(place.shape(trees.get(params, place.path), 1)) for place in places(params, pair))
+    at = [(place, trees.get(params, place.path)) for place in places(params, pair)]
+    return sum(math.prod(place.shape(leaf, 1)) for place, leaf in at if parameter(place.path, leaf))
 
 
 def vectors(params: Any, pair: Pair) -> list[tuple[Path, Tensor, Tensor, int]]:

@@ -75,7 +75,8 @@ class Pair:
     layout: how the weights are stored, "out_in" as above (F.linear, convolutions), or "in_out": `[r, p]` used as x @ W, and
     `[r, p, *kernel]` of transposed convolutions; one for both layers, or a tuple of one for each.  In all that is said of units
     weights are [out, in], however they are stored.  A table `[V, p]` (F.embedding) may be `before`: its rows are its inputs,
-    r = V, and statistics hold a moment `[V, V]` of them; of units found in data the entries at its padding row are 0.
+    r = V, and statistics hold a moment `[V, V]` of them; of units found in data the entries at its padding row are 0, and of
+    those of `widen` with f and x; elsewhere (`initialize`) zero them by hand.
 
     Raises ValueError if the two paths are the same and for an unknown layout, TypeError if a path or the activation is of another
     kind.
@@ -142,9 +143,6 @@ class Pair:
         """
         return tuple(map(path_str, parts(self.before))), tuple(map(path_str, parts(self.after)))
 
-    def _bare(self) -> Pair:
-        return Pair(self.before, self.after, along=self.along, layout=self.layout)
-
     def __str__(self) -> str:
         shown = [repr(p) if isinstance(p, Sum) else repr(path_str(p)) for p in (self.before, self.after)]
         names = [path_str(p) for p in self.norms]
@@ -197,9 +195,9 @@ def check_pairs(pair: Pair | Sequence[Pair]) -> tuple[list[Pair], bool]:
 
 
 def bare(pair: Pair | None) -> Pair | None:
-    """The pair as its records keep it: its layers and what grows along; a callable would make two passes over one differ.
+    """The pair as its records keep it: all but the activation, as a callable would make two passes over one differ.
 
-    >>> bare(Pair("a", ("b",), activation=abs))
-    Pair(before='a', after=('b',), activation=None, norm=None)
+    >>> bare(Pair("a", ("b",), activation=abs, norm="n"))
+    Pair(before='a', after=('b',), activation=None, norm='n')
     """
-    return None if pair is None else pair._bare()
+    return None if pair is None else dataclasses.replace(pair, activation=None)

@@ -31,10 +31,11 @@ def add_classes(
     probability: float | Tensor | None = None,
     layout: LayoutName = "out_in",
 ) -> Tree:
-    """`params` with n more outputs of a layer, behind the old ones, whose logits are the same, bit by bit.
+    """`params` with n more outputs of a layer, behind the old ones, whose logits are the same to rounding.
 
         W [C, p] -> [W; X],   b [C] -> [b; c]
 
+    Old entries stay bit by bit; their products may be summed in another order where the matrix has more rows.
     weight: "mean", X_j the mean of the old rows, and c_j that of the old biases, so that each new logit is the mean z̄ of the
     old ones; "zero", X = 0 and c = 0, so that it is the bias alone; or X `[n, p]` itself.
     probability: for "mean", a bound P on what softmax gives to all new classes together, whatever the input:

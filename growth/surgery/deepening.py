@@ -43,7 +43,8 @@ def deepen(
     where `after` has one.  layout: how the weight of `after` is stored, "in_out" of x @ W, of tables and of transposed
     convolutions; the new one, which is the same either way, is of its kind (behind a table a dense layer).
     f, x: the function, which finds in params whether the layer is there, and some inputs, on which it is compared, as in `widen`.
-    The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.
+    The other leaves are the same tensors: a live optimizer gets the new ones by `add_param_group`.  `into_module` makes no new
+    parts: of an nn.Module put a layer of these sizes at `name` and call it in forward, then `growth.into_module(module, deeper)`.
 
     Raises ValueError (path, got, expected) if there is no such layer, if there is something at `name` already, for even
     kernels, where layers stand in a list; then its numbers, which are other layers' paths, would change; and where f is another

@@ -157,10 +157,10 @@ def _changed(params: Any, pair: Pair, delta: Delta, s: float | Tensor) -> Any:
         raise ValueError(
             f"{pair}: delta has a bias, but {after.name} has none; give a delta of statistics of this pair"
         )
-    return _lowered(params, after, s * delta.bias, f"{pair}: delta.bias")
+    return lowered(params, after, s * delta.bias, f"{pair}: delta.bias")
 
 
-def _lowered(params: Any, after: Layer, move: Tensor, name: str) -> Any:
+def lowered(params: Any, after: Layer, move: Tensor, name: str) -> Any:
     """params with the first bias of the layers less move."""
     path, bias = next((layer.bias_path, layer.bias) for layer in after.all if layer.bias is not None)
     return trees.replace(params, path, bias - cast_like(fitted(move, bias.shape, name), bias))  # type: ignore[arg-type]
@@ -214,7 +214,7 @@ def _widened(params: Any, pair: Pair, new: Neurons, root: float | Tensor) -> Any
     params = after.put(params, weight)
     if not after.biased:
         return params
-    return _lowered(params, after, root * (fan_out.flatten(1).sum(1) * new.sigma0), str(pair))
+    return lowered(params, after, root * (fan_out.flatten(1).sum(1) * new.sigma0), str(pair))
 
 
 def _kernels(flat: Tensor, weight: Tensor) -> Tensor:

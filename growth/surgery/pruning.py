@@ -24,11 +24,12 @@ from growth.reading.layers import Layer, layers_of
 from growth.reading.leaves import places, spread
 from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
+from growth.surgery.enlarge import lowered
 from growth.surgery.resize import entries, gathered, indices
 from growth.surgery.same import Function, as_seen, asked, same_function
 from growth.surgery.silenced import zeroed
 from linmaps import trees
-from linmaps.checks import size
+from linmaps.checks import number, size
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
@@ -49,6 +50,7 @@ def prune(
     stats: Statistics | None = None,
     ridge: float | Tensor = 0.0,
     rtol: float | None = None,
+    sigma0: float | Tensor | None = None,
     f: Function = None,
     x: Any = None,
 ) -> Tree:
@@ -58,7 +60,8 @@ def prune(
 
     units: indices (negative ones count from the end), or a bool tensor `[p]`, True for the units to drop.  Indices in a
     tensor may be values under vmap (their number is static): `growth.weakest_units`.
-    Dropping the last k units undoes a growth by k units without delta.  Slopes of the activation with one number for each unit
+    Dropping the last k units undoes a growth by k units without delta; where σ(0) != 0, as of a sigmoid, `grow` has taken
+    their constant out of the bias of `after`, and sigma0 gives it back.  Slopes of the activation with one number for each unit
     go along where stats or f know them, or `pair.along` names them; params alone do not tell.
 
     stats: `statistics` of this pair at these params; then the outgoing weights of the other units d -> k, and the bias,
@@ -68,12 +71,13 @@ def prune(
 
     exactly 0 where the dropped activations are linear combinations of the kept ones and the constant.
     ridge, rtol: as in `optimal_delta`.
+    sigma0: σ(0), `Neurons.sigma0`; then b -> b + Σ_d W_d σ(0), which `grow` has taken out for these units.  None: b stays.
     f, x: the function and some inputs.  f(pruned, x) must then be, to rounding, what f is when the outgoing weights of these
-    units (and of no other) are zero; ValueError where it is not, or f takes no other sizes, which says where a reshape of the
-    hidden axis stands in the way.
+    units (and of no other) are zero, with the bias of sigma0; ValueError where it is not, or f takes no other sizes, which says
+    where a reshape of the hidden axis stands in the way.
 
-    Raises ValueError (path, got, expected) for layers that do not match, units out of range or named twice (outside of
-    transforms), statistics of other sizes, and where f is another function; TypeError for other tensors.
+    Raises ValueError (path, got, expected) for layers that do not match, units out of range or twice (outside of transforms),
+    statistics of other sizes, sigma0 beside these or without a bias, where f is another function; TypeError for other tensors.
     Source of the update: Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon" (1993),
     for the squared error of a layer.
 
@@ -94,6 +98,7 @@ def prune(
         pair = joined(pair, stats)
         after = layers_of(params, pair)[1]
         params = _compensated(params, pair, stats, spread(dropped, after.taps), spread(kept, after.taps), ridge, rtol)
+    params = params if sigma0 is None else _given_back(params, pair, dropped, sigma0, stats)
     pruned = gathered(params, pair, kept)
     if held is not None:
         same_function(held, zeroed(params, pair, dropped, p), pruned, pair, "what it is when these units lead nowhere")
@@ -143,7 +148,8 @@ def unit_scores(params: Any, pair: Pair, *, stats: Statistics | None = None) -> 
     fan_out = after.weight.reshape(after.weight.shape[0], p, after.taps)
     if stats is None:
         squares = before.weight.square().flatten(1).sum(1)
-        squares = squares if before.bias is None else squares + before.bias.square().reshape(p, before.bias.numel() // max(1, p)).sum(1)
+        if before.bias is not None:
+            squares = squares + before.bias.square().reshape(p, before.bias.numel() // max(1, p)).sum(1)
         if before.gate is not None:
             gate = before.gate.weight.square().sum(1)
             squares = squares * (gate if before.gate.bias is None else gate + before.gate.bias.square())
@@ -247,6 +253,21 @@ def partition(units: Units, p: int, device: torch.device) -> tuple[Tensor, Tenso
         raise ValueError(f"units: got {dropped.tolist()}, expected each unit once")
     gone = torch.zeros(p, dtype=torch.int64, device=device).index_add(0, dropped, torch.ones_like(dropped))
     return dropped, gone.argsort(stable=True)[: p - dropped.shape[0]]
+
+
+def _given_back(params: Any, pair: Pair | Heads, units: Tensor, sigma0: float | Tensor, stats: Any) -> Any:
+    """params with the constants of units in the bias of `after`, from which `grow` has taken them."""
+    number(sigma0, "sigma0")
+    if isinstance(pair, Heads) or stats is not None:
+        what = f"for {pair}" if stats is None else "beside stats, by which the bias takes over what it can"
+        raise ValueError(
+            f"sigma0: got one {what}, expected None; it is of the units that grow has added between a Pair"
+        )
+    after = layers_of(params, pair)[1]
+    if not after.biased:
+        raise ValueError(f"sigma0: got one, {after.name} has no bias, expected None: grow has taken nothing out of it")
+    columns = after.weight.index_select(1, spread(units, after.columns))
+    return lowered(params, after, -sigma0 * columns.flatten(1).sum(1), str(pair))
 
 
 def _compensated(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from growth.checks.doors import count, door
 from growth.closed_form.draws import in_rows
+from growth.reading.calls import padding_row
 from growth.reading.layers import Layer, layers_of
 from growth.reading.leaves import vectors
 from growth.reading.pairs import Pair
@@ -75,7 +76,8 @@ def widen(
 
     f, x: the function and some inputs (check=(f, x) is the same).  f(params, x) and f(widened, x), before any noise, must then
     agree to rounding; ValueError where they differ, or f takes no other sizes, which says where a reshape of the hidden axis
-    stands in the way.  Slopes of PReLU are then found; else name `pair.along`.
+    stands in the way.  Slopes of PReLU are then found; else name `pair.along`.  So is the padding row of a table, where no
+    random numbers go; without f zero its new entries by hand, `wide["e.weight"][row, -k:] = 0`.
 
     A dense layer whose output f makes maps of, `unflatten(1, (-1, h, w))`, before a convolution or a transposed one: a unit is a
     map, h w rows of the dense layer (so U_j, V, c_j), as is seen by the sizes of the two.
@@ -98,11 +100,12 @@ def widen(
             [2.],
             [1.]]), 'b.weight': tensor([[2., 6., 2.]])}
     """
-    held = asked(f, x, check)
+    held, row = asked(f, x, check), None
     if held is not None:
         pair = pair if isinstance(pair, Heads) else as_seen(held, params, pair)
         exact = widen(params, pair, k, method, _again(generator), units=units, draws=draws, rescale=rescale)
         same_function(held, params, exact, pair)
+        row = None if isinstance(pair, Heads) else padding_row(held[0], params, pair, held[1])
     p = 1 if isinstance(pair, Heads) else layers_of(params, pair)[0].weight.shape[0]
     _check(pair, p, k, method, noise, units)
     if not isinstance(pair, Heads) and not rescale:
@@ -113,7 +116,7 @@ def widen(
         return cast(Tree, wider_heads(params, pair, k, method, generator, units, noise, draws, rescale))
     before, after = layers_of(params, pair)
     random = method != "split" or noise != 0
-    parts = _drawn(pair, before, after, k, generator, draws) if random and k else None
+    parts = _drawn(pair, before, after, k, generator, draws, row) if random and k else None
     if method == "split":
         at = _chosen(p, k, generator, units, before.weight.device)
         params = _split(params, pair, at, p)
@@ -181,9 +184,15 @@ def _appended(params: Any, pair: Pair, parts: Parts) -> Any:
 
 
 def _drawn(
-    pair: Pair, before: Layer, after: Layer, k: int, generator: torch.Generator | None, draws: Tensor | None
+    pair: Pair,
+    before: Layer,
+    after: Layer,
+    k: int,
+    generator: torch.Generator | None,
+    draws: Tensor | None,
+    row: int | None,
 ) -> Parts:
-    """Standard normal numbers in the shapes of k new units."""
+    """Standard normal numbers in the shapes of k new units; 0 at the padding row of a table."""
     into, out = before.weight.shape[1:], (after.weight.shape[0], after.columns, *after.weight.shape[2:])
     sizes = [math.prod(into), 0 if before.bias is None else before.rows, math.prod(out)]
     sizes += [] if before.gate is None else [math.prod(into)]
@@ -193,6 +202,8 @@ def _drawn(
     fan_in, bias, fan_out, *gate = draws.to(before.weight).split(sizes, 1)
     fan_out = fan_out.reshape(k, *out).movedim(0, 1).flatten(1, 2)
     rows = gate[0].to(before.gate.weight) if before.gate is not None else None
+    if row is not None:
+        fan_in = torch.where(torch.arange(sizes[0], device=fan_in.device) == row, 0.0, fan_in)
     c = None if before.bias is None else bias.reshape(k, *before.bias.shape[1:])
     return fan_in.reshape(k, *into), c, fan_out.to(after.weight), rows
 

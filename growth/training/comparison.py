@@ -11,6 +11,7 @@ from torch import Tensor
 from growth.checks.records import owned
 from growth.closed_form.delta import Delta
 from growth.closed_form.units import Neurons
+from growth.reading.along import joined
 from growth.reading.leaves import unit_size
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.checks.annotations import typed
@@ -125,5 +126,5 @@ def compare(pairs: Sequence[Pair], news: Any, deltas: Any, *, params: Any = None
         torch.stack([zero if n is None else n.gain for n in units]),
         None
         if params is None
-        else tuple(0 if n is None else n.size * unit_size(params, p) for p, n in zip(each, units)),
+        else tuple(0 if n is None else n.size * unit_size(params, joined(p, n)) for p, n in zip(each, units)),
     )

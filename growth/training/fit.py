@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fisher.checks.finiteness import finite
-from growth.checks.buffers import buffers_fixed
+from growth.checks.buffers import buffers_fixed, parameter_count
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
 from growth.checks.losses import Loss, LossName, per_sample
@@ -157,7 +157,7 @@ def fit_and_grow(
                 cure = "the training diverged: a smaller lr, or a larger ridge; or pass check_finite=False"
                 finite(final, f"fit_and_grow: the loss after phase {len(steps)}", cure)
             scored = torch.full_like(zero, torch.nan) if score is None else score(params)
-            size = sum(t.numel() for t in trees.leaves(params))
+            size = parameter_count(params)
             width = widths[0] if one else tuple(widths)
             steps.append(Step(width, size, before, grown, final, used, gain, decrease, scored))
     return Fit(params, state, tuple(steps))

@@ -32,7 +32,8 @@ class GrowthStep(Generic[Tree]):
     """What `step` gives: params and state to go on with; before, grown: mean losses; amplitudes (t_delta, t_neurons).
 
     decrease: the slope of the mean loss along the delta.  gain: the slope of the units alone, as measured, per unit of
-    amplitude: their entries are sqrt(t_neurons) times those of the units.  Scalars, sums over the pairs.
+    amplitude: their entries are sqrt(t_neurons) times those of the units; it may be negative (`Neurons`).  Scalars, sums over
+    the pairs.
 
     >>> import torch
     >>> one = torch.ones(())

@@ -299,6 +299,7 @@ def of_surgery() -> list[Call]:
         }, ("name",)),
         Call(N + "prune", growth.prune, {"params": PAIRED, "pair": PAIR, "units": [2, 0], "stats": stats, "ridge": 0.1}),
         Call(N + "prune/tensor", growth.prune, {"params": PAIRED, "pair": PAIR, "units": torch.tensor([2, 0])}, ("params",)),
+        Call(N + "prune/sigma0", growth.prune, {"params": PAIRED, "pair": PAIR, "units": [2], "sigma0": 0.5}, ("params",)),
         Call(N + "prune/f", growth.prune, {
             "params": PARAMS, "pair": PAIR, "units": [1], "f": user_f, "x": NET.x,
         }, ("params", "f", "x")),

@@ -239,6 +239,7 @@ def table() -> dict[str, Case | Exempt]:
         "growth.deepen": Case(lambda p: growth.deepen(p, "hidden", "new"), (params,)),
         "growth.deepen/convolution": Case(lambda p: growth.deepen(p, "a", "new"), (conv.params,)),
         "growth.prune": Case(lambda p: growth.prune(p, conv.pair, [0]), (conv.params,)),
+        "growth.prune/constant": Case(lambda p, c: growth.prune(p, pair, [0], sigma0=c), (params, scores[0] / 8)),
         "growth.prune/compensated": Case(compensated, (params, stats)),
         "growth.weakest_units": Case(chosen, (params, scores)),
         "growth.unit_scores": Case(lambda p: growth.unit_scores(p, pair), (params,)),

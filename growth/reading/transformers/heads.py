@@ -34,7 +34,8 @@ class Heads:
     n_heads: H.  n_kv_heads: G, where there are fewer; head g of keys is that of queries g H/G to (g + 1) H/G.
 
     torch's MultiheadAttention keeps embed_dim = H d, so its heads can be scored (`head_scores`), but not be changed: write the
-    layer out for that.
+    layer out for that.  `widen`, `add_heads` and `prune` see this by f and x alone; without them they return leaves that no such
+    module takes.
 
     Where keys and values are in groups, a head is one of these: it goes, and comes, with its H/G heads of queries.
 

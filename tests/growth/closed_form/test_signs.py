@@ -9,6 +9,7 @@ from hypothesis import given
 from torch.func import vmap
 
 import growth
+from growth.reading.activations import constants
 from growth.strategies import KINKED, network, networks
 from linmaps import trees
 from tests.growth.oracle import close, mean_loss, slope
@@ -121,3 +122,57 @@ def test_gains_of_statistics_are_the_mean_over_both_signs(activation, target):
     assert (best.gains >= new.gains - 1e-9).all()
     if activation in ("tanh", "gelu"):
         close(slopes[0], new.gains, 1e-4)
+
+
+STEEP = {
+    "sqrt": lambda z: z.clamp(min=0).sqrt(),
+    "of both sides": lambda z: z.sign() * z.abs().sqrt(),
+    "on the left": lambda z: z.clamp(min=0) - (-z).clamp(min=0) ** 0.9,
+    "by a logarithm": lambda z: torch.xlogy(z.abs(), z.abs()),
+}
+FLAT = {  # slopes at 0+ and 0-
+    "squared relu": (lambda z: torch.relu(z) ** 2, 0.0, 0.0),
+    "square": (lambda z: z**2, 0.0, 0.0),
+    "cos": (torch.cos, 0.0, 0.0),
+    "relu and square": (lambda z: torch.relu(z) + 3 * z**2, 1.0, 0.0),
+    "smoothed sqrt": (lambda z: (torch.relu(z) + 1e-6).sqrt(), 500.0, 0.0),
+    "tanh": (torch.tanh, 1.0, 1.0),
+    "gelu": (torch.nn.functional.gelu, 0.5, 0.5),
+    "power": (lambda z: z.abs() ** 1.1, 0.0, 0.0),
+    "prelu": (lambda z: torch.nn.functional.leaky_relu(z, -0.3), 1.0, -0.3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FLAT)
+def test_slopes_at_0_are_limits(name, dtype):
+    activation, *want = FLAT[name]
+    _, *got = constants(activation, torch.zeros(1, dtype=dtype))
+    assert [float(t) for t in got] == pytest.approx(want, rel=0.02, abs=0)
+
+
+def pooled_or_not(sigma, pooled, dtype):
+    g = torch.Generator().manual_seed(0)
+    params = {n: torch.randn(*s, generator=g).to(dtype) for n, s in (("a", (4, 3)), ("b", (2, 4)))}
+    x, t = torch.randn(9, 5, 3, generator=g).to(dtype), torch.randn(9, 2, generator=g).to(dtype)
+    join = (lambda h: h.mean(1)) if pooled else (lambda h: h)
+    f = lambda p, x: join(sigma(x @ p["a"].T)) @ p["b"].T
+    pair = growth.Pair("a", "b", activation=None if pooled else sigma)
+    new = growth.initialize(params, pair, 2, fan_out="copy_normal", generator=g)
+    return f, params, (x if pooled else x[:, 0], t), pair, new
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("name", "pooled"), [*((name, False) for name in STEEP), ("sqrt", True)])
+def test_infinite_slopes_are_refused(name, pooled, dtype):
+    f, params, data, pair, new = pooled_or_not(STEEP[name], pooled, dtype)
+    with pytest.raises(ValueError, match="infinite slope at 0"):
+        growth.statistics(f, params, data, pair, "squared_error")
+    with pytest.raises(ValueError, match="infinite slope at 0"):
+        growth.choose_sign(f, params, data, pair, new, "squared_error")
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_units_of_a_flat_activation_gain_exactly_nothing(pooled):
+    f, params, data, pair, new = pooled_or_not(lambda z: torch.relu(z) ** 2, pooled, torch.float64)
+    assert not growth.choose_sign(f, params, data, pair, new, "squared_error").gains.any()

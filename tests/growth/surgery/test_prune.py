@@ -12,10 +12,10 @@ import fisher
 import growth
 from fisher.recipes import pruning_scores, unit_mask, unit_scores
 from growth.reading.layers import layers_of
-from growth.strategies import network, networks
+from growth.strategies import SHIFTED, network, networks
 from linmaps import trees
 from tests.growth.oracle import clear, close, leaf, rows
-from tests.growth.rows_surgery import NETS, convolutions, dense, flattened
+from tests.growth.rows_surgery import NETS, Net, convolutions, dense, flattened
 
 
 def same(a, b):
@@ -33,6 +33,38 @@ def test_prune_undoes_growth(net, k):
     same(growth.prune(grown, net.pair, range(p, p + k)), net.params)
     same(growth.prune(grown, net.pair, torch.arange(p, p + k)), net.params)
     same(growth.prune(grown, net.pair, torch.arange(p + k) >= p), net.params)
+
+
+@pytest.mark.parametrize("name", [*SHIFTED, "flattened", "kernels"])
+@pytest.mark.parametrize("scale", [1.0, (0.0, 0.3)])
+def test_prune_gives_the_constant_back(name, scale):
+    """Where σ(0) != 0, of dense layers, of a flattened map and of a convolution with its kernel; and of a whole step."""
+    net = {"flattened": lambda: flattened(torch.sigmoid), "kernels": kernels}.get(name, lambda: dense(name))()
+    x, target = net.x, torch.arange(len(net.x)) % net.f(net.params, net.x).shape[-1]
+    stats = growth.statistics(net.f, net.params, (x, target), net.pair)
+    new = growth.optimal_neurons(stats, 2, "gradient")
+    assert new.sigma0 != 0
+    made = growth.step(net.f, net.params, (x, target), net.pair, 2, scale=scale, delta=False)
+    for grown in (growth.grow(net.params, net.pair, new, scale=scale), made.params):
+        plain = growth.prune(grown, net.pair, [-1, -2])
+        back = growth.prune(grown, net.pair, [-2, -1], sigma0=new.sigma0)
+        for got, want in zip(trees.leaves(back), trees.leaves(net.params), strict=True):
+            close(got, want, 1e-12)
+        assert (net.f(plain, x) - net.f(net.params, x)).abs().max() > 1e-6
+        same(growth.prune(grown, net.pair, [-2, -1], sigma0=float(new.sigma0), f=net.f, x=x), back)
+    for options, words in (({"stats": stats}, "beside stats"), ({"sigma0": torch.nan}, "sigma0: got nan")):
+        with pytest.raises(ValueError, match=words):
+            growth.prune(net.params, net.pair, [0], **({"sigma0": 0.5} | options))
+
+
+def kernels():
+    g = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 3, 2), torch.nn.Sigmoid(), torch.nn.Conv1d(3, 2, 3), torch.nn.Flatten()
+    )
+    f, params = fisher.functional(model.double())
+    params = {k: torch.randn(v.shape, generator=g, dtype=v.dtype) for k, v in params.items()}
+    return Net(f, params, growth.Pair("0", "2"), torch.randn(7, 2, 5, generator=g, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", NETS)

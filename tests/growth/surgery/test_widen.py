@@ -268,3 +268,28 @@ def test_rescale_with_a_check_keeps_the_function_or_raises():
     growth.rescale(HEADS, pair, 2, preserve=True, check=(between(torch.relu), TOKENS))
     with pytest.raises(ValueError, match="expected the same function"):
         growth.rescale(HEADS, pair, 2, preserve=True, check=(between(torch.tanh), TOKENS))
+
+
+TABLE = {"e": torch.randn(6, 3, generator=generator()), "o": torch.randn(2, 3, generator=generator())}
+INDICES = torch.tensor([[0, 1, 2, 2], [5, 5, 0, 3]])
+
+
+@pytest.mark.parametrize("row", [2, -1, None])
+@pytest.mark.parametrize("bag", [False, True])
+@pytest.mark.parametrize("method", ["split", "pair", "zero_out"])
+def test_the_padding_row_of_a_table_gets_no_random_numbers(method, bag, row):
+    def f(p, i):
+        if bag:
+            return torch.tanh(torch.nn.functional.embedding_bag(i, p["e"], mode="sum", padding_idx=row)) @ p["o"].T
+        return torch.tanh(torch.nn.functional.embedding(i, p["e"], padding_idx=row)).mean(1) @ p["o"].T
+
+    params = TABLE if row is None else TABLE | {"e": TABLE["e"].index_fill(0, torch.tensor(row % 6), 0.0)}
+    pair = growth.Pair("e", "o", layout=("in_out", "out_in"))
+    noise = 0.5 if method == "split" else 0.0
+    got = growth.widen(params, pair, 2, method, generator(), noise=noise, f=f, x=INDICES)
+    want = growth.widen(params, pair, 2, method, generator(), noise=noise)
+    if row is not None:
+        assert want["e"][row, 3:].all()
+        want["e"][row, 3:] = 0
+    for a, b in zip(trees.leaves(got), trees.leaves(want), strict=True):
+        assert torch.equal(a, b)
