@@ -43,8 +43,8 @@ def into_module(
     buffers are taken from there if they are among them (`functional(module, buffers=True)`), else copied.  A parameter under
     two names is given once.  The new module computes f(params, x) of `f, _ = fisher.functional(module)`: it has the class, mode,
     hooks, order of parameters and their requires_grad of the old one, shares no memory with it or with params, and the sizes that
-    torch's own layers keep (in_features, num_features, normalized_shape, ...; the groups of a depthwise convolution) follow the
-    tensors.  Sizes that modules of other classes keep are their own affair.
+    torch's own layers keep (in_features, num_features, normalized_shape, ...; the groups of a depthwise convolution) and those of
+    the Conv1D of transformers follow the tensors.  Sizes that modules of other classes keep are their own affair.
 
     optimizer: the torch.optim that steps the parameters of `module`; it then steps those of the new one, with what it remembers
     of them (`swap_parameters`: `pair`, `units` after `prune`, `fill`, `heads` are its own), and learning-rate schedulers go on.

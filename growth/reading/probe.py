@@ -29,7 +29,7 @@ def one_width(what: Any, error: Exception, when: str) -> str:
     """The words for a function that raised this error when its params became wider.
 
     >>> one_width("Pair('a', 'b')", RuntimeError("no"), "with one more hidden unit")
-    "Pair('a', 'b'): f raised RuntimeError with one more hidden unit (no), expected a function that takes its sizes from params; ..."
+    "Pair('a', 'b'): f raised RuntimeError with one more hidden unit (no), expected a function that takes its sizes from ..."
     """
     why = f"f raised {type(error).__name__} {when} ({error})"
     return f"{what}: {why}, expected a function that takes its sizes from params; {SIZES}"
