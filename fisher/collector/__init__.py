@@ -15,6 +15,7 @@ In reading order:
     weights      the weights that f makes, as functions of their leaves
     products     gradients and rows as products g a'
     witness      where the examples are, and that uses and rows explain autograd's gradient
+    torch_layers sizes that layers keep beside their tensors, and those of other tensors for a call
     modules      a torch.nn.Module as a pure function
     collection   LayerCollection: layers found and checked
     restriction  a function on the leaves of some layers alone

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fisher.collector.torch_layers import Follower
 from linmaps.checks.annotations import typed
 from linmaps.trees.mappings import is_mapping
 
@@ -26,6 +27,9 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
     outputs have no derivative by, as the growth of networks with batch norm wants them.  A parameter under two names is one
     leaf, the first name's.  Frozen parameters are leaves like others: for a matrix of some leaves give `fim` some layers,
     `layers.select([...])`.
+
+    Leaves may be grown or pruned: for the call, the sizes that torch's own layers keep (normalized_shape, hidden_size, the
+    groups of a depthwise convolution, ...) are those of the leaves.  What a module of another class keeps stays as it is.
 
     TypeError for anything that is no torch.nn.Module; f raises a ValueError for params that miss a name or have another.
 
@@ -55,7 +59,9 @@ class _Functional:
         self._training = any(part.training for part in module.modules())
         self._needed = {name for name, _ in module.named_parameters()}
         self._buffers = {name for name, _ in module.named_buffers()}
-        self._known = {name for name, _ in module.named_parameters(remove_duplicate=False)} | self._buffers
+        leaves = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+        self._shapes = {name: t.shape for name, t in leaves}
+        self._known = set(self._shapes)
 
     def __call__(self, params: Mapping[str, Tensor], x: Any) -> Any:
         _check_named(params, self._module)
@@ -71,8 +77,14 @@ class _Functional:
             held = {name: t.clone() for name, t in held.items()}
         given = {name: t.detach() if name in self._buffers else t for name, t in params.items()}
         if not hasattr(self._own, "run"):
-            self._own.run = called(_structure(self._module), spread=True)
-        return self._own.run({**held, **given}, x)
+            self._own.structure = _structure(self._module)
+            self._own.run = called(self._own.structure, spread=True)
+        if all(getattr(t, "shape", None) == self._shapes[name] for name, t in given.items()):
+            return self._own.run({**held, **given}, x)
+        if not hasattr(self._own, "follower"):
+            self._own.follower = Follower(self._own.structure)
+        with self._own.follower.following():
+            return self._own.run({**held, **given}, x)
 
     def __repr__(self) -> str:
         return f"functional({type(self._module).__name__})"

@@ -2,7 +2,6 @@
 
 In reading order:
     guide_gromo  the rows for those who come from gromo
-    torch_layers the sizes that torch's layers keep beside their tensors
     modules      into_module: params into a torch.nn.Module
     guide        coming_from: a table of their names beside ours
 """

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.optim import Optimizer
 
+from fisher.collector.torch_layers import sizes_of
 from growth.carry.carrier import Fill
 from growth.carry.optimizers import swap_parameters
-from growth.interop.torch_layers import sizes
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
 from growth.surgery.head_places import Attention
@@ -43,8 +43,8 @@ def into_module(
     buffers are taken from there if they are among them (`functional(module, buffers=True)`), else copied.  A parameter under
     two names is given once.  The new module computes f(params, x) of `f, _ = fisher.functional(module)`: it has the class, mode,
     hooks, order of parameters and their requires_grad of the old one, shares no memory with it or with params, and the sizes that
-    torch's own layers keep (in_features, num_features, normalized_shape, ...; the groups of a depthwise convolution) follow the
-    tensors.  Sizes that modules of other classes keep are their own affair.
+    torch's own layers keep (in_features, num_features, normalized_shape, ...; the groups of a depthwise convolution) and those of
+    the Conv1D of transformers follow the tensors.  Sizes that modules of other classes keep are their own affair.
 
     optimizer: the torch.optim that steps the parameters of `module`; it then steps those of the new one, with what it remembers
     of them (`swap_parameters`: `pair`, `units` after `prune`, `fill`, `heads` are its own), and learning-rate schedulers go on.
@@ -98,7 +98,7 @@ def _built(module: Kind, given: Mapping[str, Tensor], live: frozenset[int] = fro
         part = made.get_submodule(prefix)
         (part._parameters if own_name in part._parameters else part._buffers)[own_name] = t  # type: ignore[assignment]
     for prefix, part in made.named_modules():
-        _resized(prefix, part)
+        _resized(prefix, part, module.get_submodule(prefix))
     return made
 
 
@@ -185,9 +185,10 @@ def _consistent(name: str, part: nn.Module, found: Mapping[str, Any]) -> None:
         )
 
 
-def _resized(name: str, part: nn.Module) -> None:
+def _resized(name: str, part: nn.Module, old: nn.Module) -> None:
     """The sizes that the layer keeps are set to those of its tensors; ValueError for buffers that do not fit any more."""
-    found = sizes(part)
+    read = sizes_of(old)
+    found = {} if read is None else read(part)
     _consistent(name, part, found)
     for own, t in part.named_buffers(recurse=False):
         if t.ndim == 1 and len(t) != found.get("num_features", len(t)):

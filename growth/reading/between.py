@@ -26,7 +26,7 @@ from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located
 from growth.reading.lookups import output_of
 from growth.reading.pairs import Pair
-from growth.reading.probe import check_silent, with_unit
+from growth.reading.probe import check_silent, one_width, with_unit
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
 from linmaps.trees import path_str
@@ -75,11 +75,10 @@ def _compare_new(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> N
     params = with_unit(params, pair)
     try:
         layers = LayerCollection.from_function(f, params, x)
-    except (RuntimeError, TypeError, IndexError) as error:
+    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
         raise ValueError(
-            f"{pair}: f raised {type(error).__name__} with one more hidden unit ({error}), expected a function that takes "
-            "its sizes from params; growth makes them larger (of a module with batch norm its buffers too: "
-            "fisher.functional(module, buffers=True))"
+            one_width(pair, error, "with one more hidden unit")
+            + "; of a module with batch norm its buffers grow too: fisher.functional(module, buffers=True)"
         ) from error
     place = located(layers, params, pair)
     seen = _look(f, params, layers, {*place.before, place.after[0]}, x)

@@ -63,6 +63,19 @@ def calls_between(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> 
     return _followed(f, params, pair, x).found
 
 
+def calls_of(f: Callable[..., Tensor], params: Any, x: Any) -> set[str]:
+    """The names of all torch calls that f makes on x, for messages.
+
+    >>> import torch
+    >>> sorted(calls_of(lambda p, x: torch.relu(x @ p), torch.eye(2), torch.eye(2)))
+    ['matmul', 'relu']
+    """
+    mode = _Names()
+    with mode:
+        f(params, x)
+    return mode.found
+
+
 def leaves_between(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> list[str]:
     """The names of the leaves with one number per hidden unit that enter these calls, and do not grow along with the pair.
 
@@ -180,6 +193,18 @@ class _Table(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _Names(TorchFunctionMode):
+    """Collects the names of calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found.add(_name(func))
+        return func(*args, **(kwargs or {}))
+
+
 class _Between(TorchFunctionMode):
     """Follows what comes of the weights of `before` until a weight of `after` meets it."""
 
@@ -226,7 +251,8 @@ def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str)
     """The words for a pair between whose layers something else stands than an elementwise function."""
     before, after = layers_of(params, pair)
     calls = calls_between(f, params, pair, x)
-    known = next(((c, cure) for part, cure in KNOWN for c in calls if part in c), None)
+    asked = [c for c in calls if pair.norm is None or c != "batch_norm"]
+    known = next(((c, cure) for part, cure in KNOWN for c in asked if part in c), None)
     through = f"; it goes through {', '.join(calls)}" if calls else ""
     named = "choose a pair without it" if pair.activation is not None else NAME_IT
     joins = [c for c in calls if c in SPATIAL]

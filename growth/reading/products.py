@@ -25,7 +25,7 @@ from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located
 from growth.reading.pairs import Pair
-from growth.reading.probe import check_silent, with_unit
+from growth.reading.probe import check_silent, one_width, with_unit
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
 
@@ -164,11 +164,8 @@ def _there(
     params = with_unit(params, pair)
     try:
         return params, LayerCollection.from_function(f, params, x)
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{pair}: f raised {type(error).__name__} with one more hidden unit ({error}), expected a function that takes "
-            "its sizes from params; growth makes them larger"
-        ) from error
+    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
+        raise ValueError(one_width(pair, error, "with one more hidden unit")) from error
 
 
 def _look(f: Callable[..., Tensor], params: Any, layers: LayerCollection, pair: Gated, x: Any) -> _Seen:

@@ -20,13 +20,13 @@ from growth.closed_form.delta import Delta
 from growth.closed_form.gates import check_gate
 from growth.closed_form.units import Neurons
 from growth.reading.along import joined
-from growth.reading.calls import ungrown
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.leaves import vectors
 from growth.reading.link import centre
 from growth.reading.locate import unmapped
 from growth.reading.pairs import Pair, as_list, check_pairs
+from growth.reading.probe import wider
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.trees import path_str
@@ -104,8 +104,8 @@ def apply_extended(
 ) -> Tensor:
     """The output of f on x as it will be after `grow`: `f(grow(params, pair, new, delta=delta, scale=scale), x)`.
 
-    A preview by the formula of what is applied, hence exact for any f.  Raises where `grow` does, and ValueError where f takes
-    other sizes but for leaves between the layers that do not grow along (`Pair.along`), which it names.
+    A preview by the formula of what is applied, hence exact for any f.  Raises where `grow` does, and ValueError where f is of
+    one width: it names leaves between the layers that do not grow along (`Pair.along`), else what f raised.
 
     >>> import torch, growth
     >>> f = lambda p, x: (x @ p["a.weight"].T) @ p["b.weight"].T
@@ -116,15 +116,14 @@ def apply_extended(
             [0.5000]])
     """
     larger = grow(params, pair, new, delta=delta, scale=scale)
-    try:
+    pairs, _ = check_pairs(pair)
+    with wider(f, params, added(pairs, as_list(new, len(pairs), "new")), x):
         return f(larger, x)
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        pairs, _ = check_pairs(pair)
-        named = [joined(one, n) for one, n in zip(pairs, as_list(new, len(pairs), "new")) if n is not None]
-        words = next((w for one in named if (w := ungrown(f, params, one, x)) is not None), None)
-        if words is None:
-            raise
-        raise ValueError(words) from error
+
+
+def added(pairs: Sequence[Pair], new: Sequence[Neurons | None]) -> list[tuple[Pair, int]]:
+    """The pairs that get units, with all that grows along, and how many."""
+    return [(joined(pair, n), n.fan_in.shape[0]) for pair, n in zip(pairs, new) if n is not None]
 
 
 def _once(pairs: Sequence[Pair]) -> None:

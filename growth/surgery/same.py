@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fisher.checks.agreement import side_by_side
-from growth.reading.calls import as_read, calls_between, ungrown
+from growth.reading.calls import as_read, calls_between, calls_of, ungrown
 from growth.reading.gated_pairs import Gated
 from growth.reading.locate import is_mapped
 from growth.reading.pairs import Pair
+from growth.reading.probe import RAISED, one_width
 from growth.reading.transformers.heads import Heads
 from growth.reading.transformers.streams import Stream
 from linmaps import trees
@@ -89,15 +90,15 @@ def same_function(
     ValueError: Pair('a', 'b'): f changes by up to 1, at a size of 1, expected the same function; ...
     """
     f, x = check
+    old = f(params, x)
     try:
-        old, now = f(params, x), f(new, x)
-    except (RuntimeError, TypeError, IndexError) as error:
+        now = f(new, x)
+    except (torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except RAISED as error:
         if isinstance(pair, Pair) and (words := ungrown(f, params, pair, x)) is not None:
             raise ValueError(words) from error
-        raise ValueError(
-            f"{pair}: f raised {type(error).__name__} for the new params ({error}), expected a function that takes its sizes "
-            "from params" + (HELD if isinstance(pair, (Heads, Stream)) else _reshaped(f, params, pair, x))
-        ) from error
+        raise ValueError(one_width(pair, error, "for the new params") + _why(f, params, pair, x)) from error
     a, b = (values(t) for t in side_by_side(old, now))
     if a is None or b is None or not a.numel():
         return
@@ -129,6 +130,14 @@ def applied(check: Check, deeper: Any, leaves: Sequence[Path], what: Deeper) -> 
 def as_seen(check: Check, params: Any, pair: Pair) -> Pair:
     """The pair with the slopes of PReLU that the function of check has between its layers growing along."""
     return as_read(check[0], params, pair, check[1])
+
+
+def _why(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
+    """What else stands in the way of other sizes, as far as the calls of f show it."""
+    if isinstance(pair, Pair):
+        return _reshaped(f, params, pair, x)
+    attention = isinstance(pair, (Heads, Stream)) and any("multi_head_attention" in c for c in calls_of(f, params, x))
+    return HELD if attention else f"; {next(cure for kind, cure in CURES.items() if isinstance(pair, kind))}"
 
 
 def _cure(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:

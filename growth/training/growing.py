@@ -18,7 +18,8 @@ from growth.checks.losses import Loss, LossName, per_sample
 from growth.closed_form.delta import Delta
 from growth.closed_form.sides import awake
 from growth.reading.pairs import Pair, as_list, check_pairs
-from growth.surgery.enlarge import Scale, grow
+from growth.reading.probe import wider
+from growth.surgery.enlarge import Scale, added, grow
 from growth.training.proposals import Method, Proposal, proposed
 from growth.training.search import line_search
 from linmaps.checks import number
@@ -132,7 +133,12 @@ def taken(
     awakened = [awake(one.new, t, one.stats) for one in steps]
     amplitudes: Any = [(s, amplitude) for _, amplitude in awakened]
     larger = grow(params, pairs, [new for new, _ in awakened], delta=given, scale=amplitudes)
-    after = mean_loss(f, larger, data, loss)
+
+    def at_larger(larger: Any, x: Any) -> Tensor:
+        with wider(f, params, added(pairs, news), x):
+            return f(larger, x)
+
+    after = mean_loss(at_larger, larger, data, loss)
     return GrowthStep(larger, None, before, after, (s, t), decrease if delta else torch.zeros_like(decrease), gain)
 
 

@@ -1,8 +1,9 @@
-"""Sizes that torch's layers keep beside their tensors, read off tensors that have grown or shrunk."""
+"""Sizes that layers keep beside their tensors, read off tensors that have grown or shrunk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -103,10 +104,65 @@ KNOWN: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any]
 )
 
 
-def sizes(part: nn.Module) -> Sizes:
-    """The sizes that a layer of torch keeps as attributes, as its tensors say them; none for other modules.
+def sizes_of(part: nn.Module) -> Callable[[Any], Sizes] | None:
+    """What reads the sizes that a module keeps off its tensors; None for one that keeps none, or in a way unknown here.
 
-    >>> sizes(nn.Linear(2, 3)), sizes(nn.Conv2d(4, 8, 3, groups=4))
-    ({'in_features': 2, 'out_features': 3}, {'in_channels': 4, 'out_channels': 8, 'groups': 4})
+    Beside torch's own layers these are those like the Conv1D of transformers, y = x W + b with W `[nx, nf]`.
+
+    >>> layer = nn.Conv2d(4, 8, 3, groups=4)
+    >>> sizes_of(layer)(layer), sizes_of(nn.Tanh())
+    ({'in_channels': 4, 'out_channels': 8, 'groups': 4}, None)
     """
-    return next((read(part) for kind, read in KNOWN if isinstance(part, kind)), {})
+    known = next((read for kind, read in KNOWN if isinstance(part, kind)), None)
+    if known is not None:
+        return known
+    weight, kept = part._parameters.get("weight"), vars(part)
+    if weight is None or weight.ndim != 2 or kept.get("nf") != weight.shape[1]:
+        return None
+    return _transposed if kept.get("nx", weight.shape[0]) == weight.shape[0] else None
+
+
+def _transposed(part: Any) -> Sizes:
+    inputs, outputs = part.weight.shape
+    return {"nf": outputs} | ({"nx": inputs} if "nx" in vars(part) else {})
+
+
+class Follower:
+    """A module whose layers keep, for the length of a call, the sizes of the tensors that are in them then.
+
+    >>> import torch
+    >>> layer = nn.LayerNorm(2)
+    >>> with Follower(layer).following():
+    ...     y = torch.func.functional_call(layer, {"weight": torch.ones(3), "bias": torch.ones(3)}, torch.zeros(1, 3))
+    >>> y, layer.normalized_shape
+    (tensor([[1., 1., 1.]]), (2,))
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.rest: list[tuple[nn.Module, Callable[[Any], Sizes], Sizes]] = []
+        for part in module.modules():
+            read = sizes_of(part)
+            try:
+                self.rest += [] if read is None else [(part, read, read(part))]
+            except (AttributeError, TypeError, ValueError):  # a subclass that holds its tensors in another way
+                continue
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        before: list[tuple[nn.Module, str, Any]] = []
+
+        def follow(*_: Any) -> None:
+            for part, read, rest in self.rest:
+                for name, size in read(part).items():
+                    if size != rest[name]:
+                        before.append((part, name, getattr(part, name)))
+                        setattr(part, name, size)
+
+        hook = self.module.register_forward_pre_hook(follow, prepend=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+            for part, name, size in before:
+                setattr(part, name, size)
