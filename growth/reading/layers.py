@@ -25,6 +25,8 @@ HALVED = (
     "growth.Gated(None, None, after, packed=before)"
 )
 
+DEPTHWISE = "; {0} is a depthwise convolution, one kernel for each unit: name the layers around it, Pair(before, after, depthwise=its path)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -185,8 +187,14 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
             f"Pair whose layers do not match: {before.name} {_shape(before)} has {p} "
             f"outputs, {after.name} {_shape(after)} takes {inputs} inputs; name two layers "
             "that follow each other"
-            + (HALVED if p == 2 * inputs else _fitting(before, after))
-            + ("; map over an ensemble with torch.func.vmap" if stacked else "")
+            + (
+                DEPTHWISE.format(after.name)
+                if _depthwise(after, p)
+                else HALVED
+                if p == 2 * inputs
+                else _fitting(before, after)
+            )
+            + ("; map over an ensemble with torch.func.vmap" if stacked and not _depthwise(after, p) else "")
         )
     for path, leaf, entry in leaves_between(params, pair):
         if tuple(leaf.shape) != (p, *entry.shape):
@@ -197,6 +205,10 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
     for path, leaf in along_leaves(params, pair):
         columns(pair, path, leaf, p, after.columns, before.name)
     return before, after
+
+
+def _depthwise(layer: Layer, p: int) -> bool:
+    return layer.weight.ndim > 2 and layer.weight.shape[:2] == (p, 1)
 
 
 def plain_layers(params: Any, pair: Pair, name: str) -> tuple[Layer, Layer]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks.agreement import side_by_side
-from growth.reading.calls import as_read, calls_between, ungrown
+from growth.reading.calls import as_read, calls_between, kept_width, ungrown
 from growth.reading.gated_pairs import Gated
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads
@@ -143,6 +143,8 @@ def _halved(pair: Any) -> bool:
 def _reshaped(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
     """That the hidden axis is cut between the layers of a pair, if it is."""
     calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) and not _halved(pair) else []
+    if calls and (words := kept_width(f, params, pair, x)) is not None:
+        return f"; {words}"
     if not any(part in c for part in RESHAPES for c in calls):
         return ""
     return (

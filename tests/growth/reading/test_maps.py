@@ -26,14 +26,39 @@ def dense(n):
     return [nn.Flatten(), nn.Linear(4 * n, 3)]
 
 
-class Mean(nn.Module):
+class By(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
     def forward(self, x):
-        return x.mean((2, 3))
+        return self.function(x)
 
 
-class Largest(nn.Module):
-    def forward(self, x):
-        return torch.amax(x, dim=(2, 3))
+AVERAGE, LARGEST = nn.functional.adaptive_avg_pool2d, nn.functional.adaptive_max_pool2d
+HEADS = {  # spellings of a global pool, and of others that leave one number of each unit
+    "mean": lambda x: x.mean((2, 3)),
+    "amax": lambda x: torch.amax(x, dim=(2, 3)),
+    "squeezed": lambda x: AVERAGE(x, 1).squeeze(-1).squeeze(-1),
+    "squeezed at once": lambda x: torch.squeeze(LARGEST(x, 1)),
+    "squeezed axes": lambda x: AVERAGE(x, 1).squeeze((2, 3)),
+    "indexed": lambda x: AVERAGE(x, 1)[:, :, 0, 0],
+    "indexed from the end": lambda x: LARGEST(x, 1)[..., 0, -1],
+    "axis by axis": lambda x: x.mean(-1).mean(-1),
+    "axes kept": lambda x: x.mean(-1, True).sum(dim=2, keepdim=True)[:, :, 0, 0],
+    "largest, then average": lambda x: x.amax(-1).mean(-1),
+    "average, then largest": lambda x: x.mean(2).max(-1)[0],
+    "largest of rows": lambda x: torch.max(x, dim=-2, keepdim=True).values.mean((2, 3)),
+    "flattened mean": lambda x: x.flatten(2).mean(-1),
+    "flattened largest": lambda x: x.flatten(2).max(-1)[0],
+    "flattened values": lambda x: x.flatten(2).max(dim=-1).values,
+    "viewed": lambda x: x.view(x.shape[0], x.shape[1], -1).mean(-1),
+    "reshaped": lambda x: x.reshape(*x.shape[:2], -1, 2).sum((2, 3)),
+    "one position": lambda x: x[:, :, 2, 3],
+    "a part": lambda x: x[:, :, 1:5, ::2].mean((2, 3)),
+}
 
 
 def prelu(n):
@@ -58,8 +83,10 @@ BETWEEN = {
     "tanh lp": ([nn.ReLU(), nn.LPPool2d(2, 2)], None),
     "tanh twice": ([nn.Tanh(), nn.AvgPool2d(2), nn.ReLU(), nn.MaxPool2d(2, 1)], None),
     "head": ([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()], nn.Linear(4, 3)),
-    "head by mean": ([nn.Tanh(), Mean()], nn.Linear(4, 3)),
-    "head by amax": ([nn.ReLU(), Largest()], nn.Linear(4, 3)),
+    **{f"head {name}": ([nn.Tanh(), By(head)], nn.Linear(4, 3)) for name, head in HEADS.items()},
+    "head of relu": ([nn.ReLU(), By(HEADS["flattened values"])], nn.Linear(4, 3)),
+    "pool of flattened maps": ([nn.Tanh(), nn.Flatten(2), nn.AvgPool1d(2), nn.Flatten()], nn.Linear(72, 3)),
+    "a part flattened": ([nn.Tanh(), By(lambda x: x[..., :3, 1:]), nn.Flatten()], nn.Linear(60, 3)),
     "lenet": ([nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()], nn.Linear(36, 3)),
     "flattened average": ([nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()], nn.Linear(36, 3)),
     "dropout": ([nn.ReLU(), nn.Dropout2d(), nn.MaxPool2d(2), nn.AlphaDropout()], None),
@@ -77,9 +104,20 @@ BETWEEN = {
     "prelu of one slope": ([prelu(1), nn.MaxPool2d(2)], None),
     "prelu flattened": ([prelu(4), nn.MaxPool2d(2), nn.Flatten()], nn.Linear(36, 3)),
     "prelu of each position": ([nn.AvgPool2d(2), nn.Flatten(), prelu(36)], nn.Linear(36, 3)),
-    "prelu head": ([prelu(4), Largest()], nn.Linear(4, 3)),
+    "prelu head": ([prelu(4), By(HEADS["amax"])], nn.Linear(4, 3)),
 }
-SMOOTH = ("tanh avg", "tanh avg padded", "avg tanh", "head by mean", "flattened average", "replicate", "upsampled")
+SMOOTH = (
+    "tanh avg",
+    "tanh avg padded",
+    "avg tanh",
+    "head mean",
+    "head axis by axis",
+    "head viewed",
+    "head indexed",
+    "flattened average",
+    "replicate",
+    "upsampled",
+)
 
 
 def net(name, norm=False):
@@ -190,7 +228,9 @@ REFUSED = {
     "layer norm": ([nn.ReLU(), nn.LayerNorm(6)], "norm mixes"),
     "group norm": ([nn.GroupNorm(2, 4), nn.ReLU()], "norm mixes"),
     "softmax": ([nn.Softmax(1)], "softmax mixes"),
-    "pool over channels": ([nn.ReLU(), nn.Flatten(2), nn.AvgPool1d(2)], "pool"),
+    "pool over channels": ([nn.ReLU(), nn.AvgPool3d((2, 1, 1))], "avg_pool3d pools"),
+    "permuted": ([nn.ReLU(), By(lambda x: AVERAGE(x, 1).transpose(0, 1).squeeze(-1).transpose(0, 1))], "transpose is not read"),
+    "some units": ([nn.ReLU(), nn.AvgPool2d(2), By(lambda x: x[:, [3, 0, 1, 2]])], "getitem is not read"),
 }  # fmt: skip
 
 
