@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import batch_norm
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
-from fisher.collector.calls.chains import LARGEST, LINEAR, step
+from fisher.collector.calls.chains import LARGEST, LINEAR
 from fisher.collector.watching.known import tensors
+from growth.checks.followed import Between
 from growth.reading.along import FILL, NORM_FILLS, norm_leaves
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import layers_of
@@ -47,7 +48,10 @@ KNOWN = (
 )
 
 SPATIAL = {name.rpartition(".")[2] for name in (*LINEAR, *LARGEST)}
-WIDTH = "{0} keeps the width of now, which is a number in it: write x.flatten(1), or {0}(len(x), -1), which follow the number of units"
+WIDTH = (
+    "{0} keeps the width of now, which is a number in it: write x.flatten(1), or {0}(len(x), -1), which follow the number of "
+    "units"
+)
 NAME_IT = "if it is one all the same, name it: Pair(before, after, activation=...), which is compared with what f does"
 
 
@@ -122,16 +126,17 @@ def norm_eps(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> float
     return mode.eps
 
 
-def _followed(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> _Between:
+def _followed(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> Between:
     before, after = layers_of(params, pair)
     rows = before.all if before.gate is None else (*before.all, before.gate)
     leaf = lambda layer: trees.get(params, layer.weight_path)
     leaves = {id(trees.get(params, path)): path for path in trees.paths(params)}
-    mode = _Between([leaf(layer) for layer in rows], [leaf(layer) for layer in after.all[:1]], leaves)
-    mode.is_map = before.weight.ndim > 2
+    mode = Between(
+        [leaf(layer) for layer in rows], [leaf(layer) for layer in after.all[:1]], leaves, before.weight.ndim > 2
+    )
     with mode:
         y = f(params, x)
-    mode.elsewhere = mode.readers(y)
+    mode.returned(y)
     return mode
 
 
@@ -148,115 +153,6 @@ class _Norm(TorchFunctionMode):
         if func is batch_norm and any(t is self.weight for t in tensors(args, kwargs)):
             self.eps = kwargs.get("eps", args[7] if len(args) > 7 else 1e-5)
         return func(*args, **kwargs)
-
-
-@dataclasses.dataclass
-class _Call:
-    """A call behind the layer before: its name, the leaves that enter it, and the calls whose results do.
-
-    joins: another tensor enters it too.  read: it is read as a function of each unit by itself.  fixed: it lays out the entries
-    of each example in a row of a length that is a number.
-    """
-
-    name: str
-    leaves: list[Path]
-    parents: list[int]
-    joins: bool = False
-    read: bool = False
-    fixed: bool = False
-
-
-class _Between(TorchFunctionMode):
-    """Follows what comes of the weights of `before` until a weight of `after` meets it; the first call is `before` itself."""
-
-    def __init__(self, before: list[Tensor], after: list[Tensor], leaves: dict[int, Path]) -> None:
-        super().__init__()
-        self.alive: list[Any] = [*before, *after]  # an id is a name only while its object lives
-        self.weights = {id(t): side for side, leaves_ in (("before", before), ("after", after)) for t in leaves_}
-        self.made: dict[int, int] = {}  # by which call a tensor was made
-        self.calls: list[_Call] = []
-        self.leaves = leaves
-        self.met: dict[Path, str] = {}
-        self.end: int | None = None
-        self.shape: tuple[int, ...] = ()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        given = tensors(args, kwargs)
-        parents = list(dict.fromkeys(self.made[id(t)] for t in given if id(t) in self.made))
-        sides = {self.weights[id(t)] for t in given if id(t) in self.weights}
-        shape = given[0].shape if given else ()
-        out = func(*args, **kwargs)
-        results = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
-        self.alive.extend(results)
-        entered = [self.leaves[id(t)] for t in given if id(t) in self.leaves]
-        if sides and len(given) == 1:  # a view of a weight
-            self.weights |= {id(t): next(iter(sides)) for t in results}
-            self.leaves |= {id(t): entered[0] for t in results if entered}
-        elif parents and self.end is None and "after" not in sides:
-            self.met |= {path: _name(func) for path in entered if path not in self.met}
-        elif len(entered) == 1 == len(given):  # a view of a leaf
-            self.leaves |= {id(t): entered[0] for t in results}
-        if (parents or "before" in sides) and results and not (sides and len(given) == 1):
-            call = _Call(_name(func), entered, parents)
-            own = sum(id(t) in self.made or id(t) in self.leaves for t in given)
-            call.joins = len(parents) > 1 or own < len(given)
-            if "before" in sides:
-                self.shape = self.shape or tuple(results[0].shape)
-            elif len(given) == 1 and given[0] is args[0]:
-                space, rows = (len(self.shape), ()) if self.is_map else (0, self.shape)
-                call.read = step(func, args, kwargs, space, rows) is not None
-                call.fixed = _fixed(call.name, shape, args, results)
-            self.calls.append(call)
-            self.made |= {id(t): len(self.calls) - 1 for t in results}
-            if "after" in sides and parents and self.end is None:
-                self.end = len(self.calls) - 1
-        return out
-
-    is_map = False  # whether `before` is a convolution
-    elsewhere: tuple[str, ...] | list[str] = ()
-
-    @property
-    def way(self) -> list[_Call]:
-        """The calls between the two layers, in their order."""
-        return [self.calls[k] for k in sorted(self._passed()) if self.calls[k].parents]
-
-    @property
-    def found(self) -> list[str]:
-        return list(dict.fromkeys(call.name for call in self.way))
-
-    def readers(self, y: Any) -> list[str]:
-        """The calls beside these that read the output of `before`, or what is made of it on the way, in words."""
-        passed = self._passed()
-        beside = [
-            call
-            for k, call in enumerate(self.calls)
-            if k != self.end and k not in passed and passed & set(call.parents)
-        ]
-        words = [f"{c.name} of {path_str(c.leaves[0])}" if c.leaves else c.name for c in beside]
-        return words + (["what f returns"] if self.made.get(id(y)) in passed else [])
-
-    def _passed(self) -> set[int]:
-        found: set[int] = set()
-        todo = [] if self.end is None else list(self.calls[self.end].parents)
-        while todo:
-            k = todo.pop()
-            if k not in found:
-                found.add(k)
-                todo += self.calls[k].parents
-        return found
-
-
-def _fixed(name: str, shape: tuple[int, ...], args: Any, results: list[Tensor]) -> bool:
-    sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-    flat = len(shape) > 2 and len(results) == 1 and results[0].ndim == 2 and results[0].shape[0] == shape[0]
-    return name in ("view", "reshape") and flat and len(sizes) == 2 and sizes[1] != -1
-
-
-def _name(func: Any) -> str:
-    name = (resolve_name(func) or "").removesuffix(".__get__").rpartition(".")[2]
-    own = getattr(func, "__name__", "")
-    return (own if name in ("", "fn") else name).strip("_") or "a call"
 
 
 def kept_width(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> str | None:
@@ -277,7 +173,7 @@ def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str)
     )
 
 
-def _cure(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, seen: _Between) -> str:
+def _cure(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, seen: Between) -> str:
     """What stands in the way, and what to do about it: the first call that is not read says so."""
     own = {path for path, *_ in places(params, pair)}
     others = {layer.weight_path for layer in layers_of(params, pair)[1].others}

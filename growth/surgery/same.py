@@ -46,7 +46,7 @@ CURES = {
     "choose another pair, and for attention give growth.Heads(q, k, v, out, n_heads)",
     Heads: "f must read the heads from params (their width after add_heads stays, their number after widen), scale by the root "
     "of their width (by a constant: rescale=False), and neither turn (rotary embeddings) nor normalize q and k; q, k, v and out "
-    "must be the layers of one attention layer",
+    "must be the layers of one attention layer, a packed one with q above k above v, not head by head",
     Stream: "all that reads or writes the stream must be named, its width be taken from params, its norms be of the kind that is "
     "named, and a stream with LayerNorm be read through these alone",
     Deeper: "what stands behind the new layer must change nothing where it has been applied before (ReLU does, of a smooth "

@@ -111,7 +111,8 @@ def step(
         return None
     if name in DROPOUTS:
         training = rest.get("training", args[2] if len(args) > 2 else "alpha" not in name)
-        return None if training else ("torch.clone", (), ())
+        drops = training and rest.get("p", args[1] if len(args) > 1 else 0.5) != 0
+        return None if drops else ("torch.clone", (), ())
     if name.endswith(".rrelu") and (args[3] if len(args) > 3 else rest.get("training", False)):
         return None
     name = _OF_CALL.get(func) or _OF_CALL.get(getattr(func, "__func__", None))

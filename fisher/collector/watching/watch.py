@@ -72,7 +72,9 @@ class Watcher(Maker):
             touched = [t for t in touched if t is args[0]]
         if not touched:
             out = sound(func, args, kwargs)
-            self.on_plain(func, args, kwargs, out)
+            self._fix(func, args, out)
+            statistics = self._statistics(func, args, kwargs)
+            self.on_plain(func, args, kwargs, out, *([statistics] if statistics else []))
             if not entered and any(t in self.quiet for t in given):
                 self.quiet.update(t for t in trees.leaves(out) if isinstance(t, Tensor))
             return out
@@ -137,7 +139,7 @@ class Watcher(Maker):
         _, mean, var, w, b, training = bind(
             names, args[:6], {k: v for k, v in kwargs.items() if k in names}, (None,) * 6
         )
-        paths = (self.leaf(mean), self.leaf(var))
+        paths = tuple(self.leaf(t) or self.fixed.get(id(t)) for t in (mean, var))
         return () if training or w is not None or b is not None or None in paths else paths
 
     def _map(self, use: Use, params: Any, x: Tensor) -> Tensor:

@@ -245,6 +245,39 @@ def test_what_is_not_read_is_refused_by_its_name(name):
         growth.statistics(f, params, (X, T), growth.Pair("0", str(len(front) + 1)))
 
 
+@pytest.mark.parametrize("through", ["statistics", "widen", "prune"])
+@pytest.mark.parametrize("view", [lambda x: x.view(-1, 144), lambda x: torch.reshape(x, (-1, 144))])
+def test_a_view_that_keeps_a_width_is_named(view, through):
+    torch.manual_seed(1)
+    f, params = fisher.functional(nn.Sequential(C(2, 4, 3), nn.ReLU(), By(view), nn.Linear(144, 3)).double())
+    pair = growth.Pair("0", "3")
+    calls = {
+        "statistics": lambda: growth.statistics(f, params, (X, T), pair),
+        "widen": lambda: growth.widen(params, pair, 1, f=f, x=X),
+        "prune": lambda: growth.prune(params, pair, [0], f=f, x=X),
+    }
+    with pytest.raises(ValueError, match=r"(view|reshape) keeps the width of now.*flatten\(1\)"):
+        calls[through]()
+
+
+def test_dropout_of_nothing_is_read_in_train_mode():
+    model = nn.Sequential(C(2, 4, 3), nn.Dropout(0.0), nn.ReLU(), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(4, 3))
+    f, params = fisher.functional(model.double().train())
+    growth.statistics(f, params, (X, T), growth.Pair("0", "5"))
+
+
+@pytest.mark.parametrize("classes", [8, 3])
+def test_classes_that_may_be_on_two_axes_are_refused(classes):
+    model = nn.Sequential(C(2, 4, 3, padding=1), nn.ReLU(), C(4, classes, 1)).double()
+    f, params = fisher.functional(model)
+    words = "torch has classes" if classes == 8 else "classes last"
+    target = torch.arange(6 * 64).reshape(6, 8, 8) % classes
+    with pytest.raises(ValueError, match=words):
+        growth.statistics(f, params, (X, target), growth.Pair("0", "2"))
+    own = lambda y, t: nn.functional.cross_entropy(y, t, reduction="none").flatten(1).sum(1)
+    growth.statistics(f, params, (X, target), growth.Pair("0", "2"), own)
+
+
 def test_a_named_activation_is_compared():
     f, params, pair, _ = net("relu max")
     pooled = lambda z: nn.functional.max_pool2d(z.relu(), 2)

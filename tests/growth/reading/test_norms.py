@@ -234,6 +234,16 @@ class Gate(nn.Module):
         return x.tanh() * self.w(x)
 
 
+class Skip(nn.Module):
+    def forward(self, x):
+        return x + torch.ones_like(x)
+
+
+class Flip(nn.Module):
+    def forward(self, x):
+        return x.flip(-1)
+
+
 MIXING = {  # what stands between, the words that name it
     "layer norm": ([nn.LayerNorm(4)], ROWS, "layer_norm mixes"),
     "layer norm of tokens": ([nn.LayerNorm(4), nn.ReLU()], TOKENS, "layer_norm mixes"),
@@ -251,9 +261,22 @@ MIXING = {  # what stands between, the words that name it
     "log softmax": ([nn.LogSoftmax(-1)], ROWS, "log_softmax mixes"),
     "local response norm": ([nn.LocalResponseNorm(2)], IMAGES, "local_response_norm mixes"),
     "gate": ([Mean()], ROWS, "through tanh, mean, mul"),
-    "gate with a layer": ([Gate()], ROWS, "through tanh, linear, mul; if it is one all the same"),
+    "gate with a layer": ([Gate()], ROWS, "through tanh, linear, mul; linear of 1.w.weight, a layer, stands between"),
     "glu": ([nn.GLU()], ROWS, "0.weight (4, 3) has 4 outputs, 2.weight (3, 2) takes 2"),
-    "batch norm without a name": ([B(4)], IMAGES, "batch_norm is a norm: name it"),
+    "batch norm without a name": ([B(4)], IMAGES, "batch_norm is a norm: name it, Pair(before, after, norm='1')"),
+    "batch norm before a pool": (
+        [B(4), nn.ReLU(), nn.MaxPool2d(2)],
+        IMAGES,
+        "batch_norm is a norm: name it, Pair(before, after, norm='1')",
+    ),
+    "batch norm without scales": ([nn.BatchNorm1d(4, affine=False)], ROWS, "name it, Pair(before, after, norm='1')"),
+    "depthwise": (
+        [C(4, 4, 3, groups=4), nn.ReLU()],
+        IMAGES,
+        "a depthwise convolution, 1.weight, stands between: name it",
+    ),
+    "residual before a pool": ([Skip(), nn.ReLU(), nn.MaxPool2d(2)], IMAGES, "add takes another tensor too"),
+    "flip before a pool": ([Flip(), nn.MaxPool2d(2)], IMAGES, "flip is not read"),
 }
 
 
