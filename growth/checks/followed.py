@@ -19,7 +19,7 @@ from linmaps.trees.keys import Path
 class Call:
     """A call behind the layer before: its name, the leaves that enter it, and the calls whose results do.
 
-    joins: another tensor enters it too.  read: it is read as a function of each unit by itself.  fixed: it lays out the entries
+    joins: another tensor enters it too; foreign: one that does not come of the layer before.  read: it is read as a function of each unit by itself.  fixed: it lays out the entries
     of each example in a row of a length that is a number.
     """
 
@@ -27,6 +27,7 @@ class Call:
     leaves: list[Path]
     parents: list[int]
     joins: bool = False
+    foreign: bool = False
     read: bool = False
     fixed: bool = False
 
@@ -67,7 +68,8 @@ class Between(TorchFunctionMode):
         if (parents or "before" in sides) and results and not (sides and len(given) == 1):
             call = Call(call_name(func), entered, parents)
             own = sum(id(t) in self.made or id(t) in self.leaves for t in given)
-            call.joins = len(parents) > 1 or own < len(given)
+            call.foreign = own < len(given)
+            call.joins = len(parents) > 1 or call.foreign
             if "before" in sides:
                 self.shape = self.shape or tuple(results[0].shape)
             elif len(given) == 1 and given[0] is args[0]:

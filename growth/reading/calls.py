@@ -210,8 +210,10 @@ def _cure(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, seen: Betwe
         return named
     if first.fixed:
         return WIDTH.format(first.name)
+    if first.foreign:
+        return f"{first.name} takes another tensor, in which new units have no part (a residual, a mask): choose a pair without it"
     if first.joins:
-        return f"{first.name} takes another tensor too; {named}"
+        return f"{first.name} takes several of these; {named}"
     return f"{first.name} is not read; {named}"
 
 

@@ -92,6 +92,22 @@ def test_slopes_through_the_norm(name):
     by_hand(f, params, pair, stats, x)
 
 
+WITHOUT_SCALES = {
+    "conv": ([C(2, 4, 3), B(4, affine=False), nn.ReLU(), nn.MaxPool2d(2), C(4, 5, 1), *TAIL], 4, IMAGES),
+    "dense": ([nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Tanh(), nn.Linear(4, 3)], 3, ROWS),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_SCALES)
+def test_slopes_through_a_norm_of_statistics_alone(name):
+    f, params, pair, model, x = net(name, WITHOUT_SCALES)
+    stats = growth.statistics(f, params, (x, T), pair)
+    new = by_hand(f, params, pair, stats, x)
+    grown = growth.grow(params, pair, new)
+    assert grown["1.running_var"].shape == (6,)
+    close(growth.into_module(model, grown)(x).detach(), f(grown, x), 1e-12, "module")
+
+
 def by_hand(f, params, pair, stats, x):
     """Slopes of the delta and of units against finite differences, and the function at amplitude 0."""
     loss = lambda p: F.cross_entropy(f(p, x), T)
@@ -236,7 +252,7 @@ class Gate(nn.Module):
 
 class Skip(nn.Module):
     def forward(self, x):
-        return x + torch.ones_like(x)
+        return x + torch.ones(x.shape, dtype=x.dtype)
 
 
 class Flip(nn.Module):
@@ -275,7 +291,11 @@ MIXING = {  # what stands between, the words that name it
         IMAGES,
         "a depthwise convolution, 1.weight, stands between: name it",
     ),
-    "residual before a pool": ([Skip(), nn.ReLU(), nn.MaxPool2d(2)], IMAGES, "add takes another tensor too"),
+    "residual before a pool": (
+        [Skip(), nn.ReLU(), nn.MaxPool2d(2)],
+        IMAGES,
+        "add takes another tensor, in which new units have no part",
+    ),
     "flip before a pool": ([Flip(), nn.MaxPool2d(2)], IMAGES, "flip is not read"),
 }
 
