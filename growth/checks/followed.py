@@ -19,8 +19,8 @@ from linmaps.trees.keys import Path
 class Call:
     """A call behind the layer before: its name, the leaves that enter it, and the calls whose results do.
 
-    joins: another tensor enters it too; foreign: one that does not come of the layer before.  read: it is read as a function of each unit by itself.  fixed: it lays out the entries
-    of each example in a row of a length that is a number.
+    joins: another tensor enters it too; foreign: one that does not come of the layer before.  read: it is read as a function of
+    each unit by itself.  fixed: it lays out the entries of each example in a row of a length that is a number.
     """
 
     name: str

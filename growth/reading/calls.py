@@ -211,7 +211,7 @@ def _cure(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, seen: Betwe
     if first.fixed:
         return WIDTH.format(first.name)
     if first.foreign:
-        return f"{first.name} takes another tensor, in which new units have no part (a residual, a mask): choose a pair without it"
+        return f"{first.name} takes another tensor, in which new units have no part (a residual, a mask): choose another pair"
     if first.joins:
         return f"{first.name} takes several of these; {named}"
     return f"{first.name} is not read; {named}"
