@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -144,6 +145,15 @@ def called(module: nn.Module, *, spread: bool = False) -> Function:
             whole |= {place: t for place in shared if place == name or place not in params}
         words = dict(x) if spread and isinstance(x, Mapping) else {}
         given = () if words else tuple(x) if spread and isinstance(x, (tuple, list)) else (x,)
-        return functional_call(module, whole, given, words, tie_weights=False)
+        try:
+            return functional_call(module, whole, given, words, tie_weights=False)
+        except TypeError as error:
+            own = inspect.signature(module.forward).parameters
+            if set(words) <= set(own) or any(p.kind is p.VAR_KEYWORD for p in own.values()):
+                raise
+            raise TypeError(
+                f"x: got a mapping with {sorted(words)}, which is keyword arguments of {type(module).__name__}.forward, expected "
+                f"some of {list(own)}; give a tensor, a tuple of positional arguments, or a function f(params, x) of your own"
+            ) from error
 
     return f

@@ -12,7 +12,7 @@ from torch import Tensor
 from fisher.checks import doors
 from fisher.checks.axes import batch_axes
 from fisher.collector.blocks.uses import Rows, Use
-from fisher.collector.calls.chains import Chain, step
+from fisher.collector.calls.chains import NORM, Chain, step
 from fisher.collector.rules.forms import Channels, Convolution, Elementwise, Form, Lookup
 from fisher.collector.rules.match import Derived, Match, leaves_of
 from fisher.collector.watching.known import tensors, version
@@ -121,20 +121,25 @@ class Tracer:
             isinstance(form, Elementwise) and form.shape[-1:] == (size,) == (math.prod(form.shape),)
         )
 
-    def _plain(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    def _plain(self, func: Any, args: Any, kwargs: Any, out: Any, statistics: tuple[Any, ...] = ()) -> None:
         known = [t for t in tensors(args, kwargs) if id(t) in self.origin]
         if not known or not (out is None or any(isinstance(t, Tensor) for t in trees.leaves(out))):
             return  # a getter of a shape or a dtype
         k, steps, ids = self.origin[id(known[0])]
         rows = self.uses[k]["shape"] if type(self.uses[k]["form"]) in (Form, Lookup) else ()
         alone = len(known) == 1 and args and known[0] is args[0]
-        here = step(func, args, kwargs, self._map_axes(k), rows) if alone else None
-        replayable = here is not None and isinstance(out, Tensor)
+        here = step(func, args, kwargs, self._map_axes(k), rows) if alone and not statistics else None
+        here = (NORM, statistics, ()) if alone and statistics else here
+        largest = (
+            isinstance(out, tuple) and type(out).__name__ == "max"
+        )  # of values and indices: these are no numbers of units
+        result = out[0] if largest else out
+        replayable = here is not None and isinstance(result, Tensor)
         if out is not known[0] or not replayable:
             for t in known:
                 self._consume(t)
         if replayable:
-            self._remember(out, (k, (*steps, here), (*ids, id(known[0]))))
+            self._remember(result, (k, (*steps, here), (*ids, id(known[0]))))
 
     def _map_axes(self, k: int) -> int:
         """How many axes a map of each unit has behind this use, 0 where there is none: one number for all keeps maps."""

@@ -55,6 +55,11 @@ def door(*calls: str) -> Callable[[Fn], Fn]:
 
 
 def _tree(tree: Any, name: str) -> Any:
+    if isinstance(tree, nn.Module):
+        raise TypeError(
+            f"{name}: got {type(tree).__name__}, a module, expected a tree of tensors; of a module: "
+            "f, params = fisher.functional(module)"
+        )
     tree = plain(tree)
     flat = trees.leaves(tree)
     if not all(isinstance(t, Tensor) and t.layout is torch.strided for t in flat):

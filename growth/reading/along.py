@@ -6,12 +6,13 @@ p hidden units.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 from fisher.collector.blocks.uses import Use
-from fisher.collector.calls.chains import Chain, Step
+from fisher.collector.calls.chains import NORM, Chain, Step
 from fisher.collector.rules.forms import Convolution
 from growth.reading.pairs import Pair
 from linmaps import trees
@@ -133,6 +134,10 @@ def way(uses: tuple[Use, ...], params: Any, pair: Pair, p: int, start: int, end:
     found, source = Way(Chain(), Chain()), uses[end].source
     while source is not None:
         k, chain = source
+        others = [path for name, paths, _ in chain.steps if name == NORM for path in paths if not _of(pair.norms, path)]
+        if others:
+            return f"comes from batch_norm of {path_str(others[0])}"
+        chain = Chain(tuple(one for one in chain.steps if one[0] != NORM))
         found, use, source = found.behind(chain), uses[k], uses[k].source
         if k == start:
             return found
@@ -161,16 +166,21 @@ def way(uses: tuple[Use, ...], params: Any, pair: Pair, p: int, start: int, end:
 
 
 def _normed(use: Use, pair: Pair) -> bool:
-    return any(_named(use, path) for path in pair.norms)
+    return any(_of(pair.norms, path) for path in use.paths)
 
 
 def _deep(use: Use, pair: Pair) -> bool:
-    return pair.depthwise is not None and isinstance(use.form, Convolution) and _named(use, pair.depthwise)
+    return (
+        pair.depthwise is not None
+        and isinstance(use.form, Convolution)
+        and any(_of([pair.depthwise], path) for path in use.paths)
+    )
 
 
-def _named(use: Use, path: str | Path) -> bool:
-    stem = path_str(path)
-    return any(path_str(p) == stem or path_str(p).startswith(f"{stem}.") for p in use.paths)
+def _of(stems: Iterable[str | Path], path: Path) -> bool:
+    """Whether a leaf is one of these layers."""
+    name = path_str(path)
+    return any(name == path_str(stem) or name.startswith(f"{path_str(stem)}.") for stem in stems)
 
 
 def _centre(form: Any) -> tuple[Step, ...]:

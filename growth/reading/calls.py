@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import batch_norm, embedding, embedding_bag
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
 from fisher.collector.calls.chains import LARGEST, LINEAR
 from fisher.collector.watching.known import tensors
+from growth.checks.followed import Between, call_name
 from growth.reading.along import FILL, NORM_FILLS, norm_leaves
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import layers_of
@@ -27,7 +28,6 @@ KNOWN = (
         "pools positions in a way that growth does not read (averages, maxima and powers of each unit's map it does): put it "
         "behind the layer after, or choose another pair",
     ),
-    ("batch_norm", "is a norm: name it, Pair(before, after, norm=...)"),
     (
         "instance_norm",
         "gives each unit's map full size, however small the unit, so that a new one does not begin at zero: choose a pair "
@@ -48,6 +48,10 @@ KNOWN = (
 )
 
 SPATIAL = {name.rpartition(".")[2] for name in (*LINEAR, *LARGEST)}
+WIDTH = (
+    "{0} keeps the width of now, which is a number in it: write x.flatten(1), or {0}(len(x), -1), which follow the number of "
+    "units"
+)
 NAME_IT = "if it is one all the same, name it: Pair(before, after, activation=...), which is compared with what f does"
 
 
@@ -152,14 +156,17 @@ def padding_row(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> in
     return None if one is None else one % table.shape[0]
 
 
-def _followed(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> _Between:
+def _followed(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> Between:
     before, after = layers_of(params, pair)
     rows = before.all if before.gate is None else (*before.all, before.gate)
     leaf = lambda layer: trees.get(params, layer.weight_path)
-    mode = _Between([leaf(layer) for layer in rows], [leaf(layer) for layer in after.all[:1]])
-    mode.leaves = {id(trees.get(params, path)): path for path in trees.paths(params)}
+    leaves = {id(trees.get(params, path)): path for path in trees.paths(params)}
+    mode = Between(
+        [leaf(layer) for layer in rows], [leaf(layer) for layer in after.all[:1]], leaves, before.weight.ndim > 2
+    )
     with mode:
-        f(params, x)
+        y = f(params, x)
+    mode.returned(y)
     return mode
 
 
@@ -201,68 +208,71 @@ class _Names(TorchFunctionMode):
         self.found: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found.add(_name(func))
+        self.found.add(call_name(func))
         return func(*args, **(kwargs or {}))
 
 
-class _Between(TorchFunctionMode):
-    """Follows what comes of the weights of `before` until a weight of `after` meets it."""
-
-    def __init__(self, before: list[Tensor], after: list[Tensor]) -> None:
-        super().__init__()
-        self.alive: list[Any] = [*before, *after]  # an id is a name only while its object lives
-        self.weights = {id(t): side for side, leaves in (("before", before), ("after", after)) for t in leaves}
-        self.reached: dict[int, list[str]] = {}
-        self.found: list[str] = []
-        self.leaves: dict[int, Path] = {}
-        self.met: dict[Path, str] = {}
-        self.over = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        met = tensors(args, kwargs)
-        ways = [self.reached[id(t)] for t in met if id(t) in self.reached]
-        sides = {self.weights[id(t)] for t in met if id(t) in self.weights}
-        out = func(*args, **kwargs)
-        results = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
-        self.alive.extend(results)
-        way = [name for names in ways for name in names]
-        entered = [self.leaves[id(t)] for t in met if id(t) in self.leaves]
-        if ways and not self.over and "after" not in sides:
-            self.met |= {path: _name(func) for path in entered if path not in self.met}
-        elif len(entered) == 1 == len(met):  # a view of a leaf
-            self.leaves |= {id(t): entered[0] for t in results}
-        if "after" in sides and ways:
-            self.found, self.over = self.found or list(dict.fromkeys(way)), True
-        elif sides and len(met) == 1:  # a view of a weight
-            self.weights |= {id(t): next(iter(sides)) for t in results}
-        elif "before" in sides or ways:
-            self.reached |= {id(t): [] if "before" in sides else [*way, _name(func)] for t in results}
-        return out
-
-
-def _name(func: Any) -> str:
-    name = (resolve_name(func) or "").removesuffix(".__get__").rpartition(".")[2]
-    own = getattr(func, "__name__", "")
-    return (own if name in ("", "fn") else name).strip("_") or "a call"
+def kept_width(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> str | None:
+    """The words for a view between the layers whose width is a number; None without one."""
+    name = next((call.name for call in _followed(f, params, pair, x).way if call.fixed), None)
+    return None if name is None else WIDTH.format(name)
 
 
 def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str) -> str:
     """The words for a pair between whose layers something else stands than an elementwise function."""
     before, after = layers_of(params, pair)
-    calls = calls_between(f, params, pair, x)
-    asked = [c for c in calls if pair.norm is None or c != "batch_norm"]
-    known = next(((c, cure) for part, cure in KNOWN for c in asked if part in c), None)
+    seen = _followed(f, params, pair, x)
+    calls = seen.found
     through = f"; it goes through {', '.join(calls)}" if calls else ""
-    named = "choose a pair without it" if pair.activation is not None else NAME_IT
-    joins = [c for c in calls if c in SPATIAL]
-    between = ungrown(f, params, pair, x)
-    cure = f"{known[0]} {known[1]}" if known else named
-    if between is not None and (known is None or known[0] == "prelu"):
-        cure = between.partition(": ")[2]
-    if joins and pair.activation is not None:
-        cure = f"{joins[0]} joins positions: leave activation=None, so that it is read"
     return (
         f"{pair}: the input of {after.name} {why}; expected an elementwise function of the output of {before.name} alone"
-        f"{through}; {cure}"
+        f"{through}; {_cure(f, params, pair, x, seen)}"
     )
+
+
+def _cure(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, seen: Between) -> str:
+    """What stands in the way, and what to do about it: the first call that is not read says so."""
+    own = {path for path, *_ in places(params, pair)}
+    others = {layer.weight_path for layer in layers_of(params, pair)[1].others}
+    unread = [c for c in seen.way if not c.read and not (c.leaves and set(c.leaves) <= own and not c.joins)]
+    if seen.elsewhere:
+        return (
+            f"the output of {layers_of(params, pair)[0].name} is also read by {' and by '.join(seen.elsewhere[:3])}, where new "
+            "units would have no weights: choose another pair, or a growth.Graph, whose nodes may have several readers"
+        )
+    for call in unread:
+        layer = next((path for path in call.leaves if trees.get(params, path).ndim > 1), None)
+        if "batch_norm" in call.name:
+            return f"batch_norm is a norm: name it, Pair(before, after, norm={_stem(call.leaves) or '...'})"
+        if layer is not None and not call.joins and layer not in others:
+            weight = trees.get(params, layer)
+            if weight.ndim > 2 and weight.shape[1] == 1:
+                return (
+                    f"a depthwise convolution, {path_str(layer)}, stands between: name it, Pair(before, after, "
+                    f"depthwise={_stem([layer])})"
+                )
+            return f"{call.name} of {path_str(layer)}, a layer, stands between: choose a pair of layers that follow each other"
+    joins = [c.name for c in seen.way if c.name in SPATIAL]
+    if joins and pair.activation is not None:
+        return f"{joins[0]} joins positions: leave activation=None, so that it is read"
+    known = next(((c.name, cure) for c in unread for part, cure in KNOWN if part in c.name), None)
+    between = ungrown(f, params, pair, x)
+    if between is not None and (known is None or known[0] == "prelu"):
+        return between.partition(": ")[2]
+    if known is not None:
+        return f"{known[0]} {known[1]}"
+    named = "choose a pair without it" if pair.activation is not None else NAME_IT
+    first = next((c for c in unread if not c.leaves), None)
+    if first is None:
+        return named
+    if first.fixed:
+        return WIDTH.format(first.name)
+    if first.foreign:
+        return f"{first.name} takes another tensor, in which new units have no part (a residual, a mask): choose another pair"
+    if first.joins:
+        return f"{first.name} takes several of these; {named}"
+    return f"{first.name} is not read; {named}"
+
+
+def _stem(leaves: list[Path]) -> str:
+    return repr(path_str(leaves[0]).rpartition(".")[0] or path_str(leaves[0])) if leaves else ""

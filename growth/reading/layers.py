@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from growth.checks.named import layer_name, no_layer
 from growth.reading.along import along_leaves, columns, norm_leaves
 from growth.reading.gated_pairs import ORDERS, Gated
 from growth.reading.pairs import LayoutName, Pair, Sum, parts
@@ -24,6 +25,8 @@ HALVED = (
     "; twice as many: if f cuts them in two halves and multiplies these (SwiGLU, GEGLU, F.glu) give "
     "growth.Gated(None, None, after, packed=before)"
 )
+
+DEPTHWISE = "; {} is a depthwise convolution: name it by depthwise= of a pair of the layers around it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Layer:
 
 
 def layer_at(params: Any, path: str | Path, layout: LayoutName = "out_in") -> Layer:
-    """The layer at a path: `path.weight` and `path.bias`, or a bare weight leaf at `path` itself.
+    """The layer at a path, which may be that of its weight: `path.weight` and `path.bias`, or a bare weight leaf at `path`.
 
     Raises ValueError (path, got, expected) where there is no such layer or its weight is none of a layer.
 
@@ -130,14 +133,10 @@ def layer_at(params: Any, path: str | Path, layout: LayoutName = "out_in") -> La
     torch.Size([3, 2])
     """
     found = dict(zip(names(trees.paths(params)), trees.paths(params)))
-    stem = path_str(path)
-    weight_path = found.get(f"{stem}.weight") if f"{stem}.weight" in found else found.get(stem)
+    stem = layer_name(found, path)
+    weight_path = found.get(f"{stem}.weight", found.get(stem))
     if weight_path is None:
-        layers = sorted(s.removesuffix(".weight") for s in found if s.endswith(".weight"))
-        raise ValueError(
-            f"{stem}: no such layer in params, expected a leaf {stem}.weight; layers with a weight: {layers[:12]}; "
-            f"leaves: {sorted(found)[:12]}"
-        )
+        raise no_layer(params, stem)
     bias_path = found.get(f"{stem}.bias")
     weight = trees.get(params, weight_path)
     bias = None if bias_path is None else trees.get(params, bias_path)
@@ -193,12 +192,14 @@ def layers_of(params: Any, pair: Pair) -> tuple[Layer, Layer]:
     elif flattened and p > 0 and inputs % p == 0:
         after = dataclasses.replace(after, columns=inputs // p)
     elif p != inputs or before.weight.ndim != after.weight.ndim:
-        stacked = max(before.weight.ndim, after.weight.ndim) > 2
+        deep = after.weight.ndim > 2 and after.weight.shape[:2] == (p, 1)
+        stacked = max(before.weight.ndim, after.weight.ndim) > 2 and not deep
+        sizes = HALVED if p == 2 * inputs else _fitting(before, after)
         raise ValueError(
             f"Pair whose layers do not match: {before.name} {_shape(before)} has {p} "
             f"outputs, {after.name} {_shape(after)} takes {inputs} inputs; name two layers "
             "that follow each other"
-            + (HALVED if p == 2 * inputs else _fitting(before, after))
+            + (DEPTHWISE.format(after.name) if deep else sizes)
             + ("; map over an ensemble with torch.func.vmap" if stacked else "")
         )
     for path, leaf, entry in leaves_between(params, pair):

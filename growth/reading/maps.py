@@ -87,8 +87,9 @@ def _chosen(step: Step, h: Tensor, a: Tensor) -> Tensor:
         options.pop("norm_type", None)
         average = getattr(torch.nn.functional, f"avg_{own[3:]}")
         return average(a, *args[1:], **options) * run(step, torch.ones_like(a[:1, :1]))
-    if own == "amax":
-        index, behind = h.flatten(2).argmax(-1, keepdim=True), run(step, h).shape[2:]
+    if own in ("amax", "max"):
+        dim = options["dim"] if "dim" in options else args[0]
+        index, behind = _largest(h, dim if isinstance(dim, tuple) else (dim,)), run(step, h).shape[2:]
     else:
         pool = getattr(torch.nn.functional, own)
         found = pool(h, *args, **{**options, "return_indices": True})[1]
@@ -98,6 +99,16 @@ def _chosen(step: Step, h: Tensor, a: Tensor) -> Tensor:
     parts = [_shared(i, b, size) for i, b in zip(index.split(each), a.flatten(2).split(each))]
     moved = torch.cat(parts) if parts else a.flatten(2)[..., :0]
     return moved.reshape(*moved.shape[:2], *behind)
+
+
+def _largest(h: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """At which position of maps `[B, p, *space]` the largest entries over these axes are, `[B, p, X]`."""
+    last = tuple(range(-len(axes), 0))
+    together = lambda t: t.movedim(axes, last).flatten(-len(axes))
+    size = math.prod(h.shape[2:])
+    where = together(torch.arange(size, device=h.device).reshape(1, 1, *h.shape[2:]))
+    seen = together(h)
+    return where.expand_as(seen).gather(-1, seen.argmax(-1, keepdim=True)).flatten(2)
 
 
 def _shared(index: Tensor, a: Tensor, size: int) -> Tensor:

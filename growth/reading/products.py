@@ -82,7 +82,7 @@ def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerColl
         if (words := ungrown(f, params, pair, x)) is not None:
             raise ValueError(words)
         _not_swapped(pair, sides, USUAL)
-        names = [getattr(sigma, "__name__", "").strip("_") for sigma in USUAL]
+        names = ["identity", *(getattr(sigma, "__name__", "").strip("_") for sigma in USUAL[1:])]
         raise ValueError(
             f"{pair}: the input of the layer after is not the product of up and an activation of gate, for none of {names}; "
             "expected h = sigma(gate x) * (up x) and nothing else between; if sigma is another name it: "

@@ -148,8 +148,7 @@ def unit_scores(params: Any, pair: Pair, *, stats: Statistics | None = None) -> 
     fan_out = after.weight.reshape(after.weight.shape[0], p, after.taps)
     if stats is None:
         squares = before.weight.square().flatten(1).sum(1)
-        if before.bias is not None:
-            squares = squares + before.bias.square().reshape(p, before.bias.numel() // max(1, p)).sum(1)
+        squares = squares if before.bias is None else squares + before.bias.square().reshape(p, before.rows).sum(1)
         if before.gate is not None:
             gate = before.gate.weight.square().sum(1)
             squares = squares * (gate if before.gate.bias is None else gate + before.gate.bias.square())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks.agreement import side_by_side
-from growth.reading.calls import as_read, calls_between, calls_of, ungrown
+from growth.reading.calls import as_read, calls_between, calls_of, kept_width, ungrown
 from growth.reading.gated_pairs import Gated
 from growth.reading.locate import is_mapped
 from growth.reading.pairs import Pair
@@ -52,7 +52,7 @@ CURES = {
     "choose another pair, and for attention give growth.Heads(q, k, v, out, n_heads)",
     Heads: "f must read the heads from params (their width after add_heads stays, their number after widen), scale by the root "
     "of their width (by a constant: rescale=False), and neither turn (rotary embeddings) nor normalize q and k; q, k, v and out "
-    "must be the layers of one attention layer",
+    "must be the layers of one attention layer, a packed one with q above k above v, not head by head",
     Stream: "all that reads or writes the stream must be named, its width be taken from params, its norms be of the kind that is "
     "named, and a stream with LayerNorm be read through these alone",
     Deeper: "what stands behind the new layer must change nothing where it has been applied before (ReLU does, of a smooth "
@@ -154,6 +154,8 @@ def _reshaped(f: Callable[..., Tensor], params: Any, pair: Any, x: Any) -> str:
     if isinstance(pair, Pair) and is_mapped(params, pair):
         return f"; {MAPS}"
     calls = calls_between(f, params, pair, x) if isinstance(pair, Pair) else []
+    if calls and (words := kept_width(f, params, pair, x)) is not None:
+        return f"; {words}"
     if not any(part in c for part in RESHAPES for c in calls):
         return ""
     return (

@@ -62,7 +62,26 @@ LINEAR |= {
 LARGEST: dict[str, Any] = {f"torch.nn.functional.{n}": getattr(torch.nn.functional, n) for n in _OTHERS}
 LARGEST |= {"torch.Tensor.amax": torch.amax, "torch.amax": torch.amax}
 
-REDUCE = ("mean", "amax", "sum")
+
+def _largest(z: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    return torch.max(z, dim[0] if isinstance(dim, tuple) else dim, keepdim)[0]
+
+
+def _picked(z: Tensor, *index: Any) -> Tensor:
+    """The entries at an index of the axes behind the channels: numbers, and slices as (start, stop, step)."""
+    return z[(slice(None), slice(None), *(slice(*i) if isinstance(i, tuple) else i for i in index))]
+
+
+def _laid_out(z: Tensor, *space: int) -> Tensor:
+    return z.reshape(*z.shape[:2], *space)
+
+
+LARGEST |= {"torch.Tensor.max": _largest, "torch.max": _largest}
+LINEAR |= {"torch.Tensor.getitem": _picked, "torch.Tensor.reshape": _laid_out}  # as `_positions` has them
+
+NORM = "torch.nn.functional.batch_norm"  # by the leaves at these paths alone: it stays in chains that are taken apart
+REDUCE = ("mean", "amax", "sum", "max")
+SQUEEZE: tuple[Any, ...] = (torch.squeeze, torch.Tensor.squeeze)
 REGROUP: tuple[Any, ...] = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
 REGROUP += (torch.flatten, torch.Tensor.flatten, torch.unflatten, torch.Tensor.unflatten)
 
@@ -77,19 +96,23 @@ def step(
     name = resolve_name(func) or ""
     if rows and args[0].shape[-1:] == rows[-1:] and _regroups(func, args, kwargs):
         return "torch.clone", (), ()
+    if _flattens(func, args, kwargs):  # entries keep their order, so a later layer sees the same numbers
+        return "torch.clone", (), ()
+    is_map = map_ndim > 2 and args[0].ndim > 2
+    if func is torch.Tensor.__getitem__ or func in REGROUP or func in SQUEEZE:
+        return _positions(func, args, kwargs) if is_map else None
     if name in LINEAR or name in LARGEST:
         if len(rows) == 3:
             return _over_rows(name, args, kwargs) if args[0].ndim == 3 else None
-        return _spatial(name, args, kwargs) if args[0].ndim == map_ndim > 2 else None
-    if _flattens(func, args, kwargs):  # entries keep their order, so a later layer sees the same numbers
-        return "torch.clone", (), ()
+        return _spatial(name, args, kwargs) if is_map else None
     rest = {k: v for k, v in kwargs.items() if k != "inplace"}
     constants = (*args[1:], *rest.values())
     if any(not (c is None or isinstance(c, (int, float, bool, str))) for c in constants):
         return None
     if name in DROPOUTS:
         training = rest.get("training", args[2] if len(args) > 2 else "alpha" not in name)
-        return None if training else ("torch.clone", (), ())
+        drops = training and rest.get("p", args[1] if len(args) > 1 else 0.5) != 0
+        return None if drops else ("torch.clone", (), ())
     if name.endswith(".rrelu") and (args[3] if len(args) > 3 else rest.get("training", False)):
         return None
     name = _OF_CALL.get(func) or _OF_CALL.get(getattr(func, "__func__", None))
@@ -103,7 +126,11 @@ def _spatial(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step |
     numbers = [n for c in (*plain, *rest.values()) for n in (c if isinstance(c, tuple) else (c,))]
     if any(not (n is None or isinstance(n, (int, float, bool, str))) for n in numbers):
         return None
-    if own in REDUCE and (_axes(x, plain, rest) != set(range(2, x.ndim)) or rest.get("dtype") is not None):
+    if own in REDUCE:
+        axes = _axes(x, plain, rest)
+        if not axes or min(axes) < 2 or rest.get("dtype") is not None:
+            return None
+    if own.endswith("d") and own[-2].isdigit() and int(own[-2]) != x.ndim - 2:  # of a map without a batch axis
         return None
     if own == "pad":
         widths = plain[0] if plain else rest["pad"]
@@ -111,6 +138,31 @@ def _spatial(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step |
         if len(widths) > 2 * (x.ndim - 2) or value not in (None, 0, 0.0):
             return None
     return name, plain, tuple(sorted(rest.items()))
+
+
+def _positions(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
+    """A call that picks positions of a map `[B, C, *space]`, or lays them out otherwise, in their order."""
+    x = args[0]
+    if func is torch.Tensor.__getitem__:
+        index = _index(args[1], x.ndim)
+        return None if index is None else ("torch.Tensor.getitem", index, ())
+    out = func(torch.empty(x.shape, device="meta"), *args[1:], **kwargs)
+    kept = out.shape[:2] == x.shape[:2] and out.ndim > 1
+    return ("torch.Tensor.reshape", tuple(out.shape[2:]), ()) if kept else None
+
+
+def _index(index: Any, ndim: int) -> tuple[Any, ...] | None:
+    """Numbers and slices of the axes behind the first two, which are taken whole; None for any other index."""
+    index = index if isinstance(index, tuple) else (index,)
+    if sum(i is Ellipsis for i in index) > 1 or any(isinstance(i, (bool, Tensor, list)) or i is None for i in index):
+        return None
+    at = next((n for n, i in enumerate(index) if i is Ellipsis), len(index))
+    full = (*index[:at], *[slice(None)] * (ndim - len([i for i in index if i is not Ellipsis])), *index[at + 1 :])
+    if any(i != slice(None) for i in full[:2]):
+        return None
+    found = tuple((i.start, i.stop, i.step) if isinstance(i, slice) else i for i in full[2:])
+    plain = all(n is None or type(n) is int for i in found for n in (i if isinstance(i, tuple) else (i,)))
+    return found if plain else None
 
 
 def _axes(x: Tensor, plain: tuple[Any, ...], rest: dict[str, Any]) -> set[int]:

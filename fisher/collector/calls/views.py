@@ -110,6 +110,7 @@ def _indices(index: Any) -> tuple[Any, ...]:
     return index if isinstance(index, tuple) else (index,)
 
 
+DETACH = (torch.Tensor.detach, torch.detach)
 _NO_GRADIENT = {
     torch.zeros_like,
     torch.ones_like,

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from fisher.collector.calls.batching import sound
 from fisher.collector.calls.chains import call_name
-from fisher.collector.calls.views import ADDS, repeats, writes
+from fisher.collector.calls.views import ADDS, DETACH, repeats, writes
 from fisher.collector.rules import RULES, Match, View
 from fisher.collector.rules.forms import Form
 from fisher.collector.rules.lookup import constant_rows, gathered
@@ -49,6 +49,7 @@ class Maker(TorchFunctionMode):
         self.spread = Known()  # leaves, or weights, that are repeated for each example
         self.some = Known()  # data of some examples
         self.quiet = Known()  # made of leaves, without a gradient
+        self.fixed: dict[int, Any] = {}  # of leaves without their gradient the path
         self.inside, self.tape = Inside(leaves, x), Tape(leaves)
         self.leaves = {id(t) for t in leaves.values()}
         self.views = {id(t): View(path, leaf=tuple(t.shape)) for path, t in leaves.items()}
@@ -79,6 +80,13 @@ class Maker(TorchFunctionMode):
         """The path of the leaf that a tensor is in some guise; None for what is made of leaves."""
         seen = self.views.get(id(t))
         return None if seen is None or isinstance(seen.path, Derived) else seen.path
+
+    def _fix(self, func: Any, args: Any, out: Any) -> None:
+        """Follow a leaf, as running statistics are, through what takes its gradient away."""
+        path = (self.leaf(args[0]) or self.fixed.get(id(args[0]))) if func in DETACH else None
+        if path is not None:
+            self.fixed[id(out)] = path
+            self.tape.alive.append(out)
 
     def _opaque(self, touched: list[Tensor], name: str) -> None:
         for t in touched:
@@ -144,6 +152,7 @@ class Maker(TorchFunctionMode):
             self.tape.record(func, args, kwargs, out, lends=lends)
             results = [t for t in trees.leaves(out) if isinstance(t, Tensor) and self.tape.node(t) is None]
             self.quiet.update(results)
+            self._fix(func, args, out)
             if any(t.is_complex() for t in results):
                 self._opaque(touched, f"{call_name(func)}, in complex numbers")
             if repeats(func) or (touched[0] is args[0] and args[0] in self.spread):

@@ -10,13 +10,14 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from fisher.collector.calls.batching import SPELLED, sound
 from fisher.collector.calls.chains import call_name
 from fisher.collector.calls.views import JOINS, SIZED_BY, chosen, packed, put_back, sized
 from fisher.collector.rules.lookup import token
-from fisher.collector.rules.match import Derived
+from fisher.collector.rules.match import Derived, bind
 from fisher.collector.watching.known import opened, tensors
 from fisher.collector.watching.made import Maker
 from linmaps import trees
@@ -29,7 +30,8 @@ class Watcher(Maker):
     """Watch a function run: `on_match(match, run)` makes the output of a call that a rule explains.
 
     on_opaque(path, name, made): a leaf, or what is made of it, enters a call without a rule.
-    on_plain(func, args, kwargs, out): a call without leaves.
+    on_plain(func, args, kwargs, out): a call without leaves; with the paths of its leaves a batch norm whose statistics alone are
+    some.
     holds(number, match, z): whether the output of a product of a leaf with constants holds examples (a state to begin with).
     free: linear layers that no data enter are uses of their own.
     """
@@ -70,7 +72,9 @@ class Watcher(Maker):
             touched = [t for t in touched if t is args[0]]
         if not touched:
             out = sound(func, args, kwargs)
-            self.on_plain(func, args, kwargs, out)
+            self._fix(func, args, out)
+            statistics = self._statistics(func, args, kwargs)
+            self.on_plain(func, args, kwargs, out, *([statistics] if statistics else []))
             if not entered and any(t in self.quiet for t in given):
                 self.quiet.update(t for t in trees.leaves(out) if isinstance(t, Tensor))
             return out
@@ -96,6 +100,11 @@ class Watcher(Maker):
         match = self._match(func, args, kwargs)
         if match is not None:
             return self._matched(match, touched, call_name(func), lambda: sound(func, args, kwargs))
+        if statistics := self._statistics(func, args, kwargs):
+            out = sound(func, args, kwargs)
+            self._opaque(touched, call_name(func))
+            self.on_plain(func, args, kwargs, out, statistics)
+            return out
         if func in SPELLED:
             with self:
                 spelled = SPELLED[func](*args, **kwargs)
@@ -121,6 +130,17 @@ class Watcher(Maker):
         if self.events == before:  # a composite whose inner calls cannot be seen
             self._opaque(touched, call_name(func))
         return out
+
+    def _statistics(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """The paths of running mean and variance of a batch norm in eval mode that has no other leaves."""
+        if func is not F.batch_norm:
+            return ()
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+        _, mean, var, w, b, training = bind(
+            names, args[:6], {k: v for k, v in kwargs.items() if k in names}, (None,) * 6
+        )
+        paths = tuple(self.leaf(t) or self.fixed.get(id(t)) for t in (mean, var))
+        return () if training or w is not None or b is not None or None in paths else paths
 
     def _map(self, use: Use, params: Any, x: Tensor) -> Tensor:
         """A map's product with data: a use of its matrix, whatever way it is computed."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growth.checks.named import layer_name
 from growth.reading.layers import layer_at
 from linmaps import trees
 from linmaps.checks import alike, size
@@ -213,7 +214,7 @@ def _plain(params: Any, axes: list[HeadAxis]) -> list[HeadAxis]:
 def _leaves(params: Any, stem: Any) -> tuple[Path, Path | None]:
     """The paths of a layer's weight and bias."""
     found = dict(zip(names(trees.paths(params)), trees.paths(params)))
-    name = path_str(stem)
+    name = layer_name(found, stem)
     weight = found.get(f"{name}.weight", found.get(name))
     if weight is None:
         layer_at(params, stem)  # which says what there is

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fisher import LayerCollection
+from growth.checks.named import layer_name
 from growth.reading.layers import layer_at
 from linmaps import trees
 from linmaps.trees import path_str
@@ -64,7 +65,7 @@ def stream_of(params: Any, layers: LayerCollection | Mapping[str, Sequence[Any]]
         into += [(p, 0) for p in (layer.weight_path, layer.bias_path) if p is not None]
     out = [(layer_at(params, path).weight_path, 1) for path in roles["readers"]]
     for path in roles["norms"]:
-        found = [at.get(f"{path_str(path)}.{n}") for n in ("weight", "bias")]
+        found = [at.get(f"{layer_name(at, path)}.{n}") for n in ("weight", "bias")]
         gains.append((found[0] if found[0] is not None else leaf(path), 0))
         shifts += [] if found[1] is None else [(found[1], 0)]
     scales = [(leaf(path), trees.get(params, leaf(path)).ndim - 1) for path in roles["scales"]]
@@ -75,6 +76,14 @@ def stream_of(params: Any, layers: LayerCollection | Mapping[str, Sequence[Any]]
             raise ValueError(f"tied: got the norm {path_str(pair[1])}, expected one of norms={roles['norms']}")
     every = [*into, *out, *gains, *shifts, *scales]
     twice = [path_str(p) for p, _ in every if [q for q, _ in every].count(p) > 1]
+    if twice and twice[0] not in [path_str(leaf(path)) for path in roles["embeddings"]]:
+        named = [
+            r for r in ROLES[1:5] if any(layer_name(at, p) in (twice[0], twice[0].rpartition(".")[0]) for p in roles[r])
+        ]
+        raise ValueError(
+            f"{twice[0]}: is named twice, in {' and '.join(named)}, expected one role: a layer whose outputs are added to the "
+            "stream is a writer, one whose inputs are the stream a reader"
+        )
     if twice:
         raise ValueError(
             f"{twice[0]}: has two roles, expected one; an embedding that is the last layer too: tied=[(its path, the path of the "

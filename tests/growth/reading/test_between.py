@@ -133,6 +133,25 @@ def test_a_hidden_layer_that_also_goes_elsewhere_is_refused():
         growth.statistics(f, DENSE, (X, T), growth.Pair("a", "b", torch.tanh), "squared_error")
 
 
+HEADS = DENSE | {"c": {"weight": R(1, 4)}, "d": {"weight": R(4, 4)}}
+READERS = {  # what else reads the hidden layer, in words
+    "linear of c.weight": lambda p, h: torch.cat([F.linear(h, **p["b"]), F.linear(h, **p["c"])], 1),
+    "add": lambda p, h: h[:, :2] * 0 + F.linear(h + F.linear(h, **p["b"]).sum(-1, keepdim=True), **p["d"])[:, :2],
+    "cat": lambda p, h: torch.cat([F.linear(h, **p["b"]), h], 1),
+    "tanh": lambda p, h: F.linear(h, **p["b"]) + F.linear(h.tanh(), **p["c"]),
+}
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("words", READERS)
+def test_another_reader_of_the_hidden_layer_is_named(words, named):
+    f = lambda p, x: READERS[words](p, torch.relu(F.linear(x, **p["a"])))
+    pair = growth.Pair("a", "b", torch.relu if named else None)
+    target = torch.zeros_like(f(HEADS, X))
+    with pytest.raises(ValueError, match=f"the output of a.weight is also read by .*{words}.*growth.Graph"):
+        growth.statistics(f, HEADS, (X, target), pair, "squared_error")
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_width_zero_is_compared_at_one_unit_more(wrong):
     params = {"a": {"weight": R(0, 3)}, "b": {"weight": R(2, 0), "bias": R(2)}}

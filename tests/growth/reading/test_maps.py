@@ -26,14 +26,39 @@ def dense(n):
     return [nn.Flatten(), nn.Linear(4 * n, 3)]
 
 
-class Mean(nn.Module):
+class By(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
     def forward(self, x):
-        return x.mean((2, 3))
+        return self.function(x)
 
 
-class Largest(nn.Module):
-    def forward(self, x):
-        return torch.amax(x, dim=(2, 3))
+AVERAGE, LARGEST = nn.functional.adaptive_avg_pool2d, nn.functional.adaptive_max_pool2d
+HEADS = {  # spellings of a global pool, and of others that leave one number of each unit
+    "mean": lambda x: x.mean((2, 3)),
+    "amax": lambda x: torch.amax(x, dim=(2, 3)),
+    "squeezed": lambda x: AVERAGE(x, 1).squeeze(-1).squeeze(-1),
+    "squeezed at once": lambda x: torch.squeeze(LARGEST(x, 1)),
+    "squeezed axes": lambda x: AVERAGE(x, 1).squeeze((2, 3)),
+    "indexed": lambda x: AVERAGE(x, 1)[:, :, 0, 0],
+    "indexed from the end": lambda x: LARGEST(x, 1)[..., 0, -1],
+    "axis by axis": lambda x: x.mean(-1).mean(-1),
+    "axes kept": lambda x: x.mean(-1, True).sum(dim=2, keepdim=True)[:, :, 0, 0],
+    "largest, then average": lambda x: x.amax(-1).mean(-1),
+    "average, then largest": lambda x: x.mean(2).max(-1)[0],
+    "largest of rows": lambda x: torch.max(x, dim=-2, keepdim=True).values.mean((2, 3)),
+    "flattened mean": lambda x: x.flatten(2).mean(-1),
+    "flattened largest": lambda x: x.flatten(2).max(-1)[0],
+    "flattened values": lambda x: x.flatten(2).max(dim=-1).values,
+    "viewed": lambda x: x.view(x.shape[0], x.shape[1], -1).mean(-1),
+    "reshaped": lambda x: x.reshape(*x.shape[:2], -1, 2).sum((2, 3)),
+    "one position": lambda x: x[:, :, 2, 3],
+    "a part": lambda x: x[:, :, 1:5, ::2].mean((2, 3)),
+}
 
 
 def prelu(n):
@@ -58,8 +83,10 @@ BETWEEN = {
     "tanh lp": ([nn.ReLU(), nn.LPPool2d(2, 2)], None),
     "tanh twice": ([nn.Tanh(), nn.AvgPool2d(2), nn.ReLU(), nn.MaxPool2d(2, 1)], None),
     "head": ([nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()], nn.Linear(4, 3)),
-    "head by mean": ([nn.Tanh(), Mean()], nn.Linear(4, 3)),
-    "head by amax": ([nn.ReLU(), Largest()], nn.Linear(4, 3)),
+    **{f"head {name}": ([nn.Tanh(), By(head)], nn.Linear(4, 3)) for name, head in HEADS.items()},
+    "head of relu": ([nn.ReLU(), By(HEADS["flattened values"])], nn.Linear(4, 3)),
+    "pool of flattened maps": ([nn.Tanh(), nn.Flatten(2), nn.AvgPool1d(2), nn.Flatten()], nn.Linear(72, 3)),
+    "a part flattened": ([nn.Tanh(), By(lambda x: x[..., :3, 1:]), nn.Flatten()], nn.Linear(60, 3)),
     "lenet": ([nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()], nn.Linear(36, 3)),
     "flattened average": ([nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()], nn.Linear(36, 3)),
     "dropout": ([nn.ReLU(), nn.Dropout2d(), nn.MaxPool2d(2), nn.AlphaDropout()], None),
@@ -77,9 +104,20 @@ BETWEEN = {
     "prelu of one slope": ([prelu(1), nn.MaxPool2d(2)], None),
     "prelu flattened": ([prelu(4), nn.MaxPool2d(2), nn.Flatten()], nn.Linear(36, 3)),
     "prelu of each position": ([nn.AvgPool2d(2), nn.Flatten(), prelu(36)], nn.Linear(36, 3)),
-    "prelu head": ([prelu(4), Largest()], nn.Linear(4, 3)),
+    "prelu head": ([prelu(4), By(HEADS["amax"])], nn.Linear(4, 3)),
 }
-SMOOTH = ("tanh avg", "tanh avg padded", "avg tanh", "head by mean", "flattened average", "replicate", "upsampled")
+SMOOTH = (
+    "tanh avg",
+    "tanh avg padded",
+    "avg tanh",
+    "head mean",
+    "head axis by axis",
+    "head viewed",
+    "head indexed",
+    "flattened average",
+    "replicate",
+    "upsampled",
+)
 
 
 def net(name, norm=False):
@@ -190,7 +228,9 @@ REFUSED = {
     "layer norm": ([nn.ReLU(), nn.LayerNorm(6)], "norm mixes"),
     "group norm": ([nn.GroupNorm(2, 4), nn.ReLU()], "norm mixes"),
     "softmax": ([nn.Softmax(1)], "softmax mixes"),
-    "pool over channels": ([nn.ReLU(), nn.Flatten(2), nn.AvgPool1d(2)], "pool"),
+    "pool over channels": ([nn.ReLU(), nn.AvgPool3d((2, 1, 1))], "avg_pool3d pools"),
+    "permuted": ([nn.ReLU(), By(lambda x: AVERAGE(x, 1).transpose(0, 1).squeeze(-1).transpose(0, 1))], "transpose is not read"),
+    "some units": ([nn.ReLU(), nn.AvgPool2d(2), By(lambda x: x[:, [3, 0, 1, 2]])], "getitem is not read"),
 }  # fmt: skip
 
 
@@ -203,6 +243,39 @@ def test_what_is_not_read_is_refused_by_its_name(name):
     f, params = fisher.functional(nn.Sequential(*front, nn.Flatten(), nn.Linear(width, 3)).double().eval())
     with pytest.raises(ValueError, match=words):
         growth.statistics(f, params, (X, T), growth.Pair("0", str(len(front) + 1)))
+
+
+@pytest.mark.parametrize("through", ["statistics", "widen", "prune"])
+@pytest.mark.parametrize("view", [lambda x: x.view(-1, 144), lambda x: torch.reshape(x, (-1, 144))])
+def test_a_view_that_keeps_a_width_is_named(view, through):
+    torch.manual_seed(1)
+    f, params = fisher.functional(nn.Sequential(C(2, 4, 3), nn.ReLU(), By(view), nn.Linear(144, 3)).double())
+    pair = growth.Pair("0", "3")
+    calls = {
+        "statistics": lambda: growth.statistics(f, params, (X, T), pair),
+        "widen": lambda: growth.widen(params, pair, 1, f=f, x=X),
+        "prune": lambda: growth.prune(params, pair, [0], f=f, x=X),
+    }
+    with pytest.raises(ValueError, match=r"(view|reshape) keeps the width of now.*flatten\(1\)"):
+        calls[through]()
+
+
+def test_dropout_of_nothing_is_read_in_train_mode():
+    model = nn.Sequential(C(2, 4, 3), nn.Dropout(0.0), nn.ReLU(), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(4, 3))
+    f, params = fisher.functional(model.double().train())
+    growth.statistics(f, params, (X, T), growth.Pair("0", "5"))
+
+
+@pytest.mark.parametrize("classes", [8, 3])
+def test_classes_that_may_be_on_two_axes_are_refused(classes):
+    model = nn.Sequential(C(2, 4, 3, padding=1), nn.ReLU(), C(4, classes, 1)).double()
+    f, params = fisher.functional(model)
+    words = "torch has classes" if classes == 8 else "classes last"
+    target = torch.arange(6 * 64).reshape(6, 8, 8) % classes
+    with pytest.raises(ValueError, match=words):
+        growth.statistics(f, params, (X, target), growth.Pair("0", "2"))
+    own = lambda y, t: nn.functional.cross_entropy(y, t, reduction="none").flatten(1).sum(1)
+    growth.statistics(f, params, (X, target), growth.Pair("0", "2"), own)
 
 
 def test_a_named_activation_is_compared():

@@ -92,6 +92,22 @@ def test_slopes_through_the_norm(name):
     by_hand(f, params, pair, stats, x)
 
 
+WITHOUT_SCALES = {
+    "conv": ([C(2, 4, 3), B(4, affine=False), nn.ReLU(), nn.MaxPool2d(2), C(4, 5, 1), *TAIL], 4, IMAGES),
+    "dense": ([nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Tanh(), nn.Linear(4, 3)], 3, ROWS),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_SCALES)
+def test_slopes_through_a_norm_of_statistics_alone(name):
+    f, params, pair, model, x = net(name, WITHOUT_SCALES)
+    stats = growth.statistics(f, params, (x, T), pair)
+    new = by_hand(f, params, pair, stats, x)
+    grown = growth.grow(params, pair, new)
+    assert grown["1.running_var"].shape == (6,)
+    close(growth.into_module(model, grown)(x).detach(), f(grown, x), 1e-12, "module")
+
+
 def by_hand(f, params, pair, stats, x):
     """Slopes of the delta and of units against finite differences, and the function at amplitude 0."""
     loss = lambda p: F.cross_entropy(f(p, x), T)
@@ -234,6 +250,16 @@ class Gate(nn.Module):
         return x.tanh() * self.w(x)
 
 
+class Skip(nn.Module):
+    def forward(self, x):
+        return x + torch.ones(x.shape, dtype=x.dtype)
+
+
+class Flip(nn.Module):
+    def forward(self, x):
+        return x.flip(-1)
+
+
 MIXING = {  # what stands between, the words that name it
     "layer norm": ([nn.LayerNorm(4)], ROWS, "layer_norm mixes"),
     "layer norm of tokens": ([nn.LayerNorm(4), nn.ReLU()], TOKENS, "layer_norm mixes"),
@@ -251,9 +277,26 @@ MIXING = {  # what stands between, the words that name it
     "log softmax": ([nn.LogSoftmax(-1)], ROWS, "log_softmax mixes"),
     "local response norm": ([nn.LocalResponseNorm(2)], IMAGES, "local_response_norm mixes"),
     "gate": ([Mean()], ROWS, "through tanh, mean, mul"),
-    "gate with a layer": ([Gate()], ROWS, "through tanh, linear, mul; if it is one all the same"),
+    "gate with a layer": ([Gate()], ROWS, "through tanh, linear, mul; linear of 1.w.weight, a layer, stands between"),
     "glu": ([nn.GLU()], ROWS, "0.weight (4, 3) has 4 outputs, 2.weight (3, 2) takes 2"),
-    "batch norm without a name": ([B(4)], IMAGES, "batch_norm is a norm: name it"),
+    "batch norm without a name": ([B(4)], IMAGES, "batch_norm is a norm: name it, Pair(before, after, norm='1')"),
+    "batch norm before a pool": (
+        [B(4), nn.ReLU(), nn.MaxPool2d(2)],
+        IMAGES,
+        "batch_norm is a norm: name it, Pair(before, after, norm='1')",
+    ),
+    "batch norm without scales": ([nn.BatchNorm1d(4, affine=False)], ROWS, "name it, Pair(before, after, norm='1')"),
+    "depthwise": (
+        [C(4, 4, 3, groups=4), nn.ReLU()],
+        IMAGES,
+        "a depthwise convolution, 1.weight, stands between: name it",
+    ),
+    "residual before a pool": (
+        [Skip(), nn.ReLU(), nn.MaxPool2d(2)],
+        IMAGES,
+        "add takes another tensor, in which new units have no part",
+    ),
+    "flip before a pool": ([Flip(), nn.MaxPool2d(2)], IMAGES, "flip is not read"),
 }
 
 

@@ -29,6 +29,25 @@ def test_layers_in_any_tree():
     assert layer_at({"w1": w}, "w1").bias is None
 
 
+def test_a_layer_is_named_by_its_weight_too():
+    params = {
+        "a.weight": torch.ones(4, 3),
+        "a.bias": torch.ones(4),
+        "b.weight": torch.ones(2, 4),
+        "b.bias": torch.ones(2),
+    }
+    grown = growth.widen(params, growth.Pair("a.weight", "b.weight"), 1)
+    assert {k: v.shape for k, v in grown.items()} == {
+        k: v.shape for k, v in growth.widen(params, growth.Pair("a", "b"), 1).items()
+    }
+    assert len(grown["a.bias"]) == 5
+
+
+def test_a_module_is_no_params():
+    with pytest.raises(TypeError, match=r"got Linear, a module.*f, params = fisher.functional\(module\)"):
+        growth.widen(torch.nn.Linear(2, 2), growth.Pair("a", "b"), 1)
+
+
 def test_paths_reach_statistics_and_surgery():
     net = network(51)
     for flat in (False, True):
@@ -81,6 +100,21 @@ def test_a_module():
             {"a": {"weight": torch.ones(4, 3)}, "b": {"weight": torch.ones(2, 5)}},
             ("a", "b"),
             "Pair whose layers do not match",
+        ),
+        (
+            {"a": {"weight": torch.ones(4, 3, 1)}, "b": {"weight": torch.ones(4, 1, 3)}},
+            ("a", "b"),
+            "b.weight is a depthwise convolution: name it by depthwise=",
+        ),
+        (
+            {"a.parametrizations.weight.original": torch.ones(4, 3), "b.weight": torch.ones(2, 4)},
+            ("a", "b"),
+            r"a: its weight is parametrized \(a.parametrizations.weight.original\).*remove_parametrizations",
+        ),
+        (
+            {"a": {"weight": torch.ones(4, 3)}, "a.weight": torch.ones(4, 3), "b.weight": torch.ones(2, 4)},
+            ("a", "b"),
+            r"a: 2 leaves of params are a.weight, at the keys \[\('a', 'weight'\), \('a.weight',\)\]",
         ),
     ],
 )
