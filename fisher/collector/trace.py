@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fisher.checks import doors
@@ -130,9 +131,7 @@ class Tracer:
         alone = len(known) == 1 and args and known[0] is args[0]
         here = step(func, args, kwargs, self._map_axes(k), rows) if alone and not statistics else None
         here = (NORM, statistics, ()) if alone and statistics else here
-        largest = (
-            isinstance(out, tuple) and type(out).__name__ == "max"
-        )  # of values and indices: these are no numbers of units
+        largest = isinstance(out, torch.return_types.max)  # of values and indices: these are no numbers of units
         result = out[0] if largest else out
         replayable = here is not None and isinstance(result, Tensor)
         if out is not known[0] or not replayable:

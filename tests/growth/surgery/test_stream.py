@@ -267,7 +267,14 @@ def test_wrong_arguments():
         (lambda: widen(roles | {"readers": "q"}), "readers is 'q', expected a list of paths"),
         (lambda: widen("all"), "layers: got str"),
         (lambda: widen({"embeddings": ["emb"]}), "nothing reads it"),
-        (lambda: widen(roles | {"writers": ["up"]}), r"up.weight: (has two roles|got shape \(9, 6\))"),
+        (
+            lambda: widen(roles | {"writers": ["up"]}),
+            r"up.weight: (is named twice, in writers and readers|got shape \(9, 6\))",
+        ),
+        (
+            lambda: widen(roles | {"writers": [*roles["writers"], roles["readers"][0]]}),
+            r"is named twice, in writers and readers|got shape",
+        ),
         (lambda: widen(roles | {"readers": ["emb", "q"]}), "emb: has two roles"),
         (lambda: widen(roles | {"tied": [("emb", "n9")]}), "n9: no such leaf"),
         (lambda: widen(tied_rms[2] | {"norms": ["n1", "n2"]}, p=tied_rms[1]), "got the norm nf, expected one of"),
