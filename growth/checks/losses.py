@@ -19,7 +19,7 @@ IGNORED = -100
 def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
     """-log softmax(y)[target] summed over positions: logits `[B, ..., C]`, classes `[B, ...]` -> `[B]`.
 
-    Positions of class -100 do not count, as in torch.  Raises ValueError where the classes may as well be on axis 1.
+    Positions of class -100 do not count, as in torch.  Raises ValueError where those of images may as well be on axis 1.
 
     >>> import torch
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([1, 3]))
@@ -31,7 +31,7 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
             f"cross_entropy: target is {got}, expected integer classes {tuple(y.shape[:-1])} for logits "
             f"{tuple(y.shape)} (classes last); for other targets give loss as a callable (y, target) -> [B]"
         )
-    if y.ndim > 2 and y.shape[1] == y.shape[-1] and target.shape == (y.shape[0], *y.shape[2:]):
+    if y.ndim > 3 and y.shape[1] == y.shape[-1] and target.shape == (y.shape[0], *y.shape[2:]):
         raise ValueError(
             f"cross_entropy: logits {tuple(y.shape)} for classes {tuple(target.shape)} have as many entries on axis 1, where "
             "torch has classes, as on the last, where growth has them, expected one of the two to fit; say which by a callable: "

@@ -69,4 +69,4 @@ def sloped(activation: Activation, like: Tensor, name: str) -> tuple[Tensor, Ten
 def _limit(near: Tensor, far: Tensor) -> Tensor:
     """The limit at 0 of slopes at two tiny steps, the smaller one first: by a logarithm they differ by a third."""
     a, b = near.abs(), far.abs()
-    return torch.where(a < 0.8 * b, torch.zeros_like(near), torch.where(a > 1.25 * b, near * torch.inf, near))
+    return torch.where(a < 0.8 * b, torch.zeros_like(near), torch.where(a > 1.25 * b, near.detach() * torch.inf, near))

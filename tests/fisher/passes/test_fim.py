@@ -314,8 +314,10 @@ def test_bad_data():
         fisher.fim(m.f, m.params, m.x[:0])
     with pytest.raises(TypeError, match="data: got int"):
         fisher.fim(m.f, m.params, 3)
-    with pytest.raises(TypeError, match="data: batch 0: got tuple of length 3"):
+    with pytest.raises(TypeError, match="data: batch 0: weight: got int, expected a tensor"):
         fisher.fim(m.f, m.params, [(m.x, 1, 2)])
+    with pytest.raises(TypeError, match="data: batch 0: got tuple of length 4"):
+        fisher.fim(m.f, m.params, [(m.x, 1, 2, 3)])
     with pytest.raises(ValueError, match="noise: got several batches"):
         fisher.fim(m.f, m.params, [m.x, m.x], estimator="mc", noise=torch.rand(1, 5, 3, dtype=D))
 
