@@ -56,8 +56,8 @@ class EKFAC(KFAC):
         return PMatEKFAC(_values(moved, seen), bases, self.blocks(outer, seen), self.layers)
 
 
-class Correction(Reducer):
-    """The second moments alone, in bases that are there."""
+class InBases(Reducer):
+    """A reducer for the bases of a matrix that is there."""
 
     def __init__(self, layers: LayerCollection, options: Options, F: PMatEKFAC) -> None:
         super().__init__(layers, options)
@@ -67,6 +67,10 @@ class Correction(Reducer):
     def of(cls, F: PMatEKFAC) -> Callable[[LayerCollection, Options], Reducer]:
         """Makes of the layers a reducer for F's bases."""
         return lambda layers, options: cls(layers, options, F)
+
+
+class Correction(InBases):
+    """The second moments alone, in bases that are there."""
 
     @property
     def by_rows(self) -> tuple[Layer, ...]:
@@ -79,17 +83,8 @@ class Correction(Reducer):
         return PMatEKFAC(_values(columns, seen), self.F.bases, self.F.exact, self.layers)
 
 
-class Both(EKFAC):
+class Both(InBases, EKFAC):
     """The factors, and the second moments in bases that are there, from one batch: (PMatKFAC, PMatEKFAC)."""
-
-    def __init__(self, layers: LayerCollection, options: Options, F: PMatEKFAC) -> None:
-        super().__init__(layers, options)
-        self.F = F
-
-    @classmethod
-    def of(cls, F: PMatEKFAC) -> Callable[[LayerCollection, Options], Reducer]:
-        """Makes of the layers a reducer for F's bases."""
-        return lambda layers, options: cls(layers, options, F)
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         return KFAC.inputs(self, {k: moments for k, (moments, _) in kept.items()})
