@@ -18,13 +18,18 @@ from fisher.collector.blocks.uses import Layer
 from linmaps.numerics.numeric import total
 
 Pieces = list[Tensor]  # one for each use of the layer
+WIDE = 64  # outputs of which the gradients are a fast product for each column alone
 AT_ONCE = 2**24  # numbers of per-example gradients held at a time where only their squares are wanted
 
 
 def joined(layer: Layer, a: Pieces, g: Pieces) -> tuple[Tensor, Tensor]:
     """The uses side by side along S: a `[B, S, I]` with a column of ones for a bias, g `[C, B, S, O]` of this layer's outputs."""
     a = [with_ones(layer, t, one) for t, one in zip(a, layer.biased)]
-    g = [cut(t, rows) for t, rows in zip(g, layer.cuts)]
+    return side_by_side(a, [cut(t, rows) for t, rows in zip(g, layer.cuts)])
+
+
+def side_by_side(a: Pieces, g: Pieces) -> tuple[Tensor, Tensor]:
+    """All uses along S."""
     return (torch.cat(a, 1), torch.cat(g, 2)) if len(a) > 1 else (a[0], g[0])
 
 
@@ -74,7 +79,17 @@ def squares(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
     """Sum over columns and examples of the squared gradients, in the layer's view."""
     if layer.inner or not layer.kronecker:
         return turned_squares(layer, a, g, lambda r: r)
-    return product_squares(layer, *joined(layer, a, g))
+    if layer.bias is None or layer.weight is None:
+        return product_squares(layer, *joined(layer, a, g))
+    g = [cut(t, rows) for t, rows in zip(g, layer.cuts)]
+    a_, g_ = side_by_side(a, g)
+    if g_.shape[2] == 1:
+        once = _squared(g_[:, :, 0])
+        of_weight, of_bias = _at_one_position(layer, a_, once), once.sum(0)
+    else:
+        of_bias = (total([t.sum(2) for t, one in zip(g, layer.biased) if one]) ** 2).sum((0, 1))
+        of_weight = product_squares(layer, a_, g_)
+    return torch.cat([of_weight, of_bias[..., None]], -1)  # a is not copied for a column of ones
 
 
 def turned_squares(layer: Layer, a: Pieces, g: Pieces, turn: Callable[[Tensor], Tensor]) -> Tensor:
@@ -92,10 +107,16 @@ def product_squares(layer: Layer, a: Tensor, g: Tensor) -> Tensor:
     if layer.diagonal:
         return _table_squares(a, g, layer.shape[1])
     if g.shape[2] == 1:
-        once = _squared(g[:, :, 0])
-        return torch.einsum("bgo,bgi->goi", once, a[:, 0] ** 2) if layer.grouped else once.mT @ a[:, 0] ** 2
+        return _at_one_position(layer, a, _squared(g[:, :, 0]))
     how = "cbsgo,bsgi->cbgoi" if layer.grouped else "cbso,bsi->cboi"
+    if not layer.grouped and g.shape[-1] >= WIDE:  # column by column, as they lie in memory
+        return total([((t.mT @ a) ** 2).sum(0) for t in g])
     return by_columns(lambda g: (torch.einsum(how, g, a) ** 2).sum((0, 1)), g, g[0, :, 0].numel() * a.shape[-1])
+
+
+def _at_one_position(layer: Layer, a: Tensor, once: Tensor) -> Tensor:
+    """(sum over columns of g^2)' (a^2)."""
+    return torch.einsum("bgo,bgi->goi", once, a[:, 0] ** 2) if layer.grouped else once.mT @ a[:, 0] ** 2
 
 
 def by_columns(fn: Callable[[Tensor], Tensor], g: Tensor, each: int) -> Tensor:

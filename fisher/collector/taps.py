@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_gradtrackingtensor, maybe_get_level
 from torch.func import vjp, vmap
 
 from fisher.checks.axes import batch_size
@@ -113,10 +114,11 @@ def _tapped(
     reference = trees.leaves(params)
     player = _Replay(layers.uses)
     dtype = lambda k: reference[layers.leaf_of(k)].dtype  # whatever precision f computes in
+    tap = next(iter(taps.values()), None)
 
     @full_precision()  # f may be in a region of autocast
     def taken(k: int, x: Tensor) -> Any:
-        a = layers.uses[k].inputs(x, batch)
+        a = layers.uses[k].inputs(x if tap is None else _beneath(x, tap), batch)
         a = a.to(dtype(k)) if a.is_floating_point() else a
         return keep(k, a.clone() if layers.uses[k].mutated else a)
 
@@ -145,6 +147,13 @@ def _tapped(
         y = f(params, x)
     player.finish()
     return y, inputs
+
+
+def _beneath(x: Tensor, tap: Tensor) -> Tensor:
+    """x without the level of the vjp that the taps belong to: what is kept of it has no derivative there, and no graph that
+    would hold its copies in the memory until the backward."""
+    here = is_gradtrackingtensor(x) and maybe_get_level(x) == maybe_get_level(tap)
+    return get_unwrapped(x) if here else x
 
 
 def outputs_of(f: Any, params: Any, x: Any, layers: Layers) -> dict[int, Tensor]:

@@ -26,7 +26,7 @@ from fisher.reducers import Options, Reducer
 from linmaps import trees
 from linmaps.checks.precision import HALF
 
-NUMBERS = 2**21  # of gradients at the outputs of all uses that are held at a time
+NUMBERS = 2**22  # of gradients at the outputs of all uses that are held at a time
 
 Make = Callable[[LayerCollection, Options], Reducer]
 

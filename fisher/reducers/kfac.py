@@ -77,6 +77,8 @@ class KFAC(Reducer):
             counts = counts.index_add(0, a.flatten(), ones.flatten())[:-1]
             return counts, positions.sum() / self.options.examples
         wide = not fits(a.shape[-1], self.options.largest_factor)
+        if u.bias is not None and counted is None and not self.reduce and not wide:
+            return with_ones(a, u.form.groups > 1, self.options.examples), positions.sum() / self.options.examples
         if u.bias is not None:
             a = torch.nn.functional.pad(a, (0, 1), value=1.0)
         if counted is not None:  # times w where a is summed, sqrt(w) where its square is
@@ -207,6 +209,14 @@ def fits(size: int, limit: int | None) -> bool:
 def exact_counts(t: Tensor) -> torch.dtype:
     """A dtype that holds numbers of positions exactly."""
     return torch.float32 if t.device.type == "mps" else torch.float64
+
+
+def with_ones(a: Tensor, grouped: bool, over: int) -> Tensor:
+    """`moment` of (a, 1): that of a beside its sum, so that a is not copied for a column of ones."""
+    of_a = moment(a, grouped, over)
+    first = a.sum((0, 1))[..., None] / over
+    number = first.new_full((), a.shape[0] * a.shape[1] / over).expand(*first.shape[:-2], 1, 1)
+    return torch.cat([torch.cat([of_a, first], -1), torch.cat([first.mT, number], -1)], -2)
 
 
 def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_gradtrackingtensor
 from torch.autograd.forward_ad import unpack_dual
 
 from linmaps import trees
@@ -41,8 +42,11 @@ def positive_root(squared: Tensor) -> Tensor:
 
 
 def differentiated(t: Tensor) -> bool:
-    """Whether a derivative may be asked of t: it requires grad, a transform of torch.func wraps it, or it has a tangent."""
-    return t.requires_grad or torch.func.debug_unwrap(t) is not t or unpack_dual(t).tangent is not None
+    """Whether a derivative may be asked of t: it requires grad, has a tangent, or a transform of torch.func wraps it, other
+    than one that differentiates what t does not depend on."""
+    if t.requires_grad or unpack_dual(t).tangent is not None:
+        return True
+    return differentiated(get_unwrapped(t)) if is_gradtrackingtensor(t) else torch.func.debug_unwrap(t) is not t
 
 
 def eye_like(t: Tensor, rows: int, columns: int | None = None) -> Tensor:
