@@ -47,7 +47,8 @@ def _reflectors(n: int) -> st.SearchStrategy[Any]:
 def _orthogonal(draw: Callable[..., Any], rows: int, columns: int) -> dict[str, Any]:
     method = draw(st.sampled_from(METHODS))
     count = draw(_reflectors(max(rows, columns))) if method == "householder" else None
-    return {"method": method, "n_reflectors": count, "det": draw(_dets(rows, columns))}
+    base = None if method == "householder" else draw(st.none() | st.integers(0, 9))
+    return {"method": method, "n_reflectors": count, "det": draw(_dets(rows, columns)), "base": base}
 
 
 @st.composite

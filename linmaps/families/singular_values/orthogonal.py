@@ -11,6 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape, floating, values
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.linalg import negative_determinant
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.orthogonal import householder
@@ -169,8 +170,8 @@ class Orthogonal(Map):
     def of(cls, W: Tensor, *, method: Method = "householder") -> tuple[Self, dict[str, Tensor]]:
         """The spec and the params whose matrix is a given orthogonal or semi-orthogonal W [in, out], to rounding.
 
-        det is that of a square W; for cayley, the base is the best of None and BASES fixed seeds, so that no angle to it is
-        near pi.  Of another W it is the nearest one, the polar factor.
+        det is that of a square W; for cayley, the base is the first of None and 16 seeds that reaches W to rounding,
+        or the best of them.  Of another W it is the nearest one, the polar factor.
 
         ValueError for an unknown method, a W that is no matrix, or one under `vmap` or without values, as the spec is chosen by
         them; TypeError for a W that is no real floating tensor.
@@ -204,6 +205,8 @@ class Orthogonal(Map):
             distance = float(spec.from_matrix(one)[1])
             if best is None or distance < best[0]:
                 best = distance, spec
+            if not distance > 4 * max(n, m) * torch.finfo(working_dtype(W.dtype)).eps:
+                break
         assert best is not None
         return best[1], best[1].from_matrix(W)[0]
 
