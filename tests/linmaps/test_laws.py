@@ -168,7 +168,9 @@ def test_every_entry_gets_gradient(entry):
     target, x = outside(spec, 4), torch.randn(3, spec.in_features, generator=zoo.generator(5), dtype=torch.float64)
     if not spec.n_params:
         return
-    loss = lambda p: zoo.squared(spec.apply(p, x) - (x.to(target.dtype) @ target).to(spec.apply(p, x).dtype)) + spec.reg_error(p)
+    loss = lambda p: (
+        zoo.squared(spec.apply(p, x) - (x.to(target.dtype) @ target).to(spec.apply(p, x).dtype)) + spec.reg_error(p)
+    )
     gradients = grad(loss)(params)
     assert trees.map(lambda t: tuple(t.shape), gradients) == spec.shapes()
     for path, gradient in zip(trees.paths(gradients), trees.leaves(gradients)):
