@@ -69,12 +69,16 @@ from linmaps.families.patterns.low_rank import LowRank
 from linmaps.families.patterns.monarch import Monarch
 from linmaps.families.patterns.permutation import Permutation
 from linmaps.families.singular_values.bounded import BoundedNorm
+from linmaps.families.singular_values.fixed_rank import FixedRank
+from linmaps.families.singular_values.invertible import Invertible
 from linmaps.families.singular_values.null_space import TrivialNullSpace
 from linmaps.families.singular_values.orthogonal import Orthogonal
 from linmaps.families.singular_values.spectral import Spectral
 from linmaps.families.singular_values.svd import SVD, SVDLearnBounds
 from linmaps.families.singular_values.symmetric_spectral import SymmetricSpectral
 from linmaps.families.singular_values.symmetric_svd import SymmetricSVD
+from linmaps.families.singular_values.unit_determinant import UnitDeterminant
+from linmaps.families.singular_values.unitary import Unitary
 from linmaps.families.symmetries.block_skew import BlockSkew
 from linmaps.families.symmetries.damped import DampedSkewSymmetric
 from linmaps.families.symmetries.gram import PSD
@@ -102,11 +106,13 @@ __all__ = [
     "DoublyStochastic",
     "Factorized",
     "FactorizedConv",
+    "FixedRank",
     "Gershgorin",
     "Hamiltonian",
     "Hurwitz",
     "Identity",
     "IdentityInit",
+    "Invertible",
     "Kronecker",
     "Lasso",
     "LassoReLU",
@@ -138,6 +144,8 @@ __all__ = [
     "Symplectic",
     "Transpose",
     "TrivialNullSpace",
+    "UnitDeterminant",
+    "Unitary",
     "factorize",
     "factorize_conv",
     "factorized",

@@ -47,7 +47,8 @@ def _reflectors(n: int) -> st.SearchStrategy[Any]:
 def _orthogonal(draw: Callable[..., Any], rows: int, columns: int) -> dict[str, Any]:
     method = draw(st.sampled_from(METHODS))
     count = draw(_reflectors(max(rows, columns))) if method == "householder" else None
-    return {"method": method, "n_reflectors": count, "det": draw(_dets(rows, columns))}
+    base = None if method == "householder" else draw(st.none() | st.integers(0, 9))
+    return {"method": method, "n_reflectors": count, "det": draw(_dets(rows, columns)), "base": base}
 
 
 @st.composite
@@ -60,6 +61,11 @@ def _spectral(draw: Callable[..., Any], rows: int, columns: int) -> dict[str, An
         "n_V_reflectors": draw(_reflectors(columns)),
         "det": draw(_dets(rows, columns)),
     }
+
+
+def _fixed_rank(rows: int, columns: int) -> st.SearchStrategy[dict[str, Any]]:
+    rank = st.none() | st.integers(1, min(rows, columns))
+    return st.fixed_dictionaries({"rank": rank, "sigma_min": st.sampled_from([0.1, 1.0])})
 
 
 @st.composite
@@ -99,8 +105,10 @@ OPTIONS: dict[str, Callable[[int, int], st.SearchStrategy[dict[str, Any]]]] = {
     "diagonally_dominant": _choices(margin=[0.01, 1.0]),
     "doubly_stochastic": _choices(method=["sinkhorn", "orthostochastic"]),
     "factorized": _factorized,
+    "fixed_rank": _fixed_rank,
     "gershgorin": _choices(sigma_min=[-1.0, 0.0], sigma_max=[0.5, 2.0], real=[True, False]),
     "hurwitz": _choices(margin=[0.0, 0.1, 2.0]),
+    "invertible": _choices(sigma_min=[0.1, 1.0], sigma_max=[None, 1.0, 2.5]),
     "l0": _choices(gate=["weight", "input", "output"], droprate_init=[0.1, 0.5, 0.95], lamda=[0.0, 1.0]),
     "lasso": _choices(gamma=[0.0, 1.0]),
     "lasso_relu": _choices(gamma=[0.0, 1.0]),

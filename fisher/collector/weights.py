@@ -30,7 +30,7 @@ def derived_weights(f: Callable[..., Tensor], params: Any, x: Any, layers: Layer
             nodes = [nodes_of[p.number] for places in wanted for p in places if isinstance(p, Derived)]
             made = iter(tape.play(nodes, values))
             found = [
-                [(next(made) if isinstance(p, Derived) else values[p]).to(own[0].dtype) for p in places]
+                [_real_as(next(made) if isinstance(p, Derived) else values[p], own[0]) for p in places]
                 for places in wanted
             ]
             return [weight.matrix(tensors) for weight, tensors in zip(layer.inner, found)]
@@ -38,6 +38,11 @@ def derived_weights(f: Callable[..., Tensor], params: Any, x: Any, layers: Layer
         return phi
 
     return {layer.name: of(layer) for layer in layers.through}
+
+
+def _real_as(t: Tensor, like: Tensor) -> Tensor:
+    """t in the dtype of real leaves; of a complex weight the real part, which is then found not to explain their gradient."""
+    return (t.real if t.is_complex() and not like.is_complex() else t).to(like.dtype)
 
 
 def _places(layers: Layers, weight: Layer) -> list[Any]:

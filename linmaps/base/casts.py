@@ -10,8 +10,7 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base.checked import Checked
 from linmaps.checks import Params
-from linmaps.checks.precision import HALF
-from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.dtypes import lowered, working_dtype
 
 
 class Casts(Checked):
@@ -49,8 +48,7 @@ class Casts(Checked):
 
     def _down(self, result: Tensor, params: Params) -> Tensor:
         """A result in the dtype of params, if that is half precision."""
-        dtype = self._like(params).dtype
-        return result.to(dtype) if dtype in HALF else result
+        return lowered(result, self._like(params).dtype)
 
     @staticmethod
     def _of_W(params: Params) -> list[Tensor]:

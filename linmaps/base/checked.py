@@ -35,7 +35,11 @@ class Checked:
         @property
         def n_params(self) -> int: ...
 
+        complex_W: ClassVar[bool]
+
         def shapes(self) -> dict[str, Any]: ...
+
+        def _up(self, params: Params) -> Params: ...
 
     @property
     def _title(self) -> str:
@@ -85,7 +89,7 @@ class Checked:
             raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [..., {n}]; the last axis is {axis}")
         if not (x.is_floating_point() and one_kind([x, *params.values()])):
             floating(x, name, "x.to(...)")
-            alike(x, name, params, "params")
+            alike(x, name, self._up(params) if self.complex_W and x.is_complex() else params, "params")
 
     def _check_matrix(self, W: Tensor, what: str) -> None:
         expected = self._W_shape

@@ -18,10 +18,9 @@ from linmaps import trees
 from linmaps.base.hooks import Hooks
 from linmaps.base.products import matrix
 from linmaps.checks import Params, Shape, alike
-from linmaps.checks.precision import HALF
 from linmaps.numerics.draws import uniform
-from linmaps.numerics.dtypes import working_dtype
-from linmaps.numerics.numeric import by_planes, frobenius, led, nan_where
+from linmaps.numerics.dtypes import lowered, working_dtype
+from linmaps.numerics.numeric import frobenius, led, nan_where
 
 
 @dataclass(frozen=True)
@@ -209,8 +208,7 @@ class Map(Hooks):
         self._check_x(params, y, "out_features", "solve: y")
         raised = y - params["bias"] if self.bias else y
         raised = raised.to(working_dtype(raised.dtype))
-        x = by_planes(self._solve, self._up(params, always=True), raised)
-        return x.to(y.dtype) if y.dtype in HALF else x
+        return lowered(self._by_planes(self._solve, self._up(params, always=True), raised), y.dtype)
 
     def inverse(self, params: Params) -> Tensor:
         """W^-1 [out, in] of a square map, as cheap as its structure allows.
@@ -289,7 +287,8 @@ class Map(Hooks):
         raised = W.to(working_dtype(W.dtype))
         params = dict(closed_form(raised))
         if shape is not None:
-            params["bias"] = W.new_zeros(shape) if bias is None else bias
+            kind = W.dtype.to_real() if self.complex_W else W.dtype
+            params["bias"] = W.new_zeros(shape, dtype=kind) if bias is None else bias
         distance = frobenius(self._weight(led(params, raised)) - raised).to(W.dtype.to_real())
         return trees.map(lambda t: self._down(t, {"W": W}), params), distance
 

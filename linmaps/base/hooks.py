@@ -6,6 +6,7 @@ Params have been checked when a hook sees them, and raised to float32 where half
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor
 from linmaps.base.casts import Casts
 from linmaps.base.products import Use, product
 from linmaps.checks import Params, Shape
-from linmaps.checks.precision import HALF
 from linmaps.numerics import lapack
-from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.dtypes import lowered, working_dtype
 from linmaps.numerics.eigen import eigvals, shifted
 from linmaps.numerics.linalg import logabsdet, solve
 from linmaps.numerics.numeric import by_planes, eye_like
@@ -27,6 +27,7 @@ class Hooks(Casts, abc.ABC):
 
     square: ClassVar[bool] = False
     hard: ClassVar[bool] = True  # False: a penalty, `reg_error`, asks for the promise
+    complex_W: ClassVar[bool] = False  # True: the leaves are real, and W is complex all the same
 
     @abc.abstractmethod
     def _shapes(self) -> dict[str, Shape]:
@@ -56,8 +57,11 @@ class Hooks(Casts, abc.ABC):
 
     def _multiplied(self, params: Params, x: Tensor) -> Tensor:
         raised = x if self.half_ready else x.to(working_dtype(x.dtype))
-        y = by_planes(self._apply, self._up(params), raised)
-        return y.to(x.dtype) if x.dtype in HALF else y
+        return lowered(self._by_planes(self._apply, self._up(params), raised), x.dtype)
+
+    def _by_planes(self, fn: Callable[[Params, Tensor], Tensor], params: Params, x: Tensor) -> Tensor:
+        """fn(params, x), for a complex x in two parts unless the map is complex itself."""
+        return fn(params, x) if self.complex_W else by_planes(fn, params, x)
 
     def _formed(self, params: Params) -> Tensor:
         return self._down(self._weight(self._up(params)), params)

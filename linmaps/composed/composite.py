@@ -14,11 +14,10 @@ from linmaps import trees
 from linmaps.base import Map, Use, product
 from linmaps.base import matrix as matrix_of
 from linmaps.checks import Params, homogeneous
-from linmaps.checks.precision import HALF
 from linmaps.numerics.draws import uniform
-from linmaps.numerics.dtypes import working_dtype
+from linmaps.numerics.dtypes import lowered, working_dtype
 from linmaps.numerics.linalg import solve
-from linmaps.numerics.numeric import by_planes, eye_like, led
+from linmaps.numerics.numeric import eye_like, led
 
 R = TypeVar("R")
 
@@ -48,7 +47,7 @@ def _use(part: Map) -> Use:
 
 
 def _times(part: Map, params: Params, x: Tensor) -> Tensor:
-    return by_planes(part._apply, params, x)
+    return part._by_planes(part._apply, params, x)
 
 
 def times_transpose(part: Map, params: Params, x: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ def times_transpose(part: Map, params: Params, x: Tensor) -> Tensor:
 
 def times_inverse(part: Map, params: Params, y: Tensor) -> Tensor:
     """`y @ W^-1` of a square part, for y [..., out]."""
-    return by_planes(part._solve, params, y)
+    return part._by_planes(part._solve, params, y)
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ class Composite(Map):
         if not trees.leaves(params):
             return following(result, params, torch.empty(()))
         dtype = self._like(params).dtype
-        return trees.map(lambda t: t.to(dtype), result) if dtype in HALF else result
+        return trees.map(lambda t: lowered(t, dtype), result)
 
     @staticmethod
     def _like(params: Params) -> Tensor:

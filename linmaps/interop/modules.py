@@ -132,8 +132,8 @@ def parametrize(module: Kind, name: str, spec: Map) -> Kind:
     The map starts at the params whose matrix is nearest to today's weight (`spec.from_matrix`): assigning to the weight goes
     the same way.  `torch.nn.utils.parametrize.remove_parametrizations(module, name)` leaves the matrix as a plain parameter.
 
-    ValueError for a map of other sizes, with a bias, without leaves or without a closed `from_matrix`, and for a name that is
-    no parameter with two axes.
+    ValueError for a map of other sizes, of complex matrices for a real weight, with a bias, without leaves or without a closed
+    `from_matrix`, and for a name that is no parameter with two axes.
 
     >>> import torch, linmaps
     >>> layer = linmaps.parametrize(torch.nn.Linear(4, 4), "weight", linmaps.Orthogonal(4))
@@ -158,6 +158,11 @@ def parametrize(module: Kind, name: str, spec: Map) -> Kind:
         )
     if spec.bias:
         raise ValueError(f"{spec._title}: has a bias, expected a map without one; build it with bias=False")
+    if spec.complex_W and not weight.is_complex():
+        raise ValueError(
+            f"{spec._title}: has complex matrices, expected a map of real ones for {name} of {weight.dtype}; give the module "
+            "a complex dtype"
+        )
     params = spec.from_matrix(weight.detach().mT)[0]
     if not trees.leaves(params):
         raise ValueError(f"{spec._title}: has no params, expected a map that can be trained")

@@ -26,6 +26,15 @@ def in_working(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:
     return result.to(args[0].dtype) if args[0].dtype in HALF else result
 
 
+def lowered(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """`t` in `dtype` if that is half precision; complex numbers stay, since torch computes with none of half precision.
+
+    >>> lowered(torch.ones(1), torch.bfloat16).dtype, lowered(torch.ones(1) + 0j, torch.bfloat16).dtype
+    (torch.bfloat16, torch.complex64)
+    """
+    return t.to(dtype) if dtype in HALF and not t.is_complex() else t
+
+
 def restored(dtype: torch.dtype, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Results back in half precision where T was."""
     return [t.to(dtype) if dtype in HALF else t for t in tensors]

@@ -1,4 +1,4 @@
-"""Nearest points: rows moved onto l1 balls and simplices."""
+"""Nearest points: rows moved onto l1 balls and simplices, numbers moved to a product of one."""
 
 from __future__ import annotations
 
@@ -30,3 +30,46 @@ def simplex(W: Tensor) -> Tensor:
     surplus = (u.cumsum(1) - 1) / torch.arange(1, W.shape[1] + 1, dtype=W.dtype, device=W.device)
     shift = torch.where(u > surplus, surplus, -torch.inf).amax(1, keepdim=True)
     return (W - shift).clamp(min=0)
+
+
+def onto_product_one(s: Tensor) -> Tensor:
+    """Positive numbers [n] of product 1 near s [n], descending, of which the last may be negative, -s_(n-1) at least.
+
+    They are stationary points of the distance: s' (s' - s) = m is the same for all.  With b the last of them,
+
+        m = b (b - s_n),    s'_i = (s_i + sqrt(s_i^2 + 4 m)) / 2,
+
+    and the largest b whose product is 1 is found by bisection of log b; above s_n / 2 the product grows with b, and where
+    it is too large there already, b is below.  Two steps of Newton's method give the derivatives.
+
+    >>> onto_product_one(torch.tensor([2.0, 0.5])), onto_product_one(torch.tensor([0.0, 0.0]))
+    (tensor([2.0000, 0.5000]), tensor([1., 1.]))
+    """
+    s0, last = s.detach(), s.detach()[-1]
+    low = -(len(s) - 1) * (2 * s0[0].abs() + 1).log()
+    half = torch.where(last > 0, last / 2, 1.0).log()
+    half = torch.where(last > 0, torch.maximum(half, low), low)
+    below = _log_product(half, s0)[0] > 0
+    high = torch.where(below, half, last.clamp(min=1).log())
+    low = torch.where(below, low, half)
+    for _ in range(64):
+        t = (low + high) / 2
+        much = _log_product(t, s0)[0] > 0
+        low, high = torch.where(much, low, t), torch.where(much, t, high)
+    value = t = (low + high) / 2
+    for _ in range(2):
+        total, slope, _ = _log_product(t, s)
+        step = t - total / slope
+        t = value + (step - step.detach())
+    return torch.cat([_log_product(t, s)[2], t.exp()[None]])
+
+
+def _log_product(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logarithm of the product for b = exp(t), its derivative in t, and all but the last number."""
+    b, rest, last = t.exp(), s[:-1], s[-1]
+    inside = rest.square() + 4 * b * (b - last)
+    positive = inside > 0
+    root = torch.where(positive, torch.where(positive, inside, 1.0).sqrt(), 0.0)
+    moved = (rest + root) / 2
+    slope = 1 + (b * (2 * b - last) / (moved * torch.where(positive, root, 1.0))).sum()
+    return t + moved.log().sum(), slope, moved

@@ -57,7 +57,8 @@ def eye_like(t: Tensor, rows: int, columns: int | None = None) -> Tensor:
 def by_planes(fn: Callable[[Any, Tensor], Tensor], params: Any, x: Tensor) -> Tensor:
     """fn(params, x), linear in x, for the real and the imaginary part of x in turn where the params are real."""
     if x.is_complex() and not any(leaf.is_complex() for leaf in trees.leaves(params)):
-        return torch.complex(fn(params, x.real), fn(params, x.imag))
+        real, imaginary = fn(params, x.real), fn(params, x.imag)
+        return real + 1j * imaginary if real.is_complex() else torch.complex(real, imaginary)
     return fn(params, x)
 
 

@@ -34,3 +34,25 @@ def squashed(S: Tensor, size: Tensor) -> Tensor:
     nonzero = size > 0
     safe = torch.where(nonzero, size, 1.0)
     return S * torch.where(nonzero, safe.asinh() / safe, 1.0)
+
+
+def above(low: float, free: Tensor) -> Tensor:
+    """`low + sqrt(1 + q^2) - 1`, q = 1 + free: free parameters to quantities of at least `low`, which grow as |free|.
+
+    It is smooth, reaches `low` itself, and parameters of zero are no special point.
+
+    >>> above(0.5, torch.tensor([-1.0, -1e3, 1e3]))
+    tensor([5.0000e-01, 9.9850e+02, 1.0005e+03])
+    """
+    q = 1 + free
+    return low + q * (q / (1 + torch.hypot(q, torch.ones_like(q))))
+
+
+def unabove(low: float, value: Tensor) -> Tensor:
+    """Free parameters with `above(low, free) = value`, a value below `low` counting as `low`.
+
+    At `low` itself there is no gradient, so values exceed it by rounding at least.
+    """
+    least = 4 * torch.finfo(value.dtype).eps * (abs(low) + value.detach().abs())
+    excess = torch.maximum(value - low, least)
+    return excess.sqrt() * (excess + 2).sqrt() - 1

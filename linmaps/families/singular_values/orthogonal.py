@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from linmaps.base import Map
 from linmaps.base.registry import register
-from linmaps.checks import Params, Shape
+from linmaps.checks import Params, Shape, floating, values
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.numerics.linalg import negative_determinant
 from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.orthogonal import householder
-from linmaps.numerics.orthogonal.rotations import log_rotation, polar, rotation
+from linmaps.numerics.orthogonal.rotations import haar_rotation, log_rotation, polar, rotation
 from linmaps.numerics.packing import pack_upper, skew
 
 Method = Literal["householder", "cayley", "exp"]
 METHODS = get_args(Method)
+BASES = 16  # seeds that `of` tries
 
 
 @register
@@ -37,6 +39,9 @@ class Orthogonal(Map):
       inverse of size n.
     * exp: Q = exp(S): all rotations.  Smooth and slow; best near the identity.
 
+    base: a seed, for cayley and exp: Q = R(S) B with B the Haar rotation of that seed, so that S = 0 is B, and cayley
+    reaches the rotations whose Q B' has no eigenvalue -1.  None is B = I.  `of(W)` chooses det and base for a given W.
+
     Cost of `effective_W` by householder: 2 n k^2 + n k r multiplications and no loop; `apply` of few rows does not
     form W.  For tall and wide maps the other two work at size n, so prefer householder there.
 
@@ -50,7 +55,8 @@ class Orthogonal(Map):
     fewer reflectors than the default there is no closed form, and cayley only comes near an eigenvalue -1.  `inverse` is
     the transpose and `logabsdet` is 0.
 
-    ValueError for an unknown method, n_reflectors outside 1..n or with another method, det with a rectangular map.
+    ValueError for an unknown method, n_reflectors outside 1..n or with another method, a base with householder, a negative
+    one, det with a rectangular map.
 
     Source: Mhammedi et al., arXiv:1612.00188 (reflectors); Likhosherstov et al., arXiv:2004.08675 (without a loop);
     Lezcano-Casado and Martinez-Rubio, arXiv:1901.08428 (exp).
@@ -69,10 +75,14 @@ class Orthogonal(Map):
     method: Method = field(default="householder", kw_only=True)
     n_reflectors: int | None = field(default=None, kw_only=True)
     det: Literal[1, -1] | None = field(default=None, kw_only=True)
+    base: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect(self.method in METHODS, "method", f"one of {METHODS}")
+        if self.base is not None:
+            self._expect(self.method != "householder", "base", "None with method='householder', which needs none")
+            self._expect_int("base", 0, 2**31 - 1)
         check_det(self)
         if self.n_reflectors is not None:
             self._expect(self.method == "householder", "n_reflectors", "None unless method='householder'")
@@ -98,15 +108,19 @@ class Orthogonal(Map):
     def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
         if self.method == "householder":
             return {"V": householder.haar(generator, self._n, self._k, dtype)}
-        V = householder.offset(householder.haar(generator, self._n, self._n - 1, torch.float64))
-        S = log_rotation(householder.frame(V, self._n, det=1), self.method)
+        Q = householder.haar_frame(generator, self._n, self._n, torch.float64)  # times a fixed B it is as uniform
+        S = log_rotation(Q, self.method)
         return {"skew": pack_upper(S, diagonal=1).to(dtype)}
+
+    def _based(self, R: Tensor) -> Tensor:
+        """The first r columns of R B."""
+        return R[:, : self._r] if self.base is None else R @ haar_rotation(self.base, R)[:, : self._r]
 
     def _weight(self, params: Params) -> Tensor:
         if self.method == "householder":
             Q = householder.frame(householder.offset(params["V"]), self._r, det=sign(self))
         else:
-            Q = rotation(skew(params["skew"], self._n), self.method)[:, : self._r]
+            Q = self._based(rotation(skew(params["skew"], self._n), self.method))
             if sign(self) == -1:
                 Q = torch.cat([Q[:, :-1], -Q[:, -1:]], dim=1)
         return Q if self.in_features >= self.out_features else Q.mT
@@ -143,13 +157,58 @@ class Orthogonal(Map):
             return {"V": householder.from_frame(Q, self._k)}
         if self._r < self._n:  # any rotation that begins with these columns
             Q = householder.frame(householder.offset(householder.from_frame(Q, self._r)), self._n)
-        S = log_rotation(householder.flip_last(Q, negative_determinant(Q)), self.method)
+        Q = householder.flip_last(Q, negative_determinant(Q))
+        S = log_rotation(Q if self.base is None else Q @ haar_rotation(self.base, Q).mT, self.method)
         return {"skew": pack_upper(S, diagonal=1)}
 
     def _violation(self, W: Tensor) -> Tensor:
         gram = W.mT @ W if self.in_features >= self.out_features else W @ W.mT
         eye = torch.eye(self._r, dtype=W.dtype, device=W.device)
         return frobenius(gram - eye, 2 * householder.wrong_component(W, self.det).to(W.dtype))
+
+    @classmethod
+    def of(cls, W: Tensor, *, method: Method = "householder") -> tuple[Self, dict[str, Tensor]]:
+        """The spec and the params whose matrix is a given orthogonal or semi-orthogonal W [in, out], to rounding.
+
+        det is that of a square W; for cayley, the base is the first of None and 16 seeds that reaches W to rounding,
+        or the best of them.  Of another W it is the nearest one, the polar factor.
+
+        ValueError for an unknown method, a W that is no matrix, or one under `vmap` or without values, as the spec is chosen by
+        them; TypeError for a W that is no real floating tensor.
+
+        >>> import torch, linmaps
+        >>> spec, params = linmaps.Orthogonal.of(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), method="cayley")
+        >>> spec.det, spec.effective_W(params).round(decimals=4) + 0.0
+        (-1, tensor([[0., 1.],
+                [1., 0.]]))
+        """
+        if not isinstance(W, Tensor):
+            raise TypeError(f"{cls.__name__}.of: W is {type(W).__name__}, expected a tensor [in, out]")
+        floating(W, f"{cls.__name__}.of: W", "W.to(...)")
+        if W.is_complex():
+            raise TypeError(f"{cls.__name__}.of: W is {W.dtype}, expected real numbers; use Unitary(n).from_matrix(W)")
+        if W.ndim != 2 or not W.numel():
+            raise ValueError(f"{cls.__name__}.of: W has shape {tuple(W.shape)}, expected a matrix [in, out]")
+        one = values(W)
+        if one is None or one.shape != W.shape:
+            raise ValueError(
+                f"{cls.__name__}.of: W has no values, or those of several matrices; a spec is chosen by one matrix, so call "
+                "it outside of vmap and of tracing, or use from_matrix of a spec"
+            )
+        n, m = W.shape
+        det: Literal[1, -1] | None = None
+        if n == m:
+            det = -1 if bool(negative_determinant(one)) else 1
+        best: tuple[float, Self] | None = None
+        for base in (None, *range(BASES)) if method == "cayley" else (None,):
+            spec = cls(n, m, method=method, det=det, base=base)
+            distance = float(spec.from_matrix(one)[1])
+            if best is None or distance < best[0]:
+                best = distance, spec
+            if not distance > 4 * max(n, m) * torch.finfo(working_dtype(W.dtype)).eps:
+                break
+        assert best is not None
+        return best[1], best[1].from_matrix(W)[0]
 
 
 def sign(spec: Map) -> int | None:

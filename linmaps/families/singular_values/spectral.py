@@ -5,24 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from linmaps.base import Map
 from linmaps.base.registry import register
-from linmaps.checks import Params, Shape
-from linmaps.families.interval import check_bounds, outside
-from linmaps.families.singular_values.orthogonal import check_det, check_reflectors, sign
-from linmaps.numerics import lapack
-from linmaps.numerics.draws import middle
-from linmaps.numerics.numeric import frobenius
-from linmaps.numerics.orthogonal import householder
-from linmaps.numerics.ranges import between, unbetween
+from linmaps.families.interval import check_bounds
+from linmaps.families.singular_values.factors import Factors
+from linmaps.families.singular_values.orthogonal import check_det, check_reflectors
 
 
 @register
 @dataclass(frozen=True)
-class Spectral(Map):
+class Spectral(Factors):
     """Bounded singular values, `W = Q1[:, :r] diag(s) Q2[:, :r]'`, `s = low + (high - low) sigmoid(p)`.
 
     low and high are sigma_min and sigma_max.
@@ -56,7 +47,6 @@ class Spectral(Map):
 
     name: ClassVar[str] = "spectral"
     promise: ClassVar[str] = "sigma_min <= singular values <= sigma_max"
-    half_ready: ClassVar[bool] = False
 
     sigma_min: float = field(default=0.1, kw_only=True)
     sigma_max: float = field(default=1.0, kw_only=True)
@@ -73,88 +63,11 @@ class Spectral(Map):
                 check_reflectors(self, key, n)
 
     @property
-    def _r(self) -> int:
-        return min(self.in_features, self.out_features)
-
-    def _count(self, given: int | None, n: int) -> int:
-        return householder.default_reflectors(n, self._r) if given is None else given
-
-    def _shapes(self) -> dict[str, Shape]:
-        shapes: dict[str, Shape] = {
-            "U": (self._count(self.n_U_reflectors, self.in_features), self.in_features),
-            "V": (self._count(self.n_V_reflectors, self.out_features), self.out_features),
-        }
-        return shapes | ({"p": (self._r,)} if self.sigma_min < self.sigma_max else {})
-
-    def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
-        params = {}
-        for key, (k, n) in ((key, shape) for key, shape in self._shapes().items() if key != "p"):
-            params[key] = householder.haar(generator, n, k, dtype)
-        if self.sigma_min < self.sigma_max:
-            params["p"] = middle(generator, (self._r,), dtype)
-        return params
-
-    def _sigma(self, params: Params) -> Tensor:
-        """Singular values [r] in the order of the columns of Q1 and Q2."""
-        if self.sigma_min == self.sigma_max:
-            return self._like(params).new_full((self._r,), self.sigma_max)
-        return between(self.sigma_min, self.sigma_max, params["p"])
+    def _bounds(self) -> tuple[float, float | None]:
+        return self.sigma_min, self.sigma_max
 
     @property
-    def _dets(self) -> tuple[int | None, int | None]:
-        """Determinants of Q1 and Q2; a rectangular map needs none, since a column of either may change its sign."""
-        return (sign(self), 1) if self.in_features == self.out_features else (None, None)
-
-    def _weight(self, params: Params) -> Tensor:
-        d1, d2 = self._dets
-        left = householder.frame(householder.offset(params["U"]), self._r, det=d1) * self._sigma(params)
-        return householder.rows_times_frame_t(left, householder.offset(params["V"]), self._r, det=d2)
-
-    def _apply(self, params: Params, x: Tensor) -> Tensor:
-        (d1, d2), r, rows = self._dets, self._r, x.numel() // self.in_features
-        whole, once, per_row = householder.costs(self.in_features, len(params["U"]), r)
-        _, once2, per_row2 = householder.costs(self.out_features, len(params["V"]), r)
-        form = whole + once2 + self.in_features * per_row2 + rows * self.in_features * self.out_features
-        if form < once + once2 + rows * (per_row + per_row2):
-            return x @ self._weight(params)
-        y = householder.times_frame(x, householder.offset(params["U"]), r, det=d1) * self._sigma(params)
-        return householder.times_frame_t(y, householder.offset(params["V"]), r, det=d2)
-
-    def _singular_values(self, params: Params) -> Tensor:
-        return self._sigma(params).sort(descending=True).values
-
-    def _solve(self, params: Params, y: Tensor) -> Tensor:
-        d1, d2 = self._dets
-        z = householder.times_frame(y, householder.offset(params["V"]), self._r, det=d2) / self._sigma(params)
-        return householder.times_frame_t(z, householder.offset(params["U"]), self._r, det=d1)
-
-    def _logabsdet(self, params: Params) -> Tensor:
-        return self._sigma(params).log().sum()
-
-    def _from_matrix(self, W: Tensor) -> Params:
-        counts, sizes = [shape[0] for k, shape in self._shapes().items() if k != "p"], W.shape
-        if any(k < householder.default_reflectors(n, self._r) for k, n in zip(counts, sizes)):
-            return super()._from_matrix(W)
-        U, s, Vh = lapack.svd(W)
-        V = Vh.mT
-        if self._square:
-            wrong = householder.wrong_component(V, 1)
-            U, V = householder.flip_last(U, wrong), householder.flip_last(V, wrong)
-            wrong = householder.wrong_component(U, sign(self))  # the smallest one is negative, seen from there
-            U, s = householder.flip_last(U, wrong), householder.flip_last(s[None], wrong)[0]
-        else:
-            # the side whose frame is square has a determinant, which changes with a pair of columns
-            side, k = (U, counts[0]) if self.in_features == self._r else (V, counts[1])
-            wrong = householder.wrong_component(side, (-1) ** k)
-            U, V = householder.flip_last(U, wrong), householder.flip_last(V, wrong)
-        params = {"U": householder.from_frame(U, counts[0]), "V": householder.from_frame(V, counts[1])}
-        if self.sigma_min < self.sigma_max:
-            params["p"] = unbetween(self.sigma_min, self.sigma_max, s)
-        return params
-
-    def _violation(self, W: Tensor) -> Tensor:
-        s = lapack.svdvals(W)
-        # with the wrong sign of the determinant, the smallest one is negative as seen from the promised component
-        wrong = householder.wrong_component(W, self.det) & (torch.arange(self._r, device=W.device) == self._r - 1)
-        s = torch.where(wrong, -s, s)
-        return frobenius(*outside(self, s))
+    def _counts(self) -> tuple[int, int]:
+        k1, k2 = super()._counts
+        given = self.n_U_reflectors, self.n_V_reflectors
+        return k1 if given[0] is None else given[0], k2 if given[1] is None else given[1]

@@ -1,7 +1,7 @@
 """Products of Householder reflections as matrix products and triangular solves, without a loop over reflections.
 
-V [k, n] holds reflectors as rows, H_i = I - 2 v_i v_i' / |v_i|^2, Q = H_0 H_1 ... H_{k-1} [n, n], of which r columns
-are wanted.  With A the upper triangle of V V', its diagonal halved,
+V [k, n] holds reflectors as rows, H_i = I - 2 v_i' v_i / |v_i|^2, Q = H_0 H_1 ... H_{k-1} [n, n], of which r columns
+are wanted; V may be complex, and ' is the adjoint.  With A the upper triangle of V V', its diagonal halved,
 
     Q = I - V' A^-1 V
 
@@ -42,8 +42,8 @@ def frame(V: Tensor, r: int, *, det: int | None = None) -> Tensor:
     *panels, (last, A, sign) = _panels(V)
     # the solve from the right on a transposed operand needs no copy to column-major, which halves its time
     columns = last if r == n else last[:, :r]
-    Y = torch.linalg.solve_triangular(A, columns.mT, upper=False, left=False)
-    Q = _reflected_back(torch.eye(r, n, dtype=V.dtype, device=V.device) - Y @ last, panels).mT
+    Y = torch.linalg.solve_triangular(A, columns.mH, upper=False, left=False)
+    Q = _reflected_back(torch.eye(r, n, dtype=V.dtype, device=V.device) - Y @ last, panels).mH
     return Q if det is None else _turned(Q, det * sign * _determinant(panels))
 
 
@@ -51,18 +51,18 @@ def times_frame(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tens
     """`x @ frame(V, r, det=det)` for x [..., n], without the frame: `x - ((x V') A^-1) V` by panels, cut to r columns."""
     panels = _panels(V)
     for P, A, _ in panels:
-        x = x - x @ P.mT @ _inverse(A) @ P
+        x = x - x @ P.mH @ _inverse(A) @ P
     y = x if r == V.shape[1] else x[..., :r]
     return y if det is None else _turned(y, det * _determinant(panels))
 
 
 def times_frame_t(x: Tensor, V: Tensor, r: int, *, det: int | None = None) -> Tensor:
-    """`x @ frame(V, r, det=det).T` for x [..., r], without the frame; the result is [..., n]."""
+    """`x @ frame(V, r, det=det).mH` for x [..., r], without the frame; the result is [..., n]."""
     panels = _panels(V)
     x = x if det is None else _turned(x, det * _determinant(panels))
     x = _padded(x, V.shape[1])
     for P, A, _ in reversed(panels):
-        x = x - x @ P.mT @ _inverse(A).mT @ P
+        x = x - x @ P.mH @ _inverse(A).mH @ P
     return x
 
 
@@ -80,7 +80,7 @@ def _padded(x: Tensor, n: int) -> Tensor:
 def _reflected_back(rows: Tensor, panels: Sequence[Panel]) -> Tensor:
     """`rows Q'` for rows [m, n], Q the product of the panels."""
     for P, A, _ in reversed(panels):
-        Y = torch.linalg.solve_triangular(A, rows @ P.mT, upper=False, left=False)
+        Y = torch.linalg.solve_triangular(A, rows @ P.mH, upper=False, left=False)
         rows = torch.addmm(rows, Y, P, alpha=-1)
     return rows
 
@@ -101,10 +101,10 @@ def _panels(V: Tensor) -> list[Panel]:
     """
     panels, info = [], torch.finfo(V.dtype)
     for P in (V,) if len(V) <= _width(len(V)) else V.split(_width(len(V))):
-        G = P @ P.mT
-        d = G.diagonal()
+        G = P @ P.mH
+        d = G.diagonal().real
         lost = d.detach() < info.tiny / info.eps
-        A = torch.diagonal_scatter(G, torch.where(lost, 1.0, d / 2))
+        A = torch.diagonal_scatter(G, torch.where(lost, 1.0, d / 2).to(G.dtype))
         panels.append((P, A, 1 - 2 * ((len(P) - lost.sum()) % 2)))
     return panels
 
@@ -137,7 +137,12 @@ def haar(generator: torch.Generator, n: int, k: int, dtype: torch.dtype) -> Tens
     Row i is uniform on the unit sphere of the coordinates i..n-1.  Its reflector e_i - u_i maps e_i to u_i = -row_i, so
     Q is built by the subgroup algorithm (Stewart 1980).  The zeros left of the diagonal are a start, not a constraint.
     """
-    x = normal(generator, (k, n), dtype)
+    return haar_of(normal(generator, (k, n), dtype))
+
+
+def haar_of(x: Tensor) -> Tensor:
+    """The same of independent standard normal numbers x [k, n]."""
+    n = x.shape[1]
     # the sphere of one coordinate is a mere sign; n - 1 rows are Haar already, and stay so times any further reflection
     return torch.nn.functional.normalize(torch.cat([x[: n - 1].triu(), x[n - 1 :]]), dim=1)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from linmaps.numerics import lapack
+from linmaps.numerics.draws import hashed_normal
 from linmaps.numerics.linalg import inv
 from linmaps.numerics.numeric import differentiated, eye_like
 from linmaps.numerics.orthogonal import householder
@@ -164,3 +165,17 @@ def polar(W: Tensor, det: int | None) -> Tensor:
     if det is None:
         return U @ Vh
     return householder.flip_last(U, householder.wrong_component(U @ Vh, det)) @ Vh
+
+
+def haar_rotation(seed: int, like: Tensor) -> Tensor:
+    """The rotation [n, n] that a seed stands for, uniform over seeds, in the dtype and on the device of `like` [n, n].
+
+    Its numbers are hashes of their places: no random call, which `vmap` would refuse, and the same on every device.  It is no
+    part of any derivative.
+
+    >>> haar_rotation(0, torch.empty(1, 1))
+    tensor([[1.]])
+    """
+    n = len(like)
+    V = householder.offset(householder.haar_of(hashed_normal(seed, (n - 1, n), like.device)))
+    return householder.frame(V, n, det=1).to(like.dtype)
