@@ -39,6 +39,7 @@ from linmaps.composed.sum import Sum
 from linmaps.factorized import (
     Factorized,
     FactorizedConv,
+    LipschitzConv,
     factorize,
     factorize_conv,
     tensor_dropout,
@@ -118,6 +119,7 @@ __all__ = [
     "LassoReLU",
     "LeftStochastic",
     "Linear",
+    "LipschitzConv",
     "LowRank",
     "Map",
     "Module",

@@ -16,16 +16,16 @@ from torch import Tensor
 from linmaps.checks import Shape
 from linmaps.numerics.dtypes import precise
 
-POINTS = {1: 32, 2: 8, 3: 6}  # of the grid along each of n axes, for each degree of the symbol: of 64 channels at most
-FEW = {1: 16, 2: 6, 3: 4}  # and of more
-CHANNELS, SQUARINGS = 64, 6
+POINTS = {1: 32, 2: 8, 3: 5}  # of the grid along each of n axes, for each degree of the symbol: of 64 channels at most
+FEW = {1: 16, 2: 5, 3: 4}  # and of more
+CHANNELS, SQUARINGS = 64, (6, 5)
 
 
 def grid(kernel_size: Shape, channels: int) -> Shape:
     """Numbers of frequencies along each axis: a multiple of k - 1, one where k = 1.
 
     >>> grid((3, 5), 16), grid((3, 1), 512)
-    ((16, 32), (12, 1))
+    ((16, 32), (10, 1))
     """
     per_degree = (POINTS if channels <= CHANNELS else FEW)[len(kernel_size)]
     return tuple(per_degree * (k - 1) if k > 1 else 1 for k in kernel_size)
@@ -36,47 +36,62 @@ def norm_above(K: Tensor) -> Tensor:
 
         B(K) = (1 + rounding) prod_a 1 / cos(pi (k_a - 1) / (2 N_a)) max over a grid of N_1 x .. x N_n of |K^(w)|_S
 
-    where |A|_S = tr((A A*)^128)^(1/256) >= |A|_2 is a Schatten norm, at most r^(1/256) times too large.
+    where |A|_S = tr((A A*)^m)^(1/(2 m)) >= |A|_2 is a Schatten norm, at most r^(1/(2 m)) times too large, with m = 128, of more
+    than 64 channels 64.
 
     From the grid to all frequencies: let M = sup_w |K^(w)|_2 = Re(c u* K^(w0) v) with unit vectors u, v and |c| = 1.  Along
-    axis a, f(s) = Re(c u* K^(2 s e_a + rest) v exp(i (k_a - 1) s)) up to a constant phase is a real trigonometric polynomial
-    in s of degree k_a - 1 whose modulus is at most M and which is M at w0; so f(s) >= M cos((k_a - 1)(s - s0)) for
-    |s - s0| <= pi / (k_a - 1) (M. Riesz 1914; of it Bernstein's inequality is the infinitesimal form).  The nearest point of
-    the grid has |w - w0| = 2 |s - s0| <= pi / N_a.  There the symbol is at least cos(pi (k_a - 1) / (2 N_a)) M: one axis
-    after the other gives the product.  (Pfister and Bresler 2018 bound real polynomials so; the symbol shifted by
-    (k - 1) / 2 has half their degree.)
+    axis a, f(s) = Re(c' u* K^(w0 + 2 (s - s0) e_a) v exp(i (k_a - 1) s)), |c'| = 1, is a real trigonometric polynomial in s of
+    degree k_a - 1, with |f| <= M and f(s0) = M for some c' and s0.  So f(s) >= M cos((k_a - 1)(s - s0)) for
+    |s - s0| <= pi / (k_a - 1) (M. Riesz 1914; Bernstein's inequality is its infinitesimal form).  The nearest point of the
+    grid has |w - w0| = 2 |s - s0| <= pi / N_a, and there the symbol is at least cos(pi (k_a - 1) / (2 N_a)) M in norm: one axis
+    after the other gives the product.  (Pfister and Bresler 2018 bound real polynomials so; the symbol, which starts at 0,
+    has half their degree.)
 
-    Rounding: norms are computed in float64 where the device has it.  Relative to sup |K^|_2, with e the rounding unit of that
-    dtype, sums of the symbol err by e (2 sum(k) + 6) sqrt(2 P r), products of A by its adjoint by 3 e r q, q = max(out, in),
-    and the squarings by 3 e r^2 in all; entries rounded to K's dtype, of unit e', change the norm by e' sqrt(P r).
+    Rounding: norms are computed in float64 where the device has it.  Relative to sup |K^|_2, with e the epsilon of that dtype
+    and q = max(out, in): sums of the symbol err by e (2 sum(k) + 6) sqrt(2 P r) at most; with |A|_F^2 <= r |A|_2^2 the product
+    of A by its adjoint by e r q / 2, and the products and sums of the squarings, each by e r^2 of its largest eigenvalue at
+    most, by e r^2 / 2 in all; entries rounded to a dtype of epsilon e' change the norm by e' sqrt(P r).
 
-    The derivative is that at one of the frequencies where the maximum lies: it costs one matrix.  Where entries are below
-    tiny / eps, B is their largest modulus times in out P.
+    The derivative is that at one of the frequencies where the maximum lies: it costs one matrix.  Where all entries are below
+    tiny / eps, B is their largest modulus times out in P.
 
     >>> import torch
     >>> norm_above(torch.ones(1, 1, 3))  # |1 + e^iw + e^2iw| <= 3
-    tensor(3.0010)
+    tensor(3.0036)
     """
-    out, c, *k = K.shape
-    largest = K.detach().abs().amax()
-    info = torch.finfo(K.dtype)
-    none = largest < info.tiny / info.eps
-    A = (K / torch.where(none, 1.0, largest)).to(precise(K.dtype, K.device, max(out, c)))
-    A = torch.where(none, torch.ones_like(A), A).movedim((0, 1), (-2, -1))
-    A = A if out <= c else A.mT  # [*k, r, q]
-    sizes = grid(tuple(k), min(out, c))
-    place = _schatten(_on_grid(A.detach(), sizes)).reshape(-1).argmax()
-    found = _schatten(_at(A, place, sizes))
-    factor = math.prod(1 / math.cos(math.pi * (s - 1) / (2 * n)) for s, n in zip(k, sizes))
-    B = (found * (factor * (1 + _rounding(K, A.dtype)))).to(K.dtype) * largest
-    return torch.where(none, largest * (out * c * math.prod(k)), B)
+    _, safe, B = _relative(K, K.dtype)
+    return B * safe
 
 
-def _rounding(K: Tensor, dtype: torch.dtype) -> float:
+def scaled_to(K: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
+    """K where B(K) <= bound, else K bound / B(K), so that B is at most the bound of what is left of it in dtype.
+
+    >>> import torch
+    >>> scaled_to(torch.full((1, 1, 1), 3e38), 2.0, torch.float32)
+    tensor([[[2.0000]]])
+    """
+    unit, safe, B = _relative(K, dtype)
+    above = ~(bound / safe >= B)  # true of NaN too
+    return torch.where(above, unit * (bound / torch.where(above, B, 1.0)), K)
+
+
+def _relative(K: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """K / s, a constant s > 0, and B(K / s): the size of K neither over- nor underflows."""
     out, c, *k = K.shape
     P, r, q = math.prod(k), min(out, c), max(out, c)
-    own, unit = torch.finfo(K.dtype).eps, torch.finfo(dtype).eps
-    return unit * ((2 * sum(k) + 6) * math.sqrt(2 * P * r) + 6 * r * q) + own * (math.sqrt(P * r) + 4)
+    largest, info = K.detach().abs().amax(), torch.finfo(K.dtype)
+    none = largest < info.tiny / info.eps
+    safe = torch.where(none, 1.0, largest)
+    unit, high = K / safe, precise(K.dtype, K.device, q)
+    A = torch.where(none, 1.0, unit).to(high).movedim((0, 1), (-2, -1))
+    A = A if out <= c else A.mT  # [*k, r, q]
+    sizes = grid(tuple(k), r)
+    place = _schatten(_on_grid(A.detach(), sizes)).reshape(-1).argmax()
+    factor = math.prod(1 / math.cos(math.pi * (s - 1) / (2 * n)) for s, n in zip(k, sizes))
+    e, own = torch.finfo(high).eps, torch.finfo(dtype).eps
+    rounding = e * ((2 * sum(k) + 6) * math.sqrt(2 * P * r) + r * q + r * r + 16) + own * (math.sqrt(P * r) + 4)
+    B = (_schatten(_at(A, place, sizes)) * (factor * (1 + rounding))).to(K.dtype)
+    return unit, safe, torch.where(none, largest * (out * c * P), B)
 
 
 def _half(sizes: Shape) -> Shape:
@@ -111,18 +126,19 @@ def _at(A: Tensor, place: Tensor, sizes: Shape) -> Tensor:
 
 
 def _schatten(A: Tensor) -> Tensor:
-    """tr((A A*)^(2^(SQUARINGS + 1)))^(1/2^(SQUARINGS + 2)) of matrices [..., r, q]: not below the largest singular value.
+    """tr((A A*)^(2^(s + 1)))^(1/2^(s + 2)), s squarings, of A [..., r, q]: not below the largest singular value.
 
     H is scaled to Frobenius norm 1 before each product: H_(i+1) = (H_i / |H_i|)^2, log |H_0| + log |H_1| / 2 + ..
     """
+    squarings = SQUARINGS[A.shape[-2] > CHANNELS]
     H = A @ A.mH
     logs: Tensor | float = 0.0
-    for i in range(SQUARINGS + 1):
+    for i in range(squarings + 1):
         squared = H.real.square().sum((-2, -1)) + H.imag.square().sum((-2, -1))
         zero = squared == 0  # of a symbol with zeros
         size = torch.where(zero, 1.0, squared).sqrt()
         logs = logs + torch.where(zero, -torch.inf, size.log()) / 2**i
-        if i < SQUARINGS:
+        if i < squarings:
             H = H / size[..., None, None]
             H = H @ H
     return (logs / 2).exp()
