@@ -105,7 +105,7 @@ OPTIONS: dict[str, Callable[[int, int], st.SearchStrategy[dict[str, Any]]]] = {
     "lasso": _choices(gamma=[0.0, 1.0]),
     "lasso_relu": _choices(gamma=[0.0, 1.0]),
     "monarch": _divisions,
-    "non_negative": _choices(method=list(NON_NEGATIVE)),
+    "non_negative": _choices(method=list(NON_NEGATIVE), deep=[False, True]),
     "orthogonal": _orthogonal,
     "perron_frobenius": _perron,
     "power_bound": _choices(method=["lmi", "rescale", "soft"], max_p=[0.5, 1.0, 3.0]),

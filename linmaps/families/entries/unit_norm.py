@@ -49,6 +49,7 @@ class UnitNorm(Map):
 
     name: ClassVar[str] = "unit_norm"
     promise: ClassVar[str] = "columns (axis='in': rows) of norm radius"
+    at_zero: ClassVar[str] = "radius I, repeated"
     half_ready: ClassVar[bool] = False
 
     axis: Axis = field(default="out", kw_only=True)

@@ -41,6 +41,7 @@ class WeightNorm(Map):
 
     name: ClassVar[str] = "weight_norm"
     promise: ClassVar[str] = "none: a free matrix by the directions and norms of its columns (axis='in': rows)"
+    at_zero: ClassVar[str] = "0"
     half_ready: ClassVar[bool] = False
 
     axis: Axis = field(default="out", kw_only=True)

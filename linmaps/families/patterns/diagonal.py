@@ -32,6 +32,7 @@ class Diagonal(SymmetricMap):
 
     name: ClassVar[str] = "diagonal"
     promise: ClassVar[str] = "W_ij = 0 for i != j"
+    at_zero: ClassVar[str] = "0"
     square: ClassVar[bool] = True
 
     def _shapes(self) -> dict[str, Shape]:

@@ -38,6 +38,7 @@ class Toeplitz(Map):
 
     name: ClassVar[str] = "toeplitz"
     promise: ClassVar[str] = "W[i, j] depends on j - i"
+    at_zero: ClassVar[str] = "0"
     half_ready: ClassVar[bool] = False
 
     def _shapes(self) -> dict[str, Shape]:

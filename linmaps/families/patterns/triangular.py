@@ -56,6 +56,7 @@ class Triangular(Map):
 
     name: ClassVar[str] = "triangular"
     promise: ClassVar[str] = "W_ij = 0 for j > i (lower=False: j < i); the diagonal free, positive or 1"
+    at_zero: ClassVar[str] = "0 (positive, unit: I)"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 

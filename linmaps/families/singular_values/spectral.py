@@ -56,6 +56,7 @@ class Spectral(Map):
 
     name: ClassVar[str] = "spectral"
     promise: ClassVar[str] = "sigma_min <= singular values <= sigma_max"
+    at_zero: ClassVar[str] = "diag(+-m)"
     half_ready: ClassVar[bool] = False
 
     sigma_min: float = field(default=0.1, kw_only=True)
