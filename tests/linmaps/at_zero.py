@@ -1,5 +1,6 @@
 """What the registry says of the W of params that are all 0, as predicates of a spec and that W; numpy only."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -37,6 +38,7 @@ def repeated(spec, W):
 
 def mean_of_choices(spec, W):
     """Over all corners of the logits, each a permutation."""
+    spec = dataclasses.replace(spec, bias=False)
     shape = spec.shapes()["logits"]
     corners = list(itertools.product((-60.0, 60.0), repeat=shape[0] * shape[1]))
     found = [spec.effective_W({"logits": torch.tensor(c, dtype=torch.float64).reshape(shape)}) for c in corners]
