@@ -132,7 +132,7 @@ def _schatten(A: Tensor) -> Tensor:
     """
     squarings = SQUARINGS[A.shape[-2] > CHANNELS]
     H = A @ A.mH
-    logs: Tensor | float = 0.0
+    logs = torch.zeros(H.shape[:-2], dtype=H.real.dtype, device=H.device)
     for i in range(squarings + 1):
         squared = H.real.square().sum((-2, -1)) + H.imag.square().sum((-2, -1))
         zero = squared == 0  # of a symbol with zeros

@@ -48,9 +48,8 @@ class Toeplitz(Map):
         return {"diagonals": uniform(generator, self._shapes()["diagonals"], self.in_features**-0.5, dtype)}
 
     def _weight(self, params: Params) -> Tensor:
-        n, m = self.in_features, self.out_features  # as in `_means`, backwards; Tensor.unfold has no batched derivative
-        lines = params["diagonals"].expand(n, m + n - 1).reshape(-1)
-        return torch.nn.functional.pad(lines, (0, n)).reshape(n, m + n)[:, :m].flip(0)
+        n, m, t = self.in_features, self.out_features, params["diagonals"]
+        return _spread(t, n, m) if n <= m else _spread(t.flip(0), m, n).mT
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         n, m = self.in_features, self.out_features
@@ -61,15 +60,28 @@ class Toeplitz(Map):
         return torch.fft.irfft(filtered, n=length)[..., n - 1 : n + m - 1]
 
     def _means(self, W: Tensor) -> Tensor:
-        """Means along the diagonals: rows, the last one first, each shifted one to the right of the one before."""
-        n, m = self.in_features, self.out_features
-        stacked = torch.stack([W, torch.ones_like(W)]).flip(1)
-        lines = torch.nn.functional.pad(stacked, (0, n)).reshape(2, n * (m + n))
-        sums = lines[:, : n * (m + n - 1)].reshape(2, n, m + n - 1).sum(1)
-        return sums[0] / sums[1]
+        return _means(W) if self.in_features <= self.out_features else _means(W.mT).flip(0)
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(W - self._weight({"diagonals": self._means(W)}))
 
     def _from_matrix(self, W: Tensor) -> Params:
         return {"diagonals": self._means(W)}
+
+
+def _spread(t: Tensor, n: int, m: int) -> Tensor:
+    """W [n, m] with W[i, j] = t[j - i + n - 1], n <= m: n copies of t in lines longer by one, cut to m, the last one first.
+
+    Tensor.unfold does it too, without a batched derivative.
+    """
+    lines = torch.nn.functional.pad(t.expand(n, m + n - 1).reshape(-1), (0, n))
+    return lines.reshape(n, m + n)[:, :m].flip(0)
+
+
+def _means(W: Tensor) -> Tensor:
+    """Means along the diagonals of W [n, m], n <= m, [n + m - 1]: rows, the last one first, each shifted by one to the right."""
+    n, m = W.shape
+    stacked = torch.stack([W, torch.ones_like(W)]).flip(1)
+    lines = torch.nn.functional.pad(stacked, (0, n)).reshape(2, n * (m + n))
+    sums = lines[:, : n * (m + n - 1)].reshape(2, n, m + n - 1).sum(1)
+    return sums[0] / sums[1]
