@@ -39,6 +39,7 @@ from linmaps.composed.sum import Sum
 from linmaps.factorized import (
     Factorized,
     FactorizedConv,
+    LipschitzConv,
     factorize,
     factorize_conv,
     tensor_dropout,
@@ -60,14 +61,19 @@ from linmaps.families.entries.non_negative import NonNegative
 from linmaps.families.entries.perron import PerronFrobenius
 from linmaps.families.entries.split import Split
 from linmaps.families.entries.stochastic import LeftStochastic, RightStochastic
+from linmaps.families.entries.unit_norm import UnitNorm
+from linmaps.families.entries.weight_norm import WeightNorm
 from linmaps.families.functions import hprod, identity_grad_relu
 from linmaps.families.patterns.block_diagonal import BlockDiagonal
 from linmaps.families.patterns.butterfly import Butterfly
 from linmaps.families.patterns.circulant import Circulant
+from linmaps.families.patterns.diagonal import Diagonal
 from linmaps.families.patterns.kronecker import Kronecker
 from linmaps.families.patterns.low_rank import LowRank
 from linmaps.families.patterns.monarch import Monarch
 from linmaps.families.patterns.permutation import Permutation
+from linmaps.families.patterns.toeplitz import Toeplitz
+from linmaps.families.patterns.triangular import Triangular
 from linmaps.families.singular_values.bounded import BoundedNorm
 from linmaps.families.singular_values.fixed_rank import FixedRank
 from linmaps.families.singular_values.invertible import Invertible
@@ -102,6 +108,7 @@ __all__ = [
     "Butterfly",
     "Circulant",
     "DampedSkewSymmetric",
+    "Diagonal",
     "DiagonallyDominant",
     "DoublyStochastic",
     "Factorized",
@@ -118,6 +125,7 @@ __all__ = [
     "LassoReLU",
     "LeftStochastic",
     "Linear",
+    "LipschitzConv",
     "LowRank",
     "Map",
     "Module",
@@ -142,10 +150,14 @@ __all__ = [
     "SymmetricSVD",
     "SymmetricSpectral",
     "Symplectic",
+    "Toeplitz",
     "Transpose",
+    "Triangular",
     "TrivialNullSpace",
     "UnitDeterminant",
     "Unitary",
+    "UnitNorm",
+    "WeightNorm",
     "factorize",
     "factorize_conv",
     "factorized",

@@ -113,7 +113,7 @@ OPTIONS: dict[str, Callable[[int, int], st.SearchStrategy[dict[str, Any]]]] = {
     "lasso": _choices(gamma=[0.0, 1.0]),
     "lasso_relu": _choices(gamma=[0.0, 1.0]),
     "monarch": _divisions,
-    "non_negative": _choices(method=list(NON_NEGATIVE)),
+    "non_negative": _choices(method=list(NON_NEGATIVE), deep=[False, True]),
     "orthogonal": _orthogonal,
     "perron_frobenius": _perron,
     "power_bound": _choices(method=["lmi", "rescale", "soft"], max_p=[0.5, 1.0, 3.0]),
@@ -126,6 +126,9 @@ OPTIONS: dict[str, Callable[[int, int], st.SearchStrategy[dict[str, Any]]]] = {
     "symmetric_spectral": _choices(sigma_min=[-1.0, 0.1, 1.0]),
     "symmetric_svd": _choices(sigma_min=[-1.0, 0.1, 1.0]),
     "symplectic": _choices(n_factors=[1, 4, 5]),
+    "triangular": _choices(lower=[True, False], diagonal=["free", "positive", "unit"]),
+    "unit_norm": _choices(axis=["out", "in"], radius=[0.5, 1.0, 3.0]),
+    "weight_norm": _choices(axis=["out", "in"]),
 }
 
 

@@ -42,8 +42,8 @@ from linmaps.factorized.convolutions.axes import Padding
 from linmaps.factorized.convolutions.conv import ConvFactorization
 from linmaps.factorized.kinds.names import FactorizationName, Implementation
 from linmaps.families.eigenvalues import power_bound
-from linmaps.families.entries import doubly_stochastic, gates, positive
-from linmaps.families.patterns import butterfly
+from linmaps.families.entries import doubly_stochastic, gates, positive, unit_norm
+from linmaps.families.patterns import butterfly, triangular
 from linmaps.families.singular_values import bounded, orthogonal
 from linmaps.families.symmetries import damped
 
@@ -147,6 +147,9 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (positive.Positive, lambda n: linmaps.NonNegative(4, method=n)),
     (positive.Positive, lambda n: linmaps.Split(4, method=n)),
     (doubly_stochastic.Method, lambda n: linmaps.DoublyStochastic(4, method=n)),
+    (unit_norm.Axis, lambda n: linmaps.UnitNorm(4, axis=n)),
+    (unit_norm.Axis, lambda n: linmaps.WeightNorm(4, axis=n)),
+    (triangular.Diagonals, lambda n: linmaps.Triangular(4, diagonal=n)),
     (power_bound.Method, lambda n: linmaps.PowerBound(4, method=n)),
 ]
 

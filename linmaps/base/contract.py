@@ -39,6 +39,7 @@ class Map(Hooks):
 
     name: ClassVar[str]
     promise: ClassVar[str]
+    at_zero: ClassVar[str] = ""  # the W of params that are all 0, in words: where weight decay of the params leads
     time: ClassVar[str] = ""  # "discrete" for promises about x W^t, "continuous" for those about x exp(W t)
 
     in_features: int

@@ -20,6 +20,9 @@ C = TypeVar("C", bound="type[Map]")
 class Registry(Mapping[str, "type[Map]"]):
     """Every map by its name, in any case and as its class is spelled; prints as a table of what each one promises.
 
+    "W at params = 0" is where weight decay of the params leads: 0, the identity I (cut or padded), a diagonal with signs,
+    entries that are all alike ("uniform"); m is the middle of the bounds sigma_min and sigma_max.
+
     >>> import linmaps
     >>> linmaps.maps["orthogonal"](4, 2)
     Orthogonal(in_features=4, out_features=2, bias=False, method='householder', n_reflectors=None, det=None)
@@ -58,16 +61,16 @@ class Registry(Mapping[str, "type[Map]"]):
         return len(self._classes)
 
     def __repr__(self) -> str:
-        rows = [("name", "shape", "kept", "time", "params at 8 x 8", "promise")]
+        rows = [("name", "shape", "kept", "time", "params at 8 x 8", "W at params = 0", "promise")]
         for name, cls in self.items():
             shape, kept, count = (
                 "square" if cls.square else "any",
                 "hard" if cls.hard else "soft",
                 cls._of_size(8, 8).n_params,
             )
-            rows.append((name, shape, kept, cls.time or "-", str(count), cls.promise))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[5]]) for row in rows)
+            rows.append((name, shape, kept, cls.time or "-", str(count), cls.at_zero or "-", cls.promise))
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
+        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[6]]) for row in rows)
 
 
 def _bare(name: object) -> str:

@@ -12,7 +12,7 @@ W [in, out]; the tensor's modes are out first.  `linmaps.interop.coming_from("te
 In reading order:
     tensors/       tensors of few parameters: ranks, decompositions, cheapest contractions
     kinds/         the kinds of factorization, one a file
-    convolutions/  the same of kernels: FactorizedConv, factorize_conv
+    convolutions/  the same of kernels: FactorizedConv, factorize_conv; kernels of bounded norm: LipschitzConv
     joint          several layers in one tensor
     checkpoint     chains computed again in the backward pass
     products       x times a factorized matrix, by its cheapest chain; rows of it; itself
@@ -23,6 +23,7 @@ In reading order:
 
 from linmaps.factorized.convolutions.conv import FactorizedConv
 from linmaps.factorized.convolutions.fit_conv import factorize_conv
+from linmaps.factorized.convolutions.lipschitz import LipschitzConv
 from linmaps.factorized.fit import Factorization, factorize, relative_error, sketches
 from linmaps.factorized.regularizers.bond_vectors import bonds
 from linmaps.factorized.regularizers.dropout import dropout_mask, tensor_dropout
@@ -40,6 +41,7 @@ __all__ = [
     "Factorization",
     "Factorized",
     "FactorizedConv",
+    "LipschitzConv",
     "bonds",
     "cp_als",
     "cp_rank",

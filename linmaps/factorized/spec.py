@@ -89,6 +89,7 @@ class Factorized(Products, OfArrays):
 
     name: ClassVar[str] = "factorized"
     promise: ClassVar[str] = "W is a tensor of bounded rank"
+    at_zero: ClassVar[str] = "0"
     complex_ready: ClassVar[bool] = True
     _sizes: ClassVar[str] = "a tuple of ints, the sizes of the modes; linmaps.tensorized_shape(n, n_modes) makes one"
 

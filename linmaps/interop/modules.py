@@ -21,16 +21,19 @@ from linmaps.checks.annotations import typed
 from linmaps.composed.cell import RNNCell
 from linmaps.composed.recurrent import rnn
 from linmaps.factorized.convolutions.conv import FactorizedConv
+from linmaps.factorized.convolutions.lipschitz import LipschitzConv
 from linmaps.trees.keys import Path
 
 Kind = TypeVar("Kind", bound=nn.Module)
+Spec = Map | FactorizedConv | LipschitzConv | RNNCell
+CONVOLUTIONS = (FactorizedConv, LipschitzConv)
 
 
 class Module(nn.Module):
     """A map as a torch.nn.Module: its parameters are the leaves of `params`, its forward is `spec.apply`.
 
-    Of a FactorizedConv the forward is `spec.apply_conv`, of an RNNCell `rnn(spec, params, xs, h0)`, which gives all states and
-    the last; options, as `stride=2` and `batch_first=True`, are theirs.
+    Of a FactorizedConv or LipschitzConv the forward is `spec.apply_conv`, of an RNNCell `rnn(spec, params, xs, h0)`, which
+    gives all states and the last; options, as `stride=2` and `batch_first=True`, are theirs.
 
     `weight` and `bias` are those of torch's layers.  W is computed at each call: what calls the module many times with the
     same params, as a loop over time does, takes it once, `W = layer.spec.effective_W(layer.params())`, or is an RNNCell.
@@ -54,17 +57,17 @@ class Module(nn.Module):
 
     def __init__(
         self,
-        spec: Map | FactorizedConv | RNNCell,
+        spec: Spec,
         generator: torch.Generator | None = None,
         params: Any = None,
         **options: Any,
     ) -> None:
         super().__init__()
         given: Any = spec
-        if not isinstance(given, (Map, FactorizedConv, RNNCell)):
+        if not isinstance(given, (Map, *CONVOLUTIONS, RNNCell)):
             raise TypeError(
-                f"Module: spec is {type(given).__name__}, expected a map such as linmaps.Orthogonal(4), a FactorizedConv or an "
-                "RNNCell"
+                f"Module: spec is {type(given).__name__}, expected a map such as linmaps.Orthogonal(4), a FactorizedConv, a "
+                "LipschitzConv or an RNNCell"
             )
         known = inspect.signature(_forward(spec)).parameters.values()
         names = [p.name for p in known if p.kind is p.KEYWORD_ONLY and p.name != "noise"]
@@ -95,6 +98,8 @@ class Module(nn.Module):
             raise AttributeError("weight: a recurrent cell has two, of spec.hidden_map and of spec.input_map")
         if isinstance(self.spec, FactorizedConv):
             return self.spec.kernel(self.params())
+        if isinstance(self.spec, LipschitzConv):
+            return self.spec.effective_kernel(self.params())
         return self.spec.effective_W(self.params()).mT
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Any:
@@ -104,11 +109,11 @@ class Module(nn.Module):
         return ", ".join([repr(self.spec), *(f"{name}={value!r}" for name, value in self.options.items())])
 
 
-def _forward(spec: Map | FactorizedConv | RNNCell) -> Callable[..., Any]:
+def _forward(spec: Spec) -> Callable[..., Any]:
     """The function of params and x that a spec stands for."""
     if isinstance(spec, RNNCell):
         return functools.partial(rnn, spec)
-    return spec.apply_conv if isinstance(spec, FactorizedConv) else spec.apply
+    return spec.apply_conv if isinstance(spec, CONVOLUTIONS) else spec.apply
 
 
 def _registered(module: nn.Module, params: Mapping[str, Any]) -> None:

@@ -80,7 +80,10 @@ EXEMPT: dict[str, str] = {
         f"linmaps.factorized.{name}": "in the rows of linmaps"
         for name in ("factorize", "factorize_conv", "tensorized_shape")
     },
-    **{f"linmaps.{name}": "in the rows of linmaps.factorized" for name in ("Factorized", "FactorizedConv")},
+    **{
+        f"linmaps.{name}": "in the rows of linmaps.factorized"
+        for name in ("Factorized", "FactorizedConv", "LipschitzConv")
+    },
 }
 
 
@@ -210,6 +213,8 @@ def of_factorized() -> list[Call]:
     mask = {bond: 1 + 0.3 * randn(size, seed=size) for bond, size in F.bonds(spec).items()}
     conv = F.FactorizedConv(2, 3, (3,), factorization="tucker", rank=2)
     kernel = conv.init(gen())
+    bounded = F.LipschitzConv(2, 3, (3,), bias=True)
+    within = bounded.init(gen())
     sizes = (2, 3, 4)
     T, factors = randn(*sizes), [randn(s, 2, seed=k) for k, s in enumerate(sizes)]
     cores = [randn(a, s, b, seed=k) for k, (a, s, b) in enumerate(zip((1, 2, 3), sizes, (2, 3, 1)))]
@@ -240,6 +245,15 @@ def of_factorized() -> list[Call]:
             "params": kernel, "x": randn(2, 2, 5), "stride": 1, "padding": 0, "dilation": 1,
         }),
         Call(C + ".from_kernel", conv.from_kernel, {"kernel": randn(3, 2, 3), "bias": randn(3)}),
+        Call(N + "LipschitzConv", F.LipschitzConv, {"in_channels": 2, "out_channels": 3, "kernel": (3,), "bound": 0.5}),
+        Call(N + "LipschitzConv/int", F.LipschitzConv, {"in_channels": 2, "out_channels": 3, "kernel": 3}),
+        Call(N + "LipschitzConv.init", bounded.init, {"generator": gen(), "dtype": torch.float32}),
+        Call(N + "LipschitzConv.effective_kernel", bounded.effective_kernel, {"params": within}),
+        Call(N + "LipschitzConv.apply_conv", bounded.apply_conv, {
+            "params": within, "x": randn(2, 2, 5), "stride": 1, "padding": 0, "dilation": 1,
+        }),
+        Call(N + "LipschitzConv.from_kernel", bounded.from_kernel, {"kernel": randn(3, 2, 3), "bias": randn(3)}),
+        Call(N + "LipschitzConv.violation", bounded.violation, {"kernel": randn(3, 2, 3)}),
         Call(N + "bonds", F.bonds, {"spec": spec}),
         Call(N + "cp_als", F.cp_als, {"T": T, "start": factors, "n_sweeps": 3, "ridge": 1e-4}),
         Call(N + "cp_als/rank", F.cp_als, {"T": T, "start": 2, "n_sweeps": 3}),

@@ -18,6 +18,7 @@ import linmaps
 from linmaps import strategies, trees
 from linmaps.composed.composite import Composite
 from tests.linmaps import zoo
+from tests.linmaps.at_zero import WORDS
 
 over_the_zoo = pytest.mark.parametrize("entry", zoo.ENTRIES, ids=zoo.label)
 TOLERANCE = 1e-10
@@ -461,6 +462,13 @@ def test_device_follows_params(entry):
         return
     for result in (zoo.matrix(spec, on_meta), spec.apply(on_meta, x), spec.reg_error(on_meta)):
         assert result.device.type == "meta"
+
+
+@pytest.mark.parametrize("entry", [e for e in zoo.ENTRIES if e.spec.name in linmaps.maps], ids=zoo.label)
+def test_params_of_zeros_give_what_the_registry_says(entry):
+    spec = entry.spec
+    W = zoo.matrix(spec, trees.map(torch.zeros_like, zoo.random_params(spec, 0)))
+    assert WORDS[spec.at_zero](spec, W.numpy())
 
 
 @over_the_zoo

@@ -1,4 +1,4 @@
-"""Convolutions with factorized kernels.  x [B, in, *space], kernels [out, in, *k].
+"""Convolutions with factorized kernels, and of bounded norm.  x [B, in, *space], kernels [out, in, *k].
 
 In reading order:
     axes      strides, padding and dilation along axes of space
@@ -6,4 +6,6 @@ In reading order:
     kernels   a kernel put together from leaves, and decomposed into them
     conv      FactorizedConv
     fit_conv  factorize_conv: given kernels compressed
+    symbols   the norm of a convolution from above, at all sizes
+    lipschitz LipschitzConv: kernels of bounded norm
 """

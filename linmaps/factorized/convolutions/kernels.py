@@ -18,11 +18,15 @@ from linmaps.numerics.numeric import frobenius
 COMPLEX = (torch.complex64, torch.complex128)
 
 
-def check_kernel(kernel: Any, shape: Shape, title: str) -> None:
-    """ValueError or TypeError unless it is a floating or complex tensor of this shape."""
-    if not isinstance(kernel, Tensor) or not (kernel.is_floating_point() or kernel.dtype in COMPLEX):
-        found = getattr(kernel, "dtype", type(kernel).__name__)
-        raise TypeError(f"{title}: kernel is {found}, expected a floating or complex tensor {shape}")
+def check_kernel(kernel: Any, shape: Shape, title: str, *, complex_too: bool = True) -> None:
+    """ValueError or TypeError unless it is a floating (or complex) tensor of this shape."""
+    fine = COMPLEX if complex_too else ()
+    if not isinstance(kernel, Tensor) or not (kernel.is_floating_point() or kernel.dtype in fine):
+        found, kinds = (
+            getattr(kernel, "dtype", type(kernel).__name__),
+            "floating or complex" if fine else "real floating",
+        )
+        raise TypeError(f"{title}: kernel is {found}, expected a {kinds} tensor {shape}")
     if tuple(kernel.shape) != shape:
         cure = "; use torch.func.vmap(spec.from_kernel)(stacked)" if kernel.shape[1:] == shape else ""
         raise ValueError(f"{title}: kernel has shape {tuple(kernel.shape)}, expected {shape}{cure}")

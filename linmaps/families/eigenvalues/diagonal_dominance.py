@@ -44,6 +44,7 @@ class DiagonallyDominant(Map):
 
     name: ClassVar[str] = "diagonally_dominant"
     promise: ClassVar[str] = "W_ii >= margin + sum of |W_ij|, j != i"
+    at_zero: ClassVar[str] = "(margin + log 2) I"
     square: ClassVar[bool] = True
 
     margin: float = field(default=0.1, kw_only=True)

@@ -56,6 +56,7 @@ class Gershgorin(Map):
 
     name: ClassVar[str] = "gershgorin"
     promise: ClassVar[str] = "eigenvalues within [sigma_min, sigma_max], or in the disc over it"
+    at_zero: ClassVar[str] = "m I"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 

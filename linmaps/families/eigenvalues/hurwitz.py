@@ -50,6 +50,7 @@ class Hurwitz(Map):
 
     name: ClassVar[str] = "hurwitz"
     promise: ClassVar[str] = "real parts of eigenvalues <= -margin"
+    at_zero: ClassVar[str] = "-margin I"
     square: ClassVar[bool] = True
     time: ClassVar[str] = "continuous"
     half_ready: ClassVar[bool] = False

@@ -62,6 +62,7 @@ class PowerBound(Map):
 
     name: ClassVar[str] = "power_bound"
     promise: ClassVar[str] = "spectral radius < max_p"
+    at_zero: ClassVar[str] = "0"
     square: ClassVar[bool] = True
     time: ClassVar[str] = "discrete"
     half_ready: ClassVar[bool] = False

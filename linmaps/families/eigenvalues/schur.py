@@ -58,6 +58,7 @@ class Schur(Map):
 
     name: ClassVar[str] = "schur"
     promise: ClassVar[str] = "spectral radius < gamma_max"
+    at_zero: ClassVar[str] = "gamma_max / 2 I, odd n: a 0"
     square: ClassVar[bool] = True
     time: ClassVar[str] = "discrete"
     half_ready: ClassVar[bool] = False

@@ -48,6 +48,7 @@ class StableSplit(Map):
 
     name: ClassVar[str] = "stable_split"
     promise: ClassVar[str] = "sum of |entries| of each row <= sigma_max"
+    at_zero: ClassVar[str] = "0"
     time: ClassVar[str] = "discrete"
 
     sigma_min: float = field(default=0.1, kw_only=True)

@@ -37,8 +37,9 @@ class DoublyStochastic(Map):
 
     init: differences of independent N(0, 1) logits, or Q Haar.  The sums fix the scale: inputs of unit variance and mean
     0 give outputs of variance about e / n, or 3 / (n + 2).  `violation(W)` is the norm of both sums' excess over 1 and of
-    the negative entries.  `from_matrix` (sinkhorn only) scales the entries, each taken as at least 1e-6 / n: the projection
-    in relative entropy.
+    the negative entries.  `from_matrix` (sinkhorn only) scales the entries, zero and negative ones (below eps / n) taken as
+    1e-6 / n: the projection in relative entropy.  A positive doubly stochastic matrix comes back to rounding, in float64 with
+    entries down to 1e-12, to 1e-11 with smaller ones.
 
     ValueError for an unknown method, n_iters below 1 or with orthostochastic.
 
@@ -54,6 +55,7 @@ class DoublyStochastic(Map):
 
     name: ClassVar[str] = "doubly_stochastic"
     promise: ClassVar[str] = "W >= 0, rows and columns sum to 1"
+    at_zero: ClassVar[str] = "uniform (orthostochastic: I)"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 
@@ -90,5 +92,6 @@ class DoublyStochastic(Map):
     def _from_matrix(self, W: Tensor) -> Params:
         if self.method == "orthostochastic":
             return super()._from_matrix(W)
-        L = W.clamp(min=MARGIN / self.in_features).log()
+        n = self.in_features
+        L = torch.where(torch.finfo(W.dtype).eps / n >= W, MARGIN / n, W).log()
         return {"logits": L[1:, 1:] - L[:1, 1:] - L[1:, :1] + L[0, 0]}

@@ -63,6 +63,7 @@ class L0(Map):
 
     name: ClassVar[str] = "l0"
     promise: ClassVar[str] = "sparse, by gates and a penalty on how many are open"
+    at_zero: ClassVar[str] = "0"
     hard: ClassVar[bool] = False
 
     droprate_init: float = field(default=0.5, kw_only=True)

@@ -34,6 +34,7 @@ class Identity(Map):
 
     name: ClassVar[str] = "identity"
     promise: ClassVar[str] = "W = eye(in, out)"
+    at_zero: ClassVar[str] = "I"
 
     def effective_W(
         self, params: Params, dtype: torch.dtype | None = None, device: torch.device | str | None = None

@@ -44,6 +44,7 @@ class Lasso(Map):
 
     name: ClassVar[str] = "lasso"
     promise: ClassVar[str] = "sparse, by a penalty and `project`"
+    at_zero: ClassVar[str] = "0"
     hard: ClassVar[bool] = False
 
     gamma: float = field(default=1.0, kw_only=True)

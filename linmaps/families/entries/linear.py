@@ -32,6 +32,7 @@ class Linear(Map):
 
     name: ClassVar[str] = "linear"
     promise: ClassVar[str] = "none: a free matrix"
+    at_zero: ClassVar[str] = "0"
 
     def _shapes(self) -> dict[str, Shape]:
         return {"W": (self.in_features, self.out_features)}
@@ -64,6 +65,7 @@ class IdentityInit(Linear):
 
     name: ClassVar[str] = "identity_init"
     promise: ClassVar[str] = "none: a free matrix that starts at the identity"
+    at_zero: ClassVar[str] = "0"
 
     def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
         return {"W": torch.eye(self.in_features, self.out_features, dtype=dtype, device=generator.device)}

@@ -11,7 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.entries.positive import METHODS, Positive, draw, floor, raised
+from linmaps.families.entries.positive import METHODS, Positive, draw, floor, raised, steady
 from linmaps.numerics.numeric import frobenius
 
 
@@ -29,8 +29,14 @@ class NonNegative(Map):
       step, which is projected gradient descent, and no entry dies, since the derivative at 0 is taken as 1.
 
     init: entries from U(1/20, 1) / sqrt(in), so that inputs of unit variance and mean 0 give outputs of variance .35;
-    a mean m of the inputs is multiplied by about sqrt(in) / 2.  `violation(W)` is the norm of the negative entries.
-    `from_matrix` cuts them.
+    a mean m of the inputs is multiplied by about sqrt(in) / 2, so that what such layers have in common grows with each.
+
+    deep: init for layers that follow upon non-negative ones (or a ReLU): entries from U(1/20, 1) s, about 1.9 / in, with s such
+    that features keep their mean square from layer to layer.  A layer with entries of mean mu and mean square q takes mean
+    squares v and mean products c of two features to v' = in q v + in (in - 1) mu^2 c and c' = in mu^2 v + in (in - 1) mu^2 c; s
+    makes the largest eigenvalue of this 1.  The first layer, on inputs of mean 0, is to be one without it.
+
+    `violation(W)` is the norm of the negative entries.  `from_matrix` cuts them.
 
     >>> import torch, linmaps
     >>> spec = linmaps.NonNegative(3, 2, method="exp")
@@ -40,16 +46,19 @@ class NonNegative(Map):
 
     name: ClassVar[str] = "non_negative"
     promise: ClassVar[str] = "W >= 0"
+    at_zero: ClassVar[str] = "uniform (relu, square: 0)"
 
     method: Positive = field(default="softplus", kw_only=True)
+    deep: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect(self.method in METHODS, "method", f"one of {tuple(METHODS)}")
+        self._expect(isinstance(self.deep, bool), "deep", "a bool", error=TypeError)
 
     @property
     def _size(self) -> float:
-        return self.in_features**-0.5
+        return steady(self.in_features) if self.deep else self.in_features**-0.5
 
     def _shapes(self) -> dict[str, Shape]:
         return {"W": (self.in_features, self.out_features)}

@@ -57,6 +57,7 @@ class PerronFrobenius(Map):
 
     name: ClassVar[str] = "perron_frobenius"
     promise: ClassVar[str] = "W >= 0, sigma_min <= row sums (exact: Perron root) <= sigma_max"
+    at_zero: ClassVar[str] = "uniform"
     time: ClassVar[str] = "discrete"
 
     sigma_min: float = field(default=0.8, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -27,6 +28,20 @@ def draw(generator: torch.Generator, shape: Shape, bound: float, dtype: torch.dt
     """Entries from U(bound / 20, bound)."""
     u = torch.rand(shape, generator=generator, dtype=dtype, device=generator.device)
     return bound * (SMALLEST + (1 - SMALLEST) * u)
+
+
+def steady(n: int) -> float:
+    """The bound of `draw` at which layers of n inputs keep the mean square of features that they make, on average.
+
+    Mean squares v and mean products c become n q v + n (n - 1) mu^2 c and n mu^2 v + n (n - 1) mu^2 c.
+
+    >>> steady(1000) * 0.525 * 1000  # the mean is kept nearly
+    0.9998...
+    """
+    mu, q = (1 + SMALLEST) / 2, (1 - SMALLEST) ** 2 / 12 + ((1 + SMALLEST) / 2) ** 2
+    a, b, c = n * q, n * (n - 1) * mu**2, n * mu**2
+    largest = (a + b + math.sqrt((a - b) ** 2 + 4 * b * c)) / 2
+    return 1 / math.sqrt(largest)
 
 
 def raised(W: Tensor, method: Positive, size: float) -> Tensor:

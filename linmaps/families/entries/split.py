@@ -33,6 +33,7 @@ class Split(Map):
 
     name: ClassVar[str] = "split"
     promise: ClassVar[str] = "W = B - C with B, C >= 0; their overlap is penalised"
+    at_zero: ClassVar[str] = "0"
     hard: ClassVar[bool] = False
 
     method: Positive = field(default="softplus", kw_only=True)

@@ -48,6 +48,7 @@ class RightStochastic(Map):
 
     name: ClassVar[str] = "right_stochastic"
     promise: ClassVar[str] = "W >= 0, rows sum to 1"
+    at_zero: ClassVar[str] = "uniform"
 
     def _shapes(self) -> dict[str, Shape]:
         return {"logits": (self.in_features, self.out_features - 1)}
@@ -85,6 +86,7 @@ class LeftStochastic(Map):
 
     name: ClassVar[str] = "left_stochastic"
     promise: ClassVar[str] = "W >= 0, columns sum to 1"
+    at_zero: ClassVar[str] = "uniform"
 
     def _shapes(self) -> dict[str, Shape]:
         return {"logits": (self.in_features - 1, self.out_features)}

@@ -2,6 +2,9 @@
 
 In reading order:
     low_rank          rank W <= rank
+    diagonal          each feature times a number
+    triangular        zeros above the diagonal, or below it
+    toeplitz          one number along each diagonal
     circulant         circular convolutions
     block_diagonal    equal blocks along the diagonal
     arrays            x with several axes of features

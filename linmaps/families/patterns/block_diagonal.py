@@ -56,6 +56,7 @@ class BlockDiagonal(Map):
 
     name: ClassVar[str] = "block_diagonal"
     promise: ClassVar[str] = "zero outside the diagonal blocks"
+    at_zero: ClassVar[str] = "0"
 
     n_blocks: int = None  # type: ignore[assignment]
 

@@ -72,6 +72,7 @@ class Butterfly(Map):
 
     name: ClassVar[str] = "butterfly"
     promise: ClassVar[str] = "rotation blocks: W'W = I (in >= out) or WW' = I (in <= out); free blocks: none"
+    at_zero: ClassVar[str] = "0 (rotation: I)"
     complex_ready: ClassVar[bool] = True
 
     blocks: Blocks = field(default="free", kw_only=True)

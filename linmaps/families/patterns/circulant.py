@@ -33,6 +33,7 @@ class Circulant(Map):
 
     name: ClassVar[str] = "circulant"
     promise: ClassVar[str] = "W[i, j] depends on (j - i) mod n"
+    at_zero: ClassVar[str] = "0"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 

@@ -49,6 +49,7 @@ class Kronecker(OfArrays):
 
     name: ClassVar[str] = "kronecker"
     promise: ClassVar[str] = "W is a Kronecker product"
+    at_zero: ClassVar[str] = "0"
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...] = None  # type: ignore[assignment]

@@ -38,6 +38,7 @@ class LowRank(Map):
 
     name: ClassVar[str] = "low_rank"
     promise: ClassVar[str] = "rank W <= rank"
+    at_zero: ClassVar[str] = "0"
     half_ready: ClassVar[bool] = False
 
     rank: int = None  # type: ignore[assignment]

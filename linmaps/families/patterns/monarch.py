@@ -57,6 +57,7 @@ class Monarch(Map):
 
     name: ClassVar[str] = "monarch"
     promise: ClassVar[str] = "b x b blocks, of rank q / b each"
+    at_zero: ClassVar[str] = "0"
 
     n_blocks: int = None  # type: ignore[assignment]  # filled below
 

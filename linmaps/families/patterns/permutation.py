@@ -52,6 +52,7 @@ class Permutation(Map):
 
     name: ClassVar[str] = "permutation"
     promise: ClassVar[str] = "doubly stochastic: W >= 0, rows and columns sum to 1"
+    at_zero: ClassVar[str] = "mean of all choices"
     square: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

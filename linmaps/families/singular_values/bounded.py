@@ -49,6 +49,7 @@ class BoundedNorm(Map):
 
     name: ClassVar[str] = "bounded_norm"
     promise: ClassVar[str] = "sigma_min <= norm <= sigma_max (soft=True: where the penalty is 0)"
+    at_zero: ClassVar[str] = "I, norm m (soft: 0)"
     half_ready: ClassVar[bool] = False
 
     sigma_min: float = field(default=0.1, kw_only=True)

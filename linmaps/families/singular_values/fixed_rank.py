@@ -40,6 +40,7 @@ class FixedRank(Factors):
 
     name: ClassVar[str] = "fixed_rank"
     promise: ClassVar[str] = "rank W = rank, its singular values >= sigma_min"
+    at_zero: ClassVar[str] = "c diag(+-1), cut"
 
     rank: int = None  # type: ignore[assignment]
     sigma_min: float = field(default=0.1, kw_only=True)

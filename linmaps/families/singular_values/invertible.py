@@ -37,6 +37,7 @@ class Invertible(Factors):
 
     name: ClassVar[str] = "invertible"
     promise: ClassVar[str] = "det W > 0, sigma_min <= singular values (<= sigma_max)"
+    at_zero: ClassVar[str] = "c I (sigma_max: m I)"
     square: ClassVar[bool] = True
     det: ClassVar[int] = 1
 

@@ -41,6 +41,7 @@ class TrivialNullSpace(Map):
 
     name: ClassVar[str] = "trivial_null_space"
     promise: ClassVar[str] = "smallest singular value >= epsilon"
+    at_zero: ClassVar[str] = "epsilon I"
     half_ready: ClassVar[bool] = False
 
     rank: int | None = field(default=None, kw_only=True)

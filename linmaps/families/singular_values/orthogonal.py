@@ -70,6 +70,7 @@ class Orthogonal(Map):
 
     name: ClassVar[str] = "orthogonal"
     promise: ClassVar[str] = "W'W = I (in >= out) or WW' = I (in <= out)"
+    at_zero: ClassVar[str] = "diag(+-1) (base: that)"
     half_ready: ClassVar[bool] = False
 
     method: Method = field(default="householder", kw_only=True)

@@ -47,6 +47,7 @@ class Spectral(Factors):
 
     name: ClassVar[str] = "spectral"
     promise: ClassVar[str] = "sigma_min <= singular values <= sigma_max"
+    at_zero: ClassVar[str] = "diag(+-m)"
 
     sigma_min: float = field(default=0.1, kw_only=True)
     sigma_max: float = field(default=1.0, kw_only=True)

@@ -51,6 +51,7 @@ class SVD(Map):
 
     name: ClassVar[str] = "svd"
     promise: ClassVar[str] = "sigma_min <= singular values <= sigma_max where the penalty is 0"
+    at_zero: ClassVar[str] = "0"
     hard: ClassVar[bool] = False
     half_ready: ClassVar[bool] = False
 
@@ -126,6 +127,7 @@ class SVDLearnBounds(SVD):
 
     name: ClassVar[str] = "svd_learn_bounds"
     promise: ClassVar[str] = "singular values within learned bounds where the penalty is 0"
+    at_zero: ClassVar[str] = "0"
 
     def __post_init__(self) -> None:
         super().__post_init__()

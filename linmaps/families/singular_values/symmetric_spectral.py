@@ -44,6 +44,7 @@ class SymmetricSpectral(Map):
 
     name: ClassVar[str] = "symmetric_spectral"
     promise: ClassVar[str] = "W = W', sigma_min <= eigenvalues <= sigma_max"
+    at_zero: ClassVar[str] = "m I"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 

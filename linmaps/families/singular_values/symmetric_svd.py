@@ -41,6 +41,7 @@ class SymmetricSVD(SymmetricMap):
 
     name: ClassVar[str] = "symmetric_svd"
     promise: ClassVar[str] = "W = W'; sigma_min <= eigenvalues <= sigma_max where the penalty is 0"
+    at_zero: ClassVar[str] = "0"
     square: ClassVar[bool] = True
     hard: ClassVar[bool] = False
     half_ready: ClassVar[bool] = False

@@ -42,6 +42,7 @@ class UnitDeterminant(Factors):
 
     name: ClassVar[str] = "unit_determinant"
     promise: ClassVar[str] = "det W = 1"
+    at_zero: ClassVar[str] = "I"
     square: ClassVar[bool] = True
     det: ClassVar[int] = 1
 

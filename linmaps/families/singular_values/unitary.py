@@ -39,6 +39,7 @@ class Unitary(Map):
 
     name: ClassVar[str] = "unitary"
     promise: ClassVar[str] = "W complex, W*W = I"
+    at_zero: ClassVar[str] = "diag(+-1)"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
     complex_W: ClassVar[bool] = True

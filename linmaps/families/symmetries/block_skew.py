@@ -39,6 +39,7 @@ class BlockSkew(Even):
 
     name: ClassVar[str] = "block_skew"
     promise: ClassVar[str] = "W = [[0, A], [-A', 0]]"
+    at_zero: ClassVar[str] = "0"
     time: ClassVar[str] = "continuous"
 
     def _shapes(self) -> dict[str, Shape]:

@@ -51,6 +51,7 @@ class DampedSkewSymmetric(Map):
 
     name: ClassVar[str] = "damped_skew_symmetric"
     promise: ClassVar[str] = "Re eigenvalues = -gamma (discrete: modulus gamma), gamma in [sigma_min, sigma_max]"
+    at_zero: ClassVar[str] = "-m I (discrete: m I)"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 

@@ -65,6 +65,7 @@ class PSD(SymmetricMap):
 
     name: ClassVar[str] = "psd"
     promise: ClassVar[str] = "W = W' >= eps"
+    at_zero: ClassVar[str] = "eps I"
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 

@@ -36,6 +36,7 @@ class Hamiltonian(Even):
 
     name: ClassVar[str] = "hamiltonian"
     promise: ClassVar[str] = "J W = (J W)'"
+    at_zero: ClassVar[str] = "0"
     time: ClassVar[str] = "continuous"
 
     def _shapes(self) -> dict[str, Shape]:

@@ -35,6 +35,7 @@ class SkewSymmetric(Map):
 
     name: ClassVar[str] = "skew_symmetric"
     promise: ClassVar[str] = "W = -W'"
+    at_zero: ClassVar[str] = "0"
     square: ClassVar[bool] = True
     time: ClassVar[str] = "continuous"
 

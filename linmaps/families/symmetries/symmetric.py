@@ -49,6 +49,7 @@ class Symmetric(SymmetricMap):
 
     name: ClassVar[str] = "symmetric"
     promise: ClassVar[str] = "W = W'"
+    at_zero: ClassVar[str] = "0"
     square: ClassVar[bool] = True
 
     def _shapes(self) -> dict[str, Shape]:

@@ -49,6 +49,7 @@ class Symplectic(Even):
 
     name: ClassVar[str] = "symplectic"
     promise: ClassVar[str] = "W'JW = J"
+    at_zero: ClassVar[str] = "I"
     half_ready: ClassVar[bool] = False
 
     n_factors: int = field(default=5, kw_only=True)

@@ -44,7 +44,19 @@ def convolved(weight):
     return spec.kernel(params)
 
 
+LIPSCHITZ = F.LipschitzConv(2, 3, (3,), bound=0.7, bias=True)
+LIPSCHITZ_PARAMS = {"kernel": 2 * randn(3, 2, 3, seed=4), "bias": randn(3, seed=5)}
+LOOSE = F.LipschitzConv(2, 3, (2, 3), bound=9.0)
+
 CASES: dict[str, Case | Exempt] = {
+    "linmaps.LipschitzConv": Case(
+        lambda p, x: LIPSCHITZ.apply_conv(p, x, padding="same"), (LIPSCHITZ_PARAMS, randn(2, 2, 5))
+    ),
+    "linmaps.LipschitzConv/effective_kernel": Case(LIPSCHITZ.effective_kernel, (LIPSCHITZ_PARAMS,)),
+    "linmaps.LipschitzConv/within": Case(LOOSE.effective_kernel, ({"kernel": randn(3, 2, 2, 3)},)),
+    "linmaps.LipschitzConv/from_kernel": Case(LIPSCHITZ.from_kernel, (randn(3, 2, 3),)),
+    "linmaps.LipschitzConv/violation": Case(LIPSCHITZ.violation, (randn(3, 2, 3),)),
+    "linmaps.factorized.LipschitzConv": Exempt("in the rows of linmaps.LipschitzConv"),
     "linmaps.tensorized_shape": Exempt("numbers to numbers"),
     "linmaps.factorize": Case(
         lambda w: weight_of(w, factorization="tt", rank=0.7, n_modes=2), (randn(4, 6),), tol=1e-6

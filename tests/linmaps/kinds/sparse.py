@@ -25,6 +25,7 @@ ENTRIES = [
     Entry(L.NonNegative(3, method="square"), table=True),
     Entry(L.NonNegative(2, 5, method="exp"), table=True),
     Entry(L.NonNegative(1)),
+    Entry(L.NonNegative(3, deep=True)),
     Entry(L.Split(3, 4), table=True),
     Entry(L.Split(3, bias=True, method="relu"), table=True),
     Entry(L.Split(2, 1, method="square"), "a start with both parts large may end with one stuck at zero"),

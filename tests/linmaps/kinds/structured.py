@@ -1,11 +1,12 @@
 """Matrices with few parameters."""
 
 import functools
+import math
 
 import numpy as np
 
 import linmaps as L
-from tests.linmaps.kind import Entry, Kind, linear_std
+from tests.linmaps.kind import Entry, Kind, excess, linear_std
 
 
 def low_rank_member(spec, rng):
@@ -80,4 +81,63 @@ ENTRIES = [
     Entry(L.Kronecker((2, 2), bias=True), table=True),
     Entry(L.Kronecker((2, 3, 2), (2, 1, 3)), "three factors of a random start may end in a local minimum"),
     Entry(L.Kronecker((4,))),
+]
+
+
+def triangular_mask(spec):
+    mask = np.tril(np.ones((spec.in_features,) * 2), -1)
+    return mask if spec.lower else mask.T
+
+
+def triangular_member(spec, rng):
+    n = spec.in_features
+    d = {"free": rng.standard_normal(n), "positive": rng.uniform(0.2, 2, n), "unit": np.ones(n)}[spec.diagonal]
+    return triangular_mask(spec) * rng.standard_normal((n, n)) + np.diag(d)
+
+
+def triangular_residual(spec, W):
+    d = np.diag(W)
+    off = {"free": 0.0, "positive": excess(-d) + float((d == 0).any()), "unit": float(np.abs(d - 1).max())}
+    return max(float(np.abs(W * (1 - triangular_mask(spec) - np.eye(len(W)))).max()), off[spec.diagonal])
+
+
+def triangular_std(spec):
+    n = spec.in_features
+    return math.sqrt((1 if n == 1 else 7 / 6) if spec.diagonal == "unit" else 1 / 3)
+
+
+def toeplitz_basis(spec):
+    n, m = spec.in_features, spec.out_features
+    return [np.eye(n, m, k) for k in range(1 - n, m)]
+
+
+def toeplitz_residual(spec, W):
+    return float(np.abs(W - sum((W * P).sum() / P.sum() * P for P in toeplitz_basis(spec))).max())
+
+
+KINDS |= {
+    "triangular": Kind(triangular_member, triangular_std, triangular_residual),
+    "diagonal": Kind(
+        lambda spec, rng: np.diag(rng.standard_normal(spec.in_features)),
+        linear_std,
+        lambda spec, W: float(np.abs(W - np.diag(np.diag(W))).max()),
+    ),
+    "toeplitz": Kind(
+        lambda spec, rng: sum(rng.standard_normal() * P for P in toeplitz_basis(spec)), linear_std, toeplitz_residual
+    ),
+}
+ENTRIES += [
+    Entry(L.Triangular(4), table=True),
+    Entry(L.Triangular(3, lower=False, diagonal="positive", bias=True), table=True),
+    Entry(L.Triangular(4, diagonal="positive")),
+    Entry(L.Triangular(4, diagonal="unit")),
+    Entry(L.Triangular(3, lower=False, diagonal="unit", bias=True)),
+    Entry(L.Triangular(1)),
+    Entry(L.Diagonal(4), table=True),
+    Entry(L.Diagonal(3, bias=True)),
+    Entry(L.Diagonal(1)),
+    Entry(L.Toeplitz(3, 5, bias=True), table=True),
+    Entry(L.Toeplitz(4), table=True),
+    Entry(L.Toeplitz(5, 2)),
+    Entry(L.Toeplitz(1)),
 ]

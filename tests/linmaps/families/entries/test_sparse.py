@@ -126,3 +126,30 @@ def test_descent_without_projection_is_bounded():
     assert loss(zoo.minimize(loss, random_params(spec, 0), 0.05, 800)) > 0
     zero = {k: torch.zeros(4, 3, dtype=torch.float64) for k in ("u", "v")}
     assert all((t == 0.1).all() for t in grad(spec.reg_error)(zero).values())
+
+
+@pytest.mark.parametrize("widths", [[16], [64], [64, 128, 32]], ids=str)
+@pytest.mark.parametrize("method", ["softplus", "relu", "square", "exp"])
+def test_twenty_non_negative_layers_keep_the_scale(widths, method):
+    """After a first layer on inputs of mean 0 and a ReLU, on the way back too; without `deep` they grow by sqrt(in) / 2 each."""
+    kept, grown, back = [], [], []
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        first = linmaps.NonNegative(widths[0])
+        h = start = first.apply(first.init(generator), torch.randn(256, widths[0], generator=generator)).relu()
+        other, Ws = h, []
+        for layer in range(20):
+            sizes = widths[layer % len(widths)], widths[(layer + 1) % len(widths)]
+            deep, usual = linmaps.NonNegative(*sizes, method=method, deep=True), linmaps.NonNegative(*sizes)
+            Ws.append(deep.effective_W(deep.init(generator)))
+            h, other = (h @ Ws[-1]).relu(), usual.apply(usual.init(generator), other)
+        g = torch.ones(h.shape[1])
+        for W in reversed(Ws):
+            g = W @ g
+        rms = lambda t: t.square().mean().sqrt().item()
+        kept.append(rms(h) / rms(start))
+        grown.append(rms(other) / rms(start))
+        back.append(rms(g))
+    assert 0.7 < sum(kept) / 6 < 1.4
+    assert 0.3 < sum(back) / 6 < 3
+    assert min(grown) > 1e5

@@ -56,6 +56,24 @@ def test_both_sums_are_exact_however_few_the_iterations(n_iters, scale):
     assert (W.sum(1) - 1).abs().max() < 1e-14
 
 
+def mixture(n, rng, smallest):
+    """Doubly stochastic: permutations, n of them that cover all entries, with weights over many orders of magnitude."""
+    weights, W = 10 ** rng.uniform(math.log10(smallest), 0, n + 3), np.zeros((n, n))
+    for k, weight in enumerate(weights / weights.sum()):
+        W[np.arange(n), np.roll(np.arange(n), k) if k < n else rng.permutation(n)] += weight
+    return torch.tensor(W)
+
+
+@pytest.mark.parametrize(("smallest", "allowed"), [(1e-3, 1e-14), (1e-9, 1e-14), (1e-12, 1e-14), (1e-15, 1e-10)])
+def test_every_positive_doubly_stochastic_matrix_comes_back(smallest, allowed):
+    for seed, n in enumerate((2, 3, 5, 9)):
+        W = mixture(n, np.random.default_rng(seed), smallest)
+        spec = linmaps.DoublyStochastic(n)
+        params, distance = spec.from_matrix(W)
+        assert distance <= allowed
+        assert (spec.effective_W(params) - W).abs().max() <= allowed
+
+
 def balanced(M):
     """M with rows and columns scaled to sums of 1, by as many iterations as it takes."""
     for _ in range(100_000):
