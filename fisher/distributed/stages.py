@@ -11,6 +11,11 @@ from linmaps import trees
 from linmaps.checks import number, values
 
 Reduce = Callable[[Any, Any], tuple[Any, Any]]
+LOCAL = (
+    "reduce: PMatImplicit keeps the data of this rank and a product with it is a sum over them, expected another representation; "
+    "or reduce products: with F of n examples here, sums, count = reduce(trees.scale(n, F.mv(v)), n) and F v of all "
+    "ranks is trees.scale(1 / count, sums); fisher.iterative.cg solves with it"
+)
 
 
 def over_all(reduce: Reduce | None, sums: Any, count: Any) -> tuple[Any, Any]:
@@ -42,6 +47,19 @@ def _called(reduce: Reduce, sums: Any, count: Any) -> tuple[Any, Any]:
         trees.check_like(total, sums, "reduce: the sums returned")
     number(n, "reduce: the count returned", low=0)
     return total, n
+
+
+def mean_over_all(reduce: Reduce | None, mean: Any, count: Any) -> Any:
+    """The mean over the examples of all ranks, of one over those of each; None at a rank without.
+
+    >>> import torch
+    >>> mean_over_all(lambda sums, count: (sums + 3.0, count + 1), torch.tensor(1.0), 1)
+    tensor(2.)
+    """
+    if reduce is None:
+        return mean
+    sums, n = over_all(reduce, None if mean is None else trees.map(lambda t: t * count, mean), count)
+    return trees.map(lambda t: t / n, sums)
 
 
 def callable_or_none(reduce: Any) -> None:

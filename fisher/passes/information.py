@@ -17,7 +17,7 @@ from fisher.collector.blocks.sizes import LARGEST_BLOCK, LARGEST_FACTOR
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
-from fisher.distributed.stages import Reduce, callable_or_none, group_of
+from fisher.distributed.stages import LOCAL, Reduce, callable_or_none, group_of
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.base import noticed
@@ -150,13 +150,6 @@ def fim(
     )
     asked: Representation = made.made_of(columns.likelihood)
     return asked
-
-
-LOCAL = (
-    "reduce: PMatImplicit keeps the data of this rank and a product with it is a sum over them, expected another representation; "
-    "or reduce products: with F = fim(...) of n examples here, sums, count = reduce(trees.scale(n, F.mv(v)), n) and F v of all "
-    "ranks is trees.scale(1 / count, sums); fisher.iterative.cg solves with it"
-)
 
 
 def _made(
