@@ -15,7 +15,8 @@ from linmaps.trees.mappings import plain
 def parameters(params: Any, finite: bool = False) -> Any:
     """params with a dict for any mapping and each nn.Parameter detached; TypeError for leaves that are not floating.
 
-    Any other tensor that requires a gradient keeps its graph; a DTensor is gathered.  finite: ValueError for NaN and infinite entries.
+    Any other tensor that requires a gradient keeps its graph; a DTensor is gathered.
+    finite: ValueError for NaN and infinite entries.
 
     >>> import torch
     >>> parameters(torch.nn.ParameterDict({"w": torch.ones(2)}))

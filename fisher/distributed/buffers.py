@@ -54,7 +54,9 @@ class Plan:
     @property
     def print(self) -> int:
         """A number that other plans do not have."""
-        return zlib.crc32(repr([(n, k.shape, str(k.dtype), k.symmetric) for n, k in zip(self.names, self.kinds)]).encode())
+        return zlib.crc32(
+            repr([(n, k.shape, str(k.dtype), k.symmetric) for n, k in zip(self.names, self.kinds)]).encode()
+        )
 
     def zeros(self) -> Any:
         """A tree of zeros, on the devices of this process."""

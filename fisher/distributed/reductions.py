@@ -137,7 +137,11 @@ def _agreed(plan: Plan | None, number: float, group: Any, name: str) -> tuple[Pl
     first = having[0]
     others = [rank for rank in having if rows[rank][2] != rows[first][2]]
     if others:
-        mine = "" if plan is None else f"; here: {', '.join(f'{n} {list(k.shape)}' for n, k in zip(plan.names, plan.kinds))}"
+        mine = (
+            ""
+            if plan is None
+            else f"; here: {', '.join(f'{n} {list(k.shape)}' for n, k in zip(plan.names, plan.kinds))}"
+        )
         raise ValueError(
             f"{name}: ranks {others} have other tensors than rank {first} (names, shapes or dtypes), expected the same at all; "
             f"make layers once, of a batch that all ranks have, and give them to all{mine[:400]}"

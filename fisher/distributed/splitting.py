@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -46,7 +45,9 @@ def shared(jobs: Mapping[str, Job], group: Any = None) -> dict[str, Any]:
     if group is None:
         return {name: job.make() for name, job in jobs.items()}
     group = the_group(group, "group")
-    plain_numbers([job.like for job in jobs.values()], "group", "leave group out under vmap, or decompose members one by one")
+    plain_numbers(
+        [job.like for job in jobs.values()], "group", "leave group out under vmap, or decompose members one by one"
+    )
     at = dict(zip(jobs, balanced([job.cost for job in jobs.values()], dist.get_world_size(group))))
     me, found = dist.get_rank(group), {}
     own = {name: job.make() for name, job in jobs.items() if at[name] == me}
@@ -68,4 +69,6 @@ def cubes(*factors: Tensor) -> float:
     >>> cubes(torch.ones(3, 3), torch.ones(5))
     27.0
     """
-    return float(sum(m[..., 0, 0].numel() * m.shape[-1] ** 3 for m in factors if m.ndim > 1 and m.shape[-1] == m.shape[-2]))
+    return float(
+        sum(m[..., 0, 0].numel() * m.shape[-1] ** 3 for m in factors if m.ndim > 1 and m.shape[-1] == m.shape[-2])
+    )

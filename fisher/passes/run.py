@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fisher.checks import finiteness, purity
 from fisher.checks.axes import batch_size
-from fisher.checks.data import one_batch, weighted_batches
 from fisher.checks.data import check_finite as data_finite
+from fisher.checks.data import one_batch, weighted_batches
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layers
@@ -140,8 +140,8 @@ def _weights(run: Pass, data: Any, layers: LayerCollection) -> Any:
         two = trees.map(lambda t: t.new_zeros(2, *t.shape[1:]), x)
         return derived_weights(run.f, run.params, two, layers)
     raise ValueError(
-        "data: got no batch at a rank without examples, expected x[:0] or (x[:0], target[:0]): weights that f makes of its leaves "
-        "are seen by running f"
+        "data: got no batch at a rank without examples, expected x[:0] or (x[:0], target[:0]): weights that f makes of its "
+        "leaves are seen by running f"
     )
 
 

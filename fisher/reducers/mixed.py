@@ -70,7 +70,10 @@ class Mixed(Reducer):
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         made = [part.finish(i, c, seen) for part, i, c in zip(self.parts, inputs, columns)]
-        found = [F.eigendecomposition(group=self.options.group) if kind is PMatEKFAC else F for (kind, _), F in zip(self.split, made)]
+        found = [
+            F.eigendecomposition(group=self.options.group) if kind is PMatEKFAC else F
+            for (kind, _), F in zip(self.split, made)
+        ]
         return PMatMixed(tuple(found), tuple(own for _, own in self.split), self.layers)
 
     def _own(self, n: int, kept: dict[int, Any]) -> dict[int, Any]:

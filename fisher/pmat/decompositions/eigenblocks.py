@@ -184,7 +184,9 @@ def in_bases(blocks: Mapping[str, Tensor], sizes: Mapping[str, int], group: Any 
     for name, block in blocks.items():
         n = sizes[name]
         like = block.expand(n, n) if not block.ndim else block
-        jobs[name] = Job(cubes(like), partial(in_basis, block, n), BasisBlock(like[..., 0], like if block.ndim else like[0]))
+        jobs[name] = Job(
+            cubes(like), partial(in_basis, block, n), BasisBlock(like[..., 0], like if block.ndim else like[0])
+        )
     return shared(jobs, group)
 
 

@@ -73,7 +73,14 @@ def soap(
     (tensor([[0.1000, 0.1000]]), KFACState(step 1, 1 layers, 2 parameters, damping 0))
     """
     upkeep = Upkeep(
-        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every, reduce=reduce
+        doors.function(f),
+        find_likelihood(likelihood),
+        estimator,
+        layers,
+        decay,
+        factors_every,
+        bases_every,
+        reduce=reduce,
     )
     check_schedule(rate, "rate", low=0)
     check_schedule(weight_decay, "weight_decay", low=0)
