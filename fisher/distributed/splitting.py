@@ -49,7 +49,8 @@ def shared(jobs: Mapping[str, Job], group: Any = None) -> dict[str, Any]:
         [job.like for job in jobs.values()], "group", "leave group out under vmap, or decompose members one by one"
     )
     at = dict(zip(jobs, balanced([job.cost for job in jobs.values()], dist.get_world_size(group))))
-    me, found = dist.get_rank(group), {}
+    me = dist.get_rank(group)
+    found: dict[str, Any] = {}
     own = {name: job.make() for name, job in jobs.items() if at[name] == me}
     for rank in sorted(set(at.values())):
         likes = {name: job.like for name, job in jobs.items() if at[name] == rank}

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher.distributed.marks import Symmetric
+from fisher.distributed.marks import Symmetric, marked
 from fisher.distributed.stages import Reduce, over_all
 from growth.moments.first_order import Statistics
 
@@ -28,8 +28,8 @@ def _linear(s: Statistics) -> Any:
     gates = s.gates
     if gates is not None:
         bias = None if gates.bias is None else gates.bias[:0]
-        gates = dataclasses.replace(gates, rows=gates.rows[:0], bias=bias, S=Symmetric(gates.S))
-    norm = None if s.norm is None else dataclasses.replace(s.norm, S=Symmetric(s.norm.S))
+        gates = dataclasses.replace(gates, rows=gates.rows[:0], bias=bias, S=marked(gates.S, 3))
+    norm = None if s.norm is None else dataclasses.replace(s.norm, S=marked(s.norm.S))
     made: dict[str, Any] = {name: Symmetric(getattr(s, name)) for name in ("S", "S_prev", "E")}
     made |= {name: getattr(s, name) * s.count for name in CONSTANTS}
     made |= {name: getattr(s, name).double() for name in ("count", "positions")}

@@ -45,7 +45,10 @@ def words(p, x):
     return nnf.embedding(x, p["e"]).sum(1).tanh() @ (p["u"] * torch.sigmoid(p["g"]))
 
 
-LAYERED = {"hidden": {"weight": drawn(4, 3, seed=1), "bias": drawn(4, seed=2)}, "output": {"weight": drawn(2, 4, seed=3)}}
+LAYERED = {
+    "hidden": {"weight": drawn(4, 3, seed=1), "bias": drawn(4, seed=2)},
+    "output": {"weight": drawn(2, 4, seed=3)},
+}
 PAIR = growth.Pair("hidden", "output")
 
 
