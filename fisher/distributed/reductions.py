@@ -32,7 +32,8 @@ def all_reduce(group: Any = None) -> AllReduce:
     One small message of each rank says its count in float64 and what its sums look like; then one collective for each buffer of
     up to 2^24 numbers of a dtype and device; of matrices that are symmetric by what they are the triangles alone are sent.
     A rank without examples gives `(None, 0)`, or zeros.  All ranks get the same bits.  Its `gather(rows)` gives the rows of all
-    ranks, for matrices that are made of rows (PMatLowRank).
+    ranks, for matrices that are made of rows (PMatLowRank); decompositions on the way are split over its `group`.  A function
+    around it has these two where it gives them attributes of the same names.
 
     Raises RuntimeError where no process group is initialised, TypeError for what is no group of this process, and at the call
     ValueError for sums of different structures or shapes (at all ranks), under vmap and for tensors that require a gradient.

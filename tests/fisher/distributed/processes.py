@@ -2,8 +2,10 @@
 
 import contextlib
 import datetime
+import importlib.util
 import io
 import os
+import pathlib
 import time
 import traceback
 import zlib
@@ -59,6 +61,7 @@ def at_rank(rank, world, folder):
         found[name] += (time.perf_counter() - before,)
     found["seconds"] = time.perf_counter() - start
     found["bar"] = shown(place)
+    found["example"] = the_example() if world == 2 else ""
     found["away"] = stays_away(rank, world) if world > 2 else None
     torch.save(found, os.path.join(folder, f"{rank}.pt"))
     dist.barrier()
@@ -72,6 +75,17 @@ def shown(place):
 
     with contextlib.redirect_stderr(io.StringIO()) as out:
         fisher.fim(f, P, [X, X], fisher.PMatDiag, layers=LAYERS[f], progress=True, reduce=place.reduce)
+    return out.getvalue()
+
+
+def the_example():
+    """What the script that torchrun starts prints here."""
+    path = pathlib.Path(__file__).parents[3] / "notebooks" / "distributed_example.py"
+    spec = importlib.util.spec_from_file_location("distributed_example", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        script.run()
     return out.getvalue()
 
 

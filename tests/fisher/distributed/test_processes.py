@@ -5,6 +5,7 @@ import torch.distributed as dist
 
 from tests.fisher.distributed import processes
 
+pytest.importorskip("sklearn", reason="the example reads the digits of scikit-learn")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this build of torch has no torch.distributed")
 
 
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this build of t
 def test_many_processes_are_one(world, tmp_path):
     found = processes.run(world, tmp_path)
     wrong = []
-    for name in [n for n in found[0] if n not in ("seconds", "bar", "away")]:
+    for name in [n for n in found[0] if n not in ("seconds", "bar", "example", "away")]:
         ranks = [rank[name] for rank in found]
         wrong += [f"{name}, rank {k}: {r[2]}" for k, r in enumerate(ranks) if r[2]]
         if len({r[0] for r in ranks}) > 1:
@@ -23,6 +24,9 @@ def test_many_processes_are_one(world, tmp_path):
     first, *others = [rank["bar"] for rank in found]
     assert "fim" in first
     assert not any(others), "bars are for the first rank"
+    if world == 2:
+        assert "all results equal those of one process" in found[0]["example"]
+        assert not found[1]["example"]
     for seconds, message in (rank["away"] for rank in found[:-1] if rank["away"] is not None):
         assert message, "a rank that stays away is no result"
         assert seconds < 10 * processes.DIES, f"{seconds:.1f} s: {message}"
