@@ -39,6 +39,7 @@ def balanced(costs: Sequence[float], ranks: int) -> list[int]:
 def shared(jobs: Mapping[str, Job], group: Any = None) -> dict[str, Any]:
     """What each job makes: all here where there is no group, else each at one rank, whose numbers all ranks get.
 
+    >>> import torch
     >>> shared({"a": Job(1.0, lambda: torch.ones(1), torch.zeros(1))})
     {'a': tensor([1.])}
     """
@@ -67,6 +68,7 @@ def _as(t: Tensor, like: Tensor) -> Tensor:
 def cubes(*factors: Tensor) -> float:
     """The cost of decomposing matrices `[..., n, n]`: n^3 each; diagonals cost nothing.
 
+    >>> import torch
     >>> cubes(torch.ones(3, 3), torch.ones(5))
     27.0
     """

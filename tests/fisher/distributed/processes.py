@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-SECONDS = 240  # that all of it may take
+SECONDS = 480  # that all of it may take
 DIES = 2.0  # the time-out of the group of which a rank stays away
 
 
@@ -44,7 +44,7 @@ def at_rank(rank, world, folder):
     """What each process does: the table, the refusals, and at last a rank that stays away."""
     torch.set_num_threads(1)
     store = dist.FileStore(os.path.join(folder, "store"), world)
-    limit = datetime.timedelta(seconds=60)
+    limit = datetime.timedelta(seconds=120)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
     import fisher
     from tests.fisher.distributed import refusals, table
