@@ -5,6 +5,7 @@ A check takes the place of its rank; `got` must have the same bits at all ranks 
 
 import dataclasses
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as nnf
@@ -310,6 +311,31 @@ def vectors_of_DTensors(place):
     got["diagonal"] = trees.map(lambda t: t.full_tensor(), by_leaf)
     want["diagonal"] = F.solve(P, regul=trees.map(torch.ones_like, P))
     return got, (got, lambda: want)
+
+
+@check
+def fully_sharded_module_of_DTensors(place):
+    """FSDP2: f of the module before it is sharded; gradients and what F makes of them are placed alike."""
+    from torch.distributed.fsdp import fully_shard
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    module.load_state_dict({n: nets.drawn(*t.shape, seed=k) for k, (n, t) in enumerate(module.state_dict().items())})
+    net, params = fisher.functional(module)
+    fully_shard(module, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (place.world,)))
+    with pytest.raises(TypeError, match="is a DTensor"):
+        fisher.functional(module)
+    mine = dict(module.named_parameters())
+    layers = fisher.LayerCollection.from_function(net, params, X)
+    F = fisher.fim(net, mine, place.own((X, T)), layers=layers, reduce=place.reduce)
+    nnf.cross_entropy(module(X), T).backward()  # the mean over ranks of what is the same at all
+    found = F.solve({n: p.grad for n, p in mine.items()}, regul=0.1)
+    assert all(found[n].placements == p.placements for n, p in mine.items())
+
+    def want():
+        g = grad(lambda p: nnf.cross_entropy(net(p, X), T))(params)
+        return fisher.fim(net, params, (X, T)).solve(g, regul=0.1)
+
+    return F, (trees.map(lambda t: t.full_tensor(), found), want)
 
 
 @check
