@@ -17,6 +17,7 @@ torch.Size([3])
 
 Rooms, each built on those before it, and what they are asked for:
     checks/          what f, params and data must be
+    distributed/     many processes: all_reduce, all_gather
     collector/       which leaf is used how, what enters each use, the gradient at its output: LayerCollection,
                      layer_io; functional of a module
     derivatives/     f as forward and reverse mode differentiate alike
@@ -35,7 +36,7 @@ Rooms, each built on those before it, and what they are asked for:
     strategies       Hypothesis strategies (needs hypothesis)
 """
 
-from fisher import interop, likelihoods, recipes, rules
+from fisher import distributed, interop, likelihoods, recipes, rules
 from fisher.collector.blocks.uses import Layer, Use
 from fisher.collector.collection import LayerCollection
 from fisher.collector.io import layer_io
@@ -102,6 +103,7 @@ __all__ = [
     "Poisson",
     "Segmentation",
     "Use",
+    "distributed",
     "ema",
     "example_gradients",
     "fim",

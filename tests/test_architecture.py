@@ -34,6 +34,7 @@ linmaps.factorized.regularizers
 linmaps.interop linmaps.strategies
 linmaps
 fisher.checks
+fisher.distributed
 fisher.collector.rules
 fisher.collector.calls
 fisher.collector.watching

@@ -16,6 +16,7 @@ OPEN = {
     "linmaps.factorized": 3,
     "fisher": 12,
     "fisher.recipes": 4,
+    "fisher.distributed": 0,
     "growth": 16,
 }  # of this sample
 

@@ -14,7 +14,14 @@ pytest.importorskip("pdoc", reason="the pages need pdoc: pip install torchgrove[
 pytest.importorskip("hypothesis", reason="the pages of strategies need hypothesis: pip install torchgrove[docs]")
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("linmaps", "fisher", "growth")
-INSIDE = ("linmaps.factorized", "linmaps.trees", "fisher.likelihoods", "fisher.recipes", "fisher.rules")
+INSIDE = (
+    "linmaps.factorized",
+    "linmaps.trees",
+    "fisher.likelihoods",
+    "fisher.recipes",
+    "fisher.rules",
+    "fisher.distributed",
+)
 PAGES = (*PACKAGES, *INSIDE, *(f"{p}.{name}" for p in PACKAGES for name in ("interop", "strategies")))
 VOID = {"br", "hr", "img", "input", "link", "meta", "wbr"}
 

@@ -7,7 +7,15 @@ import pytest
 
 from tests.laws import LAWS, Case, Exempt
 
-PACKAGES = ["linmaps", "linmaps.trees", "linmaps.factorized", "fisher", "fisher.recipes", "growth"]
+PACKAGES = [
+    "linmaps",
+    "linmaps.trees",
+    "linmaps.factorized",
+    "fisher",
+    "fisher.recipes",
+    "fisher.distributed",
+    "growth",
+]
 
 
 def table() -> dict[str, Case | Exempt]:

@@ -6,7 +6,9 @@ In reading order:
     finiteness  finite data, params and results
     agreement   equal to rounding, zero to rounding
     purity      an f that is not random and keeps its examples apart
+    placements  tensors that are spread over processes (DTensor)
     arguments   params and inputs as trees of dicts and detached tensors
     axes        where the examples are, and the format [B, S, F]
+    ranks       which of several processes this is
     data        data as batches (x, target)
 """

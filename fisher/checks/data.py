@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.checks.axes import batch_size
 from fisher.checks.finiteness import finite
+from fisher.checks.ranks import first_rank
 from linmaps.checks import values
 from linmaps.trees.mappings import is_mapping
 from linmaps.trees.seals import sealed
@@ -18,36 +19,40 @@ Batch = tuple[Any, Any]
 Weighted = tuple[Any, Any, Tensor | None]
 
 
-def batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iterator[Batch]:
+def batches(data: Any, *, progress: bool = False, what: str = "batches", none: bool = False) -> Iterator[Batch]:
     """Each batch of `data` as `(x, target)`; the target is None where data has none.
 
     data: a tensor or a mapping (one batch of inputs), a tuple `(x, target)`, or any other iterable of those (list,
     DataLoader, generator), in any order and of any sizes; it is gone through once.  x may be a tree of tensors with a common
     batch axis in front: `((x1, (x2, x3)), target)`, or `({"image": x1, "text": x2}, target)`; what is no tensor in it (text,
     numbers, None) is for f alone, which gets all of it whatever examples it is asked for.
-    progress: a bar on standard error.  Raises TypeError for other data, ValueError if there is no batch.
+    progress: a bar on standard error, of several processes on that of the first.  Raises TypeError for other data, ValueError
+    if there is no batch, unless there may be `none`, as in `weighted_batches`.
 
     >>> import torch
     >>> [(x.shape[0], y) for x, y in batches([torch.zeros(3, 2), torch.zeros(1, 2)])]
     [(3, None), (1, None)]
     """
-    for x, target, _ in _items(data, progress, what, weights=False):
+    for x, target, _ in _items(data, progress, what, weights=False, none=none):
         yield x, target
 
 
-def weighted_batches(data: Any, *, progress: bool = False, what: str = "batches") -> Iterator[Weighted]:
+def weighted_batches(
+    data: Any, *, progress: bool = False, what: str = "batches", none: bool = False
+) -> Iterator[Weighted]:
     """The same as `(x, target, weight)`, of items `(x, target, weight)` too; a weight is None where data has none.
 
     weight: floating or bool, >= 0, `[B]` or `[B, *positions]`; TypeError or ValueError for any other.
+    none: an iterable that comes again may have no batch, as that of a rank without examples.
 
     >>> import torch
     >>> [weight for _, _, weight in weighted_batches((torch.zeros(2, 3), None, torch.tensor([True, False])))]
     [tensor([1., 0.])]
     """
-    return _items(data, progress, what, weights=True)
+    return _items(data, progress, what, weights=True, none=none)
 
 
-def _items(data: Any, progress: bool, what: str, weights: bool) -> Iterator[Weighted]:
+def _items(data: Any, progress: bool, what: str, weights: bool, none: bool = False) -> Iterator[Weighted]:
     if one_batch(data):
         yield _parts(data, "data", what, weights)
         return
@@ -58,7 +63,7 @@ def _items(data: Any, progress: bool, what: str, weights: bool) -> Iterator[Weig
             "a dataset give torch.utils.data.DataLoader(dataset, batch_size=...)"
         )
     seen: Iterable[Any] = data
-    if progress:
+    if progress and first_rank():
         from tqdm import tqdm
 
         seen = tqdm(data, desc=what, leave=False)
@@ -69,7 +74,7 @@ def _items(data: Any, progress: bool, what: str, weights: bool) -> Iterator[Weig
         first = first if count > 1 else item
         _same_kind(first, item, name)
         yield made
-    if count == 0:
+    if count == 0 and not (none and iter(data) is not data):
         raise ValueError(
             "data: got no batch, expected at least one; an exhausted generator gives none (make a list of it)"
         )

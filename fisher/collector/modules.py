@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fisher.checks.placements import spread
 from fisher.collector.torch_layers import Follower
 from linmaps.checks.annotations import typed
 from linmaps.trees.mappings import is_mapping
@@ -32,7 +33,8 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
     Leaves may be grown or pruned: for the call, the sizes that torch's own layers keep (normalized_shape, hidden_size, the
     groups of a depthwise convolution, ...) are those of the leaves.  What a module of another class keeps stays as it is.
 
-    TypeError for anything that is no torch.nn.Module; f raises a ValueError for params that miss a name or have another.
+    TypeError for anything that is no torch.nn.Module, and for one whose parameters are sharded (DTensors): take f of it before,
+    and its parameters as params at any time; f raises a ValueError for params that miss a name or have another.
 
     >>> import torch, fisher
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
@@ -42,6 +44,11 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
     >>> fisher.fim(f, params, torch.ones(4, 2), fisher.PMatKFAC)
     PMatKFAC(2 factored + 0 exact blocks, d = 17, 38 numbers stored, float32, cpu)
     """
+    if sharded := [name for name, t in module.named_parameters() if spread(t)]:
+        raise TypeError(
+            f"module: its parameter {sharded[0]} is a DTensor, as fully_shard and parallelize_module leave it, expected the "
+            "module before: f, _ = fisher.functional(module), then shard it, and params = dict(module.named_parameters())"
+        )
     held = {name: t.detach().clone() for name, t in module.named_buffers()}
     params = {name: t.detach().clone() for name, t in module.named_parameters()}
     if buffers:

@@ -17,13 +17,14 @@ from fisher.collector.blocks.sizes import LARGEST_BLOCK, LARGEST_FACTOR
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
+from fisher.distributed.stages import LOCAL, Reduce, callable_or_none, group_of
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.base import noticed
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.columns import estimator as make_estimator
 from fisher.likelihoods.names import LikelihoodName
-from fisher.passes.run import Pass, checked_batches, reduce
+from fisher.passes.run import Pass, checked_batches, summed
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
 from fisher.pmat.contract.handing import hands_over
 from fisher.pmat.names import by_name
@@ -65,6 +66,7 @@ def fim(
     largest_block: int | None = LARGEST_BLOCK,
     largest_factor: int | None = LARGEST_FACTOR,
     check_finite: bool = True,
+    reduce: Reduce | None = None,
 ) -> Representation:
     """Fisher information F = 1/B sum over b of J_b' H_b J_b of `f(params, x)`, as a matrix object.
 
@@ -85,6 +87,8 @@ def fim(
     parameters, and factors of more rows, are kept as diagonals (4,096 and 8,192 unless given); None lifts a limit.
     dtype: in which sums over batches are kept (torch.float64 for float32 params), float32 at least.
     check_finite: report NaN in data, params and result.
+    reduce: `(sums, count) -> (sums, count)`, called once for each pass (of PMatEKFAC and its parts: twice) before the mean is
+    taken, adds over processes: `fisher.distributed.all_reduce()`.  A rank may have no example, with layers given.
 
     One forward and one backward over C columns (C - 1 of C classes).  PMatEKFAC of several batches passes over them twice,
     for its bases and for the second moments in them: give it a list or a loader, not a generator.  Pure; composes with vmap
@@ -109,6 +113,7 @@ def fim(
     )
     if layers is not None:
         params = layers.layout.check(params, "params (of the LayerCollection)")
+    callable_or_none(reduce)
     representation = by_name(representation)
     known = {*REDUCERS, PMatEKFAC, PMatMixed, PMatImplicit}
     if not isinstance(representation, type) or representation not in known:
@@ -132,7 +137,8 @@ def fim(
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
-    run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=noise is not None)
+    once = noise is not None
+    run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=once, reduce=reduce)
     limited = Options(sharing, centered, largest_block=largest_block, largest_factor=largest_factor)
     made = _made(
         run,
@@ -155,15 +161,18 @@ def _made(
     layers_to: Mapping[str, Any] | None,
 ) -> Any:
     if representation is PMatImplicit:
+        if run.reduce is not None:
+            raise ValueError(LOCAL)
         return _implicit(run, data, columns, options)
     if representation is PMatEKFAC:
-        if one_batch(data) and run.chunk_size is None:
-            return reduce(run, data, EKFAC, options)
-        return correct(reduce(run, data, REDUCERS[PMatKFAC], options).eigendecomposition(), run, data, options)
+        if one_batch(data) and run.chunk_size is None and run.reduce is None:
+            return summed(run, data, EKFAC, options)
+        F = summed(run, data, REDUCERS[PMatKFAC], options)
+        return correct(F.eigendecomposition(group=group_of(run.reduce)), run, data, options)
     if representation is PMatMixed:
-        made = reduce(run, data, Mixed.of(layers_to or {}), options)
+        made = summed(run, data, Mixed.of(layers_to or {}), options)
         return correct(made, run, data, options) if made.corrigible else made
-    return reduce(run, data, REDUCERS[representation], options)
+    return summed(run, data, REDUCERS[representation], options)
 
 
 def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
@@ -198,7 +207,7 @@ def correct(F: Any, run: Pass, data: Any, options: Options) -> Any:
     """F with its eigenvalues in Kronecker eigenbases replaced by the second moments of the gradients there."""
     if isinstance(F, PMatMixed):
         return F.replaced([correct(G, run, data, options) if isinstance(G, PMatEKFAC) else G for G in F.parts])
-    return reduce(run.on(F.layers), data, Correction.of(F), options)
+    return summed(run.on(F.layers), data, Correction.of(F), options)
 
 
 @full_precision("f")
@@ -212,13 +221,15 @@ def factors_and_moments(
     *,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    reduce: Reduce | None = None,
 ) -> tuple[PMatKFAC, PMatEKFAC]:
     """What `fim(..., PMatKFAC)` and `bases.update_diag(...)` give of one batch, from one pass over the same columns."""
     params = parameters(params)
     columns = make_estimator(estimator, likelihood, generator=generator, noise=noise)
-    run = Pass(doors.function(f), params, columns, bases.layers, None, False, None, False, one_only=noise is not None)
+    once = noise is not None
+    run = Pass(doors.function(f), params, columns, bases.layers, None, False, None, False, one_only=once, reduce=reduce)
     limits = Options(largest_block=LARGEST_BLOCK, largest_factor=LARGEST_FACTOR)
-    found: tuple[PMatKFAC, PMatEKFAC] = reduce(run, batch, Both.of(bases), limits)
+    found: tuple[PMatKFAC, PMatEKFAC] = summed(run, batch, Both.of(bases), limits)
     return found
 
 
@@ -238,14 +249,17 @@ def update_diag(
     chunk_size: int | None = None,
     progress: bool = False,
     centered: bool = False,
+    reduce: Reduce | None = None,
 ) -> Any:
     """What `PMatEKFAC.update_diag` does; the arguments are those of `fim`."""
     params = parameters(params)
     f = doors.function(f)
     doors.options(chunk_size=chunk_size, n_samples=n_samples, generator=generator, noise=noise)
+    callable_or_none(reduce)
     params = F.layers.layout.check(params, "params")
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
-    run = Pass(f, params, columns, F.layers, chunk_size, progress, None, True, one_only=noise is not None)
+    once = noise is not None
+    run = Pass(f, params, columns, F.layers, chunk_size, progress, None, True, one_only=once, reduce=reduce)
     return correct(F, run, data, Options(centered=centered))

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from fisher.checks import finiteness, purity
 from fisher.checks.axes import batch_size
-from fisher.checks.data import NO_EXAMPLE, one_batch, weighted_batches
 from fisher.checks.data import check_finite as data_finite
+from fisher.checks.data import one_batch, weighted_batches
 from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layers
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.weights import derived_weights
+from fisher.distributed.stages import Reduce, gathered, group_of, over_all
 from fisher.likelihoods.columns import Columns
 from fisher.passes.positions import of_examples, of_uses
 from fisher.reducers import Options, Reducer
@@ -33,7 +34,7 @@ Make = Callable[[LayerCollection, Options], Reducer]
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """What all batches of a pass have in common; one_only: the columns fit one batch alone."""
+    """What all batches of a pass have in common; one_only: the columns fit one batch alone; reduce: adds over ranks."""
 
     f: Callable[..., Tensor]
     params: Any
@@ -44,6 +45,7 @@ class Pass:
     dtype: torch.dtype | None
     check_finite: bool
     one_only: bool = False
+    reduce: Reduce | None = None
 
     def on(self, layers: LayerCollection) -> Pass:
         """The same with these layers."""
@@ -58,7 +60,8 @@ def checked_batches(run: Pass, data: Any) -> Any:
     """`(x, target, weight)` of each batch that has examples, after the checks at the door."""
     if run.check_finite:
         finiteness.finite(run.params, "params", "the training has diverged: go back to finite parameters")
-    for number, (x, target, weight) in enumerate(weighted_batches(data, progress=run.progress, what="fim")):
+    items = weighted_batches(data, progress=run.progress, what="fim", none=run.reduce is not None)
+    for number, (x, target, weight) in enumerate(items):
         if run.one_only and number:
             raise ValueError("noise: got several batches, expected one; give a generator, or call fim once per batch")
         if run.check_finite:
@@ -75,14 +78,15 @@ def checked_batches(run: Pass, data: Any) -> Any:
             yield x, target, weight
 
 
-def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
+def summed(run: Pass, data: Any, make: Make, options: Options) -> Any:
     """The matrix that the reducer makes of all batches."""
     seen, inputs, columns = 0, None, None
     kinds = {t.dtype for t in trees.leaves(run.params)}
     dtype = functools.reduce(torch.promote_types, kinds) if kinds else None  # the widest, of leaves of several
     run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and kinds & set(HALF) else run
-    known = one_batch(data) and not options.centered
-    options = dataclasses.replace(options, like=trees.leaves(run.params)[0], params=trees.leaves(run.params))
+    known = one_batch(data) and not options.centered and run.reduce is None
+    like, group = trees.leaves(run.params)[0], group_of(run.reduce)
+    options = dataclasses.replace(options, like=like, params=trees.leaves(run.params), group=group)
     given = run.layers is not None
     for x, target, weight in checked_batches(run, data):
         layers = run.found(x)
@@ -96,9 +100,11 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
         if given and not seen and run.check_finite:  # found layers are checked already
             purity.steady(soundly(run.f), run.params, x)
         seen += batch_size(x)
-    if run.layers is None or not seen:
-        raise ValueError(NO_EXAMPLE)
-    made: Any = make(run.layers, options).finish(inputs, columns, seen // options.examples)
+    if run.reduce is not None:
+        options, inputs, columns, seen = _over_all(run, data, make, options, inputs, columns, seen)
+    elif not seen:
+        over_all(None, None, 0)
+    made: Any = make(run.layers, options).finish(inputs, columns, seen // options.examples)  # type: ignore[arg-type]
     if run.dtype is not None:
         made = _cast(made, dtype)
     several = isinstance(made, tuple)
@@ -106,6 +112,37 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     if run.check_finite:
         finiteness.finite(made, "fim", "f's outputs or their gradients overflow at these params and data")
     return made
+
+
+def _over_all(
+    run: Pass, data: Any, make: Make, options: Options, inputs: Any, columns: Any, seen: int
+) -> tuple[Options, Any, Any, Any]:
+    """(options, inputs, columns, how many examples) over all ranks: of those that have none, by the layers that they have."""
+    reducer = None if run.layers is None else make(run.layers, options)
+    sums, rows = (None, None) if reducer is None or not seen else reducer.apart(inputs, columns)
+    total, count = over_all(run.reduce, sums, seen)
+    if run.layers is None or reducer is None:
+        raise ValueError(
+            "layers: got None at a rank without examples, expected a LayerCollection; make one with "
+            "fisher.LayerCollection.from_function(f, params, x) of any examples, the same at all ranks"
+        )
+    if reducer.gathers:
+        cure = "a representation of sums: fisher.PMatKFAC, PMatDiag, PMatBlockDiag, PMatDense"
+        rows = gathered(run.reduce, rows, "PMatLowRank", cure)
+    if not seen and reducer.through:
+        options = dataclasses.replace(options, weights=_weights(run, data, run.layers))
+    return options, *reducer.together(total, rows), count
+
+
+def _weights(run: Pass, data: Any, layers: LayerCollection) -> Any:
+    """The derived weights where there is no example: of two that are zero, as no data enter them."""
+    for x, *_ in weighted_batches(data, none=True):
+        two = trees.map(lambda t: t.new_zeros(2, *t.shape[1:]), x)
+        return derived_weights(run.f, run.params, two, layers)
+    raise ValueError(
+        "data: got no batch at a rank without examples, expected x[:0] or (x[:0], target[:0]): weights that f makes of its "
+        "leaves are seen by running f"
+    )
 
 
 def _one(

@@ -5,6 +5,7 @@ B batch, N examples in all; both are means over the examples, whatever the batch
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from fisher.checks.data import NO_EXAMPLE
 from fisher.collector import restriction
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
+from fisher.distributed.marks import marked
+from fisher.distributed.stages import LOCAL, Reduce, callable_or_none, over_all
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
@@ -32,6 +35,7 @@ from fisher.trials.data import examples, several
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.trees import Layout
 
 
 @full_precision("loss")
@@ -46,6 +50,7 @@ def hessian(
     chunk_size: int | None = None,
     check: bool = True,
     check_finite: bool = True,
+    reduce: Reduce | None = None,
 ) -> SecondDerivative:
     """The Hessian of the mean loss, H = 1/N sum over batches of B d^2 loss(params, x, y) / d params^2.
 
@@ -58,6 +63,7 @@ def hessian(
     layer of `layers`, as many products as parameters in all) or PMatImplicit (a product per mv).  A sub-collection as layers
     gives a matrix on the vectors `{path: leaf}` of its leaves.
     check: try the loss on the largest batch (about ten forwards).  check_finite: report NaN in data, params and result.
+    reduce: as in `fim`, one call of the sums of `loss` over the examples; not of PMatImplicit.
     Raises ValueError for another representation, for blocks without layers, and for a loss that is random, mixes examples
     or is no mean over them (weighted, or a sum).
 
@@ -72,11 +78,14 @@ def hessian(
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     loss, params = restriction.restricted(loss, params, layers)
-    parts, weights = _parts(data, "hessian", check_finite)
-    if check:
+    callable_or_none(reduce)
+    parts, weights = _parts(data, "hessian", check_finite, reduce is not None)
+    if check and parts:
         means.mean_loss(loss, params, parts, check_finite, weighted=weights is not None)
-    F = PMatImplicit.sum_of(HessianCurvature(loss, weights is not None), params, _with(parts, weights))
-    made: SecondDerivative = _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
+    curvature = HessianCurvature(loss, weights is not None)
+    F = PMatImplicit.sum_of(curvature, params, _with(parts, weights)) if parts else None
+    how = _How(params, representation, layers, chunk_size, "hessian", check, check_finite, reduce)
+    made: SecondDerivative = _represent(F, how)
     return made
 
 
@@ -93,12 +102,13 @@ def ggn(
     chunk_size: int | None = None,
     check: bool = True,
     check_finite: bool = True,
+    reduce: Reduce | None = None,
 ) -> SecondDerivative:
     """The generalized Gauss-Newton matrix G = 1/N sum over b of J_b'H_b J_b, H_b the Hessian of the loss at the output.
 
     loss(y, target) -> `[B]`: the loss of each example from f's output; `f(params, x)`.  G is the Hessian without the
     curvature of f, and the Fisher where the loss is the negative log-likelihood of a natural parameter.
-    data, representation, layers, chunk_size, check, check_finite: as in `hessian`.  Schraudolph (2002).
+    data, representation, layers, chunk_size, check, check_finite, reduce: as in `hessian`.  Schraudolph (2002).
     Raises ValueError for a loss that is not `[B]`, and where f or the loss is random or mixes examples.
 
     >>> import torch
@@ -112,20 +122,28 @@ def ggn(
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     f, params = restriction.restricted(f, params, layers)
-    parts, weights = _parts(data, "ggn", check_finite)
-    if check:
+    callable_or_none(reduce)
+    parts, weights = _parts(data, "ggn", check_finite, reduce is not None)
+    if check and parts:
         functions.function(f, params, several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
         means.losses(loss, plainly(f)(params, part[0]), part[1:], check_finite)
-    F = PMatImplicit.sum_of(GaussNewton(f, loss, weights is not None), params, _with(parts, weights))
-    made: SecondDerivative = _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
+    curvature = GaussNewton(f, loss, weights is not None)
+    F = PMatImplicit.sum_of(curvature, params, _with(parts, weights)) if parts else None
+    how = _How(params, representation, layers, chunk_size, "ggn", check, check_finite, reduce)
+    made: SecondDerivative = _represent(F, how)
     return made
 
 
-def _parts(data: Any, what: str, check_finite: bool) -> tuple[list[tuple[Any, ...]], list[Tensor] | None]:
-    """The batches, `(x, target)` or `(x,)`, that have examples, and the weight `[B]` of each, None where none has one."""
-    found = [item for item in examples(data, what, check_finite) if batch_size(item[0])]
-    if not found:
+def _parts(
+    data: Any, what: str, check_finite: bool, none: bool = False
+) -> tuple[list[tuple[Any, ...]], list[Tensor] | None]:
+    """The batches, `(x, target)` or `(x,)`, that have examples, and the weight `[B]` of each, None where none has one.
+
+    none: whether there may be no example, as at a rank without.
+    """
+    found = [item for item in examples(data, what, check_finite, none) if batch_size(item[0])]
+    if not found and not none:
         raise ValueError(NO_EXAMPLE)
     parts: list[tuple[Any, ...]] = [(x,) if target is None else (x, target) for x, target, _ in found]
     given = [weight for *_, weight in found]
@@ -145,23 +163,47 @@ def _with(parts: list[tuple[Any, ...]], weights: list[Tensor] | None) -> list[tu
     return parts if weights is None else [(*part, weight) for part, weight in zip(parts, weights)]
 
 
-def _represent(
-    F: PMatImplicit,
-    representation: type[PMat],
-    layers: LayerCollection | None,
-    chunk_size: int | None,
-    what: str,
-    check: bool,
-    check_finite: bool,
-) -> Any:
-    """The matrix-free matrix in another representation, checked."""
-    representation = by_name(representation)
-    if check:
-        modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
-    made = _in(F, representation, layers, chunk_size)
-    if check_finite and made is not F:
-        finiteness.finite(made, what, modes.NO_DERIVATIVE)
-    return made if layers is None else made.on_layers(layers)
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """What `hessian` and `ggn` do alike with a curvature."""
+
+    params: Any
+    representation: type[PMat]
+    layers: LayerCollection | None
+    chunk_size: int | None
+    what: str
+    check: bool
+    check_finite: bool
+    reduce: Reduce | None
+
+
+def _represent(F: PMatImplicit | None, how: _How) -> Any:
+    """The matrix-free matrix in another representation, checked; None at a rank without examples."""
+    representation = by_name(how.representation)
+    if how.reduce is not None and representation is PMatImplicit:
+        raise ValueError(LOCAL)
+    if how.check and F is not None:
+        modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), how.what, how.check_finite)
+    made = None if F is None else _in(F, representation, how.layers, how.chunk_size)
+    if how.reduce is not None:
+        n = 0 if F is None else sum(batch_size(batch[0]) for batch in F.batches)
+        made = _over_all(made, representation, n, how)
+    if how.check_finite and made is not F:
+        finiteness.finite(made, how.what, modes.NO_DERIVATIVE)
+    return made if how.layers is None else made.on_layers(how.layers)  # type: ignore[union-attr]
+
+
+def _over_all(made: Any, representation: type[PMat], n: int, how: _How) -> PMat:
+    """The mean over the examples of all ranks, of which n are here."""
+    stored = {PMatDense: "matrix", PMatDiag: "diag", PMatBlockDiag: "blocks"}.get(representation, "")
+    square = representation is not PMatDiag
+    own = None if made is None else getattr(made, stored)
+    sums = None if made is None else trees.map(lambda t: marked(n * t) if square else n * t, own)
+    total, count = over_all(how.reduce, sums, n)
+    mean = trees.map(lambda t: t / count, total)
+    if representation is PMatBlockDiag:
+        return PMatBlockDiag(mean, how.layers)  # type: ignore[arg-type]
+    return representation(mean, Layout.of(how.params))  # type: ignore[call-arg]
 
 
 def _in(F: PMatImplicit, representation: type[PMat], layers: LayerCollection | None, chunk_size: int | None) -> PMat:

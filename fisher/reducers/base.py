@@ -32,6 +32,7 @@ class Options:
     derived weights as functions of their leaves.
     largest_block, largest_factor: what is larger is kept as a diagonal (None: nothing is).
     counted: of each use of weighted data the weights of its positions, `[B, S]` or `[B, 1]`; 0 of padding.
+    group: the process group over whose ranks what is decomposed on the way is split.
     """
 
     sharing: Sharing = "expand"
@@ -43,6 +44,7 @@ class Options:
     params: Sequence[Tensor] = ()
     weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
     counted: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
+    group: Any = None
 
 
 class Reducer:
@@ -89,6 +91,19 @@ class Reducer:
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         """The matrix from the sums over so many examples."""
         raise AttributeError("a representation defines finish")
+
+    # --- over several processes --------------------------------------------------------------------------------------
+
+    gathers = False  # whether some of it is rows, which are no sums
+
+    def apart(self, inputs: Any, columns: Any) -> tuple[Any, Any]:
+        """(the sums, symmetric matrices marked; the rows that are no sums)."""
+        return (inputs, columns), []
+
+    def together(self, sums: Any, rows: Any) -> tuple[Any, Any]:
+        """(inputs, columns) of these."""
+        made: tuple[Any, Any] = sums
+        return made
 
     # --- for those that need the gradients of a layer ----------------------------------------------------------------
 

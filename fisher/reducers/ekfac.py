@@ -86,6 +86,11 @@ class Correction(InBases):
 class Both(InBases, EKFAC):
     """The factors, and the second moments in bases that are there, from one batch: (PMatKFAC, PMatEKFAC)."""
 
+    def apart(self, inputs: Any, columns: Any) -> tuple[Any, Any]:
+        outer, moved = columns
+        (inputs, outer), rows = KFAC.apart(self, inputs, outer)
+        return (inputs, (outer, moved)), rows
+
     def inputs(self, kept: dict[int, Any]) -> Any:
         return KFAC.inputs(self, {k: moments for k, (moments, _) in kept.items()})
 

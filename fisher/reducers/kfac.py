@@ -14,6 +14,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows
 from fisher.collector.products import cut
 from fisher.collector.rules.forms import Lookup
+from fisher.distributed.marks import marked
 from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.layered.factored import kronecker_product
@@ -135,6 +136,11 @@ class KFAC(Reducer):
         _, exact, means = columns
         unused = {l.name: self.options.like.new_zeros(()) for l in self.layers if l.family == UNUSED}
         return {n: _centered(t, seen, means.get(n)) for n, t in exact.items()} | unused
+
+    def apart(self, inputs: Any, columns: Any) -> tuple[Any, Any]:
+        (moments, over), (factors, exact, means) = inputs, columns
+        of = lambda found: {n: marked(t, 2 + self.products[n].grouped) for n, t in found.items()}
+        return ((of(moments), over), (of(factors), {n: marked(t) for n, t in exact.items()}, means)), []
 
     def through_block(self, layer: Layer, made: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """J'(G (x) A)J of a layer that is seen through, or its diagonal."""

@@ -56,9 +56,24 @@ class Mixed(Reducer):
     def add(self, one: Any, other: Any) -> Any:
         return [part.add(s, t) for part, s, t in zip(self.parts, one, other)]
 
+    @property
+    def gathers(self) -> bool:  # type: ignore[override]
+        return any(part.gathers for part in self.parts)
+
+    def apart(self, inputs: Any, columns: Any) -> tuple[Any, Any]:
+        found = [part.apart(i, c) for part, i, c in zip(self.parts, inputs, columns)]
+        return [sums for sums, _ in found], [rows for _, rows in found]
+
+    def together(self, sums: Any, rows: Any) -> tuple[Any, Any]:
+        found = [part.together(s, r) for part, s, r in zip(self.parts, sums, rows or [[]] * len(self.parts))]
+        return [i for i, _ in found], [c for _, c in found]
+
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         made = [part.finish(i, c, seen) for part, i, c in zip(self.parts, inputs, columns)]
-        found = [F.eigendecomposition() if kind is PMatEKFAC else F for (kind, _), F in zip(self.split, made)]
+        found = [
+            F.eigendecomposition(group=self.options.group) if kind is PMatEKFAC else F
+            for (kind, _), F in zip(self.split, made)
+        ]
         return PMatMixed(tuple(found), tuple(own for _, own in self.split), self.layers)
 
     def _own(self, n: int, kept: dict[int, Any]) -> dict[int, Any]:

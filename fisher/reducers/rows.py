@@ -12,6 +12,7 @@ from fisher.collector.blocks.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows, of_layer
 from fisher.collector.products import cross, squares
+from fisher.distributed.marks import marked
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense
 from fisher.reducers.base import Options, Reducer, mean
@@ -97,6 +98,10 @@ class BlockDiag(Reducer):
             blocks[n] = mean(t, seen) if m is None else mean(t, seen) - torch.outer(m, m)
         return PMatBlockDiag(blocks, self.layers)
 
+    def apart(self, inputs: Any, columns: Any) -> tuple[Any, Any]:
+        blocks, means = columns
+        return (inputs, ({n: marked(t) for n, t in blocks.items()}, means)), []
+
 
 class Dense(Reducer):
     """R'R of the rows of all gradients, `[C B, d]` in the flat order."""
@@ -121,6 +126,10 @@ class Dense(Reducer):
             found = found - torch.outer(m, m)
         return PMatDense(found, self.layers.space)
 
+    def apart(self, inputs: Any, columns: Any) -> tuple[Any, Any]:
+        total, summed = columns
+        return (inputs, (marked(total), summed)), []
+
     def tree(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         """Gradients of all leaves, `[C, B, *leaf]`."""
         views = {l.name: self.gradients(l, kept, g, rows) for l in self.layers}
@@ -135,6 +144,8 @@ class Dense(Reducer):
 class LowRank(Dense):
     """The rows themselves, over sqrt(B)."""
 
+    gathers = True
+
     def check(self) -> None:
         """Rows are as many as there are."""
 
@@ -143,6 +154,12 @@ class LowRank(Dense):
 
     def add(self, one: Any, other: Any) -> Any:
         return trees.map(lambda s, t: torch.cat([s, t]), one, other) if one else other
+
+    def apart(self, inputs: Any, columns: Any) -> tuple[Any, Any]:
+        return (), columns
+
+    def together(self, sums: Any, rows: Any) -> tuple[Any, Any]:
+        return {}, rows
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         if self.options.centered:  # one column: as many rows as examples

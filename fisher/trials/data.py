@@ -12,9 +12,9 @@ from fisher.checks.data import Weighted, batches, check_finite, weighted_batches
 from linmaps import trees
 
 
-def examples(data: Any, what: str, finite: bool = True) -> Iterator[Weighted]:
-    """The batches `(x, target, weight)` of data, finite if asked."""
-    for number, item in enumerate(weighted_batches(data, what=what)):
+def examples(data: Any, what: str, finite: bool = True, none: bool = False) -> Iterator[Weighted]:
+    """The batches `(x, target, weight)` of data, finite if asked; whether there may be none."""
+    for number, item in enumerate(weighted_batches(data, what=what, none=none)):
         if finite:
             check_finite(item[:2], f"data: batch {number}")
             check_finite(() if item[2] is None else item[2], f"data: batch {number}: weight")

@@ -35,9 +35,10 @@ def again(data: Any, what: str) -> None:
 
 
 def examples(
-    data: Any, params: Any, *, progress: bool, check_finite: bool, what: str = "growth statistics"
+    data: Any, params: Any, *, progress: bool, check_finite: bool, what: str = "growth statistics", none: bool = False
 ) -> Iterator[tuple[str, Any, Any, int]]:
-    """(name, x, target, B) of each batch that has examples; ValueError where params or data are not finite, or for none.
+    """(name, x, target, B) of each batch that has examples; ValueError where params or data are not finite, or for none,
+    unless there may be `none`, as at a rank without.
 
     >>> import torch
     >>> [
@@ -47,7 +48,7 @@ def examples(
     [('data: batch 1', 3)]
     """
     seen = False
-    for number, (x, target) in enumerate(batches(data, progress=progress, what=what)):
+    for number, (x, target) in enumerate(batches(data, progress=progress, what=what, none=none)):
         name, size = f"data: batch {number}", batch_size(x)
         if size == 0:
             continue
@@ -57,5 +58,5 @@ def examples(
             check_data({"x": x} if target is None else {"x": x, "target": target}, name)
         seen = True
         yield name, x, target, size
-    if not seen:
+    if not seen and not none:
         raise ValueError("data: got only empty batches, expected at least one sample")

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.func import debug_unwrap, grad
 
+from fisher.checks.placements import whole
+from fisher.distributed.marks import Symmetric
+from fisher.distributed.stages import Reduce, callable_or_none, over_all
 from growth.checks.data import examples
 from growth.checks.doors import door
 from growth.checks.losses import Loss, LossName, per_sample
@@ -164,12 +167,13 @@ def graph_statistics(
     *,
     progress: bool = False,
     check_finite: bool = True,
+    reduce: Reduce | None = None,
 ) -> GraphStatistics:
     """The `GraphStatistics` of `graph.apply(params, x)` on `data`.
 
     The loss that is differentiated is the sum over samples of the losses of the samples, as in `statistics`.
     Cost: one forward, one backward, three matrix products of sizes D², D T and T² per batch; memory of one batch.
-    data: `(x [B, ..., n], target)`, or an iterable of those.  loss, progress, check_finite: as in `statistics`.
+    data: `(x [B, ..., n], target)`, or an iterable of those.  loss, progress, check_finite, reduce: as in `statistics`.
     Differentiable in params, and maps over stacked params.
 
     Raises ValueError: params of another graph, a loss that is not per sample, data without a sample or not finite.
@@ -181,9 +185,11 @@ def graph_statistics(
     >>> s.S.shape, s.M.shape, s.E.shape
     (torch.Size([6, 6]), torch.Size([6, 3]), torch.Size([3, 3]))
     """
+    callable_or_none(reduce)
+    params, none = whole(params), reduce is not None
     sums: list[Tensor] = []
     samples = positions = 0
-    for name, (values, gradients), batch in observe_graph(graph, params, data, loss, progress, check_finite):
+    for name, (values, gradients), batch in observe_graph(graph, params, data, loss, progress, check_finite, none):
         some = values[graph.input]
         h = torch.cat([*(values[n.name] for n in graph.nodes), some.new_ones(some.shape[0], 1)], 1)
         g = torch.cat([gradients[n.name] for n in graph.nodes[1:]], 1)
@@ -195,17 +201,25 @@ def graph_statistics(
             )
         sums = [a + b for a, b in zip(sums, new)] if sums else new
         samples, positions = samples + batch, positions + some.shape[0]
-    S, M, E = (t / samples for t in sums)
-    count, rows = (torch.full((), float(n), dtype=S.dtype, device=S.device) for n in (samples, positions))
+    own = [Symmetric(sums[0]), sums[1], Symmetric(sums[2]), sums[0].new_full((), positions).double()] if sums else None
+    (*total, seen), n = over_all(reduce, own, samples)
+    S, M, E = (t / n for t in total)
+    count, rows = (S.new_zeros(()) + number for number in (n, seen.to(S)))
     return GraphStatistics(S, M, E, count, rows, graph)
 
 
 def observe_graph(
-    graph: Graph, params: Any, data: Any, loss: LossName | Loss, progress: bool, check_finite: bool
+    graph: Graph,
+    params: Any,
+    data: Any,
+    loss: LossName | Loss,
+    progress: bool,
+    check_finite: bool,
+    none: bool = False,
 ) -> Iterator[tuple[str, Rows, int]]:
     """For each batch that is not empty: its name, values and gradients `[rows, n_v]` of the nodes, and its samples."""
     each = per_sample(loss)
-    for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite):
+    for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite, none=none):
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise ValueError(f"{name}: x is {type(x).__name__}, expected a tensor [B, ..., {graph.nodes[0].width}]")
 

@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher import LayerCollection
+from fisher.checks.placements import whole
+from fisher.distributed.stages import Reduce, callable_or_none
 from growth.checks.doors import door
 from growth.checks.losses import Loss, LossName
 from growth.moments import norms
+from growth.moments.across import over_ranks
 from growth.moments.first_order import MEANS, Statistics
 from growth.moments.gates import given_rows, of_view, scaled, total
 from growth.reading.activations import sloped
@@ -42,6 +45,7 @@ def statistics(
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
+    reduce: Reduce | None = ...,
 ) -> Statistics: ...
 @overload
 def statistics(
@@ -56,6 +60,7 @@ def statistics(
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
+    reduce: Reduce | None = ...,
 ) -> list[Statistics]: ...
 @door("f", "loss")
 def statistics(
@@ -70,6 +75,7 @@ def statistics(
     taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
+    reduce: Reduce | None = None,
 ) -> Any:
     """The `Statistics` of a pair of layers of `f(params, x)` on `data`; for a list of pairs a list, in one pass.
 
@@ -89,6 +95,8 @@ def statistics(
     closed forms are exact.
     progress: a bar on standard error.
     check_finite: look for NaN and infinity, and name the batch.
+    reduce: `(sums, count) -> (sums, count)`, called once before the means are taken, adds over processes:
+    `fisher.distributed.all_reduce()`.  A rank may have no sample (`[]`, or `(x[:0], target[:0])`).
     Half-precision networks get statistics in float32.  Differentiable in params, and maps over stacked params.
 
     Raises ValueError: layers that are not there or do not match, an activation that cannot be read, one with sigma(0)
@@ -102,11 +110,14 @@ def statistics(
     >>> s.S.shape, s.S_prev.shape, s.P.shape, s.M.shape
     (torch.Size([2, 2]), torch.Size([3, 3]), torch.Size([3, 2]), torch.Size([2, 3]))
     """
+    callable_or_none(reduce)
     pairs, alone = check_pairs(pair)
+    params = whole(params)
     bias = [(before.biased, after.biased) for before, after in (layers_of(params, p) for p in pairs)]
     rows = [given_rows(params, p, g) for p, g in zip(pairs, as_list(gates, len(pairs), "gates"))]
     sums: list[Statistics] = []
-    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+    none = reduce is not None
+    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps, none):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
         new = [dataclasses.replace(s, gates=of_view(v, *b, g)) for s, v, b, g in zip(new, views, bias, rows)]
@@ -115,6 +126,8 @@ def statistics(
         if check_finite:
             _check(new, name)
         sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
+    if reduce is not None:
+        sums = over_ranks(reduce, sums, rows)
     out = [
         dataclasses.replace(
             s,

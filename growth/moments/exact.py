@@ -15,6 +15,8 @@ from fisher import LayerCollection
 from fisher.checks.arguments import detached
 from fisher.checks.finiteness import finite
 from fisher.collector.taps import column_rows, pull
+from fisher.distributed.marks import Symmetric
+from fisher.distributed.stages import Reduce, callable_or_none, over_all
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import estimator
@@ -42,6 +44,7 @@ def output_fisher(
     chunk_size: int | None = ...,
     progress: bool = ...,
     check_finite: bool = ...,
+    reduce: Reduce | None = ...,
 ) -> Tensor: ...
 @overload
 def output_fisher(
@@ -55,6 +58,7 @@ def output_fisher(
     chunk_size: int | None = ...,
     progress: bool = ...,
     check_finite: bool = ...,
+    reduce: Reduce | None = ...,
 ) -> list[Tensor]: ...
 @door("f")
 def output_fisher(
@@ -68,6 +72,7 @@ def output_fisher(
     chunk_size: int | None = None,
     progress: bool = False,
     check_finite: bool = True,
+    reduce: Reduce | None = None,
 ) -> Any:
     """The exact Fisher matrix at the output a of the layer `after`, `[q, q]`; for a list of pairs a list, in one pass.
 
@@ -77,7 +82,7 @@ def output_fisher(
     targets, and no sampling.  For the softmax of C classes H = diag(π) - π π'.
     likelihood: a name of `fisher.likelihoods` ("categorical": logits `[B, ..., C]`, classes last, as in `statistics`) or
     an object.  data: x, `(x, target)`, or an iterable of those; positions whose target is the likelihood's ignore_index count
-    nowhere.  layers, progress, check_finite: as in `statistics`.
+    nowhere.  layers, progress, check_finite, reduce: as in `statistics`; a rank without samples has layers given.
     chunk_size: columns of the root of H differentiated at once; None: all.
     Cost: one forward and one backward over the C - 1 columns per batch.
 
@@ -92,12 +97,14 @@ def output_fisher(
             [-0.2500,  0.2500]])
     """
     pairs, alone = check_pairs(pair)
+    callable_or_none(reduce)
     f, params = counters_fixed(f, detached(params))
     rule = Categorical(class_axis=-1) if likelihood == "categorical" else find_likelihood(likelihood)
     columns = estimator("exact", rule)
     sums: list[Tensor] = []
     samples = 0
-    for _, x, target, n in examples(data, params, progress=progress, check_finite=check_finite, what="output Fisher"):
+    how = {"progress": progress, "check_finite": check_finite, "none": reduce is not None}
+    for _, x, target, n in examples(data, params, what="output Fisher", **how):
         if layers is None:
             layers = LayerCollection.from_function(f, params, few(x))
         known: LayerCollection = layers
@@ -109,7 +116,8 @@ def output_fisher(
             new = [r.mT @ r for r in rows]
             sums = [s + t for s, t in zip(sums, new)] if sums else new
         samples += n
-    means = [s / samples for s in sums]
+    total, count = over_all(reduce, [Symmetric(s) for s in sums] or None, samples)
+    means = [s / count for s in total]
     if check_finite:
         finite(means, "output_fisher", "f's outputs or their derivatives overflow at these params and data")
     return means[0] if alone else means

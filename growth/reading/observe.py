@@ -84,8 +84,9 @@ def observed(
     progress: bool,
     check_finite: bool,
     taps: Taps = TAPS[0],
+    none: bool = False,
 ) -> Iterator[tuple[str, int, list[View]]]:
-    """For each batch that is not empty: its name, its samples and one View per pair."""
+    """For each batch that is not empty: its name, its samples and one View per pair; whether there may be none."""
     if taps not in TAPS:
         raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
     f, params = counters_fixed(buffers_fixed(f), detached(params))
@@ -93,7 +94,7 @@ def observed(
     places: list[Place] = []
     found: Any = None
     eps: list[float | None] = []
-    for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite):
+    for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite, none=none):
         sizes = [tuple(t.shape[1:]) for t in trees.leaves(x)]
         if layers is None and (found is None or (sizes != found[1] and any(_maps(found[0], p) for p in places))):
             found = LayerCollection.from_function(f, params, few(x)), sizes

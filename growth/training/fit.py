@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fisher.checks.finiteness import finite
+from fisher.checks.ranks import first_rank
 from growth.checks.buffers import buffers_fixed, parameter_count
 from growth.checks.data import DIVERGED
 from growth.checks.doors import door
@@ -127,7 +128,7 @@ def fit_and_grow(
     steps: list[Step] = []
     final = mean_loss(f, params, batches.parts, loss)
     zero = torch.zeros_like(final)
-    with tqdm(total=batches.total, desc="fit_and_grow", leave=False, disable=not progress) as bar:
+    with tqdm(total=batches.total, desc="fit_and_grow", leave=False, disable=not (progress and first_rank())) as bar:
         for phase, _ in enumerate(order):
             before, grown, used, gain, decrease = final, final, (zero, zero), zero, zero
             units = [0] * len(pairs)

@@ -25,6 +25,11 @@ def _fim(representation, likelihood="categorical", **options):
     return lambda p, x: fisher.fim(f, p, x, representation, likelihood, **options)
 
 
+def _twice(sums, count):
+    """A reduce that adds the same data once more, by linear means."""
+    return trees.scale(2.0, sums), 2 * count
+
+
 def _of(make, method):
     """A method of a matrix made at params: derivatives flow through the matrix."""
     return lambda p, v: method(make(p, X.to(p["w"].dtype)), v)
@@ -71,6 +76,12 @@ CASES: dict[str, Case | Exempt] = {
     "fisher.fim/diag": Case(_fim(PMatDiag), (P, X)),
     "fisher.fim/kfac": Case(_fim(PMatKFAC), (P, X)),
     "fisher.fim/reduce": Case(_fim(PMatKFAC, sharing="reduce"), (P, X)),
+    "fisher.fim/over ranks": Case(_fim(PMatKFAC, reduce=_twice), (P, X)),
+    "fisher.fim/mixed over ranks": Case(_fim(fisher.PMatMixed, reduce=_twice, layers_to={"v": PMatDiag}), (P, X)),
+    "fisher.distributed.all_reduce": Exempt(
+        "a collective: refused under every transform, tests/fisher/distributed/refusals.py"
+    ),
+    "fisher.distributed.all_gather": Exempt("a collective, as all_reduce"),
     "fisher.fim/mc": Case(
         lambda p, x: fisher.fim(f, p, x, PMatDense, "gaussian", estimator="mc", noise=_NOISE.to(x.dtype)),
         (P, X),

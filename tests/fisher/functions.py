@@ -176,6 +176,10 @@ CASES: dict[str, Case | Exempt] = {
     "fisher.hessian/implicit": Case(
         lambda p, v: fisher.hessian(_loss, p, (X.to(p["w"].dtype), T), fisher.PMatImplicit).mv(v), (P, V)
     ),
+    "fisher.hessian/over ranks": Case(
+        lambda p, x: fisher.hessian(_loss, p, (x, T), reduce=lambda s, n: (trees.scale(2.0, s), 2 * n)).to_torch(),
+        (P, X),
+    ),
     "fisher.ggn/diag": Case(
         lambda p, x: fisher.ggn(f, lambda y, t: (y**4).sum(-1), p, (x, T), fisher.PMatDiag).get_diag(), (P, X)
     ),

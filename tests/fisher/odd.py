@@ -48,6 +48,8 @@ EXEMPT: dict[str, str] = {
     "fisher.PMat": "abstract",
     "fisher.functional": "takes a torch.nn.Module; what it refuses is in tests/fisher/collector/test_modules.py",
     "fisher.PMatEKFACBlockDiag": "another name of PMatEKFAC",
+    "fisher.distributed.all_reduce": "needs processes: what it refuses is in tests/fisher/distributed/refusals.py",
+    "fisher.distributed.all_gather": "the same",
     "fisher.recipes.Optimizer": "two functions, called with what theirs take",
     **dict.fromkeys(("fisher.recipes.KFACState", "fisher.Layer", "fisher.Use", "fisher.recipes.NaturalStep"), RECORD),
 }
@@ -233,6 +235,7 @@ def of_fim() -> list[Call]:
             "representation": fisher.PMatMixed, "layers_to": {"w": fisher.PMatDiag},
         }, ("f", "params")),
         Call("fisher.fim/implicit", fisher.fim, base | {"representation": fisher.PMatImplicit, "layers": layers}),
+        Call("fisher.fim/reduce", fisher.fim, base | {"reduce": lambda s, n: (s, n)}, ("f", "params", "data")),
         Call("fisher.fim/ekfac", fisher.fim, base | {"representation": fisher.PMatEKFAC}, ("representation",)),
         Call("fisher.PMatImplicit.of", fisher.PMatImplicit.of, base | {"data": [DATA], "likelihood": "categorical"}),
         Call("fisher.jacobian", fisher.jacobian, {

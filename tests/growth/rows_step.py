@@ -60,6 +60,12 @@ def carry(m, params, grown):
 AMPLITUDE = torch.tensor(0.4, dtype=torch.float64)
 
 CASES: dict[str, Case | Exempt] = {
+    "growth.statistics/over ranks": Case(
+        lambda params, x: growth.statistics(
+            NET.f, params, (x, NET.target), NET.pair, NET.loss, reduce=lambda s, n: (trees.scale(2.0, s), 2 * n)
+        ),
+        (NET.params, NET.x),
+    ),
     "growth.statistics/nested": Case(collect(NET), (NET.params, NET.x)),
     "growth.statistics/sequences": Case(collect(SEQUENCES), (SEQUENCES.params, SEQUENCES.x)),
     "growth.Statistics/merge": Case(lambda a, b: a + b, (solid(1), solid(2))),

@@ -230,9 +230,9 @@ class PMatSum(PMat):
         """F^+, of `dense()`."""
         return self.dense().pinv(rtol, atol=atol, over=over)
 
-    def eigendecomposition(self) -> PMat:
-        """F = U diag(values) U', dense."""
-        return self.dense().eigendecomposition()
+    def eigendecomposition(self, *, group: Any = None) -> PMat:
+        """F = U diag(values) U', dense; group: decomposed at one rank for all."""
+        return self.dense().eigendecomposition(group=group)
 
     def _spectral_norm(self, largest: bool) -> Tensor:
         return self.dense()._spectral_norm(largest)

@@ -191,7 +191,7 @@ class InEigenbasis(Layerwise):
         """The way back from `coordinates`."""
         return coordinates
 
-    def eigendecomposition(self) -> Self:
+    def eigendecomposition(self, *, group: Any = None) -> Self:
         """Itself."""
         return self
 

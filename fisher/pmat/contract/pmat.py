@@ -49,8 +49,12 @@ class PMat(Acting):
 
     # --- a representation may define -------------------------------------------------------------------------------
 
-    def eigendecomposition(self) -> PMat:
-        """The same matrix in its eigenbasis U: `get_eigenvalues`, `project_to_diag`, `project_from_diag` are cheap there."""
+    def eigendecomposition(self, *, group: Any = None) -> PMat:
+        """The same matrix in its eigenbasis U: `get_eigenvalues`, `project_to_diag`, `project_from_diag` are cheap there.
+
+        group: a process group (torch.distributed.group.WORLD) over whose ranks the layers are split by their cost n^3; all get
+        the same bits.  None: all here.
+        """
         raise self._unsupported("eigendecomposition", DENSE)
 
     def frobenius_norm(self) -> Tensor:

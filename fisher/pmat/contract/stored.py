@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, overload
 import torch
 from torch import Tensor
 
+from fisher.checks.placements import placed_methods
 from fisher.likelihoods import Likelihood
 from fisher.pmat.contract import maps
 from fisher.pmat.contract.origin import keep_origin
@@ -27,6 +28,7 @@ class Stored:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         keep_origin(cls)
+        placed_methods(cls)
         typed_methods(cls)
         full_precision_methods(cls)
 

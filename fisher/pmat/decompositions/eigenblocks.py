@@ -7,11 +7,14 @@ A 1-d A or G is the diagonal of a diagonal matrix, a 1-d basis (ones) the identi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fisher.distributed.splitting import Job, cubes, shared
 from fisher.pmat.contract.cuts import NO_CUT, Cut
 from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
@@ -173,3 +176,21 @@ def in_basis(block: Tensor, n: int) -> BasisBlock:
 def _in_basis(m: Tensor) -> BasisBlock:
     s = spectra.spectrum(m)
     return BasisBlock(s.values + diagonal(s.N), s.U)
+
+
+def in_bases(blocks: Mapping[str, Tensor], sizes: Mapping[str, int], group: Any = None) -> dict[str, BasisBlock]:
+    """`in_basis` of each block, of so many rows; split over the ranks of a process group by their cost."""
+    jobs = {}
+    for name, block in blocks.items():
+        n = sizes[name]
+        like = block.expand(n, n) if not block.ndim else block
+        jobs[name] = Job(
+            cubes(like), partial(in_basis, block, n), BasisBlock(like[..., 0], like if block.ndim else like[0])
+        )
+    return shared(jobs, group)
+
+
+def bases_like(A: Tensor, G: Tensor, grouped: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """(D `[..., O, I]`, (U, W)) with the shapes and dtypes that an eigendecomposition of G (x) A has."""
+    one = lambda m: m[..., 0] if m.ndim == 2 + grouped else m
+    return one(G)[..., :, None] * one(A)[..., None, :], (A, G)

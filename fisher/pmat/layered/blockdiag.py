@@ -18,7 +18,7 @@ from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
-from fisher.pmat.decompositions.eigenblocks import in_basis
+from fisher.pmat.decompositions.eigenblocks import in_bases
 from fisher.pmat.whole.diag import PMatDiag
 from fisher.pmat.whole.eigen import PMatEigen
 from fisher.pmat.whole.eye import PMatEye
@@ -78,9 +78,10 @@ class PMatBlockDiag(Layerwise):
         }  # of a scalar block and a diagonal
         return dataclasses.replace(self, blocks=full)
 
-    def eigendecomposition(self) -> PMatEigen:
-        """F = U diag(values) U', by blocks."""
-        found = {n: in_basis(self.blocks[n], b.diag().numel()) for n, b in self.spectral("eigendecomposition").items()}
+    def eigendecomposition(self, *, group: Any = None) -> PMatEigen:
+        """F = U diag(values) U', by blocks; group: a process group over whose ranks they are split."""
+        sizes = {name: block.diag().numel() for name, block in self.spectral("eigendecomposition").items()}
+        found = in_bases(self.blocks, sizes, group)
         return PMatEigen({n: b.D for n, b in found.items()}, {n: b.U for n, b in found.items()}, self.layers)
 
     def scaled(self, alpha: Scalar) -> PMatBlockDiag:

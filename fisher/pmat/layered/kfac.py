@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
+from fisher.distributed.splitting import Job, cubes, shared
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.decompositions import exact
-from fisher.pmat.decompositions.eigenblocks import BasisBlock, in_basis
+from fisher.pmat.decompositions.eigenblocks import BasisBlock, bases_like, in_basis
 from fisher.pmat.layered.ekfac import PMatEKFAC
 from fisher.pmat.layered.factored import KroneckerBlock, layer_blocks, unstacked
 from linmaps import trees
@@ -85,17 +87,33 @@ class PMatKFAC(Layerwise):
 
         return layer_blocks(self, factored)
 
-    def eigendecomposition(self) -> PMatEKFAC:
-        """The same matrix in the eigenbases of its factors; there every function of it is cheap."""
+    def eigendecomposition(self, *, group: Any = None) -> PMatEKFAC:
+        """The same matrix in the eigenbases of its factors; there every function of it is cheap.
+
+        group: a process group (torch.distributed.group.WORLD) over whose ranks the layers are split by their cost I^3 + O^3;
+        all get the same bits.
+        """
         blocks = self.spectral("eigendecomposition")
-        found = {name: unstacked(blocks[name].eigen()) for name in self.factors}
-        values = {n: b.D for n, b in found.items()}
-        bases: dict[str, tuple[Tensor, ...]] = {n: (b.U, b.W) for n, b in found.items()}
+
+        def made(name: str) -> tuple[Tensor, tuple[Tensor, ...]]:
+            if name in self.factors:
+                block = unstacked(blocks[name].eigen())
+                return block.D, (block.U, block.W)
+            whole = self.exact[name]
+            one = in_basis(whole, len(whole)) if whole.ndim == 2 else BasisBlock(whole, torch.ones_like(whole))
+            return one.D, (one.U,)
+
         through = [l.name for l in self.layers.through if self.exact[l.name].ndim]
+        jobs = {
+            name: Job(cubes(A, G), partial(made, name), bases_like(A, G, self.layers[name].grouped))
+            for name, (A, G) in self.factors.items()
+        }
         for name in through:
-            block = self.exact[name]
-            one = in_basis(block, len(block)) if block.ndim == 2 else BasisBlock(block, torch.ones_like(block))
-            values[name], bases[name] = one.D, (one.U,)
+            m = self.exact[name]
+            jobs[name] = Job(cubes(m), partial(made, name), (m[0] if m.ndim == 2 else m, (m,)))
+        found = shared(jobs, group)
+        values = {name: D for name, (D, _) in found.items()}
+        bases = {name: own for name, (_, own) in found.items()}
         exact = {name: m for name, m in self.exact.items() if name not in through}
         return PMatEKFAC(values, bases, exact, self.layers)
 

@@ -143,9 +143,10 @@ class PMatMixed(PMat):
     def _pow(self, p: float, regul: Regul) -> PMatMixed:
         return self.replaced([part._pow(p, r) for part, r in zip(self.parts, self._shares(regul))])
 
-    def eigendecomposition(self) -> PMatMixed:
-        """Each part in its eigenbasis."""
-        return self.replaced([part.eigendecomposition() for part in self.parts])
+    def eigendecomposition(self, *, group: Any = None) -> PMatMixed:
+        """Each part in its eigenbasis; group: a process group over whose ranks the layers are split."""
+        options = {} if group is None else {"group": group}
+        return self.replaced([part.eigendecomposition(**options) for part in self.parts])
 
     def get_eigenvalues(self) -> Any:
         return [part.get_eigenvalues() for part in self.parts]

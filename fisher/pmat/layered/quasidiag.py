@@ -73,9 +73,9 @@ class PMatQuasiDiag(Layerwise):
     def _pow(self, p: float, regul: Regul) -> PMatBlockDiag:
         return self._by_units("pow", lambda m, r: exact_power(m, p, r), regul)
 
-    def eigendecomposition(self) -> PMatEigen:
-        """F = U diag(values) U', by layers."""
-        return self._by_units("eigendecomposition", lambda m, _: m).eigendecomposition()
+    def eigendecomposition(self, *, group: Any = None) -> PMatEigen:
+        """F = U diag(values) U', by layers; group: a process group over whose ranks they are split."""
+        return self._by_units("eigendecomposition", lambda m, _: m).eigendecomposition(group=group)
 
     def get_diag(self) -> Any:
         return self.diag

@@ -166,13 +166,25 @@ class MatrixFree(PMat):
     # --- the spectrum ------------------------------------------------------------------------------------------------
 
     def eigendecomposition(
-        self, k: int = 10, *, steps: int | None = None, start: Any = None, generator: torch.Generator | None = None
+        self,
+        k: int = 10,
+        *,
+        steps: int | None = None,
+        start: Any = None,
+        generator: torch.Generator | None = None,
+        group: Any = None,
     ) -> PMatRange:
         """The k largest eigenpairs by Lanczos, as the matrix of rank k that they make: a PMatRange with rest 0.
 
         `.core` [k] ascending, `.basis` a tree `[k, *leaf]`.  start: a vector; None draws it by the generator, or takes a
         fixed one.  steps: products (None: 2 k + 30); `fisher.iterative.lanczos.eigenpairs` also gives residuals.
+        group: None; ValueError for a process group, over which nothing here is split.
         """
+        if group is not None:
+            raise ValueError(
+                f"group: got one for {type(self).__name__}, expected None: it has no layers to be split over ranks, and its "
+                "products are with the data of this rank; decompose PMatKFAC or PMatDense(F.to_torch(), F.layout)"
+            )
         values, vectors, _ = lanczos.eigenpairs(self._flat, self._start(start, generator), k, steps)
         return PMatRange(values, vmap(self.layout.unravel)(vectors), values.new_zeros(()))
 

@@ -20,7 +20,7 @@ class AxisAligned(Blockwise):
     def join(self, views: dict[str, Tensor]) -> Any:
         return self.layout.unflatten([views[str(n)] for n in range(len(views))])
 
-    def eigendecomposition(self) -> Self:
+    def eigendecomposition(self, *, group: Any = None) -> Self:
         """Itself."""
         return self
 

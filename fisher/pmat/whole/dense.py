@@ -11,7 +11,7 @@ from fisher.pmat.contract.blocks import Blockwise
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.pmat import PMat
-from fisher.pmat.decompositions.eigenblocks import in_basis
+from fisher.pmat.decompositions.eigenblocks import in_bases
 from fisher.pmat.decompositions.exact import ExactBlock, exact_pinv, exact_power
 from fisher.pmat.whole.eigen import PMatEigen, Whole, raveled
 from fisher.pmat.whole.eye import PMatEye
@@ -75,10 +75,10 @@ class PMatDense(Blockwise):
     def _own(self, regul: Regul) -> Scalar:
         return self._shares(regul, self._blocks())[""]
 
-    def eigendecomposition(self) -> PMatEigen:
-        """F = U diag(values) U'; there solve, logdet, sample for any regul cost d^2."""
+    def eigendecomposition(self, *, group: Any = None) -> PMatEigen:
+        """F = U diag(values) U'; there solve, logdet, sample for any regul cost d^2.  group: decomposed at one rank for all."""
         self.spectral("eigendecomposition")
-        found = in_basis(self.matrix, self.layout.numel)
+        found = in_bases({"": self.matrix}, {"": self.layout.numel}, group)[""]
         return PMatEigen({"": found.D}, {"": found.U}, Whole(self.layout))
 
     def get_block(self, name: str) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fisher.distributed.splitting import Job, shared
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.contract.damping import Amounts, Regul, Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
@@ -188,8 +189,18 @@ class PMatLowRank(PMat):
             return PMatLowRank(combination(self.rows, matrix_power(K, (p - 1) / 2), self._dtype))
         return cast(self._on_range()._pow(p, regul), self._dtype)
 
-    def eigendecomposition(self) -> PMatRange:
-        """Eigenvalues `.core` `[min(n, d)]` ascending and eigenvectors `.basis` (rows; zero rows beyond the rank)."""
+    def eigendecomposition(self, *, group: Any = None) -> PMatRange:
+        """Eigenvalues `.core` `[min(n, d)]` ascending and eigenvectors `.basis` (rows; zero rows beyond the rank).
+
+        group: decomposed at one rank for all.
+        """
+        most = min(self.n, self.layout.numel)
+        basis = trees.map(lambda t: t[:1].expand(most, *t.shape[1:]), self.rows)
+        like = trees.leaves(self.rows)[0].reshape(-1)[:1]
+        whole = PMatRange(like.expand(most), basis, like[0] if self.n else like.sum())
+        return shared({"": Job(1.0, self._decomposed, whole)}, group)[""]
+
+    def _decomposed(self) -> PMatRange:
         F = self._on_range()
         values, U = eigh(F.core)
         return cast(PMatRange(values, combination(F.basis, U.mT), F.rest), self._dtype)

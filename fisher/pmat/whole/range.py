@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fisher.distributed.splitting import Job, cubes, shared
 from fisher.pmat.contract.cuts import LSTSQ, NO_CUT, Cut
 from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
@@ -172,10 +173,14 @@ class PMatRange(PMat):
 
     # --- the spectrum ------------------------------------------------------------------------------------------------
 
-    def eigendecomposition(self) -> PMatRange:
-        """The same matrix with a diagonal core."""
+    def eigendecomposition(self, *, group: Any = None) -> PMatRange:
+        """The same matrix with a diagonal core; group: decomposed at one rank for all."""
         if self.core.ndim == 1:
             return self
+        like = PMatRange(self.core[0] if len(self.core) else self.core, self.basis, self.rest)
+        return shared({"": Job(cubes(self.core), self._decomposed, like)}, group)[""]
+
+    def _decomposed(self) -> PMatRange:
         values, U = eigh(self._projected()[0])
         basis = combination(self.basis, U.mT, trees.leaves(self.basis)[0].dtype)
         return PMatRange(values.to(self.core.dtype), basis, self.rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.collector.blocks.uses import Layer
+from fisher.distributed.splitting import Job, cubes, shared
 from fisher.passes.fold import ema
 from fisher.pmat import PMatEKFAC, PMatKFAC
-from fisher.pmat.decompositions.eigenblocks import diagonal
+from fisher.pmat.decompositions.eigenblocks import bases_like, diagonal
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.dtypes import working
@@ -44,9 +46,10 @@ def averaged(old: Any, new: Any, weight: Tensor, decay: float | Tensor) -> tuple
 
 
 @full_precision()
-def eigenbases(F: PMatKFAC) -> PMatEKFAC:
+def eigenbases(F: PMatKFAC, group: Any = None) -> PMatEKFAC:
     """The matrix in the eigenbases of its factors, decomposed in their own dtype: quicker than `F.eigendecomposition`, and
     right to what float32 knows, which damping hides.  Exact blocks are decomposed too.
+    group: a process group over whose ranks the layers are split.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -54,14 +57,15 @@ def eigenbases(F: PMatKFAC) -> PMatEKFAC:
     >>> eigenbases(F).eigenvalues["w"]
     tensor([[0.5000, 2.0000]])
     """
-    found: Found = {}
+    jobs = {}
     for layer in F.layers:
         if layer.name in F.factors:
-            found[layer.name] = _of_factors(layer, *F.factors[layer.name])
+            A, G = F.factors[layer.name]
+            jobs[layer.name] = Job(cubes(A, G), partial(_of_factors, layer, A, G), bases_like(A, G, layer.grouped))
         elif layer.by_leaf and F.exact[layer.name].ndim == 2:
-            values, Q = _eigh(F.exact[layer.name])
-            found[layer.name] = values, (Q,)
-    return _in_bases(F, found)
+            m = F.exact[layer.name]
+            jobs[layer.name] = Job(cubes(m), partial(_of_block, m), (m[0], (m,)))
+    return _in_bases(F, shared(jobs, group))
 
 
 @full_precision()
@@ -151,6 +155,11 @@ def _of_factors(layer: Layer, A: Tensor, G: Tensor) -> tuple[Tensor, tuple[Tenso
         return torch.outer(g, a), (U, W)
 
     return vmap(one)(A, G) if layer.grouped else one(A, G)
+
+
+def _of_block(m: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    values, Q = _eigh(m)
+    return values, (Q,)
 
 
 def _eigh(m: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
+from fisher.checks.placements import placed
 from fisher.collector.collection import LayerCollection
+from fisher.distributed.stages import Reduce, mean_over_all
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import Estimator
@@ -63,6 +66,7 @@ def kfac(
     correct: bool = False,
     statistics: Statistics | None = None,
     forget: float = 0.1,
+    reduce: Reduce | None = None,
 ) -> Optimizer:
     """K-FAC: an optimizer whose steps are (F + damping I)^-1 gradient, F a moving average of Kronecker factors.
 
@@ -100,6 +104,13 @@ def kfac(
     (examples stay apart); the ratio's loss has those of the new params; the updates of these leaves are forget (value - leaf), so
     that params hold the running averages.  `gradient` is the user's, through the statistics or not.
 
+    reduce: of several processes, each with a batch of its own, as in `fim`: `fisher.distributed.all_reduce()`.  The factors, the
+    products with F of the model, its clips and the damping's ratio are those of all batches together, and the eigenvectors are
+    computed split over the ranks.  `gradient` is the one of the mean loss over all examples, as DDP and FSDP leave it, the same
+    at all ranks; of each rank's own mean gradient over n examples make it by `sums, count = reduce(trees.scale(n, g), n)`,
+    `gradient = trees.scale(1 / count, sums)`.  All ranks then have the same updates and state, bit by bit, and have to draw with
+    generators of different seeds.  A rank may have no example (`x[:0]`), with layers given.  Not with statistics.
+
     init takes the factors of one batch; of several (a list of them, burn-in) their mean, which weighs as much as so many steps
     would.  state: a `KFACState`; state.damping is a scalar tensor.
     A step is one fim (one forward, one backward), K tangents along the K directions, every adapt_every steps a forward, every
@@ -131,6 +142,7 @@ def kfac(
         bases_every,
         correct,
         statistics,
+        reduce,
     )
     rules = Settings(
         damping, adapt, rate, momentum, clip, weight_decay, loss, l2, norm_constraint, adapt_every, factor, lower, upper, minimum,
@@ -152,7 +164,8 @@ def kfac(
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Any, KFACState]:
-        return _update(upkeep.f, rules.loss, upkeep, rules, grads, state, params, batch, noise, generator)
+        made, after = _update(upkeep.f, rules.loss, upkeep, rules, grads, state, params, batch, noise, generator)
+        return placed(made, params), after
 
     return Optimizer(init, update)
 
@@ -196,7 +209,7 @@ def _update(
     like = trees.leaves(wide)[0]
     damping: Any = scheduled(rules.damping, n, "damping", like, low=0) if callable(rules.damping) else state.damping
     d = trees.scale(-1.0, damped_solve(state.bases, g, damping + rules.l2, rules.kind))
-    model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions, weight)
+    model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions, weight, upkeep.reduce)
     due = rules.adapts and (n + 1) % rules.adapt_every == 0
     if rules.rate is None:
         made = exact_step(rules, model, d, state.velocity, damping + rules.l2)
@@ -205,13 +218,17 @@ def _update(
     step = made.step
     if due and made.model is not None and made.lengths is not None:
         moved = trees.map(lambda p, s: (p + s).to(p.dtype), own, step)
-        if loss is None:
+        examples = batch_size(x)
+        if upkeep.reduce is not None and not examples:
+            happened = None
+        elif loss is None:
             there = lifted(layers, moved, params, params)
             there = standing_in(there, of_batch(upkeep.statistics, there, x))
             happened = rise(upkeep.likelihood, made.model.y, f(there, x), target, weight)
         else:
             before, after = (loss(lifted(layers, p, params, params), batch) for p in (own, moved))
             happened = working(after - before).mean()
+        happened = mean_over_all(upkeep.reduce, happened, examples)
         happened = happened + rules.l2 * (trees.dot(wide, step) + trees.dot(step, step) / 2)
         foreseen = made.model.change(made.lengths, rules.l2)
         damping = adapted(

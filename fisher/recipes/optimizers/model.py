@@ -15,6 +15,8 @@ from torch.func import vmap
 from fisher.checks.axes import batch_size
 from fisher.collector.exact_rows import mapped
 from fisher.derivatives.forward import jvp
+from fisher.distributed.marks import marked
+from fisher.distributed.stages import Reduce, over_all
 from fisher.likelihoods import Likelihood, counts
 from fisher.likelihoods.columns import counted
 from fisher.likelihoods.weights import weighed
@@ -58,10 +60,12 @@ def model_of(
     gradient: Any,
     directions: list[Any],
     weight: Tensor | None = None,
+    reduce: Reduce | None = None,
 ) -> Model:
     """The model of the mean loss on a batch along these directions, trees like params in float32 at least.
 
-    One forward and K tangents of it, no backward.  weight: of examples or positions, as in `fim`.
+    One forward and K tangents of it, no backward.  weight: of examples or positions, as in `fim`.  reduce: adds M over ranks; the
+    gradient is that of all ranks.
 
     >>> import torch, fisher
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, torch.eye(2)
@@ -70,6 +74,12 @@ def model_of(
     tensor([1.])
     """
     K = trees.stack(directions)
+    wide = trees.map(working, gradient)
+    slopes = torch.stack([trees.dot(d, wide) for d in directions])
+    examples = batch_size(x)
+    if reduce is not None and not examples:
+        curved, count = over_all(reduce, None, 0)
+        return Model(slopes.new_zeros(0), slopes, (curved / count).to(slopes), _gram(K))
     own = trees.map(lambda d, p: d.to(p.dtype), K, params)
     along = lambda d: jvp(lambda p: f(p, x), (params,), (d,))
     together = lambda: vmap(along)(own)
@@ -80,11 +90,9 @@ def model_of(
     kept = counts(likelihood, z, target)
     HU = vmap(lambda u: counted(fisher_vector(likelihood, z, u), kept))(U)
     HU = weighed(HU, likelihood, z, weight, squared=False)
-    curved = U.flatten(1) @ HU.flatten(1).mT / max(1, batch_size(x))
-    wide = trees.map(working, gradient)
-    slopes = torch.stack([trees.dot(d, wide) for d in directions])
-    gram = _gram(K)
-    return Model(y, slopes, ((curved + curved.mT) / 2).to(slopes.dtype), gram)
+    curved = U.flatten(1) @ HU.flatten(1).mT
+    curved, count = over_all(reduce, marked((curved + curved.mT) / 2), examples)
+    return Model(y, slopes, (curved / count).to(slopes.dtype), _gram(K))
 
 
 def _gram(K: Any) -> Tensor:

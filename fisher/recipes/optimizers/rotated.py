@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors
+from fisher.checks.placements import placed
 from fisher.collector.collection import LayerCollection
+from fisher.distributed.stages import Reduce
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import Estimator
@@ -42,6 +44,7 @@ def soap(
     betas: tuple[float, float] = (0.95, 0.95),
     eps: float = 1e-8,
     weight_decay: Any = 0.0,
+    reduce: Reduce | None = None,
 ) -> Optimizer:
     """SOAP: Adam whose second moments are those of the gradient in the eigenbases U, W of the Kronecker factors.
 
@@ -53,6 +56,8 @@ def soap(
     factors_every, bases_every, rate, weight_decay (-rate weight_decay params beside the update), and how `init` and `update` are
     called as in `kfac`.  Where bases are made anew, v goes along as the diagonal of a matrix does: its trace is kept.
     What has no factors has moments in the eigenbasis of its exact block, or entry by entry.
+
+    reduce: as in `kfac`: the factors are those of all ranks, `gradient` is the one over all examples.
 
     state: a `KFACState`; velocity is m, bases.eigenvalues are v, damping is 0.  No model is made: a step is one fim, two
     rotations, and every bases_every steps the eigenvectors.
@@ -68,7 +73,14 @@ def soap(
     (tensor([[0.1000, 0.1000]]), KFACState(step 1, 1 layers, 2 parameters, damping 0))
     """
     upkeep = Upkeep(
-        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every
+        doors.function(f),
+        find_likelihood(likelihood),
+        estimator,
+        layers,
+        decay,
+        factors_every,
+        bases_every,
+        reduce=reduce,
     )
     check_schedule(rate, "rate", low=0)
     check_schedule(weight_decay, "weight_decay", low=0)
@@ -92,7 +104,8 @@ def soap(
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Any, KFACState]:
-        return _update(upkeep.f, upkeep, rules, grads, state, params, batch, noise, generator)
+        made, after = _update(upkeep.f, upkeep, rules, grads, state, params, batch, noise, generator)
+        return placed(made, params), after
 
     return Optimizer(init, update)
 

@@ -13,7 +13,9 @@ from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import one_batch, weighted_batches
+from fisher.checks.placements import whole
 from fisher.collector.collection import LayerCollection
+from fisher.distributed.stages import Reduce, callable_or_none, group_of, mean_over_all
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods.columns import ESTIMATORS, Estimator
 from fisher.passes.fold import Mean
@@ -39,11 +41,18 @@ class Upkeep:
     bases_every: int
     correct: bool = False
     statistics: Statistics | None = None
+    reduce: Reduce | None = None
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator: got {self.estimator!r}, expected one of {list(ESTIMATORS)}")
         doors.options(layers=self.layers)
+        callable_or_none(self.reduce)
+        if self.reduce is not None and self.statistics is not None:
+            raise ValueError(
+                "statistics: got it with reduce, expected one of the two: the statistics of a batch norm over the batches of "
+                "all ranks are no sums of this pass; train with its running averages (eval mode), or without reduce"
+            )
         number(self.decay, "decay", low=0, high=1, below=True, tensor=False)
         for name in ("factors_every", "bases_every"):
             size(getattr(self, name), name, 1, cure="a number of steps")
@@ -57,7 +66,7 @@ class Upkeep:
         drawn = generator if self.estimator == "mc" else None
         return fim(
             self.f, params, batch, PMatKFAC, self.likelihood, self.estimator, layers, drawn, noise=noise,
-            check_finite=check_finite,
+            check_finite=check_finite, reduce=self.reduce,
         )  # fmt: skip
 
     def started(self, params: Any, batch: Any, noise: Any, generator: Any, damping: Any) -> KFACState:
@@ -66,8 +75,9 @@ class Upkeep:
         data = list(batch) if isinstance(batch, Iterable) and not one_batch(batch) else batch
         F = self.first(params, data, noise, generator)
         factors, own = widened(F), widened(F.layers.restrict(params))
-        n = len(data) if isinstance(data, list) else 1
         zero = torch.zeros_like(trees.leaves(own)[0].sum())
+        n: Any = len(data) if isinstance(data, list) else 1
+        n = n if self.reduce is None else mean_over_all(self.reduce, zero + n, 1)  # of the batches of each rank
         return KFACState(
             torch.zeros((), dtype=torch.int64),
             factors,
@@ -109,7 +119,7 @@ class Upkeep:
             state = dataclasses.replace(state, factors=factors, weight=weight)
         if n % self.bases_every:
             return state, False
-        fresh = eigenbases(state.factors)
+        fresh = eigenbases(state.factors, group_of(self.reduce))
         if self.correct and n:  # the first were those of the axes, of which no more than the diagonal is known
             fresh = dataclasses.replace(turned(state.bases, fresh), exact=fresh.exact)
         return dataclasses.replace(state, bases=fresh), True
@@ -124,7 +134,7 @@ class Upkeep:
         bases = trees.map(lambda t: t.to(like), state.bases)
         return factors_and_moments(
             self.f, params, batch, bases, self.likelihood, self.estimator,
-            generator=generator if self.estimator == "mc" else None, noise=noise,
+            generator=generator if self.estimator == "mc" else None, noise=noise, reduce=self.reduce,
         )  # fmt: skip
 
     def checked(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
@@ -132,7 +142,7 @@ class Upkeep:
         doors.of_type(state, KFACState, "state", "a KFACState, as init and update give them")
         layout = state.factors.layers.layout
         params = layout.check(parameters(params), "params")
-        grads = layout.check(grads, "grads")
+        grads = layout.check(whole(grads), "grads")
         alike(grads, "grads", params, "params", strict=True)
         return grads, params
 

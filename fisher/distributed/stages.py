@@ -1,0 +1,86 @@
+"""What a pass over data does with a reduce: one call, of sums that are linear in the data, before the mean is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fisher.checks.data import NO_EXAMPLE
+from fisher.distributed.marks import unmarked
+from linmaps import trees
+from linmaps.checks import number, values
+
+Reduce = Callable[[Any, Any], tuple[Any, Any]]
+LOCAL = (
+    "reduce: PMatImplicit keeps the data of this rank and a product with it is a sum over them, expected another representation; "
+    "or reduce products: with F of n examples here, sums, count = reduce(trees.scale(n, F.mv(v)), n) and F v of all "
+    "ranks is trees.scale(1 / count, sums); fisher.iterative.cg solves with it"
+)
+
+
+def over_all(reduce: Reduce | None, sums: Any, count: Any) -> tuple[Any, Any]:
+    """(sums, count) as `reduce` gives them, without marks; as they are where it is None.
+
+    sums: None at a rank without examples.  TypeError or ValueError for what it gives that is not like what it got, ValueError
+    where there is no example at all.
+
+    >>> import torch
+    >>> over_all(lambda sums, count: (trees.scale(2.0, sums), 2 * count), {"a": torch.ones(1)}, 3)
+    ({'a': tensor([2.])}, 6)
+    """
+    total, n = (sums, count) if reduce is None else _called(reduce, sums, count)
+    seen = values(n) if hasattr(n, "ndim") else n
+    if total is None or (seen is not None and not bool((seen > 0).all() if hasattr(seen, "all") else seen > 0)):
+        raise ValueError(NO_EXAMPLE)
+    return unmarked(total), n
+
+
+def _called(reduce: Reduce, sums: Any, count: Any) -> tuple[Any, Any]:
+    made = reduce(sums, count)
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise TypeError(
+            f"reduce: returned {type(made).__name__}, expected (sums, count) like the two that it got; fisher.distributed."
+            "all_reduce() makes such a function"
+        )
+    total, n = made
+    if sums is not None:
+        trees.check_like(total, sums, "reduce: the sums returned")
+    number(n, "reduce: the count returned", low=0)
+    return total, n
+
+
+def mean_over_all(reduce: Reduce | None, mean: Any, count: Any) -> Any:
+    """The mean over the examples of all ranks, of one over those of each; None at a rank without.
+
+    >>> import torch
+    >>> mean_over_all(lambda sums, count: (sums + 3.0, count + 1), torch.tensor(1.0), 1)
+    tensor(2.)
+    """
+    if reduce is None:
+        return mean
+    sums, n = over_all(reduce, None if mean is None else trees.map(lambda t: t * count, mean), count)
+    return trees.map(lambda t: t / n, sums)
+
+
+def callable_or_none(reduce: Any) -> None:
+    """Raise a TypeError unless reduce is None or a function."""
+    if reduce is not None and not callable(reduce):
+        raise TypeError(
+            f"reduce: got {type(reduce).__name__}, expected a function (sums, count) -> (sums, count), such as "
+            "fisher.distributed.all_reduce(), or None"
+        )
+
+
+def group_of(reduce: Any) -> Any:
+    """The process group over whose ranks decompositions are split: that of `all_reduce`, None of other functions."""
+    return getattr(reduce, "group", None)
+
+
+def gathered(reduce: Any, rows: Any, name: str, cure: str) -> Any:
+    """The rows of all ranks by `reduce.gather`; ValueError where there is no such method."""
+    if not hasattr(reduce, "gather"):
+        raise ValueError(
+            f"reduce: {name} keeps the rows of all examples, which have no sum, expected a reduce with a method gather(rows) -> "
+            f"the rows of all ranks, as fisher.distributed.all_reduce() has; or {cure}"
+        )
+    return reduce.gather(rows)
