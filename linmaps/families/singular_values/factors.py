@@ -85,7 +85,8 @@ class Factors(Map):
         return shapes | self._value_shapes()
 
     def _init(self, generator: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
-        frames = {key: householder.haar(generator, *self._shapes()[key][::-1], dtype) for key in ("U", "V")}
+        sizes = zip(("U", "V"), (self.in_features, self.out_features), self._counts)
+        frames = {key: householder.haar(generator, n, count, dtype) for key, n, count in sizes}
         return frames | self._draw_values(generator, dtype)
 
     def _weight(self, params: Params) -> Tensor:

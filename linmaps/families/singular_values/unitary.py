@@ -54,7 +54,7 @@ class Unitary(Map):
 
     def _weight(self, params: Params) -> Tensor:
         Q = householder.frame(unitary.reflectors(params["V"]), self.in_features)
-        return Q * unitary.phases(params["angle"])
+        return unitary.materialized(Q * unitary.phases(params["angle"]))
 
     def _reflected(self, x: Tensor) -> bool:
         """Whether products with the reflectors are cheaper than forming W."""
@@ -67,7 +67,7 @@ class Unitary(Map):
         if not self._reflected(x):
             return x @ self._weight(params)
         y = householder.times_frame(x, unitary.reflectors(params["V"]), self.in_features)
-        return y * unitary.phases(params["angle"])
+        return unitary.materialized(y * unitary.phases(params["angle"]))
 
     def _singular_values(self, params: Params) -> Tensor:
         return self._like(params).new_ones(self.in_features)
@@ -75,18 +75,18 @@ class Unitary(Map):
     def _solve(self, params: Params, y: Tensor) -> Tensor:
         y = y.to(y.dtype.to_complex())
         if not self._reflected(y):
-            return y @ self._weight(params).mH
-        x = y * unitary.phases(params["angle"]).conj()
-        return householder.times_frame_t(x, unitary.reflectors(params["V"]), self.in_features)
+            return y @ self._inverse(params)
+        x = y * unitary.phases(-params["angle"])
+        return unitary.materialized(householder.times_frame_t(x, unitary.reflectors(params["V"]), self.in_features))
 
     def _inverse(self, params: Params) -> Tensor:
-        return self._weight(params).mH
+        return unitary.materialized(self._weight(params).mH)
 
     def _logabsdet(self, params: Params) -> Tensor:
         return self._like(params).new_zeros(())
 
     def _from_matrix(self, W: Tensor) -> Params:
-        U, _, Vh = lapack.svd(W.to(W.dtype.to_complex()))
+        U, _, Vh = lapack.svd(W if W.is_complex() else torch.complex(W, torch.zeros_like(W)))
         V, angle = unitary.from_unitary(U @ Vh)
         return {"V": V, "angle": angle}
 

@@ -11,14 +11,19 @@ from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.orthogonal import householder
 
 
+def materialized(t: Tensor) -> Tensor:
+    """t itself; its derivatives in either mode are no lazy conjugates, whose imaginary part `vmap` cannot take."""
+    return 0.5 * t + 0.5 * t  # exact; of a sum torch makes numbers, where a product stays a view
+
+
 def reflectors(V: Tensor) -> Tensor:
     """Complex reflectors [n - 1, n], v_i = e_i + V[i], from real parameters V [n - 1, n, 2] of real and imaginary parts."""
-    return householder.offset(torch.complex(V[..., 0], V[..., 1]))
+    return householder.offset(materialized(torch.complex(V[..., 0], V[..., 1])))
 
 
 def phases(angle: Tensor) -> Tensor:
     """exp(i angle) [n]."""
-    return torch.complex(angle.cos(), angle.sin())
+    return materialized(torch.complex(angle.cos(), angle.sin()))
 
 
 def haar(generator: torch.Generator, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -46,18 +51,24 @@ def from_unitary(W: Tensor) -> tuple[Tensor, Tensor]:
     at = torch.arange(n, device=W.device)
     rows, last = [], (at == n - 1).to(W.dtype)
     for i in range(n - 1):
-        size, turn = _polar(W[i, i])
+        size, turn = _polar(materialized(W[i, i]))
         column = torch.where(at > i, W[:, i], 0.0) * turn.conj()
-        v = torch.where(at == i, column.abs().square().sum() / (1 + size), -column)
-        squared = v.abs().square().sum()
+        first = _squared(column) / (1 + size)
+        v = torch.where(at == i, torch.complex(first, torch.zeros_like(first)), -column)
+        squared = _squared(v)
         fixed = squared < torch.finfo(W.dtype).tiny ** 0.5
         v = torch.where(fixed, last, v / torch.where(fixed, 1.0, squared).sqrt())
         W = W - 2 * v[:, None] * (v.conj() @ W)
         rows.append(2**0.5 * v.conj())
     V = torch.stack(rows) if rows else W.new_zeros(0, n)
-    V = V - torch.eye(n - 1, n, dtype=W.dtype, device=W.device)
-    diagonal = W.diagonal()
+    V = materialized(V - torch.eye(n - 1, n, dtype=W.dtype, device=W.device))
+    diagonal = materialized(W.diagonal())
     return torch.stack([V.real, V.imag], -1), torch.atan2(diagonal.imag, diagonal.real)
+
+
+def _squared(v: Tensor) -> Tensor:
+    v = materialized(v)
+    return (v.real.square() + v.imag.square()).sum()
 
 
 def _polar(z: Tensor) -> tuple[Tensor, Tensor]:

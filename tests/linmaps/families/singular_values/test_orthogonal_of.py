@@ -28,7 +28,7 @@ def test_any_orthogonal_matrix_is_reached_to_rounding(method, n):
     for k, Q in enumerate(found):
         Q = Q * torch.where(torch.arange(n) == 0, (-1.0) ** k, 1.0)
         part = Q[:, : max(1, n // 2)]
-        for W in (Q, part, part.mT.contiguous()):
+        for W in (Q, part, part.mT.contiguous()) if k < 2 else (Q,):
             for dtype in DTYPES:
                 spec, params = Orthogonal.of(W.to(dtype), method=method)
                 got = spec.effective_W(params)
