@@ -4,7 +4,6 @@ In reading order:
     dtypes       the dtypes to compute in
     draws        numbers from a generator
     numeric      sums, norms and roots, right where they are zero
-    directions   vectors along an axis: lengths, directions
     ranges       free parameters, and quantities between bounds
     shapes       sizes of the modes of a tensorized matrix
     moments      second moments of rows

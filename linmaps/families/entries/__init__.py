@@ -7,6 +7,7 @@ In reading order:
     non_negative       no negative entries
     split              a difference of non-negative matrices, without overlap
     lasso              sparse by the penalty on |W|_1
+    vectors            columns and rows: lengths, directions
     unit_norm          columns, or rows, of one length
     weight_norm        columns, or rows, by direction and length
     gates              L0: entries that are switched off at random

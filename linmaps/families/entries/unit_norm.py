@@ -11,7 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.numerics.directions import directed, directions, lengths
+from linmaps.families.entries.vectors import directed, directions, lengths
 from linmaps.numerics.draws import normal
 from linmaps.numerics.numeric import frobenius
 

@@ -12,7 +12,7 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.entries.unit_norm import AXES, Axis, along
-from linmaps.numerics.directions import directed, directions, lengths
+from linmaps.families.entries.vectors import directed, directions, lengths
 from linmaps.numerics.draws import uniform
 
 
