@@ -20,7 +20,7 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.precision import HALF
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.kinds.names import IMPLEMENTATIONS, FactorizationName, Implementation
-from linmaps.factorized.products import Products
+from linmaps.factorized.reshaping import Reshaped
 from linmaps.factorized.tensors.ranks import Rank
 from linmaps.families.patterns.arrays import OfArrays
 from linmaps.numerics import lapack
@@ -41,7 +41,7 @@ def _shapes(name: str, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
 
 @register
 @dataclass(frozen=True)
-class Factorized(Products, OfArrays):
+class Factorized(Reshaped, OfArrays):
     """A matrix whose rows and columns are split into modes, kept as a factorized tensor and used without forming it.
 
     W [in, out], in = prod(in_shape), out = prod(out_shape), holds in row-major order a tensor T of modes

@@ -17,6 +17,7 @@ ANY = "takes any tree of tensors"
 ELSEWHERE = "what lies elsewhere in the tree is not looked at"
 SIGN = "a factor may have any sign"
 DTYPE = "the result has the dtype of what it is made of, and of one tensor it is one dtype"
+ALL = slice(None)
 SIZES = "a spec is sizes alone: nothing is allocated before params are"
 JUSTIFIED: dict[str, str] = {
     "linmaps.Factorized(*_shape: missing)": "another shape",
@@ -228,6 +229,10 @@ def of_factorized() -> list[Call]:
         Call(M + "effective_W", spec.effective_W, {"params": params, "layer": 1}),
         Call(M + "rows", spec.rows, {"params": params, "idx": torch.tensor([5, 0, 3]), "layer": 1}),
         Call(M + "select", spec.select, {"params": params, "layer": 2}),
+        Call(M + "slice", lambda params, rows, columns: spec.slice(params, rows, ALL, columns, ALL), {
+            "params": params, "rows": slice(1, None), "columns": slice(0, 3, 2),
+        }),
+        Call(M + "transduct", spec.transduct, {"params": params, "size": 3, "mode": 1, "side": "out"}),
         Call(M + "norm", spec.norm, {"params": params}),
         Call(M + "plan", spec.plan, {"rows": 4}),
         Call(M + "from_matrix", spec.from_matrix, {"W": spec.effective_W(params), "bias": randn(3, 6)}),

@@ -32,6 +32,7 @@ CORE = randn(2, 2, 2, seed=5)
 JOINT = F.Factorized((2, 3), (3, 2), factorization="tucker", rank=0.6, n_layers=3)
 JOINT_PARAMS = JOINT.init(gen(), dtype=D)
 OTHER_PARAMS = JOINT.init(gen(1), dtype=D)
+CUTS = (slice(1), slice(None, None, -2), slice(0, 3, 2), slice(1, None))
 MASK = {bond: 1 + 0.3 * randn(size, seed=size) for bond, size in F.bonds(JOINT).items()}
 X = randn(4, 6)
 CONV = F.FactorizedConv(2, 3, (3,), factorization="tucker", rank=2)
@@ -58,6 +59,8 @@ CASES: dict[str, Case | Exempt] = {
     "linmaps.Factorized/select": Case(lambda p: JOINT.select(p, 2)[1], (JOINT_PARAMS,)),
     "linmaps.Factorized/select some": Case(lambda p: JOINT.select(p, [0, 2])[1], (JOINT_PARAMS,)),
     "linmaps.Factorized/rows": Case(lambda p: JOINT.rows(p, torch.tensor([5, 0, 3]), 1), (JOINT_PARAMS,)),
+    "linmaps.Factorized/slice": Case(lambda p: JOINT.slice(p, *CUTS)[1], (JOINT_PARAMS,)),
+    "linmaps.Factorized/transduct": Case(lambda p: JOINT.transduct(p, 3, side="out")[1], (JOINT_PARAMS,)),
     "linmaps.Factorized/norm": Case(JOINT.norm, (JOINT_PARAMS,)),
     "linmaps.Factorized/apply_tensor": Case(
         lambda p, x: JOINT.apply_tensor(p, x, 0), (JOINT_PARAMS, X.reshape(4, 2, 3))
