@@ -170,6 +170,9 @@ def composed() -> list[Call]:
         Call("linmaps.factorize_conv", L.factorize_conv, {
             "weight": randn(3, 2, 3), "bias": randn(3), "factorization": "cp", "rank": 2, "n_sweeps": 3,
         }),
+        Call("linmaps.factorize_conv/joint", L.factorize_conv, {
+            "weight": [randn(3, 2, 3), randn(3, 2, 3, seed=1)], "bias": [randn(3), randn(3)], "factorization": "tt", "rank": 2,
+        }),
         Call("linmaps.tensorized_shape", L.tensorized_shape, {"n": 12, "n_modes": 2}),
     ]  # fmt: skip
 
@@ -211,6 +214,8 @@ def of_factorized() -> list[Call]:
     mask = {bond: 1 + 0.3 * randn(size, seed=size) for bond, size in F.bonds(spec).items()}
     conv = F.FactorizedConv(2, 3, (3,), factorization="tucker", rank=2)
     kernel = conv.init(gen())
+    convs = F.FactorizedConv(2, 3, (3,), factorization="tt", rank=2, n_layers=3)
+    kernels = convs.init(gen())
     sizes = (2, 3, 4)
     T, factors = randn(*sizes), [randn(s, 2, seed=k) for k, s in enumerate(sizes)]
     cores = [randn(a, s, b, seed=k) for k, (a, s, b) in enumerate(zip((1, 2, 3), sizes, (2, 3, 1)))]
@@ -244,6 +249,14 @@ def of_factorized() -> list[Call]:
         Call(C + ".apply_conv", conv.apply_conv, {
             "params": kernel, "x": randn(2, 2, 5), "stride": 1, "padding": 0, "dilation": 1,
         }),
+        Call(C + ".apply_conv/layer", convs.apply_conv, {"params": kernels, "x": randn(2, 2, 5), "layer": 1}),
+        Call(C + ".kernel/layer", convs.kernel, {"params": kernels, "layer": 1}),
+        Call(C + ".select", convs.select, {"params": kernels, "layer": 2}),
+        Call(C + ".slice", lambda params, rows, places: convs.slice(params, rows, ALL, places), {
+            "params": kernels, "rows": slice(1, None), "places": slice(0, 3, 2),
+        }),
+        Call(C + ".transduct", convs.transduct, {"params": kernels, "size": 3, "mode": 1}),
+        Call(C + ".plan", conv.plan, {"x_shape": (2, 2, 5), "stride": 1, "padding": 0, "dilation": 1}),
         Call(C + ".from_kernel", conv.from_kernel, {"kernel": randn(3, 2, 3), "bias": randn(3)}),
         Call(N + "bonds", F.bonds, {"spec": spec}),
         Call(N + "cp_als", F.cp_als, {"T": T, "start": factors, "n_sweeps": 3, "ridge": 1e-4}),

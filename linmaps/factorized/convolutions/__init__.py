@@ -1,9 +1,12 @@
 """Convolutions with factorized kernels.  x [B, in, *space], kernels [out, in, *k].
 
 In reading order:
-    axes      strides, padding and dilation along axes of space
-    stages    a convolution as several small ones
-    kernels   a kernel put together from leaves, and decomposed into them
-    conv      FactorizedConv
-    fit_conv  factorize_conv: given kernels compressed
+    axes       strides, padding and dilation along axes of space
+    stages     a convolution as several small ones
+    costs      what it costs either way
+    kernels    a kernel put together from leaves, and decomposed into them
+    products   itself, by the cheaper way
+    reshaping  some of its channels and places, and one axis more
+    conv       FactorizedConv
+    fit_conv   factorize_conv: given kernels compressed
 """

@@ -37,6 +37,8 @@ MASK = {bond: 1 + 0.3 * randn(size, seed=size) for bond, size in F.bonds(JOINT).
 X = randn(4, 6)
 CONV = F.FactorizedConv(2, 3, (3,), factorization="tucker", rank=2)
 CONV_PARAMS = CONV.init(gen(), dtype=D)
+CONVS = F.FactorizedConv(2, 3, (3,), factorization="tt", rank=2, n_layers=3)
+CONVS_PARAMS = CONVS.init(gen(), dtype=D)
 WHERE = torch.tensor([2, 0])
 
 
@@ -52,7 +54,19 @@ CASES: dict[str, Case | Exempt] = {
     ),
     "linmaps.FactorizedConv": Case(lambda p, x: CONV.apply_conv(p, x, padding="same"), (CONV_PARAMS, randn(2, 2, 5))),
     "linmaps.FactorizedConv/kernel": Case(CONV.kernel, (CONV_PARAMS,)),
+    "linmaps.FactorizedConv/layers": Case(lambda p, x: CONVS.apply_conv(p, x, WHERE), (CONVS_PARAMS, randn(2, 2, 5))),
+    "linmaps.FactorizedConv/kernels": Case(CONVS.kernel, (CONVS_PARAMS,)),
+    "linmaps.FactorizedConv/select": Case(lambda p: CONVS.select(p, 2)[1], (CONVS_PARAMS,)),
+    "linmaps.FactorizedConv/slice": Case(
+        lambda p: CONVS.slice(p, slice(1), slice(None, None, -2), slice(1, 3))[1], (CONVS_PARAMS,)
+    ),
+    "linmaps.FactorizedConv/transduct": Case(lambda p: CONVS.transduct(p, 3)[1], (CONVS_PARAMS,)),
     "linmaps.factorize_conv": Case(convolved, (randn(3, 2, 3),), tol=1e-6),
+    "linmaps.factorize_conv/joint": Case(
+        lambda w, v: (lambda spec, p: spec.kernel(p))(*F.factorize_conv([w, v], factorization="tt", rank=2)),
+        (randn(3, 2, 3), randn(3, 2, 3, seed=1)),
+        tol=1e-6,
+    ),
     "linmaps.Factorized/layers": Case(JOINT.effective_W, (JOINT_PARAMS,)),
     "linmaps.Factorized/apply a layer": Case(lambda p, x: JOINT.apply(p, x, 1), (JOINT_PARAMS, X)),
     "linmaps.Factorized/apply some layers": Case(lambda p, x: JOINT.apply(p, x, WHERE), (JOINT_PARAMS, X)),
