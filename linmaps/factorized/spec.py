@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from linmaps.base.registry import register
-from linmaps.checks import Params, Shape
+from linmaps.checks import Params, Shape, size
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import HALF
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
@@ -214,12 +214,14 @@ class Factorized(Reshaped, OfArrays):
         n_sweeps: int | None = None,
         sketch: Sequence[Tensor] | None = None,
         start: Sequence[Tensor] | None = None,
+        n_power: int = 1,
     ) -> tuple[dict[str, Any], Tensor]:
         """Params whose matrix is close to a given W [in, out] ([L, in, out] for several layers), and the distance.
 
         n_sweeps: of tucker and cp.  sketch: Gaussian matrices, from `linmaps.factorized.sketches`, for a randomized
-        decomposition of lowrank, tucker and trains, which takes less time and has derivatives everywhere.  start: factors for
-        cp, in place of singular vectors.  bias: zeros unless given.
+        decomposition, which takes less time and memory for ranks far below the sizes and has derivatives everywhere; of cp
+        the sweeps are then on a small core.  n_power: power iterations of it, for singular values that decay slowly.
+        start: factors for cp, in place of singular vectors.  bias: zeros unless given.
 
         >>> import torch, linmaps
         >>> spec = linmaps.Factorized((2, 2), factorization="tt", rank="same", bias=False)
@@ -227,7 +229,8 @@ class Factorized(Reshaped, OfArrays):
         >>> bool(distance < 1e-5)
         True
         """
-        how, sizes = Fitting(n_sweeps, sketch, start), (self.n_layers, self.out_shape, self.in_shape)
+        size(n_power, f"{self._title}.from_matrix: n_power", 0, 100)
+        how, sizes = Fitting(n_sweeps, sketch, start, n_power), (self.n_layers, self.out_shape, self.in_shape)
         return self._fit(W, bias, lambda raised: self._kind.decompose(raised, self.ranks, *sizes, how))
 
     # --- what asks for W ---------------------------------------------------------------------------------------------

@@ -30,13 +30,14 @@ Side = Literal["in", "out"]
 class Fitting:
     """How a given matrix is decomposed.
 
-    n_sweeps: of the kinds that iterate, None for their default.  sketch: matrices for a randomized decomposition.
-    start: factors for alternating least squares.
+    n_sweeps: of the kinds that iterate, None for their default.  sketch: matrices for a randomized decomposition, of n_power
+    power iterations.  start: factors for alternating least squares.
     """
 
     n_sweeps: int | None = None
     sketch: Sequence[Tensor] | None = None
     start: Sequence[Tensor] | None = None
+    n_power: int = 1
 
 
 class Kind(abc.ABC):

@@ -25,6 +25,7 @@ from linmaps.factorized.kinds.base import (
     tensor,
 )
 from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
+from linmaps.factorized.tensors.compressed import compressed_cp, cp_sketches
 from linmaps.factorized.tensors.cp import cp_als
 from linmaps.factorized.tensors.multilinear import amid, khatri_rao
 from linmaps.factorized.tensors.plan import Cost, Way, least, product
@@ -110,8 +111,17 @@ class CP(Kind):
 
     def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         T, sweeps = tensor(W, L, O, I), {} if how.n_sweeps is None else {"n_sweeps": how.n_sweeps}
-        weights, factors = cp_als(T, r if how.start is None else how.start, **sweeps)
+        start = r if how.start is None else how.start
+        if how.sketch is None:
+            weights, factors = cp_als(T, start, **sweeps)
+        else:
+            weights, factors = compressed_cp(T, start, how.sketch, n_power=how.n_power, **sweeps)
         return {"weights": weights} | named("U", factors)
+
+    def sketches(
+        self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
+    ) -> list[Tensor]:
+        return cp_sketches(generator, modes(L, O, I), r, oversampling=oversampling, dtype=dtype)
 
     def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         T = tensor(W, L, O, I)

@@ -13,10 +13,8 @@ from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Places, Shape, 
 from linmaps.factorized.tensors import ranks
 from linmaps.factorized.tensors.multilinear import amid, taken
 from linmaps.factorized.tensors.plan import Way, product
-from linmaps.factorized.tensors.randomized import randomized_svd
-from linmaps.numerics.draws import normal
-from linmaps.numerics.dtypes import working_dtype
-from linmaps.numerics.singular import product_svdvals, svd
+from linmaps.factorized.tensors.randomized import check_sketches, drawn, leading
+from linmaps.numerics.singular import left, product_svdvals
 
 
 class LowRank(Kind):
@@ -98,9 +96,11 @@ class LowRank(Kind):
         n, m = W.shape[-2:]
         side_by_side = W if L == 1 else W.transpose(0, 1).reshape(n, L * m)
         if how.sketch is None:
-            U = svd(side_by_side)[0][:, :r]
+            U = left(side_by_side)[:, :r]
         else:
-            U = randomized_svd(side_by_side, r, how.sketch[0])[0]
+            wanted = [(L * m, r, min(n, L * m))]
+            check_sketches("lowrank", how.sketch, wanted, "linmaps.factorized.sketches(spec, generator)")
+            U = leading(side_by_side, r, how.sketch[0], how.n_power)
         V = U.mH @ side_by_side  # has derivatives where singular values repeat, as products with them would not
         return {"U": U, "V": V if L == 1 else V.reshape(r, L, m).transpose(0, 1)}
 
@@ -108,7 +108,7 @@ class LowRank(Kind):
         self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
     ) -> list[Tensor]:
         n = L * math.prod(O)
-        return [normal(generator, (n, min(r + oversampling, n, math.prod(I))), working_dtype(dtype))]
+        return drawn(generator, [(n, r, min(n, math.prod(I)))], oversampling, dtype)
 
     def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         return [(W if L == 1 else W.transpose(0, 1).reshape(W.shape[1], L * W.shape[2]), r)]

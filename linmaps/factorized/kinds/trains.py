@@ -60,7 +60,7 @@ class _Train(Kind):
 
     @staticmethod
     def _cores(T: Tensor, r: Any, how: Fitting) -> list[Tensor]:
-        return tt_svd(T, r) if how.sketch is None else randomized_tt(T, r, how.sketch)
+        return tt_svd(T, r) if how.sketch is None else randomized_tt(T, r, how.sketch, n_power=how.n_power)
 
 
 class TT(_Train):

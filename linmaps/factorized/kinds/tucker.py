@@ -135,7 +135,7 @@ class Tucker(Kind):
         if how.sketch is None:
             core, factors = tucker_hosvd(T, r, **sweeps)
         else:
-            core, factors = randomized_hosvd(T, r, how.sketch, **sweeps)
+            core, factors = randomized_hosvd(T, r, how.sketch, n_power=how.n_power, **sweeps)
         return {"core": core} | named("U", factors)
 
     def sketches(
