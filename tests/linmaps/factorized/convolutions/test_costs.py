@@ -52,7 +52,12 @@ def test_the_choice_depends_on_sizes_alone_and_prints():
     plan = spec.plan((8, 64, 32, 32), padding="same")
     assert plan.chosen == "factorized"
     lines = repr(plan).split("\n")
-    assert [line.split("  ")[0].strip() for line in lines] == ["x [8, 64, 32, 32]", "factorized *", "reconstructed", "dense"]
+    assert [line.split("  ")[0].strip() for line in lines] == [
+        "x [8, 64, 32, 32]",
+        "factorized *",
+        "reconstructed",
+        "dense",
+    ]
     assert len({len(line) for line in lines}) == 1
     assert plan.ways["dense"].parameters == 64 * 64 * 9
     assert 8 * plan.itemsize == 32
