@@ -106,13 +106,13 @@ def _expansions(ranks: Sequence[int], sizes: Sequence[int]) -> Cost:
     return cost
 
 
-def costs(kind: str, r: Any, sizes: Shape, B: int, space: Shape, after: Shape) -> dict[str, ConvCost]:
+def ways_of(kind: str, r: Any, sizes: Shape, B: int, space: Shape, after: Shape) -> dict[str, ConvCost]:
     """Of the sequence, of putting the kernel together for one convolution, and of this one alone ("dense").
 
     Each weight is used once for each position.  At peak there are the weights that were made, what a convolution reads and
     what it writes.
 
-    >>> found = costs("cp", 2, (4, 3, 8), 1, (10,), (8,))
+    >>> found = ways_of("cp", 2, (4, 3, 8), 1, (10,), (8,))
     >>> {way: (int(c.cost.flops), c.peak) for way, c in found.items()}
     {'factorized': (272, 96), 'reconstructed': (1008, 160), 'dense': (768, 64)}
     """

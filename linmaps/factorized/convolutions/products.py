@@ -16,7 +16,7 @@ from linmaps.base import Use, matrix, product
 from linmaps.checks import Params, Shape, size
 from linmaps.checks.annotations import typed
 from linmaps.factorized.convolutions.axes import Option, Padding, axes_of, check_x, space_after
-from linmaps.factorized.convolutions.costs import ConvPlan, chosen, costs
+from linmaps.factorized.convolutions.costs import ConvPlan, chosen, ways_of
 from linmaps.factorized.convolutions.kernels import put_together
 from linmaps.factorized.convolutions.stages import convolve
 from linmaps.factorized.kinds import Kind
@@ -24,7 +24,7 @@ from linmaps.factorized.kinds.joint import Joint, Layer
 from linmaps.factorized.kinds.names import Implementation
 from linmaps.numerics.dtypes import working_dtype
 
-costs_of = functools.lru_cache(maxsize=4096)(costs)
+costs_of = functools.lru_cache(maxsize=4096)(ways_of)
 
 
 class ConvProducts(Joint):
@@ -58,8 +58,9 @@ class ConvProducts(Joint):
     ) -> ConvPlan:
         """What `apply_conv` of one layer to an x of this shape costs either way, and the way that it takes; from sizes alone.
 
-        Parameters, multiply-adds, bytes read and written, bytes held at most beside x and params, operations, and the time
-        by a model of these, relative to a convolution with a kernel that is there; the forward pass alone.
+        Parameters, multiply-adds, bytes read and written, bytes held at most beside x and params (within a factor of 1.5),
+        operations, and the time by a model of these, relative to a convolution with a kernel that is there (the ratio of the
+        two ways within a factor of three of what is measured on a processor core); the forward pass alone.
         dtype: of x, torch's default unless given; half precision is computed in float32, and counted so.
 
         ValueError or TypeError for what `apply_conv` refuses.

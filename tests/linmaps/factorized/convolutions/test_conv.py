@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from linmaps.factorized.convolutions.conv import FACTORIZATIONS, FactorizedConv
-from linmaps.factorized.convolutions.costs import costs, forming
+from linmaps.factorized.convolutions.costs import forming, ways_of
 from linmaps.factorized.convolutions.fit_conv import factorize_conv
 
 D = torch.float64
@@ -346,7 +346,7 @@ def test_the_count_is_what_torch_counts_and_auto_takes_the_least_time(kind, n):
         options = {"stride": (2, 1, 1)[:n], "padding": (1, 0, 1)[:n]}
         space = tuple(spec.apply_conv(params, x, **options).shape[2:])
         how = (kind, spec.ranks, (spec.in_channels, *spec.kernel_size, spec.out_channels))
-        counts = costs(*how, B, tuple(x.shape[2:]), space)
+        counts = ways_of(*how, B, tuple(x.shape[2:]), space)
         results = {}
         for way in WAYS[:2]:
             one, _ = made(n, kind, sizes=sizes, rank=rank, implementation=way)
