@@ -12,7 +12,7 @@ from linmaps.checks import Params, require
 from linmaps.checks import size as check_size
 from linmaps.checks.annotations import typed
 from linmaps.factorized.kinds.base import Places, Side, before
-from linmaps.factorized.kinds.modes import place_of, places_of
+from linmaps.factorized.kinds.places import place_of, places_of
 from linmaps.factorized.products import Products
 from linmaps.factorized.tensors.multilinear import amid, taken
 

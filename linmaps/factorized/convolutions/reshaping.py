@@ -12,7 +12,7 @@ from linmaps.checks import size as check_size
 from linmaps.checks.annotations import typed
 from linmaps.factorized.convolutions.products import ConvProducts
 from linmaps.factorized.kinds.base import before
-from linmaps.factorized.kinds.modes import place_of, places_of
+from linmaps.factorized.kinds.places import place_of, places_of
 from linmaps.factorized.tensors.multilinear import taken
 
 

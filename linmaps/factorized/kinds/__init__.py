@@ -9,7 +9,7 @@ In reading order:
     tucker   a core and a factor for each mode
     trains   tensor trains, and block trains
     joint    several layers in one tensor
-    modes    what slices of modes mean, and the place of a new one
+    places   what slices of modes mean, and the place of a new one
 """
 
 from linmaps.factorized.kinds.base import Fitting, Kind, Leaves
