@@ -40,6 +40,7 @@ from growth.training.choice import Choose
 from growth.training.scores import Of
 from linmaps.factorized.convolutions.axes import Padding
 from linmaps.factorized.convolutions.conv import ConvFactorization
+from linmaps.factorized.kinds.base import Side
 from linmaps.factorized.kinds.names import FactorizationName, Implementation
 from linmaps.families.eigenvalues import power_bound
 from linmaps.families.entries import doubly_stochastic, gates, positive, unit_norm
@@ -62,6 +63,7 @@ STATS = from_rows(*rows(0, 20, 2, 2, 2))
 NEW = dataclasses.replace(growth.optimal_neurons(STATS, 1), pair=None)
 GRAPH = growth.Graph((growth.Node("x", 2), growth.Node("y", 1)))
 CONV = linmaps.FactorizedConv(2, 2, (3,), rank=1)
+FACTORIZED = linmaps.Factorized((2, 2), rank=1)
 TABLE = growth.Candidates((), GRAPH)
 
 
@@ -136,6 +138,7 @@ NAMES = [  # an alias, and a call that takes each of its names and refuses all o
     (ConvFactorization, lambda n: linmaps.FactorizedConv(2, 2, (3,), factorization=n)),
     (Implementation, lambda n: linmaps.Factorized((2, 2), implementation=n)),
     (Implementation, lambda n: linmaps.FactorizedConv(2, 2, (3,), implementation=n)),
+    (Side, lambda n: FACTORIZED.transduct(FACTORIZED.init(drawn()), 3, side=n)),
     (Padding, lambda n: CONV.apply_conv(CONV.init(drawn()), torch.ones(1, 2, 5), padding=n)),
     (butterfly.Blocks, lambda n: linmaps.Butterfly(4, blocks=n)),
     (orthogonal.Method, lambda n: linmaps.Orthogonal(4, method=n)),

@@ -16,6 +16,7 @@ In reading order:
     joint          several layers in one tensor
     checkpoint     chains computed again in the backward pass
     products       x times a factorized matrix, by its cheapest chain; rows of it; itself
+    reshaping      some places of its modes, and one mode more
     spec           Factorized
     fit            factorize: given weights compressed
     regularizers/  random, trained and fewer terms in the sums between leaves; distances

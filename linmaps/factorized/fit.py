@@ -72,6 +72,7 @@ def factorize(
     n_sweeps: int | None = None,
     sketch: Sequence[Tensor] | None = None,
     start: Sequence[Tensor] | None = None,
+    n_power: int = 1,
     verbose: bool = False,
 ) -> Factorization:
     """The spec and params of a tensorized matrix near a weight [out, in], `spec.apply(params, x) ~ x @ weight.T + bias`.
@@ -128,7 +129,7 @@ def factorize(
     )
     if spec.n_layers == 1:
         W, biases = W[0], None if biases is None else biases[0]
-    params, _ = spec.from_matrix(W.mT, bias=biases, n_sweeps=n_sweeps, sketch=sketch, start=start)
+    params, _ = spec.from_matrix(W.mT, bias=biases, n_sweeps=n_sweeps, sketch=sketch, start=start, n_power=n_power)
     params = {k: t.clone(memory_format=torch.contiguous_format) for k, t in params.items()}
     result = Factorization(spec, params, relative_error(spec, params, W))
     if verbose:
@@ -163,7 +164,8 @@ def sketches(
 ) -> list[Tensor]:
     """Gaussian matrices for a randomized decomposition by `spec.from_matrix(W, sketch=...)` or `factorize(..., sketch=...)`.
 
-    oversampling: columns beyond the ranks.  Empty for dense and cp, which have no randomized variant.
+    oversampling: columns beyond the ranks; a step that would have all columns gets a sketch without any, and is taken
+    whole.  Empty for dense, and for cp where it has more terms than its sizes let a core be smaller.
 
     >>> import torch, linmaps
     >>> spec = linmaps.Factorized((8, 8), (8, 8), factorization="lowrank", rank=4)

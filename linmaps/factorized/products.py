@@ -17,8 +17,9 @@ from linmaps.base import Use, matrix, product
 from linmaps.checks import Params, Shape
 from linmaps.checks.annotations import typed
 from linmaps.factorized.checkpoint import recompute
-from linmaps.factorized.joint import Layer, Layers
+from linmaps.factorized.joint import Layers
 from linmaps.factorized.kinds import KINDS, Kind, Leaves
+from linmaps.factorized.kinds.joint import Layer
 from linmaps.factorized.kinds.names import FactorizationName, Implementation
 from linmaps.factorized.tensors.plan import Plan, least
 from linmaps.factorized.tensors.plan import product as plain_product

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from linmaps.base.registry import register
-from linmaps.checks import Params, Shape
+from linmaps.checks import Params, Shape, size
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import HALF
 from linmaps.factorized.kinds import ALIASES, KINDS, Fitting, Kind
 from linmaps.factorized.kinds.names import IMPLEMENTATIONS, FactorizationName, Implementation
-from linmaps.factorized.products import Products
+from linmaps.factorized.reshaping import Reshaped
 from linmaps.factorized.tensors.ranks import Rank
 from linmaps.families.patterns.arrays import OfArrays
 from linmaps.numerics import lapack
@@ -41,7 +41,7 @@ def _shapes(name: str, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
 
 @register
 @dataclass(frozen=True)
-class Factorized(Products, OfArrays):
+class Factorized(Reshaped, OfArrays):
     """A matrix whose rows and columns are split into modes, kept as a factorized tensor and used without forming it.
 
     W [in, out], in = prod(in_shape), out = prod(out_shape), holds in row-major order a tensor T of modes
@@ -215,12 +215,14 @@ class Factorized(Products, OfArrays):
         n_sweeps: int | None = None,
         sketch: Sequence[Tensor] | None = None,
         start: Sequence[Tensor] | None = None,
+        n_power: int = 1,
     ) -> tuple[dict[str, Any], Tensor]:
         """Params whose matrix is close to a given W [in, out] ([L, in, out] for several layers), and the distance.
 
         n_sweeps: of tucker and cp.  sketch: Gaussian matrices, from `linmaps.factorized.sketches`, for a randomized
-        decomposition of lowrank, tucker and trains, which takes less time and has derivatives everywhere.  start: factors for
-        cp, in place of singular vectors.  bias: zeros unless given.
+        decomposition, which takes less time and memory for ranks far below the sizes and has derivatives everywhere; of cp
+        the sweeps are then on a small core.  n_power: power iterations of it, for singular values that decay slowly.
+        start: factors for cp, in place of singular vectors.  bias: zeros unless given.
 
         >>> import torch, linmaps
         >>> spec = linmaps.Factorized((2, 2), factorization="tt", rank="same", bias=False)
@@ -228,7 +230,8 @@ class Factorized(Products, OfArrays):
         >>> bool(distance < 1e-5)
         True
         """
-        how, sizes = Fitting(n_sweeps, sketch, start), (self.n_layers, self.out_shape, self.in_shape)
+        size(n_power, f"{self._title}.from_matrix: n_power", 0, 100)
+        how, sizes = Fitting(n_sweeps, sketch, start, n_power), (self.n_layers, self.out_shape, self.in_shape)
         return self._fit(W, bias, lambda raised: self._kind.decompose(raised, self.ranks, *sizes, how))
 
     # --- what asks for W ---------------------------------------------------------------------------------------------

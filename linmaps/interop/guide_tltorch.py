@@ -15,14 +15,18 @@ FactorizedLinear.get_linear(indices), layer[i]  | Factorized.select(params, laye
 FactorizedLinear.reset_parameters               | Factorized.init(generator, std=)
 FactorizedLinear.from_linear(linear, rank)      | factorize(weight, bias, rank=, n_modes=)
 FactorizedLinear.from_linear_list               | factorize(weight, bias) with lists
-decomposition_kwargs                            | factorize(n_sweeps=, sketch=, start=)
+decomposition_kwargs                            | factorize(n_sweeps=, sketch=, start=, n_power=)
 weight.to_matrix(), weight.to_tensor()          | Factorized.effective_W(params, layer)
 FactorizedEmbedding                             | Factorized(bias=) and Factorized.rows(params, idx, layer)
 FactorizedEmbedding.from_embedding              | factorize(weight) of the embedding
 FactorizedConv                                  | FactorizedConv(in_channels=, out_channels=, kernel_size=)
 FactorizedConv.forward(x)                       | FactorizedConv.apply_conv(params, x, stride=, padding=)
-FactorizedConv.from_conv(conv), transduct       | factorize_conv(weight, bias), of the larger kernel
-FactorizedConv(n_layers)                        | FactorizedConv.apply_conv under torch.func.vmap
+FactorizedConv.from_conv(conv)                  | factorize_conv(weight, bias)
+FactorizedConv.transduct(kernel_size, mode)     | FactorizedConv.transduct(params, size, mode), new params
+weight.transduct(new_dim, mode)                 | Factorized.transduct(params, size, mode, side=), an axis more in W
+weight[1:3, :], FactorizedTensor.__getitem__    | Factorized.slice(params), FactorizedConv.slice(params), with slices
+FactorizedConv(n_layers), from_conv_list        | FactorizedConv(n_layers=), factorize_conv(weight, bias) with lists
+FactorizedConv.get_conv(indices)                | FactorizedConv.select(params, layer), or layer of FactorizedConv.apply_conv
 TCL(input_shape, rank)                          | Kronecker(in_shape=, out_shape=) and Kronecker.apply_tensor(params, x)
 TRL(input_shape, output_shape)                  | Factorized(in_shape=, out_shape=) and Factorized.apply_tensor(params, x)
 TRL.init_from_linear                            | factorize(weight, bias, in_shape=, out_shape=)

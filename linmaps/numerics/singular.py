@@ -50,6 +50,19 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return U + (u - u.detach()), s + (sigma - sigma.detach()), (V + (v - v.detach())).mH
 
 
+def left(M: Tensor) -> Tensor:
+    """The left singular vectors U [m, k] of M [m, n], as of `svd`; of a wide M in a third of its time.
+
+    Those of M Q [m, m] for an orthonormal basis Q of the rows, which follows M to the second order as `basis` does.
+
+    >>> import torch
+    >>> left(torch.ones(2, 9)).abs()[:, 0]
+    tensor([0.7071, 0.7071])
+    """
+    m, n = M.shape
+    return svd(M @ basis(M.mH) if n > 2 * m else M)[0]
+
+
 def basis(Y: Tensor) -> Tensor:
     """Q [m, l] of the QR decomposition of Y [m, l], with derivatives that exist where those of QR do not.
 

@@ -17,6 +17,7 @@ ANY = "takes any tree of tensors"
 ELSEWHERE = "what lies elsewhere in the tree is not looked at"
 SIGN = "a factor may have any sign"
 DTYPE = "the result has the dtype of what it is made of, and of one tensor it is one dtype"
+ALL = slice(None)
 SIZES = "a spec is sizes alone: nothing is allocated before params are"
 JUSTIFIED: dict[str, str] = {
     "linmaps.Factorized(*_shape: missing)": "another shape",
@@ -172,6 +173,9 @@ def composed() -> list[Call]:
         Call("linmaps.factorize_conv", L.factorize_conv, {
             "weight": randn(3, 2, 3), "bias": randn(3), "factorization": "cp", "rank": 2, "n_sweeps": 3,
         }),
+        Call("linmaps.factorize_conv/joint", L.factorize_conv, {
+            "weight": [randn(3, 2, 3), randn(3, 2, 3, seed=1)], "bias": [randn(3), randn(3)], "factorization": "tt", "rank": 2,
+        }),
         Call("linmaps.tensorized_shape", L.tensorized_shape, {"n": 12, "n_modes": 2}),
     ]  # fmt: skip
 
@@ -215,6 +219,8 @@ def of_factorized() -> list[Call]:
     kernel = conv.init(gen())
     bounded = F.LipschitzConv(2, 3, (3,), bias=True)
     within = bounded.init(gen())
+    convs = F.FactorizedConv(2, 3, (3,), factorization="tt", rank=2, n_layers=3)
+    kernels = convs.init(gen())
     sizes = (2, 3, 4)
     T, factors = randn(*sizes), [randn(s, 2, seed=k) for k, s in enumerate(sizes)]
     cores = [randn(a, s, b, seed=k) for k, (a, s, b) in enumerate(zip((1, 2, 3), sizes, (2, 3, 1)))]
@@ -233,6 +239,10 @@ def of_factorized() -> list[Call]:
         Call(M + "effective_W", spec.effective_W, {"params": params, "layer": 1}),
         Call(M + "rows", spec.rows, {"params": params, "idx": torch.tensor([5, 0, 3]), "layer": 1}),
         Call(M + "select", spec.select, {"params": params, "layer": 2}),
+        Call(M + "slice", lambda params, rows, columns: spec.slice(params, rows, ALL, columns, ALL), {
+            "params": params, "rows": slice(1, None), "columns": slice(0, 3, 2),
+        }),
+        Call(M + "transduct", spec.transduct, {"params": params, "size": 3, "mode": 1, "side": "out"}),
         Call(M + "norm", spec.norm, {"params": params}),
         Call(M + "plan", spec.plan, {"rows": 4}),
         Call(M + "from_matrix", spec.from_matrix, {"W": spec.effective_W(params), "bias": randn(3, 6)}),
@@ -244,6 +254,14 @@ def of_factorized() -> list[Call]:
         Call(C + ".apply_conv", conv.apply_conv, {
             "params": kernel, "x": randn(2, 2, 5), "stride": 1, "padding": 0, "dilation": 1,
         }),
+        Call(C + ".apply_conv/layer", convs.apply_conv, {"params": kernels, "x": randn(2, 2, 5), "layer": 1}),
+        Call(C + ".kernel/layer", convs.kernel, {"params": kernels, "layer": 1}),
+        Call(C + ".select", convs.select, {"params": kernels, "layer": 2}),
+        Call(C + ".slice", lambda params, rows, places: convs.slice(params, rows, ALL, places), {
+            "params": kernels, "rows": slice(1, None), "places": slice(0, 3, 2),
+        }),
+        Call(C + ".transduct", convs.transduct, {"params": kernels, "size": 3, "mode": 1}),
+        Call(C + ".plan", conv.plan, {"x_shape": (2, 2, 5), "stride": 1, "padding": 0, "dilation": 1}),
         Call(C + ".from_kernel", conv.from_kernel, {"kernel": randn(3, 2, 3), "bias": randn(3)}),
         Call(N + "LipschitzConv", F.LipschitzConv, {"in_channels": 2, "out_channels": 3, "kernel": (3,), "bound": 0.5}),
         Call(N + "LipschitzConv/int", F.LipschitzConv, {"in_channels": 2, "out_channels": 3, "kernel": 3}),

@@ -6,7 +6,6 @@ kernel has modes (in, k_1..k_n, out).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -61,51 +60,6 @@ def weights_of(kind: str, leaves: Params) -> list[Tensor]:
         core = reconstruct_tucker(leaves["core"].movedim(0, -1), middle)  # [*k, r_out, r_in]
         return [first.mT, core.movedim((-2, -1), (0, 1)), last]
     return [A.permute(2, 0, 1) for A in (first, *middle)] + [last[:, :, 0].mT]
-
-
-def forming(kind: str, r: Any, sizes: Shape) -> dict[str, int]:
-    """Multiplications to make the weights of the sequence, and those to make the kernel.
-
-    >>> forming("tucker", (2, 2, 3), (4, 3, 8))
-    {'factorized': 36, 'reconstructed': 408}
-    """
-    if kind == "cp":
-        return {"factorized": r * sizes[-1], "reconstructed": r * (math.prod(sizes) + math.prod(sizes[1:]) + sizes[0])}
-    if kind == "tucker":
-        return {
-            "factorized": _expansions(r, (r[0], *sizes[1:-1], r[-1]), range(1, len(r) - 1)),
-            "reconstructed": _expansions(r, sizes, range(len(r))),
-        }
-    if kind == "tt":
-        merged = [r[1] * math.prod(sizes[1 : j + 1]) * r[j] * r[j + 1] for j in range(2, len(sizes))]
-        return {"factorized": 0, "reconstructed": sum(merged) + r[1] * math.prod(sizes)}
-    return {"factorized": 0, "reconstructed": 0}
-
-
-def _expansions(ranks: Sequence[int], sizes: Sequence[int], which: Sequence[int]) -> int:
-    """Multiplications for some modes of a core, from its ranks to the sizes, one by one."""
-    count, now = 0, list(ranks)
-    for k in which:
-        now[k] = sizes[k]
-        count += math.prod(now) * ranks[k]
-    return count
-
-
-def multiplications(kind: str, r: Any, sizes: Shape, B: int, space: Shape, after: Shape) -> dict[str, int]:
-    """Of the sequence and of one convolution with the kernel: `forming`, and each weight once for each position.
-
-    Small convolutions take more time for each of them: where the two counts are near, compare the times.
-
-    >>> multiplications("cp", 2, (4, 3, 8), 1, (10,), (8,))
-    {'factorized': 272, 'reconstructed': 1016}
-    """
-    counts = forming(kind, r, sizes)
-    for way, stages in (("factorized", stages_of(kind, r, sizes)), ("reconstructed", stages_of("dense", r, sizes))):
-        now = list(space)
-        for stage in stages:
-            now = [after[a] if a in stage.axes else s for a, s in enumerate(now)]
-            counts[way] += B * math.prod(stage.shape) * math.prod(now)
-    return counts
 
 
 def convolve(x: Tensor, kind: str, r: Any, sizes: Shape, leaves: Params, axes: Sequence[Axis]) -> Tensor:

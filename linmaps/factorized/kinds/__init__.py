@@ -8,6 +8,8 @@ In reading order:
     cp       canonical polyadic
     tucker   a core and a factor for each mode
     trains   tensor trains, and block trains
+    joint    several layers in one tensor
+    places   what slices of modes mean, and the place of a new one
 """
 
 from linmaps.factorized.kinds.base import Fitting, Kind, Leaves

@@ -10,30 +10,34 @@ import abc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from linmaps.factorized.tensors.multilinear import taken
 from linmaps.factorized.tensors.plan import Cost, Way, product
 from linmaps.numerics import lapack
 from linmaps.numerics.draws import normal
 
 Leaves = Mapping[str, Tensor]
 Shape = tuple[int, ...]
+Places = Sequence[range]  # of each mode, which of its places
+Side = Literal["in", "out"]
 
 
 @dataclass(frozen=True)
 class Fitting:
     """How a given matrix is decomposed.
 
-    n_sweeps: of the kinds that iterate, None for their default.  sketch: matrices for a randomized decomposition.
-    start: factors for alternating least squares.
+    n_sweeps: of the kinds that iterate, None for their default.  sketch: matrices for a randomized decomposition, of n_power
+    power iterations.  start: factors for alternating least squares.
     """
 
     n_sweeps: int | None = None
     sketch: Sequence[Tensor] | None = None
     start: Sequence[Tensor] | None = None
+    n_power: int = 1
 
 
 class Kind(abc.ABC):
@@ -94,6 +98,19 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def keep(self, params: Leaves, r: Any, kept: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         """Ranks and leaves with only some values of some bonds, given as indices."""
+
+    @abc.abstractmethod
+    def cut(self, params: Leaves, L: int, O: Shape, I: Shape, outs: Places, ins: Places) -> dict[str, Tensor]:
+        """Leaves of the tensor at some places of each mode, for as many layers; ranks stay."""
+
+    @abc.abstractmethod
+    def insert(
+        self, params: Leaves, r: Any, L: int, O: Shape, I: Shape, size: int, side: Side, at: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Ranks and leaves with one mode more, before mode `at` of O or I: the tensor in its middle, zeros elsewhere.
+
+        A paired kind gets a mode of size 1 on the other side, at the same place.
+        """
 
     @abc.abstractmethod
     def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
@@ -172,3 +189,14 @@ def named(prefix: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 def dense_product(O: Shape, I: Shape, B: int) -> Cost:
     """x W for a W that is there."""
     return product(B, math.prod(I), math.prod(O))
+
+
+def cut_each(params: Leaves, prefix: str, first: int, places: Places) -> dict[str, Tensor]:
+    """Leaves prefix0, ... of which those from `first` on, one for each mode, are cut along axis 1 of cores and 0 of factors."""
+    axis = 1 if prefix == "A" else 0
+    return {**params, **{(k := f"{prefix}{first + j}"): taken(params[k], axis, p) for j, p in enumerate(places)}}
+
+
+def before(items: Sequence[Any], k: int, new: Any) -> list[Any]:
+    """The items with a new one before item k."""
+    return [*items[:k], new, *items[k:]]

@@ -6,12 +6,28 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product, listed, modes, named, tensor
+from linmaps.factorized.kinds.base import (
+    Fitting,
+    Kind,
+    Leaves,
+    Places,
+    Shape,
+    Side,
+    before,
+    cut_each,
+    dense_product,
+    listed,
+    modes,
+    named,
+    tensor,
+)
 from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
+from linmaps.factorized.tensors.compressed import compressed_cp, cp_sketches
 from linmaps.factorized.tensors.cp import cp_als
-from linmaps.factorized.tensors.multilinear import khatri_rao
+from linmaps.factorized.tensors.multilinear import amid, khatri_rao
 from linmaps.factorized.tensors.plan import Cost, Way, least, product
 
 
@@ -83,10 +99,29 @@ class CP(Kind):
             return r, dict(params)
         return len(kept["r"]), {k: t.index_select(-1, kept["r"]) for k, t in params.items()}
 
+    def cut(self, params: Leaves, L: int, O: Shape, I: Shape, outs: Places, ins: Places) -> dict[str, Tensor]:
+        return cut_each(params, "U", int(L > 1), (*outs, *ins))
+
+    def insert(
+        self, params: Leaves, r: Any, L: int, O: Shape, I: Shape, size: int, side: Side, at: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        k = (L > 1) + at + (len(O) if side == "in" else 0)
+        new = amid(torch.ones_like(params["weights"]), 0, size)
+        return r, {"weights": params["weights"]} | named("U", before(listed(params, "U"), k, new))
+
     def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         T, sweeps = tensor(W, L, O, I), {} if how.n_sweeps is None else {"n_sweeps": how.n_sweeps}
-        weights, factors = cp_als(T, r if how.start is None else how.start, **sweeps)
+        start = r if how.start is None else how.start
+        if how.sketch is None:
+            weights, factors = cp_als(T, start, **sweeps)
+        else:
+            weights, factors = compressed_cp(T, start, how.sketch, n_power=how.n_power, **sweeps)
         return {"weights": weights} | named("U", factors)
+
+    def sketches(
+        self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
+    ) -> list[Tensor]:
+        return cp_sketches(generator, modes(L, O, I), r, oversampling=oversampling, dtype=dtype)
 
     def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         T = tensor(W, L, O, I)

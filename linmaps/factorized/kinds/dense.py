@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product
+from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Places, Shape, Side, dense_product
+from linmaps.factorized.tensors.multilinear import amid, taken
 from linmaps.factorized.tensors.plan import Way
 
 
@@ -52,6 +53,21 @@ class Dense(Kind):
 
     def keep(self, params: Leaves, r: Any, kept: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
         return r, dict(params)
+
+    def cut(self, params: Leaves, L: int, O: Shape, I: Shape, outs: Places, ins: Places) -> dict[str, Tensor]:
+        W, lead = params["W"], params["W"].ndim - 2
+        T = W.reshape(*W.shape[:lead], *I, *O)
+        for axis, places in enumerate((*ins, *outs), lead):
+            T = taken(T, axis, places)
+        return {"W": T.reshape(*W.shape[:lead], math.prod(map(len, ins)), math.prod(map(len, outs)))}
+
+    def insert(
+        self, params: Leaves, r: Any, L: int, O: Shape, I: Shape, size: int, side: Side, at: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        W = params["W"]
+        lead, (n, m) = W.shape[:-2], W.shape[-2:]
+        T = amid(W.reshape(*lead, *I, *O), len(lead) + at + (len(I) if side == "out" else 0), size)
+        return r, {"W": T.reshape(*lead, *((n * size, m) if side == "in" else (n, m * size)))}
 
     def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         return {"W": W.clone()}

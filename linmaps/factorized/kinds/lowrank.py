@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product
+from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Places, Shape, Side, dense_product
 from linmaps.factorized.tensors import ranks
+from linmaps.factorized.tensors.multilinear import amid, taken
 from linmaps.factorized.tensors.plan import Way, product
-from linmaps.factorized.tensors.randomized import randomized_svd
-from linmaps.numerics.draws import normal
-from linmaps.numerics.dtypes import working_dtype
-from linmaps.numerics.singular import product_svdvals, svd
+from linmaps.factorized.tensors.randomized import check_sketches, drawn, leading
+from linmaps.numerics.singular import left, product_svdvals
 
 
 class LowRank(Kind):
@@ -24,7 +23,8 @@ class LowRank(Kind):
     name, joint, layered = "lowrank", "U", ("V", 0)
 
     def ranks(self, rank: Any, L: int, O: Shape, I: Shape, compat: bool = False) -> Any:
-        return ranks.low_rank(rank, math.prod(I), L * math.prod(O))
+        cut = ranks.low_rank(rank, math.prod(I), L * math.prod(O))
+        return rank if compat and isinstance(rank, int) else cut
 
     def shapes(self, r: Any, L: int, O: Shape, I: Shape) -> dict[str, Shape]:
         return {"U": (math.prod(I), r), "V": ((L,) if L > 1 else ()) + (r, math.prod(O))}
@@ -41,7 +41,9 @@ class LowRank(Kind):
         return params["U"] @ params["V"]
 
     def singular_values(self, params: Leaves, O: Shape, I: Shape) -> Tensor:
-        return product_svdvals(params["U"], params["V"])
+        U, V = params["U"], params["V"]
+        few = U.shape[1] <= min(len(U), V.shape[1])
+        return product_svdvals(U, V) if few else super().singular_values(params, O, I)
 
     def ways(self, r: Any, O: Shape, I: Shape, B: int) -> dict[str, Way]:
         n, m = math.prod(I), math.prod(O)
@@ -71,13 +73,34 @@ class LowRank(Kind):
         U, V = params["U"].index_select(1, kept["r"]), params["V"].index_select(-2, kept["r"])
         return len(kept["r"]), {"U": U, "V": V}
 
+    def cut(self, params: Leaves, L: int, O: Shape, I: Shape, outs: Places, ins: Places) -> dict[str, Tensor]:
+        U, V = params["U"], params["V"]
+        rows, columns, lead = U.reshape(*I, U.shape[1]), V.reshape(*V.shape[:-1], *O), V.ndim - 1
+        for axis, places in enumerate(ins):
+            rows = taken(rows, axis, places)
+        for axis, places in enumerate(outs, lead):
+            columns = taken(columns, axis, places)
+        n, m = math.prod(map(len, ins)), math.prod(map(len, outs))
+        return {"U": rows.reshape(n, U.shape[1]), "V": columns.reshape(*V.shape[:-1], m)}
+
+    def insert(
+        self, params: Leaves, r: Any, L: int, O: Shape, I: Shape, size: int, side: Side, at: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        U, V = params["U"], params["V"]
+        if side == "in":
+            return r, {"U": amid(U.reshape(*I, U.shape[1]), at, size).reshape(len(U) * size, U.shape[1]), "V": V}
+        columns = amid(V.reshape(*V.shape[:-1], *O), V.ndim - 1 + at, size)
+        return r, {"U": U, "V": columns.reshape(*V.shape[:-1], V.shape[-1] * size)}
+
     def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         n, m = W.shape[-2:]
         side_by_side = W if L == 1 else W.transpose(0, 1).reshape(n, L * m)
         if how.sketch is None:
-            U = svd(side_by_side)[0][:, :r]
+            U = left(side_by_side)[:, :r]
         else:
-            U = randomized_svd(side_by_side, r, how.sketch[0])[0]
+            wanted = [(L * m, r, min(n, L * m))]
+            check_sketches("lowrank", how.sketch, wanted, "linmaps.factorized.sketches(spec, generator)")
+            U = leading(side_by_side, r, how.sketch[0], how.n_power)
         V = U.mH @ side_by_side  # has derivatives where singular values repeat, as products with them would not
         return {"U": U, "V": V if L == 1 else V.reshape(r, L, m).transpose(0, 1)}
 
@@ -85,7 +108,7 @@ class LowRank(Kind):
         self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
     ) -> list[Tensor]:
         n = L * math.prod(O)
-        return [normal(generator, (n, min(r + oversampling, n, math.prod(I))), working_dtype(dtype))]
+        return drawn(generator, [(n, r, min(n, math.prod(I)))], oversampling, dtype)
 
     def unfoldings(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape) -> list[tuple[Tensor, int]]:
         return [(W if L == 1 else W.transpose(0, 1).reshape(W.shape[1], L * W.shape[2]), r)]

@@ -10,11 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product, listed, modes, named, tensor
+from linmaps.factorized.kinds.base import (
+    Fitting,
+    Kind,
+    Leaves,
+    Places,
+    Shape,
+    Side,
+    before,
+    cut_each,
+    dense_product,
+    listed,
+    modes,
+    named,
+    tensor,
+)
 from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
+from linmaps.factorized.tensors.multilinear import amid, taken
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_tt, tt_sketches
 from linmaps.factorized.tensors.trains import tt_svd
+from linmaps.numerics.numeric import eye_like
 
 
 class _Train(Kind):
@@ -44,7 +60,7 @@ class _Train(Kind):
 
     @staticmethod
     def _cores(T: Tensor, r: Any, how: Fitting) -> list[Tensor]:
-        return tt_svd(T, r) if how.sketch is None else randomized_tt(T, r, how.sketch)
+        return tt_svd(T, r) if how.sketch is None else randomized_tt(T, r, how.sketch, n_power=how.n_power)
 
 
 class TT(_Train):
@@ -111,6 +127,16 @@ class TT(_Train):
         (s, q), row = second.shape[1:], first[0, layer]
         merged = (row @ second.reshape(second.shape[0], s * q)).reshape(1, s, q)
         return named("A", [merged, *others])
+
+    def cut(self, params: Leaves, L: int, O: Shape, I: Shape, outs: Places, ins: Places) -> dict[str, Tensor]:
+        return cut_each(params, "A", int(L > 1), (*outs, *ins))
+
+    def insert(
+        self, params: Leaves, r: Any, L: int, O: Shape, I: Shape, size: int, side: Side, at: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        k, cores = (L > 1) + at + (len(O) if side == "in" else 0), listed(params, "A")
+        new = amid(eye_like(cores[0], r[k]), 1, size)
+        return tuple(before(r, k, r[k])), named("A", before(cores, k, new))
 
     def sketches(
         self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype
@@ -188,6 +214,20 @@ class BlockTT(_Train):
 
     def subset(self, params: Leaves, layers: Tensor) -> dict[str, Tensor]:
         return {k: core.index_select(1, layers) for k, core in params.items()}
+
+    def cut(self, params: Leaves, L: int, O: Shape, I: Shape, outs: Places, ins: Places) -> dict[str, Tensor]:
+        axis = 2 if L > 1 else 1
+        cores = [taken(A, axis, o) for A, o in zip(listed(params, "A"), outs)]
+        return named("A", [taken(A, axis + 1, i) for A, i in zip(cores, ins)])
+
+    def insert(
+        self, params: Leaves, r: Any, L: int, O: Shape, I: Shape, size: int, side: Side, at: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        cores = listed(params, "A")
+        new = amid(eye_like(cores[0], r[at]), 1, size)  # [r, size, r]
+        new = new.unsqueeze(1 if side == "in" else 2)
+        new = new if L == 1 else torch.stack([new] * L, dim=1)
+        return tuple(before(r, at, r[at])), named("A", before(cores, at, new))
 
     def sketches(
         self, generator: torch.Generator, r: Any, L: int, O: Shape, I: Shape, *, oversampling: int, dtype: torch.dtype

@@ -9,8 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.factorized.kinds.base import Fitting, Kind, Leaves, Shape, dense_product, listed, modes, named, tensor
+from linmaps.factorized.kinds.base import (
+    Fitting,
+    Kind,
+    Leaves,
+    Places,
+    Shape,
+    Side,
+    before,
+    cut_each,
+    dense_product,
+    listed,
+    modes,
+    named,
+    tensor,
+)
 from linmaps.factorized.tensors import chains, norms, ranks, tltorch_ranks
+from linmaps.factorized.tensors.multilinear import amid
 from linmaps.factorized.tensors.plan import Cost, Way, cheapest, product, step
 from linmaps.factorized.tensors.randomized import randomized_hosvd, tucker_sketches
 from linmaps.factorized.tensors.tucker import tucker_hosvd
@@ -105,12 +120,22 @@ class Tucker(Kind):
             r[k] = len(index)
         return tuple(r), leaves
 
+    def cut(self, params: Leaves, L: int, O: Shape, I: Shape, outs: Places, ins: Places) -> dict[str, Tensor]:
+        return cut_each(params, "U", int(L > 1), (*outs, *ins))
+
+    def insert(
+        self, params: Leaves, r: Any, L: int, O: Shape, I: Shape, size: int, side: Side, at: int
+    ) -> tuple[Any, dict[str, Tensor]]:
+        k, core = (L > 1) + at + (len(O) if side == "in" else 0), params["core"]
+        factors = before(listed(params, "U"), k, amid(core.new_ones(1), 0, size))
+        return tuple(before(r, k, 1)), {"core": core.unsqueeze(k)} | named("U", factors)
+
     def decompose(self, W: Tensor, r: Any, L: int, O: Shape, I: Shape, how: Fitting) -> dict[str, Tensor]:
         T, sweeps = tensor(W, L, O, I), {} if how.n_sweeps is None else {"n_sweeps": how.n_sweeps}
         if how.sketch is None:
             core, factors = tucker_hosvd(T, r, **sweeps)
         else:
-            core, factors = randomized_hosvd(T, r, how.sketch, **sweeps)
+            core, factors = randomized_hosvd(T, r, how.sketch, n_power=how.n_power, **sweeps)
         return {"core": core} | named("U", factors)
 
     def sketches(

@@ -27,8 +27,9 @@ def dropout_mask(
     """Random factors for `tensor_dropout`: `m / (1 - p)`, m ~ Bernoulli(1 - p), independent for each value of each bond.
 
     min_keep: how many values of a bond are kept at least, those nearest to it; a bond without any makes W = 0.  With
-    min_keep=0 the mean of the factors is 1, and so the mean of W is W.  With 1, the mean of each factor of a bond of rank r is
-    1 + p^r / (r (1 - p)), and the mean of W is W times these of its bonds: for p = 0.5, 1.25 at rank 2, 1.03 at 4, 1.001 at 8.
+    min_keep=0 the mean of the factors is 1, and so the mean of W is W.  Otherwise the mean of each factor of a bond of rank r is
+    E max(X, min(min_keep, r)) / (r (1 - p)), X ~ Binomial(r, 1 - p), and the mean of W is W times these of its bonds; divide by
+    them for an unbiased W.  With 1 it is 1 + p^r / (r (1 - p)): for p = 0.5, 1.25 at rank 2, 1.03 at 4, 1.001 at 8.
 
     Bonds of a rank below min_rank get ones.  Drawn on the generator's device.
     dtype: torch's default unless given, for params in half precision too, since there 1 / (1 - p) is rounded.  Many masks:

@@ -11,4 +11,5 @@ In reading order:
     tucker         as a core and a basis for each mode
     cp             as a sum of rank-one terms
     randomized     trains and Tucker tensors from sketches
+    compressed     sums of rank-one terms by way of a sketched core
 """

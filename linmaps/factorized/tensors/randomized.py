@@ -2,7 +2,10 @@
 
 A sketch [n, l] is a matrix of normal numbers, l >= r: A [m, n] times it spans nearly the leading r left singular vectors.
 n_power steps of subspace iteration, with QR between, sharpen that where singular values decay slowly; then only l x n
-singular value decompositions are left.  Half precision is computed in float32 and cast back.
+singular value decompositions are left.  A sketch [n, 0] takes A whole, as where l would reach its smaller side.  In mean
+over sketches a step adds at most (2 + r / (l - r - 1)) times the squares of the singular values beyond r of T's unfolding to the
+squared error, without power iteration, which takes the first term to 1 and the second to 0 (Halko et al. 2011).
+Beside T each step holds a few times n l numbers.  Half precision is computed in float32 and cast back.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from linmaps.factorized.tensors.trains import check_tt_ranks
 from linmaps.factorized.tensors.tucker import check_tucker_ranks, swept
 from linmaps.numerics.draws import normal
 from linmaps.numerics.dtypes import restored, working_dtype
-from linmaps.numerics.singular import basis, svd
+from linmaps.numerics.numeric import eye_like
+from linmaps.numerics.singular import basis, left, svd
 
 Shapes = list[tuple[int, int]]
 
@@ -40,35 +44,63 @@ def randomized_svd(A: Tensor, r: int, sketch: Tensor, *, n_power: int = 1) -> tu
     3.4641
     """
     check_sketches(
-        "randomized_svd", [sketch], [(A.shape[1], r, min(A.shape))], "torch.randn(n, l, generator=generator)"
+        "randomized_svd",
+        [sketch],
+        [(A.shape[1], r, min(A.shape))],
+        "torch.randn(n, l, generator=generator)",
+        whole=False,
     )
-    U, s, Vh = _leading(A.to(working_dtype(A.dtype)), r, sketch, n_power)
+    U, s, Vh = _triples(A.to(working_dtype(A.dtype)), r, sketch, n_power)
     U, s, Vh = restored(A.dtype, [U, s, Vh])
     return U, s, Vh
 
 
-def _leading(A: Tensor, r: int, sketch: Tensor, n_power: int) -> tuple[Tensor, Tensor, Tensor]:
-    sketch = sketch.to(A.dtype)
+def _range(A: Tensor, sketch: Tensor, n_power: int) -> Tensor:
     Q = basis(A @ sketch)
     for _ in range(n_power):
         Q = basis(A @ basis(A.mH @ Q))
+    return Q
+
+
+def leading(A: Tensor, r: int, sketch: Tensor, n_power: int) -> Tensor:
+    """Columns near the leading r left singular vectors of A [m, n], with phases that A alone decides."""
+    if r == len(A) <= A.shape[1]:
+        return eye_like(A, r)  # all there are
+    if sketch.shape[1]:
+        Q = _range(A, sketch.to(A.dtype), n_power)
+        U = Q @ left(Q.mH @ A)[:, :r]
+    else:
+        U = left(A)[:, :r]
+    j = torch.arange(1.0, len(A) + 1, dtype=A.dtype.to_real(), device=A.device)
+    c = (math.sqrt(2) * j).sin().to(A.dtype) @ U
+    return U * torch.where(c == 0, 1.0, c.conj().sgn())  # the next sketch meets coordinates in U
+
+
+def _triples(A: Tensor, r: int, sketch: Tensor, n_power: int) -> tuple[Tensor, Tensor, Tensor]:
+    sketch = sketch.to(A.dtype)
+    Q = _range(A, sketch, n_power)
     U, s, Vh = svd(Q.mH @ A)
     c = Vh[:r] @ sketch[:, 0]
-    phase = torch.where(c == 0, 1.0, c.sgn())  # the next sketch meets coordinates in U, so phases must not be arbitrary
+    phase = torch.where(c == 0, 1.0, c.sgn())
     return Q @ U[:, :r] * phase, s[:r], phase.conj()[:, None] * Vh[:r]
 
 
-def check_sketches(what: str, sketches: Sequence[Tensor], wanted: Sequence[tuple[int, int, int]], cure: str) -> None:
-    """Whether the sketches have shapes [n, l], r <= l <= most, for each (n, r, most) that is wanted."""
+def check_sketches(
+    what: str, sketches: Sequence[Tensor], wanted: Sequence[tuple[int, int, int]], cure: str, *, whole: bool = True
+) -> None:
+    """Whether the sketches have shapes [n, l], r <= l <= most, or, where whole matrices are taken, l = 0, for each wanted."""
     if len(sketches) != len(wanted):
         raise ValueError(f"{what}: got {len(sketches)} sketches, expected {len(wanted)}; make them with {cure}")
     for k, (sketch, (n, r, most)) in enumerate(zip(sketches, wanted)):
         if not 1 <= r <= most:
             raise ValueError(f"{what}: rank {r}, expected 1 to {most}, the smaller side of the matrix; lower the rank")
         shape = tuple(sketch.shape)
-        if len(shape) != 2 or shape[0] != n or not r <= shape[1] <= most:
+        if len(shape) != 2 or shape[0] != n or not (r <= shape[1] <= most or (whole and shape[1] == 0)):
             columns = str(r) if r == most else f"{r} to {most}"
-            raise ValueError(f"{what}: sketch {k} has shape {shape}, expected [{n}, {columns}]; make it with {cure}")
+            other = f", or [{n}, 0] for none" if whole else ""
+            raise ValueError(
+                f"{what}: sketch {k} has shape {shape}, expected [{n}, {columns}]{other}; make it with {cure}"
+            )
 
 
 def _tt_wanted(sizes: Sequence[int], ranks: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -83,10 +115,12 @@ def _tucker_wanted(sizes: Sequence[int], ranks: Sequence[int]) -> list[tuple[int
     return [(n, r, min(s, n)) for n, r, s in zip(others, ranks, sizes)]
 
 
-def _drawn(
+def drawn(
     generator: torch.Generator, wanted: Sequence[tuple[int, int, int]], oversampling: int, dtype: torch.dtype
 ) -> list[Tensor]:
-    return [normal(generator, (n, min(r + oversampling, most)), working_dtype(dtype)) for n, r, most in wanted]
+    """[n, r + oversampling], or [n, 0] where that is no less than the smaller side."""
+    columns = [r + oversampling if r + oversampling < most else 0 for _, r, most in wanted]
+    return [normal(generator, (n, l), working_dtype(dtype)) for (n, *_), l in zip(wanted, columns)]
 
 
 def tt_sketches(
@@ -99,6 +133,8 @@ def tt_sketches(
 ) -> list[Tensor]:
     """Normal matrices [s_{k+1} ... s_N, r_k + oversampling] for `randomized_tt` of these sizes and ranks.
 
+    Without columns where these would be all that there are: such a step is taken whole.
+
     ValueError for ranks that the sizes do not allow.
 
     >>> import torch
@@ -106,7 +142,7 @@ def tt_sketches(
     [(81, 5), (9, 5)]
     """
     check_tt_ranks("tt_sketches", sizes, ranks)
-    return _drawn(generator, _tt_wanted(sizes, ranks), oversampling, dtype)
+    return drawn(generator, _tt_wanted(sizes, ranks), oversampling, dtype)
 
 
 def randomized_tt(T: Tensor, ranks: Sequence[int], sketches: Sequence[Tensor], *, n_power: int = 1) -> list[Tensor]:
@@ -128,7 +164,7 @@ def randomized_tt(T: Tensor, ranks: Sequence[int], sketches: Sequence[Tensor], *
     rest, cores = T.to(working_dtype(T.dtype)), []
     for k, (sketch, (n, r, _)) in enumerate(zip(sketches, wanted)):
         rest = rest.reshape(ranks[k] * T.shape[k], n)
-        U = _leading(rest, r, sketch, n_power)[0]
+        U = leading(rest, r, sketch, n_power)
         cores.append(U.reshape(ranks[k], T.shape[k], r))
         rest = U.mH @ rest
     return restored(T.dtype, [*cores, rest.reshape(ranks[-2], T.shape[-1], 1)])
@@ -144,14 +180,16 @@ def tucker_sketches(
 ) -> list[Tensor]:
     """Normal matrices [r_1 ... r_{k-1} s_{k+1} ... s_N, r_k + oversampling] for `randomized_hosvd`.
 
+    Without columns where these would be all that there are: such a step is taken whole.
+
     ValueError for ranks that the sizes do not allow.
 
     >>> import torch
     >>> [tuple(t.shape) for t in tucker_sketches(torch.Generator(), (9, 9, 9), (2, 2, 2), oversampling=3)]
-    [(81, 5), (18, 5), (4, 4)]
+    [(81, 5), (18, 5), (4, 0)]
     """
     check_tucker_ranks("tucker_sketches", sizes, ranks)
-    return _drawn(generator, _tucker_wanted(sizes, ranks), oversampling, dtype)
+    return drawn(generator, _tucker_wanted(sizes, ranks), oversampling, dtype)
 
 
 def randomized_hosvd(
@@ -176,7 +214,7 @@ def randomized_hosvd(
     dtype, T = T.dtype, T.to(working_dtype(T.dtype))
     core, factors = T, []
     for k, (r, sketch) in enumerate(zip(ranks, sketches)):
-        factors.append(_leading(unfolded(core, k), r, sketch, n_power)[0])
+        factors.append(leading(unfolded(core, k), r, sketch, n_power))
         core = times(core, factors[k].mH, k)
     core, factors = swept(T, core, factors, n_sweeps)
     return restored(dtype, [core])[0], restored(dtype, factors)

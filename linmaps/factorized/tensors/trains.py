@@ -15,7 +15,7 @@ from torch import Tensor
 from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.numerics.dtypes import restored, working_dtype
-from linmaps.numerics.singular import svd
+from linmaps.numerics.singular import left
 
 
 def check_tt_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) -> None:
@@ -48,7 +48,7 @@ def tt_svd(T: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     rest, cores = T.to(working_dtype(T.dtype)), []
     for k, s in enumerate(T.shape[:-1]):
         rest = rest.reshape(ranks[k] * s, math.prod(T.shape[k + 1 :]))
-        U = svd(rest)[0][:, : ranks[k + 1]]
+        U = left(rest)[:, : ranks[k + 1]]
         cores.append(U.reshape(ranks[k], s, ranks[k + 1]))
         rest = U.mH @ rest
     return restored(T.dtype, [*cores, rest.reshape(ranks[-2], T.shape[-1], 1)])

@@ -16,7 +16,7 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.doors import door
 from linmaps.factorized.tensors.multilinear import SWEEPS, times, unfolded
 from linmaps.numerics.dtypes import restored, working_dtype
-from linmaps.numerics.singular import svd
+from linmaps.numerics.singular import left
 
 
 def check_tucker_ranks(what: str, sizes: Sequence[int], ranks: Sequence[int]) -> None:
@@ -49,7 +49,7 @@ def tucker_hosvd(T: Tensor, ranks: Sequence[int], *, n_sweeps: int = 2) -> tuple
     dtype, T = T.dtype, T.to(working_dtype(T.dtype))
     core, factors = T, []
     for k, r in enumerate(ranks):
-        factors.append(svd(unfolded(core, k))[0][:, :r])
+        factors.append(left(unfolded(core, k))[:, :r])
         core = times(core, factors[k].mH, k)
     core, factors = swept(T, core, factors, n_sweeps)
     return restored(dtype, [core])[0], restored(dtype, factors)
@@ -64,7 +64,7 @@ def swept(T: Tensor, core: Tensor, factors: Sequence[Tensor], n_sweeps: int) -> 
             others = T
             for j, U in enumerate(factors):
                 others = others if j == k else times(others, U.mH, j)
-            factors[k] = svd(unfolded(others, k))[0][:, : old.shape[1]]
+            factors[k] = left(unfolded(others, k))[:, : old.shape[1]]
             core = times(others, factors[k].mH, k)
     return core, factors
 

@@ -32,10 +32,13 @@ CORE = randn(2, 2, 2, seed=5)
 JOINT = F.Factorized((2, 3), (3, 2), factorization="tucker", rank=0.6, n_layers=3)
 JOINT_PARAMS = JOINT.init(gen(), dtype=D)
 OTHER_PARAMS = JOINT.init(gen(1), dtype=D)
+CUTS = (slice(1), slice(None, None, -2), slice(0, 3, 2), slice(1, None))
 MASK = {bond: 1 + 0.3 * randn(size, seed=size) for bond, size in F.bonds(JOINT).items()}
 X = randn(4, 6)
 CONV = F.FactorizedConv(2, 3, (3,), factorization="tucker", rank=2)
 CONV_PARAMS = CONV.init(gen(), dtype=D)
+CONVS = F.FactorizedConv(2, 3, (3,), factorization="tt", rank=2, n_layers=3)
+CONVS_PARAMS = CONVS.init(gen(), dtype=D)
 WHERE = torch.tensor([2, 0])
 
 
@@ -63,13 +66,27 @@ CASES: dict[str, Case | Exempt] = {
     ),
     "linmaps.FactorizedConv": Case(lambda p, x: CONV.apply_conv(p, x, padding="same"), (CONV_PARAMS, randn(2, 2, 5))),
     "linmaps.FactorizedConv/kernel": Case(CONV.kernel, (CONV_PARAMS,)),
+    "linmaps.FactorizedConv/layers": Case(lambda p, x: CONVS.apply_conv(p, x, WHERE), (CONVS_PARAMS, randn(2, 2, 5))),
+    "linmaps.FactorizedConv/kernels": Case(CONVS.kernel, (CONVS_PARAMS,)),
+    "linmaps.FactorizedConv/select": Case(lambda p: CONVS.select(p, 2)[1], (CONVS_PARAMS,)),
+    "linmaps.FactorizedConv/slice": Case(
+        lambda p: CONVS.slice(p, slice(1), slice(None, None, -2), slice(1, 3))[1], (CONVS_PARAMS,)
+    ),
+    "linmaps.FactorizedConv/transduct": Case(lambda p: CONVS.transduct(p, 3)[1], (CONVS_PARAMS,)),
     "linmaps.factorize_conv": Case(convolved, (randn(3, 2, 3),), tol=1e-6),
+    "linmaps.factorize_conv/joint": Case(
+        lambda w, v: (lambda spec, p: spec.kernel(p))(*F.factorize_conv([w, v], factorization="tt", rank=2)),
+        (randn(3, 2, 3), randn(3, 2, 3, seed=1)),
+        tol=1e-6,
+    ),
     "linmaps.Factorized/layers": Case(JOINT.effective_W, (JOINT_PARAMS,)),
     "linmaps.Factorized/apply a layer": Case(lambda p, x: JOINT.apply(p, x, 1), (JOINT_PARAMS, X)),
     "linmaps.Factorized/apply some layers": Case(lambda p, x: JOINT.apply(p, x, WHERE), (JOINT_PARAMS, X)),
     "linmaps.Factorized/select": Case(lambda p: JOINT.select(p, 2)[1], (JOINT_PARAMS,)),
     "linmaps.Factorized/select some": Case(lambda p: JOINT.select(p, [0, 2])[1], (JOINT_PARAMS,)),
     "linmaps.Factorized/rows": Case(lambda p: JOINT.rows(p, torch.tensor([5, 0, 3]), 1), (JOINT_PARAMS,)),
+    "linmaps.Factorized/slice": Case(lambda p: JOINT.slice(p, *CUTS)[1], (JOINT_PARAMS,)),
+    "linmaps.Factorized/transduct": Case(lambda p: JOINT.transduct(p, 3, side="out")[1], (JOINT_PARAMS,)),
     "linmaps.Factorized/norm": Case(JOINT.norm, (JOINT_PARAMS,)),
     "linmaps.Factorized/apply_tensor": Case(
         lambda p, x: JOINT.apply_tensor(p, x, 0), (JOINT_PARAMS, X.reshape(4, 2, 3))

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from linmaps.factorized.convolutions.conv import FACTORIZATIONS, FactorizedConv
+from linmaps.factorized.convolutions.costs import forming, ways_of
 from linmaps.factorized.convolutions.fit_conv import factorize_conv
-from linmaps.factorized.convolutions.stages import forming, multiplications
 
 D = torch.float64
 TORCH = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -338,15 +338,15 @@ def test_other_dtypes(kind, dtype):
 
 @every_order
 @every_kind
-def test_the_count_is_what_torch_counts_and_auto_takes_the_least(kind, n):
-    chosen, small, large = set(), (3, 4, (3, 2, 2)), (12, 16, (3, 3, 2))
-    for sizes, rank, B in [(small, "same", 1), (large, 0.2, 5), (large, 90 if kind == "cp" else "same", 20)]:
+def test_the_count_is_what_torch_counts_and_auto_takes_the_least_time(kind, n):
+    taken, small, large = set(), (3, 4, (3, 2, 2)), (64, 64, (3, 3, 2))
+    for sizes, rank, B in [(small, "same", 1), (large, 0.02, 20), (large, 900 if kind == "cp" else "same", 60)]:
         spec, params = made(n, kind, sizes=sizes, rank=rank)
         x = randn(B, sizes[0], *(6, 5, 7)[:n])
         options = {"stride": (2, 1, 1)[:n], "padding": (1, 0, 1)[:n]}
-        space = spec.apply_conv(params, x, **options).shape[2:]
+        space = tuple(spec.apply_conv(params, x, **options).shape[2:])
         how = (kind, spec.ranks, (spec.in_channels, *spec.kernel_size, spec.out_channels))
-        counts = multiplications(*how, B, x.shape[2:], space)
+        counts = ways_of(*how, B, tuple(x.shape[2:]), space)
         results = {}
         for way in WAYS[:2]:
             one, _ = made(n, kind, sizes=sizes, rank=rank, implementation=way)
@@ -354,11 +354,13 @@ def test_the_count_is_what_torch_counts_and_auto_takes_the_least(kind, n):
                 results[way] = one.apply_conv(params, x, **options)
             found = counter.get_flop_counts()["Global"]
             done = sum(v for op, v in found.items() if "convolution" in str(op))
-            assert done == 2 * (counts[way] - forming(*how)[way])
-        cheaper = min(counts, key=lambda way: counts[way])
-        chosen.add(cheaper)
-        assert torch.equal(spec.apply_conv(params, x, **options), results[cheaper])
-    assert chosen == ({"factorized"} if kind == "dense" else {"factorized", "reconstructed"})
+            assert done == 2 * (counts[way].cost.flops - forming(*how)[way].flops)
+        plan = spec.plan(tuple(x.shape), **options)
+        assert plan.ways == counts
+        assert plan.chosen == min(results, key=lambda way: counts[way].time)
+        taken.add(plan.chosen)
+        assert torch.equal(spec.apply_conv(params, x, **options), results[plan.chosen])
+    assert taken == ({"factorized"} if kind == "dense" else {"factorized", "reconstructed"})
 
 
 def test_groups_go_by_the_kernel():
@@ -471,7 +473,8 @@ def call(**options):
             r"weight is of shape \(3, 3\), expected a tensor \[out, in, \*k\]",
             lambda: factorize_conv(randn(3, 3)),
         ),
-        (TypeError, r"weight is list", lambda: factorize_conv([1.0])),
+        (TypeError, r"weight 0 is float", lambda: factorize_conv([1.0])),
+        (TypeError, r"weight is dict", lambda: factorize_conv({})),
         (
             TypeError,
             r"kernel is torch.int64, expected a floating or complex",

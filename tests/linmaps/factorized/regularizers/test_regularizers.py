@@ -237,6 +237,40 @@ def test_bonds_of_small_rank_are_left_alone():
     assert [m.tolist() for m in mask.values()] == [[1, 1], [1], [0, 0, 0], [1, 1]]
 
 
+def kept_counts(r, p, min_keep):
+    """The chance that so many of r values are kept, 0 to r: of max(X, min_keep)."""
+    binomial = [math.comb(r, c) * (1 - p) ** c * p ** (r - c) for c in range(r + 1)]
+    least = min(min_keep, r)
+    return [0.0] * least + [sum(binomial[: least + 1])] + binomial[least + 1 :]
+
+
+def mean_factor(r, p, min_keep):
+    """E max(X, min(min_keep, r)) / (r (1 - p))."""
+    return sum(c * chance for c, chance in enumerate(kept_counts(r, p, min_keep))) / (r * (1 - p))
+
+
+@pytest.mark.parametrize("name", ["lowrank", "cp", "tt", "blocktt"])
+@pytest.mark.parametrize("min_keep", [0, 1, 2])
+def test_the_mean_of_w_over_all_masks_is_w_times_the_means_of_its_bonds(name, min_keep):
+    """Every mask that can be drawn, by its chance: those of a bond that keep equally many are equally likely."""
+    (spec, params), p = made(name, rank=3), 0.4
+    patterns = []
+    for r in bonds(spec).values():
+        chances = kept_counts(r, p, min_keep)
+        ways = itertools.product([0.0, 1.0], repeat=r)
+        patterns.append([(w, chances[int(sum(w))] / math.comb(r, int(sum(w)))) for w in ways])
+    drawn_masks = [m for m in itertools.product(*patterns) if math.prod(chance for _, chance in m) > 0]
+    weights = torch.tensor([math.prod(chance for _, chance in m) for m in drawn_masks], dtype=D)
+    masks = {
+        bond: torch.tensor([m[k][0] for m in drawn_masks], dtype=D) / (1 - p) for k, bond in enumerate(bonds(spec))
+    }
+    assert weights.sum().item() == pytest.approx(1.0, rel=1e-12)
+    every = vmap(lambda m: spec.effective_W(tensor_dropout(spec, params, m)))(masks)
+    mean = math.prod(mean_factor(r, p, min_keep) for r in bonds(spec).values())
+    assert close((weights[:, None, None] * every).sum(0), mean * spec.effective_W(params))
+    assert mean == pytest.approx(1.0, rel=1e-12) if min_keep == 0 else mean > 1.0
+
+
 @over_kinds
 @pytest.mark.parametrize("min_keep", [1, 2, 5])
 def test_no_bond_is_dropped_as_a_whole(name, min_keep):
@@ -246,9 +280,18 @@ def test_no_bond_is_dropped_as_a_whole(name, min_keep):
     draw = lambda _: dropout_mask(spec, g, p, dtype=D, min_keep=min_keep)
     for bond, factors in vmap(draw, randomness="different")(torch.arange(n)).items():
         r = bonds(spec)[bond]
-        assert ((factors > 0).sum(1) >= min(min_keep, r)).all()
-        if min_keep == 1 and r > 1:
-            assert factors.mean().item() == pytest.approx(1 + p**r / (r * (1 - p)), rel=0.03)
+        if r == 1:  # below min_rank
+            assert (factors == 1).all()
+            continue
+        counts, chances = (factors > 0).sum(1), kept_counts(r, p, min_keep)
+        for c, chance in enumerate(chances):
+            assert abs((counts == c).double().mean().item() - chance) <= 5 * math.sqrt(chance * (1 - chance) / n)
+        mean, spread = mean_factor(r, p, min_keep), counts.double().std().item() / (r * (1 - p))
+        assert abs(factors.mean().item() - mean) <= 5 * spread / math.sqrt(n) + 1e-12
+        if min_keep == 1:
+            assert mean == pytest.approx(1 + p**r / (r * (1 - p)), rel=1e-12)
+        each = factors.mean(0)  # no place of a bond is kept more often than another
+        assert (each - mean).abs().max() <= 5 * math.sqrt(mean / (1 - p) / n)
     default = dropout_mask(spec, gen(), 0.999, dtype=D)
     assert (spec.effective_W(tensor_dropout(spec, params, default)) != 0).any()
     for wrong, error in ((-1, ValueError), (1.0, TypeError), (True, TypeError)):

@@ -18,7 +18,7 @@ from linmaps.factorized.tensors.randomized import (
 from linmaps.factorized.tensors.ranks import tt_rank, tucker_rank
 from linmaps.factorized.tensors.trains import reconstruct_tt, tt_svd
 from linmaps.factorized.tensors.tucker import reconstruct_tucker, tucker_hosvd
-from linmaps.numerics.singular import basis
+from linmaps.numerics.singular import basis, left, svd
 
 D, C = torch.float64, torch.complex128
 
@@ -109,6 +109,82 @@ def test_power_iteration_helps_where_they_do_not_and_sweeps_never_hurt():
     assert all(b <= a * (1 + 1e-12) for a, b in zip(errors, errors[1:]))
 
 
+def spectrum(*sizes, power, dtype=D):
+    """A tensor each of whose unfoldings in order has singular values like k^-power: little structure beyond them."""
+    T = randn(*sizes, dtype=dtype)
+    for k in range(1, len(sizes)):
+        U, s, Vh = torch.linalg.svd(T.reshape(math.prod(sizes[:k]), -1), full_matrices=False)
+        T = (U * torch.arange(1, len(s) + 1, dtype=D) ** -power) @ Vh
+    return T.reshape(sizes)
+
+
+def tails(T, ranks):
+    """Squares of the singular values beyond the ranks, of each unfolding in order."""
+    sizes = T.shape
+    unfolded = [T.reshape(math.prod(sizes[:k]), -1) for k in range(1, T.ndim)]
+    return [torch.linalg.svdvals(M)[r:].square().sum().item() for M, r in zip(unfolded, ranks[1:-1])]
+
+
+@pytest.mark.parametrize("n_power", [0, 1, 2])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_mean_error_is_within_the_bound_of_halko_et_al(n_power, power):
+    """E |A - Q Q' A|^2 <= (1 + r / (l - r - 1)) tail^2, and cutting Q' A to rank r adds at most tail^2; of a train the sum."""
+    T, ranks, extra = spectrum(12, 10, 11, power=power), (1, 4, 4, 1), 4
+    errors = [
+        (tt(ranks, tt_sketches(gen(seed), T.shape, ranks, oversampling=extra, dtype=D), n_power=n_power)(T) - T)
+        .square()
+        .sum()
+        .item()
+        for seed in range(30)
+    ]
+    found, parts = tails(T, ranks), [2 + r / (extra - 1) for r in ranks[1:-1]]
+    mean = sum(errors) / len(errors)
+    assert mean <= sum(c * t for c, t in zip(parts, found))
+    assert min(errors) >= max(found) * (1 - 1e-9)  # no train of these ranks does better
+    if n_power:
+        best = (reconstruct_tt(tt_svd(T, ranks)) - T).square().sum().item()
+        assert mean <= {1: 1.1, 2: 1.03}[n_power] * best
+
+
+@pytest.mark.parametrize("q", [0, 1, 2])
+def test_the_spectral_error_is_within_the_bound_of_power_iteration(q):
+    """E |A - U U' A| <= s + ((1 + sqrt(r / (l - r - 1))) s^(2 q + 1) + e sqrt(l) / (l - r) |tail^(2 q + 1)|)^(1 / (2 q + 1))."""
+    A, r, l = spectrum(60, 80, power=0.5), 5, 11
+    values = torch.linalg.svdvals(A)
+    s, odd, p = values[r].item(), 2 * q + 1, l - r
+    tail = values[r:].pow(2 * odd).sum().sqrt().item()
+    bound = s + ((1 + math.sqrt(r / (p - 1))) * s**odd + math.e * math.sqrt(l) / p * tail) ** (1 / odd)
+    errors = []
+    for seed in range(20):
+        U = randomized_svd(A, r, randn(80, l, seed=seed), n_power=q)[0]
+        errors.append(torch.linalg.matrix_norm(A - U @ (U.mH @ A), 2).item())
+    assert sum(errors) / 20 <= bound
+    assert min(errors) >= s * (1 - 1e-12)
+    assert max(errors) <= {0: 2.5, 1: 1.5, 2: 1.3}[q] * s
+
+
+def test_a_step_without_a_sketch_is_that_of_the_singular_vectors():
+    T, ranks = randn(5, 6, 7), (1, 3, 4, 1)
+    whole = [torch.zeros(n, 0, dtype=D) for n in (42, 7)]
+    agree(tt(ranks, whole)(T), reconstruct_tt(tt_svd(T, ranks)), 1e-12)
+    whole = [torch.zeros(n, 0, dtype=D) for n in (42, 21, 12)]
+    agree(tucker((3, 4, 2), whole)(T), reconstruct_tucker(*tucker_hosvd(T, (3, 4, 2), n_sweeps=0)), 1e-12)
+    assert [tuple(t.shape) for t in tt_sketches(gen(), (5, 6, 7), ranks)] == [(42, 0), (7, 0)]
+
+
+@pytest.mark.parametrize("dtype", [D, C])
+def test_left_singular_vectors_of_wide_matrices(dtype):
+    M, along = randn(4, 40, dtype=dtype), randn(4, 40, seed=1, dtype=dtype)
+    want = svd(M)[0]
+    phases = (want.conj() * left(M)).sum(0)
+    agree(left(M), want * phases, 1e-12)
+    real = lambda P: torch.view_as_real(P) if P.is_complex() else P
+    span = lambda f: lambda t: (lambda U: real(U @ U.mH))(f(M + t * along)[:, :2])
+    zero, of_svd = torch.zeros((), dtype=D), span(lambda M: svd(M)[0])
+    for order in (jacfwd, lambda f: jacfwd(jacfwd(f))):
+        agree(order(span(left))(zero), order(of_svd)(zero), 1e-9)
+
+
 @pytest.mark.parametrize("dtype", [D, C])
 @pytest.mark.parametrize("shape", [(9, 30), (30, 9), (9, 9), (1, 5), (5, 1)])
 def test_singular_triples(shape, dtype):
@@ -128,7 +204,7 @@ def test_singular_triples(shape, dtype):
 def test_sketches_come_from_the_generator_alone():
     before = torch.get_rng_state()
     for draw, ranks in ((tt_sketches, (1, 2, 2, 1)), (tucker_sketches, (2, 2, 2))):
-        one, two, other = (draw(gen(seed), (6, 7, 8), ranks) for seed in (0, 0, 1))
+        one, two, other = (draw(gen(seed), (6, 7, 8), ranks, oversampling=1) for seed in (0, 0, 1))
         assert all(torch.equal(a, b) for a, b in zip(one, two))
         assert not torch.equal(one[0], other[0])
     assert torch.equal(before, torch.get_rng_state())
@@ -143,9 +219,10 @@ SIZES, TT, TUCKER = (3, 4, 2), (1, 2, 2, 1), (2, 3, 2)
 
 
 def kinds(dtype=D):
-    draw = {"oversampling": 1, "dtype": dtype}
+    draw = {"oversampling": 0, "dtype": dtype}
     return {
         "tt": tt(TT, tt_sketches(gen(), SIZES, TT, **draw)),
+        "tt, steps taken whole": tt(TT, tt_sketches(gen(), SIZES, TT, oversampling=8, dtype=dtype)),
         "tucker": tucker(TUCKER, tucker_sketches(gen(), SIZES, TUCKER, **draw)),
         "tucker swept": tucker((2, 2, 1), tucker_sketches(gen(), SIZES, (2, 2, 1), **draw), n_sweeps=1),
         "tt of rank 1": tt((1, 1, 1, 1), tt_sketches(gen(), SIZES, (1, 1, 1, 1), oversampling=3, dtype=dtype)),
@@ -228,7 +305,7 @@ def test_dtypes(dtype):
     ranks = (1, 3, 3, 1)
     cores = randomized_tt(T, ranks, tt_sketches(gen(), T.shape, ranks, dtype=dtype))
     core, factors = randomized_hosvd(T, (3, 3, 3), tucker_sketches(gen(), T.shape, (3, 3, 3), dtype=dtype))
-    U, s, Vh = randomized_svd(T[0], 3, tt_sketches(gen(), (5, 6), (1, 3, 1), dtype=dtype)[0])
+    U, s, Vh = randomized_svd(T[0], 3, tt_sketches(gen(), (5, 6), (1, 3, 1), oversampling=1, dtype=dtype)[0])
     assert {t.dtype for t in (*cores, core, *factors, U, Vh)} == {dtype}
     assert s.dtype == (torch.float32 if dtype.is_complex else dtype)
     wide = torch.complex64 if dtype.is_complex else torch.float32
@@ -254,7 +331,7 @@ A, B = torch.ones(12, 2, dtype=D), torch.ones(4, 2, dtype=D)
         ),
         (
             lambda: randomized_tt(T3, TT, [A, A]),
-            r"sketch 1 has shape \(12, 2\), expected \[4, 2 to 4\]; make it with tt_sk",
+            r"sketch 1 has shape \(12, 2\), expected \[4, 2 to 4\], or \[4, 0\] for none; make it with tt_sk",
         ),
         (lambda: randomized_tt(T3, TT, [A[:, :1], B]), r"sketch 0 has shape \(12, 1\), expected \[12, 2\]"),
         (lambda: randomized_tt(T3, (1, 2, 1), [A]), r"randomized_tt: ranks are \(1, 2, 1\), expected 4 of them"),
