@@ -80,6 +80,7 @@ def unsealed(tree: Any) -> Any:
     return tree if all(s is t for s, t in zip(made, children)) else rebuild(made)
 
 
+@static
 @dataclasses.dataclass(frozen=True)
 class Unsealing:
     """A function whose arguments after the first (params) may hold what is sealed: it gets the values."""

@@ -99,6 +99,8 @@ class Writer:
             return {"member": [name, node.name]}
         if hasattr(type(node), "__setstate__"):
             return {"record": name, "state": self.of(node.__getstate__(), path)}
+        if isinstance(node, tuple) and not hasattr(node, "_fields"):
+            return {"record": name, "arguments": self._parts(node.__getnewargs__(), path)}
         own = node._asdict() if isinstance(node, tuple) else vars(node)
         named = field_names(type(node))
         fields = {key: self.of(value, (*path, key)) for key, value in own.items() if named is None or key in named}

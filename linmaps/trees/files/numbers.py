@@ -98,8 +98,7 @@ def restored(t: Tensor, entry: dict[str, Any], device: torch.device | str | None
     dtype = DTYPES[entry["dtype"]]
     if checksum(buffer(t.contiguous())) != entry["crc32"]:
         raise ValueError(f"{where}: the bits are not those that were written, expected checksum {entry['crc32']}")
-    if t.untyped_storage().nbytes() != t.numel() * t.itemsize:  # not the memory of the whole file with it
-        t = t.clone()
+    t = t.clone()  # memory of its own, aligned as torch aligns: that of the file goes when the file is closed
     t = torch.view_as_complex(t) if dtype.is_complex else t
     t = t if t.dtype == dtype else t.view(dtype)
     if "strides" in entry:

@@ -87,6 +87,8 @@ class Reader:
         if "state" in node:
             new.__setstate__(self.of(node["state"]))  # type: ignore[union-attr]
             return new
+        if "arguments" in node:
+            return cls(*(self.of(part) for part in node["arguments"]))
         fields = self._complete(cls, node["fields"])
         if new is None:
             return cls(**fields)
