@@ -13,9 +13,13 @@ from torch.func import vmap
 import fisher
 import growth
 import linmaps
+from fisher.iterative.cg import Report
+from fisher.pmat.algebra.regrouped import Layered, Products
 from fisher.recipes import functional_laplace, laplace, soap
+from fisher.recipes.optimizers.model import Model
 from linmaps import trees
 from linmaps.trees.registry import ENTERED
+from linmaps.trees.seals import sealed
 from tests import test_prints as prints
 from tests.linmaps import zoo
 
@@ -25,6 +29,17 @@ REPRESENTATIONS = [
     fisher.PMatBlockDiag, fisher.PMatDense, fisher.PMatDiag, fisher.PMatEKFAC, fisher.PMatKFAC, fisher.PMatLowRank,
     fisher.PMatMixed, fisher.PMatQuasiDiag, fisher.PMatEye,
 ]  # fmt: skip
+
+OF_BLOCKS = [
+    "PMatBlockDiag",
+    "PMatKFAC",
+    "PMatEKFAC",
+    "PMatQuasiDiag",
+    "PMatDiag",
+    "in its eigenbases",
+    "layered",
+    "of images",
+]
 
 
 @trees.static
@@ -41,14 +56,14 @@ def ensemble():
     return vmap(lambda p: fisher.fim(F, p, X))(stacked)
 
 
-def image_layers():
+def of_images():
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.GroupNorm(2, 4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2),
         nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(75, 3)),
     )  # fmt: skip
     f, p = fisher.functional(net)
-    return fisher.LayerCollection.from_function(f, p, torch.randn(4, 2, 8, 8))
+    return f, p, torch.randn(4, 2, 8, 8)
 
 
 def token_layers():
@@ -57,7 +72,13 @@ def token_layers():
         h = torch.einsum("btd,hdk->bthk", h, p["q"]).flatten(2)
         return nn.functional.layer_norm(h, (6,), p["s"], p["b"]) @ p["o"]
 
-    p = {"e": torch.randn(7, 4), "q": torch.randn(2, 4, 3), "s": torch.ones(6), "b": torch.ones(6), "o": torch.ones(6, 2)}
+    p = {
+        "e": torch.randn(7, 4),
+        "q": torch.randn(2, 4, 3),
+        "s": torch.ones(6),
+        "b": torch.ones(6),
+        "o": torch.ones(6, 2),
+    }
     return fisher.LayerCollection.from_function(f, p, torch.arange(12).reshape(4, 3) % 7)
 
 
@@ -88,7 +109,9 @@ def soap_state():
 
 
 RECORDS = {
-    **{name: make for name, make in {**prints.LINES, **prints.TABLES}.items() if not name.startswith(("Pair", "Gated"))},
+    **{
+        name: make for name, make in {**prints.LINES, **prints.TABLES}.items() if not name.startswith(("Pair", "Gated"))
+    },
     **{R.__name__: fim(R) for R in REPRESENTATIONS},
     "of a tensor's likelihood": fim(fisher.PMatKFAC, likelihood=fisher.Gaussian(torch.tensor([1.0, 2.0, 0.5]))),
     "in its eigenbasis": lambda: fim(fisher.PMatDense)().eigendecomposition(),
@@ -115,7 +138,8 @@ RECORDS = {
     "Laplace": lambda: laplace(network, PARAMS, fim(fisher.PMatKFAC)(), 12),
     "FunctionalLaplace": lambda: functional_laplace(network, PARAMS, X, temperature=0.5),
     "soap": soap_state,
-    "image layers": image_layers,
+    "image layers": lambda: fisher.LayerCollection.from_function(*of_images()),
+    "of images": lambda: fisher.fim(*of_images()),
     "token layers": token_layers,
     "pooled statistics": pooled_statistics,
     "statistics behind a norm": normed_statistics,
@@ -127,13 +151,23 @@ RECORDS = {
         growth.Heads("q", "k", "v", ("a", "o"), 4, n_kv_heads=2),
     ],
     "likelihoods": lambda: [
-        fisher.Bernoulli(), fisher.Categorical(-1, weight=(1.0, 2.0)), fisher.Segmentation(), fisher.Poisson(),
-        fisher.Gaussian(covariance=torch.eye(2)), fisher.HeteroscedasticGaussian(),
-    ],  # fmt: skip
+        fisher.Bernoulli(),
+        fisher.Categorical(-1, weight=(1.0, 2.0)),
+        fisher.Segmentation(),
+        fisher.Poisson(),
+        fisher.Gaussian(covariance=torch.eye(2)),
+        fisher.HeteroscedasticGaussian(),
+    ],
     "graph": lambda: prints.GRAPH,
     "adam": lambda: growth.adam(0.1).init(PARAMS),
     "sgd": lambda: growth.sgd(0.1, momentum=0.9).init(PARAMS),
-    "sealed": lambda: trees.Layout.of({"a": torch.zeros(2)}),
+    "layout": lambda: trees.Layout.of({"a": torch.zeros(2)}),
+    "text beside tensors": lambda: sealed({"ids": torch.ones(2), "text": ["a", None]}),
+    "blocks": lambda: [made(name)._blocks() for name in OF_BLOCKS],
+    "layered": lambda: Layered((made("PMatKFAC"), made("PMatDiag")), made("PMatKFAC").layers, True),
+    "products": lambda: Products(made("PMatSum")),
+    "model": lambda: Model(torch.ones(2, 3), torch.ones(2), torch.eye(2), torch.eye(2)),
+    "report": lambda: Report(torch.tensor(0.1), torch.tensor(3), torch.tensor(True)),
     "factorized convolution": lambda: linmaps.factorize_conv(torch.randn(3, 2, 3, 3), rank=2),
     "a cell": lambda: linmaps.RNNCell(linmaps.Spectral(4), linmaps.Linear(3, 4, bias=True)),
 }
@@ -162,7 +196,7 @@ def same(got, want, memory=True):
     for a, b in zip(s, t):
         assert type(a) is type(b) or isinstance(b, nn.Parameter)
         if isinstance(b, tuple):  # a pair with an attribute
-            same((*a, vars(a)), (*b, vars(b)))
+            same((*a, getattr(a, "__dict__", {})), (*b, getattr(b, "__dict__", {})))
             continue
         if not isinstance(a, torch.Tensor):
             assert a == b
@@ -220,7 +254,9 @@ def header(path):
     return json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
 
 
-NOWHERE = {  # registered, and in no record that the table makes
+NOWHERE = {  # registered, and in no record
+    "fisher.collector.layers:Layers": "LayerCollection is one",
+    "fisher.pmat.matrix_free.curvature:OutputCurvature": "without a curvature at the output",
 }
 
 

@@ -46,7 +46,11 @@ CONTAINERS = {
 UNORDERED = ("set", "frozenset")
 KIND_OF = {container.type: kind for kind, container in CONTAINERS.items()}
 
-MAPPINGS: dict[str, type] = {"dict": dict, "OrderedDict": collections.OrderedDict, "defaultdict": collections.defaultdict}
+MAPPINGS: dict[str, type] = {
+    "dict": dict,
+    "OrderedDict": collections.OrderedDict,
+    "defaultdict": collections.defaultdict,
+}
 MAPPING_OF = {type_: kind for kind, type_ in MAPPINGS.items()}
 FACTORIES: dict[str | None, Any] = {None: None} | {
     kind.__name__: kind for kind in (list, dict, set, tuple, int, float, bool, str, collections.OrderedDict)

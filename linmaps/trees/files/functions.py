@@ -15,7 +15,7 @@ _FUNCTIONAL = (
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"torch.{name}": getattr(torch, name) for name in _TORCH.split()},
     **{f"torch.nn.functional.{name}": getattr(torch.nn.functional, name) for name in _FUNCTIONAL.split()},
-    **{f"torch.Tensor.{name}": getattr(torch.Tensor, name) for name in "relu sigmoid tanh".split()},
+    **{f"torch.Tensor.{name}": getattr(torch.Tensor, name) for name in ["relu", "sigmoid", "tanh"]},
 }
 
 

@@ -44,7 +44,7 @@ class Writer:
         if where in self.given and path:
             self.left_out.add(where)
             return {"given": where}
-        kind = type(node)
+        kind, name = type(node), entered(type(node))
         if isinstance(node, Tensor):
             return {"tensor": self._tensor(node, path)}
         if node is None or kind in (bool, int, str):
@@ -56,14 +56,14 @@ class Writer:
         if kind in MAPPING_OF:
             return self._mapping(node, path)
         if kind in KIND_OF:
-            name = KIND_OF[kind]
-            parts = self._parts(CONTAINERS[name].parts(node), path)
-            return {name: sorted(parts, key=json.dumps) if name in UNORDERED else parts}
+            container = KIND_OF[kind]
+            parts = self._parts(CONTAINERS[container].parts(node), path)
+            return {container: sorted(parts, key=json.dumps) if container in UNORDERED else parts}
         if isinstance(node, type) and entered(node):
             return {"class": entered(node)}
         if callable(node) and (name_of(node) or entered(node)):
             return {"function": name_of(node) or entered(node)}
-        if (name := entered(kind)) is not None:
+        if name is not None:
             return self._object(node, name, path)
         raise TypeError(f"{where or 'the tree'}: {refusal(node, where)}")
 
@@ -82,7 +82,9 @@ class Writer:
 
     def _key(self, key: Any, path: Path) -> Any:
         if isinstance(key, Tensor):
-            raise TypeError(f"{path_str(path) or 'the tree'}: got a tensor as a key, expected text, numbers or tuples of them")
+            raise TypeError(
+                f"{path_str(path) or 'the tree'}: got a tensor as a key, expected text, numbers or tuples of them"
+            )
         return self.of(key, (*path, key))
 
     def _factory(self, factory: Any, path: Path) -> str | None:
@@ -100,9 +102,9 @@ class Writer:
         if hasattr(type(node), "__setstate__"):
             return {"record": name, "state": self.of(node.__getstate__(), path)}
         if isinstance(node, tuple) and not hasattr(node, "_fields"):
-            return {"record": name, "arguments": self._parts(node.__getnewargs__(), path)}
-        own = node._asdict() if isinstance(node, tuple) else vars(node)
+            return {"record": name, "arguments": self._parts(vars(type(node))["__getnewargs__"](node), path)}
         named = field_names(type(node))
+        own: dict[str, Any] = dict(zip(named or (), node)) if isinstance(node, tuple) else vars(node)
         fields = {key: self.of(value, (*path, key)) for key, value in own.items() if named is None or key in named}
         beside = {key: self.of(value, (*path, key)) for key, value in own.items() if key not in fields}
         return {"record": name, "fields": fields} | ({"beside": beside} if beside else {})
@@ -147,7 +149,7 @@ def refusal(node: Any, where: str) -> str:
         return f"got a torch.Generator, {expected}; save generator.get_state()"
     if hasattr(node, "__array__"):
         return f"got {kind.__module__.partition('.')[0]}.{kind.__name__}, {expected}; save torch.as_tensor(...) or .item() of it"
-    if callable(node):
+    if callable(node) and not isinstance(node, type):
         name = getattr(node, "__qualname__", kind.__name__)
         return (
             f"got the function {name}, which a file cannot hold, {expected}; make the record again where the function is, or "

@@ -103,8 +103,9 @@ def restored(t: Tensor, entry: dict[str, Any], device: torch.device | str | None
     t = t if t.dtype == dtype else t.view(dtype)
     if "strides" in entry:
         t = torch.empty_strided(t.shape, entry["strides"], dtype=dtype).copy_(t)
+    wanted = entry["device"] if device is None else device
     try:
-        return t.to(entry["device"] if device is None else device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        where = f"{where}: got a tensor saved on {entry['device']}"
-        raise ValueError(f"{where}, expected that device here; give load(..., device='cpu') ({error})") from None
+        return t.to(wanted)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        got = f"a tensor saved on {wanted}" if device is None else f"device={str(wanted)!r}"
+        raise ValueError(f"{where}: got {got}, expected a device that is here; give load(..., device='cpu')") from None

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-import optree
 from torch import Tensor
 
 from linmaps.trees.files.containers import CONTAINERS, FACTORIES, MAPPINGS
 from linmaps.trees.files.functions import FUNCTIONS
 from linmaps.trees.files.layouts import field_names
 from linmaps.trees.files.version import __version__
+from linmaps.trees.nodes import one_level
 from linmaps.trees.registry import find
 
 
@@ -38,7 +38,7 @@ class Reader:
             return [self.of(part) for part in node]
         if not isinstance(node, dict):
             return node
-        kind, body = next(iter(node.items()), ("", None))
+        kind, body = next(iter(node.items()), ("", []))
         if kind in MAPPINGS:
             return self._mapping(kind, body, node)
         if kind in CONTAINERS:
@@ -83,9 +83,9 @@ class Reader:
 
     def _record(self, name: str, node: dict[str, Any]) -> Any:
         cls = self._class(name, None)
-        new = object.__new__(cls) if not issubclass(cls, tuple) else None
+        new: Any = object.__new__(cls) if not issubclass(cls, tuple) else None
         if "state" in node:
-            new.__setstate__(self.of(node["state"]))  # type: ignore[union-attr]
+            new.__setstate__(self.of(node["state"]))
             return new
         if "arguments" in node:
             return cls(*(self.of(part) for part in node["arguments"]))
@@ -94,11 +94,15 @@ class Reader:
             return cls(**fields)
         beside = {key: self.of(value) for key, value in node.get("beside", {}).items()}
         if unknown := [key for key in beside if callable(getattr(cls, key, print))]:
-            raise ValueError(f"{cls.__name__}: got attributes {unknown}, which this version ({__version__}) does not have{self._by}")
+            raise ValueError(
+                f"{cls.__name__}: got attributes {unknown}, which this version ({__version__}) does not have{self._by}"
+            )
         for key, value in {**fields, **beside}.items():
             object.__setattr__(new, key, value)  # as pytrees do, no __init__: a record may hold members of an ensemble
-        if optree.tree_is_leaf(new) and hasattr(cls, "__post_init__"):  # settings: checked, and completed where defaults are
-            new.__post_init__()  # type: ignore[attr-defined]
+        if one_level(new) is None and hasattr(
+            cls, "__post_init__"
+        ):  # settings: checked, and completed where defaults are
+            new.__post_init__()
         return new
 
     def _complete(self, cls: type, body: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +137,7 @@ class Reader:
     def _by(self) -> str:
         return f" (the file was written by version {self.written})"
 
-    _KINDS: dict[str, Callable[..., Any]] = {
+    _KINDS: ClassVar[dict[str, Callable[..., Any]]] = {
         "tensor": _tensor,
         "float": lambda self, body, node: float(body),
         "record": _record,
@@ -148,5 +152,7 @@ def _defaults(cls: type) -> dict[str, Any]:
     if not dataclasses.is_dataclass(cls):
         return dict(getattr(cls, "_field_defaults", {}))
     found = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
-    made = {f.name: f.default_factory() for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING}
+    made = {
+        f.name: f.default_factory() for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING
+    }
     return found | made

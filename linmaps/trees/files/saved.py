@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from linmaps.trees.files.readers import Reader
 from linmaps.trees.files.version import FORMAT, __version__
 from linmaps.trees.files.written import checked_text, write
 
+T = TypeVar("T")
 AGAIN = "save it again, or take a copy of the file"
 
 
@@ -75,7 +76,7 @@ def load(
     >>> again == spec, again.effective_W(params).shape
     (True, torch.Size([4, 2]))
     """
-    name = _path(path)
+    name, device = _path(path), _device(device)
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise TypeError(f"given: got {type(given).__name__}, expected a mapping {{path: object}}")
@@ -84,7 +85,26 @@ def load(
     try:
         return _read(name, device, given)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{name}: {error if isinstance(error, ValueError) else f'cannot be read: {error!r}; {AGAIN}'}") from error
+        raise ValueError(
+            f"{name}: {error if isinstance(error, ValueError) else f'cannot be read: {error!r}; {AGAIN}'}"
+        ) from error
+
+
+def load_one(cls: type[T], path: str | os.PathLike[str], device: torch.device | str | None = None) -> T:
+    """What `load` gives, which must be of this class: ValueError for another.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/list.safetensors"
+    >>> save([1], path)
+    >>> load_one(list, path)
+    [1]
+    """
+    made = load(path, device=device)
+    if not isinstance(made, cls):
+        raise ValueError(
+            f"{os.fspath(path)}: got {type(made).__name__}, expected {cls.__name__}; read other files by linmaps.trees.load"
+        )
+    return made
 
 
 def _read(name: str, device: Any, given: Mapping[str, Any]) -> Any:
@@ -140,6 +160,13 @@ def _path(path: Any) -> str:
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise TypeError(f"path: got {path!r}, expected the name of a file, text or a pathlib.Path")
     return os.fsdecode(path)
+
+
+def _device(device: Any) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: got {device!r}, expected the name of a device, as 'cpu' or 'cuda:0'") from None
 
 
 def _names(given: Any) -> list[str]:

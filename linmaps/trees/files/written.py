@@ -1,5 +1,7 @@
-"""A file of the safetensors format: eight bytes, a header of JSON, the numbers; written beside and renamed, so that a save
-that fails leaves the old file, and who reads meanwhile reads one of the two."""
+"""A file of the safetensors format: eight bytes, a header of JSON, the numbers.
+
+It is written beside and renamed, so that a save that fails leaves the old file, and who reads meanwhile reads one of the two.
+"""
 
 from __future__ import annotations
 
