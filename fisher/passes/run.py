@@ -21,6 +21,7 @@ from fisher.collector.exact_rows import of_layers
 from fisher.collector.taps import column_rows, pull
 from fisher.collector.weights import derived_weights
 from fisher.likelihoods.columns import Columns
+from fisher.passes.checkpoints import Checkpoint
 from fisher.passes.positions import of_examples, of_uses
 from fisher.reducers import Options, Reducer
 from linmaps import trees
@@ -28,6 +29,7 @@ from linmaps.checks.precision import HALF
 
 NUMBERS = 2**21  # of gradients at the outputs of all uses that are held at a time
 
+NOTHING = Checkpoint()
 Make = Callable[[LayerCollection, Options], Reducer]
 
 
@@ -44,6 +46,7 @@ class Pass:
     dtype: torch.dtype | None
     check_finite: bool
     one_only: bool = False
+    kept: Checkpoint = NOTHING
 
     def on(self, layers: LayerCollection) -> Pass:
         """The same with these layers."""
@@ -84,18 +87,23 @@ def reduce(run: Pass, data: Any, make: Make, options: Options) -> Any:
     known = one_batch(data) and not options.centered
     options = dataclasses.replace(options, like=trees.leaves(run.params)[0], params=trees.leaves(run.params))
     given = run.layers is not None
-    for x, target, weight in checked_batches(run, data):
+    stage = run.kept.stage()
+    for x, target, weight in stage.over(checked_batches(run, data)):
         layers = run.found(x)
         run = run.on(layers)
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
         if not seen and make(layers, options).through:
             options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, layers))
+        if stage.done:
+            seen, (inputs, columns) = seen + batch_size(x), stage.sums
+            continue
         reducer, part_in, part = _one(run, x, target, weight, make, options)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
         if given and not seen and run.check_finite:  # found layers are checked already
             purity.steady(soundly(run.f), run.params, x)
         seen += batch_size(x)
+        stage.keep((inputs, columns))
     if run.layers is None or not seen:
         raise ValueError(NO_EXAMPLE)
     made: Any = make(run.layers, options).finish(inputs, columns, seen // options.examples)

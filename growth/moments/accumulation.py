@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher import LayerCollection
+from fisher.checks.arguments import detached
+from fisher.passes.checkpoints import Path, opened
 from growth.checks.doors import door
 from growth.checks.losses import Loss, LossName
 from growth.moments import norms
@@ -42,6 +44,8 @@ def statistics(
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
+    checkpoint: Path | None = ...,
+    every: int = ...,
 ) -> Statistics: ...
 @overload
 def statistics(
@@ -56,6 +60,8 @@ def statistics(
     taps: Taps = ...,
     progress: bool = ...,
     check_finite: bool = ...,
+    checkpoint: Path | None = ...,
+    every: int = ...,
 ) -> list[Statistics]: ...
 @door("f", "loss")
 def statistics(
@@ -70,6 +76,8 @@ def statistics(
     taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
+    checkpoint: Path | None = None,
+    every: int = 100,
 ) -> Any:
     """The `Statistics` of a pair of layers of `f(params, x)` on `data`; for a list of pairs a list, in one pass.
 
@@ -89,6 +97,8 @@ def statistics(
     closed forms are exact.
     progress: a bar on standard error.
     check_finite: look for NaN and infinity, and name the batch.
+    checkpoint, every: as of `fisher.fim`: a file that the sums are written to after each `every` batches, from which the same
+    call goes on after the process has ended in mid-pass, to the same bits; removed when the pass is complete.
     Half-precision networks get statistics in float32.  Differentiable in params, and maps over stacked params.
 
     Raises ValueError: layers that are not there or do not match, an activation that cannot be read, one with sigma(0)
@@ -105,8 +115,21 @@ def statistics(
     pairs, alone = check_pairs(pair)
     bias = [(before.biased, after.biased) for before, after in (layers_of(params, p) for p in pairs)]
     rows = [given_rows(params, p, g) for p, g in zip(pairs, as_list(gates, len(pairs), "gates"))]
-    sums: list[Statistics] = []
-    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps):
+    kept = opened(
+        checkpoint,
+        every,
+        f,
+        detached(params),
+        pairs=pairs,
+        loss=loss,
+        layers=layers,
+        gates=gates,
+        taps=taps,
+        alone=alone,
+    )
+    stage = kept.stage()
+    sums: list[Statistics] = stage.sums or []
+    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps, stage):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
         new = [dataclasses.replace(s, gates=of_view(v, *b, g)) for s, v, b, g in zip(new, views, bias, rows)]
@@ -115,6 +138,7 @@ def statistics(
         if check_finite:
             _check(new, name)
         sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
+        stage.keep(sums)
     out = [
         dataclasses.replace(
             s,
@@ -124,6 +148,7 @@ def statistics(
         )
         for s in sums
     ]
+    kept.end()
     return out[0] if alone else out
 
 

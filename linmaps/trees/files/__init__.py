@@ -6,6 +6,7 @@ In reading order:
     containers what is no record, as parts and back
     numbers    tensors as bytes and back
     layouts    the structure of a tree as JSON
+    digests    a few digits that tell trees apart
     readers    and back
     written    a file: written beside and renamed
     saved      save and load
