@@ -16,6 +16,7 @@ from torch.func import debug_unwrap
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.trees.files.digests import digest
+from linmaps.trees.files.numbers import check_storable
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=tuple[Any, ...])
@@ -44,7 +45,7 @@ class Checkpoint:
         self._results: list[Any] = []  # of the stages that are complete
         self._asked = 0
         self._left: dict[str, Any] | None = None  # the stage that was cut off
-        self.first: Tensor | None = None  # of f's output
+        self.first: tuple[int, Tensor] | None = None  # batch: its bits, and f's output
         if path is None:
             return
         size(every, "every", 1, cure="a number of batches")
@@ -120,7 +121,7 @@ class Stage:
             self._number += 1
             self._seen = self._seen * 31 + _bits(item)
             if self._number == 0 and self.kept.output is not None:
-                self._same_function(self.kept.output(*item))
+                self._same_start(int(self._seen), self.kept.output(*item))
             if self._number == self.before - 1 and int(self._seen) != self._data:
                 raise self._other(f"the first {self.before} batches are others than before")
             yield item
@@ -143,13 +144,15 @@ class Stage:
             "the same seed, or give another path (or remove the file) to start anew"
         )
 
-    def _same_function(self, y: Tensor) -> None:
+    def _same_start(self, bits: int, y: Tensor) -> None:
         """f is known by its output on the first batch, up to the rounding of another machine."""
         y = debug_unwrap(y, recurse=True).detach().flatten()[:SHOWN].cpu()
-        first, self.kept.first = self.kept.first, y
-        if first is None:
+        before, self.kept.first = self.kept.first, (bits, y)
+        if before is None:
             return
-        wide = torch.promote_types(y.dtype, torch.float32)
+        if before[0] != bits:
+            raise self._other("the first batch is another than before")
+        first, wide = before[1], torch.promote_types(y.dtype, torch.float32)
         near = torch.finfo(y.dtype).eps ** 0.5 * float(first.to(wide).abs().max()) if first.numel() else 0.0
         if first.shape != y.shape or not torch.allclose(y.to(wide), first.to(wide), 0.0, near, equal_nan=True):
             raise ValueError(
@@ -180,7 +183,11 @@ def opened(
     >>> opened(None, 1, lambda p, x: x, ()).once(lambda: 3)
     3
     """
-    shapes = {trees.path_str(p): tuple(t.shape) for p, t in zip(trees.paths(params), trees.leaves(params))}
+    shapes = {}
+    for place, t in zip(trees.paths(params), trees.leaves(params)):
+        if path is not None:
+            check_storable(t, f"params: {trees.path_str(place)}")
+        shapes[trees.path_str(place)] = tuple(t.shape)
 
     def output(x: Any, *_: Any) -> Tensor:
         with torch.no_grad():
