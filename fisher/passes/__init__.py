@@ -5,6 +5,6 @@ In reading order:
     checkpoints   a pass that goes on where it was cut off
     run           batches one by one through a reducer
     information   fim, and eigenvalues corrected in given bases
-    second_order  hessian and ggn of a loss
     fold          Mean and ema over matrices
+    second_order  hessian and ggn of a loss
 """

@@ -5,7 +5,8 @@ B batch, N examples in all; both are means over the examples, whatever the batch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,14 +15,15 @@ from torch import Tensor
 from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.data import NO_EXAMPLE
+from fisher.checks.data import NO_EXAMPLE, Weighted
 from fisher.collector import restriction
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
+from fisher.passes.fold import Mean
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
-from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
+from fisher.pmat.matrix_free.curvature import Curvature, GaussNewton, HessianCurvature
 from fisher.pmat.matrix_free.implicit import PMatImplicit
 from fisher.pmat.names import by_name
 from fisher.pmat.representation import SecondDerivative
@@ -32,6 +34,8 @@ from fisher.trials.data import examples, several
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+
+Part = tuple[Any, ...]
 
 
 @full_precision("loss")
@@ -72,11 +76,15 @@ def hessian(
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     loss, params = restriction.restricted(loss, params, layers)
-    parts, weights = _parts(data, "hessian", check_finite)
-    if check:
-        means.mean_loss(loss, params, parts, check_finite, weighted=weights is not None)
-    F = PMatImplicit.sum_of(HessianCurvature(loss, weights is not None), params, _with(parts, weights))
-    made: SecondDerivative = _represent(F, representation, layers, chunk_size, "hessian", check, check_finite)
+
+    def tried(parts: list[Part], weighted: bool) -> None:
+        means.mean_loss(loss, params, parts, check_finite, weighted=weighted)
+
+    batches = _batches(data, "hessian", check_finite, tried if check else None)
+    curvature = lambda weighted: HessianCurvature(loss, weighted)
+    made: SecondDerivative = _made(
+        curvature, params, batches, representation, layers, chunk_size, "hessian", check, check_finite
+    )
     return made
 
 
@@ -112,41 +120,63 @@ def ggn(
     doors.options(chunk_size=chunk_size, layers=layers)
     params = parameters(params, check_finite)
     f, params = restriction.restricted(f, params, layers)
-    parts, weights = _parts(data, "ggn", check_finite)
-    if check:
+
+    def tried(parts: list[Part], weighted: bool) -> None:
         functions.function(f, params, several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
         means.losses(loss, plainly(f)(params, part[0]), part[1:], check_finite)
-    F = PMatImplicit.sum_of(GaussNewton(f, loss, weights is not None), params, _with(parts, weights))
-    made: SecondDerivative = _represent(F, representation, layers, chunk_size, "ggn", check, check_finite)
+
+    batches = _batches(data, "ggn", check_finite, tried if check else None)
+    curvature = lambda weighted: GaussNewton(f, loss, weighted)
+    made: SecondDerivative = _made(
+        curvature, params, batches, representation, layers, chunk_size, "ggn", check, check_finite
+    )
     return made
 
 
-def _parts(data: Any, what: str, check_finite: bool) -> tuple[list[tuple[Any, ...]], list[Tensor] | None]:
-    """The batches, `(x, target)` or `(x,)`, that have examples, and the weight `[B]` of each, None where none has one."""
-    found = [item for item in examples(data, what, check_finite) if batch_size(item[0])]
-    if not found:
+def _batches(
+    data: Any, what: str, check_finite: bool, tried: Callable[[list[Part], bool], None] | None
+) -> Iterator[tuple[Part, Tensor | None]]:
+    """The batches, `(x, target)` or `(x,)`, that have examples, and the weight `[B]` of each, one by one.
+
+    The first two are tried, and each that is larger than those before.
+    """
+    full = (_part(item, what) for item in examples(data, what, check_finite) if batch_size(item[0]))
+    first = list(itertools.islice(full, 2))
+    if not first:
         raise ValueError(NO_EXAMPLE)
-    parts: list[tuple[Any, ...]] = [(x,) if target is None else (x, target) for x, target, _ in found]
-    given = [weight for *_, weight in found]
-    for weight in given:
-        if weight is not None and weight.ndim != 1:
-            raise ValueError(
-                f"weight: got shape {tuple(weight.shape)}, expected [{len(weight)}]: {what} weighs the loss of an example; "
-                "positions are weighed in the loss, from a target that holds their weights"
-            )
-    if all(weight is None for weight in given):
-        return parts, None
-    ones = [torch.ones(batch_size(x)) if weight is None else weight for x, _, weight in found]
-    return parts, [weight.to(trees.leaves(x)[0].device) for (x, *_), weight in zip(found, ones)]
+    largest = max(batch_size(part[0]) for part, _ in first)
+    if tried is not None:
+        tried([part for part, _ in first], any(weight is not None for _, weight in first))
+    for part, weight in itertools.chain(first, full):
+        if tried is not None and batch_size(part[0]) > largest:
+            largest = batch_size(part[0])
+            tried([part], weight is not None)
+        yield part, weight
 
 
-def _with(parts: list[tuple[Any, ...]], weights: list[Tensor] | None) -> list[tuple[Any, ...]]:
-    return parts if weights is None else [(*part, weight) for part, weight in zip(parts, weights)]
+def _part(item: Weighted, what: str) -> tuple[Part, Tensor | None]:
+    x, target, weight = item
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, expected [{len(weight)}]: {what} weighs the loss of an example; "
+            "positions are weighed in the loss, from a target that holds their weights"
+        )
+    return (x,) if target is None else (x, target), weight
 
 
-def _represent(
-    F: PMatImplicit,
+def _with(parts: list[Part], weights: list[Tensor | None]) -> list[Part]:
+    """The batches with their weights behind, 1 where others have some; as they are where none has."""
+    if all(weight is None for weight in weights):
+        return parts
+    ones = [torch.ones(batch_size(x)) if weight is None else weight for (x, *_), weight in zip(parts, weights)]
+    return [(*part, weight.to(trees.leaves(part[0])[0].device)) for part, weight in zip(parts, ones)]
+
+
+def _made(
+    curvature: Callable[[bool], Curvature],
+    params: Any,
+    batches: Iterable[tuple[Part, Tensor | None]],
     representation: type[PMat],
     layers: LayerCollection | None,
     chunk_size: int | None,
@@ -154,14 +184,26 @@ def _represent(
     check: bool,
     check_finite: bool,
 ) -> Any:
-    """The matrix-free matrix in another representation, checked."""
+    """The mean over all batches, in the representation: one at a time is in memory, but for PMatImplicit, which keeps them."""
     representation = by_name(representation)
-    if check:
-        modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
-    made = _in(F, representation, layers, chunk_size)
-    if check_finite and made is not F:
-        finiteness.finite(made, what, modes.NO_DERIVATIVE)
-    return made if layers is None else made.on_layers(layers)
+    whole = representation is PMatImplicit
+    mean, made, seen = Mean(), None, 0
+    for group in [list(batches)] if whole else ([batch] for batch in batches):
+        parts, weights = [part for part, _ in group], [weight for _, weight in group]
+        weighted = any(weight is not None for weight in weights)
+        F = PMatImplicit.sum_of(curvature(weighted), params, _with(parts, weights))
+        if check and not seen:
+            modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), what, check_finite)
+        if seen:
+            mean = Mean().add(made, seen) if mean.mean is None else mean
+            mean = mean.add(_in(F, representation, layers, chunk_size), batch_size(parts[0][0]))
+        else:
+            made = _in(F, representation, layers, chunk_size)
+        seen += batch_size(parts[0][0])
+    found: Any = made if mean.mean is None else mean.value()
+    if check_finite and not whole:
+        finiteness.finite(found, what, modes.NO_DERIVATIVE)
+    return found if layers is None else found.on_layers(layers)
 
 
 def _in(F: PMatImplicit, representation: type[PMat], layers: LayerCollection | None, chunk_size: int | None) -> PMat:
