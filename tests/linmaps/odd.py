@@ -50,6 +50,7 @@ JUSTIFIED: dict[str, str] = {
     "linmaps.trees.replace(tree: *": ELSEWHERE,
     "linmaps.trees.replace(value: *": "any value",
     "linmaps.trees.save(tree: *": "any tree",
+    "linmaps.trees.save(given: *": "any paths of the tree",
     "linmaps.trees.path_str(*": "any key has a text",
     "linmaps.trees.Layout.unflatten(flat: *": "any leaves: the structure alone is what it gives back",
     **{f"linmaps.trees.{name}(tree: *": ANY for name in ("zeros_like", "ravel", "unstack", "Layout.of")},
@@ -186,11 +187,13 @@ def of_trees() -> list[Call]:
     trees.save(tree, file)
     return [
         Call(
-            T + "save", lambda tree, given: trees.save(tree, file + "2", given=given), {"tree": tree, "given": ["d.0"]}
+            T + "save",
+            lambda tree, given=(): trees.save(tree, file + "2", given=given),
+            {"tree": tree, "given": ["d.0"]},
         ),
         Call(
             T + "load",
-            lambda device, given: trees.load(file, device=device, given=given),
+            lambda device=None, given=None: trees.load(file, device=device, given=given),
             {"device": "cpu", "given": {}},
         ),
         Call(T + "add", trees.add, {"a": tree, "b": other}),
