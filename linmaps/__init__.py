@@ -93,8 +93,7 @@ from linmaps.families.symmetries.skew import SkewSymmetric
 from linmaps.families.symmetries.symmetric import Symmetric
 from linmaps.families.symmetries.symplectic import Symplectic
 from linmaps.interop import Module, from_module, parametrize
-
-__version__ = "0.2.0.dev0"
+from linmaps.trees.files.version import __version__ as __version__
 
 __all__ = [
     "L0",

@@ -16,6 +16,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = """
 linmaps.trees
+linmaps.trees.files
 linmaps.checks
 linmaps.numerics
 linmaps.numerics.orthogonal
@@ -69,7 +70,7 @@ growth
 """
 HEIGHT = {room: floor for floor, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 PACKAGES = ("linmaps", "fisher", "growth")
-OUTSIDE = {"torch", "optree", "tqdm"}
+OUTSIDE = {"torch", "optree", "tqdm", "safetensors"}
 FOR_CHECKERS = {"typing_extensions"}  # under TYPE_CHECKING alone
 LONGEST, MOST = 300, 16  # lines of a file; files of a folder, its __init__ among them
 

@@ -94,6 +94,9 @@ def gram(
     same entry) (g g2'), without its table; of any other the rows of J are made, memory B C n.  Composes with vmap over
     stacked params, grad, jacrev, jacfwd.
 
+    A kernel that does not fit in memory is made by blocks of rows, `gram(f, params, part, x, layers=layers)` for each part of the
+    examples, and written as it is made: `linmaps.trees.save(block, f"{n}.safetensors")`.
+
     Jacot, Gabriel and Hongler (2018); products per layer: Novak, Sohl-Dickstein and Schoenholz (2022).
 
     >>> import torch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from linmaps.checks import values
-from linmaps.trees import leaves
+from linmaps.trees import leaves, static
 
 
 class Held:
@@ -87,6 +87,7 @@ def check_values(t: Tensor, name: str, *, low: float, above: bool = False) -> No
         raise ValueError(f"{name} is {shown}, expected {kind}")
 
 
+@static
 @dataclasses.dataclass(frozen=True)
 class Emptied:
     """A likelihood without its tensors: what of it is static.  `filled` puts them back.

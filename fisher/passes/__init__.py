@@ -2,8 +2,9 @@
 
 In reading order:
     positions     weights of the positions of each use
+    checkpoints   a pass that goes on where it was cut off
     run           batches one by one through a reducer
     information   fim, and eigenvalues corrected in given bases
-    second_order  hessian and ggn of a loss
     fold          Mean and ema over matrices
+    second_order  hessian and ggn of a loss
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Generic, TypeVar, cast, overload
 
 import torch
@@ -24,6 +25,7 @@ from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.trees.files.saved import load_one
 from linmaps.trees.printed import cell, on_a_line
 from linmaps.trees.tree import Tree
 
@@ -110,6 +112,15 @@ class Mean(Generic[Tree]):
         count = self.count + other.count
         share = other.count / torch.where(count > 0, count, 1.0)
         return Mean(treedef.unflatten(_between(old, new, share)), count, self.dtype, self.dtypes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file, as `linmaps.trees.save` does: beside, and renamed."""
+        trees.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> Mean[Any]:
+        """The mean that `save` wrote, which goes on where it was.  Raises ValueError as `linmaps.trees.load` does."""
+        return load_one(Mean, path, device)
 
     def value(self) -> Tree:
         """The mean, in the tree's own dtypes.  Raises ValueError if no example was seen."""

@@ -24,6 +24,7 @@ from fisher.likelihoods.base import noticed
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.columns import estimator as make_estimator
 from fisher.likelihoods.names import LikelihoodName
+from fisher.passes.checkpoints import Path, opened
 from fisher.passes.run import Pass, checked_batches, summed
 from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
 from fisher.pmat.contract.handing import hands_over
@@ -67,6 +68,8 @@ def fim(
     largest_factor: int | None = LARGEST_FACTOR,
     check_finite: bool = True,
     reduce: Reduce | None = None,
+    checkpoint: Path | None = None,
+    every: int = 100,
 ) -> Representation:
     """Fisher information F = 1/B sum over b of J_b' H_b J_b of `f(params, x)`, as a matrix object.
 
@@ -89,6 +92,10 @@ def fim(
     check_finite: report NaN in data, params and result.
     reduce: `(sums, count) -> (sums, count)`, called once for each pass (of PMatEKFAC and its parts: twice) before the mean is
     taken, adds over processes: `fisher.distributed.all_reduce()`.  A rank may have no example, with layers given.
+    checkpoint: a file that the sums are written to after each `every` batches.  The same call goes on from it after the process
+    has ended in mid-pass, skips the batches that are done (the loader must give them again, in the same order) and ends with the
+    bits of a pass that was not cut off, its generator too; a call with other arguments, data or f is refused.  The file is
+    removed when the pass is complete.
 
     One forward and one backward over C columns (C - 1 of C classes).  PMatEKFAC of several batches passes over them twice,
     for its bases and for the second moments in them: give it a list or a loader, not a generator.  Pure; composes with vmap
@@ -137,8 +144,37 @@ def fim(
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
+    if checkpoint is not None and representation is PMatImplicit:
+        raise ValueError(
+            "checkpoint: got it with PMatImplicit, which keeps data, not sums; expected another representation"
+        )
+    if checkpoint is not None and reduce is not None and representation in (PMatEKFAC, PMatMixed):
+        raise ValueError(
+            f"checkpoint: got it with reduce and {representation.__name__}, whose two passes some ranks may have done and "
+            "others not; expected PMatKFAC, and of it .eigendecomposition().update_diag(..., reduce=reduce)"
+        )
+    kept = opened(
+        checkpoint,
+        every,
+        f,
+        params,
+        generator,
+        representation=representation.__name__,
+        likelihood=columns.likelihood,
+        estimator=estimator,
+        layers=layers,
+        n_samples=n_samples,
+        chunk_size=chunk_size,
+        noise=noise,
+        sharing=sharing,
+        centered=centered,
+        layers_to={key: kind.__name__ for key, kind in (layers_to or {}).items()},
+        dtype=dtype,
+        largest_block=largest_block,
+        largest_factor=largest_factor,
+    )
     once = noise is not None
-    run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, one_only=once, reduce=reduce)
+    run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, once, reduce, kept)
     limited = Options(sharing, centered, largest_block=largest_block, largest_factor=largest_factor)
     made = _made(
         run,
@@ -148,6 +184,7 @@ def fim(
         limited,
         layers_to,
     )
+    kept.end()
     asked: Representation = made.made_of(columns.likelihood)
     return asked
 
@@ -167,10 +204,11 @@ def _made(
     if representation is PMatEKFAC:
         if one_batch(data) and run.chunk_size is None and run.reduce is None:
             return summed(run, data, EKFAC, options)
-        F = summed(run, data, REDUCERS[PMatKFAC], options)
-        return correct(F.eigendecomposition(group=group_of(run.reduce)), run, data, options)
+        factors = lambda: summed(run, data, REDUCERS[PMatKFAC], options)
+        F = run.kept.once(lambda: factors().eigendecomposition(group=group_of(run.reduce)))
+        return correct(F, run, data, options)
     if representation is PMatMixed:
-        made = summed(run, data, Mixed.of(layers_to or {}), options)
+        made = run.kept.once(lambda: summed(run, data, Mixed.of(layers_to or {}), options))
         return correct(made, run, data, options) if made.corrigible else made
     return summed(run, data, REDUCERS[representation], options)
 
@@ -206,7 +244,8 @@ def _backward(f: Callable[..., Tensor], params: Any, x: Any) -> tuple[Tensor, Ca
 def correct(F: Any, run: Pass, data: Any, options: Options) -> Any:
     """F with its eigenvalues in Kronecker eigenbases replaced by the second moments of the gradients there."""
     if isinstance(F, PMatMixed):
-        return F.replaced([correct(G, run, data, options) if isinstance(G, PMatEKFAC) else G for G in F.parts])
+        again = lambda G: run.kept.once(lambda: correct(G, run, data, options)) if isinstance(G, PMatEKFAC) else G
+        return F.replaced(list(map(again, F.parts)))
     return summed(run.on(F.layers), data, Correction.of(F), options)
 
 

@@ -22,6 +22,7 @@ from fisher.collector.taps import column_rows, pull
 from fisher.collector.weights import derived_weights
 from fisher.distributed.stages import Reduce, gathered, group_of, over_all
 from fisher.likelihoods.columns import Columns
+from fisher.passes.checkpoints import Checkpoint
 from fisher.passes.positions import of_examples, of_uses
 from fisher.reducers import Options, Reducer
 from linmaps import trees
@@ -29,6 +30,7 @@ from linmaps.checks.precision import HALF
 
 NUMBERS = 2**22  # of gradients at the outputs of all uses that are held at a time
 
+NOTHING = Checkpoint()
 Make = Callable[[LayerCollection, Options], Reducer]
 
 
@@ -46,6 +48,7 @@ class Pass:
     check_finite: bool
     one_only: bool = False
     reduce: Reduce | None = None
+    kept: Checkpoint = NOTHING
 
     def on(self, layers: LayerCollection) -> Pass:
         """The same with these layers."""
@@ -88,18 +91,23 @@ def summed(run: Pass, data: Any, make: Make, options: Options) -> Any:
     like, group = trees.leaves(run.params)[0], group_of(run.reduce)
     options = dataclasses.replace(options, like=like, params=trees.leaves(run.params), group=group)
     given = run.layers is not None
-    for x, target, weight in checked_batches(run, data):
+    stage = run.kept.stage()
+    for x, target, weight in stage.over(checked_batches(run, data)):
         layers = run.found(x)
         run = run.on(layers)
         options = dataclasses.replace(options, examples=batch_size(x)) if known else options
         if not seen and make(layers, options).through:
             options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, layers))
+        if stage.done:
+            seen, (inputs, columns) = seen + batch_size(x), stage.sums
+            continue
         reducer, part_in, part = _one(run, x, target, weight, make, options)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
         if given and not seen and run.check_finite:  # found layers are checked already
             purity.steady(soundly(run.f), run.params, x)
         seen += batch_size(x)
+        stage.keep((inputs, columns))
     if run.reduce is not None:
         options, inputs, columns, seen = _over_all(run, data, make, options, inputs, columns, seen)
     elif not seen:

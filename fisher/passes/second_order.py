@@ -6,7 +6,8 @@ B batch, N examples in all; both are means over the examples, whatever the batch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,16 +16,17 @@ from torch import Tensor
 from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
-from fisher.checks.data import NO_EXAMPLE
+from fisher.checks.data import NO_EXAMPLE, Weighted
 from fisher.collector import restriction
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
 from fisher.distributed.marks import marked
 from fisher.distributed.stages import LOCAL, Reduce, callable_or_none, over_all
+from fisher.passes.fold import Mean
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.layered.blockdiag import PMatBlockDiag
-from fisher.pmat.matrix_free.curvature import GaussNewton, HessianCurvature
+from fisher.pmat.matrix_free.curvature import Curvature, GaussNewton, HessianCurvature
 from fisher.pmat.matrix_free.implicit import PMatImplicit
 from fisher.pmat.names import by_name
 from fisher.pmat.representation import SecondDerivative
@@ -36,6 +38,8 @@ from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout
+
+Part = tuple[Any, ...]
 
 
 @full_precision("loss")
@@ -79,13 +83,13 @@ def hessian(
     params = parameters(params, check_finite)
     loss, params = restriction.restricted(loss, params, layers)
     callable_or_none(reduce)
-    parts, weights = _parts(data, "hessian", check_finite, reduce is not None)
-    if check and parts:
-        means.mean_loss(loss, params, parts, check_finite, weighted=weights is not None)
-    curvature = HessianCurvature(loss, weights is not None)
-    F = PMatImplicit.sum_of(curvature, params, _with(parts, weights)) if parts else None
-    how = _How(params, representation, layers, chunk_size, "hessian", check, check_finite, reduce)
-    made: SecondDerivative = _represent(F, how)
+
+    def tried(parts: list[Part], weighted: bool) -> None:
+        means.mean_loss(loss, params, parts, check_finite, weighted=weighted)
+
+    batches = _batches(data, "hessian", check_finite, tried if check else None, reduce is not None)
+    how = _How(params, by_name(representation), layers, chunk_size, "hessian", check, check_finite, reduce)
+    made: SecondDerivative = _made(lambda weighted: HessianCurvature(loss, weighted), batches, how)
     return made
 
 
@@ -123,44 +127,58 @@ def ggn(
     params = parameters(params, check_finite)
     f, params = restriction.restricted(f, params, layers)
     callable_or_none(reduce)
-    parts, weights = _parts(data, "ggn", check_finite, reduce is not None)
-    if check and parts:
+
+    def tried(parts: list[Part], weighted: bool) -> None:
         functions.function(f, params, several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
         means.losses(loss, plainly(f)(params, part[0]), part[1:], check_finite)
-    curvature = GaussNewton(f, loss, weights is not None)
-    F = PMatImplicit.sum_of(curvature, params, _with(parts, weights)) if parts else None
-    how = _How(params, representation, layers, chunk_size, "ggn", check, check_finite, reduce)
-    made: SecondDerivative = _represent(F, how)
+
+    batches = _batches(data, "ggn", check_finite, tried if check else None, reduce is not None)
+    how = _How(params, by_name(representation), layers, chunk_size, "ggn", check, check_finite, reduce)
+    made: SecondDerivative = _made(lambda weighted: GaussNewton(f, loss, weighted), batches, how)
     return made
 
 
-def _parts(
-    data: Any, what: str, check_finite: bool, none: bool = False
-) -> tuple[list[tuple[Any, ...]], list[Tensor] | None]:
-    """The batches, `(x, target)` or `(x,)`, that have examples, and the weight `[B]` of each, None where none has one.
+def _batches(
+    data: Any, what: str, check_finite: bool, tried: Callable[[list[Part], bool], None] | None, none: bool = False
+) -> Iterator[tuple[Part, Tensor | None]]:
+    """The batches, `(x, target)` or `(x,)`, that have examples, and the weight `[B]` of each, one by one.
 
-    none: whether there may be no example, as at a rank without.
+    The first two are tried, and each that is larger than those before.  none: whether there may be no example, as at a rank
+    without.
     """
-    found = [item for item in examples(data, what, check_finite, none) if batch_size(item[0])]
-    if not found and not none:
+    full = (_part(item, what) for item in examples(data, what, check_finite, none) if batch_size(item[0]))
+    first = list(itertools.islice(full, 2))
+    if not first:
+        if none:
+            return
         raise ValueError(NO_EXAMPLE)
-    parts: list[tuple[Any, ...]] = [(x,) if target is None else (x, target) for x, target, _ in found]
-    given = [weight for *_, weight in found]
-    for weight in given:
-        if weight is not None and weight.ndim != 1:
-            raise ValueError(
-                f"weight: got shape {tuple(weight.shape)}, expected [{len(weight)}]: {what} weighs the loss of an example; "
-                "positions are weighed in the loss, from a target that holds their weights"
-            )
-    if all(weight is None for weight in given):
-        return parts, None
-    ones = [torch.ones(batch_size(x)) if weight is None else weight for x, _, weight in found]
-    return parts, [weight.to(trees.leaves(x)[0].device) for (x, *_), weight in zip(found, ones)]
+    largest = max(batch_size(part[0]) for part, _ in first)
+    if tried is not None:
+        tried([part for part, _ in first], any(weight is not None for _, weight in first))
+    for part, weight in itertools.chain(first, full):
+        if tried is not None and batch_size(part[0]) > largest:
+            largest = batch_size(part[0])
+            tried([part], weight is not None)
+        yield part, weight
 
 
-def _with(parts: list[tuple[Any, ...]], weights: list[Tensor] | None) -> list[tuple[Any, ...]]:
-    return parts if weights is None else [(*part, weight) for part, weight in zip(parts, weights)]
+def _part(item: Weighted, what: str) -> tuple[Part, Tensor | None]:
+    x, target, weight = item
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, expected [{len(weight)}]: {what} weighs the loss of an example; "
+            "positions are weighed in the loss, from a target that holds their weights"
+        )
+    return (x,) if target is None else (x, target), weight
+
+
+def _with(parts: list[Part], weights: list[Tensor | None]) -> list[Part]:
+    """The batches with their weights behind, 1 where others have some; as they are where none has."""
+    if all(weight is None for weight in weights):
+        return parts
+    ones = [torch.ones(batch_size(x)) if weight is None else weight for (x, *_), weight in zip(parts, weights)]
+    return [(*part, weight.to(trees.leaves(part[0])[0].device)) for part, weight in zip(parts, ones)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,24 +195,35 @@ class _How:
     reduce: Reduce | None
 
 
-def _represent(F: PMatImplicit | None, how: _How) -> Any:
-    """The matrix-free matrix in another representation, checked; None at a rank without examples."""
-    representation = by_name(how.representation)
-    if how.reduce is not None and representation is PMatImplicit:
+def _made(curvature: Callable[[bool], Curvature], batches: Iterable[tuple[Part, Tensor | None]], how: _How) -> Any:
+    """The mean over all batches, in the representation: one at a time is in memory, but for PMatImplicit, which keeps them."""
+    whole = how.representation is PMatImplicit
+    if how.reduce is not None and whole:
         raise ValueError(LOCAL)
-    if how.check and F is not None:
-        modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), how.what, how.check_finite)
-    made = None if F is None else _in(F, representation, how.layers, how.chunk_size)
+    mean, made, seen = Mean(), None, 0
+    for group in [list(batches)] if whole else ([batch] for batch in batches):
+        parts, weights = [part for part, _ in group], [weight for _, weight in group]
+        weighted = any(weight is not None for weight in weights)
+        F = PMatImplicit.sum_of(curvature(weighted), how.params, _with(parts, weights))
+        if how.check and not seen:
+            modes.symmetric(PMatImplicit.sum_of(F.curvature, F.params, F.batches[:1]), how.what, how.check_finite)
+        if seen:
+            mean = Mean().add(made, seen) if mean.mean is None else mean
+            mean = mean.add(_in(F, how.representation, how.layers, how.chunk_size), batch_size(parts[0][0]))
+        else:
+            made = _in(F, how.representation, how.layers, how.chunk_size)
+        seen += batch_size(parts[0][0])
+    found: Any = made if mean.mean is None else mean.value()
     if how.reduce is not None:
-        n = 0 if F is None else sum(batch_size(batch[0]) for batch in F.batches)
-        made = _over_all(made, representation, n, how)
-    if how.check_finite and made is not F:
-        finiteness.finite(made, how.what, modes.NO_DERIVATIVE)
-    return made if how.layers is None else made.on_layers(how.layers)  # type: ignore[union-attr]
+        found = _over_all(found, seen, how)
+    if how.check_finite and not whole:
+        finiteness.finite(found, how.what, modes.NO_DERIVATIVE)
+    return found if how.layers is None else found.on_layers(how.layers)
 
 
-def _over_all(made: Any, representation: type[PMat], n: int, how: _How) -> PMat:
+def _over_all(made: Any, n: int, how: _How) -> PMat:
     """The mean over the examples of all ranks, of which n are here."""
+    representation = how.representation
     stored = {PMatDense: "matrix", PMatDiag: "diag", PMatBlockDiag: "blocks"}.get(representation, "")
     square = representation is not PMatDiag
     own = None if made is None else getattr(made, stored)

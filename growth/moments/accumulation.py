@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.func import debug_unwrap
 
 from fisher import LayerCollection
+from fisher.checks.arguments import detached
 from fisher.checks.placements import whole
 from fisher.distributed.stages import Reduce, callable_or_none
+from fisher.passes.checkpoints import Path, opened
 from growth.checks.doors import door
 from growth.checks.losses import Loss, LossName
 from growth.moments import norms
@@ -46,6 +48,8 @@ def statistics(
     progress: bool = ...,
     check_finite: bool = ...,
     reduce: Reduce | None = ...,
+    checkpoint: Path | None = ...,
+    every: int = ...,
 ) -> Statistics: ...
 @overload
 def statistics(
@@ -61,6 +65,8 @@ def statistics(
     progress: bool = ...,
     check_finite: bool = ...,
     reduce: Reduce | None = ...,
+    checkpoint: Path | None = ...,
+    every: int = ...,
 ) -> list[Statistics]: ...
 @door("f", "loss")
 def statistics(
@@ -76,6 +82,8 @@ def statistics(
     progress: bool = False,
     check_finite: bool = True,
     reduce: Reduce | None = None,
+    checkpoint: Path | None = None,
+    every: int = 100,
 ) -> Any:
     """The `Statistics` of a pair of layers of `f(params, x)` on `data`; for a list of pairs a list, in one pass.
 
@@ -97,6 +105,8 @@ def statistics(
     check_finite: look for NaN and infinity, and name the batch.
     reduce: `(sums, count) -> (sums, count)`, called once before the means are taken, adds over processes:
     `fisher.distributed.all_reduce()`.  A rank may have no sample (`[]`, or `(x[:0], target[:0])`).
+    checkpoint, every: as of `fisher.fim`: a file that the sums are written to after each `every` batches, from which the same
+    call goes on after the process has ended in mid-pass, to the same bits; removed when the pass is complete.
     Half-precision networks get statistics in float32.  Differentiable in params, and maps over stacked params.
 
     Raises ValueError: layers that are not there or do not match, an activation that cannot be read, one with sigma(0)
@@ -115,9 +125,22 @@ def statistics(
     params = whole(params)
     bias = [(before.biased, after.biased) for before, after in (layers_of(params, p) for p in pairs)]
     rows = [given_rows(params, p, g) for p, g in zip(pairs, as_list(gates, len(pairs), "gates"))]
-    sums: list[Statistics] = []
+    kept = opened(
+        checkpoint,
+        every,
+        f,
+        detached(params),
+        pairs=pairs,
+        loss=loss,
+        layers=layers,
+        gates=gates,
+        taps=taps,
+        alone=alone,
+    )
+    stage = kept.stage()
+    sums: list[Statistics] = stage.sums or []
     none = reduce is not None
-    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps, none):
+    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps, stage, none):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
         new = [dataclasses.replace(s, gates=of_view(v, *b, g)) for s, v, b, g in zip(new, views, bias, rows)]
@@ -126,6 +149,7 @@ def statistics(
         if check_finite:
             _check(new, name)
         sums = [_total(s, t) for s, t in zip(sums, new)] if sums else new
+        stage.keep(sums)
     if reduce is not None:
         sums = over_ranks(reduce, sums, rows)
     out = [
@@ -137,6 +161,7 @@ def statistics(
         )
         for s in sums
     ]
+    kept.end()
     return out[0] if alone else out
 
 

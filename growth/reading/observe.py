@@ -21,6 +21,7 @@ from fisher.checks.arguments import detached
 from fisher.checks.purity import repeatable
 from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Convolution, Lookup
+from fisher.passes.checkpoints import Checkpoint, Stage
 from growth.checks.buffers import buffers_fixed, counters_fixed
 from growth.checks.data import examples, few
 from growth.checks.losses import Loss, LossName, gradient, per_sample
@@ -36,6 +37,8 @@ from growth.reading.pairs import Pair
 from growth.reading.products import verify_all, with_activations
 from linmaps import trees
 from linmaps.numerics.dtypes import working
+
+EVERY = Checkpoint().stage()  # no batch was done before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +87,13 @@ def observed(
     progress: bool,
     check_finite: bool,
     taps: Taps = TAPS[0],
+    stage: Stage = EVERY,
     none: bool = False,
 ) -> Iterator[tuple[str, int, list[View]]]:
-    """For each batch that is not empty: its name, its samples and one View per pair; whether there may be none."""
+    """For each batch that is not empty: its name, its samples and one View per pair; but for those that `stage` has done.
+
+    none: whether there may be no sample.
+    """
     if taps not in TAPS:
         raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
     f, params = counters_fixed(buffers_fixed(f), detached(params))
@@ -94,7 +101,8 @@ def observed(
     places: list[Place] = []
     found: Any = None
     eps: list[float | None] = []
-    for name, x, target, samples in examples(data, params, progress=progress, check_finite=check_finite, none=none):
+    seen = examples(data, params, progress=progress, check_finite=check_finite, none=none)
+    for x, target, name, samples in stage.over((x, target, name, n) for name, x, target, n in seen):
         sizes = [tuple(t.shape[1:]) for t in trees.leaves(x)]
         if layers is None and (found is None or (sizes != found[1] and any(_maps(found[0], p) for p in places))):
             found = LayerCollection.from_function(f, params, few(x)), sizes
@@ -110,6 +118,8 @@ def observed(
             pairs = [place.pair for place in places]
             verify_all(f, params, pairs, known, places, some)
             eps = [norm_eps(f, params, p, some) if place.normed else None for p, place in zip(pairs, places)]
+        if stage.done:
+            continue
         both = [side for p in places for side in (p.before, p.after)]
         uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
         rest = {k for side in both for k in side} - uses

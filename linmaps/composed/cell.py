@@ -18,6 +18,7 @@ from linmaps.checks.doors import door
 PARTS = ("hidden", "input")
 
 
+@trees.static
 @dataclass(frozen=True)
 class RNNCell:
     """A recurrent cell, `h' = activation(h W_hidden + x W_input + b)`, of two maps [H, H] and [I, H].

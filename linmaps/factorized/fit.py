@@ -22,6 +22,7 @@ from linmaps.numerics.numeric import frobenius
 from linmaps.numerics.shapes import tensorized_shape
 
 
+@trees.static
 class Factorization(tuple[Factorized, dict[str, Tensor]]):
     """The pair (spec, params), with the relative error reached, a scalar tensor, as `error`; prints what it is.
 

@@ -8,17 +8,20 @@ In reading order:
     keys       paths as tuples of keys and as dotted strings
     nodes      what a container holds, one subtree read or replaced
     mappings   mappings of any type in place of dicts
+    registry   what a file may name
+    records    frozen dataclasses that are pytrees
     seals      what is no tensor in an input
     shapes     is this tree one of those?
     algebra    the vector space of trees
     ensembles  equal trees along a new leading axis
-    records    frozen dataclasses that are pytrees
     printed    numbers and records as text: lines and tables
     flat       one vector [d] of a tree, and back
+    files/     trees in files: save, load
 """
 
 from linmaps.trees.algebra import add, axpy, dot, flatten, leaves, map, norm, scale, sub, zeros_like
 from linmaps.trees.ensembles import stack, unstack
+from linmaps.trees.files.saved import load, save
 from linmaps.trees.flat import Layout, ravel, unravel
 from linmaps.trees.keys import path_str
 from linmaps.trees.nodes import get, one_level, paths, replace
@@ -34,6 +37,7 @@ __all__ = [
     "flatten",
     "get",
     "leaves",
+    "load",
     "map",
     "norm",
     "one_level",
@@ -42,6 +46,7 @@ __all__ = [
     "ravel",
     "record",
     "replace",
+    "save",
     "scale",
     "stack",
     "static",

@@ -11,12 +11,16 @@ import torch
 import torch.utils._pytree as torch_pytree
 from optree.registry import __GLOBAL_NAMESPACE as GLOBAL
 
+from linmaps.trees.registry import enter
+
 T = TypeVar("T")
 Parts = tuple[tuple[Any, ...], tuple[Any, ...], tuple[str, ...]]
 
 
 def static(cls: type[T]) -> type[T]:
-    """Class decorator: `torch.load` of default settings reads this frozen dataclass of plain numbers, strings, tuples.
+    """Decorator: `trees.load` and `torch.load` of default settings read this frozen dataclass of plain numbers, strings, tuples.
+
+    Files may name it: a dataclass, a named tuple, an enum, or a function that stands in a record.
 
     >>> import dataclasses
     >>> @static
@@ -27,7 +31,7 @@ def static(cls: type[T]) -> type[T]:
     Size(rows=3)
     """
     torch.serialization.add_safe_globals([cls])
-    return cls
+    return enter(cls)
 
 
 @dataclass_transform(frozen_default=True)
@@ -35,8 +39,8 @@ def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
     """Class decorator: a frozen dataclass whose fields are children of a pytree, but for those named in `static`.
 
     The class is registered with optree (global namespace) and with torch's own pytrees, so that instances pass through
-    `torch.func.vmap`, `grad`, `jacrev`, `optree.tree_map`, `pickle` and `torch.save` / `torch.load`.  Static fields
-    must be hashable.  A field that holds None is no leaf.
+    `torch.func.vmap`, `grad`, `jacrev`, `optree.tree_map`, `trees.save` / `load`, `pickle` and `torch.save` / `torch.load`.
+    Static fields must be hashable.  A field that holds None is no leaf.
 
     >>> import torch, optree
     >>> from linmaps import trees
@@ -58,7 +62,7 @@ def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
             serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
         )
         torch.serialization.add_safe_globals([made])
-        return made
+        return enter(made)
 
     return decorate
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from linmaps.trees.keys import Path, path_str
 from linmaps.trees.mappings import is_mapping
 from linmaps.trees.nodes import one_level
+from linmaps.trees.records import static
 
 
+@static
 @dataclasses.dataclass(frozen=True)
 class Sealed:
     """A value that is no tensor, as a node without leaves: transforms pass it by."""
@@ -78,6 +80,7 @@ def unsealed(tree: Any) -> Any:
     return tree if all(s is t for s, t in zip(made, children)) else rebuild(made)
 
 
+@static
 @dataclasses.dataclass(frozen=True)
 class Unsealing:
     """A function whose arguments after the first (params) may hold what is sealed: it gets the values."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 from typing import Any
 
 import torch
@@ -48,6 +50,8 @@ JUSTIFIED: dict[str, str] = {
     "linmaps.trees.get(tree: *": ELSEWHERE,
     "linmaps.trees.replace(tree: *": ELSEWHERE,
     "linmaps.trees.replace(value: *": "any value",
+    "linmaps.trees.save(tree: *": "any tree",
+    "linmaps.trees.save(given: *": "any paths of the tree",
     "linmaps.trees.path_str(*": "any key has a text",
     "linmaps.trees.Layout.unflatten(flat: *": "any leaves: the structure alone is what it gives back",
     **{f"linmaps.trees.{name}(tree: *": ANY for name in ("zeros_like", "ravel", "unstack", "Layout.of")},
@@ -186,7 +190,19 @@ def of_trees() -> list[Call]:
     layout = trees.Layout.of(tree)
     vector = trees.ravel(tree)[0]
     T = "linmaps.trees."
+    file = os.path.join(tempfile.mkdtemp(), "tree.safetensors")
+    trees.save(tree, file)
     return [
+        Call(
+            T + "save",
+            lambda tree, given=(): trees.save(tree, file + "2", given=given),
+            {"tree": tree, "given": ["d.0"]},
+        ),
+        Call(
+            T + "load",
+            lambda device=None, given=None: trees.load(file, device=device, given=given),
+            {"device": "cpu", "given": {}},
+        ),
         Call(T + "add", trees.add, {"a": tree, "b": other}),
         Call(T + "sub", trees.sub, {"a": tree, "b": other}),
         Call(T + "scale", trees.scale, {"alpha": 2.0, "a": tree}),

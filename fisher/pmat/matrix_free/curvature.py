@@ -69,6 +69,7 @@ class Curvature:
         return None
 
 
+@trees.static
 @dataclasses.dataclass(frozen=True)
 class OutputCurvature(Curvature):
     """J'H J with H in closed form at f's output: subclasses define `at_output`."""
@@ -93,6 +94,7 @@ class OutputCurvature(Curvature):
         return vjp(lambda p: plainly(self.f)(p, batch[0]), params)[1](w)[0]
 
 
+@trees.static
 @dataclasses.dataclass(frozen=True)
 class FisherCurvature(OutputCurvature):
     """H from a likelihood; batch (x, target or (), the likelihood's tensors, weight or ()): `likelihood` is what of it is
@@ -118,6 +120,7 @@ def _given(part: Any) -> Any:
     return None if isinstance(part, tuple) else part
 
 
+@trees.static
 @dataclasses.dataclass(frozen=True)
 class ColumnCurvature(OutputCurvature):
     """H = sum of r r' of stored columns r; batch (x, columns `[K, B, *out]`)."""
@@ -129,6 +132,7 @@ class ColumnCurvature(OutputCurvature):
         return batch[1]
 
 
+@trees.static
 @dataclasses.dataclass(frozen=True)
 class GaussNewton(OutputCurvature):
     """H the Hessian of a loss (y, target) -> `[B]` with respect to y; batch (x, target), and the weight `[B]` if weighted."""
@@ -141,6 +145,7 @@ class GaussNewton(OutputCurvature):
         return jvp(grad(lambda y: _sum(self.loss(y, *rest), weight)), (y,), (u,))[1]  # type: ignore[misc]
 
 
+@trees.static
 @dataclasses.dataclass(frozen=True)
 class HessianCurvature(Curvature):
     """The Hessian of the sum of loss(params, x, y), `[B]` or the mean over the batch (x, y): forward over reverse.

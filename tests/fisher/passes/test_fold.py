@@ -236,3 +236,21 @@ def test_mean_refuses_what_it_cannot_average():
         one.merge(Mean(dtype=D))
     with pytest.raises(ValueError, match=r"decay: got 1.5"):
         ema(torch.zeros(1), torch.zeros(1), 1.5)
+
+
+def test_a_mean_goes_on_from_a_file(tmp_path):
+    f, p = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"], {"w": randn(1, 3, 2), "v": randn(2, 2, 4)}
+    parts = [(fisher.fim(f, p, x), len(x)) for x in X.split(3)]
+    whole = Mean(dtype=torch.float64)
+    for n, (F, size) in enumerate(parts):
+        whole = whole.add(F, size)
+        if n == 0:
+            whole.save(tmp_path / "mean")
+    again = Mean.load(tmp_path / "mean")
+    for F, size in parts[1:]:
+        again = again.add(F, size)
+    assert all(map(torch.equal, trees.leaves(again), trees.leaves(whole)))
+    assert (again.dtype, again.dtypes) == (whole.dtype, whole.dtypes)
+    trees.save(1, tmp_path / "other")
+    with pytest.raises(ValueError, match="other: got int, expected Mean"):
+        Mean.load(tmp_path / "other")
