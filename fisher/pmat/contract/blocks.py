@@ -165,6 +165,9 @@ class Layerwise(Blockwise):
     def layout(self) -> Layout:  # type: ignore[override]
         return self.layers.space
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self.layers.view_shapes)
+
     def split(self, v: Any) -> dict[str, Tensor]:
         return self.layers.views(v)
 
