@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fisher.checks import doors, finiteness
 from fisher.checks.placements import whole
 from linmaps import trees
 from linmaps.trees.mappings import plain
+from linmaps.trees.seals import sealed
 
 
 def parameters(params: Any, finite: bool = False) -> Any:
@@ -28,6 +30,23 @@ def parameters(params: Any, finite: bool = False) -> Any:
     if finite:
         finiteness.finite(params, "params", "the training has diverged: go back to finite parameters")
     return params
+
+
+def inputs(x: Any, name: str = "x") -> Any:
+    """x as f takes it, `sealed`; TypeError for a tensor that is not dense.
+
+    >>> inputs(torch.eye(2).to_sparse())
+    Traceback (most recent call last):
+    TypeError: x: got a tensor of layout torch.sparse_coo, expected a dense one; convert it with .to_dense()
+    """
+    x = sealed(x, name)
+    for path, t in zip(trees.paths(x), trees.leaves(x)):
+        if isinstance(t, Tensor) and t.layout != torch.strided:
+            where = f"{name}: {trees.path_str(path)}" if path else name
+            raise TypeError(
+                f"{where}: got a tensor of layout {t.layout}, expected a dense one; convert it with .to_dense()"
+            )
+    return x
 
 
 def detached(params: Any) -> Any:

@@ -11,7 +11,9 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.checks import alike, size
 from linmaps.trees import Layout, path_str
+from linmaps.trees.keys import Path
 from linmaps.trees.mappings import is_mapping
+from linmaps.trees.nodes import one_level
 from linmaps.trees.seals import unsealing
 
 
@@ -48,6 +50,11 @@ def check_parameters(params: Any, name: str = "params") -> None:
     layout = Layout.of(params)
     if not layout.shapes:
         raise TypeError(f"{name}: got {type(params).__name__} without a tensor, expected a tree of tensors")
+    for path in nothing(params):
+        raise TypeError(
+            f"{name}: {path_str(path)}: got None, expected a tensor, as torch.func differentiates by tensors alone; leave the "
+            "key out and let f ask for what is there (params.get), or close f over what is None"
+        )
     for path, t in zip(layout.paths, trees.leaves(params)):
         where = f"{name}: {path_str(path)}" if path else name
         if not t.is_floating_point():
@@ -57,6 +64,20 @@ def check_parameters(params: Any, name: str = "params") -> None:
             )
         if t.layout != torch.strided:
             raise TypeError(f"{where}: got layout {t.layout}, expected a dense tensor; convert it with .to_dense()")
+
+
+def nothing(tree: Any, path: Path = ()) -> Iterator[Path]:
+    """Where a tree holds None in place of a leaf.
+
+    >>> list(nothing({"w": torch.ones(1), "b": [None]}))
+    [('b', 0)]
+    """
+    parts = one_level(tree)
+    if parts is not None:
+        for key, child in zip(*parts[:2]):
+            yield from nothing(child, (*path, key))
+    elif tree is None:
+        yield path
 
 
 def options(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors, purity
-from fisher.checks.arguments import parameters
+from fisher.checks.arguments import inputs, parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
 from fisher.collector.blocks.grouping import leaves_to_layers as _layers
@@ -24,7 +24,6 @@ from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
-from linmaps.trees.seals import sealed
 
 
 @trees.static
@@ -68,11 +67,12 @@ class LayerCollection(Layers):
         w      kronecker  matmul  3 x 3        1   72 B  w, b
         """
         f = doors.function(f)
-        params, x = parameters(params), sealed(x)
+        params, x = parameters(params), inputs(x)
         layout = Layout.of(params)
         params = distinct(params)
         if check and batch_size(x) == 1:  # where the examples are shows only among several
             x = trees.map(lambda t: torch.cat([t, t]), x)
+        doors.of_type(exact, (str, Sequence), "exact", "paths of leaves, or lists of those that share a block")
         exact = (exact,) if isinstance(exact, str) else exact
         together = [
             [leaf for name in group for leaf in _leaves_at(name, layout)] for group in exact if isinstance(group, list)

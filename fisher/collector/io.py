@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from fisher.checks import doors
+from fisher.checks.arguments import inputs as inputs_as_taken
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector.collection import LayerCollection
 from fisher.collector.taps import column_rows, pull
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.trees.seals import sealed
 
 
 @full_precision("f")
@@ -48,7 +48,7 @@ def layer_io(
     >>> [tuple(t.shape) for t in io[0]]
     [(4, 1, 2), (1, 4, 1, 3)]
     """
-    f, params, x = doors.function(f), parameters(params), sealed(x)
+    f, params, x = doors.function(f), parameters(params), inputs_as_taken(x)
     wanted = layers.tapped if uses is None else uses
     y, inputs, back = pull(f, params, x, layers, wanted, lambda k, a: a, inputs_of)
     g: dict[int, Any] = column_rows(layers, back(cotangent(y)), batch_size(x))

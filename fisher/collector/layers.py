@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
@@ -98,12 +99,12 @@ class Layers:
         """Number of a leaf of this use: it says the dtype and device of the tap."""
         return self.layout.paths.index(self.uses[use].paths[0])
 
-    @property
+    @functools.cached_property
     def tapped(self) -> tuple[int, ...]:
         """The uses whose (a, g) the layers with a rule need."""
         return tuple(sorted({k for layer in self.layers for k in layer.uses}))
 
-    @property
+    @functools.cached_property
     def exact(self) -> tuple[Layer, ...]:
         """The layers whose rows are those of their leaves: without a rule, or seen through."""
         return tuple(layer for layer in self.layers if layer.by_leaf)
@@ -113,13 +114,13 @@ class Layers:
         """The layers that are seen through."""
         return tuple(layer for layer in self.layers if layer.family == THROUGH)
 
-    @property
+    @functools.cached_property
     def complete(self) -> bool:
         """Whether these layers are all of f's parameters."""
         leaves = {n for l in self for n in l.leaves}
         return len(leaves) == len(self.layout.paths) and sum(l.numel for l in self) == self.layout.numel
 
-    @property
+    @functools.cached_property
     def space(self) -> Layout:
         """Layout of the vectors that matrices on these layers act on: that of params, or `{path: leaf}` of some layers."""
         if self.complete:
@@ -127,11 +128,20 @@ class Layers:
         name, shapes = names(self.layout.paths), self.layout.shapes
         return Layout.of({name[n]: torch.empty(shapes[n], device="meta") for n in self._numbers})
 
-    @property
+    @functools.cached_property
     def _numbers(self) -> list[int]:
         """The leaves of these layers, in the flat order of `space`."""
         found = {n for l in self for n in l.leaves}
         return sorted(found, key=None if self.complete else names(self.layout.paths).__getitem__)
+
+    @functools.cached_property
+    def view_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each view of a vector."""
+        empty = self.space.unflatten([torch.empty(s, device="meta") for s in self.space.shapes])
+        return {name: tuple(t.shape) for name, t in self.views(empty).items()}
+
+    def __getstate__(self) -> dict[str, Any]:  # the fields alone: what is found of them is found again
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def views(self, v: Any) -> dict[str, Tensor]:
         """A vector of parameter space by layer: `[O, I]` (the bias a last column) where factored, `[n, 2]` of a scale with its

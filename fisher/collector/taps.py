@@ -63,7 +63,7 @@ def pull(
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)
         taps = {k: reference[layers.leaf_of(k)].new_zeros(shapes[k]) for k in uses}
-        run = lambda taps, own: _tapped(f, params, whole(own), layers, taps, keep, batch, also)
+        run = lambda taps, own: _tapped(f, params, whole(own), layers, taps, keep, batch, also)[:2]
         return vjp(run, taps, [data[i] for i in floating], has_aux=True)
 
     with no_random_call(), explained(params, x=x):
@@ -80,6 +80,15 @@ def pull(
         return (found, own) if of_x else found
 
     return y, inputs, gradients
+
+
+def pull_last(f: Callable[..., Tensor], params: Any, x: Any, layers: Layers, use: int) -> tuple[Tensor, Tensor] | None:
+    """`(y, a)` of one forward, a [B, S, I] the input of a use whose output is f's own: columns at y are its gradients as they
+    are.  None where something follows it."""
+    with no_random_call(), explained(params, x=x):
+        y, inputs, last = _tapped(f, distinct(params), x, layers, {}, lambda k, a: a, batch_size(x), (use,))
+    output(y, params, x)
+    return (y, inputs[use]) if last == use else None
 
 
 def _back(back: Callable[[Tensor], Any], columns: Tensor) -> Any:
@@ -146,7 +155,7 @@ def _tapped(
     with Watcher(params, on_match, x=x, holds=player.holds, free=player.free):
         y = f(params, x)
     player.finish()
-    return y, inputs
+    return y, inputs, player.outputs.get(id(y))
 
 
 def _beneath(x: Tensor, tap: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ B, B2 examples, C outputs, S positions, I inputs, O outputs of a layer, n parame
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -118,11 +119,11 @@ def gram(
     if layers is None:
         layers = LayerCollection.from_function(f, params, widest, check=check and check_finite)
     params = layers.layout.check(params, "params (of the LayerCollection)")
-    left = [features(f, params, part, layers, chunk_size) for part in parts]
+    left = [features(f, params, part, layers, chunk_size)[1] for part in parts]
     if others is None:
         kernel = _symmetric(left, kind)
     else:
-        right = [features(f, params, part, layers, chunk_size) for part in others]
+        right = [features(f, params, part, layers, chunk_size)[1] for part in others]
         kernel = _grid([[_pair(a, b, kind) for b in right] for a in left], kind)
     made = FMatDense(kernel, kind, x2 is None)
     if check_finite:
@@ -139,15 +140,15 @@ def _parts(x: Any, name: str, check_finite: bool) -> list[Any]:
 
 def features(
     f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection, chunk_size: int | None
-) -> Features:
-    """What makes the rows of J that belong to each layer, of one forward and one backward over the C columns.
+) -> tuple[Tensor, Features]:
+    """y, and what makes the rows of J that belong to each layer, of one forward and one backward over the C columns.
 
     >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 3)}
-    >>> found = features(f, p, torch.ones(5, 2), LayerCollection.from_function(f, p, torch.ones(5, 2)), None)["w"]
+    >>> found = features(f, p, torch.ones(5, 2), LayerCollection.from_function(f, p, torch.ones(5, 2)), None)[1]["w"]
     >>> found.a.shape, found.g.shape
     (torch.Size([5, 2]), torch.Size([5, 3, 3]))
     """
-    width, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
+    y, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
     found: Features = {}
     for layer in layers:
         if layer.by_leaf:
@@ -155,8 +156,8 @@ def features(
         elif layer.family != UNUSED:
             found[layer.name] = _of_layer(layer, [inputs[k] for k in layer.uses], [g[k] for k in layer.uses])
     if not found:  # no leaf moves the output
-        found[""] = Rows(trees.leaves(params)[0].new_zeros(batch_size(x), width, 0))
-    return found
+        found[""] = Rows(trees.leaves(params)[0].new_zeros(batch_size(x), math.prod(y.shape[1:]), 0))
+    return y, found
 
 
 def _of_layer(layer: Layer, a: list[Tensor], g: list[Tensor]) -> Any:

@@ -20,7 +20,7 @@ from fisher.collector.blocks.uses import UNUSED
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer, of_layers, rows_of
 from fisher.collector.products import example_gradients
-from fisher.collector.taps import column_rows, pull
+from fisher.collector.taps import column_rows, pull, pull_last
 from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMapDense
 from fisher.likelihoods.columns import chunks
@@ -124,28 +124,40 @@ def sweep(
     x: Any,
     layers: LayerCollection,
     chunk_size: int | None,
-) -> tuple[int, dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
-    """`(C, inputs, g, rows)` of one forward and one backward over the C unit columns at the output.
+) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
+    """`(y, inputs, g, rows)` of one forward and one backward over the C unit columns at the output y; of the last layer alone,
+    whose output is y, no backward.
 
     inputs[use] = a [B, S, I], g[use] [C, B, S, O], and for each leaf without a rule its rows [C, B, numel].
     """
-    batch = batch_size(x)
+    batch, k = batch_size(x), len(layers.uses) - 1
+    if layers.tapped == (k,) and not layers.exact and not layers.uses[k].free:
+        found = pull_last(f, params, x, layers, k)
+        if found is not None:
+            y, a = found
+            return y, {k: a}, column_rows(layers, {k: _columns(y).to(a.dtype)}, batch), {}
     y, inputs, back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
-    width = math.prod(y.shape[1:])
-    columns = torch.eye(width, dtype=y.dtype, device=y.device).reshape(width, 1, *y.shape[1:])
-    columns = columns.expand(width, *y.shape)
+    columns = _columns(y)
     parts = [
         (column_rows(layers, back(part), batch), of_layers(f, params, x, layers.exact, part))
         for part in chunks(columns, chunk_size)
     ]
     g, rows = trees.map(lambda *ts: torch.cat(ts), *parts)
-    return width, inputs, g, rows
+    return y, inputs, g, rows
+
+
+def _columns(y: Tensor) -> Tensor:
+    """The C unit columns at the output, `[C, *y.shape]`."""
+    width = math.prod(y.shape[1:])
+    columns = torch.eye(width, dtype=y.dtype, device=y.device).reshape(width, 1, *y.shape[1:])
+    return columns.expand(width, *y.shape)
 
 
 def _by_layers(
     f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollection, chunk_size: int | None
 ) -> dict[int, Tensor]:
-    width, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
+    y, inputs, g, rows = sweep(f, params, x, layers, chunk_size)
+    width = math.prod(y.shape[1:])
     views, like = {}, trees.leaves(params)[0]
     for layer in layers:
         if layer.by_leaf:

@@ -52,6 +52,9 @@ def effective_dimension(
         raise ValueError("effective_dimension: got both a generator and noise, expected one of them")
     if generator is not None:
         checks.size(n_samples, "n_samples", 1)
+        checks.room(
+            n_samples * F.layout.numel, "n_samples", "random signs", "fewer samples, of several generators in turn"
+        )
         noise = _signs(F, generator, n_samples)
     return vmap(lambda z: trees.dot(F.mv(z), F._solved(z, regul, "default")))(noise).mean()
 

@@ -4,6 +4,7 @@ In reading order:
     data       the batches that a trial is made on
     halves     half of the examples, replaced by others
     functions  one row per example, not random, examples apart
+    once       what was tried is not tried again
     means      losses of each example, or their mean
     modes      forward and reverse mode agree
 """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fisher.checks.axes import batch_size
-from fisher.checks.data import Weighted, batches, check_finite, weighted_batches
+from fisher.checks.data import Weighted, check_finite, weighted_batches
 from linmaps import trees
 
 
@@ -24,9 +24,15 @@ def examples(data: Any, what: str, finite: bool = True, none: bool = False) -> I
 def inputs(data: Any, name: str, what: str, finite: bool = True) -> list[Any]:
     """The inputs of each batch; ValueError where there is a target, which function space has no use for."""
     found = []
-    for number, (x, target) in enumerate(batches(data, what=what)):
+    for number, (x, target, weight) in enumerate(weighted_batches(data, what=what)):
         if finite:
             check_finite((x, target), f"data: batch {number}")
+        if weight is not None:
+            raise ValueError(
+                f"{name}: got (x, target, weight), expected inputs alone: the rows of {what} are derivatives of f, in which no "
+                f"weight stands; give x, and multiply the rows by weight.sqrt(), or make the matrix J'WJ / B at once: "
+                "fisher.fim(f, params, (x, None, weight), fisher.PMatDense, 'gaussian')"
+            )
         if target is not None:
             raise ValueError(
                 f"{name}: got a pair (x, target), expected inputs alone: {what} has no use for a target; give x, or [x for x, "

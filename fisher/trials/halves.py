@@ -16,6 +16,16 @@ def masks(batch: int) -> list[Mask]:
     return [[b < (batch + 1) // 2 for b in range(batch)], [b % 2 == 0 for b in range(batch)]] if batch > 1 else []
 
 
+def ends(batch: int) -> Mask:
+    """Half of the examples, the first and the last among them where there are others; none of a single one.
+
+    >>> ends(5), ends(2)
+    ([True, False, False, False, True], [False, True])
+    """
+    each = max(1, batch // 4)
+    return [b >= each for b in range(batch)] if batch == 2 else [not each <= b < batch - each for b in range(batch)]
+
+
 def replaced(x: Any, mask: Mask) -> Any:
     """x with the first of the other examples in place of those of the mask."""
     first = mask.index(False)

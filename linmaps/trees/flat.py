@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -40,22 +41,22 @@ class Layout:
                 raise TypeError(f"{path_str(p)}: got {type(t).__name__}, expected a tensor; keep settings out of trees")
         return cls(treedef, tuple(tuple(t.shape) for t in flat))
 
-    @property
+    @functools.cached_property
     def paths(self) -> tuple[Path, ...]:
         return tuple(optree.treespec_paths(self.treedef))
 
-    @property
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         return tuple(math.prod(s) for s in self.shapes)
 
-    @property
+    @functools.cached_property
     def offsets(self) -> tuple[int, ...]:
         ends = [0]
         for n in self.sizes:
             ends.append(ends[-1] + n)
         return tuple(ends)
 
-    @property
+    @functools.cached_property
     def numel(self) -> int:
         return sum(self.sizes)
 

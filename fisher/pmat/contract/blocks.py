@@ -165,6 +165,10 @@ class Layerwise(Blockwise):
     def layout(self) -> Layout:  # type: ignore[override]
         return self.layers.space
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        known = getattr(self.layers, "view_shapes", None)  # a LayerCollection keeps them
+        return super().shapes() if known is None else dict(known)
+
     def split(self, v: Any) -> dict[str, Tensor]:
         return self.layers.views(v)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fisher.pmat.decompositions.precise import singly
 from linmaps.numerics.eigen import constant_eigh, cutoff, denoised, eigh, plain_eigh
 from linmaps.numerics.linalg import Number, damped, inv
+from linmaps.numerics.numeric import differentiated
 
 Taylor = tuple[Tensor, Tensor, Tensor]  # h, h', h'' of a function at the eigenvalues
 
@@ -23,8 +24,8 @@ class Spectrum:
     """m = U (diag(values) + N) U': N is zero as a number, and carries the derivatives inside repeated eigenvalues.
 
     values `[n]` with zero for what float64 leaves on a null direction; U, N `[n, n]`, or `[n]` (ones, zeros) for a
-    diagonal matrix.  N commutes with diag(values), so that h(m) = U (h(values) + h'(values) N + h''(values) N^2 / 2) U' to
-    the second order.
+    diagonal matrix; N `[n]` where no derivative is asked for.  N commutes with diag(values), so that
+    h(m) = U (h(values) + h'(values) N + h''(values) N^2 / 2) U' to the second order.
     """
 
     values: Tensor
@@ -43,8 +44,8 @@ def spectrum(m: Tensor) -> Spectrum:
         return Spectrum(m, torch.ones_like(m), torch.zeros_like(m))
     values, U = eigh(m)
     values = values.detach()
-    if len(m) == 0:
-        return Spectrum(values, U, m)
+    if len(m) == 0 or not differentiated(m):
+        return Spectrum(denoised(values), U, torch.zeros_like(values))
     eps = torch.finfo(m.dtype).eps
     close = (values[None, :] - values[:, None]).abs() <= 64 * len(m) * eps * values.abs().amax()
     N = torch.where(close, U.mT @ m @ U, 0.0)

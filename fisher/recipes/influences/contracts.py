@@ -63,6 +63,29 @@ def _inner(held: Tensor | Low, found: Tensor | Factors) -> Tensor:
 def token_products(held: Held, gradients: Gradients, layers: LayerCollection) -> dict[str, Tensor]:
     """The same with a term for each position of an example, `[Q, B, T]`.
 
+    ValueError as of `positions`.
+    """
+    T = positions(gradients, layers)
+    return {name: _by_token(V, gradients[name], T) for name, V in held.items()}
+
+
+def own_products(held: dict[str, Tensor], gradients: Gradients, layers: LayerCollection) -> dict[str, Tensor]:
+    """The same of each held gradient with the example of its number alone, `[B, T]`."""
+    T = positions(gradients, layers)
+
+    def own(V: Tensor, found: Tensor | Factors) -> Tensor:
+        if not isinstance(found, Factors):  # unused
+            return V.new_zeros(len(V), T)
+        part = lambda a, g: Factors(found.layer, [t[None] for t in a], [t[:, None] for t in g])
+        one = lambda V, a, g: _by_token(V[None], part(a, g), T)[0, 0]
+        return vmap(one, (0, 0, 1))(V, found.a, found.g) if len(V) else V.new_zeros(0, T)
+
+    return {name: own(V, gradients[name]) for name, V in held.items()}
+
+
+def positions(gradients: Gradients, layers: LayerCollection) -> int:
+    """The number of positions of an example, the same in all layers.
+
     ValueError for layers whose uses have no common positions, and for those without a rule.
     """
     T = 0
@@ -82,7 +105,7 @@ def token_products(held: Held, gradients: Gradients, layers: LayerCollection) ->
                     f"per_token: {layer.name}: is used at {a.shape[1]} positions of an example, expected {T} as the layers "
                     f"before it; {_without(layer)}"
                 )
-    return {name: _by_token(V, gradients[name], T) for name, V in held.items()}
+    return T
 
 
 def _by_token(held: Tensor | Low, found: Tensor | Factors, T: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch.func import grad, vmap
 
 from fisher.checks import finiteness, purity
 from fisher.checks.axes import batch_size
-from fisher.checks.data import batches
+from fisher.checks.data import weighted_batches
 from fisher.checks.mixed import explained
 from fisher.collector.exact_rows import mapped
 from linmaps import trees
@@ -22,18 +22,24 @@ Single = Callable[[Any, Any], Tensor]  # (params, one example) -> the number who
 
 
 def parts(data: Any, name: str, *, targets: bool = True) -> Iterator[Named]:
-    """What to call a batch, and the batch `(x, target)`, finite and of one length; a target may lack where not asked for.
+    """What to call a batch, and the batch `(x, target)` or `(x, target, weight)`, finite and of one length; a target may lack
+    where not asked for.
 
     >>> import torch
     >>> [(where, x.shape) for where, (x, _) in parts((torch.ones(2, 3), torch.ones(2)), "data")]
     [('data: batch 0', torch.Size([2, 3]))]
     """
-    for number, (x, target) in enumerate(batches(data, what="influence")):
+    for number, (x, target, weight) in enumerate(weighted_batches(data, what="influence")):
         where = f"{name}: batch {number}"
         if targets and not isinstance(target, Tensor):
             got = "no target" if target is None else f"a target of type {type(target).__name__}"
             raise ValueError(f"{where} has {got}, expected (x, target) with a tensor")
-        part = (x,) if target is None else (x, target)
+        part = (x,) if target is None else (x, target) if weight is None else (x, target, _of_examples(weight, where))
+        if target is None and weight is not None:
+            raise ValueError(
+                f"{where} has a weight without a target, expected (x, target, weight); multiply it into the measurement, whose "
+                "x may be a tuple (x, weight)"
+            )
         for t in trees.leaves(part):
             if isinstance(t, Tensor) and t.layout != torch.strided:
                 raise TypeError(f"{where}: got layout {t.layout}, expected a dense tensor; convert it with .to_dense()")
@@ -43,6 +49,27 @@ def parts(data: Any, name: str, *, targets: bool = True) -> Iterator[Named]:
                 f"{where}: got {batch_size(target)} targets, expected {batch_size(x)}, one for each example of x"
             )
         yield where, part
+
+
+def _of_examples(weight: Tensor, where: str) -> Tensor:
+    if weight.ndim != 1:
+        raise ValueError(
+            f"{where}: weight has shape {tuple(weight.shape)}, expected [{len(weight)}]: one number for each example's loss; "
+            "positions are left out by targets at the ignore_index, or weighed in a loss (y, target) -> [B] of your own"
+        )
+    return weight
+
+
+def weighed(value: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """A value times the weight, if there is one.
+
+    >>> import torch
+    >>> weighed(torch.tensor(2.0), (torch.tensor(3.0),)), weighed(torch.tensor(2.0), ())
+    (tensor(6.), tensor(2.))
+    """
+    for weight in weights:
+        value = value * weight.to(value.dtype)
+    return value
 
 
 def pieces(found: Iterator[Named], size: int | None) -> Iterator[Named]:

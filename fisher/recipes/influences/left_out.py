@@ -27,6 +27,7 @@ from fisher.recipes.influences.spaces import Space
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.numerics.dtypes import in_working
 from linmaps.numerics.linalg import solve
 from linmaps.trees.tree import Tree
 
@@ -52,7 +53,7 @@ def leave_one_out(
         params + (P - R_b'R_b)^-1 g_b,   (P - R'R)^-1 g = s + S (I - R S)^-1 R s,   s = P^-1 g,  S = P^-1 R'.
 
     Exact for squared_error, the gaussian likelihood, a PMatDense and an f linear in params.  data: examples among those of
-    F; B (K + 1) solves.  Cook (1977); Woodbury (1950).
+    F, with the weights that F has of them; B (K + 1) solves.  Cook (1977); Woodbury (1950).
 
     >>> import torch, fisher
     >>> f, x, y = lambda p, x: x @ p["w"], torch.ones(3, 1), torch.tensor([[1.0], [2.0], [6.0]])
@@ -75,7 +76,7 @@ def leave_one_out(
     cross = _products(R, S, "bkn,bln->bkl")
     right = _products(R, s, "bkn,bn->bk")
     eye = torch.eye(cross.shape[-1], dtype=cross.dtype, device=cross.device)
-    weights = vmap(solve)(eye - cross, right)
+    weights = vmap(lambda m, v: in_working(solve, m, v))(eye - cross, right)
     extra = trees.map(lambda t: torch.einsum("bk...,bk->b...", t, weights), S)
     return cast(Tree, trees.map(lambda p, a, b: finite_result(p + a + b, "leave_one_out"), params, s, extra))
 
@@ -85,9 +86,9 @@ def _shares(f: Callable[..., Tensor], params: Any, part: Any, columns: Exact) ->
     f = plainly(f)
 
     def one(pair: Any) -> Any:
-        x, target = pair
+        x, target, *weights = pair
         y, back = vjp(lambda p: f(p, trees.map(lambda t: t[None], x)), params)  # type: ignore[misc]
-        return vmap(back)(columns(y, target[None]))[0]
+        return vmap(back)(columns(y, target[None], *(w[None] for w in weights)))[0]
 
     return each(one, part)
 

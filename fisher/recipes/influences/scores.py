@@ -15,8 +15,8 @@ from fisher.checks import doors
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
-from fisher.recipes.influences.contracts import Held, compressed, products, token_products
-from fisher.recipes.influences.examples import Named, blocks, finite_result, parts, peeked, pieces
+from fisher.recipes.influences.contracts import Held, compressed, own_products, products, token_products
+from fisher.recipes.influences.examples import Named, blocks, finite_result, parts, peeked, pieces, weighed
 from fisher.recipes.influences.losses import Loss, loss_function
 from fisher.recipes.influences.sides import Side, of_loss, of_measurement
 from fisher.recipes.influences.spaces import space_of
@@ -87,7 +87,8 @@ def influence(
 
     It is the derivative of the test loss in the weight e of a training example, as the mean training loss
     1/N sum l + regul/2 |params|^2 gets e l(train) on top: leaving the example out changes the test loss by about -1/N times
-    it.  Exact where F is the Hessian at a minimum of that loss.  data, test: `(x, target)` or batches of those; loss:
+    it.  Exact where F is the Hessian at a minimum of that loss.  data, test: `(x, target)`, `(x, target, weight)` or batches of
+    those; weight `[B]` multiplies the example's loss (of test the measurement too), so that an influence scales by it; loss:
     "cross_entropy" (summed over positions, the class axis found by the shapes; torch's ignore_index), "squared_error" (half the
     sum of squares), a likelihood (minus its log_prob) or `(y, target) -> [B]`.
 
@@ -190,6 +191,7 @@ def self_influence(
     regul: Regul = ...,
     measurement: Callable[..., Tensor] | None = ...,
     per_layer: Literal[True],
+    per_token: bool = ...,
     layers: LayerCollection | None = ...,
     chunk_size: int | None = ...,
 ) -> dict[str, Tensor]: ...
@@ -204,6 +206,7 @@ def self_influence(
     regul: Regul = ...,
     measurement: Callable[..., Tensor] | None = ...,
     per_layer: Literal[False] = ...,
+    per_token: bool = ...,
     layers: LayerCollection | None = ...,
     chunk_size: int | None = ...,
 ) -> Tensor: ...
@@ -219,13 +222,17 @@ def self_influence(
     regul: Regul = 1e-8,
     measurement: Callable[..., Tensor] | None = None,
     per_layer: bool = False,
+    per_token: bool = False,
     layers: LayerCollection | None = None,
     chunk_size: int | None = None,
 ) -> Tensor | dict[str, Tensor]:
-    """-grad l_b' (F + regul I)^-1 grad l_b, `[B]`: what an example does to its own loss; the lowest are the odd ones.
+    """-w_b grad l_b' (F + regul I)^-1 grad l_b, `[B]`: what an example does to its own loss; the lowest are the odd ones.
 
-    The diagonal of `influence` of the data on themselves, and its arguments: with a measurement -grad m_b' (F + regul I)^-1
-    grad l_b, by layer `{layer: [B]}`.  B solves; memory d for each example of a batch, or of `chunk_size`.
+    w_b: its weight in data `(x, target, weight)`, else 1.  It stands once: the example acts w_b times as much on l_b itself.
+
+    The diagonal of `influence` of the data on themselves (without weights there), and its arguments: with a measurement
+    -w_b grad m_b' (F + regul I)^-1 grad l_b, by layer `{layer: [B]}`, by token `[B, T]`.  B solves; memory d for each example
+    of a batch, or of `chunk_size`.
 
     >>> import torch, fisher
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, torch.eye(2)
@@ -236,15 +243,21 @@ def self_influence(
     f, fn = doors.function(f), loss_function(loss)
     doors.options(chunk_size=chunk_size, layers=layers)
     stream, first = peeked(parts(data, "data"))
-    space = space_of(f, params, F, layers, first[0], needed=per_layer)
+    space = space_of(f, params, F, layers, first[0], needed=per_layer or per_token)
     ours = of_loss(space, fn)
     theirs = ours if measurement is None else of_measurement(space, doors.function(measurement, "measurement"), first)
     found = []
-    for part in pieces(stream, chunk_size):
+    for where, (x, target, *weights) in pieces(stream, chunk_size):
+        part = (where, (x, target))
         g = ours.rows(*part)
         solved = space.views(F.solve(g if measurement is None else theirs.rows(*part), regul))
-        beside = space.views(g)
-        found.append({name: (t * beside[name])[..., None].flatten(1).sum(1) for name, t in solved.items()})
+        if per_token and space.layers is not None:
+            one = own_products(solved, ours.gradients(*part), space.layers)
+        else:
+            beside = space.views(g)
+            one = {name: (t * beside[name])[..., None].flatten(1).sum(1) for name, t in solved.items()}
+        weights = [w.reshape(-1, *[1] * per_token) for w in weights]
+        found.append({name: weighed(t, tuple(weights)) for name, t in one.items()})
     return _result({name: torch.cat([one[name] for one in found]) for name in found[0]}, per_layer, "self_influence")
 
 

@@ -70,8 +70,8 @@ def of_loss(space: Space, fn: Callable[[Tensor, Tensor], Tensor]) -> Side:
     f = plainly(space.f)
 
     def single(own: Any, one: Any) -> Tensor:
-        x, target = one
-        return of_one(fn, f(own, trees.map(lambda t: t[None], x)), target[None])
+        x, target, *weights = one
+        return examples.weighed(of_one(fn, f(own, trees.map(lambda t: t[None], x)), target[None]), tuple(weights))
 
     return Side(space, single, fn)
 
@@ -80,10 +80,14 @@ def of_measurement(space: Space, measurement: Callable[..., Tensor], part: Any) 
     """The side of a measurement(params, x, y) of one example, or of a batch `[B]`; part: a batch to see which."""
     own = space.restricted(measurement)
     if batch_size(part) == 0:
-        return Side(space, lambda p, one: own(p, *one), None)
-    losses = losses_of(own, space.own, part, name="measurement(params, x, y)")
+        return Side(space, lambda p, one: own(p, *one[:2]), None)
+    losses = losses_of(own, space.own, part[:2], name="measurement(params, x, y)")
     losses = plainly(losses)
-    return Side(space, lambda p, one: losses(p, trees.map(lambda t: t[None], one))[0], None)
+
+    def single(p: Any, one: Any) -> Tensor:
+        return examples.weighed(losses(p, trees.map(lambda t: t[None], one[:2]))[0], one[2:])
+
+    return Side(space, single, None)
 
 
 def unfolded(gradients: Tensor | Factors) -> Tensor:
@@ -100,12 +104,12 @@ def _factored(
     where: str,
 ) -> Gradients:
     """By one forward and one backward of all examples together."""
-    x, target = part
+    x, target, *weights = part
     batch = batch_size(x)
     y, inputs, back = pull(f, params, x, layers, layers.tapped, lambda k, a: a)
-    one = lambda pair: of_one(fn, pair[0][None], pair[1][None])
+    one = lambda own: examples.weighed(of_one(fn, own[0][None], own[1][None]), own[2:])
     with purity.no_random_call("loss"):
-        columns = grad(lambda y: examples.each(one, (y, target)).sum())(y)[None]
+        columns = grad(lambda y: examples.each(one, (y, target, *weights)).sum())(y)[None]
     g = column_rows(layers, back(columns), batch)
     rows = of_layers(f, params, x, layers.exact, columns)
     like = trees.leaves(params)[0]

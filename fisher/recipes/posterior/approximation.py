@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors
+from fisher.checks.arguments import parameters
 from fisher.checks.data import weighted_batches
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
@@ -23,7 +24,7 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.passes.fold import Mean
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior import bases, parts, priors
-from fisher.recipes.posterior.covariances import covariance
+from fisher.recipes.posterior.covariances import moments
 from fisher.recipes.posterior.predictions import Predictive
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
@@ -171,17 +172,14 @@ class Laplace(Predictive, Generic[Tree]):
 
     # --- predictions -----------------------------------------------------------------------------------------------------
 
-    def _outputs(self, x: Any) -> Tensor:
-        return self.f(self.params, x)
-
-    def _covariance(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> Tensor:
+    def _moments(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         if self.basis is None:
             bases.check_definite(self.matrix, self.regul, "predict")
         M, regul = self._at(self.prior_precision)
-        found = covariance(
+        y, found = moments(
             M, regul, self.matrix, self.f, self.params, batch, joint=joint, layers=layers, watch=self.basis is None
         )
-        return found / self.weight
+        return y, found / self.weight
 
     # --- more data -------------------------------------------------------------------------------------------------------
 
@@ -261,7 +259,8 @@ def laplace(
     """
     _check_count(n_examples)
     checks.number(temperature, "temperature", low=0, above=True, cure="1 for the posterior of the data as they are")
-    f, own = doors.function(f), parts.part(F, params)
+    f, params = doors.function(f), parameters(params)
+    own = parts.part(F, params)
     params = own if parts.leaves_of(F, params) is None else params
     P = priors.precision(F, prior_precision, params)
     T = priors.number(temperature, F)

@@ -22,7 +22,7 @@ from fisher.recipes.posterior.layerwise import of_layers
 from linmaps import trees
 
 
-def covariance(
+def moments(
     M: PMat,
     regul: Any,
     F: PMat,
@@ -33,19 +33,22 @@ def covariance(
     joint: bool,
     layers: LayerCollection | None,
     watch: bool,
-) -> Tensor:
-    """J_b (M + regul)^-1 J_b' `[B, C, C]` of all examples of several batches, or of all pairs of rows `[B C, B C]`.
+) -> tuple[Tensor, Tensor]:
+    """`(y, C)`: f's outputs, and J_b (M + regul)^-1 J_b' `[B, C, C]` of all examples of several batches, or of all pairs of rows
+    `[B C, B C]`.
 
     M: F, or F in its eigenbasis.  watch: raise where a variance is negative beyond rounding.
     """
     known = F.known_layers if layers is None else layers
     if by_layers(M, known):
         x = [parts.joined(list(batch))] if joint else batch
-        found = [of_layers(M, regul, f, params, part, known, joint, n == 0).to(F.dtype) for n, part in enumerate(x)]
-        return found[0].flatten(2).flatten(0, 1) if joint else torch.cat(found)
+        found = [of_layers(M, regul, f, params, part, known, joint, n == 0) for n, part in enumerate(x)]
+        y, spreads = torch.cat([y for y, _ in found]), [C.to(F.dtype) for _, C in found]
+        return y, spreads[0].flatten(2).flatten(0, 1) if joint else torch.cat(spreads)
+    y = torch.cat([f(params, part) for part in batch])
     J = [rows(F, f, params, x, layers, n == 0) for n, x in enumerate(batch)]
     J = [stacked(J)] if joint else J
-    return torch.cat([spread(M, regul, one, joint, watch) for one in J])
+    return y, torch.cat([spread(M, regul, one, joint, watch) for one in J])
 
 
 def by_layers(M: PMat, layers: Any) -> TypeGuard[Layerwise]:

@@ -80,10 +80,8 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         found = fit - priors.quadratic(F, self.prior_precision, v) / 2 - self.factor.diagonal().log().sum()
         return found.to(trees.leaves(self.params)[0].dtype)
 
-    def _outputs(self, x: Any) -> Tensor:
-        return self.f(self.params, x)
-
-    def _covariance(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> Tensor:
+    def _moments(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
+        y = torch.cat([self.f(self.params, part) for part in batch])
         kernel = _kernel(self.f, self.params, self.space, self.prior_precision, self.layers)
         x = parts.joined(batch) if joint else None
         found = []
@@ -101,7 +99,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
                 found.append(own.flatten(2).flatten(0, 1) - V.mT @ V)
             else:
                 found.append(_own(kernel, one) - torch.einsum("mbc,mbd->bcd", V, V))
-        return torch.cat(found).to(trees.leaves(self.params)[0].dtype)
+        return y, torch.cat(found).to(trees.leaves(self.params)[0].dtype)
 
 
 @full_precision("f")

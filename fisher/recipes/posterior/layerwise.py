@@ -22,7 +22,7 @@ from fisher.function_space.kernels import Product, Table, features
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.decompositions.eigenblocks import EigenBlock, right
 from fisher.recipes.posterior import bases
-from fisher.trials import functions, modes
+from fisher.trials import functions, modes, once
 from fisher.trials.data import several
 from linmaps import trees
 
@@ -36,25 +36,32 @@ def of_layers(
     layers: LayerCollection,
     joint: bool = False,
     check: bool = True,
-) -> Tensor:
-    """J_b (M + regul)^-1 J_b' `[B, C, C]`, or of all pairs `[B, C, B, C]`.
+) -> tuple[Tensor, Tensor]:
+    """`(y, C)`: f's outputs, and J_b (M + regul)^-1 J_b' `[B, C, C]`, or of all pairs `[B, C, B, C]`.
 
-    check: try f at x, and hold u'J against autograd's gradient, as `fisher.jacobian` does.
+    check: try f at x, and hold u'J against autograd's gradient, as `fisher.jacobian` does; of a kind of x that was tried
+    already, whether f is now random or mixes examples.
     """
     params, check = parameters(params, check), check and batch_size(x) > 0
-    if check:
+    kind = once.kind_of(params, x, layers) if check else None
+    tried = check and once.is_tried(f, kind)
+    if check and not tried:
         functions.function(f, params, several([x]))
-    found = features(f, params, x, layers, None)
-    if check:
+    y, found = features(f, params, x, layers, None)
+    if tried:
+        once.still_sound(f, params, x, y)
+    elif check:
         _agree(f, params, x, layers, found)
+        once.found_sound(f, kind)
     blocks, shapes = M._blocks(), M.shapes()
     own = M._shares(M._damping(regul), blocks)
     total: Any = 0.0
     for name, part in found.items():
         if name in blocks:
             total = total + _of_block(bases.cast(part, M.dtype), blocks[name], own[name], shapes[name], joint)
+    finiteness.finite(y, "f(params, x)", "it overflows at these params and data")
     finiteness.finite(total, "predict", modes.NO_DERIVATIVE)
-    return total
+    return y, total
 
 
 def _of_block(part: Any, block: Any, regul: Any, shape: tuple[int, ...], joint: bool) -> Tensor:

@@ -108,6 +108,7 @@ def _noise(mean: Tensor, covariance: Tensor, generator: Any, noise: Any, n_sampl
     batch, K = covariance.shape[:2]
     if noise is None:
         checks.size(n_samples, "n_samples", 1)
+        checks.room(n_samples * batch * K, "n_samples", "logits", "fewer samples: the error falls as n^-1/2")
         return normal((n_samples, batch, K), generator, mean)
     doors.options(noise=noise)
     if noise.ndim != 3 or tuple(noise.shape[1:]) != (batch, K) or not len(noise):

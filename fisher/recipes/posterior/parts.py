@@ -29,7 +29,8 @@ def leaves_of(F: PMat, params: Any) -> tuple[int, ...] | None:
 
 
 def part(F: PMat, tree: Any, name: str = "params") -> Any:
-    """Of a tree like params what F's vectors have; a vector of F is itself.  ValueError for any other tree.
+    """Of a tree like params what F's vectors have; a vector of F is itself.  ValueError for any other tree, TypeError for another
+    dtype or device than F's.
 
     >>> import torch, fisher
     >>> F = fisher.PMatDiag({"w": torch.ones(2)}, trees.Layout.of({"w": torch.ones(2)}))
@@ -38,9 +39,9 @@ def part(F: PMat, tree: Any, name: str = "params") -> Any:
     """
     numbers = leaves_of(F, tree)
     if numbers is None:
-        return F.check_space(tree, name)
+        return F.check_vector(tree, name)
     flat = trees.leaves(tree)
-    return F.layout.unflatten([flat[n] for n in numbers])
+    return F.check_vector(F.layout.unflatten([flat[n] for n in numbers]), name)
 
 
 def cut(F: PMat, tree: Any, params: Any) -> Any:

@@ -26,7 +26,7 @@ from linmaps.trees.seals import sealed
 
 
 class Predictive:
-    """A posterior says what the outputs of some inputs are (`_outputs`, `_covariance`); predictions follow."""
+    """A posterior says what the outputs of some inputs are (`_moments`); predictions follow."""
 
     kind: Likelihood | Emptied | None  # the likelihood without its tensors
     numbers: dict[str, Any]
@@ -48,12 +48,9 @@ class Predictive:
         shown = "1" if self.temperature is None else cell(self.temperature)
         return None if shown == "1" else f"temperature = {shown}"
 
-    def _outputs(self, x: Any) -> Tensor:
-        raise AttributeError("a posterior defines outputs")
-
-    def _covariance(self, parts: list[Any], joint: bool, layers: LayerCollection | None) -> Tensor:
-        """`[B, C, C]` of all examples of several batches, or jointly `[B C, B C]`."""
-        raise AttributeError("a posterior defines a covariance")
+    def _moments(self, parts: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
+        """Outputs `[B, *out]` of several batches, and their covariance `[B, C, C]`, or jointly `[B C, B C]`."""
+        raise AttributeError("a posterior defines moments")
 
     @typed
     def predict(
@@ -66,9 +63,8 @@ class Predictive:
         left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the noise of a gaussian likelihood,
         the moments of the targets.  layers: makes the Jacobian faster; those of the matrix where it knows them.
         """
-        parts = several(x)
-        y = torch.cat([self._outputs(part) for part in parts])
-        mean, covariance = y.reshape(len(y), math.prod(y.shape[1:])), self._covariance(parts, joint, layers)
+        y, covariance = self._moments(several(x), joint, layers)
+        mean = y.reshape(len(y), math.prod(y.shape[1:]))
         if noise:
             covariance = covariance + self._noise(y, joint)
         return (mean.reshape(mean.numel()) if joint else mean), covariance
@@ -93,9 +89,8 @@ class Predictive:
         poisson: see `predict`), and for a posterior that knows no likelihood.
         """
         known = self._known("probabilities")
-        parts = several(x)
-        y = torch.cat([self._outputs(part) for part in parts])
-        return linked(known, y, self._covariance(parts, False, layers), link, generator, noise, n_samples)
+        y, covariance = self._moments(several(x), False, layers)
+        return linked(known, y, covariance, link, generator, noise, n_samples)
 
     def _known(self, name: str) -> Likelihood:
         if self.likelihood is None:

@@ -25,6 +25,7 @@ from linmaps.trees import path_str
 from linmaps.trees.tree import Tree
 
 By = Literal["number", "layer", "entry"]
+MOST, ENOUGH = 10_000, "each step halves the distance to the maximum at least: 40 reach it to rounding"
 
 
 @typed
@@ -48,11 +49,12 @@ def tune_prior_precision(posterior: Laplace[Tree], *, steps: int = 40, by: By | 
     >>> round(tune_prior_precision(posterior).prior_precision.item(), 2)
     3.85
     """
-    checks.size(steps, "steps", 1)
+    checks.size(steps, "steps", 1, MOST, cure=ENOUGH)
     priors.check_positive(posterior.prior_precision, cure="start from a positive one")
     P = grouped(posterior, by)
+    groups = counted(posterior, P), sizes(posterior, P)
     for _ in range(steps):
-        P = stepped(posterior, P)
+        P = stepped(posterior, P, *groups)
         _check_maximum(P)
     bases.check_definite(posterior.matrix, posterior._regul(P), "tune_prior_precision")
     return under(posterior, P)
@@ -80,13 +82,11 @@ def by_layer(F: Any, v: Any) -> dict[str, Tensor]:
     return dict(zip(map(path_str, F.layout.paths), trees.leaves(v)))
 
 
-def stepped(posterior: Laplace[Any], P: Any) -> Any:
-    """P after one step towards P_k |v_k|^2 = g_k(P)."""
+def stepped(posterior: Laplace[Any], P: Any, counts: Any, squared: Any) -> Any:
+    """P after one step towards P_k |v_k|^2 = g_k(P), of groups of so many entries and of these |v_k|^2."""
     logs = trees.map(lambda t: t.log(), P)
     value = lambda s: posterior._logdet(trees.map(lambda t: t.exp(), s))
     slope = torch.func.grad(value)(logs)
-    squared = sizes(posterior, P)
-    counts = counted(posterior, P)
     rate = 1.5 if isinstance(P, Tensor) else 2.0
     new = lambda s, g, n, v: s + ((n - g).log() - s - v.log()) / rate
     return trees.map(lambda t: t.exp(), trees.map(new, logs, slope, counts, squared))
@@ -133,7 +133,7 @@ def tune_noise(posterior: Laplace[Tree], data: Any, *, steps: int = 40, prior: b
     >>> round(tuned.likelihood.variance.item(), 3)
     0.637
     """
-    checks.size(steps, "steps", 1)
+    checks.size(steps, "steps", 1, MOST, cure=ENOUGH)
     known = posterior._known("tune_noise")
     if not isinstance(known, Gaussian):
         raise ValueError(
@@ -143,8 +143,9 @@ def tune_noise(posterior: Laplace[Tree], data: Any, *, steps: int = 40, prior: b
     q, n = residuals(posterior, known, data)
     _check_noise(q)
     P, c = posterior.prior_precision, torch.ones_like(q)
+    groups = (counted(posterior, P), sizes(posterior, P)) if prior else ()
     for _ in range(steps if prior else 1):
-        P = stepped(with_noise(posterior, c), P) if prior else P
+        P = stepped(with_noise(posterior, c), P, *groups) if prior else P
         _check_maximum(P)
         c = _noise(posterior, P, q, n, c, min(steps, 4) if prior else steps)
         _check_noise(c)

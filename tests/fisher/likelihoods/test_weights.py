@@ -297,8 +297,12 @@ def test_weights_that_cannot_be_read_are_refused(kind, representation):
 
 
 def test_where_no_weight_is_taken():
-    with pytest.raises(TypeError, match="influence takes no weights; several inputs go into one x"):
-        fisher.recipes.self_influence(mlp, MLP, (INPUTS, CLASSES[:, 0], EXAMPLES), fisher.fim(mlp, MLP, INPUTS))
+    for rows in (fisher.jacobian, fisher.gram):
+        with pytest.raises(ValueError, match=r"x: got \(x, target, weight\), expected inputs alone.*weight.sqrt\(\)"):
+            rows(mlp, MLP, (INPUTS, CLASSES[:, 0], EXAMPLES))
+    found = fisher.fim(mlp, MLP, (INPUTS, None, EXAMPLES), fisher.PMatDense, "gaussian").to_torch()
+    J = fisher.jacobian(mlp, MLP, INPUTS).to_torch() * EXAMPLES.sqrt()[:, None, None]
+    close(J.flatten(0, 1).T @ J.flatten(0, 1) / len(INPUTS), found, 1e-12, "what the refusal says to do")
     y = torch.ones(4, 3, 3, dtype=D)
     with pytest.raises(ValueError, match="by its axis 1 or 2, expected one that says which"):
         fisher.likelihoods.weights.spread(fisher.Bernoulli(), y, y[..., 0])

@@ -79,6 +79,59 @@ def test_logistic_regression_of_digits():
     assert torch.stack(errors).median() < 0.1
 
 
+def test_weights_are_those_of_the_losses():
+    """Of a minimum with weights: derivatives in the weight of w_b l_b, and the minimum without each example."""
+    f, _, (X, Y), (x, y), _, minimum = ridge()
+    w = torch.arange(20, dtype=D) % 4 / 2
+    p = minimum(w)
+    F = fisher.fim(f, p, (X, None, w), fisher.PMatDense, "gaussian")
+    run = lambda data, test=(x, y), **options: influence(f, p, data, F, test, **SQUARED, regul=0.1, **options)
+    test_loss = lambda e: ((f(minimum(w + 20 * e * w), x) - y) ** 2).sum(1) / 2
+    got = run((X, Y, w))
+    close(got, jacfwd(test_loss)(torch.zeros(20, dtype=D)), 1e-10, "influence")
+    batches = [(X[:8], Y[:8], w[:8]), (X[8:], Y[8:], w[8:])]
+    v = torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0], dtype=D)
+    for options, of in (
+        ({}, lambda t: t),
+        ({"chunk_size": 2}, lambda t: t),
+        ({"aggregate": "test"}, lambda t: t.sum(0)),
+        ({"aggregate": "data"}, lambda t: t.sum(1)),
+        ({"aggregate": "both"}, lambda t: t.sum()),
+        ({"layers": fisher.LayerCollection.from_function(f, p, X), "rank": 1}, lambda t: t),
+    ):
+        plain = run((X, Y), **({"rank": 1, "layers": options["layers"]} if "rank" in options else {}))
+        close(run(batches, (x, y, v), **options), of(v[:, None] * plain * w), 1e-10, f"both sides {options}")
+    output = lambda p, x, y: f(p, x)[:, 0]
+    close(
+        run((X, Y, w), (x, y, v), measurement=output), v[:, None] * run((X, Y), measurement=output) * w, 1e-10, "output"
+    )
+    own = self_influence(f, p, batches, F, **SQUARED, regul=0.1, chunk_size=3)
+    close(own, run((X, Y, w), (X, Y)).diagonal(), 1e-12, "self-influence")
+    close(own, w * self_influence(f, p, (X, Y), F, **SQUARED, regul=0.1), 1e-12, "scales by the weight")
+    options = {"n_examples": 20, **SQUARED, "likelihood": "gaussian", "regul": 0.1}
+    for b, moved in enumerate(leave_one_out(f, p, batches, F, **options)["w"]):
+        close(moved, minimum(w * (1 - torch.eye(20, dtype=D)[b]))["w"], 1e-10, f"without {b}")
+    members = torch.stack([w, 2 * w])
+    close(vmap(lambda w: run((X, Y, w)))(members), torch.stack([got, 2 * got]), 1e-10, "ensemble of weights")
+    slope = jacfwd(lambda w: run((X, Y, w)).sum())(w)
+    close(slope, run((X, Y)).sum(0), 1e-10, "derivative in the weights")
+
+
+def test_weights_that_no_loss_of_an_example_has_are_refused():
+    f, p, (X, Y), (x, y), F, _ = ridge()
+    run = lambda data, test=(x, y), **options: influence(f, p, data, F, test, **SQUARED, regul=0.1, **options)
+    for call, message in [
+        (lambda: run((X, Y, torch.ones(20, 2, dtype=D))), r"weight has shape \(20, 2\), expected \[20\]: one number"),
+        (lambda: run((X, Y, -torch.ones(20, dtype=D))), "weight: got -1.0, expected numbers >= 0"),
+        (
+            lambda: run((X, Y), (x, None, torch.ones(5, dtype=D)), measurement=lambda p, x: f(p, x).sum()),
+            "without a target",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_a_wrong_label_stands_out():
     x, y = digits(150, features=16)
     wrong = torch.arange(5) * 29

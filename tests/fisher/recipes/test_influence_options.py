@@ -208,6 +208,33 @@ def test_tokens_sum_to_the_whole_and_are_the_terms_of_the_gradient():
     close(influence(f, p, data, dense, test, loss=which, regul=R, per_token=True), want, 1e-8, "dense")
 
 
+def test_own_tokens_are_the_diagonal_of_those_of_all_pairs():
+    f, p, data, _, which, F, *_ = case("tokens", fisher.PMatKFAC)
+    run = lambda data, **options: self_influence(f, p, data, F, loss=which, regul=R, per_token=True, **options)
+    everything = lambda **options: influence(f, p, data, F, data, loss=which, regul=R, per_token=True, **options)
+    mine = lambda t: t.diagonal(dim1=0, dim2=1).mT
+    got = run(data)
+    assert got.shape == (6, 5)
+    close(got, mine(everything()), 1e-10, "the diagonal")
+    close(got.sum(-1), self_influence(f, p, data, F, loss=which, regul=R), 1e-10, "the sum over positions")
+    for layer, t in everything(per_layer=True).items():
+        close(run(data, per_layer=True)[layer], mine(t), 1e-10, layer)
+    w = torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0, 1.0], dtype=D)
+    close(
+        run([(*(t[:4] for t in data), w[:4]), (*(t[4:] for t in data), w[4:])], chunk_size=3),
+        w[:, None] * got,
+        1e-10,
+        "w",
+    )
+    close(run(data, measurement=margin(f)), mine(everything(measurement=margin(f))), 1e-10, "of a measurement")
+    members = [trees.scale(c, p) for c in (1.0, 0.5)]
+    ours = lambda p: self_influence(f, p, data, F, loss=which, regul=R, per_token=True)
+    close(vmap(ours)(trees.stack(members)), torch.stack([ours(p) for p in members]), 1e-9, "ensemble")
+    g, q, pictures, _, kind, H, *_ = case("images", fisher.PMatKFAC)
+    with pytest.raises(ValueError, match="per_token: q: has an exact block"):
+        self_influence(g, q, pictures, H, loss=kind, regul=R, per_token=True)
+
+
 @over_models
 @pytest.mark.parametrize("rank", [1, 2, 3, 50])
 def test_a_rank_is_the_best_approximation_and_its_error_is_bounded(name, rank):
@@ -338,16 +365,23 @@ def test_what_does_not_fit_is_refused():
         influence(g, q, pictures, H, few, loss=kind, regul=R, per_token=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_other_precisions_and_empty_batches(dtype):
     f, p, data, test, which, F, *_ = case("tokens", fisher.PMatKFAC)
     want = influence(f, p, data, F, test, loss=which, regul=R)
     less = lambda t: t.to(dtype) if t.is_floating_point() else t
     q, G = trees.map(less, p), trees.map(less, F)
-    for options in ({}, {"rank": 4}):
-        got = influence(f, q, data, G, test, loss=which, regul=R, **options)
+    bound = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.03}[dtype]
+
+    def near(got, want):
         assert got.dtype == dtype
-        assert (got.to(D) - want).abs().amax() < (1e-4 if dtype == torch.float32 else 0.2) * want.abs().amax()
+        assert (got.to(D) - want).abs().amax() < bound * want.abs().amax()
+
+    for options in ({}, {"rank": 4}):
+        near(influence(f, q, data, G, test, loss=which, regul=R, **options), want)
+    for options in ({}, {"per_token": True}):
+        own = lambda p, F, o=options: self_influence(f, p, data, F, loss=which, regul=R, **o)
+        near(own(q, G), own(p, F))
     nothing = tuple(t[:0] for t in data)
     for options, shape in (({}, (3, 0)), ({"per_token": False, "aggregate": "test"}, (0,)), ({"rank": 1}, (3, 0))):
         assert influence(f, p, nothing, F, test, loss=which, regul=R, **options).shape == shape

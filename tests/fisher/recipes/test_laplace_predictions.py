@@ -1,5 +1,8 @@
 """Predictions of a posterior: links against formulas written out, loaders, sub-collections, function space, more data."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.func import jacrev, vmap
@@ -283,3 +286,99 @@ def test_layers_of_another_function_are_noticed():
     other = lambda p, x: f(p, x) + torch.nn.functional.linear(x, p["a"]["weight"])[:, :2]
     with pytest.raises(ValueError, match=r"layers|uses|expected"):
         laplace(other, P, F, N).predict(TEST)
+
+
+# --- what later predictions cost, and what they still see ---------------------------------------------------------------
+
+
+def counting(f):
+    """f, and a list that is one longer after each call."""
+    calls = []
+    return (lambda p, x: (calls.append(1), f(p, x))[1]), calls
+
+
+@pytest.mark.parametrize("which", [["a", "b"], ["b"]])
+def test_a_function_is_tried_once_for_each_kind_of_input(which):
+    g, calls = counting(f)
+    layers = fisher.LayerCollection.from_function(f, P, X)
+    posterior = laplace(g, P, fisher.fim(g, P, X, fisher.PMatKFAC, layers=layers.select(which)), N)
+    spent = []
+    for x in (TEST, TEST[:3], X, TEST.float(), TEST[:3].float()):
+        before = len(calls)
+        posterior.predict(x.to(D))
+        spent.append(len(calls) - before)
+    assert spent[0] > 6
+    assert spent[1:] == [2] * 4
+    again = laplace(f, P, fisher.fim(f, P, X, fisher.PMatKFAC, layers=layers.select(which)), N)
+    for got, want in zip(posterior.predict(TEST), again.predict(TEST)):
+        close(got, want, 1e-13, "the same numbers")
+
+
+@pytest.mark.parametrize("which", [["a", "b"], ["b"]])
+@pytest.mark.parametrize("cause", ["is random", "depends on other examples"])
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_function_that_changes_after_its_trial_is_noticed(which, cause, n):
+    mode = ["fine"]
+
+    def g(p, x):
+        y = f(p, x)
+        if mode[0] == "is random":
+            return y * (1 + 0.1 * torch.rand(len(x), 1, dtype=D))
+        return y if mode[0] == "fine" else y + x.mean()
+
+    layers = fisher.LayerCollection.from_function(f, P, X).select(which)
+    posterior = laplace(g, P, fisher.fim(g, P, X, fisher.PMatKFAC, layers=layers), N)
+    posterior.predict(X[:n])
+    mode[0] = cause
+    if n == 1 and cause != "is random":  # a single example has no others
+        posterior.predict(X[:n])
+        return
+    with pytest.raises(ValueError, match=cause):
+        posterior.predict(X[:n])
+
+
+def test_a_last_layer_needs_no_backward_and_gives_the_same_rows():
+    """Of outputs with positions, of an output in another shape, and of a layer that something follows."""
+    x = randn(5, 3, 3)
+    p = {"u": randn(4, 3), "w": randn(2, 4), "b": randn(2)}
+    inner = lambda p, x: torch.nn.functional.linear(torch.tanh(x @ p["u"].T), p["w"], p["b"])
+    for g in (inner, lambda p, x: inner(p, x).flatten(1), lambda p, x: inner(p, x).sin(), lambda p, x: 2 * inner(p, x)):
+        layers = fisher.LayerCollection.from_function(g, p, x)
+        last = layers.select([layers.names()[-1]])
+        J = fisher.jacobian(g, p, x, layers=last)
+        want = jacrev(lambda own, g=g: g(p | own, x))({k: p[k] for k in ("w", "b")})
+        for key, t in J.jacobian.items():
+            close(t, want[key].reshape(t.shape), 1e-12, key)
+        K = fisher.gram(g, p, x, layers=last).kernel
+        close(K.flatten(2).flatten(0, 1), J.to_torch().flatten(0, 1) @ J.to_torch().flatten(0, 1).T, 1e-11, "kernel")
+        members = torch.stack([x, 2 * x])
+        run = lambda x, g=g, last=last: fisher.gram(g, p, x, layers=last).kernel
+        close(torch.func.vmap(run)(members), torch.stack([run(x), run(2 * x)]), 1e-11, "ensemble")
+        c, h = torch.tensor(0.7, dtype=D), 1e-6
+        total = lambda c, g=g, last=last: fisher.gram(g, p | {"u": c * p["u"]}, x, layers=last).kernel.sum()
+        close(jacrev(total)(c), (total(c + h) - total(c - h)) / (2 * h), 1e-5, "derivative")
+
+
+def test_what_is_found_of_layers_is_no_part_of_them():
+    layers = fisher.LayerCollection.from_function(f, P, X)
+    fresh = copy.copy(layers)
+    assert layers.space is layers.space
+    assert layers.view_shapes
+    assert fresh == layers
+    assert hash(fresh) == hash(layers)
+    assert pickle.dumps(fresh) == pickle.dumps(layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.complex128, torch.int64])
+def test_params_of_another_dtype_than_the_matrix_are_refused(dtype):
+    F = fisher.fim(f, P, X, fisher.PMatKFAC)
+    posterior, other = laplace(f, P, F, N), trees.map(lambda t: t.to(dtype), P)
+    some = fisher.fim(f, P, X, layers=fisher.LayerCollection.from_function(f, P, X).select(["b"]))
+    for call in (
+        lambda: laplace(f, other, F, N),
+        lambda: laplace(f, other, some, N),
+        lambda: posterior.update(F, N, other),
+        lambda: posterior.log_prob(other),
+    ):
+        with pytest.raises(TypeError, match=f"params: .*got (dtype )?{dtype}, expected"):
+            call()

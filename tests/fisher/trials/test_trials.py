@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from fisher.trials.functions import function
 from fisher.trials.means import losses, mean_loss
 from fisher.trials.modes import adjoint
+from fisher.trials.once import still_sound
 
 D = torch.float64
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=D)
@@ -29,6 +30,19 @@ MIXED = {
     "its last example, values alone": lambda p, x: (x + x[-1:].detach()) @ p["w"],
     "whether one is large": lambda p, x: torch.where((x > 1).any(), x, -x) @ p["w"],
 }
+
+
+@pytest.mark.parametrize(
+    "name", [*FINE, *(n for n in MIXED if n != "whether one is large")]
+)  # which one, one run may miss
+def test_one_run_more_tells_those_that_mix_as_all_trials_do(name):
+    f = {**FINE, **MIXED}[name]
+    run = lambda: still_sound(f, W, X, f(W, X))
+    if name in FINE:
+        run()
+        return
+    with pytest.raises(ValueError, match="depends on other examples"):
+        run()
 
 
 @pytest.mark.parametrize("name", FINE)
