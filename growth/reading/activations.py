@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap, vjp
+from torch.func import vjp
+
+from linmaps.checks import values
+from linmaps.trees.graphs.tracing import outside, traced
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -55,10 +58,24 @@ def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Ten
     return value[0], _limit(slope[1], slope[2]), _limit(slope[3], slope[4])
 
 
+def at_zero(activation: Activation, like: Tensor) -> Tensor | None:
+    """The numbers of sigma(0) `[1]` (one for each member of an ensemble); None where they depend on what is traced.
+
+    >>> at_zero(torch.sigmoid, torch.zeros(2, 3))
+    tensor([0.5000])
+    """
+    zero = lambda: torch.zeros(1, dtype=like.dtype, device=like.device)
+    if not traced():
+        return values(elementwise(activation, zero()))
+    with outside():
+        found = elementwise(activation, zero())
+        return found.detach() if type(found) is Tensor else None
+
+
 def sloped(activation: Activation, like: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """`constants`; ValueError where a slope at 0 is infinite."""
     value, plus, minus = constants(activation, like)
-    if any(bool(debug_unwrap(t, recurse=True).isinf().any()) for t in (plus, minus)):
+    if any(t is not None and bool(t.isinf().any()) for t in (values(plus), values(minus))):
         raise ValueError(
             f"{name}: the activation has an infinite slope at 0, expected finite ones: units start at 0, where no first-order "
             "gain is known; `growth.initialize` makes units without statistics"

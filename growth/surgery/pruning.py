@@ -29,7 +29,7 @@ from growth.surgery.resize import entries, gathered, indices
 from growth.surgery.same import Function, as_seen, asked, same_function
 from growth.surgery.silenced import zeroed
 from linmaps import trees
-from linmaps.checks import number, size
+from linmaps.checks import number, size, values
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
@@ -248,8 +248,10 @@ def count_of(params: Any, pair: Pair | Heads) -> tuple[int, torch.device]:
 def partition(units: Units, p: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(dropped, kept): indices of the units as given, and of all others in order."""
     dropped = indices(units, p, "units", device)
-    if debug_unwrap(dropped) is dropped and len(dropped.unique()) != len(dropped):
-        raise ValueError(f"units: got {dropped.tolist()}, expected each unit once")
+    seen, plain = values(dropped), debug_unwrap(dropped) is dropped
+    twice = plain and seen is not None and len(seen.unique()) != len(seen)
+    if twice or (seen is None and not isinstance(units, Tensor) and len({int(u) % p for u in units}) != len(units)):
+        raise ValueError(f"units: got {list(units) if seen is None else seen.tolist()}, expected each unit once")
     gone = torch.zeros(p, dtype=torch.int64, device=device).index_add(0, dropped, torch.ones_like(dropped))
     return dropped, gone.argsort(stable=True)[: p - dropped.shape[0]]
 
