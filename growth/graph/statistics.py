@@ -132,8 +132,7 @@ class GraphStatistics:
     @typed
     def uncompensated(self, targets: Sequence[str], activation: Activation | None) -> list[str]:
         """The targets without the bias that units with sigma(0) != 0 need."""
-        shift = None if activation is None else at_zero(activation, self.S)
-        shifted = shift is not None and bool((shift != 0).any())
+        shifted = activation is not None and bool(at_zero(activation, self.S))
         return [v for v in targets if shifted and not self.graph.has_bias(v)]
 
     def _rows(self, names: Sequence[str], one: bool) -> Tensor:

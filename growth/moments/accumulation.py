@@ -25,7 +25,6 @@ from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.checks import values
 from linmaps.numerics.moments import second_moment
-from linmaps.trees.printed import cell
 
 Gates = Tensor | list[Tensor] | list[Tensor | None] | None
 
@@ -193,17 +192,17 @@ def _total(a: Statistics, b: Statistics) -> Statistics:
 def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
     sigma0, plus, minus = sloped(view.activation, view.b1, str(pair))
     value = at_zero(view.activation, sigma0)
-    shifted = value is not None and bool((value != 0).any())
+    shifted = bool(value)
     uneven = view.passage is not None and not view.passage.even(view.b1)
     if shifted and (view.link.bordered or uneven):
         raise ValueError(
-            f"{pair}: the activation is {cell(value)} at 0 and {pair.after} pads its input with zeros, "
+            f"{pair}: the activation is {value:.4g} at 0 and {pair.after} pads its input with zeros, "
             "expected 0 or no padding: new units would add another constant at the border than inside, which no bias "
             'takes away; use taps="centre" where the centre never falls on padding'
         )
     if shifted and not sums.bias_after:
         raise ValueError(
-            f"{pair}: the activation is {cell(value)} at 0 and the layer "
+            f"{pair}: the activation is {value:.4g} at 0 and the layer "
             "after has no bias, expected 0 or a bias: new units would add a constant that nothing compensates; give "
             f"{pair.after} a bias (zero is enough)"
         )

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import vjp
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.func import debug_unwrap, vjp
 
 from linmaps.checks import values
-from linmaps.trees.graphs.tracing import outside, traced
+from linmaps.trees.graphs.tracing import outside
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -58,18 +59,16 @@ def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Ten
     return value[0], _limit(slope[1], slope[2]), _limit(slope[3], slope[4])
 
 
-def at_zero(activation: Activation, like: Tensor) -> Tensor | None:
-    """The numbers of sigma(0) `[1]` (one for each member of an ensemble); None where they depend on what is traced.
+def at_zero(activation: Activation, like: Tensor) -> float | None:
+    """The number sigma(0), of an ensemble the largest in size; None where it depends on what is traced.
 
     >>> at_zero(torch.sigmoid, torch.zeros(2, 3))
-    tensor([0.5000])
+    0.5
     """
-    zero = lambda: torch.zeros(1, dtype=like.dtype, device=like.device)
-    if not traced():
-        return values(elementwise(activation, zero()))
-    with outside():
-        found = elementwise(activation, zero())
-        return found.detach() if type(found) is Tensor else None
+    with outside():  # numbers of no argument: no graph is asked for them
+        found = elementwise(activation, torch.zeros(1, dtype=like.dtype, device=like.device))
+        known = debug_unwrap(found, recurse=True)
+        return None if isinstance(known, FakeTensor) else max(known.flatten().tolist(), key=abs)
 
 
 def sloped(activation: Activation, like: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:

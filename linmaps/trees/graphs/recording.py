@@ -91,7 +91,7 @@ def _memory(t: Tensor) -> int:
 def _lifted(module: GraphModule, name: str) -> Graph:
     """Closed-over tensors as further inputs: once each, and with the numbers that they have when the graph is called."""
     graph, found = module.graph, []
-    first = next((n for n in graph.nodes if n.op != "placeholder"), None)
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1:]  # of no input: the constants come first
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         value = getattr(module, node.target)
         if not isinstance(value, Tensor):
@@ -103,8 +103,9 @@ def _lifted(module: GraphModule, name: str) -> Graph:
             )
         same = next((placed for placed, t in found if t is value), None)
         if same is None:
-            with graph.inserting_before(first):
+            with graph.inserting_after(last[0]) if last else graph.inserting_before(next(iter(graph.nodes))):
                 same = graph.placeholder(f"constant_{len(found)}")
+            last = [same]
             same.meta.update(node.meta)
             found.append((same, value))
         node.replace_all_uses_with(same)
