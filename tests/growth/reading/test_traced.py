@@ -21,7 +21,7 @@ def test_an_activation_that_is_found_among_numbers_is_asked_for():
 
 
 def test_losses_that_mix_examples_and_take_one_are_those_of_one():
-    """A loss that takes one example and a batch alike, but mixes the examples of a batch: which form is meant shows in numbers."""
+    """A loss that takes one example and a batch alike, but mixes examples of a batch: which is meant shows in numbers."""
     p, x = torch.ones(3, dtype=torch.float64), torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
     mixes = lambda p, x: (x - x.mean()).square() @ p
     loss = lambda p, x: mixes(p, x)
