@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from fisher.checks.finiteness import finite
 from growth.checks.doors import door
@@ -25,11 +24,11 @@ from growth.reading.leaves import places, spread
 from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
 from growth.surgery.enlarge import lowered
-from growth.surgery.resize import entries, gathered, indices
+from growth.surgery.resize import check_once, entries, gathered, indices
 from growth.surgery.same import Function, as_seen, asked, same_function
 from growth.surgery.silenced import zeroed
 from linmaps import trees
-from linmaps.checks import number, size, values
+from linmaps.checks import number, size
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.eigen import pinv
@@ -248,10 +247,7 @@ def count_of(params: Any, pair: Pair | Heads) -> tuple[int, torch.device]:
 def partition(units: Units, p: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(dropped, kept): indices of the units as given, and of all others in order."""
     dropped = indices(units, p, "units", device)
-    seen, plain = values(dropped), debug_unwrap(dropped) is dropped
-    twice = plain and seen is not None and len(seen.unique()) != len(seen)
-    if twice or (seen is None and not isinstance(units, Tensor) and len({int(u) % p for u in units}) != len(units)):
-        raise ValueError(f"units: got {list(units) if seen is None else seen.tolist()}, expected each unit once")
+    check_once(units, dropped, p)
     gone = torch.zeros(p, dtype=torch.int64, device=device).index_add(0, dropped, torch.ones_like(dropped))
     return dropped, gone.argsort(stable=True)[: p - dropped.shape[0]]
 

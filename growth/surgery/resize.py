@@ -195,6 +195,17 @@ def indices(units: Sequence[int] | Tensor, count: int, name: str, device: torch.
     return torch.where(at < 0, at + count, at).long().to(device)
 
 
+def check_once(units: Sequence[int] | Tensor, at: Tensor, count: int) -> None:
+    """Raise a ValueError where a unit is named twice by indices that can be seen; of members under vmap each has its own."""
+    seen = values(at)
+    if seen is None:
+        numbers = [] if isinstance(units, Tensor) else [int(u) % count for u in units]
+    else:
+        numbers = seen.tolist() if debug_unwrap(at) is at else []
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"units: got {numbers}, expected each unit once")
+
+
 # --- parts ---------------------------------------------------------------------------------------------------------
 
 

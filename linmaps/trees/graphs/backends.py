@@ -41,7 +41,7 @@ def built(graph: Graph, tensors: Sequence[Tensor], backend: Backend, name: str) 
         with torch.no_grad(), temporarily_clear_interpreter_stack():
             return build(graph.module, [*tensors, *(t.detach() for t in graph.constants)])
     except Exception as error:
-        if any("C++ compiler" in str(cause) or "CppCompiler" in type(cause).__name__ for cause in causes(error)):
+        if any("C++ compiler" in str(cause) for cause in causes(error)):
             raise RuntimeError(
                 f'{name}: backend="inductor" found no C++ compiler that works, expected one; install g++ (or name it by the '
                 'environment variable CXX), or give backend="aot_eager"'

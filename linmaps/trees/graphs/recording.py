@@ -90,7 +90,8 @@ def _memory(t: Tensor) -> int:
 
 def _lifted(module: GraphModule, name: str) -> Graph:
     """Closed-over tensors as further inputs: once each, and with the numbers that they have when the graph is called."""
-    graph, found = module.graph, []
+    graph = module.graph
+    found: list[tuple[Any, Tensor]] = []
     last = [n for n in graph.nodes if n.op == "placeholder"][-1:]  # of no input: the constants come first
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         value = getattr(module, node.target)

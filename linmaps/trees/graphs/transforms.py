@@ -47,7 +47,7 @@ class Flat:
     def call(self, form: Form, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tensors of the answer; how they make it is put into `form`."""
         if _apart(tensors):
-            return _Differentiable.apply(self, form, *tensors)  # type: ignore[no-untyped-call]
+            return _Differentiable.apply(self, form, *tensors)
         with torch.no_grad(), temporarily_clear_interpreter_stack():
             tensors = [t.detach().resolve_conj().resolve_neg() for t in tensors]
             made, constants, form.value = self.graphs.get(_key(tensors), lambda: self._compile(tensors))
