@@ -16,7 +16,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = """
 linmaps.trees
-linmaps.trees.files
+linmaps.trees.files linmaps.trees.graphs
 linmaps.checks
 linmaps.numerics
 linmaps.numerics.orthogonal

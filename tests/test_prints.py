@@ -40,6 +40,8 @@ def kfac():
 
 
 LINES = {
+    "Compiled": lambda: trees.compiled(loss, PARAMS, backend="eager"),
+    "CompiledGraph": lambda: trees.compiled(loss, PARAMS, backend="eager").graphs[0],
     "Statistics": statistics,
     "Delta": lambda: growth.optimal_delta(statistics(), 0.1),
     "Neurons": lambda: growth.optimal_neurons(statistics(), 2),

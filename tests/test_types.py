@@ -48,6 +48,7 @@ reveal_type(F.relative(0.1))  # R: dict[str, Tensor]
 reveal_type(F.solve(params, regul=1e-3))  # R: dict[str, Tensor]
 reveal_type(F @ params)  # R: dict[str, Tensor]
 reveal_type(0.5 * F)  # R: PMatKFAC
+reveal_type(trees.compiled(lambda p: trees.scale(2.0, p))(params))  # R: dict[str, Tensor]
 reveal_type(F.size())  # R: tuple[int, int]
 D = fisher.fim(f, params, x, PMatDiag)
 reveal_type(D + D)  # R: PMatDiag

@@ -39,9 +39,9 @@ def largest(t: Tensor) -> float:
 
 
 def extent(t: Tensor) -> float:
-    """The largest absolute value, raw and without a copy, NaN where there is one; of none 0."""
-    found = raw(t)
-    if not found.numel():
+    """The largest absolute value, raw and without a copy, NaN where there is one; of none, or unknown, 0."""
+    found = values(t)
+    if found is None or not found.numel():
         return 0.0
     low, high = torch.stack(torch.aminmax(found)).tolist()
     return max(-low, high) if low == low else low
@@ -126,5 +126,5 @@ def same(one: Tensor, other: Tensor, tol: float) -> bool:
 
 def vanishes(t: Tensor) -> bool:
     """Whether raw values are zero; an overflow is not a finding: the result's own check reports it."""
-    found = raw(t)
-    return not bool(found.any()) or not bool(((found != 0) & found.isfinite()).any())
+    found = values(t)
+    return found is None or not bool(found.any()) or not bool(((found != 0) & found.isfinite()).any())

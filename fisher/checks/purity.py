@@ -15,6 +15,7 @@ from torch.func import vjp
 from fisher.checks.agreement import generic, repeats, rounding
 from fisher.checks.mixed import explained
 from linmaps import trees
+from linmaps.trees.graphs.tracing import traced
 
 
 def watched(
@@ -109,6 +110,8 @@ def _random(name: str) -> ValueError:
 
 def steady(f: Callable[..., Tensor], params: Any, x: Any) -> None:
     """Raise where f is random, as `repeatable` does: two runs on a few examples, and whether torch's generators have moved."""
+    if traced():  # a graph with random numbers is refused as a whole
+        return
     with no_random_call():
         leaves = trees.leaves((params, x))
         devices = {t.device for t in leaves if t.device.type in ("cuda", "xpu")}

@@ -23,6 +23,7 @@ from fisher.collector.watching.known import distinct
 from linmaps import trees
 from linmaps.checks.precision import full_precision
 from linmaps.trees import Layout, path_str
+from linmaps.trees.graphs.tracing import traced
 from linmaps.trees.keys import Path
 
 
@@ -67,6 +68,11 @@ class LayerCollection(Layers):
         w      kronecker  matmul  3 x 3        1   72 B  w, b
         """
         f = doors.function(f)
+        if traced():
+            raise ValueError(
+                "layers: got none while a graph is made (linmaps.trees.compiled, torch.compile), expected those of f, which "
+                "show in numbers alone; find them before, LayerCollection.from_function(f, params, x), and pass layers="
+            )
         params, x = parameters(params), inputs(x)
         layout = Layout.of(params)
         params = distinct(params)

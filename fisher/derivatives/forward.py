@@ -5,7 +5,6 @@ torch's two modes differ in the padding row of an embedding, and where entries o
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from fisher.derivatives.plain import plainly
 from linmaps import trees
-
-LOCK = threading.RLock()  # torch counts the levels of forward mode for the whole process, not by thread
+from linmaps.trees.graphs.tracing import LOCK
 
 
 def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.checks.agreement import raw
 from linmaps import trees
-from linmaps.checks import number, size
+from linmaps.checks import number, size, values
 from linmaps.checks.precision import HALF
 from linmaps.numerics.linalg import refined
 
@@ -86,7 +85,8 @@ def conjugate_gradients(
     iterations = torch.zeros_like(tol, dtype=torch.long)
     for _ in range(steps):
         active = _norm(r) > tol
-        if not bool(raw(active).any()):  # no member of any ensemble would move
+        moving = values(active)  # unknown in a graph, which has all steps
+        if moving is not None and not bool(moving.any()):  # no member of any ensemble would move
             break
         applied = operator(p)
         curvature = p @ applied

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap, grad
+from torch.func import grad
 
 from fisher.likelihoods.logits import expect_logits
+from linmaps.checks import values
 
 Loss = Callable[[Tensor, Any], Tensor]
 LossName = Literal["cross_entropy", "squared_error"]
@@ -38,8 +39,8 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
             "loss=lambda y, t: F.cross_entropy(y, t, reduction='none').flatten(1).sum(1) for classes on axis 1, the same of "
             "y.movedim(-1, 1) for classes last"
         )
-    seen = debug_unwrap(target, recurse=True)
-    if bool(((seen != IGNORED) & ((seen < 0) | (seen >= y.shape[-1]))).any()):
+    seen = values(target)
+    if seen is not None and bool(((seen != IGNORED) & ((seen < 0) | (seen >= y.shape[-1]))).any()):
         raise ValueError(
             f"cross_entropy: classes from {int(seen.min())} to {int(seen.max())}, expected 0 to {y.shape[-1] - 1} "
             f"(or {IGNORED} for a position to leave out)"

@@ -9,7 +9,6 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from growth.checks.doors import count
 from growth.checks.records import owned
@@ -105,10 +104,11 @@ def compact(new: Neurons) -> Neurons:
     1
     """
     check_units(new, delta=True)
-    mask = debug_unwrap(live(new), recurse=True)
-    if mask.ndim > 1:
+    mask = values(live(new))
+    if mask is None or mask.ndim > 1:
         raise ValueError(
-            "compact: called under vmap, expected one set of units: members keep units of different number"
+            "compact: called under vmap or while a graph is made, expected one set of units of known gains: how many are "
+            "kept is a value, and members keep units of different number; keep masked units, or call compact on the result"
         )
     return taken(new, mask.nonzero()[:, 0])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap, grad
+from torch.func import grad
 
 from fisher.checks.placements import whole
 from fisher.distributed.marks import Symmetric
@@ -21,8 +21,8 @@ from growth.checks.doors import door
 from growth.checks.losses import Loss, LossName, per_sample
 from growth.graph.nodes import Graph
 from growth.moments.first_order import Statistics
-from growth.reading.activations import Activation, constants, sloped
-from linmaps import trees
+from growth.reading.activations import Activation, at_zero, sloped
+from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.numerics.dtypes import working
 from linmaps.trees import record
@@ -135,8 +135,8 @@ class GraphStatistics:
     @typed
     def uncompensated(self, targets: Sequence[str], activation: Activation | None) -> list[str]:
         """The targets without the bias that units with sigma(0) != 0 need."""
-        shift = 0.0 if activation is None else float(debug_unwrap(constants(activation, self.S)[0], recurse=True))
-        return [v for v in targets if shift and not self.graph.has_bias(v)]
+        shifted = activation is not None and bool(at_zero(activation, self.S))
+        return [v for v in targets if shifted and not self.graph.has_bias(v)]
 
     def _rows(self, names: Sequence[str], one: bool) -> Tensor:
         """Where these nodes are in h, and the 1."""
@@ -194,7 +194,7 @@ def graph_statistics(
         h = torch.cat([*(values[n.name] for n in graph.nodes), some.new_ones(some.shape[0], 1)], 1)
         g = torch.cat([gradients[n.name] for n in graph.nodes[1:]], 1)
         new = [h.mT @ h, h.mT @ g, g.mT @ g]
-        if check_finite and not all(bool(debug_unwrap(t, recurse=True).isfinite().all()) for t in new):
+        if check_finite and not all(t is None or bool(t.isfinite().all()) for t in map(checks.values, new)):
             raise ValueError(
                 f"{name}: x and target are finite but the statistics are not, expected finite values and gradients of all "
                 "nodes; look for an overflow in an activation or the loss, or pass check_finite=False"

@@ -11,7 +11,6 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
@@ -24,11 +23,12 @@ from growth.moments import norms
 from growth.moments.across import over_ranks
 from growth.moments.first_order import MEANS, Statistics
 from growth.moments.gates import given_rows, of_view, scaled, total
-from growth.reading.activations import sloped
+from growth.reading.activations import at_zero, sloped
 from growth.reading.layers import layers_of
 from growth.reading.link import Taps
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
+from linmaps.checks import values
 from linmaps.numerics.moments import second_moment
 
 Gates = Tensor | list[Tensor] | list[Tensor | None] | None
@@ -229,18 +229,18 @@ def _total(a: Statistics, b: Statistics) -> Statistics:
 
 def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
     sigma0, plus, minus = sloped(view.activation, view.b1, str(pair))
-    value = debug_unwrap(sigma0, recurse=True)
-    shifted = bool((value != 0).any())
+    value = at_zero(view.activation, sigma0)
+    shifted = bool(value)
     uneven = view.passage is not None and not view.passage.even(view.b1)
     if shifted and (view.link.bordered or uneven):
         raise ValueError(
-            f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and {pair.after} pads its input with zeros, "
+            f"{pair}: the activation is {value:.4g} at 0 and {pair.after} pads its input with zeros, "
             "expected 0 or no padding: new units would add another constant at the border than inside, which no bias "
             'takes away; use taps="centre" where the centre never falls on padding'
         )
     if shifted and not sums.bias_after:
         raise ValueError(
-            f"{pair}: the activation is {float(value.reshape(-1)[0]):.4g} at 0 and the layer "
+            f"{pair}: the activation is {value:.4g} at 0 and the layer "
             "after has no bias, expected 0 or a bias: new units would add a constant that nothing compensates; give "
             f"{pair.after} a bias (zero is enough)"
         )
@@ -248,7 +248,7 @@ def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
 
 
 def _check(sums: list[Statistics], name: str) -> None:
-    finite = lambda t: bool(debug_unwrap(t, recurse=True).isfinite().all())
+    finite = lambda t: (seen := values(t)) is None or bool(seen.isfinite().all())
     bad = [n for n in (*MEANS, "sigma0") if not all(finite(getattr(s, n)) for s in sums)]
     if bad:
         raise ValueError(

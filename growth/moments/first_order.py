@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from growth.checks.records import Axes, owned
 from growth.moments import norms
@@ -19,7 +18,7 @@ from growth.moments.gates import GateMoments, merged
 from growth.moments.norms import NormMoments
 from growth.reading.pairs import Pair
 from linmaps import trees
-from linmaps.checks import alike
+from linmaps.checks import alike, values
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.trees import record
@@ -129,8 +128,8 @@ class Statistics:
 
 def check_statistics(stats: Statistics, *names: str) -> None:
     """Raise a ValueError that names what holds a NaN or an infinity: no factorization could say which it was."""
-    values = [debug_unwrap(getattr(stats, n), recurse=True).detach() for n in names]
-    bad = [n for n, t in zip(names, values) if t.numel() and not bool(torch.stack(torch.aminmax(t)).isfinite().all())]
+    found = [(n, t) for n in names if (t := values(getattr(stats, n))) is not None and t.numel()]
+    bad = [n for n, t in found if not bool(torch.stack(torch.aminmax(t)).isfinite().all())]
     if bad:
         raise ValueError(
             f"statistics: {bad} are not finite, expected finite numbers; look for NaN or overflow in params and data "

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
-from linmaps.checks import number
+from linmaps.checks import number, values
 from linmaps.numerics import lapack
 from linmaps.numerics.eigen import pinv, rounding
 from linmaps.numerics.linalg import damped, refined
@@ -25,7 +24,8 @@ def pseudo_solve(
 
     As `linmaps.numerics.eigen.pinv`, whose threshold (rtol, size) it has, by a Cholesky factorization in float64 where that is
     ten times faster and as good: rtol is None, and the eigenvalues, inputs that are constant 0 left out, are all well
-    above the threshold and span less than half of the digits of float64.  Under `vmap` one way is taken for all members.
+    above the threshold and span less than half of the digits of float64.  Under `vmap` one way is taken for all members;
+    where a function is traced, whose graph has one way for all values, eigenvalues are.
     Derivatives are right to the second order.
 
     >>> import torch
@@ -37,10 +37,10 @@ def pseudo_solve(
     a = torch.lerp(a, a.mT, 0.5)  # in one step: fresh memory of a large matrix costs as much as its factorization
     if isinstance(ridge, Tensor) or ridge:
         a = damped(a, ridge)
-    if rtol is None:
+    if rtol is None and values(a) is not None:
         m, diagonal = a.detach(), a.detach().diagonal()
         dead = diagonal == 0
-        some = bool(debug_unwrap(dead, recurse=True).any())
+        some = bool(values(dead).any())  # type: ignore[union-attr]
         if some:
             m = torch.where(dead[:, None] | dead, torch.diag(torch.where(dead, diagonal.amax(), 0.0)), m)
         factor = _factor(m, size)
@@ -62,7 +62,7 @@ def _factor(m: Tensor, size: Tensor | None) -> Tensor | None:
         largest, smallest = norm(x), 1 / norm(y)
     limit = max(4 * rounding(m[0]), torch.finfo(torch.float64).eps ** 0.5)
     safe = (info == 0) & (smallest > limit * (largest if size is None else size.detach()))
-    return factor if bool(debug_unwrap(safe, recurse=True).all()) else None
+    return factor if bool(values(safe).all()) else None  # type: ignore[union-attr]
 
 
 def _backsolved(factor: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.func import debug_unwrap, vjp
+
+from linmaps.checks import values
+from linmaps.trees.graphs.tracing import outside
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -55,10 +59,22 @@ def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Ten
     return value[0], _limit(slope[1], slope[2]), _limit(slope[3], slope[4])
 
 
+def at_zero(activation: Activation, like: Tensor) -> float | None:
+    """The number sigma(0), of an ensemble the largest in size; None where it depends on what is traced.
+
+    >>> at_zero(torch.sigmoid, torch.zeros(2, 3))
+    0.5
+    """
+    with outside():  # numbers of no argument: no graph is asked for them
+        found = elementwise(activation, torch.zeros(1, dtype=like.dtype, device=like.device))
+        known = debug_unwrap(found, recurse=True)
+        return None if isinstance(known, FakeTensor) else max(known.flatten().tolist(), key=abs)
+
+
 def sloped(activation: Activation, like: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """`constants`; ValueError where a slope at 0 is infinite."""
     value, plus, minus = constants(activation, like)
-    if any(bool(debug_unwrap(t, recurse=True).isinf().any()) for t in (plus, minus)):
+    if any(t is not None and bool(t.isinf().any()) for t in (values(plus), values(minus))):
         raise ValueError(
             f"{name}: the activation has an infinite slope at 0, expected finite ones: units start at 0, where no first-order "
             "gain is known; `growth.initialize` makes units without statistics"

@@ -17,6 +17,7 @@ from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
 from growth.reading.layers import Layer
 from growth.reading.pairs import Pair
+from linmaps.trees.graphs.tracing import outside
 
 Taps = Literal["all", "centre"]
 TAPS = ALL, CENTRE = get_args(Taps)
@@ -37,7 +38,8 @@ class Link:
     @property
     def bordered(self) -> bool:
         """Whether some tap falls on padding."""
-        return self.index is not None and bool((self.index == self.positions).any())
+        with outside():
+            return self.index is not None and bool((self.index == self.positions).any())
 
     def own(self, b2: Tensor) -> Tensor:
         """Sum over b, x, e of b2 b2' at y(x, e), `[r, r]` for b2 `[B, m, r]`."""
@@ -72,9 +74,10 @@ def linked(
     """The link of two uses; shape: of the hidden map, or the positions of a dense layer; taps: as in `statistics`."""
     m = math.prod(shape)
     if isinstance(after.form, Convolution):
-        arange = torch.arange(1, m + 1, dtype=torch.float64, device=device).reshape(1, 1, *shape)
-        seen = after.form.inputs(arange).flatten(0, -2).long()  # [X, taps], 0 on padding
-        index = torch.where(seen == 0, m, seen - 1)
+        with outside():  # places, which depend on no argument
+            arange = torch.arange(1, m + 1, dtype=torch.float64, device=device).reshape(1, 1, *shape)
+            seen = after.form.inputs(arange).flatten(0, -2).long()  # [X, taps], 0 on padding
+            index = torch.where(seen == 0, m, seen - 1)
         return Link(index[:, centre(layer.weight.shape[2:])][:, None] if taps == CENTRE else index, m)
     if not isinstance(before.form, Convolution) or layer.columns == 1:
         return Link(None, m)

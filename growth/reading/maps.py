@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from fisher.collector.calls.chains import ELEMENTWISE, LINEAR, Chain, Step, run
+from linmaps.trees.graphs.tracing import outside
 
 AT_ONCE = 2**24  # shares of positions held at a time
 
@@ -62,10 +63,11 @@ class Passage:
 
     def even(self, like: Tensor) -> bool:
         """Whether a constant map stays constant: no padding with zeros is averaged in."""
-        ones = torch.ones(1, 1, *self.shape, dtype=like.dtype, device=like.device)
-        for step in self.chain.steps:
-            ones = ones if step[0] in ELEMENTWISE else run(step, ones)
-        return bool((ones - ones.flatten()[0]).abs().amax() < 1e-6) if ones.numel() else True
+        with outside():  # numbers of no argument
+            ones = torch.ones(1, 1, *self.shape, dtype=like.dtype, device=like.device)
+            for step in self.chain.steps:
+                ones = ones if step[0] in ELEMENTWISE else run(step, ones)
+            return bool((ones - ones.flatten()[0]).abs().amax() < 1e-6) if ones.numel() else True
 
 
 def _maps(rows: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
@@ -36,6 +35,7 @@ from growth.reading.maps import Passage
 from growth.reading.pairs import Pair
 from growth.reading.products import verify_all, with_activations
 from linmaps import trees
+from linmaps.checks import values
 from linmaps.numerics.dtypes import working
 
 EVERY = Checkpoint().stage()  # no batch was done before
@@ -181,7 +181,8 @@ def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, T
     for other, h in sides[1:]:
         same = other.shape[:2] == a.shape[:2] and h.shape == g.shape
         apart = (h - g).abs().amax() > 1e-4 * g.abs().amax() if same and g.numel() else torch.tensor(not same)
-        if bool(debug_unwrap(apart.detach(), recurse=True).any()):
+        known = values(apart)
+        if known is not None and bool(known.any()):
             raise ValueError(
                 f"{pair}: the layers of a Sum have different gradients at their outputs, expected one; f must add their "
                 "outputs, and nothing else may use one of them alone"

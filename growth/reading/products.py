@@ -28,6 +28,7 @@ from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, one_width, with_unit
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
+from linmaps.trees.graphs.tracing import traced
 
 
 def _gelu_tanh(z: Tensor) -> Tensor:
@@ -71,6 +72,11 @@ def with_activations(
 
 
 def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerCollection, x: Any) -> Gated:
+    if traced():
+        raise ValueError(
+            f"{pair}: its activation is found among numbers, which there are none of while a graph is made, expected its name; "
+            "give Gated(..., activation=...)"
+        )
     params, layers = _there(f, params, pair, layers, x)
     before, _ = layers_of(params, pair)
     gate = cast(Layer, before.gate)

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from fisher.checks.finiteness import finite
 from growth.checks.doors import door
@@ -25,7 +24,7 @@ from growth.reading.leaves import places, spread
 from growth.reading.pairs import Pair, bare
 from growth.reading.transformers.heads import Heads, head_axes
 from growth.surgery.enlarge import lowered
-from growth.surgery.resize import entries, gathered, indices
+from growth.surgery.resize import check_once, entries, gathered, indices
 from growth.surgery.same import Function, as_seen, asked, same_function
 from growth.surgery.silenced import zeroed
 from linmaps import trees
@@ -248,8 +247,7 @@ def count_of(params: Any, pair: Pair | Heads) -> tuple[int, torch.device]:
 def partition(units: Units, p: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(dropped, kept): indices of the units as given, and of all others in order."""
     dropped = indices(units, p, "units", device)
-    if debug_unwrap(dropped) is dropped and len(dropped.unique()) != len(dropped):
-        raise ValueError(f"units: got {dropped.tolist()}, expected each unit once")
+    check_once(units, dropped, p)
     gone = torch.zeros(p, dtype=torch.int64, device=device).index_add(0, dropped, torch.ones_like(dropped))
     return dropped, gone.argsort(stable=True)[: p - dropped.shape[0]]
 

@@ -17,7 +17,7 @@ from growth.reading.leaves import places, spread
 from growth.reading.pairs import Pair
 from growth.reading.transformers.heads import Heads, head_axes
 from linmaps import trees
-from linmaps.checks import size
+from linmaps.checks import size, values
 from linmaps.checks.annotations import typed
 from linmaps.numerics.numeric import positive_root
 from linmaps.trees.keys import Path
@@ -176,19 +176,34 @@ def indices(units: Sequence[int] | Tensor, count: int, name: str, device: torch.
         raise TypeError(
             f"{name}: got {at.dtype}, expected indices, or a bool mask that is True for the units meant (mask > 0)"
         )
-    seen = debug_unwrap(at, recurse=True)
+    seen = values(at)
     if at.dtype == torch.bool:
-        if tuple(at.shape) != (count,) or seen is not at:
+        if tuple(at.shape) != (count,) or seen is None or debug_unwrap(at) is not at:
+            shape = tuple(at.shape if seen is None else seen.shape)
             raise ValueError(
-                f"{name}: got a mask of shape {tuple(seen.shape)}, expected ({count},), one entry per unit, outside of "
-                "transforms (how many units it names is a value); under vmap give indices: growth.weakest_units"
+                f"{name}: got a mask of shape {shape}, expected ({count},), one entry per unit, outside of "
+                "transforms (how many units it names is a value); under vmap and in a graph give indices: growth.weakest_units"
             )
         at = seen = at.nonzero()[:, 0]
-    if at.ndim != 1 or bool(((seen < -count) | (seen >= count)).any()):
-        raise ValueError(
-            f"{name}: got {seen.tolist()}, expected indices [u] of {count} units; a mask must be a bool tensor"
-        )
+    if seen is None and not isinstance(units, Tensor):  # numbers, in a graph
+        wrong = any(not -count <= int(u) < count for u in units)
+    else:
+        wrong = seen is not None and bool(((seen < -count) | (seen >= count)).any())
+    if at.ndim != 1 or wrong:
+        got = units if seen is None else seen.tolist()
+        raise ValueError(f"{name}: got {got}, expected indices [u] of {count} units; a mask must be a bool tensor")
     return torch.where(at < 0, at + count, at).long().to(device)
+
+
+def check_once(units: Sequence[int] | Tensor, at: Tensor, count: int) -> None:
+    """Raise a ValueError where a unit is named twice by indices that can be seen; of members under vmap each has its own."""
+    seen = values(at)
+    if seen is None:
+        numbers = [] if isinstance(units, Tensor) else [int(u) % count for u in units]
+    else:
+        numbers = seen.tolist() if debug_unwrap(at) is at else []
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"units: got {numbers}, expected each unit once")
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from linmaps import trees
+from linmaps.trees.graphs.tracing import traced
 
 Params = Mapping[str, Any]  # of tensors; the maps made of maps nest the params of their parts
 Shape = tuple[int, ...]
@@ -26,7 +26,7 @@ def values(t: Tensor) -> Tensor | None:
     >>> values(torch.ones(2)), values(torch.ones(2, device="meta"))
     (tensor([1., 1.]), None)
     """
-    if torch.compiler.is_compiling() or get_proxy_mode() is not None:
+    if traced():
         return None
     plain = torch.func.debug_unwrap(t, recurse=True)
     return plain.detach() if type(plain) in (Tensor, torch.nn.Parameter) and plain.device.type != "meta" else None

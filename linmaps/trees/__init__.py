@@ -17,22 +17,26 @@ In reading order:
     printed    numbers and records as text: lines and tables
     flat       one vector [d] of a tree, and back
     files/     trees in files: save, load
+    graphs     functions as compiled graphs
 """
 
 from linmaps.trees.algebra import add, axpy, dot, flatten, leaves, map, norm, scale, sub, zeros_like
 from linmaps.trees.ensembles import stack, unstack
 from linmaps.trees.files.saved import load, save
 from linmaps.trees.flat import Layout, ravel, unravel
+from linmaps.trees.graphs.calls import Compiled, compiled
 from linmaps.trees.keys import path_str
 from linmaps.trees.nodes import get, one_level, paths, replace
 from linmaps.trees.records import record, static
 from linmaps.trees.shapes import check_like
 
 __all__ = [
+    "Compiled",
     "Layout",
     "add",
     "axpy",
     "check_like",
+    "compiled",
     "dot",
     "flatten",
     "get",

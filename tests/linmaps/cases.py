@@ -16,6 +16,7 @@ CASES: dict[str, Case | Exempt] = {
     "linmaps.trees.Layout": Exempt("static structure; its vectors are in the row of ravel"),
     "linmaps.trees.check_like": Exempt("returns nothing"),
     "linmaps.trees.path_str": Exempt("strings"),
+    "linmaps.trees.Compiled": Exempt("what compiled returns"),
     "linmaps.trees.paths": Exempt("tuples of keys"),
     "linmaps.trees.load": Exempt("tensors of a file"),
     "linmaps.trees.save": Exempt("writes a file; inside of a transform it refuses: tests/linmaps/trees/test_files.py"),
@@ -102,6 +103,7 @@ class Quantity:
 
 TREE = {"a": {"b": randn(2), "c": randn(2, 3, seed=1)}, "d": [randn(2, seed=2)]}
 OTHER = trees.map(torch.sin, TREE)
+FAST = trees.compiled(lambda s, t: trees.map(lambda x, y: torch.exp(-x) * y.sin(), s, t), backend="eager")
 SCALAR = torch.tensor(1.3, dtype=torch.float64)
 
 CASES |= {
@@ -113,6 +115,7 @@ CASES |= {
     ),
     "linmaps.trees.add": Case(trees.add, (TREE, OTHER)),
     "linmaps.trees.axpy": Case(trees.axpy, (SCALAR, TREE, OTHER)),
+    "linmaps.trees.compiled": Case(FAST, (TREE, OTHER)),
     "linmaps.trees.dot": Case(trees.dot, (TREE, OTHER)),
     "linmaps.trees.flatten": Case(lambda t: trees.flatten(t)[0], (TREE,)),
     "linmaps.trees.get": Case(lambda t: trees.get(t, "a.c"), (TREE,)),

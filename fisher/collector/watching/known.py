@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.trees.graphs.tracing import traced
 
 
 class Known:
@@ -68,7 +69,11 @@ class Inside:
 def _place(t: Tensor) -> Any:
     """Where the numbers of a tensor are in memory."""
     bare = torch.func.debug_unwrap(t)
-    return (bare.device, bare.data_ptr()) if bare.numel() else None
+    if not bare.numel():
+        return None
+    if traced():  # shapes alone: memory that is never filled, but known apart
+        return bare.device, bare.untyped_storage()._cdata, bare.storage_offset()
+    return bare.device, bare.data_ptr()
 
 
 def depth(t: Tensor) -> int:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 
 from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.whole.rows import combination, gram, products
 from linmaps import trees
+from linmaps.checks import values
 from linmaps.numerics.eigen import constant_eigh, cutoff, denoised
 from linmaps.numerics.linalg import damped
 
@@ -22,7 +22,8 @@ def constant_inverse(rows: Any, weights: Tensor | None, regul: Scalar, dtype: to
     r = regul.detach() if isinstance(regul, Tensor) else regul
     K = gram(rows, dtype)
     large = torch.as_tensor(r > 128 * torch.finfo(K.dtype).eps * K.diagonal().sum())  # Woodbury loses little
-    if weights is None and bool(debug_unwrap(large, recurse=True).all()):
+    known = values(large)
+    if weights is None and known is not None and bool(known.all()):
         return _improved(rows, r, _cholesky_inverse(damped(K, r)))  # eigenvectors would give the same, later
     s, U = constant_eigh(K)
     s = denoised(s, cutoff(len(s), s.dtype)).clamp_min(0.0)

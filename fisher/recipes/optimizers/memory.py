@@ -16,7 +16,8 @@ from linmaps.trees.printed import cell, on_a_line
 class KFACState:
     """The state of `recipes.kfac` and `recipes.soap`.
 
-    step: how many steps were made, an integer on the CPU.  factors: the moving average of the factors, without bias.
+    step: how many steps were made, an integer on the CPU (a plain int will do: a setting of `trees.compiled`, in whose graphs a
+    tensor has no value).  factors: the moving average of the factors, without bias.
     weight: how much of the weights 1 that the average tends to it has seen: it is what the bias is corrected by.
     bases: the factors as they were decomposed last, with their eigenvalues or the second moments of gradients there.
     velocity: the last update (of soap: the first moment), in float32 at least.  damping: a scalar.
@@ -37,7 +38,7 @@ class KFACState:
         return on_a_line(self, [f"step {cell(self.step)}", blocks, f"damping {cell(self.damping)}"])
 
 
-def step_number(step: Tensor, why: str) -> int:
+def step_number(step: Tensor | int, why: str) -> int:
     """The number of steps made as an int, of an ensemble under vmap that of all members.
 
     Raises ValueError where members differ, and where there are no values to look at (a traced function): what a step does is
@@ -47,12 +48,14 @@ def step_number(step: Tensor, why: str) -> int:
     >>> step_number(torch.tensor(3), "factors_every")
     3
     """
+    if isinstance(step, int):
+        return step
     found = values(step)
     if found is None:
         raise ValueError(
             f"state.step: has no value here (a traced or compiled function), expected one: {why} decides by it what a step "
-            "does; set what happens every so many steps to 1, adapt=False and numbers in place of schedules, or trace without "
-            "the update"
+            "does; give the state a plain int as step (of a period, so that graphs come again), or set what happens every so "
+            "many steps to 1, with adapt=False and numbers in place of schedules, or trace without the update"
         )
     first, *others = found.flatten().unique().tolist() or [0]
     if others:

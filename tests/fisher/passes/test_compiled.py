@@ -1,0 +1,93 @@
+"""Fisher matrices in graphs, and of functions that are compiled."""
+
+import pytest
+import torch
+from torch.func import vmap
+
+import fisher
+from linmaps import trees
+from tests.laws import close, noise_like
+
+_r = torch.Generator().manual_seed(0)
+R = lambda *shape: torch.randn(*shape, generator=_r, dtype=torch.float64)
+P, X, T = {"w": R(3, 4), "b": R(4), "v": R(2, 4), "scale": R(2)}, R(5, 3), torch.arange(5) % 2
+V = noise_like(P, 1)
+NOISE = noise_like(P, 2)
+
+
+def f(p, x):
+    return torch.tanh(x @ p["w"] + p["b"]) @ p["v"].T * p["scale"]
+
+
+LAYERS = fisher.LayerCollection.from_function(f, P, X)
+KINDS = {
+    "dense": {}, "blockdiag": {}, "kfac": {}, "diag": {}, "quasidiag": {}, "ekfac": {}, "lowrank": {}, "implicit": {},
+    "mixed": {"layers_to": {"w": "diag"}}, "eye": {},
+}  # fmt: skip
+METHODS = {
+    "mv": lambda F, v: F.mv(v),
+    "vTMv": lambda F, v: F.vTMv(v),
+    "solve": lambda F, v: F.solve(v, 0.3),
+    "trace": lambda F, v: F.trace(),
+    "get_diag": lambda F, v: F.get_diag(),
+    "logdet": lambda F, v: F.logdet(0.3),
+    "sample": lambda F, v: F.sample(noise=NOISE, regul=0.3),
+    "inverse": lambda F, v: F.inverse(0.3).mv(v),
+    "pow": lambda F, v: F.pow(0.5, 0.3).mv(v),
+    "eigendecomposition": lambda F, v: F.eigendecomposition().solve(v, 0.3),
+}
+KINDS_OF = {kind: fisher.fim(f, P, X, kind, layers=LAYERS, **options) for kind, options in KINDS.items()}
+
+
+def plain(F, method):
+    """What the method gives, None where this kind has none of it (or asks for more)."""
+    try:
+        return METHODS[method](F, V)
+    except (ValueError, TypeError, AttributeError, NotImplementedError, LookupError):
+        return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_made_in_a_graph_and_its_methods_are(kind):
+    make = trees.compiled(lambda p, x: fisher.fim(f, p, x, kind, layers=LAYERS, **KINDS[kind]), backend="eager")
+    F, other = make(P, X), trees.map(torch.sin, P)
+    if kind != "implicit":  # it keeps f and the data, and computes nothing yet
+        close(make(other, X).mv(V), fisher.fim(f, other, X, kind, layers=LAYERS, **KINDS[kind]).mv(V), 1e-11, kind)
+    close(F.mv(V), KINDS_OF[kind].mv(V), 1e-11, kind)
+    names = [m for m in METHODS if plain(KINDS_OF[kind], m) is not None]
+    assert {"mv", "vTMv", "trace"} <= set(names)
+    whole = lambda F, v: {m: METHODS[m](F, v) for m in names}
+    close(trees.compiled(whole, backend="eager")(KINDS_OF[kind], V), whole(KINDS_OF[kind], V), 1e-11, kind)
+
+
+def test_an_ensemble_in_one_graph():
+    many = trees.stack([P, trees.map(torch.sin, P)])
+    step = lambda p: fisher.fim(f, p, X, layers=LAYERS).solve(V, 0.3)
+    close(trees.compiled(lambda p: vmap(step)(p), backend="eager")(many), vmap(step)(many), 1e-11, "vmap inside")
+
+
+def test_a_function_that_is_compiled_is_seen_through():
+    fast = trees.compiled(f, backend="eager")
+    F = fisher.fim(fast, P, X)
+    assert repr(F) == repr(fisher.fim(f, P, X))
+    close(F.mv(V), fisher.fim(f, P, X).mv(V), 1e-12, "compiled f")
+    close(fisher.gram(fast, P, X).to_torch(), fisher.gram(f, P, X).to_torch(), 1e-12, "gram")
+
+
+@pytest.mark.slow
+def test_a_function_that_torch_compiled_is_refused_with_the_cure():
+    fast = torch.compile(f, backend="eager")
+    for layers in (None, LAYERS):
+        with pytest.raises(
+            ValueError, match=r"calls what torch.compile made.*give the function or module that was compiled"
+        ):
+            fisher.fim(fast, P, X, layers=layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_torch_compile_around(backend):
+    """Numbers are right; torch's tracer of Python leaves the graph at many places, which `trees.compiled` does not."""
+    torch._dynamo.reset()
+    step = lambda p, x: fisher.fim(f, p, x, layers=LAYERS).solve(V, 0.3)
+    close(torch.compile(step, backend=backend)(P, X), step(P, X), 1e-11, backend)
