@@ -30,6 +30,10 @@ def loss(y: Tensor, target: Tensor) -> Tensor:
     return ((y - target) ** 2).sum(1)
 
 
+def doubled(p: dict[str, Tensor]) -> dict[str, Tensor]:
+    return trees.scale(2.0, p)
+
+
 params = {"w": torch.ones(2, 3), "b": torch.zeros(3)}
 x = torch.ones(4, 2)
 """
@@ -48,7 +52,7 @@ reveal_type(F.relative(0.1))  # R: dict[str, Tensor]
 reveal_type(F.solve(params, regul=1e-3))  # R: dict[str, Tensor]
 reveal_type(F @ params)  # R: dict[str, Tensor]
 reveal_type(0.5 * F)  # R: PMatKFAC
-reveal_type(trees.compiled(lambda p: trees.scale(2.0, p))(params))  # R: dict[str, Tensor]
+reveal_type(trees.compiled(doubled)(params))  # R: dict[str, Tensor]
 reveal_type(F.size())  # R: tuple[int, int]
 D = fisher.fim(f, params, x, PMatDiag)
 reveal_type(D + D)  # R: PMatDiag

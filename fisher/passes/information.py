@@ -176,14 +176,8 @@ def fim(
     once = noise is not None
     run = Pass(f, params, columns, layers, chunk_size, progress, dtype, check_finite, once, reduce, kept)
     limited = Options(sharing, centered, largest_block=largest_block, largest_factor=largest_factor)
-    made = _made(
-        run,
-        data,
-        representation,
-        columns if estimator != "exact" else None,
-        limited,
-        layers_to,
-    )
+    sampled = columns if estimator != "exact" else None
+    made = _made(run, data, representation, sampled, limited, layers_to)
     kept.end()
     asked: Representation = made.made_of(columns.likelihood)
     return asked

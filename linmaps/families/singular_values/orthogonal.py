@@ -200,16 +200,17 @@ class Orthogonal(Map):
         det: Literal[1, -1] | None = None
         if n == m:
             det = -1 if bool(negative_determinant(one)) else 1
-        best: tuple[float, Self] | None = None
-        for base in (None, *range(BASES)) if method == "cayley" else (None,):
-            spec = cls(n, m, method=method, det=det, base=base)
-            distance = float(spec.from_matrix(one)[1])
-            if best is None or distance < best[0]:
-                best = distance, spec
-            if not distance > 4 * max(n, m) * torch.finfo(working_dtype(W.dtype)).eps:
+        enough = 4 * max(n, m) * torch.finfo(working_dtype(W.dtype)).eps
+        found = best = cls(n, m, method=method, det=det)
+        least = distance = float(best.from_matrix(one)[1])
+        for base in range(BASES) if method == "cayley" else ():
+            if distance <= enough:
                 break
-        assert best is not None
-        return best[1], best[1].from_matrix(W)[0]
+            found = cls(n, m, method=method, det=det, base=base)
+            distance = float(found.from_matrix(one)[1])
+            if distance < least:
+                least, best = distance, found
+        return best, best.from_matrix(W)[0]
 
 
 def sign(spec: Map) -> int | None:

@@ -71,7 +71,7 @@ class Flat:
         made = CompiledGraph(tuple(tuple(t.shape) for t in tensors), count, middle - start, end - middle, self.what)
         source.made.append(made)
         if source.progress:
-            print(f"{source.name}: {made}", file=sys.stderr)
+            sys.stderr.write(f"{source.name}: {made}\n")
         return call, graph.constants, form[-1]
 
     def pulled(self, count: int) -> Flat:
