@@ -22,7 +22,6 @@ DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 EVERY, DERIVED = 24, 240  # one row of so many: its numbers; its derivative and its vmap too
 NO_GRAPH = {
     "growth.compact": "how many units are kept is a value",
-    "growth.keep/mask": "the same",
     "growth.statistics/packed": "an activation that is not named is found among numbers",
     "growth.statistics/gated": "the same",
     "growth.gated_neurons": "the same",
