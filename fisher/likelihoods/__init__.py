@@ -8,6 +8,7 @@ Each likelihood also gives the score, the gradient of log p(t | y), at sampled a
     arrays       outputs with positions as rows
     logits       outputs that are no logits of several classes
     held         the numbers and tensors that a likelihood holds
+    agreement    whether two have one matrix
     softmax      columns and scores of a softmax
     categorical  logits; segmentation
     bernoulli    binary logits

@@ -19,6 +19,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.agreement import check_agreement
 from fisher.likelihoods.base import noticed
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.columns import estimator as make_estimator
@@ -247,5 +248,6 @@ def update_diag(
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
+    check_agreement(F.likelihood, columns.likelihood, "update_diag: F", "as likelihood= says; give likelihood=F.likelihood")
     run = Pass(f, params, columns, F.layers, chunk_size, progress, None, True, one_only=noise is not None)
-    return correct(F, run, data, Options(centered=centered))
+    return correct(F, run, data, Options(centered=centered)).made_of(columns.likelihood)

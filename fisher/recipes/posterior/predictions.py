@@ -6,14 +6,14 @@ B examples, C outputs of one example (all output axes, flattened).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fisher.checks.axes import batch_size
-from fisher.checks.data import batches, one_batch
+from fisher.checks.data import batches, one_batch, weighted_batches
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Gaussian, Likelihood
 from fisher.likelihoods.held import Emptied
@@ -28,6 +28,8 @@ from linmaps.trees.seals import sealed
 class Predictive:
     """A posterior says what the outputs of some inputs are (`_moments`); predictions follow."""
 
+    f: Callable[..., Tensor]
+    params: Any
     kind: Likelihood | Emptied | None  # the likelihood without its tensors
     numbers: dict[str, Any]
     temperature: Tensor | None
@@ -92,6 +94,20 @@ class Predictive:
         y, covariance = self._moments(several(x), False, layers)
         return linked(known, y, covariance, link, generator, noise, n_samples)
 
+    @typed
+    def log_likelihood(self, data: Any) -> Tensor:
+        """log p(data | params), a scalar: the sum over all examples of `(x, target)` or batches of these.
+
+        ValueError where the likelihood is not known or has no density of given targets.
+        """
+        known: Any = self._known("log_likelihood")
+        if not hasattr(known, "log_prob"):
+            raise ValueError(
+                f"log_likelihood: {type(known).__name__} has no density, expected a likelihood with log_prob(y, target)"
+            )
+        found = [weighed(known.log_prob(self.f(self.params, x), _given(t)), w) for x, t, w in weighted_batches(data)]
+        return sum(found[1:], found[0])
+
     def _known(self, name: str) -> Likelihood:
         if self.likelihood is None:
             raise ValueError(
@@ -112,6 +128,21 @@ class Predictive:
         r = known.root(example).reshape(-1, math.prod(y.shape[1:]))
         S = inv(r.mT @ r)
         return torch.kron(torch.eye(len(y), dtype=S.dtype, device=S.device), S) if joint else S
+
+
+def _given(target: Any) -> Any:
+    if target is None:
+        raise ValueError("log_likelihood: got data without targets, expected pairs (x, target)")
+    return target
+
+
+def weighed(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The sum of numbers `[B]` of examples, each of its weight."""
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, expected [{len(values)}]: the likelihood of an example has one weight"
+        )
+    return values.sum() if weight is None else (values * weight).sum()
 
 
 def several(x: Any) -> list[Any]:
