@@ -24,7 +24,7 @@ from fisher.likelihoods.arrays import (
     uniform,
 )
 from fisher.likelihoods.held import Held, array, check_values, numbers
-from fisher.likelihoods.logits import expect_classes, expect_logits, expect_target
+from fisher.likelihoods.logits import are_probabilities, expect_classes, expect_logits, expect_target
 from fisher.likelihoods.softmax import plain_columns, softmax_score, weighted_columns
 from linmaps import trees
 from linmaps.checks import number, values
@@ -231,9 +231,14 @@ class Categorical(Held, Rooted):
         off = (q.detach().sum(-1) - 1).abs() > 10 * torch.finfo(target.dtype).eps ** 0.5
         wrong = values(off | (q.detach() < 0).any(-1))
         if wrong is not None and bool(wrong.any()):
+            others = [k for k in range(1, y.ndim) if k != self._axis(y) and are_probabilities(values(target), k)]
+            cure = "give classes as whole numbers, or apply torch.softmax"
+            if others:
+                k = -1 if others[-1] == y.ndim - 1 else others[-1]
+                cure = f"over axis {k} they do: say class_axis={k}, as in fisher.Categorical(class_axis={k})"
             raise ValueError(
-                f"{self._name}: target holds numbers that are no probabilities over the class axis, expected numbers >= 0 "
-                "that sum to one; give classes as whole numbers, or apply torch.softmax"
+                f"{self._name}: target of shape {tuple(target.shape)} holds numbers that are no probabilities over the class "
+                f"axis {self.class_axis}, expected numbers >= 0 that sum to one; {cure}"
             )
         return q
 

@@ -38,7 +38,7 @@ def function(
         for gone in (mask, others(mask)):
             again, kept = run(params, replaced(x, gone)), others(gone)
             apart = apart and agreement.repeats(_rows(again, kept), _rows(y, kept))
-    purity.apart(apart, name)
+    purity.apart(apart, name, x)
     return y
 
 

@@ -62,7 +62,7 @@ def mean_loss(
     for mask in masks(batch):
         one, other = replaced(part[0], mask), replaced(part[0], others(mask))
         found = [loss(params, x, *part[1:]) for x in (one, other, chosen(mask, one, other))]
-        purity.apart(_equal(whole + found[2], found[0] + found[1], [whole, *found]), name)
+        purity.apart(_equal(whole + found[2], found[0] + found[1], [whole, *found]), name, part[0])
     for k in sorted({1, batch // 2, batch - 1} - {0}):
         first, second = (
             loss(params, *trees.map(lambda t, rows=rows: t[rows], part)) for rows in (slice(k), slice(k, None))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -19,7 +20,7 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.recipes.optimizers.adaptation import adapted
 from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in
 from fisher.recipes.optimizers.curvature import Damped, damped_solve, widened
-from fisher.recipes.optimizers.falls import rise
+from fisher.recipes.optimizers.falls import measured, rise
 from fisher.recipes.optimizers.lengths import exact_step, rated_step
 from fisher.recipes.optimizers.memory import KFACState, step_number
 from fisher.recipes.optimizers.model import model_of
@@ -73,7 +74,8 @@ def kfac(
     f, likelihood, estimator, layers: as of `fim`; "mc" draws by the generator, or takes `noise` [n, *y.shape].  gradient:
     of the mean negative log-likelihood over the batch, or of the loss that stands in its place.  batch: x, (x, target)
     or (x, target, weight), whose gradient is that of the weighted losses over the number of examples.
-    layers: a sub-collection leaves all other params as they are (their updates are 0).
+    layers: a sub-collection leaves all other params as they are (their updates are 0); a state of other layers, or of soap, is
+    refused.
 
     rate=None: with d = -(F + (damping + l2) I)^-1 g and v the update before, the update is c_1 d + c_2 v, the minimum of the
     quadratic model of the batch, g's + s'(F + (damping + l2) I)s / 2 with the whole F of the batch in place of its factors, so
@@ -182,12 +184,15 @@ def _update(
     grads, params = upkeep.checked(grads, state, params)
     x, target, weight = the_batch(batch)
     values, running = of_batch(upkeep.statistics, params, x), params
+    upkeep.check_layers(state, values)
     params, f = standing_in(params, values), held(f, values)
     if rules.adapts and loss is None and target is None:
         raise ValueError(
             "batch: got no target, expected (x, target): the damping is adapted by the loss; or give loss=..., or adapt=False"
         )
     n = step_number(state.step, "kfac") if upkeep.numbered or rules.numbered else 0
+    if loss is not None and rules.adapts and n == 0 and rules.adapt_every > 1:  # a result that is no loss is said at once
+        measured(loss, running, batch, batch_size(x))
     state, _ = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, n)
     layers = state.factors.layers
     own, own_f = layers.restrict(params), f if layers.complete else layers.restricted(f, params)
@@ -210,7 +215,7 @@ def _update(
             there = standing_in(there, of_batch(upkeep.statistics, there, x))
             happened = rise(upkeep.likelihood, made.model.y, f(there, x), target, weight)
         else:
-            before, after = (loss(lifted(layers, p, params, params), batch) for p in (own, moved))
+            before, after = (measured(loss, lifted(layers, p, params, params), batch, batch_size(x)) for p in (own, moved))
             happened = working(after - before).mean()
         happened = happened + rules.l2 * (trees.dot(wide, step) + trees.dot(step, step) / 2)
         foreseen = made.model.change(made.lengths, rules.l2)

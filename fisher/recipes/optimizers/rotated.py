@@ -68,8 +68,9 @@ def soap(
     (tensor([[0.1000, 0.1000]]), KFACState(step 1, 1 layers, 2 parameters, damping 0))
     """
     upkeep = Upkeep(
-        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every
-    )
+        doors.function(f), find_likelihood(likelihood), estimator, layers, decay, factors_every, bases_every,
+        kind="soap",
+    )  # fmt: skip
     check_schedule(rate, "rate", low=0)
     check_schedule(weight_decay, "weight_decay", low=0)
     number(eps, "eps", low=0, tensor=False)
@@ -128,6 +129,7 @@ def _update(
     generator: Any,
 ) -> tuple[Any, KFACState]:
     grads, params = upkeep.checked(grads, state, params)
+    upkeep.check_layers(state)
     n = step_number(state.step, "soap") if upkeep.numbered or rules.numbered else 0
     moments = state.bases
     state, fresh = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, n)

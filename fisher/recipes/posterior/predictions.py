@@ -54,18 +54,36 @@ class Predictive:
         """Outputs `[B, *out]` of several batches, and their covariance `[B, C, C]`, or jointly `[B C, B C]`."""
         raise AttributeError("a posterior defines moments")
 
+    def _of_inputs(self, x: Any, joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
+        """`_moments` at x; what f says of a tuple is said with what a tuple means."""
+        try:
+            return self._moments(several(x), joint, layers)
+        except Exception as error:
+            if isinstance(x, tuple):
+                self._check_inputs(x)
+            raise error
+
+    def _check_inputs(self, x: tuple[Any, ...]) -> None:
+        try:
+            self.f(self.params, sealed(x))
+        except Exception as error:
+            raise ValueError(
+                f"x: got a tuple of {len(x)}, the several inputs of f, which says of them: {error}; give x alone, and batches "
+                "with targets, which are left aside, in a list, [(x, target)]"
+            ) from error
+
     @typed
     def predict(
         self, x: Any, *, layers: LayerCollection | None = None, joint: bool = False, noise: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Mean `[B, C]` and covariance `[B, C, C]` of f's flattened outputs: f(x_b) and J_b (N F / T + P)^-1 J_b'.
 
-        That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021).  x: one batch, a tuple or a
-        mapping where f takes several inputs; or an iterable of batches x or (x, target), as a DataLoader, whose targets are
-        left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the noise of a gaussian likelihood,
+        That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021).  x: one batch, a tuple (or a
+        mapping) being the several inputs of f, not (x, target); or an iterable of batches x or (x, target), as a DataLoader or
+        [(x, target)], whose targets are left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the noise of a gaussian likelihood,
         the moments of the targets.  layers: makes the Jacobian faster; those of the matrix where it knows them.
         """
-        y, covariance = self._moments(several(x), joint, layers)
+        y, covariance = self._of_inputs(x, joint, layers)
         mean = y.reshape(len(y), math.prod(y.shape[1:]))
         if noise:
             covariance = covariance + self._noise(y, joint)
@@ -91,7 +109,7 @@ class Predictive:
         poisson: see `predict`), and for a posterior that knows no likelihood.
         """
         known = self._known("probabilities")
-        y, covariance = self._moments(several(x), False, layers)
+        y, covariance = self._of_inputs(x, False, layers)
         return linked(known, y, covariance, link, generator, noise, n_samples)
 
     @typed
