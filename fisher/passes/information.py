@@ -176,7 +176,10 @@ def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
     if seen:
-        noticed(run.columns.likelihood, f(params, trees.map(lambda t: t[:FEW], seen[0][0])))
+        few = trees.map(lambda t: t[:FEW], seen[0][:2])
+        y = f(params, few[0])
+        noticed(run.columns.likelihood, y)
+        run.columns.counts(y, few[1])
     F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
     F = F if layers is None else F.on_layers(layers)
     if not options.centered:

@@ -38,7 +38,7 @@ V = {"w": torch.ones(3, 2, dtype=D)}
 
 @pytest.mark.parametrize("kind", ["kfac", "dense", "diag", "implicit"])
 def test_an_example_without_the_batch_axis(kind):
-    square = {"w": torch.eye(3, dtype=D)}
+    square = {"w": torch.eye(3, dtype=D) + 1}
     with pytest.raises(ValueError, match=r"x of shape \(3,\) is 3 examples of a number each, .* is x\[None\]"):
         fisher.fim(f, square, X[0], kind, "gaussian")
     with pytest.raises(ValueError, match=r"a single one is x\[None\]"):
