@@ -251,6 +251,8 @@ def update_diag(
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
-    check_agreement(F.likelihood, columns.likelihood, "update_diag: F", "as likelihood= says; give likelihood=F.likelihood")
+    check_agreement(
+        F.likelihood, columns.likelihood, "update_diag: F", "as likelihood= says; give likelihood=F.likelihood"
+    )
     run = Pass(f, params, columns, F.layers, chunk_size, progress, None, True, one_only=noise is not None)
     return correct(F, run, data, Options(centered=centered)).made_of(columns.likelihood)

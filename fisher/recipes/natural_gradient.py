@@ -109,9 +109,7 @@ def natural_gradient_step(
     before, after = (_scalar(loss(p)) for p in (params, moved))
     predicted = -(trees.dot(gradient, step) + F.vTMv(step) / 2)
     ratio = torch.where(predicted != 0, (before - after) / torch.where(predicted != 0, predicted, 1.0), 1.0)
-    value = adapted(
-        damping.value, before - after, predicted, factor=factor, lower=lower, upper=upper, minimum=minimum
-    )
+    value = adapted(damping.value, before - after, predicted, factor=factor, lower=lower, upper=upper, minimum=minimum)
     falls = after < before
     return NaturalStep(
         trees.map(lambda new, old: torch.where(falls, new, old), moved, params),

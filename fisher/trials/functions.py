@@ -32,7 +32,8 @@ def function(
     y, back = purity.repeatable(run, params, x, name)
     doors.rows(y, batch, name)
     if finite:
-        finiteness.finite(y, name, "it overflows at these params and data (or pass check_finite=False)")
+        own = "it overflows at these params and data (or pass check_finite=False)"
+        finiteness.finite(y, name, own if name.startswith("f(") else finiteness.OF_LOSSES)
     apart = all(_vanish(back(one)[1], rows) for one, rows in _cotangents(y)) if batch > 1 else True
     for mask in masks(batch):
         for gone in (mask, others(mask)):

@@ -12,7 +12,9 @@ from fisher.recipes.influences.examples import Named
 from linmaps import trees
 from linmaps.checks import values
 
-Mark = list[tuple[tuple[int, ...], Tensor, Tensor]]  # of each tensor: its shape, a sum that its order changes, and its size
+Mark = list[
+    tuple[tuple[int, ...], Tensor, Tensor]
+]  # of each tensor: its shape, a sum that its order changes, and its size
 
 
 class Passes:

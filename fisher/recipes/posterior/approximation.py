@@ -42,6 +42,7 @@ class Laplace(Predictive, Generic[Tree]):
     """Posterior of the parameters given N examples: precision N F / T + P around `params`; from `laplace`.
 
     F may be of some layers alone: the others are fixed at params.  basis: F decomposed, for solves of any prior.
+    Files hold it without f: `torch.load(path).on_function(f)`.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -108,7 +109,9 @@ class Laplace(Predictive, Generic[Tree]):
         priors.check_positive(P)
         bases.check_definite(F, self._regul(P), "log_marginal_likelihood")
         fit = log_likelihood if self.temperature is None else log_likelihood / self.temperature
-        beside = priors.logdet(F, P) - self._logdet(P, "log_marginal_likelihood") - priors.quadratic(F, P, self._deviation())
+        beside = (
+            priors.logdet(F, P) - self._logdet(P, "log_marginal_likelihood") - priors.quadratic(F, P, self._deviation())
+        )
         return (fit + beside / 2).to(self.F.dtype)
 
     def _deviation(self) -> Any:

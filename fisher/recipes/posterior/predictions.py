@@ -6,7 +6,7 @@ B examples, C outputs of one example (all output axes, flattened).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Gaussian, Likelihood
 from fisher.likelihoods.held import Emptied
 from fisher.recipes.posterior.links import Link, linked
+from fisher.recipes.posterior.saved import Savable
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
 from linmaps.numerics.linalg import inv
@@ -25,10 +26,9 @@ from linmaps.trees.printed import cell
 from linmaps.trees.seals import sealed
 
 
-class Predictive:
+class Predictive(Savable):
     """A posterior says what the outputs of some inputs are (`_moments`); predictions follow."""
 
-    f: Callable[..., Tensor]
     params: Any
     kind: Likelihood | Emptied | None  # the likelihood without its tensors
     numbers: dict[str, Any]

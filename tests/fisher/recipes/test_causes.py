@@ -112,7 +112,9 @@ def test_at_zero_gradient_the_damping_stays():
 def test_losses_and_directions_of_another_shape():
     with pytest.raises(ValueError, match=r"loss\(params\): got a result of shape \(12,\), expected a scalar"):
         natural_gradient_step(lambda p: (f(p, X) ** 2).sum(-1), P, F, V, Damping(torch.tensor(0.1, dtype=D)))
-    with pytest.raises(ValueError, match=r"directions: got a vector, expected .* \[K, \*leaf\]; stack them with trees.stack"):
+    with pytest.raises(
+        ValueError, match=r"directions: got a vector, expected .* \[K, \*leaf\]; stack them with trees.stack"
+    ):
         best_step(F, V, V)
     with pytest.raises(ValueError, match=r"directions: got leading axes \(2, 2\)"):
         best_step(F, V, trees.stack([trees.stack([V, V])] * 2))

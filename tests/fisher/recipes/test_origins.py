@@ -88,7 +88,12 @@ def test_the_evidence_is_that_of_the_examples_of_the_matrix():
     with pytest.raises(ValueError, match="data has 24 examples"):
         tune_noise(posterior, [(X, Y), (X, Y)])
     weighted = tune_noise(posterior, (X, Y, torch.ones(12, dtype=D)))
-    close(weighted.likelihood.variance, tune_noise(posterior, [(X[:5], Y[:5]), (X[5:], Y[5:])]).likelihood.variance, 1e-9, "")
+    close(
+        weighted.likelihood.variance,
+        tune_noise(posterior, [(X[:5], Y[:5]), (X[5:], Y[5:])]).likelihood.variance,
+        1e-9,
+        "",
+    )
 
 
 def test_a_singular_precision_is_named_by_its_argument():
@@ -115,6 +120,9 @@ def test_a_matrix_of_products_has_no_determinant_and_the_way_is_named():
 
 
 def test_a_count_that_is_a_tensor_is_told_how_to_become_a_number():
-    for call in (lambda n: laplace(f, P, fim("gaussian"), n), lambda n: laplace(f, P, fim("gaussian"), 12).update(fim("gaussian"), n)):
+    for call in (
+        lambda n: laplace(f, P, fim("gaussian"), n),
+        lambda n: laplace(f, P, fim("gaussian"), 12).update(fim("gaussian"), n),
+    ):
         with pytest.raises(TypeError, match=r"n_examples: got Tensor, expected .*t\.item\(\)"):
             call(torch.tensor(12))

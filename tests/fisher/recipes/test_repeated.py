@@ -11,7 +11,10 @@ from tests.laws import close
 D = torch.float64
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=D)
 T = torch.arange(12) % 2
-P = {"w": torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=D), "v": torch.ones(4, 2, dtype=D).cumsum(0)}
+P = {
+    "w": torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=D),
+    "v": torch.ones(4, 2, dtype=D).cumsum(0),
+}
 
 
 def f(p, x):
@@ -51,7 +54,9 @@ def test_one_order_or_none(options):
     for data in (loader(False), [(X[:7], T[:7]), (X[7:], T[7:])]):
         close(run(data, chunk_size=2), want, 1e-10, "in order")
     for data in (loader(True), noisy(), Growing([4, 3, 4]), Growing([3, 4, 4])):
-        with pytest.raises(ValueError, match="data: batch .: of pass 2 holds other examples.*shuffle=False.*chunk_size=None"):
+        with pytest.raises(
+            ValueError, match="data: batch .: of pass 2 holds other examples.*shuffle=False.*chunk_size=None"
+        ):
             run(data, chunk_size=2)
 
 

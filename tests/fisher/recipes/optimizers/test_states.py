@@ -97,7 +97,9 @@ def test_of_other_parts():
 def test_a_result_that_is_no_loss_is_refused_at_the_first_step(every):
     for loss, shape in ((lambda p, b: f(p, b[0]), r"\(12, 2\)"), (lambda p, b: f(p, b[0])[:5, 0], r"\(5,\)")):
         rule = kfac(f, estimator="exact", loss=loss, adapt_every=every)
-        with pytest.raises(ValueError, match=rf"loss\(params, batch\): got a result of shape {shape}, expected a scalar, or \[12\]"):
+        with pytest.raises(
+            ValueError, match=rf"loss\(params, batch\): got a result of shape {shape}, expected a scalar, or \[12\]"
+        ):
             step(rule, rule.init(P, X))
     for reduction in ("none", "mean"):
         loss = lambda p, b: torch.nn.functional.cross_entropy(f(p, b[0]), b[1], reduction=reduction)  # noqa: B023
