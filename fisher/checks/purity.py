@@ -148,6 +148,6 @@ def apart(apart: bool, name: str = "f(params, x)", x: Any = None) -> None:
     if not apart:
         raise ValueError(
             f"{name}: the output of one example depends on other examples, expected examples apart, the batch axis in front"
-            f"{in_front(x)}; batch norm in train mode or without running statistics mixes them: use its running statistics (model.eval()); so "
-            "does a tensor with a row for each example that f closes over: it belongs into x"
+            f"{in_front(x)}; batch norm in train mode or without running statistics mixes them: use its running statistics "
+            "(model.eval()); so does a tensor with a row for each example that f closes over: it belongs into x"
         )

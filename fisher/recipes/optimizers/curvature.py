@@ -85,8 +85,8 @@ def own_axes(F: PMatKFAC) -> PMatEKFAC:
 def damped_solve(
     F: PMatEKFAC, v: Any, damping: float | Tensor | Mapping[str, float | Tensor], kind: Damped = "pi"
 ) -> Any:
-    """(F + damping I)^-1 v, damping a number or {layer: number}; kind="pi": the damping on both factors of a product, as `PMatKFAC.solve(v, damping, kind="pi")` has
-    it, in their eigenbases.
+    """(F + damping I)^-1 v, damping a number or {layer: number}; kind="pi": the damping on both factors of a product, as
+    `PMatKFAC.solve(v, damping, kind="pi")` has it, in their eigenbases.
 
     With D = g a' the eigenvalues of G (x) A, (g_o + sqrt(damping)/pi)(a_i + pi sqrt(damping)) is by the means r_o of the rows of
     D, c_i of its columns and m of all of it

@@ -75,11 +75,11 @@ def kfac(
     f, likelihood, estimator, layers: as of `fim`; "mc" draws by the generator, or takes `noise` [n, *y.shape].  gradient:
     of the mean negative log-likelihood over the batch, or of the loss that stands in its place.  batch: x, (x, target)
     or (x, target, weight), whose gradient is that of the weighted losses over the number of examples.
-    Of padded tokens F is the sum over those that count, as is the likelihood's loss: 1/B sum over b and t of ...  A gradient of
-    the mean over tokens, as of cross_entropy with ignore_index, is B / n times smaller for n tokens that count, and so is the
-    step where rate is a number; give the gradient of the sum over tokens divided by B,
-    cross_entropy(logits.mT, targets, ignore_index=-100, reduction="sum") / len(x), with Categorical(class_axis=-1), which leaves
-    out the same targets.
+    Padded tokens: F is 1/B times the sum over the n tokens that count, of B examples.  The gradient of a mean over tokens, as of
+    cross_entropy(ignore_index=), is B / n times that of the loss that F belongs to, and so is the step where rate is a number
+    (and the ratio of adapt is off).  Give the gradient of the sum over tokens over B,
+    cross_entropy(logits.mT, targets, ignore_index=-100, reduction="sum") / len(x), and Categorical(class_axis=-1) as likelihood,
+    which leaves out the same targets.
     layers: a sub-collection leaves all other params as they are (their updates are 0); a state of other layers, or of soap, is
     refused.
 

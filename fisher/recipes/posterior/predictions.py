@@ -80,8 +80,9 @@ class Predictive(Savable):
 
         That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021).  x: one batch, a tuple (or a
         mapping) being the several inputs of f, not (x, target); or an iterable of batches x or (x, target), as a DataLoader or
-        [(x, target)], whose targets are left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the noise of a gaussian likelihood,
-        the moments of the targets.  layers: makes the Jacobian faster; those of the matrix where it knows them.
+        [(x, target)], whose targets are left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the
+        noise of a gaussian likelihood, the moments of the targets.  layers: makes the Jacobian faster; those of the matrix where
+        it knows them.
         """
         y, covariance = self._of_inputs(x, joint, layers)
         mean = y.reshape(len(y), math.prod(y.shape[1:]))

@@ -119,13 +119,15 @@ def tune_noise(posterior: Laplace[Tree], data: Any, *, steps: int = 40, prior: b
     """The posterior with the noise of a gaussian likelihood that maximizes the evidence, params held fixed.
 
     data: `(x, target)` or batches of these, the N examples that F is a mean over.  The variance (or covariance) S that F was
-    made with becomes c S, and F becomes F / c.  With q = sum of r' S^-1 r over the residuals r, the evidence is concave in log c, and at its maximum
+    made with becomes c S, and F becomes F / c.  With q = sum of r' S^-1 r over the residuals r, the evidence is concave in
+    log c, and at its maximum
 
         q / c = n - T g(c),
 
     g the effective number of parameters (MacKay, 1992); found by Newton steps inside of a bracket, log(q / n) and
     log((q + tr(N F P^-1)) / n).  prior: tune the prior precision too, in turn, in the groups that it has.
-    ValueError for another likelihood, for another number of examples, for residuals that are all zero, and as in `tune_prior_precision`.
+    ValueError for another likelihood, for another number of examples, for residuals that are all zero, and as in
+    `tune_prior_precision`.
 
     >>> import torch, fisher
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.ones(1, 1)}, torch.ones(4, 1)

@@ -60,12 +60,11 @@ def drawing(estimator):
 @pytest.mark.parametrize("estimator", ["exact", "mc"])
 def test_classes(kind, estimator):
     run = lambda data: fisher.fim(f, P, data, kind, "categorical", estimator, **drawing(estimator))
-    for name, target in NONE.items():
+    for target in NONE.values():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with pytest.raises(REFUSED, match="categorical: .*target.* (has|holds|is)"):
+            with pytest.raises(REFUSED, match=r"categorical: .*target.* (has|holds|is)"):
                 run((X, target))
-                pytest.fail(name)
     for target in TARGETS.values():
         run((X, target))
 
@@ -98,8 +97,9 @@ def test_tokens_by_the_axis_that_is_not_theirs():
 def test_a_loss_that_has_no_target_is_refused_at_the_first_step(likelihood, rate):
     rule = kfac(f, likelihood, estimator="exact", rate=rate)
     state = rule.init(P, X)
-    with pytest.raises(ValueError, match=r"target has shape \(12,\), expected \(12, 3\)"), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rule.update(P, state, P, batch=(X, CLASSES))
+        with pytest.raises(ValueError, match=r"target has shape \(12,\), expected \(12, 3\)"):
+            rule.update(P, state, P, batch=(X, CLASSES))
     own = kfac(f, likelihood, estimator="exact", rate=rate, loss=lambda p, b: (f(p, b[0]) ** 2).mean())
     own.update(P, state, P, batch=(X, ("a", "b")))

@@ -100,7 +100,7 @@ def test_a_singular_precision_is_named_by_its_argument():
     blind = X[:1] * torch.tensor([0.0, 1.0, 1.0], dtype=D)
     for kind in ("dense", "kfac", "ekfac", "diag", "blockdiag", "lowrank"):
         posterior = laplace(f, P, fisher.fim(f, P, blind, kind, "gaussian"), 1, prior_precision=0.0)
-        with pytest.raises(ValueError, match="predict: N F .* is singular.*prior_precision"):
+        with pytest.raises(ValueError, match=r"predict: N F .* is singular.*prior_precision"):
             posterior.predict(X)
         with pytest.raises(ValueError, match=r"sample: .*prior_precision"):
             posterior.sample(torch.Generator().manual_seed(0))

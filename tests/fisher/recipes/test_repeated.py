@@ -32,9 +32,12 @@ def loader(shuffle):
 
 def noisy():
     g = torch.Generator().manual_seed(0)
-    return DataLoader(
-        TensorDataset(X, T), batch_size=5, collate_fn=lambda b: (torch.stack([x + torch.randn(3, generator=g, dtype=D) for x, _ in b]), torch.stack([t for _, t in b]))
-    )  # fmt: skip
+
+    def augmented(batch):
+        x, t = (torch.stack(one) for one in zip(*batch))
+        return x + torch.randn(x.shape, generator=g, dtype=D), t
+
+    return DataLoader(TensorDataset(X, T), batch_size=5, collate_fn=augmented)
 
 
 class Growing:
@@ -55,7 +58,7 @@ def test_one_order_or_none(options):
         close(run(data, chunk_size=2), want, 1e-10, "in order")
     for data in (loader(True), noisy(), Growing([4, 3, 4]), Growing([3, 4, 4])):
         with pytest.raises(
-            ValueError, match="data: batch .: of pass 2 holds other examples.*shuffle=False.*chunk_size=None"
+            ValueError, match=r"data: batch .: of pass 2 holds other examples.*shuffle=False.*chunk_size=None"
         ):
             run(data, chunk_size=2)
 

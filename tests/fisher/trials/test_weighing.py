@@ -104,5 +104,5 @@ def test_members_of_an_ensemble():
     both = torch.stack([P["w"], 2 * P["w"]])
     close(torch.func.vmap(lambda w: run({"w": w}))(both), torch.stack([run({"w": w}) for w in both]), 1e-10, "vmap")
     for loss in WEIGHING.values():
-        with pytest.raises(ValueError, match="by (the )?weights"):
+        with pytest.raises(ValueError, match=r"by (the )?weights"):
             torch.func.vmap(lambda w: fisher.example_gradients(loss, {"w": w}, (X, T)).jacobian["w"])(both)  # noqa: B023

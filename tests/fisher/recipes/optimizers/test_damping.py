@@ -87,7 +87,7 @@ def test_other_layers_and_numbers():
     for wrong in ({"a": 0.1}, {"a": 0.1, "v": 0.1, "w": 0.2}):
         with pytest.raises(ValueError, match=r"damping: got numbers for .*expected one for each layer of \['a', 'v'\]"):
             kfac(f, estimator="exact", damping=wrong).init(P, X)
-    with pytest.raises(ValueError, match="damping: a: got -1.0"):
+    with pytest.raises(ValueError, match=r"damping: a: got -1.0"):
         kfac(f, damping={"a": -1.0, "v": 1.0})
 
 
