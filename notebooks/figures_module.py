@@ -1,4 +1,4 @@
-"""Figures of torch.nn.Modules: calibration, two tasks, wrong labels, a stable cell, growth beside an optimizer."""
+"""Figures of torch.nn.Modules: calibration, error bars, two tasks, wrong labels, a stable cell, growth beside an optimizer."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,22 @@ def module_calibration(ways: dict) -> Figure:
     )
     left.legend(loc="upper left")
     right.legend(loc="upper left")
+    return figure
+
+
+@styled
+def module_error_bars(grid: Tensor, law: Tensor, curves: dict) -> Figure:
+    """A panel for each of curves: name -> ((x, y) of the points, mean [n], variance of targets [n] at the grid)."""
+    figure, axes = panels(1, 3, 12, 3.6)
+    for axis, (name, ((x, y), mean, variance)) in zip(axes, curves.items()):
+        sigma = variance.sqrt()
+        axis.fill_between(grid, mean - 2 * sigma, mean + 2 * sigma, color=BLUE, alpha=0.15, lw=0, label="two sigma")
+        axis.plot(grid, mean, color=BLUE, label="prediction")
+        axis.plot(grid, law, ":", color="k", label="law")
+        axis.plot(x.flatten(), y.flatten(), ".", color=ORANGE, ms=4, label="points")
+        axis.set(xlabel="x", ylim=(-4, 4), title=name)
+    axes[0].set_ylabel("y")
+    axes[0].legend(loc="lower right")
     return figure
 
 

@@ -14,8 +14,8 @@ OPEN = {
     "linmaps": 6,
     "linmaps.trees": 7,
     "linmaps.factorized": 3,
-    "fisher": 12,
-    "fisher.recipes": 4,
+    "fisher": 10,
+    "fisher.recipes": 1,
     "growth": 16,
 }  # of this sample
 

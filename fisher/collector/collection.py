@@ -72,6 +72,7 @@ class LayerCollection(Layers):
         params = distinct(params)
         if check and batch_size(x) == 1:  # where the examples are shows only among several
             x = trees.map(lambda t: torch.cat([t, t]), x)
+        doors.of_type(exact, (str, Sequence), "exact", "paths of leaves, or lists of those that share a block")
         exact = (exact,) if isinstance(exact, str) else exact
         together = [
             [leaf for name in group for leaf in _leaves_at(name, layout)] for group in exact if isinstance(group, list)

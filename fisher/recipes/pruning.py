@@ -104,6 +104,11 @@ def unit_mask(mask: dict[str, Tensor], layers: LayerCollection, params: Tree) ->
                 f"mask: {name}: got shape {tuple(kept.shape)}, expected {tuple(views[name].shape[:-1])}, one number for each "
                 "output unit"
             )
+        seen = checks.values(kept)
+        if seen is not None and not bool(((seen >= 0) & (seen <= 1)).all()):
+            raise ValueError(
+                f"mask: {name}: got numbers beyond 0 and 1, expected 1 where a unit is kept, 0 where it goes"
+            )
     return cast(
         Tree, layers.tree({name: v * mask[name][..., None] if name in mask else v for name, v in views.items()})
     )

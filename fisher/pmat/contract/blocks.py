@@ -166,7 +166,8 @@ class Layerwise(Blockwise):
         return self.layers.space
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(self.layers.view_shapes)
+        known = getattr(self.layers, "view_shapes", None)  # a LayerCollection keeps them
+        return super().shapes() if known is None else dict(known)
 
     def split(self, v: Any) -> dict[str, Tensor]:
         return self.layers.views(v)

@@ -31,10 +31,6 @@ class Whole:
 
     space: Layout
 
-    @property
-    def view_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"": (self.space.numel,)}
-
     def views(self, v: Any) -> dict[str, Tensor]:
         return {"": raveled(v, self.space)}
 

@@ -411,3 +411,31 @@ def test_the_modules_own_functional_call():
         1e-12,
         "mv",
     )
+
+
+LAYERS = {
+    "LayerCollection": lambda f, p, x, **k: fisher.LayerCollection.from_function(f, p, x),
+    "layer_io": lambda f, p, x, **k: fisher.layer_io(
+        f, p, x, fisher.LayerCollection.from_function(net()[2], net()[1], inputs()), lambda y: torch.ones_like(y)[None]
+    ),
+    "fim": lambda f, p, x, **k: fisher.fim(f, p, x),
+    "functional_laplace": lambda f, p, x, **k: fisher.recipes.functional_laplace(f, p, x),
+    "example_gradients": lambda f, p, x, **k: fisher.example_gradients(
+        lambda p, x, t: cross_entropy(f(p, x), t), p, (x, T)
+    ),
+}
+
+
+@pytest.mark.parametrize("entry", [*ALL, *LAYERS])
+def test_none_among_params_is_refused_by_its_path(entry):
+    _, p, f = net()
+    optional = lambda p, x: f({k: t for k, t in p["own"].items() if t is not None}, x)
+    with pytest.raises(TypeError, match=r"params: own\.extra: got None, expected a tensor.*leave the key out"):
+        (ALL | LAYERS)[entry](optional, {"own": p | {"extra": None}}, inputs())
+
+
+@pytest.mark.parametrize("entry", [e for e in [*ENTRIES, *LAYERS] if e not in ("hessian implicit", "ggn of batches")])
+def test_inputs_that_are_not_dense_are_refused(entry):  # those two cut x themselves, which torch refuses
+    _, p, f = net()
+    with pytest.raises(TypeError, match=r"got (a tensor of )?layout torch.sparse_coo, expected a dense.*to_dense"):
+        (ALL | LAYERS)[entry](f, p, inputs().to_sparse())

@@ -264,3 +264,24 @@ def test_errors_say_what_a_prior_is():
     exact = laplace(f, P, fisher.fim(f, P, X, fisher.PMatKFAC, "gaussian"), N)
     with pytest.raises(ValueError, match="no maximum at a positive noise"):
         tune_noise(exact, (X, f(P, X)))
+
+
+def test_numbers_beyond_any_use_are_refused_before_anything_runs():
+    F = fisher.fim(f, P, X, fisher.PMatKFAC, "gaussian")
+    posterior = laplace(f, P, F, N)
+    classes = laplace(f, P, F, N, likelihood="categorical")
+    g = torch.Generator()
+    for call, message in [
+        (
+            lambda: tune_prior_precision(posterior, steps=10**9),
+            "steps: got 1000000000, expected an int from 1 to 10000",
+        ),
+        (lambda: tune_noise(posterior, (X, f(P, X) + 1), steps=2**70), "steps: got .*expected an int from 1 to 10000"),
+        (
+            lambda: classes.probabilities(X, link="mc", generator=g, n_samples=10**9),
+            "n_samples: asks for .*fewer samples",
+        ),
+        (lambda: fisher.recipes.effective_dimension(F, 0.1, generator=g, n_samples=10**9), "n_samples: asks for"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
