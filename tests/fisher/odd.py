@@ -409,7 +409,9 @@ def of_recipes() -> list[Call]:
         Call(N + "FunctionalLaplace", function_space.predict, {"x": X[:2]}),
         Call(N + "FunctionalLaplace.log_likelihood", function_space.log_likelihood, {"data": DATA}),
         Call(N + "FunctionalLaplace.sample", function_space.sample, {"generator": gen()}),
-        Call(N + "FunctionalLaplace.sample/noise", lambda noise: function_space.sample(noise=noise), {"noise": (V, torch.ones(1, 4))}),
+        Call(N + "FunctionalLaplace.sample/noise", lambda noise: function_space.sample(noise=noise), {
+            "noise": (V, torch.ones(1, 4)),
+        }),
         Call(N + "FunctionalLaplace.on_function", function_space.on_function, {"f": user_f}),
         Call(N + "Laplace.on_function", posterior.on_function, {"f": user_f}),
         Call(N + "natural_gradient_step", R.natural_gradient_step, {
