@@ -67,7 +67,8 @@ def example_gradients(
     loss = doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size)
     params = parameters(params, check_finite)
-    parts, weights = [], []
+    parts: list[Any] = []
+    weights: list[Tensor | None] = []
     for number, (x, target, weight) in enumerate(examples(data, "example_gradients", check_finite)):
         if weight is not None and weight.ndim > 1:
             raise ValueError(

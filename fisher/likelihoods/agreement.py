@@ -52,18 +52,16 @@ def _apart(one: Any, other: Any) -> bool:
     if not (_numeric(one) and _numeric(other)):
         return bool(one != other)
     a, b = array(one), array(other)
-    seen = values(a), values(b)
-    if seen[0] is None or seen[1] is None:
+    x, y = values(a), values(b)
+    if x is None or y is None:
         return False
-    if any(s.ndim != t.ndim for s, t in zip(seen, (a, b))) and seen[0].shape != seen[1].shape:
+    if (x.ndim, y.ndim) != (a.ndim, b.ndim) and x.shape != y.shape:
         return False  # members of an ensemble beside one for all
-    x, y = (t.cpu().double() for t in seen)
     try:
-        x, y = torch.broadcast_tensors(x, y)
+        x, y = torch.broadcast_tensors(x.cpu().double(), y.cpu().double())
     except RuntimeError:
         return True
-    tol = 10 * max(torch.finfo(t.dtype).eps if isinstance(t, Tensor) else 0.0 for t in (a, b))
-    tol = max(tol, 1e-6)
+    tol = max(1e-6, 10 * torch.finfo(a.dtype).eps, 10 * torch.finfo(b.dtype).eps)
     return bool(((x - y).abs() > tol * (x.abs() + y.abs())).any())
 
 

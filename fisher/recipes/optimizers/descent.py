@@ -223,7 +223,8 @@ def _update(
         made = rated_step(rules, model, d, state.velocity, g, n, due)
     step = made.step
     if rules.adapts and loss is None and n == 0 and not due:  # targets that are none are said at once
-        upkeep.likelihood.log_prob(f(params, x) if made.model is None else made.model.y, target)
+        of_targets: Any = upkeep.likelihood
+        of_targets.log_prob(f(params, x) if made.model is None else made.model.y, target)
     if due and made.model is not None and made.lengths is not None:
         moved = trees.map(lambda p, s: (p + s).to(p.dtype), own, step)
         if loss is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, get_args
 
 from torch import Tensor
@@ -21,7 +21,7 @@ Loss = Callable[[Any, Any], Tensor]
 class Settings:
     """Damping, lengths and constraints of the steps of `kfac`, which says what they are."""
 
-    damping: Schedule | Mapping[str, float | Tensor]
+    damping: Any  # a Schedule, or a mapping {layer: number}
     adapt: bool
     rate: Schedule | None
     momentum: Schedule

@@ -106,7 +106,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         s = torch.einsum("knc,nc->nk", self.roots, Jd.reshape(N, C).to(self.roots.dtype)) + e.mT.to(self.roots.dtype)
         u = torch.cholesky_solve(s.reshape(N * K, 1), self.factor).reshape(N, K)
         w = torch.einsum("nk,knc->nc", u, self.roots).reshape(Jd.shape).to(Jd.dtype)
-        pulled = torch.func.vjp(lambda p: plainly(g)(p, self.x), own)[1](w)[0]  # type: ignore[misc]
+        pulled = torch.func.vjp(lambda p: plainly(g)(p, self.x), own)[1](w)[0]
         near = trees.map(lambda t, d, h, r: t + d - (h * r * r).to(t.dtype), own, d, pulled, deviations)
         return cast(Tree, parts.whole(F, self.params, near))
 
