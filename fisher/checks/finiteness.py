@@ -10,6 +10,11 @@ from linmaps import trees
 from linmaps.checks import values
 from linmaps.trees import path_str
 
+OF_LOSSES = (
+    "it overflows at these params and data, or divides 0 by 0, as a mean over no target that counts does: give reduction='none' "
+    "(or pass check_finite=False)"
+)
+
 
 def finite(tree: Any, name: str, cure: str) -> None:
     """Raise a ValueError that names the path if a floating tensor of the tree has a NaN or an infinity.

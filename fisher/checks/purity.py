@@ -108,6 +108,19 @@ def _random(name: str) -> ValueError:
     )
 
 
+def in_front(x: Any) -> str:
+    """What x of one axis is taken for, as one example by itself may be given for a batch; of others nothing.
+
+    >>> in_front(torch.ones(3)), in_front(torch.ones(3, 2))
+    (': x of shape (3,) is 3 examples of a number each, and a single example of 3 numbers is x[None]', '')
+    """
+    shapes = {tuple(t.shape) for t in trees.leaves(x) if isinstance(t, Tensor)}
+    if not shapes or any(len(s) != 1 for s in shapes):
+        return ""
+    n = next(iter(shapes))[0]
+    return f": x of shape ({n},) is {n} examples of a number each, and a single example of {n} numbers is x[None]"
+
+
 def steady(f: Callable[..., Tensor], params: Any, x: Any) -> None:
     """Raise where f is random, as `repeatable` does: two runs on a few examples, and whether torch's generators have moved."""
     if traced():  # a graph with random numbers is refused as a whole
@@ -133,11 +146,11 @@ def _generators(devices: set[torch.device]) -> list[Tensor]:
 FEWEST, FEW, NUMBERS = 4, 16, 2**12  # examples: so few, of large ones so few that they hold so many numbers
 
 
-def apart(apart: bool, name: str = "f(params, x)") -> None:
-    """Raise a ValueError unless the examples are apart."""
+def apart(apart: bool, name: str = "f(params, x)", x: Any = None) -> None:
+    """Raise a ValueError unless the examples of x are apart."""
     if not apart:
         raise ValueError(
-            f"{name}: the output of one example depends on other examples, expected examples apart, the batch axis in front; "
-            "batch norm in train mode or without running statistics mixes them: use its running statistics (model.eval()); so "
-            "does a tensor with a row for each example that f closes over: it belongs into x"
+            f"{name}: the output of one example depends on other examples, expected examples apart, the batch axis in front"
+            f"{in_front(x)}; batch norm in train mode or without running statistics mixes them: use its running statistics "
+            "(model.eval()); so does a tensor with a row for each example that f closes over: it belongs into x"
         )

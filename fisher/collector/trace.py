@@ -49,7 +49,7 @@ class Tracer:
         if y.ndim == 0 or y.shape[0] != self.batch:
             raise ValueError(
                 f"f(params, x): output has shape {tuple(y.shape)}, expected [{self.batch}, ...] as x; "
-                "return one row per example, not a mean loss"
+                "return one row per example, not a mean loss; the examples are in front of x, a single one is x[None]"
             )
         self._consume(y)
         for k, t, before in self.inputs:

@@ -105,7 +105,7 @@ def examples_apart(seen: Evidence) -> None:
         for s, t in zip(plain, of_x)
     )
     moved = seen.run(seen.params, _replaced(seen.x))
-    purity.apart(alone and agreement.same(moved, _replaced(seen.y), seen.tol))
+    purity.apart(alone and agreement.same(moved, _replaced(seen.y), seen.tol), x=seen.x)
 
 
 def _replaced(x: Any) -> Any:

@@ -16,7 +16,7 @@ from fisher.checks.data import NO_EXAMPLE
 from fisher.collector.exact_rows import mapped
 from fisher.function_space.pfmap import PFMapDense
 from fisher.function_space.rows import dense
-from fisher.trials import functions
+from fisher.trials import functions, means, weighing
 from fisher.trials.data import examples
 from linmaps import trees
 from linmaps.checks import values
@@ -55,7 +55,8 @@ def example_gradients(
     result.
 
     `J.jacobian` has leaves `[B, 1, *leaf]`; `J.to_torch()[:, 0]` is `[B, d]`; F.solve(J), F.mapTMmap(J) take it as it is.
-    Raises ValueError for a loss that gives neither, or another number by itself than in a batch.
+    Raises ValueError for a loss that gives neither, or another number by itself than in a batch, and for a mean by weights
+    (cross_entropy(weight=)), which divide out of the loss of one example.
 
     >>> import torch, fisher
     >>> loss = lambda p, x, y: 0.5 * (x @ p["w"] - y) ** 2
@@ -67,7 +68,8 @@ def example_gradients(
     loss = doors.function(loss, "loss")
     doors.options(chunk_size=chunk_size)
     params = parameters(params, check_finite)
-    parts, weights = [], []
+    parts: list[Any] = []
+    weights: list[Tensor | None] = []
     for number, (x, target, weight) in enumerate(examples(data, "example_gradients", check_finite)):
         if weight is not None and weight.ndim > 1:
             raise ValueError(
@@ -81,7 +83,7 @@ def example_gradients(
     full = [part for part in parts if batch_size(part)]
     if not full:
         raise ValueError(NO_EXAMPLE)
-    f = losses_of(loss, params, max(full, key=batch_size), check)
+    f = losses_of(loss, params, means.largest(full), check)
     J = dense(f, params, parts, chunk_size=chunk_size, check=check, check_finite=check_finite, name=NAME)
     if all(weight is None for weight in weights):
         return J
@@ -120,8 +122,13 @@ def losses_of(
             f"{name}: of one example {one}, of a batch of {batch_size(part)} {whole}; expected a number of one example (x and y "
             "without a batch axis), or of a batch [B], the loss of each example: use reduction='none', and sum over positions"
         )
-    if batched is None or alone is None:
-        return together if alone is None else each
+    if alone is None:
+        return together
+    if batched is None:
+        if check and not traced():
+            weighing.check_counted(loss, params, part, each(params, part), name)
+            weighing.check_weights(loss, params, part, name)
+        return each
     if traced():  # no numbers to compare: by single examples it is right where both forms are
         return each
     apart = not check or _apart(together, params, part, name)

@@ -4,10 +4,11 @@ B batch, C classes or coordinates, P positions, K columns, n samples.  Outputs a
 Each likelihood also gives the score, the gradient of log p(t | y), at sampled and at given targets.
 
     names        what they are called
-    base         what a likelihood answers
     arrays       outputs with positions as rows
     logits       outputs that are no logits of several classes
+    base         what a likelihood answers
     held         the numbers and tensors that a likelihood holds
+    agreement    whether two have one matrix
     softmax      columns and scores of a softmax
     categorical  logits; segmentation
     bernoulli    binary logits

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from fisher.likelihoods.arrays import Independent
+from fisher.likelihoods.logits import expect_shape
+
 
 @runtime_checkable
 class Likelihood(Protocol):
@@ -63,15 +66,19 @@ def root_part(likelihood: Likelihood, y: Tensor, start: int, stop: int) -> Tenso
 def counts(likelihood: Likelihood, y: Tensor, target: Any) -> Tensor | None:
     """Which entries of y count, bool, in a shape that expands to y's; None where all do, or no target says so.
 
+    A warning, or the likelihood's own error, for a tensor that is no target of these outputs.
+
     >>> import torch
     >>> from fisher.likelihoods import Categorical
     >>> counts(Categorical(), torch.zeros(2, 3), torch.tensor([1, -100]))
     tensor([[ True],
             [False]])
     """
-    if target is None or not hasattr(likelihood, "counts"):
+    if target is None:
         return None
-    return likelihood.counts(y, target)
+    if isinstance(likelihood, Independent) and isinstance(target, Tensor):
+        expect_shape(tuple(target.shape), likelihood.target_shape(y), type(likelihood).__name__.lower())
+    return likelihood.counts(y, target) if hasattr(likelihood, "counts") else None
 
 
 def noticed(likelihood: Likelihood, y: Tensor) -> None:

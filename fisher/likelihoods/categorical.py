@@ -172,16 +172,16 @@ class Categorical(Held, Rooted):
     def counts(self, y: Tensor, target: Any) -> Tensor | None:
         """Which positions count, bool, with one entry along the class axis; None where all do.
 
-        Targets that are no whole numbers mark nothing; a warning where they can be no target at all.  ValueError for classes
-        out of range, and for marks of another shape.
+        Probabilities mark nothing, nor does what is no tensor, which is for a loss of the user's own; real numbers of a shape
+        that neither classes nor probabilities have are warned of.  TypeError or ValueError for other tensors that are no target.
         """
-        if isinstance(target, Tensor) and target.is_floating_point() and target.ndim > 1 and target.shape != y.shape:
-            expect_target(tuple(target.shape), tuple(y.shape), self._name)
-        if not isinstance(target, Tensor) or target.is_floating_point() or target.is_complex():
+        if not isinstance(target, Tensor):
             return None
         axis = self._axis(y)
         z, seen = y.movedim(axis, -1), values(target == self.ignore_index)
-        if target.shape != z.shape[:-1] and seen is not None and not bool(seen.any()):
+        if target.is_floating_point() and target.shape != z.shape[:-1]:
+            if self._given(y, target) is None:
+                expect_target(tuple(target.shape), tuple(y.shape), self._name)
             return None
         _, kept = self._classes(z, target)
         return None if seen is not None and not bool(seen.any()) else kept.unsqueeze(axis)
@@ -228,12 +228,15 @@ class Categorical(Held, Rooted):
         if not isinstance(target, Tensor) or not target.is_floating_point() or target.shape != y.shape:
             return None
         q = target.movedim(self._axis(y), -1).to(y.dtype)
-        off = (q.detach().sum(-1) - 1).abs() > 10 * torch.finfo(target.dtype).eps ** 0.5
-        wrong = values(off | (q.detach() < 0).any(-1))
-        if wrong is not None and bool(wrong.any()):
+        if _seen_apart(target, self._axis(y)):
+            others = [k for k in range(1, y.ndim) if not _seen_apart(target, k)]
+            cure = "give classes as whole numbers, or apply torch.softmax"
+            if others:
+                k = -1 if others[-1] == y.ndim - 1 else others[-1]
+                cure = f"over axis {k} they do: say class_axis={k}, as in fisher.Categorical(class_axis={k})"
             raise ValueError(
-                f"{self._name}: target holds numbers that are no probabilities over the class axis, expected numbers >= 0 "
-                "that sum to one; give classes as whole numbers, or apply torch.softmax"
+                f"{self._name}: target of shape {tuple(target.shape)} holds numbers that are no probabilities over the class "
+                f"axis {self.class_axis}, expected numbers >= 0 that sum to one; {cure}"
             )
         return q
 
@@ -255,6 +258,14 @@ class Categorical(Held, Rooted):
                     f"ignore_index={self.ignore_index}; give the ignored class by ignore_index, or count classes from 0"
                 )
         return t, counts
+
+
+def _seen_apart(target: Tensor, axis: int) -> bool:
+    """Whether numbers are seen to be no probabilities over an axis."""
+    q = target.detach()
+    off = (q.sum(axis) - 1).abs() > 10 * torch.finfo(q.dtype).eps ** 0.5
+    wrong = values(off | (q < 0).any(axis))
+    return wrong is not None and bool(wrong.any())
 
 
 @trees.static

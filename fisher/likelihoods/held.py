@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linmaps import trees
 from linmaps.checks import values
-from linmaps.trees import leaves, static
 
 
 class Held:
@@ -87,7 +87,7 @@ def check_values(t: Tensor, name: str, *, low: float, above: bool = False) -> No
         raise ValueError(f"{name} is {shown}, expected {kind}")
 
 
-@static
+@trees.static
 @dataclasses.dataclass(frozen=True)
 class Emptied:
     """A likelihood without its tensors: what of it is static.  `filled` puts them back.
@@ -114,7 +114,7 @@ def emptied(likelihood: Any) -> tuple[Any, dict[str, Any]]:
     if not dataclasses.is_dataclass(likelihood):
         return likelihood, {}
     fields = {f.name: getattr(likelihood, f.name) for f in dataclasses.fields(likelihood)}
-    tensors = {k: v for k, v in fields.items() if any(isinstance(t, Tensor) for t in leaves(v))}
+    tensors = {k: v for k, v in fields.items() if any(isinstance(t, Tensor) for t in trees.leaves(v))}
     if not tensors:
         return likelihood, {}
     return Emptied(type(likelihood), tuple((k, v) for k, v in fields.items() if k not in tensors)), tensors

@@ -7,26 +7,23 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
-from fisher.checks import doors, purity
+from fisher.checks import doors
 from fisher.checks.arguments import parameters
-from fisher.checks.axes import batch_size
 from fisher.checks.data import one_batch
 from fisher.collector.blocks.sizes import LARGEST_BLOCK, LARGEST_FACTOR
-from fisher.collector.calls.batching import soundly
 from fisher.collector.collection import LayerCollection
-from fisher.derivatives.plain import plainly
 from fisher.distributed.stages import LOCAL, Reduce, callable_or_none, group_of
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
-from fisher.likelihoods.base import noticed
+from fisher.likelihoods.agreement import check_agreement
 from fisher.likelihoods.columns import Estimator
 from fisher.likelihoods.columns import estimator as make_estimator
 from fisher.likelihoods.names import LikelihoodName
 from fisher.passes.checkpoints import Path, opened
-from fisher.passes.run import Pass, checked_batches, summed
-from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatLowRank, PMatMixed
+from fisher.passes.matrix_free import unsummed
+from fisher.passes.run import Pass, summed
+from fisher.pmat import PMat, PMatEKFAC, PMatImplicit, PMatKFAC, PMatMixed
 from fisher.pmat.contract.handing import hands_over
 from fisher.pmat.names import by_name
 from fisher.pmat.representation import Representation
@@ -34,13 +31,10 @@ from fisher.reducers import REDUCERS, Options
 from fisher.reducers.base import Sharing
 from fisher.reducers.ekfac import EKFAC, Both, Correction
 from fisher.reducers.mixed import Mixed
-from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
-from linmaps.numerics.numeric import running
 
-FEW = 32  # examples that show what kind of output f has
 SHARING = get_args(Sharing)
 
 
@@ -194,7 +188,7 @@ def _made(
     if representation is PMatImplicit:
         if run.reduce is not None:
             raise ValueError(LOCAL)
-        return _implicit(run, data, columns, options)
+        return unsummed(run, data, columns, options)
     if representation is PMatEKFAC:
         if one_batch(data) and run.chunk_size is None and run.reduce is None:
             return summed(run, data, EKFAC, options)
@@ -205,34 +199,6 @@ def _made(
         made = run.kept.once(lambda: summed(run, data, Mixed.of(layers_to or {}), options))
         return correct(made, run, data, options) if made.corrigible else made
     return summed(run, data, REDUCERS[representation], options)
-
-
-def _implicit(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
-    seen = list(checked_batches(run, data))
-    f, params = run.f, run.params
-    layers = run.found(seen[0][0]) if seen else run.layers  # refuses examples that are not apart
-    if run.layers is not None and seen and run.check_finite:
-        purity.steady(soundly(f), params, seen[0][0])
-    if run.layers is not None and not run.layers.complete:
-        f, params = run.layers.restricted(f, params), run.layers.restrict(params)
-    if seen:
-        noticed(run.columns.likelihood, f(params, trees.map(lambda t: t[:FEW], seen[0][0])))
-    F = PMatImplicit.of(f, params, seen, run.columns.likelihood, columns=columns, check=False, check_finite=False)
-    F = F if layers is None else F.on_layers(layers)
-    if not options.centered:
-        return F
-    total = sum(batch_size(x) for x, *_ in seen)
-    mean: Any = None
-    for x, target, weight in seen:
-        y, back = _backward(f, params, x)
-        part = trees.scale(1 / total, back(columns(y, target, weight)[0])[0])
-        mean = running(mean, part)
-    return F - PMatLowRank(trees.map(lambda t, p: t[None].to(p.dtype), mean, params))
-
-
-def _backward(f: Callable[..., Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    y, back = vjp(lambda p: plainly(f)(p, x), params)  # type: ignore[misc]
-    return y, back
 
 
 def correct(F: Any, run: Pass, data: Any, options: Options) -> Any:
@@ -293,6 +259,9 @@ def update_diag(
     columns = make_estimator(
         estimator, find_likelihood(likelihood), generator=generator, noise=noise, n_samples=n_samples
     )
+    check_agreement(
+        F.likelihood, columns.likelihood, "update_diag: F", "as likelihood= says; give likelihood=F.likelihood"
+    )
     once = noise is not None
     run = Pass(f, params, columns, F.layers, chunk_size, progress, None, True, one_only=once, reduce=reduce)
-    return correct(F, run, data, Options(centered=centered))
+    return correct(F, run, data, Options(centered=centered)).made_of(columns.likelihood)

@@ -1,9 +1,9 @@
 """What a Fisher matrix is for: small pure functions on any PMat, one file each.
 
 In reading order:
-    natural_gradient  steps along the natural gradient, damped
     steps             the exact length and momentum of a step
     optimizers/       K-FAC as a pair of pure functions, and what it is made of
+    natural_gradient  steps along the natural gradient, damped
     posterior/        the Laplace approximation, in parameter and in function space
     influences/       influences of examples
     pruning           scores and masks

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.pmat import PMat
+from linmaps.checks import values
 from linmaps.checks.annotations import typed
 from linmaps.checks.arguments import alike
 from linmaps.checks.precision import full_precision
@@ -46,8 +47,9 @@ def task_embedding(F: PMat, layers: LayerCollection | None = None) -> Tensor:
 def task_distance(one: Tensor, other: Tensor) -> Tensor:
     """1 - cos(a / (a + b), b / (a + b)) of two embeddings a, b `[U]`, a scalar from 0 (equal) to 1 (no unit in common).
 
-    Each unit counts alike, whatever the scale of its information; one that neither task uses does not count.  ValueError for
-    embeddings of different lengths.
+    Each unit counts alike, whatever the scale of its information; one that neither task uses does not count: two tasks that use
+    none are equal, one that does and one that does not have none in common.  ValueError for embeddings of different lengths, and
+    for numbers < 0, which no diagonal of a Fisher matrix has.
 
     Achille et al. (2019), section 4.
 
@@ -56,11 +58,25 @@ def task_distance(one: Tensor, other: Tensor) -> Tensor:
     tensor(1.)
     """
     alike(other, "other", one, "one", strict=True)
-    if one.ndim != 1 or one.shape != other.shape:
+    for name, t in (("one", one), ("other", other)):
+        if t.ndim != 1:
+            raise ValueError(
+                f"{name}: got shape {tuple(t.shape)}, expected [U], one embedding; of several use torch.func.vmap(task_distance)"
+            )
+        seen = values(t)
+        if seen is not None and bool((seen < 0).any()):
+            raise ValueError(
+                f"{name}: got {seen[seen < 0][0].item()}, expected numbers >= 0, the diagonal of a Fisher matrix; of a Hessian "
+                "take the Gauss-Newton matrix"
+            )
+    if one.shape != other.shape:
         raise ValueError(
             f"other: got shape {tuple(other.shape)}, expected {tuple(one.shape)} as one, [U]: of one network"
         )
     total = one + other
     known = torch.where(total > 0, total, 1.0)
     a, b = one / known, other / known
-    return 1 - (a @ b) / ((a @ a) * (b @ b)).sqrt()
+    squared = (a @ a) * (b @ b)
+    some, used = squared > 0, (total > 0).any()
+    cosine = (a @ b) / torch.where(some, squared, 1.0).sqrt()
+    return torch.where(used, 1 - cosine, 0.0)

@@ -44,6 +44,8 @@ def merge(
     >>> merge(models, Fs, regul=0.0)
     {'w': tensor([2., 0.])}
     """
+    for name, given in (("models", models), ("Fs", Fs)):
+        doors.of_type(given, Sequence, name, "a list, as it is gone through more than once; make one: list(...)")
     weights = [1.0] * len(models) if weights is None else weights
     if not len(models) == len(Fs) == len(weights) or not len(models):
         raise ValueError(

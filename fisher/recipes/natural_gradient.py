@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher.pmat.contract.pmat import PMat
+from fisher.recipes.optimizers.adaptation import adapted
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -105,18 +106,26 @@ def natural_gradient_step(
     found = F.solve(gradient, damping.value, **options) if solve is None else _ready(solve, gradient, damping.value)
     step = trees.scale(-1.0, F.check_vector(found, "solve(gradient)"))
     moved = trees.add(params, step)
-    before, after = loss(params), loss(moved)
+    before, after = (_scalar(loss(p)) for p in (params, moved))
     predicted = -(trees.dot(gradient, step) + F.vTMv(step) / 2)
-    ratio = (before - after) / predicted
-    value = torch.where(ratio > upper, damping.value / factor, damping.value)
-    value = torch.where(ratio >= lower, value, damping.value * factor)  # a ratio that is no number counts as a bad one
+    ratio = torch.where(predicted != 0, (before - after) / torch.where(predicted != 0, predicted, 1.0), 1.0)
+    value = adapted(damping.value, before - after, predicted, factor=factor, lower=lower, upper=upper, minimum=minimum)
     falls = after < before
     return NaturalStep(
         trees.map(lambda new, old: torch.where(falls, new, old), moved, params),
-        Damping(value.clamp_min(minimum)),
+        Damping(value),
         torch.where(falls, after, before),
         ratio,
     )
+
+
+def _scalar(found: Any) -> Tensor:
+    """The loss; ValueError unless it is a scalar."""
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if shape != ():
+        raise ValueError(f"loss(params): got a result of shape {shape}, expected a scalar; take the mean, .mean()")
+    made: Tensor = found
+    return made
 
 
 def _ready(solve: Callable[..., Any], gradient: Any, damping: Tensor) -> Any:

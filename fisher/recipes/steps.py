@@ -8,6 +8,7 @@ import torch
 from torch.func import vmap
 
 from fisher.pmat.contract.damping import Regul, times
+from fisher.pmat.contract.maps import conformed
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.checks.annotations import typed
@@ -38,6 +39,13 @@ def best_step(F: PMat, gradient: Tree, directions: Any, regul: Regul = 0.0) -> T
     >>> best_step(F, g, trees.stack([g, {"w": torch.ones(2, 1)}]))["w"].T.round(decimals=3) + 0
     tensor([[-2.,  0.]])
     """
+    kept, lead = conformed(F.layout, directions, "directions")
+    if len(lead) != 1:
+        raise ValueError(
+            f"directions: got {'a vector' if not lead else f'leading axes {lead}'}, expected trees like params with one more "
+            "leading axis [K, *leaf]; stack them with trees.stack([...]), a single one too"
+        )
+    directions, gradient = kept, F.check_vector(gradient, "gradient")
     curved = trees.add(times(F._damping(regul), directions), F.mmap(directions))
     M = vmap(lambda d: vmap(lambda e: trees.dot(d, e))(curved))(directions)
     slopes = vmap(lambda d: trees.dot(d, gradient))(directions)

@@ -57,7 +57,7 @@ def surgeon_step(F: PMat, params: Tree, mask: Tree, *, blocks: Blocks = "layers"
 
     Of a block with kept weights k and pruned ones p, H = F_b + regul I: w_k + H_kk^-1 H_kp w_p, the minimizer of
     1/2 (w' - w)' H (w' - w) over all w' with w'_p = 0; any number of weights at once.  mask: a tree like params of 0 and 1, as
-    of `prune_mask`; arguments as of `surgeon_scores`.
+    of `prune_mask`, or bool; arguments as of `surgeon_scores`.
 
     >>> import torch, fisher
     >>> f, p = lambda p, x: x @ p["w"], {"w": torch.tensor([[1.0], [2.0]])}
@@ -65,6 +65,8 @@ def surgeon_step(F: PMat, params: Tree, mask: Tree, *, blocks: Blocks = "layers"
     >>> surgeon_step(F, p, {"w": torch.tensor([[0.0], [1.0]])}, regul=0.0)["w"].T
     tensor([[0., 3.]])
     """
+    like = trees.leaves(params)[0]
+    mask = trees.map(lambda t: t.to(like.dtype) if getattr(t, "dtype", None) is torch.bool else t, mask)
     mask = F.check_vector(mask, "mask")
     for path, t in zip(trees.paths(mask), trees.leaves(mask)):
         seen = checks.values(t)

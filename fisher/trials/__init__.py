@@ -6,5 +6,6 @@ In reading order:
     functions  one row per example, not random, examples apart
     once       what was tried is not tried again
     means      losses of each example, or their mean
+    weighing   losses of one example that are means by weights
     modes      forward and reverse mode agree
 """

@@ -32,13 +32,14 @@ def function(
     y, back = purity.repeatable(run, params, x, name)
     doors.rows(y, batch, name)
     if finite:
-        finiteness.finite(y, name, "it overflows at these params and data (or pass check_finite=False)")
+        own = "it overflows at these params and data (or pass check_finite=False)"
+        finiteness.finite(y, name, own if name.startswith("f(") else finiteness.OF_LOSSES)
     apart = all(_vanish(back(one)[1], rows) for one, rows in _cotangents(y)) if batch > 1 else True
     for mask in masks(batch):
         for gone in (mask, others(mask)):
             again, kept = run(params, replaced(x, gone)), others(gone)
             apart = apart and agreement.repeats(_rows(again, kept), _rows(y, kept))
-    purity.apart(apart, name)
+    purity.apart(apart, name, x)
     return y
 
 

@@ -27,7 +27,7 @@ def losses(loss: Callable[..., Tensor], y: Tensor, rest: tuple[Any, ...], finite
             "reduction='none', and sum over the positions of an example"
         )
     if finite:
-        finiteness.finite(made, "loss(y, target)", "it overflows at these outputs (or pass check_finite=False)")
+        finiteness.finite(made, "loss(y, target)", finiteness.OF_LOSSES)
     function(lambda y, y2: loss(y2, *rest), y, y, "loss(y, target)", finite)
 
 
@@ -39,7 +39,7 @@ def mean_loss(
     A scalar L is tried on the two parts of a batch at three places: L = (B1 L1 + B2 L2) / B.
     """
     name = "loss(params, x, y)" if len(parts[0]) > 1 else "loss(params, x)"
-    part = _largest(parts)
+    part = largest(parts)
     batch = batch_size(part[0])
     run = lambda params, part: loss(params, *part)
     whole = purity.repeatable(run, params, part, name)[0]
@@ -58,11 +58,11 @@ def mean_loss(
             "example"
         )
     if finite:
-        finiteness.finite(whole, name, "it overflows at these params and data (or pass check_finite=False)")
+        finiteness.finite(whole, name, finiteness.OF_LOSSES)
     for mask in masks(batch):
         one, other = replaced(part[0], mask), replaced(part[0], others(mask))
         found = [loss(params, x, *part[1:]) for x in (one, other, chosen(mask, one, other))]
-        purity.apart(_equal(whole + found[2], found[0] + found[1], [whole, *found]), name)
+        purity.apart(_equal(whole + found[2], found[0] + found[1], [whole, *found]), name, part[0])
     for k in sorted({1, batch // 2, batch - 1} - {0}):
         first, second = (
             loss(params, *trees.map(lambda t, rows=rows: t[rows], part)) for rows in (slice(k), slice(k, None))
@@ -75,7 +75,7 @@ def mean_loss(
             )
 
 
-def _largest(parts: Sequence[Batch]) -> Batch:
+def largest(parts: Sequence[Batch]) -> Batch:
     """The batch of the most examples; two together where they have one each."""
     found = max(parts, key=lambda part: batch_size(part[0]))
     full = [part for part in parts if batch_size(part[0])]

@@ -72,4 +72,4 @@ def still_sound(f: Callable[..., Tensor], params: Any, x: Any, y: Tensor) -> Non
     kept = torch.tensor(others(gone), device=y.device).nonzero().squeeze(1)
     if not agreement.repeats(again[kept], y[kept]):
         purity.repeatable(f, params, x)
-        purity.apart(False)
+        purity.apart(False, x=x)

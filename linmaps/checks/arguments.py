@@ -77,11 +77,16 @@ def number(
             )
         return
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}{_plain(value)}")
     real: Any = value
     inside = (real > low if above else real >= low) and (real < high if below else real <= high)
     if not (math.isfinite(real) and inside):
         raise ValueError(f"{name}: got {value}, expected {expected}")
+
+
+def _plain(value: Any) -> str:
+    """How a tensor without axes becomes the number of Python that is asked for."""
+    return "; of a tensor without axes give t.item()" if isinstance(value, Tensor) and not value.ndim else ""
 
 
 def size(value: Any, name: str, low: int = 0, high: int | None = None, *, cure: str = "") -> None:
@@ -94,7 +99,7 @@ def size(value: Any, name: str, low: int = 0, high: int | None = None, *, cure: 
     expected = f"an int >= {low}" if high is None else f"an int from {low} to {high}"
     expected += f"; {cure}" if cure else ""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}{_plain(value)}")
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name}: got {value}, expected {expected}")
 

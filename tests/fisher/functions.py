@@ -300,6 +300,13 @@ CASES |= {
     "fisher.recipes.functional_laplace": Case(
         lambda p, x: R.functional_laplace(f, p, x, 2.0).predict(torch.cos(x[:2])), (P, X), tol=1e-6
     ),
+    "fisher.recipes.FunctionalLaplace/sample": Case(
+        lambda p, v: R.functional_laplace(f, p, X.to(p["w"].dtype), 2.0).sample(
+            noise=(v, torch.ones(R.functional_laplace(f, p, X.to(p["w"].dtype)).roots.shape[:2], dtype=p["w"].dtype))
+        ),
+        (P, V),
+        tol=1e-6,
+    ),
     "fisher.recipes.FunctionalLaplace/evidence": Case(
         lambda p, v: R.functional_laplace(f, p, X.to(p["w"].dtype), trees.map(torch.exp, v), v).log_marginal_likelihood(1.0),
         (P, V),

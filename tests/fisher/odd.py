@@ -337,6 +337,7 @@ def of_recipes() -> list[Call]:
     F = matrices()["Dense"]
     layers = fisher.LayerCollection.from_function(user_f, P, X)
     posterior = R.laplace(user_f, P, F, 4, 2.0)
+    function_space = R.functional_laplace(user_f, P, DATA)
     scores = R.pruning_scores(F, P)
     units = R.unit_scores(scores, layers)
     damping = R.Damping(torch.tensor(0.5))
@@ -408,7 +409,14 @@ def of_recipes() -> list[Call]:
         Call(N + "functional_laplace", R.functional_laplace, {
             "f": user_f, "params": P, "data": DATA, "prior_precision": 2.0, "prior_mean": V, "temperature": 0.5,
         }, ("f", "data", "prior_precision", "prior_mean", "temperature")),
-        Call(N + "FunctionalLaplace", R.functional_laplace(user_f, P, DATA).predict, {"x": X[:2]}),
+        Call(N + "FunctionalLaplace", function_space.predict, {"x": X[:2]}),
+        Call(N + "FunctionalLaplace.log_likelihood", function_space.log_likelihood, {"data": DATA}),
+        Call(N + "FunctionalLaplace.sample", function_space.sample, {"generator": gen()}),
+        Call(N + "FunctionalLaplace.sample/noise", lambda noise: function_space.sample(noise=noise), {
+            "noise": (V, torch.ones(1, 4)),
+        }),
+        Call(N + "FunctionalLaplace.on_function", function_space.on_function, {"f": user_f}),
+        Call(N + "Laplace.on_function", posterior.on_function, {"f": user_f}),
         Call(N + "natural_gradient_step", R.natural_gradient_step, {
             "loss": user_at, "params": P, "F": F, "gradient": trees.scale(1e-2, V), "damping": damping,
             "factor": 1.5, "lower": 0.25, "upper": 0.75, "minimum": 1e-10,

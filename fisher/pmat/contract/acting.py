@@ -156,6 +156,6 @@ def check_sample(drawn: Any) -> Any:
         if fine is not None and not bool(fine.all()):
             raise ValueError(
                 "sample: the result is not finite, expected finite noise and F + regul I positive definite: there is no "
-                "distribution N(0, (F + regul I)^-1) of another; use a larger regul"
+                "distribution N(0, (F + regul I)^-1) of another; use a larger regul (of a posterior, prior_precision)"
             )
     return drawn

@@ -3,6 +3,7 @@
 In reading order:
     losses     losses of single examples
     examples   their gradients, one by one or summed
+    repeated   several passes over the same examples
     spaces     which params and layers are meant
     sides      the gradients of one side of a score, held or streamed
     contracts  what is held against what streams, layer by layer

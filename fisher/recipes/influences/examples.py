@@ -150,7 +150,11 @@ def summed(single: Single, params: Any, part: Any, where: str) -> Any:
 
 def finite_gradients(found: Any, where: str) -> Any:
     """The gradients; a ValueError that names the leaf where they are not finite."""
-    finiteness.finite(found, f"{where}: gradients of the loss", "f or the loss overflows at these params and data")
+    finiteness.finite(
+        found,
+        f"{where}: gradients of the loss",
+        "f or the loss overflows at these params and data, or a mean is over no target that counts: reduction='none'",
+    )
     return found
 
 

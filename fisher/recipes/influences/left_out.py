@@ -16,6 +16,7 @@ from fisher.checks import doors
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Categorical, Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.agreement import check_agreement
 from fisher.likelihoods.columns import Exact
 from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.damping import Regul
@@ -53,7 +54,7 @@ def leave_one_out(
         params + (P - R_b'R_b)^-1 g_b,   (P - R'R)^-1 g = s + S (I - R S)^-1 R s,   s = P^-1 g,  S = P^-1 R'.
 
     Exact for squared_error, the gaussian likelihood, a PMatDense and an f linear in params.  data: examples among those of
-    F, with the weights that F has of them; B (K + 1) solves.  Cook (1977); Woodbury (1950).
+    F, with the weights that F has of them; likelihood: that of F.  B (K + 1) solves.  Cook (1977); Woodbury (1950).
 
     >>> import torch, fisher
     >>> f, x, y = lambda p, x: x @ p["w"], torch.ones(3, 1), torch.tensor([[1.0], [2.0], [6.0]])
@@ -69,6 +70,7 @@ def leave_one_out(
     f, params = doors.function(f), F.check_vector(params, "params")
     which = find_likelihood(likelihood)
     space = Space(f, params, None, (f, params), lambda fn: fn)
+    check_agreement(F.likelihood, which, "leave_one_out: F", "as likelihood= says; give likelihood=F.likelihood")
     side = of_loss(space, loss_function(which if loss == "cross_entropy" and isinstance(which, Categorical) else loss))
     found = [(side.rows(*part), _shares(f, params, part[1], Exact(which))) for part in parts(data, "data")]
     g, R = trees.map(lambda *ts: torch.cat(ts), *found)

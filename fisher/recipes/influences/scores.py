@@ -18,6 +18,7 @@ from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.influences.contracts import Held, compressed, own_products, products, token_products
 from fisher.recipes.influences.examples import Named, blocks, finite_result, parts, peeked, pieces, weighed
 from fisher.recipes.influences.losses import Loss, loss_function
+from fisher.recipes.influences.repeated import Passes
 from fisher.recipes.influences.sides import Side, of_loss, of_measurement
 from fisher.recipes.influences.spaces import space_of
 from linmaps import checks, trees
@@ -102,8 +103,8 @@ def influence(
     r (O + I) numbers are fewer; with singular values s_k an influence is off by at most the sum over layers of
     |grad l(train)| (sum over k > r of s_k^2)^1/2.
     layers: those of F where it does not know them (`F.known_layers`); of an F of some layers params may be all params.
-    chunk_size: tests held at once (None: all), with a pass over the data for each such chunk; gradients of tests and of
-    training examples are made a batch at a time.
+    chunk_size: tests held at once (None: all), with a pass over the data for each such chunk, in which the examples must come
+    in one order (no shuffle=True); gradients of tests and of training examples are made a batch at a time.
 
     Memory d, with a rank r (O + I) of each layer, for each test held; Q solves.  Where layers are known a training example
     costs a share of one forward and backward, and its gradient is formed only where that is fewer products.
@@ -153,7 +154,7 @@ def influence(
                 found.append(products(held, gradients))
         return {name: torch.cat([one[name] for one in found], 1) for name in held}
 
-    training = lambda: parts(data, "data")
+    training = Passes(lambda: parts(data, "data"))
     if aggregate is None:
         rows = []
         for block in blocks(pieces(tests, chunk_size), chunk_size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -85,9 +86,11 @@ def own_axes(F: PMatKFAC) -> PMatEKFAC:
     return _in_bases(F, found)
 
 
-def damped_solve(F: PMatEKFAC, v: Any, damping: float | Tensor, kind: Damped = "pi") -> Any:
-    """(F + damping I)^-1 v; kind="pi": the damping on both factors of a product, as `PMatKFAC.solve(v, damping, kind="pi")` has
-    it, in their eigenbases.
+def damped_solve(
+    F: PMatEKFAC, v: Any, damping: float | Tensor | Mapping[str, float | Tensor], kind: Damped = "pi"
+) -> Any:
+    """(F + damping I)^-1 v, damping a number or {layer: number}; kind="pi": the damping on both factors of a product, as
+    `PMatKFAC.solve(v, damping, kind="pi")` has it, in their eigenbases.
 
     With D = g a' the eigenvalues of G (x) A, (g_o + sqrt(damping)/pi)(a_i + pi sqrt(damping)) is by the means r_o of the rows of
     D, c_i of its columns and m of all of it
@@ -104,8 +107,9 @@ def damped_solve(F: PMatEKFAC, v: Any, damping: float | Tensor, kind: Damped = "
     """
     if kind != "pi":
         return F.solve(v, damping)
-    found = {n: _spread(D, damping) if len(F.bases[n]) == 2 else D + damping for n, D in F.eigenvalues.items()}
-    exact = {n: damped(m, damping) if m.ndim == 2 else m + damping for n, m in F.exact.items()}
+    own = damping if isinstance(damping, Mapping) else dict.fromkeys((*F.eigenvalues, *F.exact), damping)
+    found = {n: _spread(D, own[n]) if len(F.bases[n]) == 2 else D + own[n] for n, D in F.eigenvalues.items()}
+    exact = {n: damped(m, own[n]) if m.ndim == 2 else m + own[n] for n, m in F.exact.items()}
     return PMatEKFAC(found, F.bases, exact, F.layers).solve(v, 0.0)
 
 

@@ -22,10 +22,10 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.recipes.optimizers.adaptation import adapted
 from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in
 from fisher.recipes.optimizers.curvature import Damped, damped_solve, widened
-from fisher.recipes.optimizers.falls import rise
+from fisher.recipes.optimizers.falls import measured, rise
 from fisher.recipes.optimizers.lengths import exact_step, rated_step
 from fisher.recipes.optimizers.memory import KFACState, step_number
-from fisher.recipes.optimizers.model import model_of
+from fisher.recipes.optimizers.model import gram_of_layers, model_of
 from fisher.recipes.optimizers.protocol import Optimizer
 from fisher.recipes.optimizers.schedules import scheduled
 from fisher.recipes.optimizers.settings import Loss, Settings
@@ -35,6 +35,7 @@ from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 from linmaps.numerics.dtypes import working
 from linmaps.trees.keys import names
+from linmaps.trees.mappings import is_mapping
 
 
 @full_precision("f")
@@ -77,7 +78,13 @@ def kfac(
     f, likelihood, estimator, layers: as of `fim`; "mc" draws by the generator, or takes `noise` [n, *y.shape].  gradient:
     of the mean negative log-likelihood over the batch, or of the loss that stands in its place.  batch: x, (x, target)
     or (x, target, weight), whose gradient is that of the weighted losses over the number of examples.
-    layers: a sub-collection leaves all other params as they are (their updates are 0).
+    Padded tokens: F is 1/B times the sum over the n tokens that count, of B examples.  The gradient of a mean over tokens, as of
+    cross_entropy(ignore_index=), is B / n times that of the loss that F belongs to, and so is the step where rate is a number
+    (and the ratio of adapt is off).  Give the gradient of the sum over tokens over B,
+    cross_entropy(logits.mT, targets, ignore_index=-100, reduction="sum") / len(x), and Categorical(class_axis=-1) as likelihood,
+    which leaves out the same targets.
+    layers: a sub-collection leaves all other params as they are (their updates are 0); a state of other layers, or of soap, is
+    refused.
 
     rate=None: with d = -(F + (damping + l2) I)^-1 g and v the update before, the update is c_1 d + c_2 v, the minimum of the
     quadratic model of the batch, g's + s'(F + (damping + l2) I)s / 2 with the whole F of the batch in place of its factors, so
@@ -97,7 +104,8 @@ def kfac(
     l2: adds l2/2 |params|^2 to the objective: to its gradient, curvature and ratio; leave it out of `gradient`.
     weight_decay: decoupled, -rate weight_decay params beside the update (c_1 for the rate where that is None).
     rate, momentum, weight_decay, damping: numbers, or functions of the number of the step, 0, 1, ...; such a damping is not
-    adapted.
+    adapted.  damping may be {layer: number} as of `solve`, F.relative(0.1) for one: state.damping, 1 at first, is the factor of
+    them all that is adapted.
 
     statistics: (params, x) -> {path: value}, the leaves of params that batch norm in train mode takes from the batch; f is as in
     eval mode, with these leaves as running averages.  The curvature is that of f at the statistics of the batch, as constants
@@ -175,8 +183,11 @@ def _init(
     f: Callable[..., Tensor], upkeep: Upkeep, rules: Settings, params: Any, batch: Any, noise: Any, generator: Any
 ) -> KFACState:
     params = parameters(params)
-    damping = scheduled(rules.damping, 0, "damping", trees.leaves(params)[0], low=0)
-    return dataclasses.replace(upkeep, f=f).started(params, batch, noise, generator, damping)
+    like = trees.leaves(params)[0]
+    damping = 1.0 if is_mapping(rules.damping) else scheduled(rules.damping, 0, "damping", like, low=0)
+    state = dataclasses.replace(upkeep, f=f).started(params, batch, noise, generator, damping)
+    rules.of_layers(damping, state.factors.layers)
+    return state
 
 
 @full_precision("f", "loss")
@@ -195,12 +206,17 @@ def _update(
     grads, params = upkeep.checked(grads, state, params)
     x, target, weight = the_batch(batch)
     values, running = of_batch(upkeep.statistics, params, x), params
+    upkeep.check_layers(state, values)
     params, f = standing_in(params, values), held(f, values)
     if rules.adapts and loss is None and target is None:
         raise ValueError(
             "batch: got no target, expected (x, target): the damping is adapted by the loss; or give loss=..., or adapt=False"
         )
     n = step_number(state.step, "kfac") if upkeep.numbered or rules.numbered else 0
+    if (
+        loss is not None and rules.adapts and n == 0 and rules.adapt_every > 1
+    ):  # a result that is no loss is said at once
+        measured(loss, running, batch, batch_size(x))
     state, _ = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, n)
     layers = state.factors.layers
     own, own_f = layers.restrict(params), f if layers.complete else layers.restricted(f, params)
@@ -208,14 +224,19 @@ def _update(
     g = trees.axpy(rules.l2, wide, g) if rules.l2 else g
     like = trees.leaves(wide)[0]
     damping: Any = scheduled(rules.damping, n, "damping", like, low=0) if callable(rules.damping) else state.damping
-    d = trees.scale(-1.0, damped_solve(state.bases, g, damping + rules.l2, rules.kind))
+    added = rules.of_layers(damping, layers)
+    d = trees.scale(-1.0, damped_solve(state.bases, g, added, rules.kind))
+    shift = (lambda directions: gram_of_layers(layers, directions, added)) if is_mapping(added) else added
     model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions, weight, upkeep.reduce)
     due = rules.adapts and (n + 1) % rules.adapt_every == 0
     if rules.rate is None:
-        made = exact_step(rules, model, d, state.velocity, damping + rules.l2)
+        made = exact_step(rules, model, d, state.velocity, shift)
     else:
         made = rated_step(rules, model, d, state.velocity, g, n, due)
     step = made.step
+    if rules.adapts and loss is None and n == 0 and not due and batch_size(x):  # targets that are none are said at once
+        of_targets: Any = upkeep.likelihood
+        of_targets.log_prob(f(params, x) if made.model is None else made.model.y, target)
     if due and made.model is not None and made.lengths is not None:
         moved = trees.map(lambda p, s: (p + s).to(p.dtype), own, step)
         examples = batch_size(x)
@@ -226,7 +247,9 @@ def _update(
             there = standing_in(there, of_batch(upkeep.statistics, there, x))
             happened = rise(upkeep.likelihood, made.model.y, f(there, x), target, weight)
         else:
-            before, after = (loss(lifted(layers, p, params, params), batch) for p in (own, moved))
+            before, after = (
+                measured(loss, lifted(layers, p, params, params), batch, batch_size(x)) for p in (own, moved)
+            )
             happened = working(after - before).mean()
         happened = mean_over_all(upkeep.reduce, happened, examples)
         happened = happened + rules.l2 * (trees.dot(wide, step) + trees.dot(step, step) / 2)

@@ -34,6 +34,25 @@ def rise(likelihood: Any, before: Tensor, after: Tensor, target: Any, weight: Te
     return change.sum() / max(1, examples)
 
 
+def measured(loss: Any, params: Any, batch: Any, examples: int) -> Tensor:
+    """loss(params, batch), a scalar or `[B]`; ValueError for any other result: the mean of outputs is no loss.
+
+    >>> import torch
+    >>> measured(lambda params, batch: params @ batch, torch.ones(3, 2), torch.ones(2), 4)
+    Traceback (most recent call last):
+    ValueError: loss(params, batch): got a result of shape (3,), expected a scalar, or [4], the loss of each example; ...
+    """
+    found = loss(params, batch)
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if shape not in ((), (examples,)):
+        raise ValueError(
+            f"loss(params, batch): got a result of shape {shape}, expected a scalar, or [{examples}], the loss of each example; "
+            "of outputs return the loss, summed over the positions of an example"
+        )
+    made: Tensor = found
+    return made
+
+
 def _by_positions(
     likelihood: Any, before: Tensor, after: Tensor, target: Any, weight: Tensor
 ) -> tuple[Any, Tensor, Tensor, Any, Tensor]:

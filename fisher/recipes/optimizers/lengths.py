@@ -23,14 +23,13 @@ class Step(NamedTuple):
     lengths: Tensor | None = None
 
 
-def exact_step(
-    rules: Settings, model: Callable[[list[Any]], Model], direction: Any, velocity: Any, shift: float | Tensor
-) -> Step:
-    """The minimum of the model with shift I added to F, in the span of the direction and the step before."""
+def exact_step(rules: Settings, model: Callable[[list[Any]], Model], direction: Any, velocity: Any, shift: Any) -> Step:
+    """The minimum of the model with shift I added to F (or the matrix of which `shift(directions)` is the products), in the span
+    of the direction and the step before."""
     still = isinstance(rules.momentum, (int, float)) and rules.momentum == 0
     directions = [direction] if still else [direction, velocity]
     found = model(directions)
-    lengths = _clipped(rules, found, found.lengths(shift))
+    lengths = _clipped(rules, found, found.lengths(shift(directions) if callable(shift) else shift))
     parts = lengths.unbind()
     step = trees.map(lambda *ds: sum(c * d for c, d in zip(parts, ds)), *directions)
     return Step(step, lengths[0], found, lengths)

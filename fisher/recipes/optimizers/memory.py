@@ -12,7 +12,7 @@ from linmaps.checks import values
 from linmaps.trees.printed import cell, on_a_line
 
 
-@trees.record()
+@trees.record(static=("kind",))
 class KFACState:
     """The state of `recipes.kfac` and `recipes.soap`.
 
@@ -20,7 +20,8 @@ class KFACState:
     tensor has no value).  factors: the moving average of the factors, without bias.
     weight: how much of the weights 1 that the average tends to it has seen: it is what the bias is corrected by.
     bases: the factors as they were decomposed last, with their eigenvalues or the second moments of gradients there.
-    velocity: the last update (of soap: the first moment), in float32 at least.  damping: a scalar.
+    velocity: the last update (of soap: the first moment), in float32 at least.  damping: a scalar.  kind: whose state it is,
+    "kfac" or "soap", which keep other numbers in the same fields.
 
     It passes through vmap, `trees.stack`, `torch.save`, `growth.grow_like` (which gives new units zeros in the factors and
     axes of their own in the bases).  Of a stacked ensemble all members have made the same number of steps.
@@ -32,6 +33,7 @@ class KFACState:
     bases: PMatEKFAC
     velocity: Any
     damping: Tensor
+    kind: str = "kfac"
 
     def __repr__(self) -> str:
         blocks = f"{len(self.factors.layers)} layers, {self.factors.layers.numel():,} parameters"

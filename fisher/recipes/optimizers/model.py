@@ -5,7 +5,7 @@ K directions D, B examples; q(c) = b'c + c'(M + shift E)c / 2 with b = D'g, M = 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.checks.axes import batch_size
+from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import mapped
 from fisher.derivatives.forward import jvp
 from fisher.distributed.marks import marked
@@ -40,8 +41,9 @@ class Model:
         return on_a_line(self, [f"{len(self.slopes)} directions", f"slopes {cell(self.slopes)}"])
 
     def lengths(self, shift: float | Tensor) -> Tensor:
-        """c `[K]`, the minimum of the model with shift I added to F; of parallel directions, or none, the shortest."""
-        P = self.curved + shift * self.gram
+        """c `[K]`, the minimum of the model with shift I added to F, or with a matrix of which shift is the products `[K, K]`; of
+        parallel directions, or none, the shortest."""
+        P = self.curved + (shift if isinstance(shift, Tensor) and shift.ndim else shift * self.gram)
         some = P.diagonal() > 0
         scale = torch.where(some, torch.where(some, P.diagonal(), 1.0).rsqrt(), 0.0)
         return -scale * (pinv(scale[:, None] * P * scale) @ (scale * self.slopes))
@@ -93,6 +95,18 @@ def model_of(
     curved = U.flatten(1) @ HU.flatten(1).mT
     curved, count = over_all(reduce, marked((curved + curved.mT) / 2), examples)
     return Model(y, slopes, (curved / count).to(slopes.dtype), _gram(K))
+
+
+def gram_of_layers(layers: LayerCollection, directions: list[Any], numbers: Mapping[str, float | Tensor]) -> Tensor:
+    """D' diag(numbers) D `[K, K]`, a number for each layer.
+
+    >>> import torch, fisher
+    >>> f, p = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}
+    >>> gram_of_layers(fisher.LayerCollection.from_function(f, p, torch.eye(2)), [p], {"w": 0.5})
+    tensor([[1.]])
+    """
+    views = vmap(layers.views)(trees.stack(directions))
+    return sum((numbers[name] * t.flatten(1) @ t.flatten(1).mT for name, t in views.items()), torch.zeros(()))
 
 
 def _gram(K: Any) -> Tensor:

@@ -75,6 +75,11 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
         generator: torch.Generator | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         found = _shares(parts, rest, params)
+        got = list(state) if isinstance(state, Mapping) else type(state).__name__
+        if not isinstance(state, Mapping) or set(got) != set(rules):
+            raise ValueError(f"state: got {got}, expected those of the parts {list(rules)}; make it anew by init")
+        for name in rules:
+            _same_leaves(name, state[name], found[name])
         flat: dict[str, Any] = {}
         after: dict[str, Any] = {}
         grads = trees.check_like(grads, params, "grads")

@@ -81,6 +81,7 @@ def soap(
         factors_every,
         bases_every,
         reduce=reduce,
+        kind="soap",
     )
     check_schedule(rate, "rate", low=0)
     check_schedule(weight_decay, "weight_decay", low=0)
@@ -141,6 +142,7 @@ def _update(
     generator: Any,
 ) -> tuple[Any, KFACState]:
     grads, params = upkeep.checked(grads, state, params)
+    upkeep.check_layers(state)
     n = step_number(state.step, "soap") if upkeep.numbered or rules.numbered else 0
     moments = state.bases
     state, fresh = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, n)

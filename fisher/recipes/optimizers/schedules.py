@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,15 @@ def check_schedule(value: Any, name: str, **bounds: Any) -> None:
     """Raise unless value is a number within the bounds, or a function, whose values are looked at as they come."""
     if not callable(value):
         number(value, name, **bounds, cure="or a function of the number of the step")
+        return
+    try:
+        inspect.signature(value).bind(0)
+    except TypeError:
+        raise TypeError(
+            f"{name}: got a function of other arguments, expected one of the number of the step, 0, 1, ...: lambda step: 0.1"
+        ) from None
+    except ValueError:  # one without a signature, whose own error will say so
+        return
 
 
 def scheduled(value: Schedule, step: int, name: str, like: Tensor, **bounds: Any) -> float | Tensor:

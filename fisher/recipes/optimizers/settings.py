@@ -8,9 +8,11 @@ from typing import Any, get_args
 
 from torch import Tensor
 
+from fisher.collector.collection import LayerCollection
 from fisher.recipes.optimizers.curvature import Damped
 from fisher.recipes.optimizers.schedules import Schedule, check_schedule
 from linmaps.checks import number, size
+from linmaps.trees.mappings import is_mapping
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -19,7 +21,7 @@ Loss = Callable[[Any, Any], Tensor]
 class Settings:
     """Damping, lengths and constraints of the steps of `kfac`, which says what they are."""
 
-    damping: Schedule
+    damping: Any  # a Schedule, or a mapping {layer: number}
     adapt: bool
     rate: Schedule | None
     momentum: Schedule
@@ -37,7 +39,11 @@ class Settings:
     forget: float
 
     def __post_init__(self) -> None:
-        check_schedule(self.damping, "damping", low=0)
+        if is_mapping(self.damping):
+            for name, r in self.damping.items():
+                number(r, f"damping: {name}", low=0, cure="one for each layer")
+        else:
+            check_schedule(self.damping, "damping", low=0)
         check_schedule(self.momentum, "momentum", low=0, high=1, below=True)
         check_schedule(self.weight_decay, "weight_decay", low=0)
         if self.rate is not None:
@@ -63,6 +69,17 @@ class Settings:
             )
         if self.kind not in get_args(Damped):
             raise ValueError(f"kind: got {self.kind!r}, expected one of {list(get_args(Damped))}")
+
+    def of_layers(self, damping: Any, layers: LayerCollection) -> Any:
+        """What is added to F: damping + l2, or {layer: damping times its number + l2}; ValueError for other layers."""
+        if not is_mapping(self.damping):
+            return damping + self.l2
+        expected = [layer.name for layer in layers]
+        if set(self.damping) != set(expected):
+            raise ValueError(
+                f"damping: got numbers for {list(self.damping)}, expected one for each layer of {expected}"
+            )
+        return {name: damping * self.damping[name] + self.l2 for name in expected}
 
     @property
     def adapts(self) -> bool:

@@ -26,6 +26,7 @@ from fisher.recipes.optimizers.curvature import averaged, eigenbases, own_axes, 
 from fisher.recipes.optimizers.memory import KFACState
 from linmaps import trees
 from linmaps.checks import alike, number, size
+from linmaps.trees.keys import names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Upkeep:
     correct: bool = False
     statistics: Statistics | None = None
     reduce: Reduce | None = None
+    kind: str = "kfac"
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
@@ -85,6 +87,7 @@ class Upkeep:
             own_axes(factors),
             trees.zeros_like(own),
             zero + damping,
+            self.kind,
         )
 
     def first(self, params: Any, data: Any, noise: Any, generator: Any) -> PMatKFAC:
@@ -140,11 +143,40 @@ class Upkeep:
     def checked(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """(grads, params) in the order of the state's layers; TypeError or ValueError for what does not fit it."""
         doors.of_type(state, KFACState, "state", "a KFACState, as init and update give them")
+        if state.kind != self.kind:
+            raise ValueError(
+                f"state: is one of {state.kind}, expected one of {self.kind}, which keeps other numbers in it; make it anew by "
+                f"the init of {self.kind}"
+            )
         layout = state.factors.layers.layout
         params = layout.check(parameters(params), "params")
         grads = layout.check(whole(grads), "grads")
         alike(grads, "grads", params, "params", strict=True)
         return grads, params
+
+    def check_layers(self, state: KFACState, constants: Iterable[str] = ()) -> None:
+        """ValueError unless the state is of the layers that this optimizer moves: those given, or all but the constants."""
+        have = leaves_of(state.factors.layers)
+        if self.layers is None:
+            every = names(state.factors.layers.layout.paths)
+            left = set(every) - set(constants) - {path for own in have.values() for path in own}
+            if not left:
+                return
+            expected = f"one of all leaves, {sorted(left)} too, as this optimizer was given no layers"
+        elif have == leaves_of(self.layers):
+            return
+        else:
+            expected = f"one of {list(leaves_of(self.layers))}, the layers of this optimizer"
+        raise ValueError(
+            f"state: is of the layers {list(have)}, expected {expected}; make it anew by init, or the optimizer with "
+            "layers=state.factors.layers"
+        )
+
+
+def leaves_of(layers: LayerCollection) -> dict[str, list[str]]:
+    """The dotted paths of the leaves of each layer: of grown layers the same."""
+    every = names(layers.layout.paths)
+    return {layer.name: [every[n] for n in layer.leaves] for layer in layers}
 
 
 def the_batch(batch: Any) -> tuple[Any, Any, Tensor | None]:

@@ -7,6 +7,7 @@ In reading order:
     layerwise      covariances of outputs, by layers
     covariances    the same, by rows of the Jacobian where there are none
     links          probabilities of normal logits
+    saved          posteriors in files
     predictions    what both posteriors predict
     approximation  laplace: the posterior of params
     tuning         priors and noise that maximize the evidence

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
-from fisher.checks.data import weighted_batches
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
+from fisher.likelihoods.agreement import check_agreement
 from fisher.likelihoods.held import Emptied, emptied
 from fisher.likelihoods.names import LikelihoodName
 from fisher.passes.fold import Mean
@@ -33,6 +33,8 @@ from linmaps.trees.printed import on_a_line
 from linmaps.trees.tree import Tree
 
 Prior = float | Tensor | Mapping[Any, Any] | Any  # a number, {layer: number}, or a tree like params
+REMADE = "of the posterior (after tune_noise its noise is tuned); make F with fim(..., likelihood=posterior.likelihood)"
+OTHER = "as likelihood= says; make F with fim(..., likelihood=) of the same, or leave it out here"
 
 
 @trees.record(static=("f", "n_examples", "kind", "layers"))
@@ -40,6 +42,7 @@ class Laplace(Predictive, Generic[Tree]):
     """Posterior of the parameters given N examples: precision N F / T + P around `params`; from `laplace`.
 
     F may be of some layers alone: the others are fixed at params.  basis: F decomposed, for solves of any prior.
+    Files hold it without f: `torch.load(path).on_function(f)`.
 
     >>> import torch, fisher
     >>> f = lambda p, x: x @ p["w"]
@@ -90,20 +93,6 @@ class Laplace(Predictive, Generic[Tree]):
     # --- evidence ----------------------------------------------------------------------------------------------------
 
     @typed
-    def log_likelihood(self, data: Any) -> Tensor:
-        """log p(data | params), a scalar: the sum over all examples of `(x, target)` or batches of these.
-
-        ValueError where the likelihood is not known or has no density of given targets.
-        """
-        known: Any = self._known("log_likelihood")
-        if not hasattr(known, "log_prob"):
-            raise ValueError(
-                f"log_likelihood: {type(known).__name__} has no density, expected a likelihood with log_prob(y, target)"
-            )
-        found = [weighed(known.log_prob(self.f(self.params, x), _given(t)), w) for x, t, w in weighted_batches(data)]
-        return sum(found[1:], found[0])
-
-    @typed
     def log_marginal_likelihood(self, log_likelihood: Tensor | float, prior_precision: Prior = None) -> Tensor:
         """log p(data) = log_likelihood / T - v' P v / 2 + (logdet P - logdet(N F / T + P)) / 2, v = params - prior mean.
 
@@ -120,7 +109,9 @@ class Laplace(Predictive, Generic[Tree]):
         priors.check_positive(P)
         bases.check_definite(F, self._regul(P), "log_marginal_likelihood")
         fit = log_likelihood if self.temperature is None else log_likelihood / self.temperature
-        beside = priors.logdet(F, P) - self._logdet(P) - priors.quadratic(F, P, self._deviation())
+        beside = (
+            priors.logdet(F, P) - self._logdet(P, "log_marginal_likelihood") - priors.quadratic(F, P, self._deviation())
+        )
         return (fit + beside / 2).to(self.F.dtype)
 
     def _deviation(self) -> Any:
@@ -128,11 +119,12 @@ class Laplace(Predictive, Generic[Tree]):
         own = parts.part(self.matrix, self.params)
         return own if self.prior_mean is None else trees.sub(own, self.prior_mean)
 
-    def _logdet(self, P: Any) -> Tensor:
+    def _logdet(self, P: Any, name: str) -> Tensor:
         """logdet(N F / T + P)."""
         M, regul = self._at(P)
+        bases.check_determinant(M, name)
         found = M.logdet(regul)
-        bases.definite(found.isfinite(), "log_marginal_likelihood")
+        bases.definite(found.isfinite(), name)
         return found + self.F.layout.numel * torch.as_tensor(self.weight, dtype=found.dtype, device=found.device).log()
 
     def _at(self, P: Any) -> tuple[PMat, Any]:
@@ -157,7 +149,7 @@ class Laplace(Predictive, Generic[Tree]):
         v = trees.sub(parts.part(self.matrix, params), parts.part(self.matrix, self.params))
         squared = self.weight * self.matrix.vTMv(v) + priors.quadratic(self.matrix, self.prior_precision, v)
         d = self.F.layout.numel
-        return (self._logdet(self.prior_precision) - squared - d * math.log(2 * math.pi)) / 2
+        return (self._logdet(self.prior_precision, "log_prob") - squared - d * math.log(2 * math.pi)) / 2
 
     @typed
     def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Tree:
@@ -179,6 +171,7 @@ class Laplace(Predictive, Generic[Tree]):
         y, found = moments(
             M, regul, self.matrix, self.f, self.params, batch, joint=joint, layers=layers, watch=self.basis is None
         )
+        bases.check_covariance(found, M, regul)
         return y, found / self.weight
 
     # --- more data -------------------------------------------------------------------------------------------------------
@@ -190,7 +183,7 @@ class Laplace(Predictive, Generic[Tree]):
         F: of `fim` at the new params over the N' = `n_examples` examples of the task; params None: those of the posterior.
         The matrix is the mean over all examples, as `fisher.Mean` takes it: of PMatKFAC that of the factors, as over the
         batches of one `fim`; exact of all that are linear.  Trained under the prior `log_prob` a linear model with gaussian
-        likelihood has then the posterior of all data at once.
+        likelihood has then the posterior of all data at once.  ValueError for an F of another likelihood or another noise.
 
         >>> import torch, fisher
         >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}, torch.eye(2)
@@ -199,6 +192,7 @@ class Laplace(Predictive, Generic[Tree]):
         tensor([0.3333, 0.3333])
         """
         _check_count(n_examples)
+        check_agreement(F.likelihood, self.likelihood, "update: F", REMADE)
         known = self.matrix.known_layers
         merged: Any = Mean().add(self.matrix, self.n_examples).add(F, n_examples).value()
         new = self.params if params is None else params
@@ -247,7 +241,7 @@ def laplace(
     prior_precision: a number >= 0, a mapping {layer: number}, or a tree like params of numbers or tensors, to be tuned by
     `tune_prior_precision`.  prior_mean: a tree like params, a number, or None for zero.  temperature: T > 0 of the likelihood,
     precision N F / T + P; below 1 a cold posterior.  likelihood: for `probabilities`; that of `fim` if F comes from there.
-    ValueError for N < 1, F of other params, and an F that is seen to be indefinite.
+    ValueError for N < 1, F of other params or of another likelihood, and an F that is seen to be indefinite.
 
     Daxberger et al. (2021).
 
@@ -267,6 +261,7 @@ def laplace(
     regul = trees.map(lambda r: r * T / n_examples, P)
     bases.check_definite(F, regul, "laplace")
     known = F.likelihood if likelihood is None else find_likelihood(likelihood)
+    check_agreement(F.likelihood, known, "laplace: F", OTHER)
     kind, numbers = (None, {}) if known is None else emptied(known)
     mean = priors.mean_of(F, prior_mean, params)
     return under(Laplace(f, n_examples, params, F, P, mean, T, None, kind, numbers, F.known_layers), P)
@@ -274,21 +269,6 @@ def laplace(
 
 def _check_count(n: Any) -> None:
     checks.number(n, "n_examples", low=1, tensor=False, cure="give the number of examples that F is a mean over")
-
-
-def _given(target: Any) -> Any:
-    if target is None:
-        raise ValueError("log_likelihood: got data without targets, expected pairs (x, target)")
-    return target
-
-
-def weighed(values: Tensor, weight: Tensor | None) -> Tensor:
-    """The sum of numbers `[B]` of examples, each of its weight."""
-    if weight is not None and weight.ndim != 1:
-        raise ValueError(
-            f"weight: got shape {tuple(weight.shape)}, expected [{len(values)}]: the likelihood of an example has one weight"
-        )
-    return values.sum() if weight is None else (values * weight).sum()
 
 
 full_precision_methods(Laplace)

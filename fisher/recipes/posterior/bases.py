@@ -13,11 +13,13 @@ from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from fisher.checks import finiteness
 from fisher.pmat import PMatDiag, PMatMixed, PMatSum
 from fisher.pmat.contract.blocks import Blockwise, Layerwise
 from fisher.pmat.contract.damping import Amounts
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.matrixfree import MatrixFree
+from fisher.trials import modes
 from linmaps import checks, trees
 from linmaps.numerics.dtypes import working, working_dtype
 
@@ -90,6 +92,28 @@ def check_definite(M: PMat, regul: Any, name: str) -> None:
             definite(torch.linalg.cholesky_ex(m + slack * eye).info == 0, name)
         elif m.ndim == 1:
             definite(m + slack >= 0, name)
+
+
+def check_determinant(M: PMat, name: str) -> None:
+    """Raise a ValueError where a matrix is known by its products alone, whose determinant is an estimate."""
+    if any(isinstance(part, MatrixFree) for part in (M.parts if isinstance(M, PMatMixed) else [M])):
+        raise ValueError(
+            f"{name}: {type(M).__name__} has products alone, of whose determinant random probes give no more than an estimate, "
+            "expected a matrix that stores numbers; make F as PMatKFAC, PMatLowRank, ..., or of few params take "
+            "PMatDense(F.to_torch(), F.layout)"
+        )
+
+
+def check_covariance(found: Tensor, M: PMat, regul: Any) -> None:
+    """Raise a ValueError where a covariance is not finite: M + regul is singular, or the derivatives overflow."""
+    if not untrue(found.isfinite()):
+        return
+    unit = M.layout.unflatten([torch.ones(s, dtype=M.dtype, device=M.device) for s in M.layout.shapes])
+    if untrue(trees.ravel(M.solve(unit, regul))[0].isfinite()):
+        raise ValueError(
+            "predict: N F + prior_precision is singular, expected one that has an inverse; give laplace a larger prior_precision"
+        )
+    finiteness.finite(found, "predict", modes.NO_DERIVATIVE)
 
 
 def definite(fine: Tensor, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE, weighted_batches
 from fisher.collector.collection import LayerCollection
+from fisher.derivatives.forward import jvp
+from fisher.derivatives.plain import plainly
 from fisher.function_space.kernels import gram
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -41,6 +43,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
     """Posterior of the outputs, N(f, K** - K*X R (I + R'K_XX R)^-1 R'K_X*) with K = J P^-1 J'; from `functional_laplace`.
 
     x: the training inputs.  roots `[K, N, C]`: of H / T of each of them.  factor: the Cholesky factor of I + R'K_XX R.
+    Files hold it without f: `torch.load(path).on_function(f)`.
     """
 
     f: Callable[..., Tensor]
@@ -80,6 +83,43 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         found = fit - priors.quadratic(F, self.prior_precision, v) / 2 - self.factor.diagonal().log().sum()
         return found.to(trees.leaves(self.params)[0].dtype)
 
+    @typed
+    def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Tree:
+        """Params drawn from the posterior, a tree like params, by the generator or by standard normal `noise`.
+
+        With d drawn from the prior, of N(0, P^-1), and e of N(0, I): params + d - P^-1 J'R (I + R'K_XX R)^-1 (R'J d + e), by one
+        product with J and one with J'.  noise: a pair, a tree like params (or like its leaves that the posterior is of) and
+        `[K, N]`.  Papandreou and Yuille (2010).
+        """
+        if (generator is None) == (noise is None):
+            raise ValueError(f"sample: got {'neither' if noise is None else 'both'}, expected a generator or noise")
+        F, (K, N, C) = self.space, self.roots.shape
+        own = parts.part(F, self.params)
+        z, e = self._drawn(generator, F, own) if generator is not None else noise
+        z = F.check_vector(parts.cut(F, z, self.params), "noise: 0")
+        if tuple(e.shape) != (K, N):
+            raise ValueError(f"noise: 1: got shape {tuple(e.shape)}, expected {(K, N)}: columns and training examples")
+        deviations = F.layout.unflatten([r.rsqrt() for r in priors.leafwise(F, self.prior_precision)])
+        d = trees.map(lambda z, r: (z * r).to(z.dtype), z, deviations)
+        g = parts.on_part(F, self.f, self.params)
+        Jd = jvp(lambda p: g(p, self.x), (own,), (d,))[1]
+        s = torch.einsum("knc,nc->nk", self.roots, Jd.reshape(N, C).to(self.roots.dtype)) + e.mT.to(self.roots.dtype)
+        u = torch.cholesky_solve(s.reshape(N * K, 1), self.factor).reshape(N, K)
+        w = torch.einsum("nk,knc->nc", u, self.roots).reshape(Jd.shape).to(Jd.dtype)
+        pulled = torch.func.vjp(lambda p: plainly(g)(p, self.x), own)[1](w)[0]
+        near = trees.map(lambda t, d, h, r: t + d - (h * r * r).to(t.dtype), own, d, pulled, deviations)
+        return cast(Tree, parts.whole(F, self.params, near))
+
+    def _drawn(self, generator: torch.Generator, F: PMatEye, own: Any) -> tuple[Any, Tensor]:
+        normal = lambda shape, like: torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device)
+        z = trees.map(lambda t: normal(t.shape, t).to(t.device), own)
+        return z, normal(self.roots.shape[:2], self.roots).to(self.roots.device)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ELSEWHERE:
+            raise AttributeError(f"FunctionalLaplace.{name}: {ELSEWHERE[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def _moments(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         y = torch.cat([self.f(self.params, part) for part in batch])
         kernel = _kernel(self.f, self.params, self.space, self.prior_precision, self.layers)
@@ -100,6 +140,14 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
             else:
                 found.append(_own(kernel, one) - torch.einsum("mbc,mbd->bcd", V, V))
         return y, torch.cat(found).to(trees.leaves(self.params)[0].dtype)
+
+
+ELSEWHERE = {
+    "update": "the posterior holds its training inputs, which an F does not; make it anew of all data, functional_laplace(f, "
+    "params, [*data, *more]), or laplace(f, params, F, n_examples), whose update takes an F",
+    "log_prob": "the density of params is not held in function space; make laplace(f, params, F, n_examples) with F of PMatKFAC, "
+    "PMatLowRank, ...",
+}
 
 
 @full_precision("f")

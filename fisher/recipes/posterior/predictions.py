@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from fisher.checks.axes import batch_size
-from fisher.checks.data import batches, one_batch
+from fisher.checks.data import batches, one_batch, weighted_batches
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Gaussian, Likelihood
 from fisher.likelihoods.held import Emptied
 from fisher.recipes.posterior.links import Link, linked
+from fisher.recipes.posterior.saved import Savable
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
 from linmaps.numerics.linalg import inv
@@ -25,9 +26,10 @@ from linmaps.trees.printed import cell
 from linmaps.trees.seals import sealed
 
 
-class Predictive:
+class Predictive(Savable):
     """A posterior says what the outputs of some inputs are (`_moments`); predictions follow."""
 
+    params: Any
     kind: Likelihood | Emptied | None  # the likelihood without its tensors
     numbers: dict[str, Any]
     temperature: Tensor | None
@@ -52,18 +54,37 @@ class Predictive:
         """Outputs `[B, *out]` of several batches, and their covariance `[B, C, C]`, or jointly `[B C, B C]`."""
         raise AttributeError("a posterior defines moments")
 
+    def _of_inputs(self, x: Any, joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
+        """`_moments` at x; what f says of a tuple is said with what a tuple means."""
+        try:
+            return self._moments(several(x), joint, layers)
+        except Exception as error:
+            if isinstance(x, tuple):
+                self._check_inputs(x)
+            raise error
+
+    def _check_inputs(self, x: tuple[Any, ...]) -> None:
+        try:
+            self.f(self.params, sealed(x))
+        except Exception as error:
+            raise ValueError(
+                f"x: got a tuple of {len(x)}, the several inputs of f, which says of them: {error}; give x alone, and batches "
+                "with targets, which are left aside, in a list, [(x, target)]"
+            ) from error
+
     @typed
     def predict(
         self, x: Any, *, layers: LayerCollection | None = None, joint: bool = False, noise: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Mean `[B, C]` and covariance `[B, C, C]` of f's flattened outputs: f(x_b) and J_b (N F / T + P)^-1 J_b'.
 
-        That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021).  x: one batch, a tuple or a
-        mapping where f takes several inputs; or an iterable of batches x or (x, target), as a DataLoader, whose targets are
-        left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the noise of a gaussian likelihood,
-        the moments of the targets.  layers: makes the Jacobian faster; those of the matrix where it knows them.
+        That of the model linearized at params (Khan et al., 2019; Immer, Korzepa and Bauer, 2021).  x: one batch, a tuple (or a
+        mapping) being the several inputs of f, not (x, target); or an iterable of batches x or (x, target), as a DataLoader or
+        [(x, target)], whose targets are left aside.  joint: of all examples together, `[B C]` and `[B C, B C]`.  noise: with the
+        noise of a gaussian likelihood, the moments of the targets.  layers: makes the Jacobian faster; those of the matrix where
+        it knows them.
         """
-        y, covariance = self._moments(several(x), joint, layers)
+        y, covariance = self._of_inputs(x, joint, layers)
         mean = y.reshape(len(y), math.prod(y.shape[1:]))
         if noise:
             covariance = covariance + self._noise(y, joint)
@@ -89,8 +110,22 @@ class Predictive:
         poisson: see `predict`), and for a posterior that knows no likelihood.
         """
         known = self._known("probabilities")
-        y, covariance = self._moments(several(x), False, layers)
+        y, covariance = self._of_inputs(x, False, layers)
         return linked(known, y, covariance, link, generator, noise, n_samples)
+
+    @typed
+    def log_likelihood(self, data: Any) -> Tensor:
+        """log p(data | params), a scalar: the sum over all examples of `(x, target)` or batches of these.
+
+        ValueError where the likelihood is not known or has no density of given targets.
+        """
+        known: Any = self._known("log_likelihood")
+        if not hasattr(known, "log_prob"):
+            raise ValueError(
+                f"log_likelihood: {type(known).__name__} has no density, expected a likelihood with log_prob(y, target)"
+            )
+        found = [weighed(known.log_prob(self.f(self.params, x), _given(t)), w) for x, t, w in weighted_batches(data)]
+        return sum(found[1:], found[0])
 
     def _known(self, name: str) -> Likelihood:
         if self.likelihood is None:
@@ -112,6 +147,21 @@ class Predictive:
         r = known.root(example).reshape(-1, math.prod(y.shape[1:]))
         S = inv(r.mT @ r)
         return torch.kron(torch.eye(len(y), dtype=S.dtype, device=S.device), S) if joint else S
+
+
+def _given(target: Any) -> Any:
+    if target is None:
+        raise ValueError("log_likelihood: got data without targets, expected pairs (x, target)")
+    return target
+
+
+def weighed(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The sum of numbers `[B]` of examples, each of its weight."""
+    if weight is not None and weight.ndim != 1:
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, expected [{len(values)}]: the likelihood of an example has one weight"
+        )
+    return values.sum() if weight is None else (values * weight).sum()
 
 
 def several(x: Any) -> list[Any]:

@@ -17,7 +17,8 @@ from fisher.likelihoods import Gaussian
 from fisher.likelihoods.arrays import check_target
 from fisher.likelihoods.held import array, emptied
 from fisher.recipes.posterior import bases, priors
-from fisher.recipes.posterior.approximation import Laplace, under, weighed
+from fisher.recipes.posterior.approximation import Laplace, under
+from fisher.recipes.posterior.predictions import weighed
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
@@ -85,7 +86,7 @@ def by_layer(F: Any, v: Any) -> dict[str, Tensor]:
 def stepped(posterior: Laplace[Any], P: Any, counts: Any, squared: Any) -> Any:
     """P after one step towards P_k |v_k|^2 = g_k(P), of groups of so many entries and of these |v_k|^2."""
     logs = trees.map(lambda t: t.log(), P)
-    value = lambda s: posterior._logdet(trees.map(lambda t: t.exp(), s))
+    value = lambda s: posterior._logdet(trees.map(lambda t: t.exp(), s), "tune_prior_precision")
     slope = torch.func.grad(value)(logs)
     rate = 1.5 if isinstance(P, Tensor) else 2.0
     new = lambda s, g, n, v: s + ((n - g).log() - s - v.log()) / rate
@@ -117,14 +118,16 @@ def summed(posterior: Laplace[Any], P: Any, v: Any) -> Any:
 def tune_noise(posterior: Laplace[Tree], data: Any, *, steps: int = 40, prior: bool = False) -> Laplace[Tree]:
     """The posterior with the noise of a gaussian likelihood that maximizes the evidence, params held fixed.
 
-    data: `(x, target)` or batches of these.  The variance (or covariance) S that F was made with becomes c S, and F becomes
-    F / c.  With q = sum of r' S^-1 r over the residuals r, the evidence is concave in log c, and at its maximum
+    data: `(x, target)` or batches of these, the N examples that F is a mean over.  The variance (or covariance) S that F was
+    made with becomes c S, and F becomes F / c.  With q = sum of r' S^-1 r over the residuals r, the evidence is concave in
+    log c, and at its maximum
 
         q / c = n - T g(c),
 
     g the effective number of parameters (MacKay, 1992); found by Newton steps inside of a bracket, log(q / n) and
     log((q + tr(N F P^-1)) / n).  prior: tune the prior precision too, in turn, in the groups that it has.
-    ValueError for another likelihood, for residuals that are all zero, and as in `tune_prior_precision`.
+    ValueError for another likelihood, for another number of examples, for residuals that are all zero, and as in
+    `tune_prior_precision`.
 
     >>> import torch, fisher
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.ones(1, 1)}, torch.ones(4, 1)
@@ -163,12 +166,18 @@ def _check_noise(c: Tensor) -> None:
 def residuals(posterior: Laplace[Any], known: Gaussian, data: Any) -> tuple[Tensor, Tensor]:
     """(q, n): the sum of r' S^-1 r over all residuals, and of how many numbers."""
     total = priors.number(0.0, posterior.matrix)
-    n = total
+    n, examples = total, 0
     for x, target, weight in weighted_batches(data):
         y = posterior.f(posterior.params, x)
         r = check_target("tune_noise", target, tuple(y.shape)).to(y.dtype) - y
         total = total + weighed((r * known.product(y, r)).to(total.dtype).flatten(1).sum(1), weight)
         n = n + weighed(torch.full_like(r, 1.0, dtype=total.dtype).flatten(1).sum(1), weight)
+        examples += len(y)
+    if examples != posterior.n_examples:
+        raise ValueError(
+            f"tune_noise: data has {examples} examples, expected the n_examples={posterior.n_examples} of the posterior: the "
+            "evidence is that of the examples that F is a mean over, all of them"
+        )
     return total, n
 
 
@@ -176,7 +185,7 @@ def _noise(posterior: Laplace[Any], P: Any, q: Tensor, n: Tensor, start: Tensor,
     """c with q / c = n - T g(c)."""
     F, T = posterior.matrix, 1.0 if posterior.temperature is None else posterior.temperature
     lifted = lambda s: trees.map(lambda t: t * s.exp(), P)  # det(N F / (c T) + P) = c^-d det(N F / T + c P)
-    g = lambda s: F.layout.numel - torch.func.grad(lambda s: posterior._logdet(lifted(s)))(s)
+    g = lambda s: F.layout.numel - torch.func.grad(lambda s: posterior._logdet(lifted(s), "tune_noise"))(s)
     diag = zip(priors.leafwise(F, P), trees.leaves(F.get_diag()))
     trace = posterior.n_examples * sum((t.to(r.dtype) / r).sum() for r, t in diag)
     excess = lambda s: q * (-s).exp() - n + T * g(s)
