@@ -5,6 +5,8 @@ d size of the matrix, k columns.  Which way is taken shows in the time and not, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -36,19 +38,16 @@ def pseudo_solve(
     if a.shape[-1] == 0:
         return b
     a = _symmetric(a, ridge)
+    if _plain(a, b):
+        return _numbers(a, b, rtol, size)[1](None)
     factor, dead = _factored(a, rtol, size)
-    if factor is not None:
-        return _solved(factor, a, b, dead)
-    if not _plain(a, b):
-        return pinv(a, 0.0, rtol, size=size) @ b
-    w, V = inverse_spectrum(a, rtol, size=size)
-    return V @ _core(a, w, V, V.mT @ b)
+    return pinv(a, 0.0, rtol, size=size) @ b if factor is None else _solved(factor, a, b, dead)
 
 
 def pseudo_form(
     a: Tensor, b: Tensor, ridge: float | Tensor = 0.0, rtol: float | None = None, *, size: Tensor | None = None
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """(b' c `[k, k]`, Z -> c Z) with c = `pseudo_solve`(a, b, ...), which is not made where Z has fewer columns than b.
+    """(b' c `[k, k]`, Z -> c Z) with c = `pseudo_solve`(a, b, ...), not made in full where there is no need.
 
     >>> import torch
     >>> form, back = pseudo_form(torch.diag(torch.tensor([4.0, 0.0, 2.0])), torch.ones(3, 1))
@@ -56,25 +55,31 @@ def pseudo_form(
     (tensor([[0.7500]]), tensor([[0.2500, 0.0000, 0.5000]]))
     """
     if a.shape[-1] and _plain(a, b):
-        a = _symmetric(a, ridge)
-        factor, dead = _factored(a, rtol, size)
-        if factor is None:
-            w, V = inverse_spectrum(a, rtol, size=size)
-            half = V.mT @ b
-            solved = _core(a, w, V, half)
-            return half.mT @ solved, lambda Z: V @ (solved @ Z)
-        alive = True if dead is None else ~dead[:, None]
-        wide = b.to(factor.dtype) if dead is None else torch.where(alive, b, 0.0).to(factor.dtype)
-        half = torch.linalg.solve_triangular(factor, wide, upper=False)
-
-        def back(Z: Tensor) -> Tensor:
-            c = torch.linalg.solve_triangular(factor.mT, half @ Z.to(factor.dtype), upper=True).to(b.dtype)
-            return c if dead is None else torch.where(alive, c, 0.0)
-
-        short = half.to(b.dtype)
-        return short.mT @ short, back
+        form, back = _numbers(_symmetric(a, ridge), b, rtol, size)
+        return form(), back
     c = pseudo_solve(a, b, ridge, rtol, size=size)
     return b.mT @ c, lambda Z: c @ Z
+
+
+def _numbers(
+    a: Tensor, b: Tensor, rtol: float | None, size: Tensor | None
+) -> tuple[Callable[[], Tensor], Callable[[Tensor | None], Tensor]]:
+    """(() -> b' a⁺ b, Z -> a⁺ b Z; None for I), without derivatives."""
+    times = lambda t, Z: t if Z is None else t @ Z.to(t.dtype)
+    factor, dead = _factored(a, rtol, size)
+    if factor is None:
+        w, V = inverse_spectrum(a, rtol, size=size)
+        turned = V.mT @ b
+        solved = _core(a, w, V, turned)
+        return lambda: turned.mT @ solved, lambda Z: V @ times(solved, Z)
+    alive = lambda t: t if dead is None else torch.where(dead[:, None], 0.0, t)
+    half = torch.linalg.solve_triangular(factor, alive(b.to(factor.dtype)), upper=False)
+
+    def form() -> Tensor:
+        short = half.to(b.dtype)
+        return short.mT @ short
+
+    return form, lambda Z: alive(torch.linalg.solve_triangular(factor.mT, times(half, Z), upper=True)).to(b.dtype)
 
 
 def _symmetric(a: Tensor, ridge: float | Tensor) -> Tensor:
@@ -135,13 +140,10 @@ def _backsolved(factor: Tensor, b: Tensor) -> Tensor:
 def _solved(factor: Tensor, a: Tensor, b: Tensor, dead: Tensor | None) -> Tensor:
     """a⁺ b with a = [D, C'; C, C D⁻¹ C'], D on the inputs alive, C = 0 but in derivatives: see `linmaps.numerics.eigen.pinv`."""
     back = lambda u: _backsolved(factor, u).to(b.dtype)
-    plain = not differentiated(a) and not differentiated(b)
     if dead is None:
-        return back(b) if plain else refined(back, lambda u: a @ u, b, b.detach())
+        return refined(back, lambda u: a @ u, b, b.detach())
     alive = ~dead[:, None]
     kept = torch.where(alive, b, 0.0)
-    if plain:
-        return torch.where(alive, back(kept), 0.0)
     D = torch.where(alive & alive.mT, a, torch.diag(dead.to(a.dtype)))
     C = torch.where(dead[:, None] & alive.mT, a, 0.0)
     solve = lambda u: torch.where(alive, refined(back, lambda v: D @ v, u, u.detach()), 0.0)
