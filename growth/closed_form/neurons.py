@@ -21,7 +21,7 @@ from growth.closed_form.select import keep as kept
 from growth.closed_form.units import Neurons
 from growth.moments.first_order import Statistics, check_statistics
 from growth.moments.metric import InputMetric, OutputMetric, check_metric, on_outputs, output_root, schur, shrunk
-from growth.moments.solvers import check_solver, pseudo_solve
+from growth.moments.solvers import check_solver, pseudo_form, pseudo_solve
 from growth.reading.pairs import bare
 from linmaps.checks import alike, number, values
 from linmaps.numerics.dtypes import working
@@ -123,10 +123,10 @@ def optimal_neurons(
         elif plain is None:
             plain = working(optimal_delta(stats, ridge, rtol).joined)
         N = N + working(stats.crossed(plain))
-    solve = (lambda t: t) if metric is None else lambda t: pseudo_solve(metric, t, ridge, rtol, size=size)
+    form = _plain_form if metric is None else lambda t: pseudo_form(metric, t, ridge, rtol, size=size)
     root = None if output_metric is None else output_root(stats, shrinkage)
     floors = threshold, noise_floor, _scale(M_prev, None if metric is None else S_prev, root)
-    A, fan_out, values = _decompose(N, solve, root, k, stats.taps, floors)
+    A, fan_out, values = _decompose(N, form, root, k, stats.taps, floors)
     gains = -working(stats.slope) * ((A @ M_prev) * fan_out.mT).sum(1)
     again = None
     if fit is not None and plain is not None:
@@ -210,9 +210,13 @@ def _scale(M_prev: Tensor, S_prev: Tensor | None, root: tuple[Tensor, Tensor] | 
     return (M_prev * M_prev).sum().detach() / torch.where(size > 0, size, 1.0)
 
 
+def _plain_form(N: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    return N.mT @ N, lambda Z: N @ Z
+
+
 def _decompose(
     N: Tensor,
-    solve: Callable[[Tensor], Tensor],
+    form: Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]],
     root: tuple[Tensor, Tensor] | None,
     k: int,
     taps: int,
@@ -224,8 +228,8 @@ def _decompose(
     unit = torch.where(peak > 0, peak, 1.0)  # keeps squares away from underflow at any scale of loss and inputs
     N = N / unit
     N = N if root is None else on_outputs(root[0], N.mT, taps).mT
-    whitened = solve(N)
-    squares, Z = (t.flip(-1) for t in eigh(N.mT @ whitened))  # descending
+    gram, back = form(N)
+    squares, Z = (t.flip(-1) for t in eigh(gram))  # descending
     keep = min(k, Q)
     largest, squares, Z = squares.detach()[:1].sum(), squares[:keep], Z[:, :keep]
     out = Z if root is None else on_outputs(root[0].mT, Z, taps)
@@ -241,7 +245,7 @@ def _decompose(
     if noise is not None:
         alive = alive & (values.detach() * gauge >= noise)
     half = values.sqrt()
-    A = torch.where(alive[:, None], (turn * (whitened @ Z)).mT / half[:, None], 0.0) * gauge**0.5
+    A = torch.where(alive[:, None], (turn * back(Z)).mT / half[:, None], 0.0) * gauge**0.5
     fan_out = torch.where(alive, turn * out * half, 0.0) * (gauge**0.5 * (1.0 if root is None else 1 / root[1].sqrt()))
     more, pad = k - keep, torch.nn.functional.pad
     return pad(A, (0, 0, 0, more)), pad(fan_out, (0, more)), pad(torch.where(alive, values, 0.0) * gauge, (0, more))

@@ -5,14 +5,17 @@ d size of the matrix, k columns.  Which way is taken shows in the time and not, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from linmaps.checks import number, values
 from linmaps.numerics import lapack
-from linmaps.numerics.eigen import pinv, rounding
+from linmaps.numerics.eigen import corrected, inverse_spectrum, pinv, rounding
 from linmaps.numerics.linalg import damped, refined
 from linmaps.numerics.numeric import differentiated
+from linmaps.trees.graphs.tracing import traced
 
 PROBES, STEPS = 4, 3
 
@@ -34,35 +37,99 @@ def pseudo_solve(
     """
     if a.shape[-1] == 0:
         return b
+    a = _symmetric(a, ridge)
+    if _plain(a, b):
+        return _numbers(a, b, rtol, size)[1](None)
+    factor, dead = _factored(a, rtol, size)
+    return pinv(a, 0.0, rtol, size=size) @ b if factor is None else _solved(factor, a, b, dead)
+
+
+def pseudo_form(
+    a: Tensor, b: Tensor, ridge: float | Tensor = 0.0, rtol: float | None = None, *, size: Tensor | None = None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """(b' c `[k, k]`, Z -> c Z) with c = `pseudo_solve`(a, b, ...), not made in full where there is no need.
+
+    >>> import torch
+    >>> form, back = pseudo_form(torch.diag(torch.tensor([4.0, 0.0, 2.0])), torch.ones(3, 1))
+    >>> form, back(torch.ones(1, 1)).T
+    (tensor([[0.7500]]), tensor([[0.2500, 0.0000, 0.5000]]))
+    """
+    if a.shape[-1] and _plain(a, b):
+        form, back = _numbers(_symmetric(a, ridge), b, rtol, size)
+        return form(), back
+    c = pseudo_solve(a, b, ridge, rtol, size=size)
+    return b.mT @ c, lambda Z: c @ Z
+
+
+def _numbers(
+    a: Tensor, b: Tensor, rtol: float | None, size: Tensor | None
+) -> tuple[Callable[[], Tensor], Callable[[Tensor | None], Tensor]]:
+    """(() -> b' a⁺ b, Z -> a⁺ b Z; None for I), without derivatives."""
+    times = lambda t, Z: t if Z is None else t @ Z.to(t.dtype)
+    factor, dead = _factored(a, rtol, size)
+    if factor is None:
+        w, V = inverse_spectrum(a, rtol, size=size)
+        turned = V.mT @ b
+        solved = _core(a, w, V, turned)
+        return lambda: turned.mT @ solved, lambda Z: V @ times(solved, Z)
+    alive = lambda t: t if dead is None else torch.where(dead[:, None], 0.0, t)
+    half = torch.linalg.solve_triangular(factor, alive(b.to(factor.dtype)), upper=False)
+
+    def form() -> Tensor:
+        short = half.to(b.dtype)
+        return short.mT @ short
+
+    return form, lambda Z: alive(torch.linalg.solve_triangular(factor.mT, times(half, Z), upper=True)).to(b.dtype)
+
+
+def _symmetric(a: Tensor, ridge: float | Tensor) -> Tensor:
     a = torch.lerp(a, a.mT, 0.5)  # in one step: fresh memory of a large matrix costs as much as its factorization
-    if isinstance(ridge, Tensor) or ridge:
-        a = damped(a, ridge)
-    if rtol is None and values(a) is not None:
-        m, diagonal = a.detach(), a.detach().diagonal()
-        dead = diagonal == 0
-        some = bool(values(dead).any())  # type: ignore[union-attr]
-        if some:
-            m = torch.where(dead[:, None] | dead, torch.diag(torch.where(dead, diagonal.amax(), 0.0)), m)
-        factor = _factor(m, size)
-        if factor is not None:
-            return _solved(factor, a, b, dead if some else None)
-    return pinv(a, 0.0, rtol, size=size) @ b
+    return damped(a, ridge) if isinstance(ridge, Tensor) or ridge else a
+
+
+def _plain(a: Tensor, b: Tensor) -> bool:
+    """Whether numbers are all that is asked for."""
+    return not traced() and not differentiated(a) and not differentiated(b)
+
+
+def _core(a: Tensor, w: Tensor, V: Tensor, y: Tensor) -> Tensor:
+    """G y with G = `corrected`(V'aV, w), y `[d, k]`; of few columns without G."""
+    if 3 * y.shape[1] > y.shape[0]:
+        return corrected(V.mT @ (a @ V), w) @ y
+    u, cut = w[:, None] * y, (w == 0)[:, None]
+    turned = V.mT @ (a @ (V @ torch.cat([u, w[:, None] * u, torch.where(cut, y, 0.0)], 1)))
+    one, two, null = turned.split(y.shape[1], 1)
+    return torch.where(cut, two, 2 * u - w[:, None] * (one - w[:, None] * null))
+
+
+def _factored(a: Tensor, rtol: float | None, size: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The Cholesky factor of a with 1 for inputs that are constant 0, and where those are (None: nowhere); None where unsafe."""
+    if rtol is not None or values(a) is None:
+        return None, None
+    m, diagonal = a.detach(), a.detach().diagonal()
+    dead = diagonal == 0
+    some = bool(values(dead).any())  # type: ignore[union-attr]
+    if some:
+        m = torch.where(dead[:, None] | dead, torch.diag(torch.where(dead, diagonal.amax(), 0.0)), m)
+    return _factor(m, size), dead if some else None
 
 
 def _factor(m: Tensor, size: Tensor | None) -> Tensor | None:
     """The Cholesky factor of m, or None where an eigenvalue of m may be close to the threshold."""
     factor, info = torch.linalg.cholesky_ex(m.to(torch.float64))
+    if bool(values(info).any()):  # type: ignore[union-attr]
+        return None
     index = torch.arange(PROBES * len(m), dtype=torch.float64, device=m.device)
     y = (0.618033988749895 * index * index % 1 - 0.5).reshape(len(m), PROBES)  # a chirp: no smooth or sparse vector
     x = y.to(m.dtype)
     norm = torch.linalg.matrix_norm
-    largest = smallest = m.new_ones(())
+    limit = max(4 * rounding(m[0]), torch.finfo(torch.float64).eps ** 0.5)
     for _ in range(STEPS):
         x, y = m @ (x / norm(x)), _backsolved(factor, y / norm(y))
-        largest, smallest = norm(x), 1 / norm(y)
-    limit = max(4 * rounding(m[0]), torch.finfo(torch.float64).eps ** 0.5)
-    safe = (info == 0) & (smallest > limit * (largest if size is None else size.detach()))
-    return factor if bool(values(safe).all()) else None  # type: ignore[union-attr]
+        safe = 1 / norm(y) > limit * (norm(x) if size is None else size.detach())
+        if not bool(values(safe).all()):  # type: ignore[union-attr]
+            return None
+    return factor
 
 
 def _backsolved(factor: Tensor, b: Tensor) -> Tensor:
@@ -73,13 +140,10 @@ def _backsolved(factor: Tensor, b: Tensor) -> Tensor:
 def _solved(factor: Tensor, a: Tensor, b: Tensor, dead: Tensor | None) -> Tensor:
     """a⁺ b with a = [D, C'; C, C D⁻¹ C'], D on the inputs alive, C = 0 but in derivatives: see `linmaps.numerics.eigen.pinv`."""
     back = lambda u: _backsolved(factor, u).to(b.dtype)
-    plain = not differentiated(a) and not differentiated(b)
     if dead is None:
-        return back(b) if plain else refined(back, lambda u: a @ u, b, b.detach())
+        return refined(back, lambda u: a @ u, b, b.detach())
     alive = ~dead[:, None]
     kept = torch.where(alive, b, 0.0)
-    if plain:
-        return torch.where(alive, back(kept), 0.0)
     D = torch.where(alive & alive.mT, a, torch.diag(dead.to(a.dtype)))
     C = torch.where(dead[:, None] & alive.mT, a, 0.0)
     solve = lambda u: torch.where(alive, refined(back, lambda v: D @ v, u, u.detach()), 0.0)

@@ -12,6 +12,7 @@ from linmaps.numerics import lapack
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.linalg import damped
 from linmaps.numerics.numeric import differentiated
+from linmaps.trees.graphs.tracing import traced
 
 
 def shifted(m: Tensor) -> Tensor:
@@ -127,7 +128,8 @@ def pinv(
 
     with C = 0 and D diagonal at the values themselves: two Newton steps for D^-1 and two terms of H make derivatives up
     to the third order exact, in any mode, with an error that grows like the condition number (the derivative of
-    `torch.linalg.pinv` loses its square: its null-space terms do not vanish at full rank).
+    `torch.linalg.pinv` loses its square: its null-space terms do not vanish at full rank).  Where none is asked for, the
+    first order of the same takes away what rounding left of V'aV beside the values: `corrected`.
     """
     d = a.shape[-1]
     if d == 0:
@@ -138,12 +140,10 @@ def pinv(
     a = (a + a.mT) / 2
     if isinstance(ridge, Tensor) or ridge:
         a = damped(a, ridge)
-    values, v = plain_eigh(a.detach())
-    kept = values.abs() > (rounding(values) if rtol is None else rtol) * (
-        values.abs().amax() if size is None else size.detach()
-    )
-    kept = kept & (values.abs() > (atol.detach() if isinstance(atol, Tensor) else atol))
-    start = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
+    start, v = inverse_spectrum(a, rtol, size=size, atol=atol)
+    if not differentiated(a) and not traced():
+        return v @ corrected(v.mT @ a @ v, start) @ v.mT
+    kept = start != 0
     b = v.mT @ a @ v
     core = torch.where(kept[:, None] & kept, b, 0.0)
     x = 2 * torch.diag(start) - start[:, None] * core * start
@@ -152,3 +152,32 @@ def pinv(
     left = torch.diag(kept.to(a.dtype)) + f
     left = left - left @ (f.mT @ f)
     return v @ (left @ x @ left.mT) @ v.mT
+
+
+def inverse_spectrum(
+    a: Tensor, rtol: float | None = None, *, size: Tensor | None = None, atol: float | Tensor = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(w `[d]`, V `[d, d]`): V diag(w) V' is `pinv` of a symmetric a, before its correction; w is 0 where it cuts.  Constants."""
+    values, v = plain_eigh(a.detach())
+    kept = values.abs() > (rounding(values) if rtol is None else rtol) * (
+        values.abs().amax() if size is None else size.detach()
+    )
+    kept = kept & (values.abs() > (atol.detach() if isinstance(atol, Tensor) else atol))
+    return torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0), v
+
+
+def corrected(b: Tensor, w: Tensor) -> Tensor:
+    """V'a⁺V to the first order in what b = V'aV `[d, d]` has beside 1 / w, at rows kept (w != 0), K, and cut, C:
+
+        G_KK = 2 diag(w) - w b_KK w,     G_CK = b_CK w²,     G_CC = 0
+
+    The eigenvectors of LAPACK leave rounding of the size of a there, whose share of a small eigenvalue is large: without
+    this a⁺ of float32 loses two digits more than a itself lacks.
+    """
+    kept, column = w != 0, w[:, None]
+    return (
+        torch.diag(2 * w)
+        - column * b * w
+        + torch.where(kept, 0.0, column**2 * b)
+        + torch.where(kept[:, None], 0.0, b * w**2)
+    )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.func import jacfwd, jacrev, vmap
 
 from growth.moments import solvers
-from growth.moments.solvers import pseudo_root, pseudo_solve
+from growth.moments.solvers import pseudo_form, pseudo_root, pseudo_solve
 from linmaps.numerics.eigen import pinv, rounding
 from tests.growth.oracle import close
 
@@ -107,6 +107,64 @@ def test_float32_is_solved_to_its_own_accuracy():
     a = spectral(torch.logspace(0, -3, 30)).float()
     b = columns(30).float()
     close(pseudo_solve(a, b).double(), torch.linalg.solve(a.double(), b.double()), 1e-7)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3, 4, 4.6])
+@pytest.mark.parametrize("k", [2, 50])
+def test_rounding_of_float32_costs_little_beside_that_of_the_moments(digits, k):
+    """Whatever way is taken: sums of products in float32 are off by so much, and the solve adds a few times that at most."""
+    d, g = 60, torch.Generator().manual_seed(int(10 * digits))
+    turn = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q
+    X = (torch.randn(4000, d, generator=g, dtype=torch.float64) * torch.logspace(0, -digits / 2, d) @ turn).float()
+    a, b = X.mT @ X / 4000, columns(d, k).float()
+    exact = lambda m: torch.linalg.pinv((m + m.mT) / 2, hermitian=True, rtol=rounding(a[0])) @ b.double()
+    want = exact(a.double())
+    noise = (exact(X.mT.double() @ X.double() / 4000) - want).norm()
+    form, back = pseudo_form(a, b)
+    for got in (pseudo_solve(a, b), pinv(a) @ b, pseudo_solve(a, b, rtol=rounding(a[0])), back(torch.eye(k))):
+        assert (got.double() - want).norm() < 6 * noise
+    assert (form.double() - b.mT.double() @ want).norm() < 6 * noise * b.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("digits", [2, 4, 6, 8, 20])
+@pytest.mark.parametrize("null", [1, 20])
+@pytest.mark.parametrize("dead", [(), (0, 9)])
+def test_what_is_cut_is_cut_at_every_condition_number(dtype, digits, null, dead):
+    """20 eigenvalues of order 1 and others below, on one side of the threshold or the other by far: the exact pseudo-inverse."""
+    low = 10.0**-digits
+    a = with_dead(spectral([low] * null + torch.linspace(1, 2, 20).tolist()), dead).to(dtype)
+    b, limit = columns(len(a), 4).to(dtype), rounding(a[0])
+    want = torch.linalg.pinv(a.double(), hermitian=True, rtol=limit) @ b.double()
+    size = torch.finfo(dtype).eps / (low if low > limit else 1.0)
+    form, back = pseudo_form(a, b)
+    for got in (
+        pseudo_solve(a, b),
+        pseudo_solve(a, b.repeat(1, 20))[:, :4],
+        pinv(a) @ b,
+        back(torch.eye(4, dtype=dtype)),
+    ):
+        close(got.double(), want, 100 * size)
+    close(form.double(), b.mT.double() @ want, 100 * size)
+
+
+@pytest.mark.parametrize("low", [0.5, 0.0])
+@pytest.mark.parametrize("dead", [(), (0, 3)])
+def test_a_form_is_that_of_the_solve_also_in_derivatives_and_under_vmap(low, dead):
+    a, b, Z = with_dead(spectral([low, 1.0, 2.0, 3.0]), dead), columns(4 + len(dead)), columns(3, 2)
+    both = lambda a, b: (lambda form, back: (form, back(Z)))(*pseudo_form(a, b))
+    plain = lambda a, b: (lambda c: (b.mT @ c, c @ Z))(pseudo_solve(a, b))
+    for one, other in zip(both(a, b), plain(a, b), strict=True):
+        close(one, other, 1e-12)
+    for mode in (jacrev, jacfwd):
+        for one, other in zip(mode(both, 1)(a, b), mode(plain, 1)(a, b), strict=True):
+            close(one, other, 1e-12)
+    many = torch.stack([a, 2 * a]), torch.stack([b, b + 1])
+    for one, other in zip(vmap(both)(*many), vmap(plain)(*many), strict=True):
+        close(one, other, 1e-12)
+    empty, back = pseudo_form(torch.zeros(0, 0), torch.zeros(0, 2))
+    assert empty.shape == (2, 2)
+    assert back(torch.ones(2, 1)).shape == (0, 1)
 
 
 def test_a_difference_of_larger_terms():
