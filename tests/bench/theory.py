@@ -1,0 +1,142 @@
+"""What each way must cost, as formulas: multiplications and additions, numbers that pass through memory, decompositions.
+
+A count becomes a time by three rates measured beforehand, so that a sum of terms grows as that sum does, whichever of them
+leads.  A network is an MLP of `depth` hidden layers of one width; K = classes - 1 columns of the exact Fisher.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """flops of matrix products; numbers read and written by what is done entry by entry; n^3 of decompositions [n, n]."""
+
+    flops: float = 0.0
+    numbers: float = 0.0
+    cubes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.numbers + other.numbers, self.cubes + other.cubes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """How many of each a second."""
+
+    flops: float
+    numbers: float
+    cubes: float
+
+    def seconds(self, cost: Cost) -> float:
+        return cost.flops / self.flops + cost.numbers / self.numbers + cost.cubes / self.cubes
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    width: int = 256
+    batch: int = 128
+    classes: int = 10
+    depth: int = 2
+
+    @property
+    def sizes(self) -> list[int]:
+        return [self.width] * (self.depth + 1) + [self.classes]
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        return list(zip(self.sizes, self.sizes[1:]))
+
+
+def fastest(way: Callable[[], object], seconds: float, rounds: int = 3) -> float:
+    """The least processor time of a call, of so many rounds at least and as many as go into so many seconds."""
+    way()
+    best, spent, done = float("inf"), 0.0, 0
+    while done < rounds or spent < seconds:
+        start = time.process_time()
+        way()
+        took = time.process_time() - start
+        best, spent, done = min(best, took), spent + took, done + 1
+    return best
+
+
+def rates() -> Rates:
+    """Of one thread: a product of 768 x 768, a sum of two vectors that no cache holds, a symmetric eigenproblem of 192."""
+    g = torch.Generator().manual_seed(0)
+    A, v, S = (torch.randn(s, generator=g) for s in ((768, 768), (2**22,), (192, 192)))
+    S, out = S + S.mT, torch.empty_like(v)
+    product, entries, cubes = (
+        fastest(way, 0.2)
+        for way in (lambda: A @ A, lambda: torch.add(v, v, out=out), lambda: torch.linalg.eigh(S))
+    )
+    return Rates(2 * 768**3 / product, 3 * len(v) / entries, 192**3 / cubes)
+
+
+# --- networks: B examples, K columns ---------------------------------------------------------------------------------
+
+
+def forward(net: Net, times: float = 1) -> Cost:
+    """`times` passes through all products, in either direction: each weight once, each layer's outputs thrice."""
+    weights, units = sum(i * o for i, o in net.layers), sum(o for _, o in net.layers)
+    return Cost(2 * times * net.batch * weights, times * (weights + 3 * net.batch * units))
+
+
+def columns(net: Net) -> Cost:
+    """K columns of the root, `[K, B, C]`, and their way back through all layers but the first."""
+    K, inner = net.classes - 1, net.layers[1:]
+    back = 2 * K * net.batch * sum(i * o for i, o in inner)
+    return Cost(back, K * net.batch * (10 * net.classes + 3 * sum(i for i, _ in inner)))
+
+
+def kfac(net: Net) -> Cost:
+    """A of the inputs and G of the gradients of each layer."""
+    K, B = net.classes - 1, net.batch
+    flops = sum(2 * B * i**2 + 2 * K * B * o**2 for i, o in net.layers)
+    return forward(net) + columns(net) + Cost(flops, 4 * sum(i**2 + o**2 for i, o in net.layers))
+
+
+def ekfac(net: Net) -> Cost:
+    """KFAC, the eigenbases of its factors, all gradients in them, and the products of their squares."""
+    K, B = net.classes - 1, net.batch
+    flops = sum(2 * B * (i**2 + i * o) + 2 * K * B * o**2 for i, o in net.layers)
+    numbers = sum(3 * K * B * o + 2 * i * o for i, o in net.layers)
+    return kfac(net) + Cost(flops, numbers, sum(i**3 + o**3 for i, o in net.layers))
+
+
+def diagonal(net: Net) -> Cost:
+    """Products of squares."""
+    K, B = net.classes - 1, net.batch
+    flops = sum(2 * B * i * o for i, o in net.layers)
+    return forward(net) + columns(net) + Cost(flops, sum(3 * K * B * o + 4 * i * o for i, o in net.layers))
+
+
+def implicit(net: Net) -> Cost:
+    """Forward with a tangent along all params, and backward to all of them, for a vector."""
+    return forward(net, 5)
+
+
+def statistics(net: Net) -> Cost:
+    """Forward, backward to the last layer, and six products of the inputs of the last two layers and the gradient."""
+    r, p, q = net.sizes[-3:]
+    numbers = net.batch * (r + p + 10 * q) + 2 * (r * r + p * p + r * p + r * q + p * q + q * q)
+    return forward(net) + Cost(2 * net.batch * (r * r + p * p + r * p + (r + p + q) * q), numbers)
+
+
+# --- maps [n, n] -----------------------------------------------------------------------------------------------------
+
+
+def orthogonal(products: float) -> Callable[[int], Cost]:
+    """So many products [n, n] by [n, n], and what is done to entries."""
+    return lambda n: Cost(2 * products * n**3, 20 * n**2)
+
+
+def train(side: int, rank: int, rows: int) -> Cost:
+    """Rows through the four cores of a tensor train [side^2, side^2] of one rank, from the first to the last."""
+    held = [side * side, rank * side, rank, rank * side, side * side]
+    flops = 4 * (side * side * rank + rank * rank * side)
+    return Cost(rows * flops, rows * 2 * sum(held))
