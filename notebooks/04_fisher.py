@@ -41,6 +41,7 @@
 # 4. `recipes.kfac` on a deep autoencoder, against Adam and SOAP; an ensemble of networks by one `vmap`.
 # 5. A Laplace posterior: its evidence chooses the prior, its predictions are tried on rotated digits.
 # 6. What is worth its cost, and where.
+# 7. How cost grows with width, batch, classes and depth.
 
 # %%
 import statistics
@@ -924,3 +925,72 @@ say(
     f"({rotated_45}): it mends overconfidence away from the data, and costs some confidence on them.",
 )
 print(f"total: {clock() - START:.0f} s of the processor")
+
+# %% [markdown]
+# ## 7. How cost grows
+#
+# *Does anything grow faster than it must?*  One factor at a time: the width of two hidden layers, the batch, the classes, the
+# depth; layers found beforehand, checks off, the least of four runs.  Dashed is what must be computed, multiplications alone,
+# drawn through the last point: of width the products of inputs and gradients, $d^2$; of the batch and the depth each example
+# and layer, once; of $C$ classes $C - 1$ columns, which at the last layer are $[C, B, C]$ and make a factor $[C, C]$.  At small
+# sizes the curves are flat, where the time is Python's.
+
+
+# %%
+def shapes_of(width: int = 128, classes: int = 10, depth: int = 2, **_: int) -> list[tuple[int, int]]:
+    sizes = [width] * (depth + 1) + [classes]
+    return list(zip(sizes, sizes[1:]))
+
+
+def through(params: list[Tensor], x: Tensor) -> Tensor:
+    for W in params[:-1]:
+        x = torch.relu(x @ W)
+    return x @ params[-1]
+
+
+def multiplications(shapes: list[tuple[int, int]], batch: int) -> dict[str, int]:
+    """Per example: forward, back for each column to all layers but the first, and what each matrix is made of."""
+    columns, once = shapes[-1][1] - 1, sum(i * o for i, o in shapes)
+    back = once + columns * sum(i * o for i, o in shapes[1:])
+    kfac = back + sum(i * i + columns * o * o for i, o in shapes)
+    return {"KFAC": batch * kfac, "Diag": batch * (back + once), "product, implicit": batch * 5 * once}
+
+
+def ways_of(shapes: list[tuple[int, int]], batch: int) -> dict[str, Callable[[], object]]:
+    draws = torch.Generator().manual_seed(0)
+    params = [torch.randn(s, generator=draws) / s[0] ** 0.5 for s in shapes]
+    x = torch.randn(batch, shapes[0][0], generator=draws)
+    known = fisher.LayerCollection.from_function(through, params, x[:8])
+    made_of = lambda kind: fisher.fim(through, params, x, kind, layers=known, check_finite=False)
+    operator = made_of(fisher.PMatImplicit)
+    return {
+        "KFAC": lambda: made_of(fisher.PMatKFAC),
+        "Diag": lambda: made_of(fisher.PMatDiag),
+        "product, implicit": lambda: operator.mv(params),
+    }
+
+
+def least(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(4):
+        since = clock()
+        run()
+        times.append(clock() - since)
+    return min(times)
+
+
+growing = {
+    "width": (64, 128, 256, 512, 1024, 2048),
+    "batch": (16, 64, 256, 1024, 4096),
+    "classes": (2, 10, 30, 100, 300),
+    "depth": (2, 5, 10, 20, 50),
+}
+grown: dict[str, dict[str, list[tuple[int, float, int]]]] = {}
+for what, values in growing.items():
+    for n in values:
+        shapes, batch = shapes_of(**{what: n}), n if what == "batch" else 64
+        must = multiplications(shapes, batch)
+        for name, run in ways_of(shapes, batch).items():
+            grown.setdefault(what, {}).setdefault(name, []).append((n, least(run), must[name]))
+
+figures.show(figures_fisher.fisher_cost(grown), "fisher_cost")

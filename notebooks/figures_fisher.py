@@ -138,3 +138,22 @@ def fisher_laplace(priors: Tensor, evidence: dict, test_loss: dict, angles: Sequ
     for axis in axes.flat:
         axis.legend()
     return figure
+
+
+@styled
+def fisher_cost(grown: dict) -> Figure:
+    """Times over what grows, beside multiplications; grown: what -> way -> [(size, seconds, multiplications)]."""
+    figure, axes = panels(1, len(grown), 13, 3.8, sharey=True)
+    for (what, ways), axis in zip(grown.items(), axes):
+        for (way, points), color, marker in zip(ways.items(), COLORS, "os^"):
+            sizes, seconds, must = zip(*points)
+            axis.plot(sizes, [1e3 * s for s in seconds], marker + "-", color=color, ms=4, lw=1.3, label=way)
+            scaled = [1e3 * seconds[-1] * m / must[-1] for m in must]
+            axis.plot(sizes, scaled, "--", color=color, lw=1, alpha=0.8)
+        axis.plot([], [], "--", color="0.4", lw=1, label="what must be computed")
+        axis.set(xlabel=what, title=f"{what}, {sizes[0]} to {sizes[-1]}", ylim=(0.2, None))
+        ticks_at(axis, sizes, [str(n) for n in sizes])
+    axes[0].set_ylabel("time of the processor, ms")
+    log_ticks(axes[0], "y", subs=(1,))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure

@@ -79,8 +79,10 @@ def repeats(one: Tensor, other: Tensor, floor: float = 0.0) -> bool:
         return True
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
+    if torch.equal(a, b):  # one pass and no copy, and nearly always so
+        return True
     if not (a.is_floating_point() or a.is_complex()):
-        return bool((a == b).all())
+        return False
     finite = a.isfinite() & b.isfinite()
     scale = torch.where(finite, b, torch.zeros_like(b)).abs().amax() if b.numel() else 0.0
     tol = min(0.1, 1000 * torch.finfo(a.dtype).eps)
