@@ -38,6 +38,12 @@ def all_reduce(group: Any = None) -> AllReduce:
     Raises RuntimeError where no process group is initialised, TypeError for what is no group of this process, and at the call
     ValueError for sums of different structures or shapes (at all ranks), under vmap and for tensors that require a gradient.
 
+    >>> import torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # "gloo" alone under torchrun
+    >>> reduce = all_reduce()
+    >>> reduce, reduce({"a": torch.ones(2)}, 3)
+    (all_reduce(rank 0 of 1), ({'a': tensor([1., 1.])}, 3))
+    >>> dist.destroy_process_group()
     >>> all_reduce()
     Traceback (most recent call last):
     RuntimeError: all_reduce: no process group is initialised; call torch.distributed.init_process_group(backend) first, ...
@@ -93,6 +99,11 @@ def all_gather(tree: Any, dim: int = 0, group: Any = None) -> Any:
     Raises RuntimeError where no process group is initialised, ValueError for other dtypes or shapes at other ranks, under vmap,
     and for tensors that require a gradient.
 
+    >>> import torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> all_gather({"scores": torch.ones(1, 2)}, dim=1)
+    {'scores': tensor([[1., 1.]])}
+    >>> dist.destroy_process_group()
     >>> all_gather(torch.ones(1))
     Traceback (most recent call last):
     RuntimeError: all_gather: no process group is initialised; call torch.distributed.init_process_group(backend) first, ...
