@@ -43,6 +43,16 @@ def test_readme_is_short_and_its_links_lead_somewhere():
     assert len([line for line in table.splitlines() if line.startswith("|")]) <= 2 + 10
 
 
+@pytest.mark.parametrize("name", ["promises", "contributing"])
+def test_tests_that_hold_promises_are_there(name):
+    """Links, and names of files and folders in code."""
+    text = (ROOT / ".docs" / f"{name}.md").read_text()
+    found = [ROOT / ".docs" / link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    found += [ROOT / path for path in re.findall(r"`(tests/[\w/]+(?:\.py)?)`", text)]
+    assert found
+    assert not [path for path in found if not path.exists()]
+
+
 def test_functions_that_readme_names_are_there():
     """Each name in code in its table of tasks is public."""
     table = README.split("## What for")[1].split("\n## ")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -76,21 +77,33 @@ class Plan:
             held[key] += kind.numbers
         return [bucket for buckets in found.values() for bucket in buckets]
 
-    def flat(self, tree: Any) -> list[Tensor]:
-        """The buffers `[numbers]` of a tree, one for each bucket; complex numbers as pairs."""
+    def flat(self, tree: Any) -> Iterator[Tensor]:
+        """The buffers `[numbers]` of a tree, one for each bucket, made when it is asked for; complex numbers as pairs."""
         flat = trees.flatten(tree, is_marked)[0]
-        parts = [triangle(t.matrix) if is_marked(t) else t for t in flat]
-        parts = [(torch.view_as_real(t.contiguous()) if t.is_complex() else t).flatten() for t in parts]
-        return [torch.cat([parts[n] for n in bucket]) for bucket in self.buckets()]
+        for bucket in self.buckets():
+            yield torch.cat([self._numbers(flat[n]).flatten() for n in bucket])
 
-    def tree(self, buffers: list[Tensor]) -> Any:
-        """The tree of its buffers."""
+    def empty(self) -> Iterator[Tensor]:
+        """Buffers like those of `flat`, with no numbers yet."""
+        for bucket in self.buckets():
+            dtype = self.kinds[bucket[0]].dtype
+            long = sum(self.kinds[n].numbers for n in bucket) * (1 + dtype.is_complex)
+            real = dtype.to_real() if dtype.is_complex else dtype
+            yield torch.empty(long, dtype=real, device=near(self.kinds[bucket[0]].device))
+
+    def tree(self, buffers: Iterable[Tensor]) -> Any:
+        """The tree of its buffers, which may be made one after the other: none is held."""
         made: dict[int, Any] = {}
         for bucket, buffer in zip(self.buckets(), buffers):
             wide = 1 + self.kinds[bucket[0]].dtype.is_complex
             for n, t in zip(bucket, buffer.split([self.kinds[n].numbers * wide for n in bucket])):
                 made[n] = self._leaf(self.kinds[n], t)
         return self.structure.unflatten([made[n] for n in range(len(self.kinds))])
+
+    @staticmethod
+    def _numbers(leaf: Any) -> Tensor:
+        t = triangle(leaf.matrix) if is_marked(leaf) else leaf
+        return torch.view_as_real(t.contiguous()) if t.is_complex() else t
 
     def _leaf(self, kind: Kind, t: Tensor) -> Any:
         if kind.dtype.is_complex:

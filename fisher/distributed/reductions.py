@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fisher.distributed.buffers import Plan
-from fisher.distributed.groups import near, plain_numbers, the_group, told, told_by
+from fisher.distributed.groups import plain_numbers, the_group, told, told_by
 from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import typed
@@ -38,6 +38,12 @@ def all_reduce(group: Any = None) -> AllReduce:
     Raises RuntimeError where no process group is initialised, TypeError for what is no group of this process, and at the call
     ValueError for sums of different structures or shapes (at all ranks), under vmap and for tensors that require a gradient.
 
+    >>> import torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # "gloo" alone under torchrun
+    >>> reduce = all_reduce()
+    >>> reduce, reduce({"a": torch.ones(2)}, 3)
+    (all_reduce(rank 0 of 1), ({'a': tensor([1., 1.])}, 3))
+    >>> dist.destroy_process_group()
     >>> all_reduce()
     Traceback (most recent call last):
     RuntimeError: all_reduce: no process group is initialised; call torch.distributed.init_process_group(backend) first, ...
@@ -63,11 +69,13 @@ class AllReduce:
         total = int(total) if total == int(total) else total
         if plan is None:
             return None, total
-        buffers = plan.flat(plan.zeros() if sums is None else sums)
-        for buffer in buffers:
-            if buffer.numel():
-                dist.all_reduce(buffer, group=self.group)
-        return plan.tree(buffers), total
+        added = map(self._added, plan.flat(plan.zeros() if sums is None else sums))
+        return plan.tree(added), total
+
+    def _added(self, buffer: Tensor) -> Tensor:
+        if buffer.numel():
+            dist.all_reduce(buffer, group=self.group)
+        return buffer
 
     def gather(self, rows: Any) -> Any:
         """The rows of all ranks, in the order of the ranks; None at a rank without."""
@@ -91,6 +99,11 @@ def all_gather(tree: Any, dim: int = 0, group: Any = None) -> Any:
     Raises RuntimeError where no process group is initialised, ValueError for other dtypes or shapes at other ranks, under vmap,
     and for tensors that require a gradient.
 
+    >>> import torch.distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> all_gather({"scores": torch.ones(1, 2)}, dim=1)
+    {'scores': tensor([[1., 1.]])}
+    >>> dist.destroy_process_group()
     >>> all_gather(torch.ones(1))
     Traceback (most recent call last):
     RuntimeError: all_gather: no process group is initialised; call torch.distributed.init_process_group(backend) first, ...
@@ -119,7 +132,7 @@ def _side_by_side(tree: Any, dim: int, group: Any, name: str) -> Any:
     parts = []
     padded = [torch.cat([t, t.new_zeros(most - len(t), *t.shape[1:])]) for t in leaves]
     full = Plan.of(plan.structure.unflatten(padded))
-    buffers = full.flat(plan.structure.unflatten(padded))
+    buffers = list(full.flat(plan.structure.unflatten(padded)))
     found = [[torch.empty_like(b) for _ in lengths] for b in buffers]
     for buffer, everyones in zip(buffers, found):
         if buffer.numel():
@@ -155,14 +168,11 @@ def _agreed(plan: Plan | None, number: float, group: Any, name: str) -> tuple[Pl
 
 def everywhere(tree: Any, plan: Plan, rank: int, group: Any) -> Any:
     """The tree that one rank has, at all ranks; elsewhere tree is None, and the plan says what comes."""
-    if tree is None:
-        numbers = [sum(plan.kinds[n].numbers * (1 + plan.kinds[n].dtype.is_complex) for n in b) for b in plan.buckets()]
-        kinds = [plan.kinds[bucket[0]] for bucket in plan.buckets()]
-        real = lambda d: d.to_real() if d.is_complex else d
-        buffers = [torch.empty(n, dtype=real(k.dtype), device=near(k.device)) for n, k in zip(numbers, kinds)]
-    else:
-        buffers = plan.flat(tree)
-    for buffer in buffers:
+    src = dist.get_global_rank(group, rank)
+
+    def sent(buffer: Tensor) -> Tensor:
         if buffer.numel():
-            dist.broadcast(buffer, src=dist.get_global_rank(group, rank), group=group)
-    return plan.tree(buffers)
+            dist.broadcast(buffer, src=src, group=group)
+        return buffer
+
+    return plan.tree(map(sent, plan.empty() if tree is None else plan.flat(tree)))

@@ -89,7 +89,7 @@ def fim(
     checkpoint: a file that the sums are written to after each `every` batches.  The same call goes on from it after the process
     has ended in mid-pass, skips the batches that are done (the loader must give them again, in the same order) and ends with the
     bits of a pass that was not cut off, its generator too; a call with other arguments, data or f is refused.  The file is
-    removed when the pass is complete.
+    removed when the pass is complete.  With reduce each rank has a file of its own.
 
     One forward and one backward over C columns (C - 1 of C classes).  PMatEKFAC of several batches passes over them twice,
     for its bases and for the second moments in them: give it a list or a loader, not a generator.  Pure; composes with vmap

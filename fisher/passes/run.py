@@ -178,8 +178,9 @@ def _one(
     size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(layers, reducer.tapped, batch)
     for chunk in run.columns.parts(y, target, size, weight):
         chunk = chunk / over
-        g = column_rows(layers, back(chunk), batch)
-        part = _cast(reducer.columns(kept, g, of_layers(run.f, run.params, x, reducer.by_rows, chunk)), run.dtype)
+        rows = of_layers(run.f, run.params, x, reducer.by_rows, chunk)
+        part = reducer.columns(kept, column_rows(layers, back(chunk), batch), rows)  # no name: gone before the next chunk
+        part = _cast(part, run.dtype)
         total = part if total is None else reducer.add(total, part)
     return reducer, _cast(reducer.inputs(kept), run.dtype), total
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_bytes_against_dense_factors():
     twice = Twice()
     F = fisher.fim(lambda p, x: torch.tanh(x @ p["a"]) @ p["b"], wide, nets.drawn(N, 200), reduce=twice)
     sums, _ = twice.calls[0]
-    buffers = Plan.of(sums).flat(sums)
+    buffers = list(Plan.of(sums).flat(sums))
     assert len(buffers) == 1
     sent = sum(b.numel() * b.element_size() for b in buffers)
     dense = sum(m.numel() * m.element_size() for m in trees.leaves(F.factors))
@@ -115,11 +116,27 @@ def test_buffers_hold_kinds_and_complex_numbers_apart():
         "d": Symmetric(torch.eye(2)),
     }
     plan = Plan.of(tree)
-    buffers = plan.flat(tree)
+    buffers = list(plan.flat(tree))
     kinds = [(b.dtype, b.numel()) for b in buffers]
     assert kinds == [(torch.float32, 6), (torch.float64, 2), (torch.float32, 4)]
     back = plan.tree(buffers)
     assert all(map(torch.equal, trees.leaves(back), trees.leaves(tree)))
+
+
+def test_two_buffers_are_held_at_most(monkeypatch):
+    """What is sent lies beside the sums in parts: the one that is read and the one that is made."""
+    monkeypatch.setattr("fisher.distributed.buffers.LARGEST", 16)
+    tree = {str(n): torch.ones(4, 4) for n in range(8)} | {"s": Symmetric(torch.eye(5))}
+    plan, made, alive = Plan.of(tree), [], []
+
+    def seen(buffer):
+        made.append(weakref.ref(buffer))
+        alive.append(sum(ref() is not None for ref in made))
+        return buffer
+
+    plan.tree(map(seen, plan.flat(tree)))
+    assert len(made) == 9
+    assert max(alive) <= 2
 
 
 def test_costs_are_balanced():

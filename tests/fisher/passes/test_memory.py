@@ -9,6 +9,7 @@ from torch import nn
 
 import fisher
 import growth
+from fisher.passes import run
 
 P = {
     "a": {"weight": torch.randn(4, 3), "bias": torch.zeros(4)},
@@ -65,3 +66,21 @@ def test_what_keeps_its_data_is_seen_to():
     kept = fisher.fim(f, P, data, fisher.PMatImplicit)
     assert data.alive == [9]
     assert len(kept.batches) == 9
+
+
+def test_columns_of_a_chunk_are_gone_when_the_next_are_made(monkeypatch):
+    """What chunk_size= is for: the gradients at all layers are the most that a pass holds."""
+    made, alive, own = [], [], run.column_rows
+
+    def watched(layers, g, batch):
+        alive.append(sum(ref() is not None for ref in made))
+        rows = own(layers, g, batch)
+        made.extend(weakref.ref(t) for t in rows.values())
+        return rows
+
+    monkeypatch.setattr(run, "column_rows", watched)
+    for representation in REPRESENTATIONS:
+        made.clear()
+        fisher.fim(f, P, torch.randn(8, 3), representation, layers=LAYERS, chunk_size=1)
+    assert len(made) >= 4
+    assert not any(alive)
