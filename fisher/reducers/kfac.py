@@ -70,6 +70,12 @@ class KFAC(Reducer):
         u, counted = self.layers.uses[use], self.options.counted.get(use)
         if use in self.whole:
             return a
+        wide = not fits(a.shape[-1], self.options.largest_factor)
+        if u.bias is not None and counted is None and not self.reduce and not wide and not isinstance(u.form, Lookup):
+            number = torch.full(
+                (), a.shape[0] * a.shape[1] / self.options.examples, device=a.device, dtype=exact_counts(a)
+            )
+            return with_ones(a, u.form.groups > 1, self.options.examples), number
         ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a))
         ones = ones if counted is None else counted.to(ones.dtype).expand(a.shape[:2])
         positions = ones.sum(1)
@@ -77,9 +83,6 @@ class KFAC(Reducer):
             counts = torch.zeros(u.form.vocabulary + 1, device=a.device, dtype=positions.dtype)
             counts = counts.index_add(0, a.flatten(), ones.flatten())[:-1]
             return counts, positions.sum() / self.options.examples
-        wide = not fits(a.shape[-1], self.options.largest_factor)
-        if u.bias is not None and counted is None and not self.reduce and not wide:
-            return with_ones(a, u.form.groups > 1, self.options.examples), positions.sum() / self.options.examples
         if u.bias is not None:
             a = torch.nn.functional.pad(a, (0, 1), value=1.0)
         if counted is not None:  # times w where a is summed, sqrt(w) where its square is

@@ -30,7 +30,7 @@ from tests.bench import theory
 from tests.bench.bench_kfac import mlp, mlp_params
 from tests.bench.theory import Cost, Net, fastest
 
-LONGEST, SECONDS, UPPER, SLACK = 0.8, 0.2, 3, 0.1
+LONGEST, SECONDS, UPPER, SLACK = 0.4, 0.2, 3, 0.1
 Call = Callable[[], object]
 
 
