@@ -24,12 +24,20 @@ def parameters(params: Any, finite: bool = False) -> Any:
     >>> parameters(torch.nn.ParameterDict({"w": torch.ones(2)}))
     {'w': tensor([1., 1.])}
     """
-    params = plain(params)
-    doors.check_parameters(params)
-    params = detached(params)
+    if type(params) is dict and params and all(map(_kept, params.values())):
+        params = dict(params)  # as nearly always
+    else:
+        params = plain(params)
+        doors.check_parameters(params)
+        params = detached(params)
     if finite:
         finiteness.finite(params, "params", "the training has diverged: go back to finite parameters")
     return params
+
+
+def _kept(t: Any) -> bool:
+    """Whether a leaf is taken as it is: a dense floating tensor, and none of a class of its own."""
+    return type(t) is Tensor and t.is_floating_point() and t.layout == torch.strided
 
 
 def inputs(x: Any, name: str = "x") -> Any:

@@ -97,7 +97,12 @@ class Layers:
     @typed
     def leaf_of(self, use: int) -> int:
         """Number of a leaf of this use: it says the dtype and device of the tap."""
-        return self.layout.paths.index(self.uses[use].paths[0])
+        return self.use_leaves[use]
+
+    @functools.cached_property
+    def use_leaves(self) -> tuple[int, ...]:
+        """`leaf_of` each use."""
+        return tuple(self.layout.paths.index(use.paths[0]) for use in self.uses)
 
     @functools.cached_property
     def tapped(self) -> tuple[int, ...]:

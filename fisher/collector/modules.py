@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -73,7 +74,8 @@ class _Functional:
 
     def __call__(self, params: Mapping[str, Tensor], x: Any) -> Any:
         _check_named(params, self._module)
-        missing, unknown = self._needed - set(params), set(params) - self._known
+        names = params.keys()
+        missing, unknown = self._needed - names, names - self._known
         if missing or unknown:
             raise ValueError(
                 f"params: missing {sorted(missing)[:6]}, unknown {sorted(unknown)[:6]}, expected the names of "
@@ -87,12 +89,17 @@ class _Functional:
         if not hasattr(self._own, "run"):
             self._own.structure = _structure(self._module)
             self._own.run = called(self._own.structure, spread=True)
-        if all(getattr(t, "shape", None) == self._shapes[name] for name, t in given.items()):
+        if self._fits(given):
             return self._own.run({**held, **given}, x)
         if not hasattr(self._own, "follower"):
             self._own.follower = Follower(self._own.structure)
         with self._own.follower.following():
             return self._own.run({**held, **given}, x)
+
+    def _fits(self, given: Mapping[str, Tensor]) -> bool:
+        """Whether all leaves have the shapes that the module was made with; no call of torch that a mode would see."""
+        with torch._C.DisableTorchFunction():
+            return all(getattr(t, "shape", None) == self._shapes[name] for name, t in given.items())
 
     def __repr__(self) -> str:
         return f"functional({type(self._module).__name__})"
@@ -144,10 +151,12 @@ def called(module: nn.Module, *, spread: bool = False) -> Function:
         for own, t in part.named_parameters(recurse=False, remove_duplicate=False):
             places.setdefault(first[id(t)], []).append(f"{prefix}.{own}" if prefix else own)
 
+    alone = all(found == [name] for name, found in places.items()) and all(n == name for n, name in known.items())
+
     def f(params: Mapping[str, Tensor], x: Any) -> Any:
         _check_named(params, module)
-        whole: dict[str, Tensor] = {}
-        for name, t in params.items():
+        whole: dict[str, Tensor] = dict(params) if alone else {}
+        for name, t in () if alone else params.items():
             shared = places.get(known.get(name, name), [name])
             whole |= {place: t for place in shared if place == name or place not in params}
         words = dict(x) if spread and isinstance(x, Mapping) else {}

@@ -62,9 +62,20 @@ def pull(
 
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)
-        taps = {k: reference[layers.leaf_of(k)].new_zeros(shapes[k]) for k in uses}
-        run = lambda taps, own: _tapped(f, params, whole(own), layers, taps, keep, batch, also)[:2]
-        return vjp(run, taps, [data[i] for i in floating], has_aux=True)
+        taps = [reference[layers.use_leaves[k]].new_zeros(shapes[k]) for k in uses]
+        kept = []  # how the inputs are laid out, once they are there
+
+        def run(*given: Any) -> tuple[Tensor, list[Tensor]]:  # of flat lists, through which torch goes node by node
+            own = whole(given[len(uses) :])
+            y, inputs, _ = _tapped(f, params, own, layers, dict(zip(uses, given)), keep, batch, also)
+            flat, structure = trees.flatten(inputs)
+            kept.append(structure)
+            return y, flat
+
+        primals = (*taps, *(data[i] for i in floating)) or ((),)
+        made: Any = vjp(run, *primals, has_aux=True)
+        y, back, flat = made
+        return y, back, kept[-1].unflatten(flat)
 
     with no_random_call(), explained(params, x=x):
         try:
@@ -75,7 +86,8 @@ def pull(
     output(y, params, x)
 
     def gradients(columns: Tensor) -> Any:
-        found, own = _back(back, columns) if uses or floating else ({}, [])
+        given = _back(back, columns) if uses or floating else ()
+        found, own = dict(zip(uses, given)), list(given[len(uses) :])
         found = found | _free_rows(f, params, x, layers, free, columns) if free else found
         return (found, own) if of_x else found
 
@@ -101,7 +113,7 @@ def _free_rows(
 ) -> dict[int, Tensor]:
     """Output-gradients at uses without examples, of each column at each example, `[C, B, *z]`."""
     reference = trees.leaves(params)
-    taps = {k: reference[layers.leaf_of(k)].new_zeros(layers.uses[k].shape) for k in free}
+    taps = {k: reference[layers.use_leaves[k]].new_zeros(layers.uses[k].shape) for k in free}
     nothing = lambda k, a: ()
     tapped = lambda taps, x: _tapped(f, params, x, layers, taps, nothing, batch_size(x), ())[0]
     return rows_of(tapped, taps, x, columns)
@@ -110,10 +122,12 @@ def _free_rows(
 def column_rows(layers: Layers, g: dict[int, Tensor], batch: int) -> dict[int, Tensor]:
     """Output-gradients `[C, *z]` as `[C, B, S, O]`."""
 
-    def one(use: Use) -> Callable[[Tensor], Tensor]:
-        return vmap(lambda z: use.outputs(z, batch))
+    def one(use: Use, t: Tensor) -> Tensor:
+        if use.plain and batch and t.shape[-1]:
+            return t.reshape(len(t), batch, -1, t.shape[-1])
+        return vmap(lambda z: use.outputs(z, batch))(t)
 
-    return {k: one(layers.uses[k])(t) if t.shape[0] else t for k, t in g.items()}
+    return {k: one(layers.uses[k], t) if t.shape[0] else t for k, t in g.items()}
 
 
 def _tapped(
@@ -122,16 +136,14 @@ def _tapped(
     inputs: dict[int, Any] = {}
     reference = trees.leaves(params)
     player = _Replay(layers.uses)
-    dtype = lambda k: reference[layers.leaf_of(k)].dtype  # whatever precision f computes in
+    dtype = lambda k: reference[layers.use_leaves[k]].dtype  # whatever precision f computes in
     tap = next(iter(taps.values()), None)
 
-    @full_precision()  # f may be in a region of autocast
     def taken(k: int, x: Tensor) -> Any:
         a = layers.uses[k].inputs(x if tap is None else _beneath(x, tap), batch)
         a = a.to(dtype(k)) if a.is_floating_point() else a
         return keep(k, a.clone() if layers.uses[k].mutated else a)
 
-    @full_precision()
     def ones(k: int, z: Tensor) -> Any:
         return keep(k, torch.ones_like(layers.uses[k].outputs(z, batch)[..., :1], dtype=dtype(k)))
 
@@ -140,10 +152,10 @@ def _tapped(
         if k is None:
             return run()
         if (k in taps or k in also) and match.inputs is not None:
-            inputs[k] = taken(k, match.inputs if match.feature is None else match.feature(match.inputs))
+            inputs[k] = _precisely(taken, k, match.inputs if match.feature is None else match.feature(match.inputs))
         z = run()
         if (k in taps or k in also) and match.inputs is None:
-            inputs[k] = ones(k, z)
+            inputs[k] = _precisely(ones, k, z)
         if k in taps:
             if taps[k].shape != z.shape:
                 raise TapShape
@@ -156,6 +168,12 @@ def _tapped(
         y = f(params, x)
     player.finish()
     return y, inputs, player.outputs.get(id(y))
+
+
+@full_precision()
+def _precisely(fn: Callable[..., Any], *args: Any) -> Any:
+    """fn of these, wherever f may be in a region of autocast."""
+    return fn(*args)
 
 
 def _beneath(x: Tensor, tap: Tensor) -> Tensor:

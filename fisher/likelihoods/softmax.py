@@ -6,22 +6,25 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from linmaps.numerics.numeric import positive_root
 
 
 def plain_columns(z: Tensor, first: int, end: int) -> Tensor:
     """Columns r_k, k = first .. end - 1, `[K, B, P, C]` of logits `[B, P, C]`; all in log space, where nothing cancels."""
-    k = torch.arange(first, end, device=z.device)[:, None]
+    k = torch.arange(first, end, device=z.device)[:, None, None, None]
     j = torch.arange(z.shape[-1], device=z.device)
     # a logit of minus infinity (a masked class) would give inf - inf
     logp = torch.log_softmax(z.clamp_min(torch.finfo(z.dtype).min / 8), -1)
-    tails = torch.where((j > k)[:, None, None], logp, -math.inf)
-    logq = torch.logsumexp(tails, -1)
+    tails = torch.where(j > k, logp, -math.inf)
+    largest = tails.amax(-1).detach()  # what is divided by it does not depend on it
+    rest = (tails - largest[..., None]).exp_()  # of the classes after k
+    total = rest.sum(-1)
     head = logp[..., first:end].movedim(-1, 0)
-    both = torch.stack([head, logq]).logsumexp(0)  # logaddexp's second derivative overflows
-    size = torch.exp(0.5 * (head + logq - both))
-    return size[..., None] * ((j == k)[:, None, None].to(z.dtype) - torch.softmax(tails, -1))
+    # log of p q / (p + q), q of all of them; logaddexp's second derivative overflows
+    size = torch.exp(0.5 * (head + logsigmoid(largest + total.log() - head)))
+    return torch.where(j == k, size[..., None], rest * -(size / total)[..., None])
 
 
 def weighted_columns(z: Tensor, w: Tensor, first: int, end: int) -> Tensor:

@@ -161,7 +161,8 @@ def _one(
     layers.layout.check(run.params, "params (of the LayerCollection)")
     batch = batch_size(x)
     squares = run.columns.in_squares(weight)
-    reducer = make(layers, dataclasses.replace(options, counted=of_examples(layers, squares)))
+    counted = of_examples(layers, squares)
+    reducer = make(layers, dataclasses.replace(options, counted=counted) if counted else options)
     if weight is not None and options.centered and reducer.by_position:
         raise ValueError(
             "centered: got data with weights, of which Kronecker factors have no mean gradient, expected (x, target); use "

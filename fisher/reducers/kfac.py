@@ -24,6 +24,8 @@ from fisher.reducers.through import by_weights, pulled_back
 from linmaps.numerics.moments import second_moment
 from linmaps.numerics.numeric import positive_root, total
 
+FEW = 2**16  # numbers that are copied at once
+
 
 class KFAC(Reducer):
     """A = 1/B sum over b, s of a a', G = 1/(B S) sum over columns, b, s of g g'; exact blocks where there are no factors.
@@ -71,11 +73,10 @@ class KFAC(Reducer):
         if use in self.whole:
             return a
         wide = not fits(a.shape[-1], self.options.largest_factor)
-        if u.bias is not None and counted is None and not self.reduce and not wide and not isinstance(u.form, Lookup):
-            number = torch.full(
-                (), a.shape[0] * a.shape[1] / self.options.examples, device=a.device, dtype=exact_counts(a)
-            )
-            return with_ones(a, u.form.groups > 1, self.options.examples), number
+        if u.bias is not None and counted is None and not (self.reduce or wide or isinstance(u.form, Lookup)):
+            number = a.shape[0] * a.shape[1] / self.options.examples
+            over = torch.full((), number, device=a.device, dtype=exact_counts(a))
+            return with_ones(a, u.form.groups > 1, self.options.examples), over
         ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a))
         ones = ones if counted is None else counted.to(ones.dtype).expand(a.shape[:2])
         positions = ones.sum(1)
@@ -222,6 +223,8 @@ def exact_counts(t: Tensor) -> torch.dtype:
 
 def with_ones(a: Tensor, grouped: bool, over: int) -> Tensor:
     """`moment` of (a, 1): that of a beside its sum, so that a is not copied for a column of ones."""
+    if a.numel() <= FEW:  # a copy costs less than more calls
+        return moment(torch.nn.functional.pad(a, (0, 1), value=1.0), grouped, over)
     of_a = moment(a, grouped, over)
     first = a.sum((0, 1))[..., None] / over
     number = first.new_full((), a.shape[0] * a.shape[1] / over).expand(*first.shape[:-2], 1, 1)

@@ -19,6 +19,7 @@ from linmaps.checks.explanations import explained, said
 from linmaps.checks.wrapping import at_home
 
 F = TypeVar("F", bound=Callable[..., Any])
+Fits = Callable[[Any, str], bool]
 
 
 def typed(fn: F) -> F:
@@ -56,15 +57,15 @@ def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, An
     explaining = explained(fn)
 
     @functools.cache
-    def hints() -> dict[str, Any]:
-        return {name: hint for name in names if (hint := _hint(fn, name)) is not Any}
+    def hints() -> dict[str, Fits]:
+        return {name: _fitting(hint) for name in names if (hint := _hint(fn, name)) is not Any}
 
     def wrong(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
         known = hints()
         for name, value in (*zip(names, args), *kwargs.items()):
             if name in known and value is not defaults.get(name, known):
                 try:
-                    fine = fits(value, known[name], name)
+                    fine = known[name](value, name)
                 except (TypeError, ValueError) as error:
                     return error
                 if not fine:
@@ -94,39 +95,65 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
     >>> fits("b", Literal["a"]), fits(1, Literal["a"])
     (True, False)
     """
+    return _fitting(hint)(value, name)
+
+
+def _fitting(hint: Any) -> Fits:
+    """`fits` of one annotation, which is taken apart once."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in (Any, bool) or isinstance(hint, TypeVar):
-        return True
+        return lambda value, name: True
     if hint is None or hint is type(None):
-        return value is None
+        return lambda value, name: value is None
     if origin in (typing.Union, types.UnionType):
-        if {float, Tensor} <= set(inner) and _numeric(value):
-            return _finite(value, name)
-        return any(fits(value, option, name) for option in inner)
+        options = [_fitting(option) for option in inner]
+        if {float, Tensor} <= set(inner):
+            return lambda value, name: (
+                _finite(value, name) if _numeric(value) else any(option(value, name) for option in options)
+            )
+        return lambda value, name: any(option(value, name) for option in options)
     if origin is Literal:
-        return any(fits(value, type(option), name) for option in inner)
+        options = [_fitting(type(option)) for option in inner]
+        return lambda value, name: any(option(value, name) for option in options)
     if hint is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
+        return lambda value, name: isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
-        return _numeric(value) and _finite(value, name)
+        return lambda value, name: _numeric(value) and _finite(value, name)
     if origin is Callable or hint is Callable:
-        return callable(value)
+        return lambda value, name: callable(value)
     if origin is type:  # or its name: who takes classes says which
-        return isinstance(value, (type, str))
+        return lambda value, name: isinstance(value, (type, str))
     if origin is tuple:
-        fine = isinstance(value, (tuple, list))
-        if not fine or not inner:
-            return fine
-        wanted = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-        return len(wanted) == len(value) and all(fits(v, h, name) for v, h in zip(value, wanted))
+        return _tuple(inner)
     if origin in (Mapping, dict):
-        return isinstance(value, Mapping)
+        return lambda value, name: isinstance(value, Mapping)
     if origin in (list, Sequence, Iterable):
+        return _sequence(inner)
+    kind = origin if isinstance(origin, type) else hint
+    return (lambda value, name: isinstance(value, kind)) if _concrete(kind) else lambda value, name: True
+
+
+def _tuple(inner: tuple[Any, ...]) -> Fits:
+    every, options = bool(inner) and inner[-1] is Ellipsis, [_fitting(h) for h in inner if h is not Ellipsis]
+
+    def fine(value: Any, name: str) -> bool:
+        if not isinstance(value, (tuple, list)) or not inner:
+            return isinstance(value, (tuple, list))
+        wanted = options[:1] * len(value) if every else options
+        return len(wanted) == len(value) and all(option(v, name) for v, option in zip(value, wanted))
+
+    return fine
+
+
+def _sequence(inner: tuple[Any, ...]) -> Fits:
+    options = [_fitting(h) for h in inner]
+
+    def fine(value: Any, name: str) -> bool:
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
             return False
-        return not isinstance(value, (list, tuple)) or all(fits(v, h, name) for h in inner for v in value)
-    hint = origin if isinstance(origin, type) else hint
-    return isinstance(value, hint) if _concrete(hint) else True
+        return not isinstance(value, (list, tuple)) or all(option(v, name) for option in options for v in value)
+
+    return fine
 
 
 def _numeric(value: Any) -> bool:

@@ -36,9 +36,9 @@ class Layout:
     @classmethod
     def of(cls, tree: Any) -> Layout:
         flat, treedef = optree.tree_flatten(tree)
-        for p, t in zip(optree.tree_paths(tree), flat):
-            if not isinstance(t, Tensor):
-                raise TypeError(f"{path_str(p)}: got {type(t).__name__}, expected a tensor; keep settings out of trees")
+        if not all(isinstance(t, Tensor) for t in flat):
+            p, t = next((p, t) for p, t in zip(optree.tree_paths(tree), flat) if not isinstance(t, Tensor))
+            raise TypeError(f"{path_str(p)}: got {type(t).__name__}, expected a tensor; keep settings out of trees")
         return cls(treedef, tuple(tuple(t.shape) for t in flat))
 
     @functools.cached_property
@@ -72,6 +72,10 @@ class Layout:
 
     def check(self, tree: Tree, name: str, *, shapes: bool = True) -> Tree:
         """`check_like` with a tree of this structure and these shapes."""
+        flat, treedef = optree.tree_flatten(cast(Any, tree))
+        same = treedef == self.treedef and all(isinstance(t, Tensor) for t in flat)
+        if same and (not shapes or all(t.shape == s for t, s in zip(flat, self.shapes))):
+            return tree  # as nearly always
         return check_like(tree, self.unflatten([SimpleNamespace(shape=s) for s in self.shapes]), name, shapes=shapes)
 
     def __getstate__(self) -> tuple[Any, ...]:  # a skeleton of plain containers, which torch.load reads without trust

@@ -59,6 +59,11 @@ class Use:
     def elementwise(self) -> bool:
         return isinstance(self.form, Elementwise)
 
+    @property
+    def plain(self) -> bool:
+        """Whether z is `[B, S, O]` but for its shape: examples in front, features last."""
+        return type(self.form) is Form and self.axis == 0 and not self.free
+
     def explains(self, match: Match, weight: Path | Derived | None, bias: Path | Derived | None) -> bool:
         """Whether a match, of this weight and bias, is this use."""
         own = None if self.joined else self.bias

@@ -6,6 +6,7 @@ B batch, C channels (units).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -239,6 +240,7 @@ def run(step: Step, z: Tensor) -> Tensor:
     return (ELEMENTWISE.get(name) or LINEAR.get(name) or LARGEST[name])(z, *args, **dict(kwargs))
 
 
+@functools.lru_cache(4096)
 def call_name(func: Any) -> str:
     """A torch call's name, for messages and tables; empty for a custom autograd function."""
     own = getattr(func, "__name__", "")

@@ -53,6 +53,12 @@ class Arrangement:
         return ((0,) if self.groups > 1 else ()) + self.out + self.into
 
 
+IN_FRONT, BEHIND = (
+    Arrangement((1,), (0,)),
+    Arrangement((0,), (1,)),
+)  # where a matrix `[in, out]`, `[out, in]` has its inputs
+
+
 @static
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -62,7 +68,7 @@ class Form:
 
     @property
     def arrangement(self) -> Arrangement:
-        return Arrangement((1,), (0,)) if self.transposed else Arrangement((0,), (1,))
+        return IN_FRONT if self.transposed else BEHIND
 
     @property
     def groups(self) -> int:

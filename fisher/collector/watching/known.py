@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import cache, cached_property
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from linmaps import trees
 from linmaps.trees.graphs.tracing import traced
@@ -24,7 +25,7 @@ class Known:
 
     def update(self, found: Iterable[Tensor]) -> None:
         for t in found:
-            self.refs[id(t)] = weakref.ref(t, partial(self.refs.pop, id(t)))  # called with itself, the default
+            self.refs[id(t)] = weakref.ref(t)  # one that is dead is no tensor's
 
     def __contains__(self, t: Any) -> bool:
         ref = self.refs.get(id(t))
@@ -38,19 +39,26 @@ class Inside:
     """
 
     def __init__(self, leaves: dict[Any, Tensor], x: Any) -> None:
-        given = [t for t in trees.leaves(x) if isinstance(t, Tensor)]
+        self.given = [t for t in trees.leaves(x) if isinstance(t, Tensor)], leaves
         together = torch.zeros(
             ()
         )  # of all that f is given: wrapped as often as a tensor is outside transforms of its own
-        for t in (*leaves.values(), *given):
+        for t in (*leaves.values(), *self.given[0]):
             together = together + t.flatten()[:0].sum() if depth(t) else together
         self.depth = depth(together + 0)
-        self.data = {_place(t) for t in given}
-        self.leaves: dict[Any, list[Any]] = {}
-        for path, t in leaves.items():
-            self.leaves.setdefault(_place(t), []).append(path)
         self.seen = False
         self.known = Known()
+
+    @cached_property
+    def data(self) -> set[Any]:
+        return {_place(t) for t in self.given[0]}
+
+    @cached_property
+    def leaves(self) -> dict[Any, list[Any]]:
+        found: dict[Any, list[Any]] = {}
+        for path, t in self.given[1].items():
+            found.setdefault(_place(t), []).append(path)
+        return found
 
     def __contains__(self, t: Tensor) -> bool:
         return t in self.known or depth(t) > self.depth
@@ -79,8 +87,8 @@ def _place(t: Tensor) -> Any:
 def depth(t: Tensor) -> int:
     """How many transforms wrap a tensor."""
     n = 0
-    while (inner := torch.func.debug_unwrap(t, recurse=False)) is not t:
-        t, n = inner, n + 1
+    while is_functorch_wrapped_tensor(t):
+        t, n = get_unwrapped(t), n + 1
     return n
 
 
@@ -101,8 +109,13 @@ def tensors(args: Any, kwargs: Any) -> list[Tensor]:
         if isinstance(a, Tensor):
             found.append(a)
         elif isinstance(a, (tuple, list, dict)):
-            found.extend(t for t in trees.leaves(a) if isinstance(t, Tensor))
+            found.extend(tensors_of(a))
     return found
+
+
+def tensors_of(out: Any) -> list[Tensor]:
+    """The tensors that a call gives."""
+    return [out] if isinstance(out, Tensor) else [t for t in trees.leaves(out) if isinstance(t, Tensor)]
 
 
 @cache

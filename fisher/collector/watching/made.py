@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,12 @@ from linmaps import trees
 from linmaps.base import Use, matrix, product
 
 Run = Callable[[], Tensor]
+
+
+@functools.lru_cache(64)
+def _views(paths: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> tuple[View, ...]:
+    """Leaves as they are."""
+    return tuple(View(path, leaf=shape) for path, shape in zip(paths, shapes))
 
 
 class Maker(TorchFunctionMode):
@@ -52,7 +59,8 @@ class Maker(TorchFunctionMode):
         self.fixed: dict[int, Any] = {}  # of leaves without their gradient the path
         self.inside, self.tape = Inside(leaves, x), Tape(leaves)
         self.leaves = {id(t) for t in leaves.values()}
-        self.views = {id(t): View(path, leaf=tuple(t.shape)) for path, t in leaves.items()}
+        views = _views(tuple(leaves), tuple(tuple(t.shape) for t in leaves.values()))
+        self.views = dict(zip(map(id, leaves.values()), views))
         self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
         self.holds, self.constants, self.free = holds, 0, free
         self.worked: set[Any] = set()  # leaves that make weights other than by such layers

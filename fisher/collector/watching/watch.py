@@ -18,7 +18,7 @@ from fisher.collector.calls.chains import call_name
 from fisher.collector.calls.views import JOINS, SIZED_BY, chosen, packed, put_back, sized
 from fisher.collector.rules.lookup import token
 from fisher.collector.rules.match import Derived, bind
-from fisher.collector.watching.known import opened, tensors
+from fisher.collector.watching.known import opened, tensors, tensors_of
 from fisher.collector.watching.made import Maker
 from linmaps import trees
 from linmaps.base import Use, product
@@ -42,7 +42,7 @@ class Watcher(Maker):
         entered = [t for t in given if self._enters(t)]
         out = self._called(func, given, args, kwargs, entered)
         if entered and not (func in SIZED_BY and self.tape.node(args[0]) is not None):
-            results = [t for t in trees.leaves(out) if isinstance(t, Tensor) and self.tape.node(t) is None]
+            results = [t for t in tensors_of(out) if self.tape.node(t) is None]
             self.data.update(results)
             self._choose(func, args, entered, results)
             if call_name(func) == DUAL or any(t in self.inside for t in entered):
@@ -51,7 +51,7 @@ class Watcher(Maker):
 
     def _choose(self, func: Any, args: Any, entered: list[Tensor], results: list[Tensor]) -> None:
         """Follow what is there for some of the examples alone, as many as data say: it has no batch axis."""
-        some = [t for t in entered if t in self.some]
+        some = [t for t in entered if t in self.some] if self.some.refs else []
         if chosen(func, args) or (some and not (put_back(func) and args[0] not in self.some)):
             self.some.update(results)
 
@@ -59,7 +59,7 @@ class Watcher(Maker):
         """Whether a tensor holds examples, as far as can be known."""
         if t in self.data:
             return True
-        if self.tape.node(t) is not None or t in self.quiet:
+        if id(t) in self.tape.number or t in self.quiet:
             return False
         leaves = self.inside.meet(t)
         for path in leaves or ():
@@ -67,7 +67,8 @@ class Watcher(Maker):
         return leaves is not None
 
     def _called(self, func: Any, given: list[Tensor], args: Any, kwargs: Any, entered: list[Tensor]) -> Any:
-        touched = [t for t in given if self.tape.node(t) is not None]
+        number = self.tape.number
+        touched = [t for t in given if id(t) in number]
         if touched and func in SIZED_BY:  # of a second tensor it takes the dtype, the device or the shape
             touched = [t for t in touched if t is args[0]]
         if not touched:
@@ -76,13 +77,13 @@ class Watcher(Maker):
             statistics = self._statistics(func, args, kwargs)
             self.on_plain(func, args, kwargs, out, *([statistics] if statistics else []))
             if not entered and any(t in self.quiet for t in given):
-                self.quiet.update(t for t in trees.leaves(out) if isinstance(t, Tensor))
+                self.quiet.update(tensors_of(out))
             return out
         self.events += 1
         if any(t in self.inside for t in given):
             self._opaque(touched, "a transform inside f")
             return sound(func, args, kwargs)
-        if any(t in self.some for t in entered):
+        if self.some.refs and any(t in self.some for t in entered):
             self._opaque(touched, f"{call_name(func)} for some of the examples")
             return sound(func, args, kwargs)
         if func in SIZED_BY:
