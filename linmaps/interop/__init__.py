@@ -9,6 +9,7 @@ In reading order:
     modules        a map as a torch.nn.Module, and as the parametrization of a weight
     guide_slim     the rows for those who come from slim
     guide_tltorch  the rows for those who come from tensorly-torch
+    guide_geotorch the rows for those who come from geotorch and torch's parametrizations
     guide          coming_from: a table of their names beside ours
 """
 

@@ -25,7 +25,8 @@ def from_module(module: torch.nn.Module) -> tuple[Any, dict[str, Any]]:
 
     | module | spec | what becomes of it |
     |---|---|---|
-    | torch.nn.Linear, Linear | Linear | W [in, out] is the transposed weight, also of a weight norm |
+    | torch.nn.Linear, Linear | Linear | W [in, out] is the transposed weight |
+    | a torch.nn.Linear with torch's weight_norm | WeightNorm | of torch.nn.utils.parametrizations; Linear for dim=None |
     | a torch.nn.Linear made orthogonal by torch | Orthogonal | of torch.nn.utils.parametrizations |
     | IdentityInitLinear | IdentityInit | as Linear |
     | IdentityLinear | Identity | ValueError if it was trained |

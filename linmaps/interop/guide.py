@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from linmaps.interop import guide_slim, guide_tltorch
+from linmaps.interop import guide_geotorch, guide_slim, guide_tltorch
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -58,13 +58,15 @@ def named(guides: dict[str, Guide], library: str) -> Guide:
 
 SLIM = Guide.of("slim", "linmaps", guide_slim.NOTES, guide_slim.ROWS)
 TLTORCH = Guide.of("tensorly-torch", "linmaps", guide_tltorch.NOTES, guide_tltorch.ROWS)
-GUIDES = {"slim": SLIM, "neuromancer": SLIM, "tensorly-torch": TLTORCH, "tltorch": TLTORCH}
+GEOTORCH = Guide.of("geotorch and torch", "linmaps", guide_geotorch.NOTES, guide_geotorch.ROWS)
+GUIDES = {"geotorch": GEOTORCH, "slim": SLIM, "neuromancer": SLIM, "tensorly-torch": TLTORCH, "tltorch": TLTORCH}
 
 
 def coming_from(library: str) -> Guide:
     """The guide of a library: a table of its names beside those of linmaps.
 
-    library: "slim" ("neuromancer") or "tensorly-torch" ("tltorch").  ValueError for another.
+    library: "slim" ("neuromancer"), "tensorly-torch" ("tltorch") or "geotorch", with torch's own parametrizations.
+    ValueError for another.
 
     >>> import linmaps
     >>> linmaps.interop.coming_from("slim").about("OrthogonalLinear")

@@ -21,6 +21,8 @@ from linmaps.families.entries.non_negative import NonNegative
 from linmaps.families.entries.perron import PerronFrobenius
 from linmaps.families.entries.split import Split
 from linmaps.families.entries.stochastic import LeftStochastic, RightStochastic
+from linmaps.families.entries.unit_norm import Axis
+from linmaps.families.entries.weight_norm import WeightNorm
 from linmaps.families.singular_values.bounded import BoundedNorm
 from linmaps.families.singular_values.null_space import TrivialNullSpace
 from linmaps.families.singular_values.orthogonal import Orthogonal
@@ -75,6 +77,10 @@ def _torch_linear(module: torch.nn.Linear) -> Found | None:
     if promise == "_Orthogonal":
         spec = Orthogonal(n, m, det=None if n != m else -1 if negative_determinant(W) else 1)
         return with_bias(Seen(module), spec, spec.from_matrix(W)[0])
+    axes: dict[int, Axis] = {0: "out", 1: "in"}
+    if promise == "_WeightNorm" and found[0].dim in axes:  # else one norm for all of the weight
+        g, V = (t.detach() for t in module.parametrizations["weight"].parameters())  # type: ignore[index]
+        return with_bias(Seen(module), WeightNorm(n, m, axis=axes[found[0].dim]), {"V": V.mT, "g": g.flatten()})
     return with_bias(Seen(module), Linear(n, m), {"W": W})
 
 

@@ -16,7 +16,7 @@ def scaled(A: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
     A vector is none where its largest entry is below tiny / eps: the derivative of its direction would be infinite.
     """
-    largest = A.detach().abs().amax(dim, keepdim=True)
+    largest = torch.linalg.vector_norm(A.detach(), torch.inf, dim, keepdim=True)
     info = torch.finfo(A.dtype)
     none = largest < info.tiny / info.eps
     return A / torch.where(none, 1.0, largest), largest, none
@@ -43,9 +43,16 @@ def directions(A: Tensor, dim: int) -> Tensor:
     tensor([[0.6000, 0.0000],
             [0.8000, 1.0000]])
     """
+    unit, length = pointed(A, dim)
+    return unit / length
+
+
+def pointed(A: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Multiples of the directions of a matrix, and their lengths, as `directions` divides them."""
     unit, _, none = scaled(A, dim)
-    unit = torch.where(none, unit + axes_like(A, dim), unit)
-    return unit / unit.square().sum(dim, keepdim=True).sqrt()
+    across = torch.arange(A.shape[1 - dim], device=A.device).unsqueeze(dim)
+    unit = unit.scatter_add(dim, across % A.shape[dim], none.to(A.dtype))  # to the unit vectors of `axes_like`
+    return unit, torch.linalg.vector_norm(unit, dim=dim, keepdim=True)
 
 
 def axes_like(A: Tensor, dim: int) -> Tensor:

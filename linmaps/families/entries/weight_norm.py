@@ -12,7 +12,7 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.entries.unit_norm import AXES, Axis, along
-from linmaps.families.entries.vectors import directed, directions, lengths
+from linmaps.families.entries.vectors import directed, lengths, pointed
 from linmaps.numerics.draws import uniform
 
 
@@ -63,7 +63,8 @@ class WeightNorm(Map):
 
     def _weight(self, params: Params) -> Tensor:
         dim = along(self.axis)
-        return directions(params["V"], dim) * params["g"].unsqueeze(dim)
+        unit, length = pointed(params["V"], dim)
+        return unit * (params["g"].unsqueeze(dim) / length)
 
     def _violation(self, W: Tensor) -> Tensor:
         return W.new_zeros(())

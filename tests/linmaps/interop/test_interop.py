@@ -272,8 +272,21 @@ def test_a_linear_module(bias, dtype):
 
 
 def test_a_parametrized_linear_module():
-    module = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2))
+    for dim, expected in (
+        (0, linmaps.WeightNorm(3, 2, bias=True)),
+        (1, linmaps.WeightNorm(3, 2, axis="in", bias=True)),
+    ):
+        module = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2), dim=dim)
+        with torch.no_grad():  # a length of its own, of either sign
+            module.parametrizations.weight.original0.mul_(-2)
+        spec, params = linmaps.from_module(module)
+        assert spec == expected
+        assert torch.allclose(spec.effective_W(params), module.weight.T)
+        x = torch.ones(4, 3)
+        assert torch.allclose(spec.apply(params, x), module(x))
+    module = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2), dim=None)
     spec, params = linmaps.from_module(module)
+    assert spec == linmaps.Linear(3, 2, bias=True)
     assert torch.allclose(spec.effective_W(params), module.weight.T)
 
 
