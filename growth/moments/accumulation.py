@@ -140,7 +140,9 @@ def statistics(
     stage = kept.stage()
     sums: list[Statistics] = stage.sums or []
     none = reduce is not None
-    for name, samples, views in observed(f, params, data, pairs, loss, layers, progress, check_finite, taps, stage, none):
+    for name, samples, views in observed(
+        f, params, data, pairs, loss, layers, progress, check_finite, taps, stage, none
+    ):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
         new = [dataclasses.replace(s, gates=of_view(v, *b, g)) for s, v, b, g in zip(new, views, bias, rows)]

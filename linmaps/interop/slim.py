@@ -79,7 +79,7 @@ def _torch_linear(module: torch.nn.Linear) -> Found | None:
         return with_bias(Seen(module), spec, spec.from_matrix(W)[0])
     axes: dict[int, Axis] = {0: "out", 1: "in"}
     if promise == "_WeightNorm" and found[0].dim in axes:  # else one norm for all of the weight
-        g, V = (t.detach() for t in module.parametrizations["weight"].parameters())  # type: ignore[index]
+        g, V = (t.detach() for t in module.parametrizations["weight"].parameters())  # type: ignore[index, union-attr]
         return with_bias(Seen(module), WeightNorm(n, m, axis=axes[found[0].dim]), {"V": V.mT, "g": g.flatten()})
     return with_bias(Seen(module), Linear(n, m), {"W": W})
 
