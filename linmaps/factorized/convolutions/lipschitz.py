@@ -64,7 +64,7 @@ class LipschitzConv(Checked):
     in_channels: int
     out_channels: int
     kernel: int | tuple[int, ...]
-    bound: float = field(default=1.0, kw_only=True)
+    bound: float = 1.0
     bias: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -52,8 +52,8 @@ class UnitNorm(Map):
     at_zero: ClassVar[str] = "radius I, repeated"
     half_ready: ClassVar[bool] = False
 
-    axis: Axis = field(default="out", kw_only=True)
-    radius: float = field(default=1.0, kw_only=True)
+    axis: Axis = "out"
+    radius: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

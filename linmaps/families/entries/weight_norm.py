@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -44,7 +44,7 @@ class WeightNorm(Map):
     at_zero: ClassVar[str] = "0"
     half_ready: ClassVar[bool] = False
 
-    axis: Axis = field(default="out", kw_only=True)
+    axis: Axis = "out"
 
     def __post_init__(self) -> None:
         super().__post_init__()

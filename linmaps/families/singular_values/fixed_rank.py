@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from linmaps.base.registry import register
@@ -43,7 +43,7 @@ class FixedRank(Factors):
     at_zero: ClassVar[str] = "c diag(+-1), cut"
 
     rank: int = None  # type: ignore[assignment]
-    sigma_min: float = field(default=0.1, kw_only=True)
+    sigma_min: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
