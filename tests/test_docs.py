@@ -56,7 +56,7 @@ def test_tests_that_hold_promises_are_there(name):
 def test_functions_that_readme_names_are_there():
     """Each name in code in its table of tasks is public."""
     table = README.split("## What for")[1].split("\n## ")[0]
-    public = {n for package in (linmaps, fisher, growth, fisher.recipes) for n in package.__all__}
+    public = {n for package in (linmaps, linmaps.trees, fisher, growth, fisher.recipes) for n in package.__all__}
     public |= {"maps", "solve", "coming_from", "fisher", "growth"}
     for code in re.findall(r"`([^`]+)`", table):
         assert re.sub(r"\(.*", "", code).split(".")[-1].split("…")[0] in public, code
