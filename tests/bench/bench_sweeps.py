@@ -3,7 +3,7 @@
 One thread, float32, layers found beforehand, checks off, the least of several rounds.  Each cell is a curve: of its upper end
 (the last three sizes) the exponent is fitted, and that of its formula in `theory.py` over the same sizes, first by the rates
 of a small working set, then by those of torch's own product and sum where operands are as large as the call's.  A cell that
-grows faster than the larger of both by more than .1 is marked.  Sizes end where a call takes longer than LONGEST seconds.
+grows faster than the first by more than .1 is marked, and whether memory explains it: the second does not.  Sizes end where a call takes longer than LONGEST seconds.
 
 Words choose cells by the way or by what grows; one that ends in .json is where the curves are written:
 `python -m tests.bench.bench_sweeps kfac depth curves.json`.
@@ -160,13 +160,14 @@ def curve(cell: Cell) -> dict[str, Any]:
 
 
 def verdict(exponents: Mapping[str, float]) -> str:
-    """Whether time grows as the formula does by one or the other rates.
+    """Whether time grows as the formula does, only as torch's own products on operands as large do, or faster.
 
-    >>> verdict({"seconds": 2.3, "cached": 2.0, "large": 2.25}), verdict({"seconds": 2.3, "cached": 2.0, "large": 2.1})
-    ('as it must', 'FASTER THAN IT MUST')
+    >>> verdict({"seconds": 2.05, "cached": 2.0, "large": 2.0}), verdict({"seconds": 2.3, "cached": 2.0, "large": 2.25})
+    ('as the formula', 'faster, as large products do')
     """
-    must = max(exponents["cached"], exponents["large"])
-    return "as it must" if exponents["seconds"] <= must + SLACK else "FASTER THAN IT MUST"
+    if exponents["seconds"] <= exponents["cached"] + SLACK:
+        return "as the formula"
+    return "faster, as large products do" if exponents["seconds"] <= exponents["large"] + SLACK else "FASTER"
 
 
 def main(words: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
