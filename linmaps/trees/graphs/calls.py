@@ -116,6 +116,7 @@ class Compiled(Generic[P, R]):
 def exactly(setting: Any) -> Any:
     """A key of a setting: numbers by their type and bits, as -0.0 == 0.0 and nan != nan.
 
+    >>> import math
     >>> exactly(0.0) == exactly(-0.0), exactly(math.nan) == exactly(math.nan), exactly(1) == exactly(1.0)
     (False, True, False)
     """
