@@ -110,7 +110,9 @@ def soap_state():
 
 RECORDS = {
     **{
-        name: make for name, make in {**prints.LINES, **prints.TABLES}.items() if not name.startswith(("Pair", "Gated"))
+        name: make
+        for name, make in {**prints.LINES, **prints.TABLES}.items()
+        if not name.startswith(("Pair", "Gated", "Compiled"))  # functions and graphs are made where they run
     },
     **{R.__name__: fim(R) for R in REPRESENTATIONS},
     "of a tensor's likelihood": fim(fisher.PMatKFAC, likelihood=fisher.Gaussian(torch.tensor([1.0, 2.0, 0.5]))),

@@ -179,9 +179,7 @@ def _one(
     for chunk in run.columns.parts(y, target, size, weight):
         chunk = chunk / over
         rows = of_layers(run.f, run.params, x, reducer.by_rows, chunk)
-        part = reducer.columns(
-            kept, column_rows(layers, back(chunk), batch), rows
-        )  # no name: gone before the next chunk
+        part = reducer.columns(kept, column_rows(layers, back(chunk), batch), rows)  # no name: gone before the next chunk
         part = _cast(part, run.dtype)
         total = part if total is None else reducer.add(total, part)
     return reducer, _cast(reducer.inputs(kept), run.dtype), total
