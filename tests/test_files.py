@@ -13,6 +13,7 @@ from torch.func import vmap
 import fisher
 import growth
 import linmaps
+from fisher.distributed.marks import Symmetric
 from fisher.iterative.cg import Report
 from fisher.pmat.algebra.regrouped import Layered, Products
 from fisher.recipes import functional_laplace, laplace, soap
@@ -110,7 +111,9 @@ def soap_state():
 
 RECORDS = {
     **{
-        name: make for name, make in {**prints.LINES, **prints.TABLES}.items() if not name.startswith(("Pair", "Gated"))
+        name: make
+        for name, make in {**prints.LINES, **prints.TABLES}.items()
+        if not name.startswith(("Pair", "Gated", "Compiled"))  # functions and graphs are made where they run
     },
     **{R.__name__: fim(R) for R in REPRESENTATIONS},
     "of a tensor's likelihood": fim(fisher.PMatKFAC, likelihood=fisher.Gaussian(torch.tensor([1.0, 2.0, 0.5]))),
@@ -169,6 +172,8 @@ RECORDS = {
     "model": lambda: Model(torch.ones(2, 3), torch.ones(2), torch.eye(2), torch.eye(2)),
     "report": lambda: Report(torch.tensor(0.1), torch.tensor(3), torch.tensor(True)),
     "factorized convolution": lambda: linmaps.factorize_conv(torch.randn(3, 2, 3, 3), rank=2),
+    "lipschitz convolution": lambda: linmaps.LipschitzConv(3, 8, 5, bound=2.0),
+    "a mark": lambda: Symmetric(torch.eye(2)),
     "a cell": lambda: linmaps.RNNCell(linmaps.Spectral(4), linmaps.Linear(3, 4, bias=True)),
 }
 RECORDS |= {f"map {zoo.label(e)}": lambda e=e: (e.spec, zoo.random_params(e.spec, 0)) for e in zoo.ENTRIES}
@@ -256,6 +261,7 @@ def header(path):
 
 NOWHERE = {  # registered, and in no record
     "fisher.collector.layers:Layers": "LayerCollection is one",
+    "fisher.recipes.posterior.saved:Unsaved": "in the state of a posterior, in place of its function",
     "fisher.pmat.matrix_free.curvature:OutputCurvature": "without a curvature at the output",
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fisher.distributed.buffers import Plan
 from fisher.distributed.groups import plain_numbers, the_group, told, told_by
 from linmaps import trees
-from linmaps.checks import size
+from linmaps.checks import number, size
 from linmaps.checks.annotations import typed
 
 APART = (
@@ -36,7 +36,8 @@ def all_reduce(group: Any = None) -> AllReduce:
     around it has these two where it gives them attributes of the same names.
 
     Raises RuntimeError where no process group is initialised, TypeError for what is no group of this process, and at the call
-    ValueError for sums of different structures or shapes (at all ranks), under vmap and for tensors that require a gradient.
+    ValueError for sums of different structures or shapes and negative counts (at all ranks), under vmap and for tensors that
+    require a gradient.
 
     >>> import torch.distributed as dist
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # "gloo" alone under torchrun
@@ -64,7 +65,13 @@ class AllReduce:
         """(sums, count) over all ranks."""
         plain_numbers((sums, count), "reduce", APART)
         plan = None if sums is None else Plan.of(sums)
+        number(count, "reduce: count")
         plan, numbers = _agreed(plan, float(count), self.group, "reduce")
+        if negative := [rank for rank, n in enumerate(numbers) if n < 0]:  # at all ranks, so that none waits
+            raise ValueError(
+                f"reduce: count: got {[numbers[rank] for rank in negative]} of ranks {negative}, expected numbers of examples, "
+                "at least 0; give the examples of each rank's shard, 0 with sums=None where it has none"
+            )
         total = sum(numbers)
         total = int(total) if total == int(total) else total
         if plan is None:

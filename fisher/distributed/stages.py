@@ -7,6 +7,7 @@ from typing import Any
 
 from fisher.checks.data import NO_EXAMPLE
 from fisher.distributed.marks import unmarked
+from fisher.distributed.reductions import all_gather, all_reduce
 from linmaps import trees
 from linmaps.checks import number, values
 
@@ -37,16 +38,24 @@ def over_all(reduce: Reduce | None, sums: Any, count: Any) -> tuple[Any, Any]:
 
 def _called(reduce: Reduce, sums: Any, count: Any) -> tuple[Any, Any]:
     made = reduce(sums, count)
-    if not isinstance(made, tuple) or len(made) != 2:
+    alone = sums is not None and _structure(made) == _structure(
+        sums
+    )  # a pair itself, perhaps: no tree is like a part of it
+    if alone or not isinstance(made, tuple) or len(made) != 2:
+        what = "the sums alone" if alone else f"one {type(made).__name__}"
         raise TypeError(
-            f"reduce: returned {type(made).__name__}, expected (sums, count) like the two that it got; fisher.distributed."
-            "all_reduce() makes such a function"
+            f"reduce: returned {what}, expected two things, (sums, count), like the two that it got; return both, or give "
+            "fisher.distributed.all_reduce()"
         )
     total, n = made
     if sums is not None:
         trees.check_like(total, sums, "reduce: the sums returned")
     number(n, "reduce: the count returned", low=0)
     return total, n
+
+
+def _structure(tree: Any) -> Any:
+    return trees.flatten(tree)[1]
 
 
 def mean_over_all(reduce: Reduce | None, mean: Any, count: Any) -> Any:
@@ -63,7 +72,22 @@ def mean_over_all(reduce: Reduce | None, mean: Any, count: Any) -> Any:
 
 
 def callable_or_none(reduce: Any) -> None:
-    """Raise a TypeError unless reduce is None or a function."""
+    """Raise a TypeError unless reduce is None or a function, and none that makes one.
+
+    >>> callable_or_none(all_reduce)
+    Traceback (most recent call last):
+    TypeError: reduce: got fisher.distributed.all_reduce itself, expected what it gives; call it: fisher.distributed.all_reduce()
+    """
+    if reduce is all_reduce or reduce is all_gather:
+        raise TypeError(
+            f"reduce: got fisher.distributed.{reduce.__name__} itself, expected "
+            + (
+                "what it gives; call it: "
+                if reduce is all_reduce
+                else "a function (sums, count) -> (sums, count); give "
+            )
+            + "fisher.distributed.all_reduce()"
+        )
     if reduce is not None and not callable(reduce):
         raise TypeError(
             f"reduce: got {type(reduce).__name__}, expected a function (sums, count) -> (sums, count), such as "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform, overload
 
 import optree
 import torch
@@ -17,10 +17,16 @@ T = TypeVar("T")
 Parts = tuple[tuple[Any, ...], tuple[Any, ...], tuple[str, ...]]
 
 
-def static(cls: type[T]) -> type[T]:
+@overload
+def static(thing: T) -> T: ...
+@overload
+def static() -> Callable[[T], T]: ...
+def static(thing: Any = None) -> Any:
     """Decorator: `trees.load` and `torch.load` of default settings read this frozen dataclass of plain numbers, strings, tuples.
 
-    Files may name it: a dataclass, a named tuple, an enum, or a function that stands in a record.
+    Files may name it: a dataclass, a named tuple, an enum, or a function that stands in a record.  `@static()` is the same.
+
+    Raises TypeError for what is neither a class nor a function.
 
     >>> import dataclasses
     >>> @static
@@ -30,17 +36,29 @@ def static(cls: type[T]) -> type[T]:
     >>> Size(3)
     Size(rows=3)
     """
-    torch.serialization.add_safe_globals([cls])
-    return enter(cls)
+    if thing is None:
+        return static
+    if not hasattr(thing, "__module__") or not hasattr(thing, "__name__"):
+        raise TypeError(
+            f"static: got {type(thing).__name__}, expected a class or a function; put @linmaps.trees.static above it"
+        )
+    torch.serialization.add_safe_globals([thing])
+    return enter(thing)
 
 
+@overload
+def record(cls: type[T], /) -> type[T]: ...
+@overload
+def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True)
-def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
+def record(cls: Any = None, /, *, static: Sequence[str] = ()) -> Any:
     """Class decorator: a frozen dataclass whose fields are children of a pytree, but for those named in `static`.
 
     The class is registered with optree (global namespace) and with torch's own pytrees, so that instances pass through
     `torch.func.vmap`, `grad`, `jacrev`, `optree.tree_map`, `trees.save` / `load`, `pickle` and `torch.save` / `torch.load`.
-    Static fields must be hashable.  A field that holds None is no leaf.
+    Static fields must be hashable.  A field that holds None is no leaf.  `@record` without parentheses is `@record()`.
+
+    Raises TypeError for what is no class, and for names in `static` that are no fields.
 
     >>> import torch, optree
     >>> from linmaps import trees
@@ -64,7 +82,11 @@ def record(*, static: Sequence[str] = ()) -> Callable[[type[T]], type[T]]:
         torch.serialization.add_safe_globals([made])
         return enter(made)
 
-    return decorate
+    if cls is None:
+        return decorate
+    if not isinstance(cls, type):
+        raise TypeError(f"record: got {type(cls).__name__}, expected a class; name fields as @record(static=('name',))")
+    return decorate(cls)
 
 
 def frozen(cls: type, static: Sequence[str]) -> tuple[Any, Callable[[Any], Parts], Callable[[Any, Any], Any]]:

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,6 +34,21 @@ class Writer:
         self.tensors: dict[str, Tensor] = {}
         self.given, self.left_out = frozenset(given), set[str]()
         self._names: dict[int, str] = {}  # one tensor at two places is one in the file
+        self._within: dict[int, str] = {}  # what holds the node
+
+    def whole(self, tree: Any) -> Any:
+        """The tree as JSON; ValueError where it is deeper than Python can go.
+
+        >>> Writer().whole([1])
+        [1]
+        """
+        try:
+            return self.of(tree)
+        except RecursionError:
+            raise ValueError(
+                "the tree: its containers are nested too deeply for Python's recursion limit "
+                f"({sys.getrecursionlimit()}), expected a flatter tree; put them side by side"
+            ) from None
 
     def of(self, node: Any, path: Path = ()) -> Any:
         """The node at this path as JSON.
@@ -44,6 +60,18 @@ class Writer:
         if where in self.given and path:
             self.left_out.add(where)
             return {"given": where}
+        if id(node) in self._within:
+            raise ValueError(
+                f"{where}: is {self._within[id(node)] or 'the tree'} again, which holds it, expected containers that do not hold "
+                "themselves; leave it out of itself"
+            )
+        self._within[id(node)] = where
+        try:
+            return self._of(node, path, where)
+        finally:
+            del self._within[id(node)]
+
+    def _of(self, node: Any, path: Path, where: str) -> Any:
         kind, name = type(node), entered(type(node))
         if isinstance(node, Tensor):
             return {"tensor": self._tensor(node, path)}

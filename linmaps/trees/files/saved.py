@@ -14,7 +14,7 @@ from linmaps.trees.files.layouts import Writer
 from linmaps.trees.files.numbers import restored
 from linmaps.trees.files.readers import Reader
 from linmaps.trees.files.version import FORMAT, __version__
-from linmaps.trees.files.written import checked_text, write
+from linmaps.trees.files.written import check_writable, checked_text, other, write
 
 T = TypeVar("T")
 AGAIN = "save it again, or take a copy of the file"
@@ -36,7 +36,8 @@ def save(tree: Any, path: str | os.PathLike[str], *, given: Iterable[str] = ()) 
     `trees.static`.
     Raises TypeError that names path and cure for functions and objects that are not registered, arrays of numpy, modules, and
     tensors without numbers of their own (DTensor, sparse, meta, inside of a transform); ValueError for a path in `given` that
-    is not there.
+    is not there, and for a container that holds itself; OSError where there is no folder, or no file stands at the path but a
+    folder, a pipe or a device.
 
     >>> import tempfile, torch
     >>> path = tempfile.mkdtemp() + "/state.safetensors"
@@ -45,8 +46,9 @@ def save(tree: Any, path: str | os.PathLike[str], *, given: Iterable[str] = ()) 
     {'w': tensor([1., 1.]), ('layer', 0): [1, None, torch.float16]}
     """
     name, wanted = _path(path), _names(given)
+    check_writable(name)
     writer = Writer(wanted)
-    layout = writer.of(tree)
+    layout = writer.whole(tree)
     if unknown := sorted(set(wanted) - writer.left_out):
         raise ValueError(f"given: got {unknown}, expected paths of what is in the tree, as 'curvature.f'")
     about = {"kind": kind_of(layout), "written_by": f"linmaps {__version__}", "format_version": str(FORMAT)}
@@ -65,9 +67,9 @@ def load(
     given: what the file left out, by its dotted path, as `{"curvature.f": f}`.
 
     A file of an older version loads where the fields that it lacks have defaults.
-    Raises FileNotFoundError; ValueError that names the path and the cure for a file that is cut off, changed (checksums are
-    compared), of another program or of a newer version, that names a class which is not registered here, or lacks fields of it,
-    and for a device that is not here.
+    Raises FileNotFoundError, OSError for what is no file; ValueError that names the path and the cure for a file that is cut
+    off, changed (checksums are compared), of another program or of a newer version, that names a class which is not registered
+    here, or lacks fields of it, and for a device that is not here.
 
     >>> import tempfile, torch, linmaps
     >>> path, spec = tempfile.mkdtemp() + "/map.safetensors", linmaps.Spectral(4, 2)
@@ -80,6 +82,11 @@ def load(
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise TypeError(f"given: got {type(given).__name__}, expected a mapping {{path: object}}")
+    if kind := other(name):
+        raise (IsADirectoryError if kind == "a folder" else OSError)(
+            f"{name}: is {kind}, expected a file that linmaps.trees.save wrote"
+            + ("; name the file in it" if kind == "a folder" else "; copy it to a file")
+        )
     if not os.path.isfile(name):
         raise FileNotFoundError(f"{name}: there is no such file, expected one that linmaps.trees.save wrote")
     try:

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import struct
 from collections.abc import Mapping
 from typing import IO, Any
@@ -22,8 +23,8 @@ Text = dict[str, str]
 
 
 def write(path: str, tensors: Mapping[str, Tensor], about: Text, layout: str) -> None:
-    """Write the tensors and what is said of them to a file; one tensor at a time is in memory.  OSError as of `open`."""
-    path = os.path.realpath(path)
+    """Write the tensors and what is said of them to a file; one tensor at a time is in memory.  OSError that names the file."""
+    given, path = path, os.path.realpath(path)
     folder, name = os.path.split(path)
     beside = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part")
     try:
@@ -34,11 +35,58 @@ def write(path: str, tensors: Mapping[str, Tensor], about: Text, layout: str) ->
         if os.path.exists(path):  # its rights stay
             shutil.copymode(path, beside)
         os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(beside)
+        if isinstance(error, OSError) and error.filename == beside:  # a name that nobody gave
+            why = f"{error.strerror}, where a file is made beside {given} and renamed, expected a folder to write in"
+            raise OSError(error.errno, why, given) from None
         raise
     _sync(folder)
+
+
+def check_writable(path: str) -> None:
+    """Raise an OSError with the cure where no file can stand at a path, or something else does.
+
+    >>> check_writable("/dev/null")
+    Traceback (most recent call last):
+    OSError: /dev/null: is a device, expected a file or a free name; a save would put a file in its place: give another path
+    """
+    folder = os.path.dirname(os.path.realpath(path))
+    if kind := other(path):
+        cure = "name a file in it" if kind == "a folder" else "a save would put a file in its place: give another path"
+        raise (IsADirectoryError if kind == "a folder" else OSError)(
+            f"{path}: is {kind}, expected a file or a free name; {cure}"
+        )
+    if os.path.basename(path) == "":
+        raise FileNotFoundError(f"{path}: ends in a separator, expected the name of a file")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise NotADirectoryError(f"{path}: {folder} is a file, expected a folder; give another path")
+    if not os.path.exists(folder):
+        raise FileNotFoundError(
+            f"{path}: there is no folder {folder}, expected one; make it by os.makedirs, or give another"
+        )
+
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def other(path: str) -> str | None:
+    """What stands at a path, links followed, if it is no file; None where it is one, or nothing is there.
+
+    >>> other(os.sep), other(__file__)
+    ('a folder', None)
+    """
+    try:
+        return KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except OSError:
+        return None
 
 
 def _fill(file: IO[bytes], tensors: Mapping[str, Tensor], about: Text, layout: str) -> None:

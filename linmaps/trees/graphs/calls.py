@@ -53,7 +53,7 @@ class Compiled(Generic[P, R]):
         tensors = [flat[i] for i in at]
         if any(type(t) not in PLAIN or t.layout != torch.strided for t in tensors):
             raise self._other((args, kwargs))
-        settings = tuple((type(t), t) for t in flat if not isinstance(t, Tensor))
+        settings = tuple(exactly(t) for t in flat if not isinstance(t, Tensor))
         try:
             hash((treedef, settings))
         except TypeError as error:
@@ -75,14 +75,25 @@ class Compiled(Generic[P, R]):
             whole = list(rest)
             for i, t in zip(at, tensors):
                 whole[i] = t
-            args, kwargs = treedef.unflatten(whole)
+            args, kwargs = given = treedef.unflatten(whole)
             out, outdef = flatten(self._source.fn(*args, **kwargs))
+            self._check_kept(given, treedef.unflatten(whole))
             return [t for t in out if isinstance(t, Tensor)], (
                 outdef,
                 [TENSOR if isinstance(t, Tensor) else t for t in out],
             )
 
         return Flat(run, self._source)
+
+    def _check_kept(self, now: Any, before: Any) -> None:
+        """Raise a ValueError for containers among the arguments that fn has changed."""
+        old, new = (dict(zip(paths(tree), leaves(tree))) for tree in (before, now))
+        changed = [p for p in {**old, **new} if p not in new or p not in old or old[p] is not new[p]]
+        if changed:
+            raise ValueError(
+                f"{self.__name__}: {path_str(changed[0][1:])}: changes a container among its arguments in place, which a graph "
+                "would do once, expected a pure function; make a new one, as {**p, key: value}, and give it back"
+            )
 
     def _other(self, given: Any) -> TypeError:
         path, t = next(
@@ -102,6 +113,18 @@ class Compiled(Generic[P, R]):
         return f"Compiled({self.__name__}, {shown}, {count} in {self.seconds:.2g} s)"
 
 
+def exactly(setting: Any) -> Any:
+    """A key of a setting: numbers by their type and bits, as -0.0 == 0.0 and nan != nan.
+
+    >>> import math
+    >>> exactly(0.0) == exactly(-0.0), exactly(math.nan) == exactly(math.nan), exactly(1) == exactly(1.0)
+    (False, True, False)
+    """
+    if isinstance(setting, complex):
+        return type(setting), setting.real.hex(), setting.imag.hex()
+    return type(setting), setting.hex() if isinstance(setting, float) else setting
+
+
 PLAIN = (Tensor, torch.nn.Parameter)
 TENSOR = object()  # in place of a tensor
 
@@ -116,14 +139,18 @@ def compiled(
     examples: arguments that a graph is made for at once; others are made at the first call.
     Arguments of the same structure, settings, shapes, strides, dtypes and devices share a graph; the latest 64 are kept.
     backend: of torch.compile: "inductor" needs a C++ compiler, "aot_eager" and "eager" do not.
-    progress: a line on standard error for each graph, with its seconds; `Compiled.graphs` has them too.
+    progress: a line on standard error for each graph, with its seconds; `Compiled.graphs` has them too.  Tracing takes some
+    milliseconds for each operation; "inductor" compiles some hundred operations in seconds to minutes, once for each graph.
 
     `vmap`, `grad`, `vjp`, `jvp` of the result, any order of them, and backward() are graphs of fn's own transforms, made when
-    they are first asked for; a backward pass computes fn once more.  Tensors that fn closes over are those of the first call.
-    Checks of values (NaN, classes out of range) are no part of a graph.  Calls from several threads are safe.
+    they are first asked for; a backward pass computes fn once more.  Tensors that fn closes over are read at each call; numbers,
+    attributes, lists and the like that it closes over are what they were when the graph was made, and what fn does to them, or
+    prints, is done then alone.  Checks of values (NaN, classes out of range) are no part of a graph.  Calls from several threads
+    are safe.
 
-    Raises ValueError that names the line where fn goes on by the value of a tensor, draws random numbers or changes its arguments
-    in place, or closes over a tensor that is differentiated or mapped; RuntimeError where there is no C++ compiler.
+    Raises ValueError that names the line where fn goes on by the value of a tensor (`if`, `.item()`), makes sizes of values
+    (`x[x > 0]`), draws random numbers or changes its arguments in place, or closes over a tensor that is differentiated or
+    mapped, whatever the backend; RuntimeError where there is no C++ compiler.
 
     >>> import torch
     >>> from linmaps import trees

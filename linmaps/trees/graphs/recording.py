@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,12 +12,12 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
 )
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from linmaps.trees.graphs import watching
 
 Run = Callable[..., Sequence[Tensor]]  # tensors to tensors
 BY_VALUE = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
@@ -42,7 +40,7 @@ def traced_graph(run: Run, inputs: Sequence[Tensor], name: str) -> Graph:
     """
 
     def watched(*leaves: Tensor) -> list[Tensor]:
-        with _Watch(leaves, name):
+        with watching.watched(leaves):
             return list(run(*leaves))
 
     flat = [t.detach() for t in inputs]
@@ -52,40 +50,6 @@ def traced_graph(run: Run, inputs: Sequence[Tensor], name: str) -> Graph:
     except Exception as error:
         raise _told(error, name) from error
     return _lifted(module, name)
-
-
-class _Watch(TorchDispatchMode):
-    """Refuses what a graph would do once, or to others: random numbers, and changes of what the function was given."""
-
-    def __init__(self, inputs: Sequence[Tensor], name: str) -> None:
-        super().__init__()
-        self.given = {_memory(t) for t in inputs}
-        self.name = name
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise _Refusal(
-                f"draws random numbers ({func}){_line()}, expected none: a graph draws the same at each call; {NOISE}"
-            )
-        for t, described in zip(args, func._schema.arguments):
-            written = described.alias_info is not None and described.alias_info.is_write
-            if written and isinstance(t, Tensor) and (not isinstance(t, FakeTensor) or _memory(t) in self.given):
-                what = "an argument" if isinstance(t, FakeTensor) else "a tensor that it closes over"
-                raise _Refusal(
-                    f"changes {what} in place ({func}){_line()}, expected a pure function; give the new tensor back"
-                )
-        return func(*args, **(kwargs or {}))
-
-
-NOISE = "draw outside, and pass the numbers as an argument (noise=)"
-
-
-class _Refusal(Exception):
-    pass
-
-
-def _memory(t: Tensor) -> int:
-    return t.untyped_storage()._cdata
 
 
 def _lifted(module: GraphModule, name: str) -> Graph:
@@ -98,9 +62,11 @@ def _lifted(module: GraphModule, name: str) -> Graph:
         if not isinstance(value, Tensor):
             continue
         if value.requires_grad:
+            cure = "a module is made a function of its params by torch.func.functional_call, or by fisher.functional(module)"
             raise ValueError(
                 f"{name}: closes over a tensor {tuple(value.shape)} that requires a gradient, which a graph would not give "
                 "it, expected it as an argument; pass it, or close over tensor.detach()"
+                + (f"; {cure}" if isinstance(value, torch.nn.Parameter) else "")
             )
         same = next((placed for placed, t in found if t is value), None)
         if same is None:
@@ -128,21 +94,8 @@ def causes(error: BaseException | None) -> list[BaseException]:
 def _told(error: Exception, name: str) -> Exception:
     """torch's words about tracing as a ValueError that names the line; what the function raised by itself as it is."""
     for cause in causes(error):
-        if isinstance(cause, _Refusal):
+        if isinstance(cause, watching.Refusal):
             return ValueError(f"{name}: {cause}")
         if isinstance(cause, BY_VALUE):
-            return ValueError(
-                f"{name}: goes on by the value of a tensor{_line(cause)}, expected one way for all values, as a graph has one; "
-                "use torch.where, do that part outside, or call the function as it is"
-            )
+            return ValueError(f"{name}: goes on by the value of a tensor{watching.line(cause)}, {watching.BY_VALUE}")
     return error
-
-
-PLACES = tuple(os.sep + os.path.join(*part) + os.sep for part in (("torch",), ("optree",)))
-
-
-def _line(error: BaseException | None = None) -> str:
-    """Where, outside of torch: the innermost line of a traceback, or of what runs now."""
-    frames = traceback.extract_tb(error.__traceback__) if error is not None else traceback.extract_stack()
-    own = [f for f in frames if not any(p in f.filename for p in PLACES) and f.filename != __file__]
-    return f" at {own[-1].filename}:{own[-1].lineno} ({own[-1].line})" if own else ""

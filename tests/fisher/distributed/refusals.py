@@ -63,6 +63,11 @@ def _(place):
     place.reduce({"a": torch.ones(2 + place.rank)}, 1)
 
 
+@refused("a negative count at one rank", r"count: got \[-1.0\] of ranks \[0\], expected numbers of examples")
+def _(place):
+    place.reduce({"a": torch.ones(2)}, -1 if place.rank == 0 else 1)
+
+
 @refused("other rows at other ranks", "have other tensors than rank 0")
 def _(place):
     fisher.distributed.all_gather(torch.ones(1, 2 + place.rank))

@@ -13,6 +13,7 @@ import growth
 from fisher.distributed.buffers import Plan
 from fisher.distributed.marks import Symmetric, from_triangle, triangle, unmarked
 from fisher.distributed.splitting import balanced
+from fisher.distributed.stages import over_all
 from linmaps import trees
 from tests.fisher.distributed import nets, table
 from tests.fisher.distributed.nets import LAYERS, N, P, T, X, f
@@ -151,7 +152,18 @@ def test_costs_are_balanced():
 @pytest.mark.parametrize(
     ("reduce", "words"),
     [
-        (lambda sums, count: [sums, count], r"expected \(sums, count\)"),
+        (lambda sums, count: [sums, count], r"returned one list, expected two things, \(sums, count\)"),
+        (lambda sums, count: sums, r"returned the sums alone, expected two things, \(sums, count\).*return both"),
+        (lambda sums, count: (sums, sums, count), r"returned one tuple, expected two things"),
+        (lambda sums, count: None, r"returned one NoneType, expected two things"),
+        (
+            fisher.distributed.all_reduce,
+            r"got fisher.distributed.all_reduce itself, .*call it: fisher.distributed.all_reduce",
+        ),
+        (
+            fisher.distributed.all_gather,
+            r"got fisher.distributed.all_gather itself, .*give fisher.distributed.all_reduce\(\)",
+        ),
         (lambda sums, count: (sums, -1), "reduce: the count returned"),
         (lambda sums, count: ([], count), "reduce: the sums returned"),
         (lambda sums, count: (trees.scale(0.0, sums), 0), "got no example"),
@@ -161,6 +173,27 @@ def test_costs_are_balanced():
 def test_what_a_reduce_gives_is_looked_at(reduce, words):
     with pytest.raises((TypeError, ValueError), match=words):
         fisher.fim(f, P, X, layers=LAYERS[f], reduce=reduce)
+
+
+@pytest.mark.parametrize("sums", [(torch.ones(1), torch.ones(1)), {"a": torch.ones(2)}, [torch.ones(1)], torch.ones(2)])
+def test_sums_alone_are_told_whatever_their_structure(sums):
+    with pytest.raises(TypeError, match="returned the sums alone, expected two things"):
+        over_all(lambda sums, count: sums, sums, 3)
+    assert over_all(lambda sums, count: (sums, count), sums, 3) == (sums, 3)
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda reduce: fisher.fim(f, P, X, layers=LAYERS[f], reduce=reduce),
+        lambda reduce: fisher.hessian(lambda p, x: f(p, x).square().sum(1), P, X, reduce=reduce),
+        lambda reduce: fisher.recipes.kfac(f, reduce=reduce),
+        lambda reduce: growth.statistics(f, P, X, table.PAIR, reduce=reduce),
+    ],
+)
+def test_parentheses_that_were_forgotten_are_told_at_every_door(door):
+    with pytest.raises(TypeError, match=r"all_reduce itself"):
+        door(fisher.distributed.all_reduce)
 
 
 def test_rows_need_a_gather():

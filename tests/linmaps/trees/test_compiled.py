@@ -1,15 +1,19 @@
 """Functions compiled: the numbers and derivatives of the function, one graph for each kind of arguments, or why there is none."""
 
+import copy
 import functools
+import math
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import fisher
 from linmaps import trees
+from linmaps.trees.graphs.calls import exactly
 from tests.laws import close
 
 D = torch.float64
@@ -188,13 +192,6 @@ def test_autocast_is_part_of_the_key():
     assert fast(x).dtype == torch.float32
 
 
-def test_sizes_that_are_values():
-    fast = compiled(lambda x: x[x > 0].square())
-    for x in (X, -X, X.abs()):
-        assert torch.equal(fast(x), x[x > 0].square())
-    assert len(fast.graphs) == 1
-
-
 def by_value(x):
     if x.sum() > 0:
         return x
@@ -224,6 +221,94 @@ def test_what_has_no_graph_is_refused_by_cause(what):
         compiled(fn)(x)
     assert torch.equal(x, X)
     assert not FIXED.any()
+
+
+COUNTS = lambda x: x[:, 0].abs().long()
+READS = {
+    "item": lambda x: {"loss": x.mean(), "log": x.mean().item()},
+    "item, as text": lambda x: str(x.sum().item()),
+    "item, formatted": lambda x: f"{x.sum().item():.3f}",
+    "item, a factor": lambda x: x * x.sum().item(),
+    "formatted": lambda x: f"{x.sum():.3f}",
+    "as text": lambda x: (x, str(x.sum())),
+    "as text, mapped": lambda x: vmap(lambda row: [str(row), row][1])(x),
+    "list": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(),
+    "array": lambda x: np.asarray(x),
+    "a tensor of tensors": lambda x: torch.tensor([x.sum(), x.mean()]),
+    "copy": copy.deepcopy,
+    "mask": lambda x: x[x > 0],
+    "nonzero": lambda x: x.nonzero(),
+    "where": lambda x: torch.where(x > 0),
+    "unique": lambda x: x.unique(),
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "repeat_interleave": lambda x: x.repeat_interleave(COUNTS(x), 0),
+    "bincount": lambda x: COUNTS(x).bincount(),
+    "split": lambda x: x.split(COUNTS(x).tolist()),
+    "zeros": lambda x: torch.zeros(COUNTS(x)[0]),
+    "arange": lambda x: torch.arange(x[0, 0]),
+    "slice": lambda x: x[: COUNTS(x)[0]],
+    "equal": lambda x: torch.equal(x, x),
+}
+
+
+@pytest.mark.parametrize("what", READS)
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_numbers_that_are_read_are_refused_by_line_with_every_backend(what, backend):
+    with pytest.raises(
+        ValueError, match=r"(goes on by|sizes by|reads the numbers).* at \S+\.py:\d+ .*, expected .*; "
+    ) as got:
+        trees.compiled(READS[what], backend=backend)(X)
+    assert "test_compiled.py" in str(got.value) or what == "copy"
+
+
+def test_numbers_that_the_function_makes_itself_may_be_read():
+    fast = compiled(lambda x: x * torch.tensor(3.0).item() + len(str(torch.ones(2).shape)))
+    close(fast(X), 3 * X + len("torch.Size([2])"), 0.0, "constants")
+
+
+def assign(p):
+    p["w"] = p["w"] + 1
+    return p["w"]
+
+
+CHANGES = {
+    "set": (assign, {"w": X}, r"assign: 0\.w: changes a container"),
+    "new key": (lambda p: p.update(new=X), {"w": X}, r"0\.new: changes a container"),
+    "pop": (lambda p: p.pop("w"), {"w": X, "v": X}, r"0\.w: changes a container"),
+    "append": (lambda p: p["v"].append(1), {"v": [X]}, r"0\.v\.1: changes a container"),
+    "swap": (lambda p: p.reverse(), [X, 2 * X], r"0\.0: changes a container"),
+    "setting": (lambda p: p.update(n=2), {"w": X, "n": 1}, r"0\.n: changes a container"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_containers_that_are_changed_in_place_are_refused(what):
+    fn, p, words = CHANGES[what]
+    before = repr(p)
+    for transform in (lambda f: f, lambda f: vmap(f)):
+        with pytest.raises(
+            ValueError, match=words + r" among its arguments in place.*expected a pure function; make a new"
+        ):
+            transform(compiled(fn))(p)
+        assert repr(p) == before
+        if what == "setting":
+            break  # no tensor that vmap takes
+
+
+def test_settings_are_told_apart_by_their_bits():
+    fast = compiled(lambda x, s: torch.copysign(x, torch.full_like(x, s)))
+    for s in (0.0, -0.0, math.nan, -0.0, float("nan"), 0.0):
+        assert torch.equal(fast(X, s).signbit(), torch.full_like(X, s).signbit())
+    assert len(fast.graphs) == 3
+    assert exactly(1 + 0j) != exactly(complex(1, -0.0))
+
+
+def test_a_module_is_told_how_to_be_a_function():
+    with pytest.raises(
+        ValueError, match=r"Linear: closes over .*requires a gradient.*functional_call.*fisher\.functional"
+    ):
+        compiled(torch.nn.Linear(3, 2, dtype=D))(X)
 
 
 def test_the_function_s_own_errors_stay():

@@ -274,6 +274,29 @@ def test_a_path_is_a_name(wrong):
             call()
 
 
+@pytest.mark.parametrize("nest", [lambda t: [t], lambda t: {"a": (1, t)}, lambda t: collections.deque([t])])
+def test_what_holds_itself_is_refused(nest, path):
+    loop = [torch.ones(2)]
+    loop.append(nest(loop))
+    with pytest.raises(
+        ValueError, match=r"b\.1\..*: is b again, which holds it, expected containers that do not hold themselves"
+    ):
+        trees.save({"b": loop}, path)
+    with pytest.raises(ValueError, match=r"is the tree again"):
+        trees.save(loop, path)
+    twice = [1]
+    same(through([twice, twice, (), ()], path), [twice, twice, (), ()])
+
+
+def test_what_is_too_deep_is_refused(path):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match=r"nested too deeply .*recursion limit"):
+        trees.save(deep, path)
+    assert not os.listdir(path.parent)
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +320,39 @@ def test_rights_and_links_stay(path):
     trees.save(2, path)
     assert path.is_symlink()
     assert (trees.load(target), target.stat().st_mode & 0o777) == (2, 0o600)
+
+
+def test_what_is_no_file_is_neither_replaced_nor_read(tmp_path):
+    pipe, link, folder = tmp_path / "pipe", tmp_path / "link", tmp_path / "folder"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    folder.mkdir()
+    for place, what in ((pipe, "a pipe"), (link, "a pipe"), (os.devnull, "a device"), (folder, "a folder")):
+        for call in (lambda p: trees.save(1, p), trees.load):
+            with pytest.raises(OSError, match=f"{re.escape(str(place))}: is {what}, expected a file.*;"):
+                call(place)
+    assert pipe.is_fifo()
+    assert not os.path.isfile(os.devnull)
+    with pytest.raises(IsADirectoryError):
+        trees.load(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link", "pipe"]
+
+
+def test_where_no_file_can_be_made_the_path_is_named(tmp_path, monkeypatch):
+    missing = tmp_path / "missing" / "tree.safetensors"
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(missing))}: there is no folder .*makedirs"):
+        trees.save(1, missing)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"file/tree: .*file is a file, expected a folder"):
+        trees.save(1, tmp_path / "file" / "tree")
+    with pytest.raises(FileNotFoundError, match="expected the name of a file"):
+        trees.save(1, f"{tmp_path}/new/")
+    long = tmp_path / ("n" * 250)
+    with pytest.raises(OSError, match=r"made beside .*expected") as got:
+        trees.save(1, long)
+    assert got.value.filename == str(long)
+    assert ".part" not in str(got.value)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_readers_see_one_of_the_two(path):

@@ -229,3 +229,24 @@ def test_paths_whose_strings_are_equal_stay_apart():
         ):
             trees.get(COLLIDING, name)
     assert len(set(names(trees.paths(COLLIDING)))) == 4
+
+
+def test_decorators_with_and_without_parentheses():
+    @trees.record
+    class Bare:
+        value: torch.Tensor
+
+    @trees.record()
+    class Called:
+        value: torch.Tensor
+
+    for cls in (Bare, Called):
+        assert dataclasses.is_dataclass(cls)
+        assert torch.equal(trees.scale(2.0, cls(torch.ones(1))).value, torch.tensor([2.0]))
+    assigned = lambda x: x
+    assert trees.static(assigned) is trees.static()(assigned) is assigned
+    for wrong in (3, "name", torch.ones(1)):
+        with pytest.raises(TypeError, match=r"static: got .*, expected a class or a function; put @"):
+            trees.static(wrong)
+        with pytest.raises(TypeError, match=r"record: got .*, expected a class; name fields as @record"):
+            trees.record(wrong)
