@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,9 +15,26 @@ from linmaps import trees
 from linmaps.numerics.dtypes import working
 
 
+def magnitudes(t: Tensor) -> Tensor:
+    """The larger of the real and the imaginary part of each entry, in absolute value: finite where entries are."""
+    return torch.maximum(t.real.abs(), t.imag.abs()) if t.is_complex() else t.abs()
+
+
 def frobenius(*residuals: Tensor) -> Tensor:
-    """Norm of several residuals together, with gradient 0 at 0."""
-    return trees.norm(list(residuals))
+    """Norm of several residuals together, finite where it can be represented, with gradient 0 at 0.
+
+    >>> import torch
+    >>> frobenius(torch.tensor([3e30, 4e30]))
+    tensor(5.0000e+30)
+    """
+    sizes = [magnitudes(t.detach()).amax() for t in residuals if t.numel()]
+    if not sizes:
+        return trees.norm(list(residuals))
+    largest = reduce(torch.maximum, sizes)
+    info = torch.finfo(largest.dtype)
+    usual = ((largest < info.max**0.25) & (largest > info.tiny**0.25)) | (largest == 0) | ~largest.isfinite()
+    unit = torch.where(usual, 1.0, largest)  # a number that has no derivative, as the norm does not depend on it
+    return unit * trees.norm([t / unit for t in residuals])
 
 
 def total(parts: Sequence[Tensor]) -> Tensor:
