@@ -20,6 +20,15 @@ def magnitudes(t: Tensor) -> Tensor:
     return torch.maximum(t.real.abs(), t.imag.abs()) if t.is_complex() else t.abs()
 
 
+def unit(size: Tensor) -> Tensor:
+    """What to divide numbers of magnitude `size` by before they are squared: 1, or the size where squares might overflow.
+
+    >>> unit(torch.tensor([2.0, 1e30]))
+    tensor([1.0000e+00, 1.0000e+30])
+    """
+    return torch.where(size <= torch.finfo(size.dtype).max ** 0.25, 1.0, size)
+
+
 def frobenius(*residuals: Tensor) -> Tensor:
     """Norm of several residuals together, finite where it can be represented, with gradient 0 at 0.
 
@@ -32,9 +41,10 @@ def frobenius(*residuals: Tensor) -> Tensor:
         return trees.norm(list(residuals))
     largest = reduce(torch.maximum, sizes)
     info = torch.finfo(largest.dtype)
-    usual = ((largest < info.max**0.25) & (largest > info.tiny**0.25)) | (largest == 0) | ~largest.isfinite()
-    unit = torch.where(usual, 1.0, largest)  # a number that has no derivative, as the norm does not depend on it
-    return unit * trees.norm([t / unit for t in residuals])
+    usual = (largest >= info.tiny**0.25) | (largest == 0)
+    scale = torch.where(largest.isfinite(), unit(torch.where(usual, largest, 1.0)), 1.0)
+    scale = torch.where(usual, scale, largest)  # has no derivative, as the norm does not depend on it
+    return scale * trees.norm([t / scale for t in residuals])
 
 
 def total(parts: Sequence[Tensor]) -> Tensor:

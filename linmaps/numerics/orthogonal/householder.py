@@ -21,7 +21,7 @@ from torch import Tensor
 
 from linmaps.numerics.draws import normal
 from linmaps.numerics.linalg import negative_determinant
-from linmaps.numerics.numeric import magnitudes
+from linmaps.numerics.numeric import magnitudes, unit
 
 Panel = tuple[Tensor, Tensor, Tensor]
 
@@ -112,8 +112,7 @@ def _panels(V: Tensor) -> list[Panel]:
 
 def _tamed(V: Tensor) -> Tensor:
     """V with rows scaled down whose squares might overflow, which leaves their reflections, and derivatives, as they are."""
-    size = magnitudes(V.detach()).amax(1, keepdim=True)
-    return V / torch.where(size > torch.finfo(V.dtype).max ** 0.25, size, 1.0)
+    return V / unit(magnitudes(V.detach()).amax(1, keepdim=True))
 
 
 def _turned(x: Tensor, sign: Any) -> Tensor:

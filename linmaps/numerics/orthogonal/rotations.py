@@ -10,8 +10,9 @@ from torch import Tensor
 from linmaps.numerics import lapack
 from linmaps.numerics.draws import hashed_normal
 from linmaps.numerics.linalg import inv
-from linmaps.numerics.numeric import differentiated, eye_like, frobenius
+from linmaps.numerics.numeric import differentiated, eye_like
 from linmaps.numerics.orthogonal import householder
+from linmaps.numerics.ranges import limited
 
 EDGE = 0.5  # cosines within +-EDGE may divide the planes that turn far from those that turn little
 
@@ -27,8 +28,7 @@ def rotation(S: Tensor, method: str = "exp") -> Tensor:
     >>> torch.allclose(W, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
     True
     """
-    limit, size = 1 / (8 * torch.finfo(S.dtype).eps), frobenius(S)
-    return orthonormal(_turned(S * torch.where(size > limit, limit / size, 1.0), method))
+    return orthonormal(_turned(limited(S, 1 / (8 * torch.finfo(S.dtype).eps)), method))
 
 
 def _turned(S: Tensor, method: str) -> Tensor:
