@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def normal(t: torch.Tensor, seed: int) -> torch.Tensor:
-    wide = torch.complex128 if t.is_complex() else wide
+    wide = torch.complex128 if t.is_complex() else torch.float64
     return torch.randn(t.shape, generator=zoo.generator(seed), dtype=wide).to(t.dtype)
 
 
