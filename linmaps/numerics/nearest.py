@@ -45,6 +45,12 @@ def onto_product_one(s: Tensor) -> Tensor:
     >>> onto_product_one(torch.tensor([2.0, 0.5])), onto_product_one(torch.tensor([0.0, 0.0]))
     (tensor([2.0000, 0.5000]), tensor([1., 1.]))
     """
+    return logs_of_product_one(s).exp().to(s.dtype)
+
+
+def logs_of_product_one(s: Tensor) -> Tensor:
+    """Their logarithms, in float64: the last number may be too small for any dtype, and the squares of the first too large."""
+    s = s.to(torch.float64)
     s0, last = s.detach(), s.detach()[-1]
     low = -(len(s) - 1) * (2 * s0[0].abs() + 1).log()
     half = torch.where(last > 0, last / 2, 1.0).log()
@@ -61,7 +67,7 @@ def onto_product_one(s: Tensor) -> Tensor:
         total, slope, _ = _log_product(t, s)
         step = t - total / slope
         t = value + (step - step.detach())
-    return torch.cat([_log_product(t, s)[2], t.exp()[None]])
+    return torch.cat([_log_product(t, s)[2].log(), t[None]])
 
 
 def _log_product(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -14,9 +15,36 @@ from linmaps import trees
 from linmaps.numerics.dtypes import working
 
 
+def magnitudes(t: Tensor) -> Tensor:
+    """The larger of the real and the imaginary part of each entry, in absolute value: finite where entries are."""
+    return torch.maximum(t.real.abs(), t.imag.abs()) if t.is_complex() else t.abs()
+
+
+def unit(size: Tensor) -> Tensor:
+    """What to divide numbers of magnitude `size` by before they are squared: 1, or the size where squares might overflow.
+
+    >>> unit(torch.tensor([2.0, 1e30]))
+    tensor([1.0000e+00, 1.0000e+30])
+    """
+    return torch.where(size <= torch.finfo(size.dtype).max ** 0.25, 1.0, size)
+
+
 def frobenius(*residuals: Tensor) -> Tensor:
-    """Norm of several residuals together, with gradient 0 at 0."""
-    return trees.norm(list(residuals))
+    """Norm of several residuals together, finite where it can be represented, with gradient 0 at 0.
+
+    >>> import torch
+    >>> frobenius(torch.tensor([3e30, 4e30]))
+    tensor(5.0000e+30)
+    """
+    sizes = [magnitudes(t.detach()).amax() for t in residuals if t.numel()]
+    if not sizes:
+        return trees.norm(list(residuals))
+    largest = reduce(torch.maximum, sizes)
+    info = torch.finfo(largest.dtype)
+    usual = (largest >= info.tiny**0.25) | (largest == 0)
+    scale = torch.where(largest.isfinite(), unit(torch.where(usual, largest, 1.0)), 1.0)
+    scale = torch.where(usual, scale, largest)  # has no derivative, as the norm does not depend on it
+    return scale * trees.norm([t / scale for t in residuals])
 
 
 def total(parts: Sequence[Tensor]) -> Tensor:

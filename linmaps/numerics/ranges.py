@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linmaps.numerics.numeric import frobenius
+
 
 def between(low: float, high: float, free: Tensor) -> Tensor:
     """`low + (high - low) sigmoid(free)`: free parameters to quantities between two bounds."""
@@ -34,6 +36,16 @@ def squashed(S: Tensor, size: Tensor) -> Tensor:
     nonzero = size > 0
     safe = torch.where(nonzero, size, 1.0)
     return S * torch.where(nonzero, safe.asinh() / safe, 1.0)
+
+
+def limited(S: Tensor, limit: float) -> Tensor:
+    """S, or S `limit / |S|` where its norm is above the limit.
+
+    >>> limited(torch.full((1,), 1e30), 2.0)
+    tensor([2.])
+    """
+    size = frobenius(S)
+    return S * torch.where(size > limit, limit / size, 1.0)
 
 
 def above(low: float, free: Tensor) -> Tensor:

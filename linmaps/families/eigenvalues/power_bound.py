@@ -21,7 +21,7 @@ from linmaps.numerics.linalg import solve
 from linmaps.numerics.lyapunov import solve_stein
 from linmaps.numerics.numeric import eye_like
 from linmaps.numerics.packing import skew
-from linmaps.numerics.ranges import MARGIN, relu
+from linmaps.numerics.ranges import MARGIN, limited, relu
 
 Method = Literal["lmi", "rescale", "soft"]
 METHODS = get_args(Method)
@@ -39,7 +39,8 @@ class PowerBound(Map):
 
       s = |V|^2 / 2n makes W the same for multiples of V; e = 1e-8 s (in float32 8e-6 s) keeps rounding from breaking
       the promise, and is the limit of what is reached: not rho(W) beyond about g (1 - e / s), nor matrices whose powers
-      grow by more than about 0.1 (e / s)^-1/2 before they decay.  V = 0 gives W = 0.
+      grow by more than about 0.1 (e / s)^-1/2 before they decay.  V = 0 gives W = 0.  K - K' of a norm above 1 / sqrt(eps)
+      counts as shrunk to it, as rounding would leave nothing of S beside more.
     * rescale: `W = F min(1, (1 - 1e-6) g / rho(F))` for the leaf "W", a free F; the margin is for the rounding of
       eigenvalues, which grows where they meet.  There the derivative is unbounded, and the eigenvalues cost time at any
       F: prefer lmi.
@@ -102,9 +103,13 @@ class PowerBound(Map):
             W = params["W"]
             return W if self.method == "soft" else self._within(W, 1 - MARGIN)
         n, V = self.in_features, params["V"]
-        size, floor = V.square().sum() / (2 * n), torch.finfo(V.dtype).tiny ** 0.25
+        largest = V.detach().abs().amax()
+        scale = torch.where(largest <= 1, 1.0, largest)  # the floor shrinks with it, so that W does not depend on it
+        V, floor = V / scale, torch.finfo(V.dtype).tiny ** 0.25 / scale / scale
+        size = V.square().sum() / (2 * n)
+        K = limited(skew(params["skew"], n), torch.finfo(V.dtype).eps ** -0.5)  # beside more P would lose its digits
         S = V.mT @ V + (self._ridge(V) * size + floor) * eye_like(V, 2 * n)
-        G = (S[:n, :n] / self.max_p**2 + S[n:, n:]) / 2 + size * skew(params["skew"], n)
+        G = (S[:n, :n] / self.max_p**2 + S[n:, n:]) / 2 + size * K
         return solve(G.mT, S[:n, n:].mT).mT
 
     @staticmethod

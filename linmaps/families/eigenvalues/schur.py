@@ -15,7 +15,7 @@ from linmaps.checks import Params, Shape
 from linmaps.numerics import lapack
 from linmaps.numerics.draws import middle, normal, uniform
 from linmaps.numerics.excess import radius_excess
-from linmaps.numerics.numeric import frobenius, positive_root
+from linmaps.numerics.numeric import frobenius, positive_root, unit
 from linmaps.numerics.orthogonal import householder
 from linmaps.numerics.ranges import squashed
 
@@ -112,7 +112,9 @@ class Schur(Map):
         if "T" not in params:
             return self.gamma_max * D
         S, e = self._coupling(params["T"]), self._room(params)
-        return self.gamma_max * (D + e[:, None] * squashed(S, positive_root(frobenius(S @ S.mT))) * e)
+        scale = unit(S.detach().abs().amax())
+        size = scale * positive_root(frobenius((S / scale) @ (S / scale).mT))
+        return self.gamma_max * (D + e[:, None] * squashed(S, size) * e)
 
     def _coupling(self, packed: Tensor) -> Tensor:
         """S [n, n], strictly block-upper."""

@@ -21,7 +21,7 @@ from linmaps.families.patterns.butterfly_levels import FUSE, PASS, cheapest_part
 from linmaps.families.patterns.butterfly_pairs import live_pairs, placed
 from linmaps.numerics.draws import normal, uniform
 from linmaps.numerics.linalg import logabsdet
-from linmaps.numerics.numeric import eye_like, frobenius
+from linmaps.numerics.numeric import eye_like, frobenius, magnitudes, unit
 
 Blocks = Literal["free", "rotation"]
 BLOCKS = get_args(Blocks)
@@ -180,6 +180,8 @@ class Butterfly(Map):
         if self.complex:
             a, b = params["block"].unbind(-1)
             a = a + 1
+            scale = unit(torch.maximum(magnitudes(a.detach()), magnitudes(b.detach())))
+            a, b = a / scale, b / scale
             size = a.real**2 + a.imag**2 + b.real**2 + b.imag**2
             zero = size == 0
             a, norm = torch.where(zero, 1.0, a), torch.where(zero, 1.0, size).sqrt()

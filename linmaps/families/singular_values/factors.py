@@ -36,7 +36,13 @@ class Factors(Map):
     @property
     def _counts(self) -> tuple[int, int]:
         """How many reflectors make Q1, and Q2."""
-        return tuple(householder.default_reflectors(n, self._k) for n in (self.in_features, self.out_features))  # type: ignore[return-value]
+        return self._enough
+
+    @property
+    def _enough(self) -> tuple[int, int]:
+        """How many reach every matrix."""
+        k = self._k
+        return householder.default_reflectors(self.in_features, k), householder.default_reflectors(self.out_features, k)
 
     @property
     @abc.abstractmethod

@@ -69,6 +69,5 @@ class Spectral(Factors):
 
     @property
     def _counts(self) -> tuple[int, int]:
-        k1, k2 = super()._counts
-        given = self.n_U_reflectors, self.n_V_reflectors
-        return k1 if given[0] is None else given[0], k2 if given[1] is None else given[1]
+        counts, given = self._enough, (self.n_U_reflectors, self.n_V_reflectors)
+        return counts[0] if given[0] is None else given[0], counts[1] if given[1] is None else given[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,8 +14,10 @@ from linmaps.checks import Params, Shape
 from linmaps.families.singular_values.factors import Factors, signed
 from linmaps.numerics import lapack
 from linmaps.numerics.draws import uniform
-from linmaps.numerics.nearest import onto_product_one
+from linmaps.numerics.nearest import logs_of_product_one, onto_product_one
 from linmaps.numerics.numeric import frobenius
+
+FAR = 20.0  # a logarithm of a singular value whose exponential float32 squares with ease
 
 
 @register
@@ -63,7 +66,12 @@ class UnitDeterminant(Factors):
         return (logs - logs.mean()).exp()
 
     def _values_of(self, s: Tensor) -> dict[str, Tensor]:
-        return {"p": onto_product_one(s).log().sinh()} if self._k > 1 else {}
+        if self._k == 1:
+            return {}
+        logs, most = logs_of_product_one(s), math.log(torch.finfo(s.dtype).max) - 1
+        middle = (logs.amax() + logs.amin()) / 2  # logarithms may be shifted, so those too far from 0 lie about it
+        logs = logs - torch.where(logs.abs().amax() > FAR, middle, 0.0)
+        return {"p": logs.clamp(-most, most).sinh().to(s.dtype)}
 
     def _logabsdet(self, params: Params) -> Tensor:
         return self._like(params).new_zeros(())

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from linmaps.numerics.draws import normal
 from linmaps.numerics.linalg import negative_determinant
+from linmaps.numerics.numeric import magnitudes, unit
 
 Panel = tuple[Tensor, Tensor, Tensor]
 
@@ -86,7 +87,7 @@ def _reflected_back(rows: Tensor, panels: Sequence[Panel]) -> Tensor:
 
 
 def _determinant(panels: Sequence[Panel]) -> Any:
-    return math.prod(sign for _, _, sign in panels)
+    return math.prod([sign for _, _, sign in panels])  # a list, as torch.compile knows no generator here
 
 
 def _width(k: int) -> int:
@@ -99,7 +100,7 @@ def _panels(V: Tensor) -> list[Panel]:
     The products with the whole rows are what costs; with more panels than one, the reflections among themselves cost less.
     A row whose squares have lost their digits has no direction: with 1 on the diagonal of A it reflects nothing.
     """
-    panels, info = [], torch.finfo(V.dtype)
+    panels, info, V = [], torch.finfo(V.dtype), _tamed(V)
     for P in (V,) if len(V) <= _width(len(V)) else V.split(_width(len(V))):
         G = P @ P.mH
         d = G.diagonal().real
@@ -107,6 +108,11 @@ def _panels(V: Tensor) -> list[Panel]:
         A = torch.diagonal_scatter(G, torch.where(lost, 1.0, d / 2).to(G.dtype))
         panels.append((P, A, 1 - 2 * ((len(P) - lost.sum()) % 2)))
     return panels
+
+
+def _tamed(V: Tensor) -> Tensor:
+    """V with rows scaled down whose squares might overflow, which leaves their reflections, and derivatives, as they are."""
+    return V / unit(magnitudes(V.detach()).amax(1, keepdim=True))
 
 
 def _turned(x: Tensor, sign: Any) -> Tensor:

@@ -12,19 +12,23 @@ from linmaps.numerics.draws import hashed_normal
 from linmaps.numerics.linalg import inv
 from linmaps.numerics.numeric import differentiated, eye_like
 from linmaps.numerics.orthogonal import householder
+from linmaps.numerics.ranges import limited
 
 EDGE = 0.5  # cosines within +-EDGE may divide the planes that turn far from those that turn little
 
 
 def rotation(S: Tensor, method: str = "exp") -> Tensor:
-    """exp(S), or the Cayley transform 2 (I + S)^-1 - I, of a skew S: orthonormal to rounding, up to |S| of about 1 / eps.
+    """exp(S), or the Cayley transform 2 (I + S)^-1 - I, of a skew S: of determinant 1, orthonormal to rounding.
+
+    An S of a norm above L = 1 / (8 eps) counts as S L / |S|: beyond it rounding leaves nothing of I beside S, nor of the
+    angles of exp(S), and with it the determinant would be lost.
 
     >>> import torch
     >>> W = rotation(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), "cayley")
     >>> torch.allclose(W, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
     True
     """
-    return orthonormal(_turned(S, method))
+    return orthonormal(_turned(limited(S, 1 / (8 * torch.finfo(S.dtype).eps)), method))
 
 
 def _turned(S: Tensor, method: str) -> Tensor:
