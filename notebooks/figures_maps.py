@@ -44,6 +44,11 @@ def strip(low: float, high: float) -> Callable:
     return lambda axis: axis.axvspan(low, high, **SHADE)
 
 
+def line(value: float) -> Callable:
+    """One number."""
+    return lambda axis: axis.plot([value, value], [-9, 9], **LINE)
+
+
 def root(low: float, high: float) -> Callable:
     """The unit disc, and an interval on the real axis for the Perron root."""
 
@@ -60,13 +65,13 @@ def nowhere(axis) -> None:
 
 
 def singular_values(axis, panel) -> None:
-    """Singular values on a line for each kind of matrix."""
+    """Singular values, or what else is measured, on a line for each kind of matrix."""
     kinds = ((panel.targets, "x", GREY, 14), (panel.W("random"), ".", BLUE, 16), (panel.W("trained"), "D", ORANGE, 15))
     for row, (W, marker, color, area) in enumerate(kinds):
-        values = torch.linalg.svdvals(W)
+        values = panel.measure(W)
         lane = torch.linspace(-0.3, 0.3, len(W))[:, None].expand_as(values) + 2 - row
         axis.scatter(values, lane, area, color, marker=marker, lw=0.8 if marker == "x" else 0, alpha=0.7, zorder=2)
-    axis.set(xlim=(0, panel.frame), ylim=(-0.6, 2.6), xlabel="singular value", ylabel="matrix")
+    axis.set(xlim=(0, panel.frame), ylim=(-0.6, 2.6), xlabel=panel.measured, ylabel="matrix")
     axis.set_yticks([0, 1, 2], ["trained", "random", "target"], rotation=90, va="center")
 
 
@@ -109,6 +114,33 @@ def spectra(shown: Sequence, columns: int) -> Figure:
     if any(panel.partner for panel in shown):
         marks[-1] = Line2D([], [], ls="", marker="o", mfc="none", color="k", label="promised partners of the trained")
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    return figure
+
+
+@styled
+def patterns(shown: dict[str, Tensor]) -> Figure:
+    """Matrices [in, out] by title, entry by entry, each with colours of its own size."""
+    figure, axes = panels(1, len(shown), 3.1 * len(shown), 3.0)
+    for (title, W), axis in zip(shown.items(), axes):
+        limit = float(W.abs().max())
+        drawn = axis.imshow(W, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis.set(title=title, xlabel="out", ylabel="in", xticks=[], yticks=[])
+        axis.grid(False)
+        figure.colorbar(drawn, ax=axis, shrink=0.8)
+    return figure
+
+
+@styled
+def maps_certified(found: dict, radii: Sequence[float]) -> Figure:
+    """Certified accuracy over the radius, and accuracy under attack at some radii, by network."""
+    figure, axis = panels(1, 1, 8, 3.8)
+    grid = torch.linspace(0, max(radii), 200)
+    for color, (name, (certified, _, left)) in zip((BLUE, GREEN, ORANGE), found.items()):
+        axis.plot(grid, (certified > grid[:, None]).double().mean(1), color=color, label=f"{name}: certified")
+        axis.plot(radii, left, "v", color=color, ms=5, label=f"{name}: attacked")
+    axis.set(xlabel="radius (pixels from 0 to 1, Euclidean)", ylabel="accuracy on test digits", ylim=(0, 1.02))
+    axis.set_title("What is proved, and what an attack leaves")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
