@@ -1,5 +1,6 @@
-"""Figures of structured maps: spectra over the sets that they promise, the lasso, identified systems."""
+"""Figures of structured maps: spectra over the sets that they promise, the lasso, identified systems, certificates, densities."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -134,13 +135,29 @@ def patterns(shown: dict[str, Tensor]) -> Figure:
 def maps_certified(found: dict, radii: Sequence[float]) -> Figure:
     """Certified accuracy over the radius, and accuracy under attack at some radii, by network."""
     figure, axis = panels(1, 1, 8, 3.8)
-    grid = torch.linspace(0, max(radii), 200)
-    for color, (name, (certified, _, left)) in zip((BLUE, GREEN, ORANGE), found.items()):
-        axis.plot(grid, (certified > grid[:, None]).double().mean(1), color=color, label=f"{name}: certified")
-        axis.plot(radii, left, "v", color=color, ms=5, label=f"{name}: attacked")
+    grid = torch.logspace(-3, math.log10(max(radii)), 300)
+    for color, (name, (certified, left)) in zip((BLUE, ORANGE), found.items()):
+        axis.plot(grid, (certified > grid[:, None]).double().mean(1), color=color, label=f"{name}: proved")
+        axis.plot(radii, left, "v--", color=color, ms=5, lw=0.8, label=f"{name}: left by the attack")
     axis.set(xlabel="radius (pixels from 0 to 1, Euclidean)", ylabel="accuracy on test digits", ylim=(0, 1.02))
+    axis.set_xscale("log")
     axis.set_title("What is proved, and what an attack leaves")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def maps_densities(found: dict[str, Tensor], side: Tensor, points: Tensor) -> Figure:
+    """Densities [x, y] on a square grid by name, one colour scale up to the largest of the last, and some points."""
+    figure, axes = panels(1, len(found), 2.6 * len(found) + 0.6, 2.2)
+    top = float(list(found.values())[-1].max())
+    for (name, density), axis in zip(found.items(), axes):
+        axis.label_outer()
+        drawn = axis.pcolormesh(side, side, density.T, vmin=0, vmax=top, cmap="viridis", shading="nearest")
+        axis.scatter(*points[:150].T, 1.5, "w", lw=0, alpha=0.6)
+        axis.set(title=name, xlim=(-1.7, 2.7), ylim=(-1.2, 1.7), xlabel="x", ylabel="y", aspect="equal")
+        axis.grid(False)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, label="density", extend="max")
     return figure
 
 
