@@ -19,17 +19,20 @@
 #
 # > **Findings**
 # >
-# > * **Hard promises hold.**  At random, adversarial and trained params the largest violation of 26 hard maps, relative to
-# >   the size of the matrix, is 1.7e-15 in float64.  Absolute numbers follow the size: for entries of 1e17 it is 2.4e+02.
-# > * **Soft ones do not.**  Trained towards matrices outside, SVD leaves its interval by 2.4 and the soft PowerBound its
-# >   disc by 1.5: the pull of the data wins over the penalty.
-# > * **A hard bound costs little.**  Spectral fits matrices outside at a squared distance of 4.904, the nearest matrix within
-# >   the bounds is at 4.809; no weight of the penalty keeps the bounds (violation 0.15 at the largest).
+# > * **Hard promises hold, soft ones do not.**  At random, adversarial and trained params the largest violation of 35 hard
+# >   maps, relative to the size of the matrix, is 1.7e-15 in float64; trained towards matrices outside, SVD leaves its
+# >   interval by 2.4.  A hard bound costs little: Spectral fits at a squared distance of 4.904, the nearest matrix within the
+# >   bounds is at 4.809, and no weight of the penalty keeps them (violation 0.15 at the largest).
 # > * **The zeros of Lasso are exact, and its path is the lasso's** (within 2.3e-09 of scikit-learn).  On these data it buys no
 # >   accuracy: the test error is 0.4107 at best, without penalty 0.4105.
 # > * **A bound on the spectral radius makes roll-outs safe, not exact.**  Without it 6 of 8 models are unstable and one errs
 # >   by 6.86e+14 times the motion after 2,000 steps; no bounded one errs by more than 1.71 times, but the median, 0.73 at
 # >   best, is little better than predicting rest.
+# > * **A 1-Lipschitz network has the larger certificates, and pays in accuracy.**  At radius 0.05 it is proved right on 0.835
+# >   of the digits, the same layers without bounds on 0.000; its test accuracy is 0.944, theirs 0.980.  An attack leaves
+# >   the free network more up to radius 0.2 (0.869, 0.835 with bounds), which proves nothing for either.
+# > * **`logabsdet` makes the densities of flows exact, not good.**  On two moons UnitDeterminant has -1.150 nats a held-out
+# >   point, Triangular -1.250 and a Gaussian -1.905, but a kernel density estimate has -1.046; the true density has -0.988.
 #
 # 1. The registry: one table of all promises.
 # 2. The gallery: spectra of random and of trained matrices over the set that each map promises, and a table of
@@ -37,8 +40,12 @@
 # 3. A soft penalty against a hard bound.
 # 4. Sparse regression: the path of the lasso.
 # 5. System identification: a chain of masses, and models that must not blow up.
+# 6. Digits with a certificate: convolutions with a bounded norm.
+# 7. A density by maps with a known determinant: a flow.
 
 # %%
+import functools
+import math
 import textwrap
 import time
 from collections.abc import Callable
@@ -46,7 +53,9 @@ from dataclasses import dataclass
 
 import torch
 from sklearn import linear_model
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_digits, make_moons
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity
 from torch import Tensor
 from torch.func import vmap
 from tqdm import tqdm
@@ -76,8 +85,9 @@ print("leaves:", spec.shapes())
 print("moduli of eigenvalues:", spec.eig(params).abs().numpy().round(4))
 print("violation of its W:", spec.violation(spec.effective_W(params)).item(), "\n")
 table = str(linmaps.maps).splitlines()
-for line in table:  # long promises go on below
-    print(textwrap.fill(line, 108, subsequent_indent=" " * table[0].index("promise")))
+at = table[0].index("promise")
+for line in table:  # the promise goes below
+    print(line[:at].rstrip() + "\n" + textwrap.indent(textwrap.fill(line[at:], 100), "    "))
 kept = [spec.hard for spec in linmaps.maps.values()]
 print(f"\n{len(kept)} maps, {sum(kept)} of them hard")
 
@@ -128,7 +138,9 @@ class Panel:
     frame: float = 2.0
     shift: float = 0.0  # targets are size * randn / sqrt(n) + shift * eye
     size: float = 3.0
-    singular: bool = False  # singular values on a line in place of eigenvalues in the plane
+    singular: bool = False  # singular values, or what `measure` takes, on a line in place of eigenvalues in the plane
+    measure: Callable = torch.linalg.svdvals
+    measured: str = "singular value"
     partner: Callable | None = None  # eigenvalues -> where the promise says that each of them has a partner
 
     def make(self, seed: int) -> None:
@@ -139,7 +151,7 @@ class Panel:
         spec = self.spec
 
         def loss(p, target):
-            return (spec.effective_W(p) - target).square().sum() + spec.reg_error(p)
+            return (spec.effective_W(p) - target).abs().square().sum() + spec.reg_error(p)
 
         start = inits(spec, TRAINED, seed=1000)
         self.trained, _ = train(loss, start, self.targets, steps=200, rate=0.05, name=self.title)
@@ -311,6 +323,69 @@ picture(
 )
 
 # %% [markdown]
+# ### Ranks, determinants, lengths, patterns
+#
+# `FixedRank` keeps four singular values away from 0 and the others at 0; `Invertible` keeps all of them in an interval and
+# the determinant positive; `UnitDeterminant` lets them move freely as long as their product is 1, shown as the volume
+# per dimension, $|\det W|^{1/8}$.  `Unitary` is complex with real params, `Orthogonal(method="cayley", base=0)` starts from
+# a fixed rotation.  `UnitNorm` fixes the lengths of columns, and a positive `Triangular` has its eigenvalues on its diagonal.
+
+# %%
+picture(
+    [
+        Panel(
+            "FixedRank, four ≥ 0.5, four 0",
+            linmaps.FixedRank(N, rank=4, sigma_min=0.5),
+            gallery.strip(0.5, 99),
+            6.0,
+            singular=True,
+        ),
+        Panel(
+            "Invertible, all in [0.5, 2]",
+            linmaps.Invertible(N, sigma_min=0.5, sigma_max=2.0),
+            gallery.strip(0.5, 2),
+            6.0,
+            singular=True,
+        ),
+        Panel(
+            "UnitDeterminant",
+            linmaps.UnitDeterminant(N),
+            gallery.line(1),
+            3.0,
+            singular=True,
+            measure=lambda W: torch.linalg.det(W).abs()[..., None] ** (1 / N),
+            measured="volume per dimension",
+        ),
+        Panel(
+            "UnitNorm, columns of length 1",
+            linmaps.UnitNorm(N),
+            gallery.line(1),
+            6.0,
+            singular=True,
+            measure=lambda W: torch.linalg.vector_norm(W, dim=-2),
+            measured="length of a column",
+        ),
+        Panel("Unitary", linmaps.Unitary(N), gallery.circle, 1.6),
+        Panel("Orthogonal, cayley with a base", linmaps.Orthogonal(N, method="cayley", base=0), gallery.circle, 1.6),
+        Panel("Triangular, positive diagonal", linmaps.Triangular(N, diagonal="positive"), gallery.real(0), 4.0),
+        Panel("Diagonal", linmaps.Diagonal(N), gallery.real(), 4.0),
+    ],
+    "ranks",
+    columns=4,
+)
+
+# %% [markdown]
+# Patterns: a trained member of each, entry by entry.
+
+# %%
+toeplitz = Panel("Toeplitz", linmaps.Toeplitz(N), gallery.nowhere)
+toeplitz.make(300)
+PANELS.append(toeplitz)
+by_title = {panel.title: panel for panel in PANELS}
+names = ["Triangular, positive diagonal", "Diagonal", "Toeplitz", "UnitNorm, columns of length 1"]
+figures.show(gallery.patterns({name: by_title[name].W("trained")[0] for name in names}), "maps_patterns")
+
+# %% [markdown]
 # ### How far off, at worst
 #
 # *Are the promises kept?*  The largest violation over the random inits, over adversarial params (64 with every entry
@@ -324,7 +399,7 @@ worst = {True: 0.0, False: 0.0}
 for panel in PANELS:
     Ws = [panel.W(which) for which in ("random", "adversarial", "trained")]
     off = [vmap(panel.spec.violation)(W).max().item() for W in Ws]
-    size = torch.cat(Ws).square().sum((-1, -2)).sqrt().max()
+    size = torch.cat(Ws).abs().square().sum((-1, -2)).sqrt().max()
     hard = panel.spec.guaranteed
     worst[hard] = max(worst[hard], *(v / max(1.0, size.item()) for v in off))
     print(
@@ -332,7 +407,8 @@ for panel in PANELS:
         f"{off[0]:>9.1e} {off[1]:>12.1e} {off[2]:>9.1e} {size:>12.1e}"
     )
 print(
-    f"\nlargest violation relative to max(1, |W|): {worst[True]:.1e} of the hard maps, {worst[False]:.1e} of the soft"
+    f"\nlargest violation relative to max(1, |W|): {worst[True]:.1e} of {sum(p.spec.guaranteed for p in PANELS)} hard maps, "
+    f"{worst[False]:.1e} of the soft"
 )
 
 # %% [markdown]
@@ -430,8 +506,8 @@ for gamma, w in zip(["Linear", *gammas], [free, *path]):
 reference = [
     linear_model.Lasso(g, fit_intercept=False, tol=1e-10, max_iter=100000).fit(x[fit], y[fit]) for g in gammas.tolist()
 ]
-gap = max((torch.tensor(r.coef_) - w).abs().max() for r, w in zip(reference, path))
-print(f"\nlargest difference from scikit-learn's Lasso along the path: {gap:.1e}")
+apart = max((torch.tensor(r.coef_) - w).abs().max() for r, w in zip(reference, path))
+print(f"\nlargest difference from scikit-learn's Lasso along the path: {apart:.1e}")
 
 errors = torch.tensor([error(w) for w in path])
 lasso_figure = gallery.maps_lasso(gammas, path, free, data.feature_names, errors, error(free))
@@ -565,4 +641,224 @@ figures.show(
     ),
     "maps_identification",
 )
-print(f"total: {time.perf_counter() - START:.0f} s")
+
+# %% [markdown]
+# ## 6. Digits with a certificate
+#
+# *What does a 1-Lipschitz network buy?*  `LipschitzConv` bounds the norm of each convolution by 1 at every image size, a
+# semi-orthogonal head and the activation MaxMin (pairs of channels sorted) add nothing, so the network f has |f(x) - f(x')|
+# ≤ |x - x'|.  A difference of two logits changes by at most √2 |x - x'|: the label of x cannot change within the *certified
+# radius*, margin / √2.  The same layers without bounds get their certificate from the product of the bounds on their
+# norms.  An attack, gradient steps on the margin within a ball, gives an upper bound for what is left of the accuracy.
+
+# %%
+digits = load_digits()
+images, labels = torch.tensor(digits.images)[:, None] / 16, torch.tensor(digits.target)
+order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+fit, test = order[:1300], order[1300:]
+CONVS = {
+    f"layer {i}": linmaps.LipschitzConv(inputs, outputs, 3, bias=True)
+    for i, (inputs, outputs) in enumerate(((1, 16), (16, 16), (16, 32)))
+}
+STRIDES, RADII = (1, 2, 2), (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+head_map = linmaps.Orthogonal(128, 10)
+
+
+def maxmin(h):
+    a, b = h.unflatten(1, (-1, 2)).unbind(2)
+    return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
+
+
+def weights_of(p, bounded: bool):
+    """Kernels and the matrix of the head, computed once where params stay."""
+    kernels = [spec.effective_kernel(p[name]) if bounded else p[name]["kernel"] for name, spec in CONVS.items()]
+    return kernels, head_map.effective_W(p["head"]) if bounded else p["head"]["W"]
+
+
+def logits_of(weights, p, x):
+    kernels, W = weights
+    for kernel, name, stride in zip(kernels, CONVS, STRIDES):
+        x = maxmin(torch.nn.functional.conv2d(x, kernel, p[name]["bias"], stride, 1))
+    return x.flatten(1) @ W
+
+
+def margins(logits, y):
+    """The logit of the label less the largest of the others."""
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return logits.gather(1, y[:, None])[:, 0] - others
+
+
+def classify(bounded: bool, temperature: float, steps: int = 250):
+    g = torch.Generator().manual_seed(0)
+    p = {name: spec.init(g) for name, spec in CONVS.items()} | {"head": head_map.init(g)}
+    if not bounded:
+        p["head"] = {"W": head_map.effective_W(p["head"])}
+    flat, treedef = trees.flatten(trees.map(lambda t: t.clone().requires_grad_(), p))
+    optimizer = torch.optim.Adam(flat, lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in tqdm(range(steps), desc="digits", leave=False):
+        batch = fit[torch.randint(len(fit), (256,), generator=g)]
+        p = treedef.unflatten(flat)
+        logits = temperature * logits_of(weights_of(p, bounded), p, images[batch])
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
+        optimizer.step()
+        schedule.step()
+    return treedef.unflatten([t.detach() for t in flat])
+
+
+def lipschitz(p, bounded: bool) -> float:
+    """A bound of the network's constant: 1, or the product of the bounds on the layers' norms."""
+    if bounded:
+        return 1.0
+    norms = [torch.linalg.matrix_norm(p["head"]["W"], 2)]
+    for name, spec in CONVS.items():  # how far above a tiny bound: the norm less that bound
+        tiny = linmaps.LipschitzConv(spec.in_channels, spec.out_channels, 3, bound=1e-9)
+        norms.append(tiny.violation(p[name]["kernel"]) + tiny.bound)
+    return torch.stack(norms).prod().item()
+
+
+def attacked(weights, p, x, y, radius: float, steps: int = 12):
+    """Whether each x keeps its label under descent of its margin within the ball around it."""
+    moved, kept = x, margins(logits_of(weights, p, x), y) > 0
+    for _ in range(steps):
+        slope = torch.func.grad(lambda z: margins(logits_of(weights, p, z), y).sum())(moved)
+        moved = moved - radius / 3 * torch.nn.functional.normalize(slope.flatten(1)).reshape(x.shape)
+        away = (moved - x).flatten(1)
+        moved = x + (away * (radius / away.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)).reshape(x.shape)
+        kept = kept & (margins(logits_of(weights, p, moved), y) > 0)
+    return kept
+
+
+def share(kept) -> float:
+    return kept.double().mean().item()
+
+
+certified = {}
+for name, bounded, temperature in (("1-Lipschitz", True, 15.0), ("no bounds", False, 1.0)):
+    p = classify(bounded, temperature)
+    weights, constant = weights_of(p, bounded), lipschitz(p, bounded)
+    margin = margins(logits_of(weights, p, images[test]), labels[test])
+    radius = margin / (2**0.5 * constant)  # certified, of each image
+    left = [attacked(weights, p, images[test], labels[test], r) for r in RADII]
+    assert not any(((radius > r) & ~kept).any() for r, kept in zip(RADII, left)), "an attack beats a certificate"
+    certified[name] = (radius, [share(kept) for kept in left])
+    print(f"{name:<12s} constant at most {constant:>6.1f}, test accuracy {share(margin > 0):.3f}, ", end="")
+    print(f"median certified radius {radius.median():.4f}")
+
+print(f"\naccuracy proved by the certificate, and left by the attack, on {len(test)} digits")
+print(f"{'radius':>8s}" + "".join(f"{f'{name}: proved':>22s}{'attacked':>10s}" for name in certified))
+for k, r in enumerate(RADII):
+    cells = [f"{share(radius > r):>22.3f}{left[k]:>10.3f}" for radius, left in certified.values()]
+    print(f"{r:>8.3f}" + "".join(cells))
+figures.show(gallery.maps_certified(certified, RADII), "maps_certified")
+
+# %% [markdown]
+# The lines are proofs, the triangles an attack, and the truth is between them.  The bounds on the norms of the free layers
+# multiply to 525.7, so that its large margins prove little, and at a radius of 0.05 nothing.  With bounds the gap is narrow
+# up to that radius (0.835 proved, 0.915 left by the attack), but wide at 0.2 (0.089 and 0.835).
+
+# %% [markdown]
+# ## 7. A density by maps with a known determinant
+#
+# *What does `logabsdet` buy?*  A flow takes points x to z of a standard normal distribution by layers u = s (z W + b) and
+# z = sinh(arsinh(u) + t) / s, entry by entry, both with an inverse.  Then log p(x) = log N(z) + Σ log |dz/du| + Σ log |det
+# W|, exactly, with no constant to estimate.  `UnitDeterminant` has log |det W| = 0, pairs of lower and upper `Triangular`
+# maps (an LU decomposition) the sum of the logarithms of their diagonals.  Both start near the identity.  Two moons with
+# Gaussian noise, 1,000 points to fit and 4,000 to test, beside a Gaussian, a kernel density estimate (bandwidth by
+# cross-validation) and the density that the points are drawn from, which nothing beats in expectation.
+
+# %%
+LAYERS, SPREAD = 24, 0.1
+
+
+def moons(points: int, seed: int) -> Tensor:
+    return torch.tensor(make_moons(points, noise=SPREAD, random_state=seed)[0])
+
+
+seen, unseen = moons(1000, seed=0), moons(4000, seed=1)
+mean, std = seen.mean(0), seen.std(0)
+
+
+def transport(specs, p, x) -> tuple[Tensor, Tensor]:
+    """z of points [B, 2], standardised, then layer by layer, and log |dz/dx|, whose linear part is of `logabsdet`."""
+    z = (x - mean) / std
+    Ws = torch.stack([vmap(spec.effective_W)(q) for spec, q in zip(specs, p["maps"])], 1).flatten(0, 1)
+    volume = sum(vmap(spec.logabsdet)(q).sum() for spec, q in zip(specs, p["maps"]))
+    volume = volume + p["scale"].sum() - std.log().sum()
+    for W, b, t, s in zip(Ws, p["b"], p["t"], p["s"].exp()):
+        u = s * (z @ W + b)
+        z = (u.asinh() + t).sinh()
+        volume = volume + ((1 + z * z).log() - (1 + u * u).log()).sum(-1) / 2
+        z = z / s
+    return z * p["scale"].exp(), volume
+
+
+def log_density(specs, p, x):
+    z, volume = transport(specs, p, x)
+    return volume - z.square().sum(-1) / 2 - math.log(2 * math.pi)
+
+
+def gap(specs, p, x) -> Tensor:
+    """The largest difference of log |dz/dx| from that of automatic derivatives."""
+    jacobians = vmap(torch.func.jacrev(lambda one: transport(specs, p, one[None])[0][0]))(x)
+    return (torch.linalg.slogdet(jacobians)[1] - transport(specs, p, x)[1]).abs().max()
+
+
+def fit_flow(specs, steps: int = 600) -> dict:
+    """Adam on the mean log density of all points, from maps close to the identity."""
+    g = torch.Generator().manual_seed(0)
+    maps = [trees.stack([spec.init(g) for _ in range(LAYERS // len(specs))]) for spec in specs]
+    maps = trees.map(lambda leaf: 0.1 * torch.randn(leaf.shape, generator=g), maps)  # both maps are I at params = 0
+    b, t = 0.1 * torch.randn(LAYERS, 2, generator=g), 0.05 * torch.randn(LAYERS, 2, generator=g)
+    p = {"maps": maps, "b": b, "t": t, "s": torch.ones(LAYERS, 2), "scale": torch.zeros(2)}
+    flat, treedef = trees.flatten(trees.map(lambda leaf: leaf.clone().requires_grad_(), p))
+    optimizer = torch.optim.Adam(flat, lr=0.015)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in tqdm(range(steps), desc="flow", leave=False):
+        optimizer.zero_grad()
+        (-log_density(specs, treedef.unflatten(flat), seen).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(flat, 1.0)
+        optimizer.step()
+        schedule.step()
+    return treedef.unflatten([leaf.detach() for leaf in flat])
+
+
+def true_log_density(x):
+    """Of the moons: the mean of a normal density over 1,000 points of the two arcs, as make_moons spaces them."""
+    a = torch.linspace(0, math.pi, 500)
+    arcs = torch.cat([torch.stack([a.cos(), a.sin()], 1), torch.stack([1 - a.cos(), 0.5 - a.sin()], 1)])
+    far = torch.cdist(x, arcs).square() / (2 * SPREAD**2)
+    return torch.logsumexp(-far, 1) - math.log(len(arcs) * 2 * math.pi * SPREAD**2)
+
+
+normal = torch.distributions.MultivariateNormal(mean, seen.T.cov())
+search = GridSearchCV(KernelDensity(), {"bandwidth": torch.logspace(-1.5, -0.3, 13).tolist()}, cv=5).fit(seen.numpy())
+triangles = [linmaps.Triangular(2, lower=lower, diagonal="positive") for lower in (True, False)]
+flows = {"UnitDeterminant": [linmaps.UnitDeterminant(2)], "Triangular": triangles}
+densities = {"Gaussian": normal.log_prob, "kernel density": lambda x: torch.tensor(search.score_samples(x.numpy()))}
+for name, specs in flows.items():
+    p = fit_flow(specs)
+    densities[name] = functools.partial(log_density, specs, p)
+    print(f"{name}: log |dz/dx| differs from that of torch.func.jacrev by {gap(specs, p, unseen[:500]):.1e} at most")
+densities["true density"] = true_log_density
+
+side = torch.linspace(-4, 4, 401)
+square = torch.cartesian_prod(side, side)
+print(f"\n{'density':<16s} {'nats a point, fit':>18s} {'held out':>9s} {'integral over 8 x 8':>22s}")
+pictures = {}
+for name, density in densities.items():
+    on_grid = density(square).exp()
+    pictures[name] = on_grid.reshape(401, 401)
+    print(f"{name:<16s} {density(seen).mean():>18.3f} {density(unseen).mean():>9.3f} {on_grid.sum() * 0.02**2:>22.4f}")
+figures.show(gallery.maps_densities(pictures, side, seen), "maps_densities")
+
+# %% [markdown]
+# The Jacobians are those of automatic derivatives to rounding, and the integrals 1 as far as the grid tells: what is reported
+# is a likelihood, and no bound of one.  Both flows keep bridges between the moons, since a continuous map with an inverse
+# cannot tear one blob in two; the kernel estimate has none, and fits its own points better than new ones.  A determinant of
+# 1 is no handicap here: the volume is moved by the nonlinearity and the last scale, and of the two flows, with as many
+# layers and one seed, it is the better one.
+
+# %%
+print(f"total: {time.perf_counter() - START:.0f} s, {time.process_time():.0f} s of the processor")

@@ -1,5 +1,6 @@
-"""Figures of structured maps: spectra over the sets that they promise, the lasso, identified systems."""
+"""Figures of structured maps: spectra over the sets that they promise, the lasso, identified systems, certificates, densities."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -44,6 +45,11 @@ def strip(low: float, high: float) -> Callable:
     return lambda axis: axis.axvspan(low, high, **SHADE)
 
 
+def line(value: float) -> Callable:
+    """One number."""
+    return lambda axis: axis.plot([value, value], [-9, 9], **LINE)
+
+
 def root(low: float, high: float) -> Callable:
     """The unit disc, and an interval on the real axis for the Perron root."""
 
@@ -60,13 +66,13 @@ def nowhere(axis) -> None:
 
 
 def singular_values(axis, panel) -> None:
-    """Singular values on a line for each kind of matrix."""
+    """Singular values, or what else is measured, on a line for each kind of matrix."""
     kinds = ((panel.targets, "x", GREY, 14), (panel.W("random"), ".", BLUE, 16), (panel.W("trained"), "D", ORANGE, 15))
     for row, (W, marker, color, area) in enumerate(kinds):
-        values = torch.linalg.svdvals(W)
+        values = panel.measure(W)
         lane = torch.linspace(-0.3, 0.3, len(W))[:, None].expand_as(values) + 2 - row
         axis.scatter(values, lane, area, color, marker=marker, lw=0.8 if marker == "x" else 0, alpha=0.7, zorder=2)
-    axis.set(xlim=(0, panel.frame), ylim=(-0.6, 2.6), xlabel="singular value", ylabel="matrix")
+    axis.set(xlim=(0, panel.frame), ylim=(-0.6, 2.6), xlabel=panel.measured, ylabel="matrix")
     axis.set_yticks([0, 1, 2], ["trained", "random", "target"], rotation=90, va="center")
 
 
@@ -109,6 +115,49 @@ def spectra(shown: Sequence, columns: int) -> Figure:
     if any(panel.partner for panel in shown):
         marks[-1] = Line2D([], [], ls="", marker="o", mfc="none", color="k", label="promised partners of the trained")
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    return figure
+
+
+@styled
+def patterns(shown: dict[str, Tensor]) -> Figure:
+    """Matrices [in, out] by title, entry by entry, each with colours of its own size."""
+    figure, axes = panels(1, len(shown), 3.1 * len(shown), 3.0)
+    for (title, W), axis in zip(shown.items(), axes):
+        limit = float(W.abs().max())
+        drawn = axis.imshow(W, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis.set(title=title, xlabel="out", ylabel="in", xticks=[], yticks=[])
+        axis.grid(False)
+        figure.colorbar(drawn, ax=axis, shrink=0.8)
+    return figure
+
+
+@styled
+def maps_certified(found: dict, radii: Sequence[float]) -> Figure:
+    """Certified accuracy over the radius, and accuracy under attack at some radii, by network."""
+    figure, axis = panels(1, 1, 8, 3.8)
+    grid = torch.logspace(-3, math.log10(max(radii)), 300)
+    for color, (name, (certified, left)) in zip((BLUE, ORANGE), found.items()):
+        axis.plot(grid, (certified > grid[:, None]).double().mean(1), color=color, label=f"{name}: proved")
+        axis.plot(radii, left, "v--", color=color, ms=5, lw=0.8, label=f"{name}: left by the attack")
+    axis.set(xlabel="radius (pixels from 0 to 1, Euclidean)", ylabel="accuracy on test digits", ylim=(0, 1.02))
+    axis.set_xscale("log")
+    axis.set_title("What is proved, and what an attack leaves")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def maps_densities(found: dict[str, Tensor], side: Tensor, points: Tensor) -> Figure:
+    """Densities [x, y] on a square grid by name, one colour scale up to the largest of the last, and some points."""
+    figure, axes = panels(1, len(found), 2.6 * len(found) + 0.6, 2.2)
+    top = float(list(found.values())[-1].max())
+    for (name, density), axis in zip(found.items(), axes):
+        axis.label_outer()
+        drawn = axis.pcolormesh(side, side, density.T, vmin=0, vmax=top, cmap="viridis", shading="nearest")
+        axis.scatter(*points[:150].T, 1.5, "w", lw=0, alpha=0.6)
+        axis.set(title=name, xlim=(-1.7, 2.7), ylim=(-1.2, 1.7), xlabel="x", ylabel="y", aspect="equal")
+        axis.grid(False)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, label="density", extend="max")
     return figure
 
 
