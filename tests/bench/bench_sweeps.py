@@ -3,7 +3,8 @@
 One thread, float32, layers found beforehand, checks off, the least of several rounds.  Each cell is a curve: of its upper end
 (the last three sizes) the exponent is fitted, and that of its formula in `theory.py` over the same sizes, first by the rates
 of a small working set, then by those of torch's own product and sum where operands are as large as the call's.  A cell that
-grows faster than the first by more than .1 is marked, and whether memory explains it: the second does not.  Sizes end where a call takes longer than LONGEST seconds.
+grows faster than the first by more than .1 is marked, otherwise where it grows no faster than the second.  Sizes end where a
+call takes longer than LONGEST seconds.
 
 Words choose cells by the way or by what grows; one that ends in .json is where the curves are written:
 `python -m tests.bench.bench_sweeps kfac depth curves.json`.

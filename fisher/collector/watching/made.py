@@ -52,7 +52,7 @@ class Maker(TorchFunctionMode):
     ) -> None:
         super().__init__()
         leaves = dict(zip(trees.paths(params), trees.leaves(params)))
-        self.data = Known(t for t in trees.leaves(x) if isinstance(t, Tensor))
+        self.data = Known([t for t in trees.leaves(x) if isinstance(t, Tensor)])
         self.spread = Known()  # leaves, or weights, that are repeated for each example
         self.some = Known()  # data of some examples
         self.quiet = Known()  # made of leaves, without a gradient
