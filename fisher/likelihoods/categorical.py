@@ -173,16 +173,19 @@ class Categorical(Held, Rooted):
         """Which positions count, bool, with one entry along the class axis; None where all do.
 
         Probabilities mark nothing, nor does what is no tensor, which is for a loss of the user's own; real numbers of a shape
-        that neither classes nor probabilities have are warned of.  TypeError or ValueError for other tensors that are no target.
+        that neither classes nor probabilities have are warned of, but for one of each example; whole numbers in a floating dtype
+        are classes.  TypeError or ValueError for other tensors that are no target.
         """
         if not isinstance(target, Tensor):
             return None
         axis = self._axis(y)
         z, seen = y.movedim(axis, -1), values(target == self.ignore_index)
         if target.is_floating_point() and target.shape != z.shape[:-1]:
-            if self._given(y, target) is None:
+            if target.ndim > 1 and self._given(y, target) is None:
                 expect_target(tuple(target.shape), tuple(y.shape), self._name)
             return None
+        if target.is_floating_point() and ((t := values(target)) is None or bool((t == t.round()).all())):
+            target = target.long()  # classes in another dtype
         _, kept = self._classes(z, target)
         return None if seen is not None and not bool(seen.any()) else kept.unsqueeze(axis)
 

@@ -72,9 +72,12 @@ def positive_root(squared: Tensor) -> Tensor:
 def differentiated(t: Tensor) -> bool:
     """Whether a derivative may be asked of t: it requires grad, has a tangent, or a transform of torch.func wraps it, other
     than one that differentiates what t does not depend on."""
-    if t.requires_grad or unpack_dual(t).tangent is not None:
+    levels = [t]
+    while is_gradtrackingtensor(levels[-1]):
+        levels.append(get_unwrapped(levels[-1]))
+    if any(u.requires_grad for u in levels) or torch.func.debug_unwrap(levels[-1]) is not levels[-1]:
         return True
-    return differentiated(get_unwrapped(t)) if is_gradtrackingtensor(t) else torch.func.debug_unwrap(t) is not t
+    return any(unpack_dual(u).tangent is not None for u in levels)
 
 
 def eye_like(t: Tensor, rows: int, columns: int | None = None) -> Tensor:

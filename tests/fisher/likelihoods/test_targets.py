@@ -17,9 +17,7 @@ X = torch.randn(12, 4, generator=G, dtype=D)
 P = {"w": torch.randn(4, 3, generator=G, dtype=D)}
 CLASSES = torch.arange(12) % 3
 NONE = {  # of [12, 3] logits
-    "padded floats": torch.where(CLASSES == 0, -100.0, CLASSES.double()),
     "halves": CLASSES + 0.5,
-    "floats": CLASSES.double(),
     "all -1 as floats": -torch.ones(12),
     "all -1": -torch.ones(12, dtype=torch.int64),
     "complex": CLASSES.to(torch.complex64),
@@ -35,6 +33,8 @@ TARGETS = {
     "classes": CLASSES,
     "padded": torch.where(CLASSES == 0, -100, CLASSES),
     "int32": CLASSES.int(),
+    "floats": CLASSES.double(),
+    "padded floats": torch.where(CLASSES == 0, -100.0, CLASSES.double()),
     "probabilities": torch.softmax(torch.randn(12, 3, generator=G, dtype=D), 1),
     "none": None,
     "of a loss of one's own": ("a", "b"),
