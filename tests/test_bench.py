@@ -55,7 +55,7 @@ def test_formulas_grow_as_their_leading_terms(way, what, power):
     assert exponent(sizes, seconds) == pytest.approx(power, abs=0.05)
 
 
-@pytest.mark.parametrize(("power", "word"), [(1, "as it must"), (2, "FASTER THAN IT MUST")])
+@pytest.mark.parametrize(("power", "word"), [(1, "as the formula"), (2, "FASTER")])
 def test_a_cell_that_grows_faster_than_its_formula_is_marked(monkeypatch, tmp_path, capsys, power, word):
     cell = Cell((4, 8, 16, 32), lambda n: lambda: n**power, lambda n: Cost(flops=1e6 * n))
     monkeypatch.setattr(bench_sweeps, "cells", lambda: {"sum size": cell, "other": cell})

@@ -25,7 +25,7 @@ class Registry(Mapping[str, "type[Map]"]):
 
     >>> import linmaps
     >>> linmaps.maps["orthogonal"](4, 2)
-    Orthogonal(in_features=4, out_features=2, bias=False, method='householder', n_reflectors=None, det=None)
+    Orthogonal(in_features=4, out_features=2, bias=False, method='householder', n_reflectors=None, det=None, base=None)
     >>> linmaps.maps["orthogonl"]
     Traceback (most recent call last):
     KeyError: "no map is called 'orthogonl'; did you mean 'orthogonal'? expected one of ['block_diagonal', ...]"

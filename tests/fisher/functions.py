@@ -383,6 +383,6 @@ CASES |= {
     ),
     "fisher.recipes.prune_mask": Exempt("piecewise constant in the scores: no derivative to compare; tested by itself"),
     "fisher.recipes.unit_mask": Case(
-        lambda m, p: R.unit_mask({"w": m}, fisher.LayerCollection.from_function(f, P, X), p), (_randn(3), P)
+        lambda m, p: R.unit_mask({"w": m}, fisher.LayerCollection.from_function(f, P, X), p), (torch.sigmoid(_randn(3)), P)
     ),
 }  # fmt: skip

@@ -45,7 +45,7 @@ def calls(spec, dtype=torch.float32, change=lambda tree: tree):
             "tensor": randn(*shape, seed=4, dtype=dtype),
         }
     )
-    given |= {"idx": torch.arange(n), "layer": 0, "generator": None, "rows": 3}
+    given |= {"idx": torch.arange(n), "layer": 0, "generator": None, "rows": 3, "size": 3}
     several = getattr(spec, "n_layers", 1) > 1
     found = {}
     for name, method in inspect.getmembers(spec, inspect.isroutine):

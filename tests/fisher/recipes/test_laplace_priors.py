@@ -269,7 +269,7 @@ def test_errors_say_what_a_prior_is():
 def test_numbers_beyond_any_use_are_refused_before_anything_runs():
     F = fisher.fim(f, P, X, fisher.PMatKFAC, "gaussian")
     posterior = laplace(f, P, F, N)
-    classes = laplace(f, P, F, N, likelihood="categorical")
+    classes = laplace(f, P, fisher.fim(f, P, X, fisher.PMatKFAC), N)
     g = torch.Generator()
     for call, message in [
         (
