@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,5 +74,5 @@ def cubes(*factors: Tensor) -> float:
     27.0
     """
     return float(
-        sum(m[..., 0, 0].numel() * m.shape[-1] ** 3 for m in factors if m.ndim > 1 and m.shape[-1] == m.shape[-2])
+        sum(math.prod(m.shape[:-2]) * m.shape[-1] ** 3 for m in factors if m.ndim > 1 and m.shape[-1] == m.shape[-2])
     )

@@ -43,10 +43,6 @@ class Independent(Rooted):
 
     coordinatewise: bool = True
 
-    def target_shape(self, y: Tensor) -> tuple[int, ...]:
-        """The shape of the targets of outputs y."""
-        return tuple(y.shape)
-
     @typed
     def deviation(self, y: Tensor) -> Tensor:
         """Root of the diagonal of H, in a shape that expands to y's."""

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from fisher.likelihoods.arrays import Independent
-from fisher.likelihoods.logits import expect_shape
-
 
 @runtime_checkable
 class Likelihood(Protocol):
@@ -66,8 +63,6 @@ def root_part(likelihood: Likelihood, y: Tensor, start: int, stop: int) -> Tenso
 def counts(likelihood: Likelihood, y: Tensor, target: Any) -> Tensor | None:
     """Which entries of y count, bool, in a shape that expands to y's; None where all do, or no target says so.
 
-    A warning, or the likelihood's own error, for a tensor that is no target of these outputs.
-
     >>> import torch
     >>> from fisher.likelihoods import Categorical
     >>> counts(Categorical(), torch.zeros(2, 3), torch.tensor([1, -100]))
@@ -76,8 +71,6 @@ def counts(likelihood: Likelihood, y: Tensor, target: Any) -> Tensor | None:
     """
     if target is None:
         return None
-    if isinstance(likelihood, Independent) and isinstance(target, Tensor):
-        expect_shape(tuple(target.shape), likelihood.target_shape(y), type(likelihood).__name__.lower())
     return likelihood.counts(y, target) if hasattr(likelihood, "counts") else None
 
 

@@ -218,10 +218,6 @@ class HeteroscedasticGaussian(Independent):
         r = self._target(target, mean).to(y.dtype) - mean
         return per_example(-0.5 * (r**2 * torch.exp(-logvar) + logvar + LOG_2PI))
 
-    def target_shape(self, y: Tensor) -> tuple[int, ...]:
-        """That of the means, half of the outputs."""
-        return tuple(self._halves(y)[0].shape)
-
     def _halves(self, y: Tensor) -> tuple[Tensor, Tensor, int]:
         axis = class_axis_of(y, self.class_axis, "heteroscedastic_gaussian")
         if y.shape[axis] % 2:

@@ -54,16 +54,6 @@ def expect_classes(y: Tensor, class_axis: int = 1, name: str = "f(params, x)") -
         )
 
 
-def expect_shape(got: tuple[int, ...], expected: tuple[int, ...], name: str) -> None:
-    """Warn of a target that has another shape than those of these outputs."""
-    if got != expected:
-        warnings.warn(
-            f"{name}: the target has shape {got}, expected {expected}: it is no target of these outputs, and is looked at by no "
-            "estimator that draws its own; give x alone, [x for x, _ in data]",
-            stacklevel=2,
-        )
-
-
 def expect_target(got: tuple[int, ...], expected: tuple[int, ...], name: str) -> None:
     """Warn of real numbers given as a target that are no probabilities of these outputs: an input, or another likelihood's."""
     warnings.warn(

@@ -98,7 +98,7 @@ def _core(a: Tensor, w: Tensor, V: Tensor, y: Tensor) -> Tensor:
         return corrected(V.mT @ (a @ V), w) @ y
     u, cut = w[:, None] * y, (w == 0)[:, None]
     turned = V.mT @ (a @ (V @ torch.cat([u, w[:, None] * u, torch.where(cut, y, 0.0)], 1)))
-    one, two, null = turned.split(y.shape[1], 1)
+    one, two, null = turned.tensor_split(3, 1)
     return torch.where(cut, two, 2 * u - w[:, None] * (one - w[:, None] * null))
 
 

@@ -129,7 +129,7 @@ def test_the_function_can_be_pickled_and_what_keeps_it_too():
     m = net()
     f, params = fisher.functional(m)
     posterior = fisher.recipes.laplace(f, params, fisher.fim(f, params, X), 6)
-    again = pickle.loads(pickle.dumps(posterior))
+    again = pickle.loads(pickle.dumps(posterior)).on_function(pickle.loads(pickle.dumps(f)))
     close(again.f(params, X), f(params, X), 0.0, "f")
     close(again.probabilities(X), posterior.probabilities(X), 0.0, "posterior")
     assert repr(f) == "functional(Sequential)"

@@ -53,7 +53,8 @@ def test_options_are_checked(name):
     with pytest.raises(TypeError, match=r"bias: got 1, expected a bool"):
         build(4, 4, bias=1)
     with pytest.raises(
-        TypeError, match=r"expected a positive int" if name in POSITIONAL else r"positional|a tuple of ints|expected one of"
+        (TypeError, ValueError),
+        match=r"expected a positive int" if name in POSITIONAL else r"positional|a tuple of ints|expected one of",
     ):
         linmaps.maps[name](4, 4, True)
 
