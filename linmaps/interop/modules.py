@@ -49,7 +49,7 @@ class Module(nn.Module):
     >>> net = torch.nn.Sequential(layer, torch.nn.Tanh(), torch.nn.Linear(4, 2))
     >>> net, net(torch.ones(3, 4)).shape
     (Sequential(
-      (0): Module(Orthogonal(in_features=4, out_features=4, bias=False, method='householder', n_reflectors=None, det=None, base=None))
+      (0): Module(Orthogonal(in_features=4, out_features=4, bias=False, ...))
       (1): Tanh()
       (2): Linear(in_features=4, out_features=2, bias=True)
     ), torch.Size([3, 2]))

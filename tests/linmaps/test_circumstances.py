@@ -68,6 +68,8 @@ def calls(spec, dtype=torch.float32, change=lambda tree: tree):
             found[name] = lambda method=method: method(zoo.generator(1), dtype=dtype)
             continue
         args = [given[key] for key in needed]
+        if name == "slice":  # all of each mode
+            args += [slice(None)] * (len(spec.in_shape) + len(spec.out_shape))
         found[name] = lambda method=method, args=args: method(*args)
         if name == "eig":
             found["eig, vectors"] = lambda method=method, args=args: method(*args, vectors=True)
