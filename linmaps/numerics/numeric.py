@@ -72,6 +72,8 @@ def positive_root(squared: Tensor) -> Tensor:
 def differentiated(t: Tensor) -> bool:
     """Whether a derivative may be asked of t: it requires grad, has a tangent, or a transform of torch.func wraps it, other
     than one that differentiates what t does not depend on."""
+    if torch.compiler.is_compiling():  # torch.compile cannot ask
+        return True
     levels = [t]
     while is_gradtrackingtensor(levels[-1]):
         levels.append(get_unwrapped(levels[-1]))
