@@ -22,7 +22,6 @@ from linmaps.composed.cell import RNNCell
 from linmaps.composed.recurrent import rnn
 from linmaps.factorized.convolutions.conv import FactorizedConv
 from linmaps.factorized.convolutions.lipschitz import LipschitzConv
-from linmaps.trees.keys import Path
 
 Kind = TypeVar("Kind", bound=nn.Module)
 Spec = Map | FactorizedConv | LipschitzConv | RNNCell
@@ -171,25 +170,20 @@ def parametrize(module: Kind, name: str, spec: Map) -> Kind:
     params = spec.from_matrix(weight.detach().mT)[0]
     if not trees.leaves(params):
         raise ValueError(f"{spec._title}: has no params, expected a map that can be trained")
-    register_parametrization(module, name, _Weight(spec, trees.paths(params)))
+    register_parametrization(module, name, _Weight(spec, params))
     return module
 
 
 class _Weight(nn.Module):
     """Leaves to the weight [out, in] of a map, and back."""
 
-    def __init__(self, spec: Map, paths: Sequence[Path]) -> None:
+    def __init__(self, spec: Map, params: Mapping[str, Any]) -> None:
         super().__init__()
-        self.spec, self.paths = spec, tuple(paths)
+        numbers = iter(range(len(trees.leaves(params))))
+        self.spec, self.places = spec, trees.map(lambda _: next(numbers), params)
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        params: dict[str, Any] = {}  # in plain Python, which torch.compile sees through
-        for path, leaf in zip(self.paths, leaves):
-            node = params
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            node[path[-1]] = leaf
-        return self.spec.effective_W(params).mT
+        return self.spec.effective_W(_placed(self.places, leaves)).mT
 
     def right_inverse(self, weight: Tensor) -> Any:
         leaves = trees.leaves(self.spec.from_matrix(weight.mT)[0])
@@ -197,3 +191,8 @@ class _Weight(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.spec)
+
+
+def _placed(places: Mapping[str, Any], leaves: Sequence[Tensor]) -> dict[str, Any]:
+    """Params of their leaves, each at its number, with parts that have none; in plain Python, which torch.compile sees through."""
+    return {k: _placed(v, leaves) if isinstance(v, dict) else leaves[v] for k, v in places.items()}

@@ -9,10 +9,7 @@ from tests.linmaps import zoo
 PLACES = [
     e
     for e in zoo.ENTRIES
-    if "Identity" not in repr(e.spec)
-    and e.spec.in_features == e.spec.out_features
-    and not e.spec.bias
-    and not e.spec.complex_W
+    if e.spec.n_params and e.spec.in_features == e.spec.out_features and not e.spec.bias and not e.spec.complex_W
 ]
 
 
@@ -28,3 +25,10 @@ def test_a_parametrized_layer_compiles_without_a_break(entry):
     finally:
         torch._dynamo.reset()
     torch.testing.assert_close(compiled, layer(x))
+
+
+def test_a_part_without_leaves_is_parametrized():
+    spec = linmaps.Block(((linmaps.Symmetric(2), None), (None, linmaps.Identity(1))))
+    layer = linmaps.parametrize(torch.nn.Linear(3, 3, bias=False), "weight", spec)
+    assert torch.equal(layer.weight, layer.weight.T)
+    assert layer.weight[2, 2] == 1
