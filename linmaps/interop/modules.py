@@ -194,5 +194,5 @@ class _Weight(nn.Module):
 
 
 def _placed(places: Mapping[str, Any], leaves: Sequence[Tensor]) -> dict[str, Any]:
-    """Params of their leaves, each at its number, with parts that have none; in plain Python, which torch.compile sees through."""
+    """Params of their leaves, each at its number, with parts that have none; plain Python, which torch.compile sees through."""
     return {k: _placed(v, leaves) if isinstance(v, dict) else leaves[v] for k, v in places.items()}
