@@ -19,6 +19,7 @@ from fisher.pmat.algebra.regrouped import Layered, Products
 from fisher.recipes import functional_laplace, laplace, soap
 from fisher.recipes.optimizers.model import Model
 from linmaps import trees
+from linmaps.trees.files.digests import digest
 from linmaps.trees.registry import ENTERED
 from linmaps.trees.seals import sealed
 from tests import test_prints as prints
@@ -241,6 +242,29 @@ def test_a_record_comes_back(name, tmp_path):
     if name.startswith("map "):
         same(got[0].effective_W(got[1]), want[0].effective_W(want[1]), memory=False)
         assert hash(got[0]) == hash(want[0])
+
+
+def cached(node):
+    """What cached properties of records keep, wherever it lies in a tree."""
+    own = [k for k in dir(type(node)) if isinstance(getattr(type(node), k, None), functools.cached_property)]
+    if isinstance(node, dict):
+        return [found for part in node.values() for found in cached(part)]
+    if isinstance(node, (list, tuple)):
+        return [found for part in node for found in cached(part)]
+    found = [(type(node).__name__, k) for k in own]
+    if not hasattr(node, "__dict__") or isinstance(node, (torch.Tensor, type)):
+        return found
+    for key in own:
+        getattr(node, key)
+    return found + [f for k, part in vars(node).items() if k not in own for f in cached(part)]
+
+
+@pytest.mark.parametrize("name", [n for n in RECORDS if not n.startswith("map ")])
+def test_what_a_record_computed_of_itself_is_in_no_file(name, tmp_path):
+    node = through(made(name), tmp_path / "record.safetensors")
+    before = digest(node)
+    cached(node)
+    assert digest(node) == before
 
 
 def named(node):

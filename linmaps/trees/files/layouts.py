@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import json
 import math
 import sys
@@ -134,7 +135,11 @@ class Writer:
         named = field_names(type(node))
         own: dict[str, Any] = dict(zip(named or (), node)) if isinstance(node, tuple) else vars(node)
         fields = {key: self.of(value, (*path, key)) for key, value in own.items() if named is None or key in named}
-        beside = {key: self.of(value, (*path, key)) for key, value in own.items() if key not in fields}
+        beside = {
+            key: self.of(value, (*path, key))
+            for key, value in own.items()
+            if key not in fields and not _cached(node, key)
+        }
         return {"record": name, "fields": fields} | ({"beside": beside} if beside else {})
 
     def _tensor(self, t: Tensor, path: Path) -> str:
@@ -144,6 +149,11 @@ class Writer:
             self._names[id(t)] = name
             self.tensors[name] = t
         return self._names[id(t)]
+
+
+def _cached(node: Any, key: str) -> bool:
+    """Whether an attribute is what a cached property keeps, which is made again of the fields."""
+    return isinstance(getattr(type(node), key, None), functools.cached_property)
 
 
 def _free(name: str) -> Iterator[str]:
