@@ -57,6 +57,8 @@ def full_precision(*calls: str) -> Callable[[Fn], Fn]:
     """Decorator: the function runs with autocast off; the functions that it is given as the arguments `calls` run with
     autocast as it was around the call.
 
+    torch.compile, whose tracer does not see what a TorchFunctionMode sees, leaves out of its graphs what is given functions.
+
     >>> @full_precision("f")
     ... def twice(f, x):
     ...     return f(x).dtype, (x @ x).dtype
@@ -68,8 +70,11 @@ def full_precision(*calls: str) -> Callable[[Fn], Fn]:
     def decorate(fn: Fn) -> Fn:
         signature = inspect.signature(fn) if calls else None
         on, states_now, off, as_it_was = is_on, active, autocasting, _as_it_was
+        compiling, eagerly = torch.compiler.is_dynamo_compiling, torch.compiler.disable
 
         def run(*args: Any, **kwargs: Any) -> Any:
+            if calls and compiling():
+                return eagerly(fn)(*args, **kwargs)
             if not on():
                 return fn(*args, **kwargs)
             states = states_now()

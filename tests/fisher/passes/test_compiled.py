@@ -5,6 +5,7 @@ import torch
 from torch.func import vmap
 
 import fisher
+import growth
 from linmaps import trees
 from tests.laws import close, noise_like
 
@@ -35,6 +36,28 @@ METHODS = {
     "inverse": lambda F, v: F.inverse(0.3).mv(v),
     "pow": lambda F, v: F.pow(0.5, 0.3).mv(v),
     "eigendecomposition": lambda F, v: F.eigendecomposition().solve(v, 0.3),
+}
+KFAC = fisher.recipes.kfac(f, estimator="exact", layers=LAYERS)
+PAIR = growth.Pair("l1", "l2")
+MLP = {"l1": {"weight": R(4, 3), "bias": R(4)}, "l2": {"weight": R(2, 4), "bias": R(2)}}
+
+
+def g(p, x):
+    linear = torch.nn.functional.linear
+    return linear(torch.tanh(linear(x, p["l1"]["weight"], p["l1"]["bias"])), p["l2"]["weight"], p["l2"]["bias"])
+
+
+AROUND = {  # (params, x) -> numbers
+    "fim": lambda p, x: fisher.fim(f, p, x, layers=LAYERS).solve(V, 0.3),
+    "fim without layers": lambda p, x: fisher.fim(f, p, x.sin(), "diag").get_diag(),
+    "hessian": lambda p, x: fisher.hessian(lambda q, x: f(q, x).square().sum(1), p, x).mv(V),
+    "jacobian": lambda p, x: fisher.jacobian(f, p, x).jvp(V),
+    "gram": lambda p, x: fisher.gram(f, p, x).to_torch() * 2,
+    "statistics": lambda p, x: (
+        growth.optimal_delta(growth.statistics(g, trees.scale(2.0, MLP), [(x, T)], PAIR), 0.1).weight
+    ),
+    "a step": lambda p, x: KFAC.update(V, KFAC.init(p, (x, T)), p, batch=(x, T))[0],
+    "implicit": lambda p, x: fisher.fim(f, p, x, "implicit", layers=LAYERS).mv(V),
 }
 KINDS_OF = {kind: fisher.fim(f, P, X, kind, layers=LAYERS, **options) for kind, options in KINDS.items()}
 
@@ -87,9 +110,12 @@ def test_a_function_that_torch_compiled_is_refused_with_the_cure():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager"])  # with "eager" torch 2.13's tracer fails on modes of its own
-def test_torch_compile_around(backend):
-    """Numbers are right; torch's tracer of Python leaves the graph at many places, which `trees.compiled` does not."""
+@pytest.mark.parametrize(("name", "backend"), [*((name, "eager") for name in AROUND), ("fim", "aot_eager")])
+def test_torch_compile_around(name, backend):
+    """What watches f stays out of graphs, so numbers are right; all in one graph is `trees.compiled`."""
     torch._dynamo.reset()
-    step = lambda p, x: fisher.fim(f, p, x, layers=LAYERS).solve(V, 0.3)
-    close(torch.compile(step, backend=backend)(P, X), step(P, X), 1e-11, backend)
+    step = AROUND[name]
+    try:
+        close(torch.compile(step, backend=backend)(P, X), step(P, X), 1e-11, name)
+    finally:
+        torch._dynamo.reset()
