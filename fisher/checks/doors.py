@@ -10,7 +10,8 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.checks import alike, size
-from linmaps.trees import Compiled, Layout, path_str
+from linmaps.checks.uncompiled import original
+from linmaps.trees import Layout, path_str
 from linmaps.trees.keys import Path
 from linmaps.trees.mappings import is_mapping
 from linmaps.trees.nodes import one_level
@@ -31,7 +32,7 @@ def function(f: Any, name: str = "f") -> Callable[..., Any]:
         )
     if not callable(f):
         raise TypeError(f"{name}: got {type(f).__name__}, expected a function")
-    return unsealing(f.__wrapped__ if isinstance(f, Compiled) else f)  # whose calls can be seen
+    return unsealing(original(f))  # whose calls can be seen
 
 
 def of_type(value: Any, kind: type | tuple[type, ...], name: str, expected: str) -> None:

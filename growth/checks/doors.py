@@ -14,6 +14,7 @@ from linmaps import trees
 from linmaps.checks import size
 from linmaps.checks.annotations import annotated
 from linmaps.checks.precision import full_precision
+from linmaps.checks.uncompiled import original
 from linmaps.trees import path_str
 from linmaps.trees.mappings import plain
 from linmaps.trees.seals import unsealing
@@ -79,7 +80,7 @@ def _function(f: Any, name: str) -> Any:
         raise TypeError(
             f"{name}: got {type(f).__name__}, expected a function f(params, x); of a module f, params = fisher.functional(module)"
         )
-    return unsealing(f)
+    return unsealing(original(f))
 
 
 ENTRIES: dict[str, Callable[[Any, str], Any]] = {

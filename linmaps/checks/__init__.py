@@ -8,6 +8,7 @@ In reading order:
     precision     numbers in the precision of their tensors, whatever torch.autocast is on
     doors         what every public function of params does first
     modules       whether a torch module does what its class says
+    uncompiled    what torch.compile was given
 """
 
 from linmaps.checks.arguments import (

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.func import vmap
 
 import fisher
@@ -91,22 +92,64 @@ def test_an_ensemble_in_one_graph():
     close(trees.compiled(lambda p: vmap(step)(p), backend="eager")(many), vmap(step)(many), 1e-11, "vmap inside")
 
 
-def test_a_function_that_is_compiled_is_seen_through():
-    fast = trees.compiled(f, backend="eager")
+@pytest.mark.parametrize("compiled", [trees.compiled, torch.compile])
+def test_a_function_that_is_compiled_is_seen_through(compiled):
+    fast, slow = compiled(f, backend="eager"), compiled(g, backend="eager")
     F = fisher.fim(fast, P, X)
     assert repr(F) == repr(fisher.fim(f, P, X))
     close(F.mv(V), fisher.fim(f, P, X).mv(V), 1e-12, "compiled f")
+    close(fisher.fim(fast, P, X, layers=LAYERS).mv(V), F.mv(V), 1e-12, "layers given")
     close(fisher.gram(fast, P, X).to_torch(), fisher.gram(f, P, X).to_torch(), 1e-12, "gram")
+    laplace = lambda f: fisher.recipes.laplace(f, P, F, n_examples=5).probabilities(X)
+    close(laplace(fast), laplace(f), 1e-12, "laplace")
+    statistics = lambda g: growth.statistics(g, MLP, (X, T), PAIR)
+    close(trees.leaves(statistics(slow)), trees.leaves(statistics(g)), 1e-12, "statistics")
 
 
-@pytest.mark.slow
-def test_a_function_that_torch_compiled_is_refused_with_the_cure():
-    fast = torch.compile(f, backend="eager")
-    for layers in (None, LAYERS):
-        with pytest.raises(
-            ValueError, match=r"calls what torch.compile made.*give the function or module that was compiled"
-        ):
-            fisher.fim(fast, P, X, layers=layers)
+def sequential():
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+
+
+def of_parts():
+    model = sequential()
+    model[0] = torch.compile(model[0], backend="eager")
+    return model
+
+
+def in_place():
+    model = sequential()
+    model.compile(backend="eager")
+    return model
+
+
+class Decorated(nn.Sequential):
+    @torch.compile(backend="eager")
+    def forward(self, x):
+        return self[2](torch.tanh(self[0](x)))
+
+
+MODULES = {
+    "whole": lambda: torch.compile(sequential(), backend="eager"),
+    "parts": of_parts,
+    "in place": in_place,
+    "forward": lambda: Decorated(*sequential()),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_that_is_compiled_is_seen_through(name):
+    module = MODULES[name]()
+    with torch.no_grad():
+        y = module(X)
+    h, params = fisher.functional(module)
+    assert list(params) == [n for n, _ in module.named_parameters()]
+    close(h(params, X), y, 1e-12, name)
+    assert len(fisher.fim(h, params, X).factors) == 2
+    before, after = (n.removesuffix(".weight") for n in params if n.endswith("weight"))
+    grown = growth.step(h, params, (X, T), growth.Pair(before, after), k=2).params
+    with torch.no_grad():
+        close(growth.into_module(module, grown)(X), h(grown, X), 1e-12, name)
+        close(module(X), y, 1e-12, "the old module is as it was")
 
 
 @pytest.mark.slow
