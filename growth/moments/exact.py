@@ -111,9 +111,7 @@ def output_fisher(
         uses = [located(known, params, p).after[0] for p in pairs]  # into a sum the gradient is the same
         y, _, back = pull(f, params, x, known, tuple(sorted(set(uses))), lambda *_: ())
         for part in columns.parts(y, target, chunk_size):
-            g = column_rows(known, back(part), n)
-            rows = [working(g[k]).flatten(0, 2) for k in uses]
-            new = [r.mT @ r for r in rows]
+            new = _moments(column_rows(known, back(part), n), uses)
             sums = [s + t for s, t in zip(sums, new)] if sums else new
         samples += n
     total, count = over_all(reduce, [Symmetric(s) for s in sums] or None, samples)
@@ -121,6 +119,12 @@ def output_fisher(
     if check_finite:
         finite(means, "output_fisher", "f's outputs or their derivatives overflow at these params and data")
     return means[0] if alone else means
+
+
+def _moments(g: dict[int, Tensor], uses: Sequence[int]) -> list[Tensor]:
+    """g'g of these uses: gradients of one chunk of columns are gone before the next."""
+    rows = (working(g[k]).flatten(0, 2) for k in uses)
+    return [r.mT @ r for r in rows]
 
 
 @door("f")
