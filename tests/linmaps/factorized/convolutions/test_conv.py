@@ -3,7 +3,6 @@
 import math
 import pickle
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from linmaps.factorized.convolutions.conv import FACTORIZATIONS, FactorizedConv
 from linmaps.factorized.convolutions.costs import forming, ways_of
 from linmaps.factorized.convolutions.fit_conv import factorize_conv
+from tests.linmaps.factorized.convolutions.entries import by_index
 
 D = torch.float64
 TORCH = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -42,30 +42,12 @@ def reference(spec, params, x, **options):
     return TORCH[len(spec.kernel_size)](x, spec.kernel(params), params.get("bias"), **options)
 
 
-def kernel_by_index(spec, params):
-    """Entry by entry, in numpy."""
-    p = {name: t.numpy() for name, t in params.items()}
-    modes = "abcde"[: len(spec.kernel_size) + 2]
-    count, to = len(modes), modes[-1] + modes[:-1]
-    if spec.factorization == "dense":
-        return p["kernel"]
-    if spec.factorization == "cp":
-        terms = ",".join(f"{m}r" for m in modes)
-        return np.einsum(f"r,{terms}->{to}", p["weights"], *(p[f"U{k}"] for k in range(count)))
-    if spec.factorization == "tucker":
-        terms = ",".join(f"{m}{m.upper()}" for m in modes)
-        return np.einsum(f"{modes.upper()},{terms}->{to}", p["core"], *(p[f"U{k}"] for k in range(count)))
-    bonds = "uvwxyz"
-    terms = ",".join(f"{bonds[k]}{m}{bonds[k + 1]}" for k, m in enumerate(modes))
-    return np.einsum(f"{terms}->{to}", *(p[f"A{k}"] for k in range(count)))
-
-
 @every_order
 @every_kind
 @pytest.mark.parametrize("dtype", [D, torch.complex128])
 def test_kernel_by_index(kind, n, dtype):
     spec, params = made(n, kind, dtype=dtype)
-    close(spec.kernel(params), torch.as_tensor(kernel_by_index(spec, params)))
+    close(spec.kernel(params), torch.as_tensor(by_index(spec, params)))
 
 
 def test_the_convolution_by_its_sum():

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from linmaps import FactorizedConv, Module, factorize_conv, trees
 from linmaps.factorized.convolutions.conv import FACTORIZATIONS
+from tests.linmaps.factorized.convolutions.entries import by_index
 
 D, C = torch.float64, torch.complex128
 TORCH = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -36,30 +37,12 @@ def close(got, want, tolerance=1e-12):
     assert (got - want).norm() <= tolerance * max(1e-12, want.norm())
 
 
-def kernels_by_index(spec, params):
-    """[L, out, in, *k], entry by entry, in numpy."""
-    p = {name: t.numpy() for name, t in params.items()}
-    modes = "labcde"[: len(spec.kernel_size) + 3]
-    count, to = len(modes), "l" + modes[-1] + modes[1:-1]
-    if spec.factorization == "dense":
-        return p["kernel"]
-    if spec.factorization == "cp":
-        terms = ",".join(f"{m}r" for m in modes)
-        return np.einsum(f"r,{terms}->{to}", p["weights"], *(p[f"U{k}"] for k in range(count)))
-    if spec.factorization == "tucker":
-        terms = ",".join(f"{m}{m.upper()}" for m in modes)
-        return np.einsum(f"{modes.upper()},{terms}->{to}", p["core"], *(p[f"U{k}"] for k in range(count)))
-    bonds = "tuvwxyz"
-    terms = ",".join(f"{bonds[k]}{m}{bonds[k + 1]}" for k, m in enumerate(modes))
-    return np.einsum(f"{terms}->{to}", *(p[f"A{k}"] for k in range(count)))
-
-
 @every_order
 @every_kind
 @pytest.mark.parametrize("dtype", [D, C])
 def test_joint_kernels_by_index(kind, n, dtype):
     spec, params = made(n, kind, dtype=dtype)
-    want = torch.as_tensor(kernels_by_index(spec, params))
+    want = torch.as_tensor(by_index(spec, params))
     close(spec.kernel(params), want)
     assert {k: tuple(t.shape) for k, t in params.items()} == spec.shapes()
     assert torch.allclose(want.abs().square().flatten(1).mean(1), torch.tensor(1 / (3 * want[0, 0].numel()), dtype=D))
