@@ -60,7 +60,11 @@ def theirs(name: str, n: int, share: float) -> dict[str, Any]:
     return layers
 
 
-def cell(name: str, n: int, share: float) -> None:
+Modes = dict[str, dict[str, Callable[[], object]]]
+
+
+def ways_of(name: str, n: int, share: float) -> tuple[Modes, str]:
+    """Forward and forward with backward of ours, the peer's and torch.nn.Linear, and what ours chose."""
     torch.manual_seed(0)
     x = torch.randn(64, n)
     linear = torch.nn.Linear(n, n)
@@ -78,15 +82,21 @@ def cell(name: str, n: int, share: float) -> None:
             gap = (peer_layer(x) - spec.apply(params, x)).abs().max() / peer_layer(x).abs().max()
         assert gap < 1e-3, f"the layers differ by {gap}"
     ours = lambda x: spec.apply(params, x)
-    modes: dict[str, Callable[..., Any]] = {
-        "forward": lambda f, leaves: forward(f, x),
-        "forward+backward": lambda f, leaves: backward(f, leaves, x),
-    }
-    for mode, run in modes.items():
-        ways = {"linear": run(linear, list(linear.parameters()))}
-        ways |= {title: run(layer, list(layer.parameters())) for title, layer in layers.items()}
-        ways["ours"] = run(ours, list(params.values()))
-        title = f"{name} {n} f={share} {mode} [{spec.plan(64).chosen}; rank {spec.ranks}]"
+    found: Modes = {}
+    for mode, run in (
+        ("forward", lambda f, leaves: forward(f, x)),
+        ("forward+backward", lambda f, leaves: backward(f, leaves, x)),
+    ):
+        found[mode] = {"linear": run(linear, list(linear.parameters()))}
+        found[mode] |= {title: run(layer, list(layer.parameters())) for title, layer in layers.items()}
+        found[mode]["ours"] = run(ours, list(params.values()))
+    return found, f"{spec.plan(64).chosen}; rank {spec.ranks}"
+
+
+def cell(name: str, n: int, share: float) -> None:
+    found, chosen = ways_of(name, n, share)
+    for mode, ways in found.items():
+        title = f"{name} {n} f={share} {mode} [{chosen}]"
         slow = "peer, reconstructed" in ways and name == "cp" and n >= 1024
         ratios = race(title, ways, base="ours", rounds=1 if slow else ROUNDS[n])
         peers = [ratio for way, ratio in ratios.items() if way.startswith("peer")]

@@ -123,31 +123,54 @@ def plain(found) -> list[tuple[Tensor, Tensor, Tensor]]:
     return [(d.joined, n.fan_out @ n.joined, n.eigenvalues) for d, n in found]
 
 
+class Case:
+    """The last pair or both of 784-256-256-10 on these inputs."""
+
+    def __init__(self, count: int, x: Tensor | None = None) -> None:
+        g = torch.Generator().manual_seed(1)
+        self.count, self.x = count, torch.randn(4096, 784, generator=g) if x is None else x
+        self.y = torch.randint(0, CLASSES, (4096,), generator=g)
+        self.params = mlp((784, 256, 256, CLASSES), 0)
+        self.layers = LayerCollection.from_function(f, self.params, self.x[:8])
+        self.chosen = [2, 1][:count]
+        if peers.installed():
+            weights = [(self.params[n]["weight"], self.params[n]["bias"]) for n in NAMES]
+            self.modules = peers.network(weights, torch.nn.ReLU)
+
+    def statistics(self) -> Any:
+        return growth.statistics(f, self.params, (self.x, self.y), PAIRS[: self.count], layers=self.layers)
+
+    def loss(self, out: Tensor) -> Tensor:
+        return F.cross_entropy(out, self.y, reduction="sum")
+
+    def ways(self, solve: Callable[[Tensor, Tensor], Tensor] = by_cholesky) -> dict[str, Callable[[], Any]]:
+        ways: dict[str, Callable[[], Any]] = {
+            "ours": lambda: ours(self.params, self.x, self.y, self.count, self.layers),
+            "ours, layers found in the call": lambda: ours(self.params, self.x, self.y, self.count, None),
+            "bound": lambda: by_hand(self.params, self.x, self.y, self.count, solve),
+        }
+        if peers.installed():
+            ways["gromo"] = lambda: peers.step(
+                self.modules, self.chosen, self.loss, self.x, K, statistical_threshold=0.0
+            )
+        return ways
+
+
+def compared(count: int) -> Case:
+    """The case of normal inputs, on which all ways agree."""
+    case = Case(count)
+    ways = case.ways()
+    want = plain(ways["ours"]())
+    agree(want, ways["bound"]())
+    if "gromo" in ways:
+        unit = lambda t: torch.cat([t["fan_in"], t["fan_in_bias"][:, None]], 1)
+        agree(want, [(t["delta"], t["fan_out"] @ unit(t), t["eigenvalues"]) for t in ways["gromo"]()])
+    return case
+
+
 def pairs(count: int) -> None:
-    g = torch.Generator().manual_seed(1)
-    x, y = torch.randn(4096, 784, generator=g), torch.randint(0, CLASSES, (4096,), generator=g)
-    params = mlp((784, 256, 256, CLASSES), 0)
-    layers = LayerCollection.from_function(f, params, x[:8])
-    ways: dict[str, Callable[[], Any]] = {
-        "ours": lambda: ours(params, x, y, count, layers),
-        "ours, layers found in the call": lambda: ours(params, x, y, count, None),
-        "bound": lambda: by_hand(params, x, y, count),
-    }
-    want = plain(ours(params, x, y, count, layers))
-    agree(want, by_hand(params, x, y, count))
-    if peers.installed():
-        modules = peers.network([(params[n]["weight"], params[n]["bias"]) for n in NAMES], torch.nn.ReLU)
-        loss = lambda out: F.cross_entropy(out, y, reduction="sum")
-        chosen = [2, 1][:count]
-        ways["gromo"] = lambda: peers.step(modules, chosen, loss, x, K, statistical_threshold=0.0)
-        theirs = ways["gromo"]()
-        agree(
-            want,
-            [
-                (t["delta"], t["fan_out"] @ torch.cat([t["fan_in"], t["fan_in_bias"][:, None]], 1), t["eigenvalues"])
-                for t in theirs
-            ],
-        )
+    case = compared(count)
+    ways = case.ways()
     memory = {n: peak(way) / 2**20 for n, way in ways.items()}
     title = f"784-256-256-10, 4096 samples, {'last pair' if count == 1 else 'both pairs'}"
     ratios = race(title, ways, base="ours", rounds=9, threads=2)
@@ -155,15 +178,15 @@ def pairs(count: int) -> None:
     theirs = f"; {1 / ratios['gromo']:.3f} x gromo" if "gromo" in ratios else ""
     print(f"  => ours {1 / ratios['bound']:.3f} x the bound{theirs}\n")
 
-    stats = growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers)
+    stats = case.statistics()
     deltas = [growth.optimal_delta(s) for s in stats]
     parts: dict[str, Callable[[], Any]] = {
-        "statistics": lambda: growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers),
+        "statistics": case.statistics,
         "optimal_delta": lambda: [growth.optimal_delta(s) for s in stats],
         "optimal_neurons": lambda: [growth.optimal_neurons(s, K, delta=d) for s, d in zip(stats, deltas)],
     }
     if peers.installed():
-        parts["gromo's statistics"] = lambda: peers.passed(modules, chosen, loss, x)
+        parts["gromo's statistics"] = lambda: peers.passed(case.modules, case.chosen, case.loss, case.x)
     race("  the parts", parts, base="statistics", rounds=9, threads=2)
     print()
 
@@ -181,25 +204,20 @@ def inputs_of(kind: str) -> Tensor:
     return x / x.std()
 
 
-def conditions(kind: str, count: int) -> None:
-    x, params = inputs_of(kind), mlp((784, 256, 256, CLASSES), 0)
-    y = torch.randint(0, CLASSES, (4096,), generator=torch.Generator().manual_seed(4))
-    layers = LayerCollection.from_function(f, params, x[:8])
-    for stats in growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers):
+def ill(kind: str, count: int) -> dict[str, Callable[[], Any]]:
+    """Ways for ill-conditioned inputs, ours compared with float64."""
+    case = Case(count, inputs_of(kind))
+    for stats in case.statistics():
         S, M = stats.S.double(), stats.M.double()
         want = ((pinv(S, rtol=rounding(stats.S[0])) @ M) * M).sum()
         gap = (growth.optimal_delta(stats).decrease - want) / want
         assert abs(gap) < 1e-2, f"decrease: differs by {gap}"  # a direction at the threshold may fall on either side
     SAFE.clear()
-    ways: dict[str, Callable[[], Any]] = {
-        "ours": lambda: ours(params, x, y, count, layers),
-        "of which statistics": lambda: growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers),
-        "bound": lambda: by_hand(params, x, y, count, by_either),
-    }
-    if peers.installed():
-        modules = peers.network([(params[n]["weight"], params[n]["bias"]) for n in NAMES], torch.nn.ReLU)
-        loss = lambda out: F.cross_entropy(out, y, reduction="sum")
-        ways["gromo"] = lambda: peers.step(modules, [2, 1][:count], loss, x, K, statistical_threshold=0.0)
+    return case.ways(by_either) | {"of which statistics": case.statistics}
+
+
+def conditions(kind: str, count: int) -> None:
+    ways = ill(kind, count)
     ratios = race(f"inputs {kind}, {count} pair(s)", ways, base="ours", rounds=5, threads=1)
     theirs = f"; {1 / ratios['gromo']:.3f} x gromo" if "gromo" in ratios else ""
     print(f"  => ours {1 / ratios['bound']:.3f} x the bound{theirs}\n")
@@ -210,8 +228,8 @@ def both(kind: str) -> None:
         conditions(kind, count)
 
 
-def ensemble() -> None:
-    """A whole growth step of 8 networks 8-16-16-4 on 128 samples."""
+def together() -> dict[str, Callable[[], Any]]:
+    """A whole growth step of 8 networks 8-16-16-4 on 128 samples, by vmap and by a loop."""
     g = torch.Generator().manual_seed(2)
     members = [mlp((8, 16, 16, 4), s) for s in range(8)]
     x, y = torch.randn(128, 8, generator=g), torch.randint(0, 4, (128,), generator=g)
@@ -223,11 +241,15 @@ def ensemble() -> None:
         delta = growth.optimal_delta(stats)
         return growth.grow(p, PAIRS[0], growth.optimal_neurons(stats, 3, delta=delta), delta=delta, scale=0.1)
 
-    loop, together = trees.stack([grown(p) for p in members]), vmap(grown)(stacked)
-    for a, b in zip(trees.leaves(loop), trees.leaves(together), strict=True):
+    for a, b in zip(
+        trees.leaves(trees.stack([grown(p) for p in members])), trees.leaves(vmap(grown)(stacked)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-    ways = {"vmap": lambda: vmap(grown)(stacked), "loop": lambda: [grown(p) for p in members]}
-    ratios = race("ensemble of 8 nets 8-16-16-4, a whole growth step", ways, base="vmap", rounds=15)
+    return {"ours": lambda: vmap(grown)(stacked), "loop": lambda: [grown(p) for p in members]}
+
+
+def ensemble() -> None:
+    ratios = race("ensemble of 8 nets 8-16-16-4, a whole growth step", together(), base="ours", rounds=15)
     print(f"  => vmap {ratios['loop']:.3g} times as fast as the loop\n")
 
 

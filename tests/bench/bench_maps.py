@@ -191,22 +191,34 @@ def schur() -> dict[str, float]:
     return ratios
 
 
-def rollout() -> dict[str, float]:
+def unrolled() -> dict[str, dict[str, Any]]:
     """A recurrent network over 50 steps, batch 16, 64 hidden units, with a Spectral hidden map."""
     n, xs = 64, torch.randn(50, 16, 64)
     cell = linmaps.RNNCell(linmaps.Spectral(n), linmaps.Linear(n), torch.nn.functional.gelu)
     params = cell.init(torch.Generator().manual_seed(0))
     network = SLIM.RNN(n, n, cell_args={"hidden_map": SLIM.SpectralLinear, "input_map": SLIM.Linear})
-    with torch.no_grad():
-        ways = {"ours": lambda: linmaps.rnn(cell, params, xs), "peer": lambda: network(xs)}
-        got = race("RNN, T = 50, n = 64, batch 16, forward", ways, base="peer", rounds=5)
-    params = trees.map(lambda t: t.requires_grad_(), params)
-    ways = {
-        "ours": backward(lambda: linmaps.rnn(cell, params, xs)[0], trees.leaves(params)),
-        "peer": backward(lambda: network(xs)[0], _leaves(network)),
+    theirs = _leaves(network)
+
+    def run(way: Callable[[], object]) -> Callable[[], object]:
+        def without_gradients() -> object:
+            with torch.no_grad():
+                return way()
+
+        return without_gradients
+
+    leaves = trees.map(lambda t: t.detach().requires_grad_(), params)
+    return {
+        "forward": {"ours": run(lambda: linmaps.rnn(cell, params, xs)), "peer": run(lambda: network(xs))},
+        "forward + backward": {
+            "ours": backward(lambda: linmaps.rnn(cell, leaves, xs)[0], trees.leaves(leaves)),
+            "peer": backward(lambda: network(xs)[0], theirs),
+        },
     }
-    got_both = race("RNN, T = 50, n = 64, batch 16, forward + backward", ways, base="peer", rounds=3)
-    return {"forward": got["ours"], "forward + backward": got_both["ours"]}
+
+
+def rollout() -> dict[str, float]:
+    title = "RNN, T = 50, n = 64, batch 16, "
+    return {name: race(title + name, ways, base="peer", rounds=4)["ours"] for name, ways in unrolled().items()}
 
 
 def cheap(names: tuple[str, ...] = (), rounds: int = 41) -> dict[str, list[float]]:

@@ -12,6 +12,23 @@ from collections.abc import Callable
 import torch
 
 
+def rounds_of(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each of the interleaved rounds."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            way()  # not timed: what ran before has left its mark on caches and allocator
+            start = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio_to(times: dict[str, list[float]], name: str, base: str) -> float:
+    """The median over rounds of the ratio of each: neighbours in time share the machine's load."""
+    return statistics.median(t / b for t, b in zip(times[name], times[base]))
+
+
 def race(
     title: str, ways: dict[str, Callable[[], object]], *, base: str, rounds: int = 15, threads: int = 1
 ) -> dict[str, float]:
@@ -25,17 +42,10 @@ def race(
     try:
         for way in ways.values():
             way()
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                way()  # not timed: what ran before has left its mark on caches and allocator
-                start = time.perf_counter()
-                way()
-                times[name].append(time.perf_counter() - start)
+        times = rounds_of(ways, rounds)
     finally:
         torch.set_num_threads(before)
-    # the ratio of each round is taken first: neighbours in time share the machine's load
-    ratios = {n: statistics.median(t / b for t, b in zip(times[n], times[base])) for n in ways}
+    ratios = {n: ratio_to(times, n, base) for n in ways}
     print(f"{title}  (median of {rounds} interleaved rounds, {threads} thread(s))")
     for name in ways:
         print(f"  {name:<44s} {1e3 * statistics.median(times[name]):10.3f} ms   {ratios[name]:8.3g} x {base}")
