@@ -11,6 +11,8 @@ In reading order:
     trace        one run watched: the uses met, in order
     layers       Layers: which leaf is used how, as data
     exact_rows   rows of single examples, of leaves without a rule
+    backwards    the gradients at the taps, where autograd alone gives them
+    replay       a run held against the uses that were seen
     taps         zero tensors added at the outputs: a and g by one vjp
     weights      the weights that f makes, as functions of their leaves
     products     gradients and rows as products g a'

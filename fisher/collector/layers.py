@@ -120,6 +120,11 @@ class Layers:
         return tuple(layer for layer in self.layers if layer.family == THROUGH)
 
     @functools.cached_property
+    def plain(self) -> set[bool]:
+        """Empty once f was seen to make a call that is not known to be plain; no result depends on it."""
+        return {True}
+
+    @functools.cached_property
     def complete(self) -> bool:
         """Whether these layers are all of f's parameters."""
         leaves = {n for l in self for n in l.leaves}

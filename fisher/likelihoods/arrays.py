@@ -81,6 +81,16 @@ def class_axis_of(y: Tensor, axis: int, name: str) -> int:
     return positive
 
 
+def classes_last(y: Tensor, axis: int) -> Tensor:
+    """y with the axis of the classes last: y itself where it is."""
+    return y if axis == y.ndim - 1 else y.movedim(axis, -1)
+
+
+def classes_there(t: Tensor, axis: int) -> Tensor:
+    """The way back from `classes_last`."""
+    return t if axis == t.ndim - 1 else t.movedim(-1, axis)
+
+
 def check_axis(axis: int, name: str) -> None:
     """Raise unless axis can be a class axis: axis 0 holds the examples."""
     if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
@@ -104,8 +114,7 @@ def place(core: Tensor, first: int, span: range, y: Tensor, axis: int) -> Tensor
         values = core[number // max(1, positions) - first, :, at]  # [k, B, C]
         here = at[:, None] == torch.arange(positions, device=y.device)
         core = torch.where(here[:, None, :, None], values[:, :, None, :], 0.0)
-    last = y.movedim(axis, -1)
-    return core.reshape(len(span), *last.shape).movedim(-1, axis + 1)
+    return classes_there(core.reshape(len(span), *classes_last(y, axis).shape), axis + 1)
 
 
 def check_target(name: str, target: Any, shape: tuple[int, ...], *, whole: bool = False, hint: str = "") -> Tensor:

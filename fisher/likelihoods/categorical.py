@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from fisher.likelihoods.arrays import (
     check_axis,
     check_target,
     class_axis_of,
+    classes_last,
     moderated,
     part_of_columns,
     per_example,
@@ -88,16 +90,18 @@ class Categorical(Held, Rooted):
     @typed
     def n_columns(self, y: Tensor) -> int:
         """(C - 1) P, with weights C P."""
-        last = y.movedim(self._axis(y), -1)
-        return max(0, last.shape[-1] - (self.weight is None)) * math.prod(last.shape[1:-1])
+        return self._number(y.shape, self._axis(y))
+
+    def _number(self, shape: Sequence[int], axis: int) -> int:
+        return max(0, shape[axis] - (self.weight is None)) * math.prod(shape[1:axis]) * math.prod(shape[axis + 1 :])
 
     @typed
     def root_part(self, y: Tensor, start: int, stop: int) -> Tensor:
         """`root(y)[start:stop]`, without the memory of the rest."""
         axis = self._axis(y)
-        last = y.movedim(axis, -1)
+        last = classes_last(y, axis)
         positions = math.prod(last.shape[1:-1])
-        span, first, end = part_of_columns(start, stop, self.n_columns(y), positions)
+        span, first, end = part_of_columns(start, stop, self._number(y.shape, axis), positions)
         z, w = last.reshape(y.shape[0], positions, last.shape[-1]), self._weights(last)
         core = plain_columns(z, first, end) if w is None else weighted_columns(z, w, first, end)
         return place(core, first, span, y, axis)

@@ -27,7 +27,7 @@ def are_probabilities(y: Tensor, class_axis: int = 1) -> bool:
     if _hidden(y) or y.ndim < 2 or not -y.ndim <= class_axis < y.ndim:
         return False
     found = values(y)
-    if found is None or found.numel() == 0 or found.shape[class_axis] < 2 or bool((found < 0).any()):
+    if found is None or found.numel() == 0 or found.shape[class_axis] < 2 or float(found.amin()) < 0:
         return False
     tol = max(1e-5, 8 * torch.finfo(found.dtype).eps)
     whole = bool(((found.double().sum(class_axis) - 1).abs() < tol).all())

@@ -13,8 +13,8 @@ from linmaps.numerics.numeric import positive_root
 
 def plain_columns(z: Tensor, first: int, end: int) -> Tensor:
     """Columns r_k, k = first .. end - 1, `[K, B, P, C]` of logits `[B, P, C]`; all in log space, where nothing cancels."""
-    k = torch.arange(first, end, device=z.device)[:, None, None, None]
     j = torch.arange(z.shape[-1], device=z.device)
+    k = j[first:end, None, None, None]
     # a logit of minus infinity (a masked class) would give inf - inf
     logp = torch.log_softmax(z.clamp_min(torch.finfo(z.dtype).min / 8), -1)
     tails = torch.where(j > k, logp, -math.inf)

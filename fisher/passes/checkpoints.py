@@ -183,15 +183,16 @@ def opened(
     >>> opened(None, 1, lambda p, x: x, ()).once(lambda: 3)
     3
     """
+    if path is None:
+        return Checkpoint(generator=generator)
     shapes = {}
     for place, t in zip(trees.paths(params), trees.leaves(params)):
-        if path is not None:
-            check_storable(t, f"params: {trees.path_str(place)}")
+        check_storable(t, f"params: {trees.path_str(place)}")
         shapes[trees.path_str(place)] = tuple(t.shape)
 
     def output(x: Any, *_: Any) -> Tensor:
         with torch.no_grad():
             return f(params, x)
 
-    call = {"params (names and shapes)": shapes, "params": params, **call} if path is not None else {}
+    call = {"params (names and shapes)": shapes, "params": params, **call}
     return Checkpoint(path, every, call, output, generator)

@@ -86,22 +86,25 @@ def summed(run: Pass, data: Any, make: Make, options: Options) -> Any:
     seen, inputs, columns = 0, None, None
     kinds = {t.dtype for t in trees.leaves(run.params)}
     dtype = functools.reduce(torch.promote_types, kinds) if kinds else None  # the widest, of leaves of several
-    run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and kinds & set(HALF) else run
+    run = dataclasses.replace(run, dtype=torch.float32) if run.dtype is None and not kinds.isdisjoint(HALF) else run
     known = one_batch(data) and not options.centered and run.reduce is None
-    like, group = trees.leaves(run.params)[0], group_of(run.reduce)
-    options = dataclasses.replace(options, like=like, params=trees.leaves(run.params), group=group)
-    given = run.layers is not None
+    leaves, group = trees.leaves(run.params), group_of(run.reduce)
+    options = dataclasses.replace(options, like=leaves[0], params=leaves, group=group)
+    given, reducer = run.layers is not None, None
     stage = run.kept.stage()
     for x, target, weight in stage.over(checked_batches(run, data)):
         layers = run.found(x)
-        run = run.on(layers)
-        options = dataclasses.replace(options, examples=batch_size(x)) if known else options
-        if not seen and make(layers, options).through:
-            options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, layers))
+        run = run if run.layers is layers else run.on(layers)
+        if reducer is None:  # the same for all batches
+            options = dataclasses.replace(options, examples=batch_size(x)) if known else options
+            reducer = make(layers, options)
+            if reducer.through:
+                options = dataclasses.replace(options, weights=derived_weights(run.f, run.params, x, layers))
+                reducer = make(layers, options)
         if stage.done:
             seen, (inputs, columns) = seen + batch_size(x), stage.sums
             continue
-        reducer, part_in, part = _one(run, x, target, weight, make, options)
+        part_in, part = _one(run, x, target, weight, make, reducer)
         inputs = part_in if inputs is None else trees.add(inputs, part_in)
         columns = part if columns is None else reducer.add(columns, part)
         if given and not seen and run.check_finite:  # found layers are checked already
@@ -112,7 +115,9 @@ def summed(run: Pass, data: Any, make: Make, options: Options) -> Any:
         options, inputs, columns, seen = _over_all(run, data, make, options, inputs, columns, seen)
     elif not seen:
         over_all(None, None, 0)
-    made: Any = make(run.layers, options).finish(inputs, columns, seen // options.examples)  # type: ignore[arg-type]
+    if reducer is None or run.reduce is not None:
+        reducer = make(run.layers, options)  # type: ignore[arg-type]
+    made: Any = reducer.finish(inputs, columns, seen // options.examples)
     if run.dtype is not None:
         made = _cast(made, dtype)
     several = isinstance(made, tuple)
@@ -153,16 +158,15 @@ def _weights(run: Pass, data: Any, layers: LayerCollection) -> Any:
     )
 
 
-def _one(
-    run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, options: Options
-) -> tuple[Reducer, Any, Any]:
-    """Sums over one batch: (what made them, those of the inputs, those of the columns)."""
+def _one(run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, reducer: Reducer) -> tuple[Any, Any]:
+    """Sums over one batch: (those of the inputs, those of the columns)."""
+    options = reducer.options
     layers: LayerCollection = run.layers  # type: ignore[assignment]
     layers.layout.check(run.params, "params (of the LayerCollection)")
     batch = batch_size(x)
     squares = run.columns.in_squares(weight)
     counted = of_examples(layers, squares)
-    reducer = make(layers, dataclasses.replace(options, counted=counted) if counted else options)
+    reducer = make(layers, dataclasses.replace(options, counted=counted)) if counted else reducer
     if weight is not None and options.centered and reducer.by_position:
         raise ValueError(
             "centered: got data with weights, of which Kronecker factors have no mean gradient, expected (x, target); use "
@@ -185,7 +189,7 @@ def _one(
         )  # no name: gone before the next chunk
         part = _cast(part, run.dtype)
         total = part if total is None else reducer.add(total, part)
-    return reducer, _cast(reducer.inputs(kept), run.dtype), total
+    return _cast(reducer.inputs(kept), run.dtype), total
 
 
 def _at_once(layers: LayerCollection, uses: tuple[int, ...], batch: int) -> int:

@@ -6,6 +6,7 @@ B batch, S shared, I inputs, O outputs, C columns.  From one pass come, per use,
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ class Reducer:
         """The layers whose derived weights are asked for as functions."""
         return ()
 
-    @property
+    @functools.cached_property
     def tapped(self) -> tuple[int, ...]:
         """The uses whose (a, g) are needed."""
         through = {layer.name for layer in self.through}

@@ -39,6 +39,7 @@ class KFAC(Reducer):
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         super().__init__(layers, options)
         self.reduce = options.sharing == "reduce"
+        self.numbers: dict[int, Any] = {}  # of positions of each use, over options.examples
         self._through = tuple(l for l in layers.through if by_weights(l, self.dense(l)))
         self.tied = tuple(l for l in layers if l.kronecker and l.inner)
         weights = {inner_name(l, j): w for l in (*self._through, *self.tied) for j, w in enumerate(l.inner)}
@@ -74,9 +75,8 @@ class KFAC(Reducer):
             return a
         wide = not fits(a.shape[-1], self.options.largest_factor)
         if u.bias is not None and counted is None and not (self.reduce or wide or isinstance(u.form, Lookup)):
-            number = a.shape[0] * a.shape[1] / self.options.examples
-            over = torch.full((), number, device=a.device, dtype=exact_counts(a))
-            return with_ones(a, u.form.groups > 1, self.options.examples), over
+            self.numbers[use] = a.shape[0] * a.shape[1] / self.options.examples, a.device, exact_counts(a)
+            return (with_ones(a, u.form.groups > 1, self.options.examples),)  # `inputs` makes a tensor of the number
         ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a))
         ones = ones if counted is None else counted.to(ones.dtype).expand(a.shape[:2])
         positions = ones.sum(1)
@@ -97,7 +97,9 @@ class KFAC(Reducer):
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         """({layer: sum for A}, {layer: by what the sum for G is divided})."""
-        found = {n: self._input_factor(l, [kept[k] for k in l.uses]) for n, l in self.products.items()}
+        numbers = {key: torch.full((), key[0], device=key[1], dtype=key[2]) for key in {*self.numbers.values()}}
+        whole = lambda k: kept[k] if len(kept[k]) > 1 else (kept[k][0], numbers[self.numbers[k]])
+        found = {n: self._input_factor(l, [whole(k) for k in l.uses]) for n, l in self.products.items()}
         return {n: A for n, (A, _) in found.items()}, {n: over for n, (_, over) in found.items()}
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
@@ -119,13 +121,15 @@ class KFAC(Reducer):
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         made = self.factors(inputs, columns, seen)
         blocks = self.blocks(columns, seen) | {l.name: self.through_block(l, made) for l in self._through}
-        return PMatKFAC({n: made[n] for n in made if n in self.layers.names()}, blocks, self.layers)
+        return PMatKFAC({l.name: made[l.name] for l in self.layers if l.name in made}, blocks, self.layers)
 
     def factors(self, inputs: Any, columns: Any, seen: int) -> dict[str, tuple[Tensor, Tensor]]:
         """(A, G) of each product, those of derived weights among them."""
         (moments, over), (sums, _, means) = inputs, columns
+        some = {(id(t), s.dtype): t for t, s in ((over[n], sums[n]) for n in over)}
         # where nothing counts the sum is zero, whatever it is divided by
-        by = {n: torch.where(t > 0, t, 1.0).to(sums[n].dtype) for n, t in over.items()}
+        divisors = {key: t.to(key[1]).clamp_min(torch.finfo(key[1]).tiny) for key, t in some.items()}
+        by = {n: divisors[id(t), sums[n].dtype] for n, t in over.items()}
         made = {
             n: (self._mean(n, A.to(sums[n].dtype), seen), _centered(sums[n], by[n], means.get(n)))
             for n, A in moments.items()

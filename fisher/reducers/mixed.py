@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ class Mixed(Reducer):
     def by_rows(self) -> tuple[Layer, ...]:
         return tuple(layer for part in self.parts for layer in part.by_rows)
 
-    @property
+    @functools.cached_property
     def tapped(self) -> tuple[int, ...]:
         return tuple(sorted({k for part in self.parts for k in part.tapped}))
 

@@ -6,4 +6,5 @@ In reading order:
     recurrent  recurrent layers step by step
     batching   torch calls whose batching rules are wrong or missing, and what stands for them
     chains     calls that lead from the output of one layer to the input of another
+    plain      calls that write into nothing, keep nothing by hooks, and have a rule for every transform
 """

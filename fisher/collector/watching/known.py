@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 
 from linmaps import trees
 from linmaps.trees.graphs.tracing import traced
@@ -40,12 +40,12 @@ class Inside:
 
     def __init__(self, leaves: dict[Any, Tensor], x: Any) -> None:
         self.given = [t for t in trees.leaves(x) if isinstance(t, Tensor)], leaves
-        together = torch.zeros(
-            ()
-        )  # of all that f is given: wrapped as often as a tensor is outside transforms of its own
-        for t in (*leaves.values(), *self.given[0]):
-            together = together + t.flatten()[:0].sum() if depth(t) else together
-        self.depth = depth(together + 0)
+        self.depth = 0
+        if peek_interpreter_stack() is not None:
+            together = torch.zeros(())  # of all that f is given: wrapped as often as a tensor is outside of f's own
+            for t in (*leaves.values(), *self.given[0]):
+                together = together + t.flatten()[:0].sum() if depth(t) else together
+            self.depth = depth(together + 0)
         self.seen = False
         self.known = Known()
 

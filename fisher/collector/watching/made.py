@@ -49,6 +49,7 @@ class Maker(TorchFunctionMode):
         x: Any,
         holds: Callable[[int, Match, Tensor], bool],
         free: bool = True,
+        only: frozenset[Any] | None = None,
     ) -> None:
         super().__init__()
         leaves = dict(zip(trees.paths(params), trees.leaves(params)))
@@ -63,6 +64,7 @@ class Maker(TorchFunctionMode):
         self.views = dict(zip(map(id, leaves.values()), views))
         self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
         self.holds, self.constants, self.free = holds, 0, free
+        self.only, self.refused = only, False
         self.worked: set[Any] = set()  # leaves that make weights other than by such layers
         self.events = 0
         self.parts: dict[Any, int] = {}  # leaves that hold several weights, one below the other

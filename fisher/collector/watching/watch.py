@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fisher.collector.calls.batching import SPELLED, sound
 from fisher.collector.calls.chains import call_name
+from fisher.collector.calls.plain import Unknown
 from fisher.collector.calls.views import JOINS, SIZED_BY, chosen, packed, put_back, sized
 from fisher.collector.rules.lookup import token
 from fisher.collector.rules.match import Derived, bind
@@ -34,9 +35,13 @@ class Watcher(Maker):
     some.
     holds(number, match, z): whether the output of a product of a leaf with constants holds examples (a state to begin with).
     free: linear layers that no data enter are uses of their own.
+    only: `Unknown` for any other call.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.only is not None and func not in self.only:
+            self.refused = True
+            raise Unknown
         kwargs = kwargs or {}
         given = tensors(args, kwargs)
         entered = [t for t in given if self._enters(t)]

@@ -1,0 +1,73 @@
+"""The vjp of a run at its taps by autograd itself, where no transform is around the call and f makes plain calls alone.
+
+`torch.func.vjp` says what is wrong with calls that change what f closes over, keep activations by hooks or have no batching
+rule, and keeps the graphs of all that f is given; each torch call pays for that.  Where there is nothing of the kind autograd
+gives the same numbers; at the first call that is not known to be plain the run is given up, and vjp makes it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.func import vmap
+
+from fisher.collector.calls.plain import Unknown
+from linmaps.trees.graphs.tracing import traced
+
+OWN = torch.autograd.function.BackwardCFunction  # the nodes of autograd.Functions that are written in Python
+
+
+def alone(tensors: Iterable[Any]) -> bool:
+    """Whether these are plain tensors without a graph, outside of transforms, of forward mode and of graphs that are made."""
+    if peek_interpreter_stack() is not None or torch.is_inference_mode_enabled() or traced():
+        return False
+    if torch.autograd.forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
+        return False
+    return all(type(t) is Tensor and not t.requires_grad and not t.is_inference() for t in tensors)
+
+
+def backward(y: Any, taps: Sequence[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """The gradients at the taps of each of several columns at y; `Unknown` for a y with another graph than that of the taps."""
+    if not isinstance(y, Tensor) or y.grad_fn is None or not _of_these(y.grad_fn, {id(t) for t in taps}):
+        raise Unknown
+
+    def back(columns: Tensor) -> tuple[Tensor, ...]:
+        several, graph = len(columns) != 1, columns.requires_grad
+        found = torch.autograd.grad(
+            y,
+            taps,
+            columns if several else columns[0],
+            retain_graph=True,
+            create_graph=graph,
+            allow_unused=True,
+            is_grads_batched=several,
+        )
+        lead = (len(columns),)
+        return tuple(
+            p.new_zeros(lead + p.shape) if t is None else t if several else t[None] for p, t in zip(taps, found)
+        )
+
+    return back
+
+
+def by_columns(back: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """`back` of each column; of a single one as it is, for which no call needs a batching rule."""
+    return lambda columns: tuple(t[None] for t in back(columns[0])) if len(columns) == 1 else vmap(back)(columns)
+
+
+def _of_these(last: Any, taps: set[int]) -> bool:
+    """Whether a graph has no leaves but these, and no nodes but torch's own."""
+    seen, todo = {last}, [last]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, OWN) or (hasattr(node, "variable") and id(node.variable) not in taps):
+            return False
+        for inner, _ in node.next_functions:
+            if inner is not None and inner not in seen:
+                seen.add(inner)
+                todo.append(inner)
+    return True
