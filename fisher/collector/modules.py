@@ -135,39 +135,6 @@ def _check_named(params: Any, module: nn.Module) -> None:
         )
 
 
-def _replacing(module: nn.Module) -> Callable[[dict[str, Tensor], Any, Any], Any]:
-    """`run(tensors, args, kwargs)`: the module called with these tensors by name, as `torch.func.functional_call` does, which
-    looks up each name anew at each call, and to which all is left that is no name of a tensor that is there."""
-    parts: dict[str, tuple[nn.Module, str]] = {}
-    for prefix, part in module.named_modules(remove_duplicate=False):
-        for own in (*part._parameters, *part._buffers):
-            parts[f"{prefix}.{own}" if prefix else own] = part, own
-    closed = isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction, nn.DataParallel))
-
-    def held(name: str) -> tuple[dict[str, Any], str] | None:
-        part, own = parts.get(name, (module, ""))
-        for tensors in (part._parameters, part._buffers):
-            if tensors.get(own) is not None:
-                return tensors, own
-        return None
-
-    def run(tensors: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
-        plain = not (closed or torch.compiler.is_compiling() or torch._C._is_tracing())
-        places = [held(name) if plain and isinstance(t, Tensor) else None for name, t in tensors.items()]
-        if None in places:
-            return functional_call(module, tensors, args, kwargs, tie_weights=False)
-        before = [(own, key, own[key]) for own, key in places]  # type: ignore[misc]
-        try:
-            for (own, key, _), t in zip(before, tensors.values()):
-                own[key] = t
-            return module(*args, **kwargs)
-        finally:
-            for own, key, t in before:
-                own[key] = t
-
-    return run
-
-
 def called(module: nn.Module, *, spread: bool = False) -> Function:
     """`f(params, x)`: the module run with these parameters, `{name: tensor}` as `named_parameters` has them, left as it was.
 
@@ -190,7 +157,6 @@ def called(module: nn.Module, *, spread: bool = False) -> Function:
             places.setdefault(first[id(t)], []).append(f"{prefix}.{own}" if prefix else own)
 
     alone = all(found == [name] for name, found in places.items()) and all(n == name for n, name in known.items())
-    run = _replacing(module)
 
     def f(params: Mapping[str, Tensor], x: Any) -> Any:
         _check_named(params, module)
@@ -201,7 +167,7 @@ def called(module: nn.Module, *, spread: bool = False) -> Function:
         words = dict(x) if spread and isinstance(x, Mapping) else {}
         given = () if words else tuple(x) if spread and isinstance(x, (tuple, list)) else (x,)
         try:
-            return run(whole, given, words)
+            return functional_call(module, whole, given, words, tie_weights=False)
         except TypeError as error:
             own = inspect.signature(module.forward).parameters
             if set(words) <= set(own) or any(p.kind is p.VAR_KEYWORD for p in own.values()):
