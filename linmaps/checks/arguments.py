@@ -182,5 +182,7 @@ def require(fine: bool, error: type[Exception], message: str) -> None:
 
 def one_kind(tensors: list[Any]) -> bool:
     """Whether they are tensors of one dtype and device."""
-    first = tensors[0] if tensors else None
-    return all(isinstance(t, Tensor) and t.dtype == first.dtype and t.device == first.device for t in tensors)  # type: ignore[union-attr]
+    if not all([isinstance(t, Tensor) for t in tensors]):
+        return False
+    first = tensors[:1]
+    return all([t.dtype == f.dtype and t.device == f.device for t in tensors[1:] for f in first])
