@@ -182,7 +182,8 @@ def require(fine: bool, error: type[Exception], message: str) -> None:
 
 def one_kind(tensors: list[Any]) -> bool:
     """Whether they are tensors of one dtype and device."""
-    if not all([isinstance(t, Tensor) for t in tensors]):
-        return False
-    first = tensors[:1]
-    return all([t.dtype == f.dtype and t.device == f.device for t in tensors[1:] for f in first])
+    first = tensors[0] if tensors else None
+    for t in tensors:
+        if not isinstance(t, Tensor) or (t is not first and (t.dtype != first.dtype or t.device != first.device)):  # type: ignore[union-attr]
+            return False
+    return True
