@@ -29,7 +29,7 @@ def skew_exponential(S: Tensor) -> Tensor:
     """exp(S) of a skew S.
 
     >>> import torch
-    >>> skew_exponential(torch.zeros(2, 2))
+    >>> skew_exponential(torch.zeros(2, 2)) + 0.0
     tensor([[1., 0.],
             [0., 1.]])
     """
