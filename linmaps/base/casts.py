@@ -10,6 +10,7 @@ from torch import Tensor
 from linmaps import trees
 from linmaps.base.checked import Checked
 from linmaps.checks import Params
+from linmaps.checks.precision import HALF
 from linmaps.numerics.dtypes import lowered, working_dtype
 
 
@@ -42,7 +43,7 @@ class Casts(Checked):
 
     def _up(self, params: Params, always: bool = False) -> Params:
         """Params in a dtype that the hooks can compute with."""
-        if self.half_ready and not always:
+        if (self.half_ready and not always) or self._like(params).dtype not in HALF:
             return params
         return {k: t.to(working_dtype(t.dtype)) for k, t in params.items()}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from linmaps.checks import Params, Shape, alike, floating, homogeneous, one_kind, room
+from linmaps.checks.arguments import LARGEST
 from linmaps.checks.doors import door
 from linmaps.checks.explanations import explained
 
@@ -69,17 +70,19 @@ class Checked:
         self._expect(fine, key, "a finite number" + ("" if low is None else f" {'>' if above else '>='} {low}"))
 
     def _check_room(self, numbers: int, what: str, cure: str = "smaller sizes or ranks") -> None:
-        room(numbers, self._title, what, cure)
+        if numbers > LARGEST:
+            room(numbers, self._title, what, cure)
 
     def _check(self, params: Params) -> None:
         shapes = self.shapes()
-        if not (
-            isinstance(params, Mapping)
-            and params.keys() == shapes.keys()
-            and all(isinstance(t := params[k], Tensor) and t.shape == shape for k, shape in shapes.items())
-        ):
+        if not isinstance(params, Mapping) or params.keys() != shapes.keys():
             self._refuse(params, shapes)
-        homogeneous(params, list(params.values()), self._title)
+        leaves = [params[key] for key in shapes]
+        for t, shape in zip(leaves, shapes.values()):
+            if not isinstance(t, Tensor) or t.shape != shape:
+                self._refuse(params, shapes)
+        if leaves and not (leaves[0].is_floating_point() and one_kind(leaves)):
+            homogeneous(params, leaves, self._title)
 
     def _check_x(self, params: Params, x: Tensor, axis: str, what: str) -> None:
         n, name = getattr(self, axis), f"{self._title}.{what}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from linmaps import trees
 from linmaps.base.hooks import Hooks
-from linmaps.base.products import matrix
+from linmaps.base.products import matrix, watched
 from linmaps.checks import Params, Shape, alike
 from linmaps.numerics.draws import uniform
 from linmaps.numerics.dtypes import lowered, working_dtype
@@ -131,7 +131,7 @@ class Map(Hooks):
         """
         self._check(params)
         self._check_room(self.in_features * self.out_features, "entries of W", "apply, which need not form it")
-        return matrix(self._use, params)
+        return matrix(self._use, params) if watched(params) else self._formed(params)
 
     def apply(self, params: Params, x: Tensor) -> Tensor:
         """`x @ W + b` for x [..., in], by the cheaper of the ways the map knows; the result is [..., out].

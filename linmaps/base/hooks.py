@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from linmaps.base.casts import Casts
 from linmaps.base.products import Use, product
@@ -53,7 +54,7 @@ class Hooks(Casts, abc.ABC):
         return Use(self.name, self._multiplied, self._formed, self._W_shape, lends=("bias",) if self.bias else ())
 
     def _product(self, params: Params, x: Tensor) -> Tensor:
-        return product(self._use, params, x)
+        return product(self._use, params, x) if has_torch_function((x,)) else self._multiplied(params, x)
 
     def _multiplied(self, params: Params, x: Tensor) -> Tensor:
         raised = x if self.half_ready else x.to(working_dtype(x.dtype))

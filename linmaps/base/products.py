@@ -53,3 +53,9 @@ def matrix(use: Use, params: Any) -> Tensor:
     if leaves and has_torch_function((leaves[0],)):
         return handle_torch_function(matrix, (leaves[0],), use, params)
     return use.weight(params)
+
+
+def watched(params: Any) -> bool:
+    """Whether a mode may watch a call with these params: without one, `matrix` and `product` are their functions alone."""
+    leaf = next(iter(params.values()), None) if type(params) is dict else params
+    return has_torch_function((leaf if isinstance(leaf, Tensor) else next(iter(trees.leaves(params)), None),))

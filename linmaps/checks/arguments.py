@@ -183,4 +183,7 @@ def require(fine: bool, error: type[Exception], message: str) -> None:
 def one_kind(tensors: list[Any]) -> bool:
     """Whether they are tensors of one dtype and device."""
     first = tensors[0] if tensors else None
-    return all(isinstance(t, Tensor) and t.dtype == first.dtype and t.device == first.device for t in tensors)  # type: ignore[union-attr]
+    for t in tensors:
+        if not isinstance(t, Tensor) or (t is not first and (t.dtype != first.dtype or t.device != first.device)):  # type: ignore[union-attr]
+            return False
+    return True

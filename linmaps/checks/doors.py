@@ -20,9 +20,13 @@ from linmaps.trees.mappings import is_mapping
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
+ONLY = {Tensor}
+
+
 def dicts(node: Any) -> Any:
     """The tree with a dict for each mapping, whatever its type, as deep as mappings go."""
-    if type(node) is Tensor or (type(node) is dict and all(type(t) is Tensor for t in node.values())):
+    kind = type(node)
+    if kind is Tensor or (kind is dict and {*map(type, node.values())} <= ONLY):
         return node  # as nearly always
     return {k: dicts(node[k]) for k in node.keys()} if is_mapping(node) else node  # noqa: SIM118
 

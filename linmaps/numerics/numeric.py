@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_gradtrackingtensor
+from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_gradtrackingtensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd.forward_ad import unpack_dual
 
 from linmaps import trees
-from linmaps.numerics.dtypes import working
+from linmaps.checks.precision import HALF
+from linmaps.numerics.dtypes import precise, working
+
+DOUBLED = (torch.float32, *HALF)  # whose squares float64 holds
 
 
 def magnitudes(t: Tensor) -> Tensor:
@@ -36,15 +40,17 @@ def frobenius(*residuals: Tensor) -> Tensor:
     >>> frobenius(torch.tensor([3e30, 4e30]))
     tensor(5.0000e+30)
     """
-    sizes = [magnitudes(t.detach()).amax() for t in residuals if t.numel()]
-    if not sizes:
+    parts = [t for t in residuals if t.numel()]
+    if not parts:
         return trees.norm(list(residuals))
-    largest = reduce(torch.maximum, sizes)
-    info = torch.finfo(largest.dtype)
-    usual = (largest >= info.tiny**0.25) | (largest == 0)
-    scale = torch.where(largest.isfinite(), unit(torch.where(usual, largest, 1.0)), 1.0)
-    scale = torch.where(usual, scale, largest)  # has no derivative, as the norm does not depend on it
-    return scale * trees.norm([t / scale for t in residuals])
+    dtype = parts[0].dtype
+    if dtype.to_real() in DOUBLED and precise(dtype.to_real(), parts[0].device, 1) == torch.float64:
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        return trees.norm([t.to(wide) for t in parts]).to(dtype.to_real())  # no square overflows
+    info = torch.finfo(dtype)
+    largest = reduce(torch.maximum, [magnitudes(t.detach()).amax() for t in parts])
+    scale = largest.clamp(info.tiny, info.max)  # has no derivative, as the norm does not depend on it
+    return scale * trees.norm([t / scale for t in parts])
 
 
 def total(parts: Sequence[Tensor]) -> Tensor:
@@ -67,6 +73,23 @@ def positive_root(squared: Tensor) -> Tensor:
     """sqrt with derivative 0 at 0; of what rounding made negative 0."""
     positive = ~(squared <= 0)  # true of NaN too
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+
+
+def ruled(rule: type[torch.autograd.Function], *args: Any) -> Any:
+    """`rule.apply(*args)`; outside of transforms without torch's look at the signature, which takes longer than small sums."""
+    if torch._C._are_functorch_transforms_active():
+        return rule.apply(*args)
+    return super(torch.autograd.Function, rule).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
+
+
+def forward_mode(*tensors: Tensor) -> bool:
+    """Whether a derivative in forward mode may pass, which torch takes of the operations alone: the rule that an
+    autograd.Function has for it knows nothing of another around it, and its numbers would be wrong without a word."""
+    if torch.compiler.is_compiling():
+        return True
+    if any(level.key() == TransformType.Jvp for level in get_interpreter_stack() or ()):
+        return True
+    return any(unpack_dual(t).tangent is not None for t in tensors)
 
 
 def differentiated(t: Tensor) -> bool:

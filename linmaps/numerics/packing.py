@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,9 @@ def skew(packed: Tensor, n: int, *, diagonal: Tensor | None = None) -> Tensor:
     tensor([[ 0.,  3.],
             [-3.,  0.]])
     """
+    if diagonal is None and n > 1:  # without a copy of the triangle, which costs more than these products
+        entries = packed.index_select(0, _places(_hollow_places, n, packed.device, False))
+        return entries.reshape(n, n) * _places(_signs, n, packed.device, packed.dtype)
     first = packed.new_zeros(1) if diagonal is None else diagonal.reshape(1)
     values = torch.cat([first, packed, -packed])
     return values.index_select(0, _places(_skew_places, n, packed.device)).reshape(n, n)
@@ -94,9 +98,16 @@ def _symmetric_places(n: int, device: torch.device) -> Tensor:
     return _triangle(n, 0, device).reshape(-1)
 
 
-def _hollow_places(n: int, device: torch.device) -> Tensor:
+def _hollow_places(n: int, device: torch.device, led: bool = True) -> Tensor:
+    """The places beside the diagonal, and 0 on it; led: behind one more number, which is at 0."""
     at = torch.arange(n, device=device)
-    return torch.where(at[:, None] == at, 0, 1 + _triangle(n, 1, device)).reshape(-1)
+    return torch.where(at[:, None] == at, 0, int(led) + _triangle(n, 1, device)).reshape(-1)
+
+
+def _signs(n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """1 above the diagonal, -1 below it, 0 on it."""
+    ones = torch.ones(n, n, dtype=dtype, device=device)
+    return ones.triu(1) - ones.tril(-1)
 
 
 def _skew_places(n: int, device: torch.device) -> Tensor:
@@ -106,14 +117,14 @@ def _skew_places(n: int, device: torch.device) -> Tensor:
     return torch.where(at[:, None] == at, 0, below).reshape(-1)
 
 
-def _places(make, n: int, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
-    """`make(n, device)`: kept, since it takes longer than the gather it is for; but not while torch traces."""
+def _places(make, n: int, device: torch.device, *how: Any) -> Tensor:  # type: ignore[no-untyped-def]
+    """`make(n, device, *how)`: kept, since it takes longer than the gather it is for; but not while torch traces."""
     plain = type(torch.empty(0)) is Tensor and not torch.compiler.is_compiling()
-    return _kept(make, n, device) if plain and n <= KEPT_SIZE else make(n, device)
+    return _kept(make, n, device, *how) if plain and n <= KEPT_SIZE else make(n, device, *how)
 
 
 @functools.lru_cache(maxsize=32)
-def _kept(make, n: int, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
+def _kept(make, n: int, device: torch.device, *how: Any) -> Tensor:  # type: ignore[no-untyped-def]
     # inside a transform even a new tensor is wrapped, and the wrapper would outlive it, as the marks of inference mode would
     with torch.inference_mode(False):
-        return torch.func.debug_unwrap(make(n, device), recurse=True)
+        return torch.func.debug_unwrap(make(n, device, *how), recurse=True)

@@ -33,9 +33,8 @@ def squashed(S: Tensor, size: Tensor) -> Tensor:
     >>> squashed(torch.full((1,), 1e4), torch.tensor(1e4))
     tensor([9.9035])
     """
-    nonzero = size > 0
-    safe = torch.where(nonzero, size, 1.0)
-    return S * torch.where(nonzero, safe.asinh() / safe, 1.0)
+    safe = size.clamp(min=torch.finfo(size.dtype).tiny ** 0.5)  # where the quotient is 1, and its slope nothing
+    return S * (safe.asinh() / safe)
 
 
 def limited(S: Tensor, limit: float) -> Tensor:
@@ -44,8 +43,7 @@ def limited(S: Tensor, limit: float) -> Tensor:
     >>> limited(torch.full((1,), 1e30), 2.0)
     tensor([2.])
     """
-    size = frobenius(S)
-    return S * torch.where(size > limit, limit / size, 1.0)
+    return S * (limit / frobenius(S).clamp(min=limit))
 
 
 def above(low: float, free: Tensor) -> Tensor:

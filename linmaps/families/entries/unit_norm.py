@@ -11,7 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
-from linmaps.families.entries.vectors import directed, directions, lengths, pointed
+from linmaps.families.entries.vectors import directed, directions, lengths, of_lengths
 from linmaps.numerics.draws import normal
 from linmaps.numerics.numeric import frobenius
 
@@ -68,8 +68,7 @@ class UnitNorm(Map):
         return {"W": normal(generator, shape, dtype) * shape[along(self.axis)] ** -0.5}
 
     def _weight(self, params: Params) -> Tensor:
-        unit, length = pointed(params["W"], along(self.axis))
-        return unit * (self.radius / length)
+        return of_lengths(params["W"], params["W"].new_full((1, 1), self.radius), along(self.axis))
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(lengths(W, along(self.axis)) - self.radius)

@@ -12,7 +12,7 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.families.entries.unit_norm import AXES, Axis, along
-from linmaps.families.entries.vectors import directed, lengths, pointed
+from linmaps.families.entries.vectors import directed, lengths, of_lengths
 from linmaps.numerics.draws import uniform
 
 
@@ -63,8 +63,7 @@ class WeightNorm(Map):
 
     def _weight(self, params: Params) -> Tensor:
         dim = along(self.axis)
-        unit, length = pointed(params["V"], dim)
-        return unit * (params["g"].unsqueeze(dim) / length)
+        return of_lengths(params["V"], params["g"].unsqueeze(dim), dim)
 
     def _violation(self, W: Tensor) -> Tensor:
         return W.new_zeros(())

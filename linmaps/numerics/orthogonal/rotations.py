@@ -9,9 +9,10 @@ from torch import Tensor
 
 from linmaps.numerics import lapack
 from linmaps.numerics.draws import hashed_normal
-from linmaps.numerics.linalg import inv
 from linmaps.numerics.numeric import differentiated, eye_like
 from linmaps.numerics.orthogonal import householder
+from linmaps.numerics.orthogonal.cayley import cayley_transform
+from linmaps.numerics.orthogonal.exponential import skew_exponential
 from linmaps.numerics.ranges import limited
 
 EDGE = 0.5  # cosines within +-EDGE may divide the planes that turn far from those that turn little
@@ -28,35 +29,11 @@ def rotation(S: Tensor, method: str = "exp") -> Tensor:
     >>> torch.allclose(W, torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6)
     True
     """
-    return orthonormal(_turned(limited(S, 1 / (8 * torch.finfo(S.dtype).eps)), method))
+    return _turned(limited(S, 1 / (8 * torch.finfo(S.dtype).eps)), method)
 
 
 def _turned(S: Tensor, method: str) -> Tensor:
-    if method == "exp":
-        return _exponential(S)
-    eye = eye_like(S, len(S))
-    return 2 * inv(eye + S) - eye
-
-
-def _exponential(S: Tensor) -> Tensor:
-    """exp(S), beside that of a plane turned by 1.
-
-    torch.linalg.matrix_exp takes a polynomial by the norm, and those that it has for norms below .6 (in float64, .05) miss
-    a tenth of the fifth power and a third of the eighth: 5e-5 (in float64, 2e-10) of the whole.
-    """
-    n = len(S)
-    turn = torch.diag_embed(torch.cat([S.new_zeros(n), S.new_ones(1)]), 1)
-    return torch.linalg.matrix_exp(torch.nn.functional.pad(S, (0, 2, 0, 2)) + turn - turn.mT)[:n, :n]
-
-
-def orthonormal(W: Tensor) -> Tensor:
-    """W, whose columns are orthonormal but for rounding, without what rounding left; the derivatives are those of W.
-
-    The rounding of an exponential or an inverse of S grows with |S|, that of a QR decomposition does not.
-    """
-    Q, R = lapack.qr(W.detach())
-    value = Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
-    return value + (W - W.detach()) if differentiated(W) else value
+    return skew_exponential(S) if method == "exp" else cayley_transform(S)
 
 
 def log_rotation(Q: Tensor, method: str = "exp") -> Tensor:

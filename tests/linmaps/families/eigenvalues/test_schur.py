@@ -135,7 +135,7 @@ def test_apply_is_the_same_for_few_and_for_many_rows():
 
 @pytest.mark.parametrize("odd", [0, 1])
 def test_no_loop_over_blocks(odd):
-    assert operations(Schur(40 + odd)) == operations(Schur(8 + odd)) < operations(Orthogonal(8)) + 400
+    assert operations(Schur(40 + odd)) == operations(Schur(8 + odd)) < operations(Orthogonal(8)) + 300
 
 
 @pytest.mark.parametrize(
