@@ -29,6 +29,31 @@ def unit(size: Tensor) -> Tensor:
     return torch.where(size <= torch.finfo(size.dtype).max ** 0.25, 1.0, size)
 
 
+def binade(t: Tensor) -> Tensor:
+    """The power of two next to, and not above, the largest magnitude in t, a constant scalar; 1 for zeros.
+
+    What is divided by it has squares that neither overflow nor vanish, and the same digits.
+
+    >>> binade(torch.tensor([-3e30, 1.0])).log2(), binade(torch.zeros(1))
+    (tensor(101.), tensor(1.))
+    """
+    sizes = magnitudes(t.detach())
+    if not t.numel():
+        return sizes.new_ones(())
+    mantissa, exponent = torch.frexp(sizes.amax())
+    return torch.where(mantissa == 0, 1.0, torch.ldexp(torch.ones_like(mantissa), exponent - 1))
+
+
+def homogeneous(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """fn(t) for a linear fn whose sums might overflow where their result does not: it sees t by a power of two.
+
+    >>> homogeneous(lambda t: t.mean(0), torch.full((4,), 3e38))
+    tensor(3.0000e+38)
+    """
+    scale = binade(t)
+    return fn(t / scale) * scale
+
+
 def frobenius(*residuals: Tensor) -> Tensor:
     """Norm of several residuals together, finite where it can be represented, with gradient 0 at 0.
 
