@@ -60,8 +60,8 @@ class PerronFrobenius(Map):
     at_zero: ClassVar[str] = "uniform"
     time: ClassVar[str] = "discrete"
 
-    sigma_min: float = field(default=0.8, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.8
+    sigma_max: float = 1.0
     exact: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
