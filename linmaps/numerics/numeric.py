@@ -15,6 +15,14 @@ from linmaps import trees
 from linmaps.numerics.dtypes import working
 
 
+EXPONENTS = {  # integers of as many bits, and the bits of the exponent
+    torch.float64: (torch.int64, 0x7FF0000000000000),
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+}
+
+
 def magnitudes(t: Tensor) -> Tensor:
     """The larger of the real and the imaginary part of each entry, in absolute value: finite where entries are."""
     return torch.maximum(t.real.abs(), t.imag.abs()) if t.is_complex() else t.abs()
@@ -40,8 +48,10 @@ def binade(t: Tensor) -> Tensor:
     sizes = magnitudes(t.detach())
     if not t.numel():
         return sizes.new_ones(())
-    mantissa, exponent = torch.frexp(sizes.amax())
-    return torch.where(mantissa == 0, 1.0, torch.ldexp(torch.ones_like(mantissa), exponent - 1))
+    whole, exponent = EXPONENTS[sizes.dtype]  # torch.frexp says the same, but not of an empty ensemble
+    size, tiny = sizes.amax(), torch.finfo(sizes.dtype).tiny
+    power = (size.view(whole) & exponent).view(size.dtype).clamp(min=tiny)
+    return torch.where((size > 0) & size.isfinite(), power, 1.0)
 
 
 def homogeneous(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

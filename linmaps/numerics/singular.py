@@ -30,8 +30,8 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> svd(torch.diag(torch.tensor([3.0, 4.0])))[1]
     tensor([4., 3.])
     """
-    scale, (m, n) = binade(M), M.shape
-    M = M / scale
+    scale, (m, n) = binade(M)[None], M.shape  # with an axis: torch cannot divide an empty ensemble by numbers
+    M = M / scale[None]
     U, s, Vh = lapack.svd(M.detach())
     k, U, V = len(s), _orthonormal(U), _orthonormal(Vh.mH)
     rounding = 64 * max(m, n) * torch.finfo(s.dtype).eps * s[:1]

@@ -86,7 +86,7 @@ def cp_als(
     if shapes != [(s, R) for s in sizes] or R < 1:
         raise ValueError(f"cp_als: start has shapes {shapes}, expected [(s, R) for s in {sizes}]; see cp_start(T, R)")
     dtype, T = T.dtype, T.to(working_dtype(T.dtype))
-    scale = binade(T)  # squares are those of T by a power of two
+    scale = binade(T)[None]  # squares are those of T by a power of two
     T = T / scale
     units = [_normalized(U.to(T.dtype), U.to(T.dtype)) for U in start]
     factors, weights = [U for U, _ in units], torch.stack([size for _, size in units]).prod(0)
