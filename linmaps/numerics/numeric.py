@@ -14,7 +14,6 @@ from torch.autograd.forward_ad import unpack_dual
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 
-
 EXPONENTS = {  # integers of as many bits, and the bits of the exponent
     torch.float64: (torch.int64, 0x7FF0000000000000),
     torch.float32: (torch.int32, 0x7F800000),
