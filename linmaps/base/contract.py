@@ -55,11 +55,8 @@ class Map(Hooks):
                 self._expect(False, key, cure, error=TypeError)
             self._expect_int(key, 1, None)
         self._expect(isinstance(self.bias, bool), "bias", "a bool", error=TypeError)
-        self._expect(
-            not self.square or self.in_features == self.out_features,
-            "out_features",
-            f"in_features={self.in_features}, since this map is square; leave out_features out",
-        )
+        cure = f"in_features={self.in_features}, since this map is square; leave out_features out"
+        self._expect(not self.square or self.in_features == self.out_features, "out_features", cure)
 
     def shapes(self) -> dict[str, Shape]:
         """Name and shape of each leaf of params.
