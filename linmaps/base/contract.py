@@ -50,13 +50,13 @@ class Map(Hooks):
         if vars(self)["out_features"] is None:
             object.__setattr__(self, "out_features", self.in_features)
         for key in ("in_features", "out_features"):
+            if self.square and type(size := getattr(self, key)) is float and not size.is_integer():
+                cure = "a positive int; bounds come after both sizes, or by name, as sigma_min=0.1"
+                self._expect(False, key, cure, error=TypeError)
             self._expect_int(key, 1, None)
         self._expect(isinstance(self.bias, bool), "bias", "a bool", error=TypeError)
-        self._expect(
-            not self.square or self.in_features == self.out_features,
-            "out_features",
-            f"in_features={self.in_features}, since this map is square; leave out_features out",
-        )
+        cure = f"in_features={self.in_features}, since this map is square; leave out_features out"
+        self._expect(not self.square or self.in_features == self.out_features, "out_features", cure)
 
     def shapes(self) -> dict[str, Shape]:
         """Name and shape of each leaf of params.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -95,11 +96,7 @@ class Module(nn.Module):
         """The weight as torch's layers have it: W' `[out, in]`, of a convolution the kernel `[out, in, *k]`; computed anew."""
         if isinstance(self.spec, RNNCell):
             raise AttributeError("weight: a recurrent cell has two, of spec.hidden_map and of spec.input_map")
-        if isinstance(self.spec, FactorizedConv):
-            return self.spec.kernel(self.params())
-        if isinstance(self.spec, LipschitzConv):
-            return self.spec.effective_kernel(self.params())
-        return self.spec.effective_W(self.params()).mT
+        return _weight_of(self.spec, self.params(), ())
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Any:
         return _forward(self.spec)(self.params(), x, *args, **{**self.options, **options})
@@ -130,19 +127,27 @@ def _tree(module: nn.Module) -> dict[str, Any]:
 
 
 @typed
-def parametrize(module: Kind, name: str, spec: Map) -> Kind:
-    """Let a weight of a module, torch's [out, in], be W' of a map, by torch.nn.utils.parametrize; returns the module.
+def parametrize(module: Kind, name: str, spec: Map | FactorizedConv | LipschitzConv) -> Kind:
+    """Let a weight of a module, torch's [out, in, *k], be W' of a map, by torch.nn.utils.parametrize; returns the module.
 
     The map starts at the params whose matrix is nearest to today's weight (`spec.from_matrix`): assigning to the weight goes
     the same way.  `torch.nn.utils.parametrize.remove_parametrizations(module, name)` leaves the matrix as a plain parameter.
 
-    ValueError for a map of other sizes, of complex matrices for a real weight, with a bias, without leaves or without a closed
-    `from_matrix`, and for a name that is no parameter with two axes.
+    The weight of a convolution is that of a `FactorizedConv` or `LipschitzConv` (by `from_kernel`), or of a map of patches
+    [in prod(k), out], whose promise is then about the product with a patch, not about the convolution.  Stride, padding and
+    dilation stay the module's; with groups G the channels in are in / G, and the bound of a LipschitzConv holds all the same.
+
+    ValueError for a map of other sizes, of complex matrices for a real weight, with a bias, of several layers, without leaves
+    or without a closed `from_matrix`; for a LipschitzConv where the module repeats entries of x around it; and for a name
+    that is no parameter with two axes or more.
 
     >>> import torch, linmaps
     >>> layer = linmaps.parametrize(torch.nn.Linear(4, 4), "weight", linmaps.Orthogonal(4))
     >>> bool(torch.dist(layer.weight @ layer.weight.T, torch.eye(4)) < 1e-5)
     True
+    >>> conv = linmaps.parametrize(torch.nn.Conv2d(3, 4, 3), "weight", linmaps.LipschitzConv(3, 4, (3, 3), bias=False))
+    >>> conv(torch.ones(1, 3, 8, 8)).shape
+    torch.Size([1, 4, 6, 6])
     """
     if isinstance(spec, type):
         raise TypeError(f"spec: got the class {spec.__name__}, expected a spec of it, as {spec.__name__}(4)")
@@ -152,41 +157,78 @@ def parametrize(module: Kind, name: str, spec: Map) -> Kind:
             "before"
         )
     weight = dict(module.named_parameters(recurse=False)).get(name)
-    if weight is None or weight.ndim != 2:
-        found = [n for n, t in module.named_parameters(recurse=False) if t.ndim == 2]
+    if weight is None or weight.ndim < 2:
+        found = [n for n, t in module.named_parameters(recurse=False) if t.ndim >= 2]
         raise ValueError(f"{name}: no parameter [out, in] of {type(module).__name__}, expected one of {found}")
-    sizes = (spec.out_features, spec.in_features)
-    if tuple(weight.shape) != sizes:
-        raise ValueError(
-            f"{name}: has shape {tuple(weight.shape)}, expected [out, in] = {list(sizes)} of {spec._title}"
-        )
+    _fits(name, module, weight, spec)
     if spec.bias:
         raise ValueError(f"{spec._title}: has a bias, expected a map without one; build it with bias=False")
-    if spec.complex_W and not weight.is_complex():
+    if isinstance(spec, Map) and spec.complex_W and not weight.is_complex():
         raise ValueError(
             f"{spec._title}: has complex matrices, expected a map of real ones for {name} of {weight.dtype}; give the module "
             "a complex dtype"
         )
-    params = spec.from_matrix(weight.detach().mT)[0]
+    params = _params_of(spec, weight.detach())
     if not trees.leaves(params):
         raise ValueError(f"{spec._title}: has no params, expected a map that can be trained")
-    register_parametrization(module, name, _Weight(spec, params))
+    register_parametrization(module, name, _Weight(spec, params, tuple(weight.shape)))
     return module
 
 
-class _Weight(nn.Module):
-    """Leaves to the weight [out, in] of a map, and back."""
+def _fits(name: str, module: nn.Module, weight: Tensor, spec: Any) -> None:
+    """ValueError unless a weight [out, in, *k] is one that the spec has."""
+    shape = tuple(weight.shape)
+    if (layers := getattr(spec, "n_layers", 1)) > 1:
+        raise ValueError(f"{spec._title}: has {layers} layers, expected one; take spec.select(params, layer)[0]")
+    if isinstance(spec, Map):
+        sizes, flat = (spec.out_features, spec.in_features), (shape[0], math.prod(shape[1:]))
+        if flat != sizes:
+            what = "[out, in]" if weight.ndim == 2 else "[out, in prod(k)]"
+            got = f"shape {shape}" if weight.ndim == 2 else f"shape {shape}, as a matrix {list(flat)}"
+            raise ValueError(f"{name}: has {got}, expected {what} = {list(sizes)} of {spec._title}")
+        return
+    k = spec._sizes if isinstance(spec, LipschitzConv) else spec.kernel_size
+    sizes = (spec.out_channels, spec.in_channels, *k)
+    if shape != sizes:
+        groups = getattr(module, "groups", 1)
+        cure = f"; with groups={groups} in is in_channels / {groups}" if groups > 1 else ""
+        raise ValueError(f"{name}: has shape {shape}, expected [out, in, *k] = {list(sizes)} of {spec._title}{cure}")
+    mode = getattr(module, "padding_mode", "zeros")
+    if isinstance(spec, LipschitzConv) and mode not in ("zeros", "circular"):
+        raise ValueError(
+            f"{name}: the module has padding_mode={mode!r}, which repeats entries of x, expected 'zeros' or 'circular', with "
+            f"which the bound of {spec._title} holds; pad x before, and take the norm of that into account"
+        )
 
-    def __init__(self, spec: Map, params: Mapping[str, Any]) -> None:
+
+def _params_of(spec: Any, weight: Tensor) -> Any:
+    """Params of the weight [out, in, *k] nearest to a given one."""
+    found = spec.from_matrix(weight.flatten(1).mT) if isinstance(spec, Map) else spec.from_kernel(weight)
+    return found[0]
+
+
+def _weight_of(spec: Any, params: Any, shape: tuple[int, ...]) -> Tensor:
+    """The weight [out, in, *k] of params."""
+    if isinstance(spec, Map):
+        W: Tensor = spec.effective_W(params).mT
+        return W.reshape(shape) if len(shape) > 2 else W
+    kernel: Tensor = spec.kernel(params) if isinstance(spec, FactorizedConv) else spec.effective_kernel(params)
+    return kernel
+
+
+class _Weight(nn.Module):
+    """Leaves to the weight [out, in, *k] of a map, and back."""
+
+    def __init__(self, spec: Map | FactorizedConv | LipschitzConv, params: Any, shape: tuple[int, ...]) -> None:
         super().__init__()
         numbers = iter(range(len(trees.leaves(params))))
-        self.spec, self.places = spec, trees.map(lambda _: next(numbers), params)
+        self.spec, self.places, self.shape = spec, trees.map(lambda _: next(numbers), params), shape
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        return self.spec.effective_W(_placed(self.places, leaves)).mT
+        return _weight_of(self.spec, _placed(self.places, leaves), self.shape)
 
     def right_inverse(self, weight: Tensor) -> Any:
-        leaves = trees.leaves(self.spec.from_matrix(weight.mT)[0])
+        leaves = trees.leaves(_params_of(self.spec, weight))
         return leaves[0] if len(leaves) == 1 else tuple(leaves)
 
     def extra_repr(self) -> str:

@@ -18,6 +18,13 @@ from linmaps.numerics.dtypes import precise, working
 
 DOUBLED = (torch.float32, *HALF)  # whose squares float64 holds
 
+EXPONENTS = {  # integers of as many bits, and the bits of the exponent
+    torch.float64: (torch.int64, 0x7FF0000000000000),
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+}
+
 
 def magnitudes(t: Tensor) -> Tensor:
     """The larger of the real and the imaginary part of each entry, in absolute value: finite where entries are."""
@@ -31,6 +38,33 @@ def unit(size: Tensor) -> Tensor:
     tensor([1.0000e+00, 1.0000e+30])
     """
     return torch.where(size <= torch.finfo(size.dtype).max ** 0.25, 1.0, size)
+
+
+def binade(t: Tensor) -> Tensor:
+    """The power of two next to, and not above, the largest magnitude in t, a constant scalar; 1 for zeros.
+
+    What is divided by it has squares that neither overflow nor vanish, and the same digits.
+
+    >>> binade(torch.tensor([-3e30, 1.0])).log2(), binade(torch.zeros(1))
+    (tensor(101.), tensor(1.))
+    """
+    sizes = magnitudes(t.detach())
+    if not t.numel():
+        return sizes.new_ones(())
+    whole, exponent = EXPONENTS[sizes.dtype]  # torch.frexp says the same, but not of an empty ensemble
+    size, tiny = sizes.amax(), torch.finfo(sizes.dtype).tiny
+    power = (size.view(whole) & exponent).view(size.dtype).clamp(min=tiny)
+    return torch.where((size > 0) & size.isfinite(), power, 1.0)
+
+
+def homogeneous(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """fn(t) for a linear fn whose sums might overflow where their result does not: it sees t by a power of two.
+
+    >>> homogeneous(lambda t: t.mean(0), torch.full((4,), 3e38))
+    tensor(3.0000e+38)
+    """
+    scale = binade(t)
+    return fn(t / scale) * scale
 
 
 def frobenius(*residuals: Tensor) -> Tensor:

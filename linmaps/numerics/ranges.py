@@ -63,6 +63,8 @@ def unabove(low: float, value: Tensor) -> Tensor:
 
     At `low` itself there is no gradient, so values exceed it by rounding at least.
     """
-    least = 4 * torch.finfo(value.dtype).eps * (abs(low) + value.detach().abs())
+    size = value.detach().abs()
+    size = torch.where(value >= low, size, size.clamp(max=1))  # the rounding of what it becomes, not of what it was
+    least = 4 * torch.finfo(value.dtype).eps * (abs(low) + size)
     excess = torch.maximum(value - low, least)
     return excess.sqrt() * (excess + 2).sqrt() - 1

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from linmaps.numerics import lapack
-from linmaps.numerics.numeric import eye_like
+from linmaps.numerics.numeric import binade, eye_like
 
 
 def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The thin singular value decomposition U [m, k], s [k], V^H [k, n] of M [m, n], safe to differentiate.
 
-    Numbers are those of torch.linalg.svd, derivatives those of two steps of iterative refinement, right to the second
-    order, U <- U + U F + (I - U U^H) M V / s and likewise V, with T = U^H M V, R = I - U^H U, Z = I - V^H V,
+    Numbers are those of torch.linalg.svd with columns made orthonormal to rounding, of a matrix of any size: squares are
+    those of M by a power of two.  Derivatives are those of two steps of iterative refinement, right to the second order,
+    U <- U + U F + (I - U U^H) M V / s and likewise V, with T = U^H M V, R = I - U^H U, Z = I - V^H V,
 
         F_ij = (s_j (T_ij + R_ij s_j) + s_i (conj(T_ji) + Z_ij s_j)) / (s_j^2 - s_i^2),
         F_ij = R_ij / 2 where s_i = s_j,    F_ii = R_ii / 2 + i Im(T_ii) / (2 s_i), so that pairs keep a common phase.
@@ -29,8 +30,10 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> svd(torch.diag(torch.tensor([3.0, 4.0])))[1]
     tensor([4., 3.])
     """
-    (m, n), (U, s, Vh) = M.shape, lapack.svd(M.detach())
-    k, V = len(s), Vh.mH
+    scale, (m, n) = binade(M)[None], M.shape  # with an axis: torch cannot divide an empty ensemble by numbers
+    M = M / scale[None]
+    U, s, Vh = lapack.svd(M.detach())
+    k, U, V = len(s), _orthonormal(U), _orthonormal(Vh.mH)
     rounding = 64 * max(m, n) * torch.finfo(s.dtype).eps * s[:1]
     same, zero = (s[:, None] - s).abs() <= rounding, s <= rounding
     u, sigma, v = U, s, V
@@ -47,7 +50,12 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out_u = (Mv - u @ (T + R @ T)) * inverse if m > k else 0.0
         out_v = (Mu - v @ (T.mH + Z @ T.mH)) * inverse if n > k else 0.0
         u, v = u + u @ turn_u + out_u, v + v @ turn_v + out_v
-    return U + (u - u.detach()), s + (sigma - sigma.detach()), (V + (v - v.detach())).mH
+    return U + (u - u.detach()), (s + (sigma - sigma.detach())) * scale, (V + (v - v.detach())).mH
+
+
+def _orthonormal(U: Tensor) -> Tensor:
+    """Columns that LAPACK left orthonormal to some dozens of roundings, after a step of Newton and Schulz."""
+    return U + U @ (eye_like(U, U.shape[1]) - U.mH @ U) / 2
 
 
 def left(M: Tensor) -> Tensor:

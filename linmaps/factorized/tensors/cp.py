@@ -18,7 +18,7 @@ from linmaps.checks.doors import door
 from linmaps.factorized.tensors.multilinear import SWEEPS, khatri_rao, unfolded
 from linmaps.numerics.dtypes import restored, working_dtype
 from linmaps.numerics.linalg import refined
-from linmaps.numerics.numeric import eye_like
+from linmaps.numerics.numeric import binade, eye_like
 from linmaps.numerics.singular import svd
 
 
@@ -79,14 +79,18 @@ def cp_als(
     """
     size(n_sweeps, "n_sweeps", 0, SWEEPS)
     number(ridge, "ridge", low=0)
+    own = isinstance(start, int)
     start = cp_start(T, start) if isinstance(start, int) else start
     shapes, sizes = [tuple(U.shape) for U in start], tuple(T.shape)
     R = shapes[0][-1] if shapes and shapes[0] else 0
     if shapes != [(s, R) for s in sizes] or R < 1:
         raise ValueError(f"cp_als: start has shapes {shapes}, expected [(s, R) for s in {sizes}]; see cp_start(T, R)")
     dtype, T = T.dtype, T.to(working_dtype(T.dtype))
+    scale = binade(T)[None]  # squares are those of T by a power of two
+    T = T / scale
     units = [_normalized(U.to(T.dtype), U.to(T.dtype)) for U in start]
     factors, weights = [U for U, _ in units], torch.stack([size for _, size in units]).prod(0)
+    weights = weights if own else weights / scale  # unit columns of one's own are of the size of T
     grams = [U.mT @ U.conj() for U in factors]
 
     def update(M: Tensor, first: int, last: int) -> None:
@@ -115,7 +119,7 @@ def cp_als(
             update(matrix.mT @ khatri_rao(factors[:half]).conj(), half, T.ndim)
         else:
             update(T[:, None].expand(sizes[0], R), 0, 1)
-    return restored(dtype, [weights.to(T.dtype)])[0], restored(dtype, factors)
+    return restored(dtype, [weights.to(T.dtype) * scale])[0], restored(dtype, factors)
 
 
 def _normalized(U: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:

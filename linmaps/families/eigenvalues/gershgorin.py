@@ -60,8 +60,8 @@ class Gershgorin(Map):
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 
-    sigma_min: float = field(default=0.0, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.0
+    sigma_max: float = 1.0
     real: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from linmaps.numerics.draws import normal
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.excess import spectral_excess
 from linmaps.numerics.lyapunov import solve_lyapunov
-from linmaps.numerics.numeric import eye_like, norm_or
+from linmaps.numerics.numeric import binade, eye_like, norm_or
 from linmaps.numerics.packing import pack_upper, skew
 from linmaps.numerics.ranges import relu
 
@@ -90,12 +90,14 @@ class Hurwitz(Map):
     def _from_matrix(self, W: Tensor) -> Params:
         """M = W + margin I = (J - c I) X^-1 with X of Lyapunov's equation M X + X M' = -2 c I: then M X = J - c I, J skew.
 
-        c is such that Q = X^-1 has the mean eigenvalue 1.
+        c is such that Q = X^-1 has the mean eigenvalue 1, and of large W more, so that J and Q grow alike.  Squares are those
+        of W by a power of two; a margin to the left of all that W could have moves every spectrum alike.
         """
-        n, eye = self.in_features, eye_like(W, self.in_features)
+        n, eye, scale = self.in_features, eye_like(W, self.in_features), binade(W)
+        W = W / scale
         g = norm_or(W) / n**0.5
         slack = 1e-5 * g
-        M = W + self.margin * eye
+        M = W + (self.margin / scale).clamp(max=4.0 * n) * eye
         excess = self._excess(M, slack)
         M = (
             M - (excess + torch.where(excess > 0, 1e-2 * g, torch.zeros_like(g))) * eye
@@ -106,6 +108,8 @@ class Hurwitz(Map):
         c = (1 / values).mean()
         values = 1 / (c * values)  # of Q
         Y = c * M @ (X + X.mT) / 2
-        least = 2e-6 / (1 + 1e-6)  # e of the trace n
+        k = scale.sqrt().clamp(min=1)
+        least = 1e-6 * (1 + 1 / k) / (1 + 1e-6)  # e / k of Q of the trace k n
         B = torch.where(values > least, values - least, 0.0).sqrt()[:, None] * vectors.mT
-        return {"skew": pack_upper((Y - Y.mT) / 2, diagonal=1), "A": c.sqrt() * eye, "B": B}
+        skew = pack_upper((Y - Y.mT) / 2, diagonal=1)
+        return {"skew": skew * (scale / k), "A": (c * (scale / k)).sqrt() * eye, "B": k.sqrt() * B}

@@ -139,4 +139,7 @@ class PowerBound(Map):
         return radius_excess(W, self.max_p)
 
     def _from_matrix(self, W: Tensor) -> Params:
-        return self._factored(self._within(W, 1 - MARGIN)) if self.method == "lmi" else {"W": W.clone()}
+        if self.method != "lmi":
+            return {"W": W.clone()}
+        leaves = self._factored(self._within(W.double(), 1 - MARGIN))  # float32 does not tell this radius from 1
+        return {k: t.to(W.dtype) for k, t in leaves.items()}

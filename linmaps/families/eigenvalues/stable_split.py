@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -51,8 +51,8 @@ class StableSplit(Map):
     at_zero: ClassVar[str] = "0"
     time: ClassVar[str] = "discrete"
 
-    sigma_min: float = field(default=0.1, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.1
+    sigma_max: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

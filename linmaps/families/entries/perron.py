@@ -17,7 +17,7 @@ from linmaps.numerics import lapack
 from linmaps.numerics.draws import middle, normal
 from linmaps.numerics.eigen import eigvals, shifted
 from linmaps.numerics.nearest import simplex
-from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.numeric import binade, frobenius, homogeneous
 from linmaps.numerics.ranges import MARGIN, between, unbetween
 
 STRETCH = 20.0  # log of the Perron vector's entries stays within +-20, so that their ratios are floats
@@ -60,8 +60,8 @@ class PerronFrobenius(Map):
     at_zero: ClassVar[str] = "uniform"
     time: ClassVar[str] = "discrete"
 
-    sigma_min: float = field(default=0.8, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.8
+    sigma_max: float = 1.0
     exact: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -100,6 +100,8 @@ class PerronFrobenius(Map):
         params = {}
         if self.exact:
             W = W.clamp(min=MARGIN * self.sigma_max)
+            scale = binade(W)
+            W = W / scale
             values, vectors = lapack.eig(shifted(W))
             r = values.abs().amax()
             v = (vectors * (values.abs() == r)).sum(1).abs()
@@ -107,11 +109,13 @@ class PerronFrobenius(Map):
             d = (v[1:] / v[0]).log()
             params["d"] = STRETCH * torch.atanh((d / STRETCH).clamp(MARGIN - 1, 1 - MARGIN))
             P = W * v / (v[:, None] * r)
+            r = r * scale
         else:
-            r = W.sum(1).clamp(max(self.sigma_min, MARGIN * self.sigma_max), self.sigma_max)
+            r = homogeneous(lambda t: t.sum(1), W)
+            r = r.clamp(max(self.sigma_min, MARGIN * self.sigma_max), self.sigma_max)
             # a row of nearly nothing has its gradient from far-off corners of the simplex to none
             small = (r <= 2 * MARGIN * self.sigma_max)[:, None]
-            P = torch.where(small, 1 / W.shape[1], simplex(W / r[:, None]))
+            P = torch.where(small, 1 / W.shape[1], simplex(W, r[:, None]))
         if self.sigma_min < self.sigma_max:
             params["r"] = unbetween(self.sigma_min, self.sigma_max, r)
         return {"logits": relative_logits(P), **params}

@@ -12,7 +12,7 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics.draws import uniform
-from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.numeric import frobenius, homogeneous
 
 
 @register
@@ -84,7 +84,7 @@ class Circulant(Map):
     def _means(self, W: Tensor) -> Tensor:
         n = self.in_features
         at = torch.arange(n, device=W.device)
-        return W[at[:, None], (at + at[:, None]) % n].mean(0)
+        return homogeneous(lambda t: t.mean(0), W[at[:, None], (at + at[:, None]) % n])
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(W - self._weight({"first": self._means(W)}))

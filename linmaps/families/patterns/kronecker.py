@@ -17,7 +17,7 @@ from linmaps.numerics import lapack
 from linmaps.numerics.draws import generic, normal
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.linalg import inv, logabsdet
-from linmaps.numerics.numeric import frobenius, norm_or
+from linmaps.numerics.numeric import binade, frobenius, norm_or
 
 
 @register
@@ -120,7 +120,8 @@ class Kronecker(OfArrays):
         return frobenius(W - self._weight(self._from_matrix(W)))
 
     def _from_matrix(self, W: Tensor) -> Params:
-        factors = []
+        factors, scale = [], binade(W)
+        root, W = binade(scale ** (1 / len(self.in_shape))), W / scale  # each factor has a share of the size
         for k in range(len(self.in_shape) - 1):
             p, q = self.in_shape[k], self.out_shape[k]
             rest = W.reshape(p, W.shape[0] // p, q, W.shape[1] // q)
@@ -135,4 +136,7 @@ class Kronecker(OfArrays):
             share = norm_or(right) ** (1 / (len(self.in_shape) - k))
             factors.append((share * u).reshape(p, q))
             W = (right / share).reshape(rest.shape[1], rest.shape[3])
-        return {f"A{k}": A for k, A in enumerate([*factors, W])}
+        rest = scale
+        for k, A in enumerate(factors):
+            factors[k], rest = root * A, rest / root
+        return {f"A{k}": A for k, A in enumerate([*factors, rest * W])}

@@ -12,7 +12,7 @@ from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
 from linmaps.numerics.draws import uniform
-from linmaps.numerics.numeric import frobenius
+from linmaps.numerics.numeric import frobenius, homogeneous
 
 LARGE = 2**16  # entries of W from which on Fourier transforms are faster than the product with W, measured
 
@@ -60,7 +60,8 @@ class Toeplitz(Map):
         return torch.fft.irfft(filtered, n=length)[..., n - 1 : n + m - 1]
 
     def _means(self, W: Tensor) -> Tensor:
-        return _means(W) if self.in_features <= self.out_features else _means(W.mT).flip(0)
+        wide = self.in_features <= self.out_features
+        return homogeneous(_means, W) if wide else homogeneous(_means, W.mT).flip(0)
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(W - self._weight({"diagonals": self._means(W)}))

@@ -39,8 +39,9 @@ class Triangular(Map):
     and eigenvalues are its entries.
 
     init: off-diagonal entries from U(-1/sqrt(n - 1), 1/sqrt(n - 1)), diagonal entries positive, between 0.5 and 1.5 times
-    their mean, such that inputs of unit variance give outputs of variance 1/3, of 7/6 for a unit diagonal; the condition of
-    W stays small, where independent entries of one scale would make it grow exponentially with n.  `violation(W)` is the
+    their mean, such that inputs of unit variance give outputs of variance 1/3, of 1 for a positive diagonal, which lies about
+    0.88, so that flows keep their size, and of 7/6 for a unit one; the condition of W stays small, where independent entries
+    of one scale would make it grow exponentially with n.  `violation(W)` is the
     norm of what lies outside, negative diagonal entries (positive) or the diagonal's distance from 1 (unit) included.
     `from_matrix` takes the nearest matrix; positive entries are at least 1e-6.
 
@@ -78,7 +79,8 @@ class Triangular(Map):
         params = {"off": uniform(generator, self._shapes()["off"], max(n - 1, 1) ** -0.5, dtype)}
         if self.diagonal == "unit":
             return params
-        mean = math.sqrt((1 / 6 if n > 1 else 1 / 3) / (1 + 1 / 12))
+        square = (1 if self.diagonal == "positive" else 1 / 3) - (1 / 6 if n > 1 else 0)  # what "off" leaves
+        mean = math.sqrt(square / (1 + 1 / 12))
         d = mean * (1 + uniform(generator, (n,), 0.5, dtype))
         return params | {"diagonal": self._raised(d)}
 

@@ -52,8 +52,8 @@ class BoundedNorm(Map):
     at_zero: ClassVar[str] = "I, norm m (soft: 0)"
     half_ready: ClassVar[bool] = False
 
-    sigma_min: float = field(default=0.1, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.1
+    sigma_max: float = 1.0
     p: Norm | float = field(default=2, kw_only=True)
     soft: bool = field(default=False, kw_only=True)
 

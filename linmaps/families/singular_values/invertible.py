@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from linmaps.base.registry import register
@@ -41,8 +41,8 @@ class Invertible(Factors):
     square: ClassVar[bool] = True
     det: ClassVar[int] = 1
 
-    sigma_min: float = field(default=0.1, kw_only=True)
-    sigma_max: float | None = field(default=None, kw_only=True)
+    sigma_min: float = 0.1
+    sigma_max: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

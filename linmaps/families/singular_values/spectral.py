@@ -49,8 +49,8 @@ class Spectral(Factors):
     promise: ClassVar[str] = "sigma_min <= singular values <= sigma_max"
     at_zero: ClassVar[str] = "diag(+-m)"
 
-    sigma_min: float = field(default=0.1, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.1
+    sigma_max: float = 1.0
     n_U_reflectors: int | None = field(default=None, kw_only=True)
     n_V_reflectors: int | None = field(default=None, kw_only=True)
     det: Literal[1, -1] | None = field(default=None, kw_only=True)

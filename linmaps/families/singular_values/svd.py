@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -55,8 +55,8 @@ class SVD(Map):
     hard: ClassVar[bool] = False
     half_ready: ClassVar[bool] = False
 
-    sigma_min: float = field(default=0.1, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.1
+    sigma_max: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

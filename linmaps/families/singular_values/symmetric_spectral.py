@@ -48,8 +48,8 @@ class SymmetricSpectral(Map):
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 
-    sigma_min: float = field(default=0.1, kw_only=True)
-    sigma_max: float = field(default=1.0, kw_only=True)
+    sigma_min: float = 0.1
+    sigma_max: float = 1.0
     n_reflectors: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

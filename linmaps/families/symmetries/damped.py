@@ -55,8 +55,8 @@ class DampedSkewSymmetric(Map):
     square: ClassVar[bool] = True
     half_ready: ClassVar[bool] = False
 
-    sigma_min: float = field(default=0.1, kw_only=True)
-    sigma_max: float = field(default=0.5, kw_only=True)
+    sigma_min: float = 0.1
+    sigma_max: float = 0.5
     time: Time = field(default="continuous", kw_only=True)  # type: ignore[misc]
 
     def __post_init__(self) -> None:

@@ -31,10 +31,12 @@ def init_scale(k: int, n: int, eps: float) -> float:
 def root(G: Tensor, k: int, eps: float) -> Tensor:
     """A [k, n] with A'A + eps I the nearest such matrix to the symmetric part of G [n, n], to rounding.
 
-    A row of A that is 0 has no gradient, so eigenvalues exceed eps by the rounding of the largest at least.
+    A row of A that is 0 has no gradient, so eigenvalues exceed eps by the rounding of the largest at least, or, where none is
+    above eps, by that of 1 or less.
     """
     values, vectors = eigh((G + G.mT) / 2)
-    size = values.detach().abs().amax()
+    top = values.detach().amax()
+    size = torch.where(top > eps, top, values.detach().abs().amax().clamp(max=1))
     least = 4 * torch.finfo(values.dtype).eps * torch.where(size > 0, size, 1.0)
     return (vectors * torch.maximum(values - eps, least).sqrt()).mT.flip(0)[:k]
 

@@ -65,6 +65,19 @@ def test_square_maps_refuse_other_sizes(name):
         linmaps.maps[name](4, 3)
 
 
+@pytest.mark.parametrize("name", [n for n, c in linmaps.maps.items() if hasattr(c, "sigma_min")])
+def test_bounds_go_by_position_after_the_sizes_in_every_map(name):
+    cls = linmaps.maps[name]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    bounds = [k for k in ("sigma_min", "sigma_max") if k in fields]
+    sizes = (3, 3, *([2] if "rank" in fields else []))
+    spec = cls(*sizes, *[0.5, 0.75][: len(bounds)])
+    assert spec == cls(*sizes, **dict(zip(bounds, (0.5, 0.75))))
+    if cls.square:
+        with pytest.raises(TypeError, match=r"bounds come after both sizes, or by name, as sigma_min=0\.1"):
+            cls(3, 0.5)
+
+
 def test_the_base_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         linmaps.Map(3)

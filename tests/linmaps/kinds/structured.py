@@ -103,7 +103,7 @@ def triangular_residual(spec, W):
 
 def triangular_std(spec):
     n = spec.in_features
-    return math.sqrt((1 if n == 1 else 7 / 6) if spec.diagonal == "unit" else 1 / 3)
+    return math.sqrt({"free": 1 / 3, "positive": 1.0, "unit": 1 if n == 1 else 7 / 6}[spec.diagonal])
 
 
 def toeplitz_basis(spec):

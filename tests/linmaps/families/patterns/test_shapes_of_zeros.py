@@ -6,7 +6,7 @@ from torch.func import vmap
 
 import linmaps
 from linmaps.families.patterns import toeplitz
-from tests.linmaps.zoo import generator, random_params
+from tests.linmaps.zoo import KINDS, generator, random_params
 
 D = torch.float64
 
@@ -60,6 +60,19 @@ def test_triangular_against_dense_solves(lower, diagonal):
     assert torch.allclose(spec.inverse(params), torch.linalg.inv(W), atol=1e-9)
     assert torch.allclose(spec.logabsdet(params), torch.linalg.slogdet(W).logabsdet, atol=1e-9)
     assert torch.equal(spec.eig(params).real, W.diagonal())
+
+
+@pytest.mark.parametrize("diagonal", ["free", "positive", "unit"])
+@pytest.mark.parametrize("n", [1, 2, 64, 256])
+def test_the_size_of_a_start_with_each_diagonal(n, diagonal):
+    spec = linmaps.Triangular(n, diagonal=diagonal)
+    Ws = [spec.effective_W(random_params(spec, seed)) for seed in range(max(12, 600 // n))]
+    size = sum(float(W.square().sum(0).mean()) for W in Ws) / len(Ws)
+    assert size**0.5 == pytest.approx(KINDS["triangular"].std(spec), rel=0.15)
+    assert max(float(torch.linalg.cond(W)) for W in Ws[:12]) < 60
+    if diagonal == "positive":
+        assert size**0.5 == pytest.approx(1, rel=0.15)
+        assert Ws[-1].diagonal().mean() > 0.8 or n < 64
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, D])
