@@ -65,7 +65,10 @@ class Turn:
 
     def in_tensors(self, like: Tensor) -> Turn:
         """The same with tensors in place of numbers: a graph takes others at each step."""
-        numbers = {name: torch.as_tensor(value).to(like) for name, value in dict(self.numbers).items()}
+        numbers = {
+            name: torch.as_tensor(value, dtype=like.dtype, device=like.device)
+            for name, value in dict(self.numbers).items()
+        }
         return dataclasses.replace(self, numbers=numbers)
 
     def __repr__(self) -> str:

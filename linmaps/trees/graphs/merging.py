@@ -10,12 +10,17 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 from torch.fx import Graph, Node
 
-SAME = {torch.ops.aten.clone.default, torch.ops.aten.detach.default, torch.ops.aten.alias.default}
-ZEROS = {torch.ops.aten.new_zeros.default, torch.ops.aten.zeros.default, torch.ops.aten.zeros_like.default}
+ATEN = torch.ops.aten
+SAME = {ATEN.clone.default, ATEN.detach.default, ATEN.alias.default}
+ZEROS = {ATEN.new_zeros.default, ATEN.zeros.default, ATEN.zeros_like.default}
+VIEWS = {ATEN.view.default, ATEN._unsafe_view.default, ATEN.expand.default, ATEN.t.default, ATEN.transpose.int}
+PRODUCTS = {ATEN.mm.default, ATEN.bmm.default}  # of a tangent of zeros, as forward mode has it for inputs
 
 
 def merge(graph: Graph) -> None:
     """Equal operations on equal inputs become the first of them, copies and sums with 0 their input; in place.
+
+    The 0 that forward mode has for the tangent of an input is 0 in its matrix products too.
 
     What lies in memory that is written to, or that is given back, is left as it is: outputs stay apart from each other.
 
@@ -29,12 +34,15 @@ def merge(graph: Graph) -> None:
     written = {m for node in graph.nodes for m in _written(node)}
     given = {m for node in graph.nodes if node.op == "output" for t in node.all_input_nodes for m in _memory(t)}
     first: dict[Any, Node] = {}
+    nothing: set[Node] = set()
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
         if any(m in written for t in (node, *node.all_input_nodes) for m in _memory(t)):
             continue
-        found = _input_of_copy(node) or first.setdefault(_key((node.target, node.args, node.kwargs)), node)
+        if node.target in ZEROS or (node.target in (*VIEWS, *PRODUCTS) and nothing.intersection(node.all_input_nodes)):
+            nothing.add(node)
+        found = _input_of_copy(node, nothing) or first.setdefault(_key((node.target, node.args, node.kwargs)), node)
         if found is not node and not any(m in given for m in _memory(node)):
             node.replace_all_uses_with(found)
             graph.erase_node(node)
@@ -59,12 +67,13 @@ def _memory(node: Node) -> set[int]:
     return {t.untyped_storage()._cdata for t in tensors}
 
 
-def _input_of_copy(node: Node) -> Node | None:
+def _input_of_copy(node: Node, nothing: set[Node]) -> Node | None:
     """What a copy is of, or a sum with zeros, where it lies alike in memory."""
-    of_zeros = node.target is torch.ops.aten.add.Tensor and getattr(node.args[1], "target", None) in ZEROS
-    if node.target not in SAME and not of_zeros:
-        return None
-    like = node.args[0]
+    like: Any = None
+    if node.target in SAME:
+        like = node.args[0]
+    elif node.target is ATEN.add.Tensor and nothing.intersection(node.args):
+        like = next((t for t in node.args if t not in nothing), None)
     if not isinstance(like, Node):
         return None
     form = lambda t: (t.shape, t.stride(), t.dtype, t.device, t.is_conj(), t.is_neg())
