@@ -10,7 +10,7 @@ from torch.func import vmap
 import fisher
 import growth
 import linmaps
-from fisher.recipes import Damping, functional_laplace, laplace, natural_gradient_step
+from fisher.recipes import Damping, compiled_step, functional_laplace, laplace, natural_gradient_step
 from fisher.recipes import kfac as kfac_optimizer
 from linmaps import trees
 
@@ -62,6 +62,7 @@ LINES = {
     "FunctionalLaplace": lambda: functional_laplace(F, PARAMS, X, temperature=0.5),
     "NaturalStep": lambda: natural_gradient_step(loss, PARAMS, kfac(), PARAMS, Damping(torch.tensor(0.1))),
     "Damping": lambda: Damping(torch.tensor(0.1)),
+    "CompiledStep": lambda: compiled_step(loss, kfac_optimizer(F), backend="eager"),
     "KFACState": lambda: kfac_optimizer(F, estimator="exact").init(PARAMS, (X, T)),
     "Mean": lambda: fisher.Mean().add(PARAMS, 4),
     "Mean of a matrix": lambda: fisher.Mean().add(kfac(), 4),

@@ -70,6 +70,7 @@ reveal_type(posterior.sample(torch.Generator()))  # R: dict[str, Tensor]
 reveal_type(posterior.params)  # R: dict[str, Tensor]
 optimizer = fisher.recipes.kfac(f, "gaussian", rate=lambda step: 0.1 / (1 + step))
 growth.fit_and_grow(f, params, (x, x), growth.Pair("w", "v"), order=[], target=2, k=1, optimizer=optimizer)
+reveal_type(fisher.recipes.compiled_step(lambda p, b: f(p, b).mean(), optimizer))  # R: CompiledStep
 reveal_type(posterior.update(F, 4).params)  # R: dict[str, Tensor]
 reveal_type(fisher.recipes.tune_prior_precision(posterior, by="layer").params)  # R: dict[str, Tensor]
 reveal_type(posterior.predict(x, joint=True))  # R: tuple[Tensor, Tensor]

@@ -31,7 +31,12 @@ class Bernoulli(Independent):
     @typed
     def deviation(self, y: Tensor) -> Tensor:
         """sqrt(p (1 - p)) = 1 / (2 cosh(y / 2))."""
-        return torch.exp(-torch.stack([0.5 * y, -0.5 * y]).logsumexp(0))
+        return torch.exp(0.5 * y - _softplus(y))
+
+    @typed
+    def product(self, y: Tensor, u: Tensor) -> Tensor:
+        """H u `[B, *out]`."""
+        return torch.sigmoid(y) * torch.sigmoid(-y) * u
 
     @typed
     def noise(self, shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
@@ -41,8 +46,8 @@ class Bernoulli(Independent):
     @typed
     def sample(self, y: Tensor, noise: Tensor) -> Tensor:
         """Scores `[n, *y.shape]` at t = 1 where noise < p."""
-        drawn = noise < torch.sigmoid(y)
-        return torch.where(drawn, torch.sigmoid(-y), -torch.sigmoid(y))
+        sign = 2 * (noise < torch.sigmoid(y)).to(y.dtype) - 1
+        return sign * torch.sigmoid(-sign * y)
 
     @typed
     def score(self, y: Tensor, target: Any) -> Tensor:
@@ -54,7 +59,7 @@ class Bernoulli(Independent):
     def log_prob(self, y: Tensor, target: Any) -> Tensor:
         """Sum `[B]` of t log p + (1 - t) log(1 - p)."""
         t = self._target(y, target)
-        return per_example(t * y - torch.stack([torch.zeros_like(y), y]).logsumexp(0))
+        return per_example(t * y - _softplus(y))
 
     @typed
     def probabilities(self, mean: Tensor, variance: Tensor) -> Tensor:
@@ -66,3 +71,8 @@ class Bernoulli(Independent):
         t = check_target("bernoulli", target, tuple(y.shape))
         check_range("bernoulli", t, 0, 1, "numbers from 0 to 1; of targets -1 and 1 give (t + 1) / 2")
         return t.to(y.dtype)
+
+
+def _softplus(y: Tensor) -> Tensor:
+    """log(1 + exp(y)), right in float64 too: beyond 40 it is y to its last digit."""
+    return torch.nn.functional.softplus(y, threshold=40.0)

@@ -21,6 +21,7 @@ from fisher.recipes.influences import influence, leave_one_out, self_influence
 from fisher.recipes.merging import merge
 from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradient_step
 from fisher.recipes.optimizers.descent import kfac
+from fisher.recipes.optimizers.graphs import CompiledStep, compiled_step
 from fisher.recipes.optimizers.memory import KFACState
 from fisher.recipes.optimizers.partition import partitioned
 from fisher.recipes.optimizers.protocol import Optimizer
@@ -38,6 +39,7 @@ from fisher.recipes.steps import best_step
 from fisher.recipes.surgeon import surgeon_scores, surgeon_step
 
 __all__ = [
+    "CompiledStep",
     "Damping",
     "FunctionalLaplace",
     "KFACState",
@@ -45,6 +47,7 @@ __all__ = [
     "NaturalStep",
     "Optimizer",
     "best_step",
+    "compiled_step",
     "effective_dimension",
     "ewc_online",
     "ewc_penalty",

@@ -5,7 +5,10 @@ Of few rows the product costs less than the memory that its panels would pass th
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from linmaps.trees.graphs.tracing import traced
 
 FEW, PANELS, WIDTH = 128, 4, 100  # rows of which the product is whole; panels at most; columns of a panel at least
 
@@ -20,7 +23,12 @@ def second_moment(rows: Tensor, over: int = 1) -> Tensor:
     panels = 1 if n < FEW else max(1, min(PANELS, size // WIDTH))
     if panels == 1:
         return _product(R, R, over)
-    found, step = R.new_empty(size, size), -(-size // panels)
+    step = -(-size // panels)
+    if traced():  # joined, not written to: what is compiled goes on with it in one loop
+        made = [_product(R[:, start : start + step], R[:, start:], over) for start in range(0, size, step)]
+        above = lambda i: [made[j][:, (i - j) * step : (i - j + 1) * step].mT for j in range(i)]
+        return torch.cat([torch.cat([*above(i), panel], 1) for i, panel in enumerate(made)])
+    found = R.new_empty(size, size)
     for start in range(0, size, step):
         end = min(start + step, size)
         panel = _product(R[:, start:end], R[:, start:], over)

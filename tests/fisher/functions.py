@@ -349,6 +349,11 @@ CASES |= {
         lambda p, v: _steps(R.partitioned({"one": ("w", _plain(0.1)), "two": (["b", "v"], _plain(0.2))}, _plain(0.3)), p, v),
         (P, V),
     ),
+    "fisher.recipes.compiled_step": Case(
+        lambda p: R.compiled_step(lambda p, b: _loss(p, *b), _plain(0.1), backend="eager")(p, (), (X.to(p["w"].dtype), T))[::2],
+        (P,),
+    ),
+    "fisher.recipes.CompiledStep": Exempt("what compiled_step makes, called in its row"),
     "fisher.recipes.Optimizer": Exempt("two functions; kfac, soap and partitioned make some"),
     "fisher.recipes.KFACState": Exempt("record that kfac and soap keep; its steps are in their rows"),
     "fisher.recipes.Damping": Exempt("record of a scalar; used in natural_gradient_step"),

@@ -50,6 +50,7 @@ EXEMPT: dict[str, str] = {
     "fisher.PMatEKFACBlockDiag": "another name of PMatEKFAC",
     "fisher.distributed.all_reduce": "needs processes: what it refuses is in tests/fisher/distributed/refusals.py",
     "fisher.distributed.all_gather": "the same",
+    "fisher.recipes.CompiledStep": "what compiled_step makes, which is called in its row",
     "fisher.recipes.Optimizer": "two functions, called with what theirs take",
     **dict.fromkeys(("fisher.recipes.KFACState", "fisher.Layer", "fisher.Use", "fisher.recipes.NaturalStep"), RECORD),
 }
@@ -434,6 +435,12 @@ def of_recipes() -> list[Call]:
         Call(N + "partitioned", lambda parts, params: R.partitioned(parts, plain).init(params), {
             "parts": {"one": ("w", plain)}, "params": P,
         }, ("parts", "params")),
+        Call(N + "compiled_step", lambda loss, optimizer, progress: R.compiled_step(loss, optimizer, "eager", progress), {
+            "loss": lambda p, b: user_loss(p, *b), "optimizer": plain, "progress": False,
+        }, ("loss", "optimizer")),
+        Call(N + "compiled_step.call", R.compiled_step(lambda p, b: user_loss(p, *b), plain, "eager"), {
+            "params": P, "state": (), "batch": DATA,
+        }, ("params", "state")),
         Call(N + "Damping", R.Damping, {"value": torch.tensor(0.5)}),
         Call(N + "best_step", R.best_step, {"F": F, "gradient": V, "directions": trees.stack([P, V]), "regul": 0.1}),
         Call(N + "pruning_scores", R.pruning_scores, {"F": F, "params": P, "method": "obs", "regul": 0.3}),

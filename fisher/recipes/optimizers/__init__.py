@@ -1,8 +1,8 @@
-"""Optimizers as pairs of pure functions, on Fisher matrices that they keep in their state.
+"""Optimizers as pure functions, on Fisher matrices that they keep in their state.
 
 In reading order:
-    protocol    Optimizer: init and update, and what they ask for
-    schedules   settings that are numbers or functions of the step
+    protocol    Optimizer: init, update, prepare, and what they ask for
+    schedules   settings that are numbers or functions of the step, and what is due at one
     memory      KFACState, what an optimizer keeps between steps
     curvature   moving averages of factors, their eigenbases, damped solves
     batchnorm   statistics of the batch: constants of the curvature, running averages of params
@@ -14,5 +14,6 @@ In reading order:
     adaptation  Levenberg-Marquardt damping by the ratio of what happened to what the model foresaw
     descent     kfac
     rotated     soap: Adam in the eigenbases
+    graphs      compiled_step
     partition   several optimizers, each for some of the leaves
 """

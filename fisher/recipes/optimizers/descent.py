@@ -22,12 +22,12 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.recipes.optimizers.adaptation import adapted
 from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in
 from fisher.recipes.optimizers.curvature import Damped, damped_solve, widened
-from fisher.recipes.optimizers.falls import measured, rise
+from fisher.recipes.optimizers.falls import check_measurable, measured, rise
 from fisher.recipes.optimizers.lengths import exact_step, rated_step
 from fisher.recipes.optimizers.memory import KFACState, step_number
 from fisher.recipes.optimizers.model import gram_of_layers, model_of
 from fisher.recipes.optimizers.protocol import Optimizer
-from fisher.recipes.optimizers.schedules import scheduled
+from fisher.recipes.optimizers.schedules import Turn, scheduled
 from fisher.recipes.optimizers.settings import Loss, Settings
 from fisher.recipes.optimizers.upkeep import Upkeep, lifted, the_batch
 from linmaps import trees
@@ -171,11 +171,36 @@ def kfac(
         batch: Any,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
+        turn: Turn | None = None,
     ) -> tuple[Any, KFACState]:
-        made, after = _update(upkeep.f, rules.loss, upkeep, rules, grads, state, params, batch, noise, generator)
+        if turn is None:
+            turn = _turn(upkeep, rules, state)
+            _look(upkeep, rules, state, params, batch, turn)
+        made, after = _update(upkeep.f, rules.loss, upkeep, rules, grads, state, params, batch, noise, generator, turn)
         return placed(made, params), after
 
-    return Optimizer(init, update)
+    def prepare(state: KFACState, params: Any, batch: Any, noise: Any = None, generator: Any = None) -> dict[str, Any]:
+        turn = _turn(upkeep, rules, state)
+        _look(upkeep, rules, state, params, batch, turn)
+        drawn = upkeep.drawn(params, batch, noise, generator, turn)
+        return {"noise": drawn, "turn": turn.in_tensors(trees.leaves(state.velocity)[0])}
+
+    return Optimizer(init, update, prepare)
+
+
+def _number(upkeep: Upkeep, rules: Settings, state: KFACState) -> int:
+    upkeep.of_kind(state)
+    return step_number(state.step, "kfac") if upkeep.numbered or rules.numbered else 0
+
+
+def _look(upkeep: Upkeep, rules: Settings, state: KFACState, params: Any, batch: Any, turn: Turn) -> None:
+    if rules.adapts and not turn.adapts and _number(upkeep, rules, state) == 0:  # said at once, not when it is its turn
+        check_measurable(upkeep.f, rules.loss, upkeep.likelihood, params, batch)
+
+
+def _turn(upkeep: Upkeep, rules: Settings, state: KFACState) -> Turn:
+    n = _number(upkeep, rules, state)
+    return upkeep.turn(n, rules.due(n), rules.at(n, trees.leaves(state.velocity)[0]))
 
 
 @full_precision("f")
@@ -202,6 +227,7 @@ def _update(
     batch: Any,
     noise: Any,
     generator: Any,
+    turn: Turn,
 ) -> tuple[Any, KFACState]:
     grads, params = upkeep.checked(grads, state, params)
     x, target, weight = the_batch(batch)
@@ -212,32 +238,23 @@ def _update(
         raise ValueError(
             "batch: got no target, expected (x, target): the damping is adapted by the loss; or give loss=..., or adapt=False"
         )
-    n = step_number(state.step, "kfac") if upkeep.numbered or rules.numbered else 0
-    if (
-        loss is not None and rules.adapts and n == 0 and rules.adapt_every > 1
-    ):  # a result that is no loss is said at once
-        measured(loss, running, batch, batch_size(x))
-    state, _ = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, n)
+    state = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, turn)
     layers = state.factors.layers
     own, own_f = layers.restrict(params), f if layers.complete else layers.restricted(f, params)
     wide, g = widened(own), widened(layers.restrict(grads))
     g = trees.axpy(rules.l2, wide, g) if rules.l2 else g
     like = trees.leaves(wide)[0]
-    damping: Any = scheduled(rules.damping, n, "damping", like, low=0) if callable(rules.damping) else state.damping
+    damping: Any = turn.at("damping", state.damping, like, low=0)
     added = rules.of_layers(damping, layers)
     d = trees.scale(-1.0, damped_solve(state.bases, g, added, rules.kind))
     shift = (lambda directions: gram_of_layers(layers, directions, added)) if is_mapping(added) else added
     model = lambda directions: model_of(own_f, upkeep.likelihood, own, x, target, g, directions, weight, upkeep.reduce)
-    due = rules.adapts and (n + 1) % rules.adapt_every == 0
     if rules.rate is None:
         made = exact_step(rules, model, d, state.velocity, shift)
     else:
-        made = rated_step(rules, model, d, state.velocity, g, n, due)
+        made = rated_step(rules, model, d, state.velocity, g, turn)
     step = made.step
-    if rules.adapts and loss is None and n == 0 and not due and batch_size(x):  # targets that are none are said at once
-        of_targets: Any = upkeep.likelihood
-        of_targets.log_prob(f(params, x) if made.model is None else made.model.y, target)
-    if due and made.model is not None and made.lengths is not None:
+    if turn.adapts and made.model is not None and made.lengths is not None:
         moved = trees.map(lambda p, s: (p + s).to(p.dtype), own, step)
         examples = batch_size(x)
         if upkeep.reduce is not None and not examples:
@@ -263,15 +280,15 @@ def _update(
             upper=rules.upper,
             minimum=rules.minimum,
         )
-    decay = scheduled(rules.weight_decay, n, "weight_decay", like, low=0)
+    decay = turn.at("weight_decay", rules.weight_decay, like, low=0)
     still = isinstance(decay, (int, float)) and decay == 0
     whole = step if still else trees.axpy(-made.rate * decay, wide, step)
     updates = trees.map(
         lambda t, p: t.to(p.dtype).clone(), whole, own
     )  # none of the state's own: chains change them in place
     damping = torch.zeros_like(state.damping) + damping
-    towards = trees.map(lambda new, old: rules.forget * (new - old), params, running)
-    changed = {path: t for path, t in zip(names(trees.paths(params)), trees.leaves(towards)) if path in values}
+    old = dict(zip(names(trees.paths(running)), trees.leaves(running))) if values else {}
+    changed = {path: rules.forget * (new - old[path]) for path, new in values.items()}
     return standing_in(lifted(layers, updates, params), changed), dataclasses.replace(
         state, step=state.step + 1, velocity=step, damping=damping
     )

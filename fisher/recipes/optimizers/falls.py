@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fisher.checks.arguments import parameters
+from fisher.checks.axes import batch_size
 from fisher.likelihoods import Categorical
 from fisher.likelihoods.arrays import class_axis_of
 from fisher.likelihoods.weights import spread
+from fisher.recipes.optimizers.upkeep import the_batch
+from linmaps.checks.precision import full_precision
 from linmaps.numerics.dtypes import working
 
 
@@ -32,6 +37,17 @@ def rise(likelihood: Any, before: Tensor, after: Tensor, target: Any, weight: Te
         w = weight.to(change.dtype)
         change = torch.where(w == 0, 0.0, w * change)
     return change.sum() / max(1, examples)
+
+
+@full_precision("f", "loss")
+def check_measurable(f: Callable[..., Tensor], loss: Any, likelihood: Any, params: Any, batch: Any) -> None:
+    """Raise for targets that are none of the likelihood's, or for a loss that is none; without either nothing is said."""
+    x, target, _ = the_batch(batch)
+    params = parameters(params)
+    if loss is not None:
+        measured(loss, params, batch, batch_size(x))
+    elif target is not None and batch_size(x):
+        likelihood.log_prob(f(params, x), target)
 
 
 def measured(loss: Any, params: Any, batch: Any, examples: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher.recipes.optimizers.model import Model
-from fisher.recipes.optimizers.schedules import scheduled
+from fisher.recipes.optimizers.schedules import Turn
 from fisher.recipes.optimizers.settings import Settings
 from linmaps import trees
 
@@ -41,18 +41,17 @@ def rated_step(
     direction: Any,
     velocity: Any,
     gradient: Any,
-    n: int,
-    modelled: bool,
+    turn: Turn,
 ) -> Step:
-    """rate direction + momentum velocity at step n; modelled: make the model of it in any case."""
+    """rate direction + momentum velocity; the model of it is made where it is looked at."""
     like = trees.leaves(direction)[0]
-    rate = scheduled(rules.rate, n, "rate", like, low=0)  # type: ignore[arg-type]
-    momentum = scheduled(rules.momentum, n, "momentum", like, low=0, high=1, below=True)
+    rate = turn.at("rate", rules.rate, like, low=0)  # type: ignore[arg-type]
+    momentum = turn.at("momentum", rules.momentum, like, low=0, high=1, below=True)
     if rules.norm_constraint is not None:
         squared = rate * rate * -trees.dot(direction, gradient)
         direction = trees.scale(shrink(rules.norm_constraint, squared), direction)
     step = trees.map(lambda d, v: rate * d + momentum * v, direction, velocity)
-    if rules.clip is None and not modelled:
+    if rules.clip is None and not turn.adapts:
         return Step(step, rate)
     found = model([step])
     lengths = _clipped(rules, found, torch.ones_like(found.slopes))

@@ -73,6 +73,7 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
         batch: Any = None,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
+        turn: Mapping[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         found = _shares(parts, rest, params)
         got = list(state) if isinstance(state, Mapping) else type(state).__name__
@@ -85,6 +86,7 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
         grads = trees.check_like(grads, params, "grads")
         for name, rule in rules.items():
             asked, own = asked_for(rule.update, batch=batch, noise=noise, generator=generator), found[name]
+            asked = asked | dict(turn or {}).get(name, {})
             if "batch" in asked:
                 updates, after[name] = rule.update(grads, state[name], params, **asked)
                 updates = _taken(updates, own)
@@ -94,7 +96,13 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
         _, treedef = trees.flatten(params)
         return treedef.unflatten([flat[path] for path in _named(params)]), after
 
-    return Optimizer(init, update)
+    def prepare(
+        state: dict[str, Any], params: Any, batch: Any, noise: Any = None, generator: Any = None
+    ) -> dict[str, Any]:
+        own = {name: rule.prepare for name, rule in rules.items() if rule.prepare is not None and name in state}
+        return {"turn": {name: of(state[name], params, batch, noise, generator) for name, of in own.items()}}
+
+    return Optimizer(init, update, prepare)
 
 
 def _named(params: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The protocol of optimizers: two pure functions, and which of the batch, noise and a generator they ask for."""
+"""The protocol of optimizers: pure functions, and which of the batch, noise and a generator they ask for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 
 class Optimizer(NamedTuple):
-    """Two pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
+    """Pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
 
     One that looks at more than gradients names it: `init(params, batch, noise=None, generator=None)` and
     `update(gradient, state, params, batch=batch, noise=None, generator=None)`, as `fisher.recipes.kfac` does.
+    prepare: of one whose updates have parts that no graph holds, as random numbers and what is decided by the number of the step:
+    `prepare(state, params, batch, noise=None, generator=None)` does them and gives the arguments of `update` that stand for them,
+    `update(gradient, state, params, batch=batch, **prepared)`; `compiled_step` calls it.
 
     >>> import torch
     >>> from linmaps import trees
@@ -22,6 +25,7 @@ class Optimizer(NamedTuple):
 
     init: Callable[..., Any]
     update: Callable[..., tuple[Any, Any]]
+    prepare: Callable[..., dict[str, Any]] | None = None
 
 
 def asked_for(fn: Callable[..., Any], **offered: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fisher.pmat import PMatEKFAC
 from fisher.recipes.optimizers.curvature import turned, widened
 from fisher.recipes.optimizers.memory import KFACState, step_number
 from fisher.recipes.optimizers.protocol import Optimizer
-from fisher.recipes.optimizers.schedules import check_schedule, scheduled
+from fisher.recipes.optimizers.schedules import Turn, check_schedule, scheduled_at
 from fisher.recipes.optimizers.upkeep import Upkeep, lifted
 from linmaps import trees
 from linmaps.checks import number
@@ -104,11 +104,18 @@ def soap(
         batch: Any,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
+        turn: Turn | None = None,
     ) -> tuple[Any, KFACState]:
-        made, after = _update(upkeep.f, upkeep, rules, grads, state, params, batch, noise, generator)
+        turn = rules.turn(upkeep, state) if turn is None else turn
+        made, after = _update(upkeep.f, upkeep, rules, grads, state, params, batch, noise, generator, turn)
         return placed(made, params), after
 
-    return Optimizer(init, update)
+    def prepare(state: KFACState, params: Any, batch: Any, noise: Any = None, generator: Any = None) -> dict[str, Any]:
+        turn = rules.turn(upkeep, state)
+        drawn = upkeep.drawn(params, batch, noise, generator, turn)
+        return {"noise": drawn, "turn": turn.in_tensors(trees.leaves(state.velocity)[0])}
+
+    return Optimizer(init, update, prepare)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +125,12 @@ class _Rules:
     eps: float
     weight_decay: Any
 
-    @property
-    def numbered(self) -> bool:
-        return callable(self.rate) or callable(self.weight_decay)
+    def turn(self, upkeep: Upkeep, state: KFACState) -> Turn:
+        upkeep.of_kind(state)
+        moving = {"rate": (self.rate, {"low": 0}), "weight_decay": (self.weight_decay, {"low": 0})}
+        numbered = upkeep.numbered or callable(self.rate) or callable(self.weight_decay)
+        n = step_number(state.step, "soap") if numbered else 0
+        return upkeep.turn(n, numbers=scheduled_at(n, moving, trees.leaves(state.velocity)[0]))
 
 
 @full_precision("f")
@@ -140,13 +150,13 @@ def _update(
     batch: Any,
     noise: Any,
     generator: Any,
+    turn: Turn,
 ) -> tuple[Any, KFACState]:
     grads, params = upkeep.checked(grads, state, params)
     upkeep.check_layers(state)
-    n = step_number(state.step, "soap") if upkeep.numbered or rules.numbered else 0
     moments = state.bases
-    state, fresh = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, n)
-    moments = turned(moments, state.bases) if fresh else moments
+    state = dataclasses.replace(upkeep, f=f).refreshed(state, params, batch, noise, generator, turn)
+    moments = turned(moments, state.bases) if turn.bases else moments
     layers = state.factors.layers
     own = layers.restrict(params)
     wide, g = widened(own), widened(layers.restrict(grads))
@@ -163,11 +173,13 @@ def _update(
     t = (state.step + 1).to(trees.leaves(mean)[0])
     a, b = 1 - first**t, 1 - second**t
     values = moments.eigenvalues | moments.exact
-    turn = moments.project_to_diag(mean)
-    scaled = {name: (z / a) / ((values[name].reshape(z.shape) / b).sqrt() + rules.eps) for name, z in turn.items()}
-    rate = scheduled(rules.rate, n, "rate", t, low=0)
+    turned_mean = moments.project_to_diag(mean)
+    scaled = {
+        name: (z / a) / ((values[name].reshape(z.shape) / b).sqrt() + rules.eps) for name, z in turned_mean.items()
+    }
+    rate = turn.at("rate", rules.rate, t, low=0)
     step = trees.scale(-rate, moments.project_from_diag(scaled))
-    decay = scheduled(rules.weight_decay, n, "weight_decay", t, low=0)
+    decay = turn.at("weight_decay", rules.weight_decay, t, low=0)
     whole = trees.axpy(-rate * decay, wide, step)
     updates = trees.map(
         lambda t, p: t.to(p.dtype).clone(), whole, own

@@ -1,15 +1,18 @@
-"""Settings that are numbers, or functions of the number of the step: 0, 1, 2, ..."""
+"""Settings that are numbers, or functions of the number of the step: 0, 1, 2, ...; what is due at a step."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from linmaps import trees
 from linmaps.checks import number
+from linmaps.trees.printed import on_a_line
 
 Schedule = float | Tensor | Callable[[int], float | Tensor]
 
@@ -44,3 +47,41 @@ def scheduled(value: Schedule, step: int, name: str, like: Tensor, **bounds: Any
         raise TypeError(f"{name}: got a tensor on {found.device}, expected one on {like.device}; move it with .to(...)")
     made: float | Tensor = found  # type: ignore[assignment]
     return made
+
+
+@trees.record(static=("factors", "bases", "first", "adapts"))
+class Turn:
+    """What the number of a step decides: whose turn it is (settings of a graph), and what schedules say (its tensors)."""
+
+    factors: bool = True
+    bases: bool = True
+    first: bool = False
+    adapts: bool = False
+    numbers: Any = ()
+
+    def at(self, name: str, value: Schedule, like: Tensor, **bounds: Any) -> float | Tensor:
+        """The value of a setting at this step."""
+        return scheduled(dict(self.numbers).get(name, value), 0, name, like, **bounds)
+
+    def in_tensors(self, like: Tensor) -> Turn:
+        """The same with tensors in place of numbers: a graph takes others at each step."""
+        numbers = {
+            name: torch.as_tensor(value, dtype=like.dtype, device=like.device)
+            for name, value in dict(self.numbers).items()
+        }
+        return dataclasses.replace(self, numbers=numbers)
+
+    def __repr__(self) -> str:
+        due = [name for name in ("factors", "bases", "first", "adapts") if getattr(self, name)]
+        return on_a_line(self, [*due, *dict(self.numbers)])
+
+
+def scheduled_at(step: int, settings: Mapping[str, tuple[Any, Mapping[str, Any]]], like: Tensor) -> dict[str, Any]:
+    """{name: value at the step} of those of `{name: (setting, bounds)}` that are functions of it.
+
+    >>> import torch
+    >>> scheduled_at(3, {"rate": (lambda step: step / 2, {"low": 0}), "momentum": (0.9, {})}, torch.ones(1))
+    {'rate': 1.5}
+    """
+    moving = {name: own for name, own in settings.items() if callable(own[0])}
+    return {name: scheduled(value, step, name, like, **bounds) for name, (value, bounds) in moving.items()}

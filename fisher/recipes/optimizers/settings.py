@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
 from fisher.recipes.optimizers.curvature import Damped
-from fisher.recipes.optimizers.schedules import Schedule, check_schedule
+from fisher.recipes.optimizers.schedules import Schedule, check_schedule, scheduled_at
 from linmaps.checks import number, size
 from linmaps.trees.mappings import is_mapping
 
@@ -80,6 +80,18 @@ class Settings:
                 f"damping: got numbers for {list(self.damping)}, expected one for each layer of {expected}"
             )
         return {name: damping * self.damping[name] + self.l2 for name in expected}
+
+    def due(self, n: int) -> bool:
+        """Whether the damping is adapted at step n."""
+        return self.adapts and (n + 1) % self.adapt_every == 0
+
+    def at(self, n: int, like: Tensor) -> dict[str, Any]:
+        """The values at step n of the settings that are functions of it."""
+        low = {"low": 0}
+        own: dict[str, Any] = {"damping": (self.damping, low), "weight_decay": (self.weight_decay, low)}
+        if self.rate is not None:
+            own |= {"rate": (self.rate, low), "momentum": (self.momentum, {"low": 0, "high": 1, "below": True})}
+        return scheduled_at(n, own, like)
 
     @property
     def adapts(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,8 +24,10 @@ from fisher.pmat import PMatEKFAC, PMatKFAC
 from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, standing_in, without
 from fisher.recipes.optimizers.curvature import averaged, eigenbases, own_axes, turned, widened
 from fisher.recipes.optimizers.memory import KFACState
+from fisher.recipes.optimizers.schedules import Turn
 from linmaps import trees
 from linmaps.checks import alike, number, size
+from linmaps.trees.graphs.latest import Latest
 from linmaps.trees.keys import names
 
 
@@ -44,6 +46,7 @@ class Upkeep:
     statistics: Statistics | None = None
     reduce: Reduce | None = None
     kind: str = "kfac"
+    outputs: Latest[Any, Any] = dataclasses.field(default_factory=Latest, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
@@ -63,6 +66,28 @@ class Upkeep:
     def numbered(self) -> bool:
         """Whether what is done depends on the number of the step."""
         return self.correct or max(self.factors_every, self.bases_every) > 1
+
+    def turn(self, n: int, adapts: bool = False, numbers: Mapping[str, Any] | None = None) -> Turn:
+        """What is due at step n."""
+        due = n % self.factors_every == 0, n % self.bases_every == 0
+        return Turn(*due, self.correct and n == 0, adapts, dict(numbers or {}))
+
+    def drawn(self, params: Any, batch: Any, noise: Any, generator: Any, turn: Turn) -> Any:
+        """The noise of a step, as `factors` draws it by the generator."""
+        if noise is not None or generator is None or self.estimator != "mc" or not turn.factors:
+            return noise
+        x = the_batch(batch)[0]
+        flat, treedef = trees.flatten((params, x))
+        key = treedef, tuple((t.shape, t.dtype, t.device) if isinstance(t, Tensor) else t for t in flat)
+        shape, *like = self.outputs.get(key, lambda: self._output(params, x))
+        return self.likelihood.noise(
+            (1, *shape), generator, torch.zeros((), dtype=like[0], device=like[1]).expand(shape)
+        )
+
+    @torch.no_grad()
+    def _output(self, params: Any, x: Any) -> tuple[torch.Size, torch.dtype, torch.device]:
+        y = self.f(parameters(params), x)
+        return y.shape, y.dtype, y.device
 
     def factors(self, params: Any, batch: Any, layers: Any, noise: Any, generator: Any, check_finite: bool) -> PMatKFAC:
         drawn = generator if self.estimator == "mc" else None
@@ -109,23 +134,23 @@ class Upkeep:
         made: PMatKFAC = mean.value()
         return made
 
-    def refreshed(
-        self, state: KFACState, params: Any, batch: Any, noise: Any, generator: Any, n: int
-    ) -> tuple[KFACState, bool]:
-        """(the state with new factors, and new bases, where it is their turn; whether the bases are new) at step n."""
-        if n % self.factors_every == 0:
+    def refreshed(self, state: KFACState, params: Any, batch: Any, noise: Any, generator: Any, turn: Turn) -> KFACState:
+        """The state with new factors, and new bases, where it is their turn."""
+        if turn.factors:
             F, moments = self.seen(state, params, batch, noise, generator)
             factors, weight = averaged(state.factors, F, state.weight, self.decay)
             if moments is not None:
                 values, _ = averaged(state.bases.eigenvalues, moments.eigenvalues, state.weight, self.decay)
                 state = dataclasses.replace(state, bases=dataclasses.replace(state.bases, eigenvalues=values))
             state = dataclasses.replace(state, factors=factors, weight=weight)
-        if n % self.bases_every:
-            return state, False
+        if not turn.bases:
+            return state
         fresh = eigenbases(state.factors, group_of(self.reduce))
-        if self.correct and n:  # the first were those of the axes, of which no more than the diagonal is known
+        if (
+            self.correct and not turn.first
+        ):  # the first were those of the axes, of which no more than the diagonal is known
             fresh = dataclasses.replace(turned(state.bases, fresh), exact=fresh.exact)
-        return dataclasses.replace(state, bases=fresh), True
+        return dataclasses.replace(state, bases=fresh)
 
     def seen(
         self, state: KFACState, params: Any, batch: Any, noise: Any, generator: Any
@@ -140,14 +165,18 @@ class Upkeep:
             generator=generator if self.estimator == "mc" else None, noise=noise, reduce=self.reduce,
         )  # fmt: skip
 
-    def checked(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        """(grads, params) in the order of the state's layers; TypeError or ValueError for what does not fit it."""
+    def of_kind(self, state: Any) -> None:
+        """TypeError or ValueError for what is no state of this optimizer."""
         doors.of_type(state, KFACState, "state", "a KFACState, as init and update give them")
         if state.kind != self.kind:
             raise ValueError(
                 f"state: is one of {state.kind}, expected one of {self.kind}, which keeps other numbers in it; make it anew by "
                 f"the init of {self.kind}"
             )
+
+    def checked(self, grads: Any, state: KFACState, params: Any) -> tuple[Any, Any]:
+        """(grads, params) in the order of the state's layers; TypeError or ValueError for what does not fit it."""
+        self.of_kind(state)
         layout = state.factors.layers.layout
         params = layout.check(parameters(params), "params")
         grads = layout.check(whole(grads), "grads")

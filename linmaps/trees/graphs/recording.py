@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from linmaps.trees.graphs import watching
+from linmaps.trees.graphs.merging import merge
 
 Run = Callable[..., Sequence[Tensor]]  # tensors to tensors
 BY_VALUE = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
@@ -78,6 +79,7 @@ def _lifted(module: GraphModule, name: str) -> Graph:
         node.replace_all_uses_with(same)
         graph.erase_node(node)
     graph.eliminate_dead_code()
+    merge(graph)
     module.recompile()
     return Graph(module, tuple(t for _, t in found))
 

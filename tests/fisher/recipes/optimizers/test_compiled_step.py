@@ -1,0 +1,108 @@
+"""`compiled_step`: the params and states of the step by hand, over every boundary of the schedules, in few graphs."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+import growth
+from fisher import LayerCollection
+from fisher.recipes import compiled_step, kfac, partitioned, soap
+from linmaps import trees
+from tests.laws import close
+
+D = torch.float64
+_r = torch.Generator().manual_seed(0)
+P = {"w": torch.randn(3, 4, generator=_r, dtype=D), "v": torch.randn(4, 2, generator=_r, dtype=D)}
+X, T = torch.randn(8, 3, generator=_r, dtype=D), torch.arange(8) % 2
+BATCH = (X, T)
+
+
+def f(p, x):
+    return torch.tanh(x @ p["w"]) @ p["v"]
+
+
+def loss(p, batch):
+    return torch.nn.functional.cross_entropy(f(p, batch[0]), batch[1])
+
+
+LAYERS = LayerCollection.from_function(f, P, X)
+ONLY = LAYERS.select(["w"])
+TWICE = {"factors_every": 2, "bases_every": 3, "adapt_every": 2}
+RULES = {
+    "kfac": (kfac(f, layers=LAYERS, bases_every=3, adapt_every=2), 4),
+    "kfac, found layers": (kfac(f, bases_every=3, adapt_every=2), 4),
+    "kfac, everything now and then": (kfac(f, **TWICE), 4),
+    "kfac, corrected": (kfac(f, correct=True, **TWICE), 5),
+    "kfac, own loss": (kfac(f, loss=loss, l2=0.1, clip=0.5, **TWICE), 4),
+    "kfac, schedules": (
+        kfac(
+            f, rate=lambda n: 0.1 / (1 + n), momentum=lambda n: 0.9 * n / (1 + n), weight_decay=lambda n: 0.01 * n,
+            damping=lambda n: 1.0 / (1 + n), bases_every=2,
+        ), 2,
+    ),
+    "soap": (soap(f, rate=lambda n: 0.01 * n, bases_every=3), 2),
+    "partitioned": (
+        partitioned({"k": (ONLY, kfac(f, layers=ONLY, **TWICE))}, rest=growth.adam(0.01)), 4,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_steps_are_those_by_hand(name):
+    rule, most = RULES[name]
+    step = compiled_step(loss, rule, backend="eager")
+    one, two = (torch.Generator().manual_seed(1) for _ in range(2))
+    p = q = P
+    state, other = (rule.init(P, BATCH, generator=g) for g in (one, two))
+    for n in range(8):
+        before = loss(p, BATCH)
+        updates, state = rule.update(grad(loss)(p, BATCH), state, p, batch=BATCH, generator=one)
+        p = trees.add(p, updates)
+        q, other, value = step(q, other, BATCH, generator=two)
+        close(value, before, 1e-9, f"loss at step {n}")
+        close(q, p, 1e-8, f"params after step {n}")
+        close(_numbers(other), _numbers(state), 1e-7, f"state after step {n}")
+    assert len(step.graphs) <= most, step.graphs
+    assert one.get_state().equal(two.get_state()), "other draws"
+
+
+def _numbers(state):
+    """The tensors of a state; bases, whose vectors may have other signs, by what they do."""
+    if isinstance(state, dict):
+        return [t for own in state.values() for t in _numbers(own)]
+    if not dataclasses.is_dataclass(state):
+        return [t.to(D) for t in trees.leaves(state)]
+    plain = [t.to(D) for t in trees.leaves((state.step, state.factors, state.weight, state.velocity, state.damping))]
+    v = trees.map(torch.ones_like, state.factors.layers.restrict(P))
+    return plain + trees.leaves(state.bases.mv(v))
+
+
+def test_an_ensemble_by_vmap():
+    rule = kfac(f, layers=LAYERS, bases_every=2, adapt_every=2)
+    step = compiled_step(loss, rule, backend="eager")
+    members = [trees.map(lambda t, k=k: t * (1 + k), P) for k in range(3)]
+    noise = torch.rand(4, 3, 1, 8, 2, generator=torch.Generator().manual_seed(2), dtype=D)
+    states = [rule.init(p, BATCH, noise=noise[0, k]) for k, p in enumerate(members)]
+    stacked, state = trees.stack(members), trees.stack(states)
+    for n in range(3):
+        stacked, state, values = vmap(lambda p, s, u: step(p, s, BATCH, noise=u))(stacked, state, noise[n])
+        each = [step(p, s, BATCH, noise=noise[n, k]) for k, (p, s) in enumerate(zip(members, states))]
+        members, states = [p for p, _, _ in each], [s for _, s, _ in each]
+        close(stacked, trees.stack(members), 1e-8, f"step {n}")
+        close(values, torch.stack([v for *_, v in each]), 1e-9, f"losses of step {n}")
+
+
+def test_targets_that_are_none_are_said_at_the_first_step():
+    rule = kfac(f, layers=LAYERS)
+    state = rule.init(P, BATCH, generator=torch.Generator().manual_seed(0))
+    step = compiled_step(lambda p, batch: f(p, batch[0]).mean(), rule, backend="eager")
+    with pytest.raises(ValueError, match="target"):
+        step(P, state, (X, T + 7), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    state = soap(f, layers=LAYERS).init(P, BATCH, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="is one of soap"):
+        compiled_step(loss, kfac(f, layers=LAYERS), backend="eager")(P, state, BATCH)
