@@ -17,6 +17,7 @@ from linmaps.checks.precision import HALF
 from linmaps.numerics.dtypes import precise, working
 
 DOUBLED = (torch.float32, *HALF)  # whose squares float64 holds
+REAL = {t: t.to_real() for t in (torch.complex32, torch.complex64, torch.complex128)}  # torch.compile cannot ask
 
 EXPONENTS = {  # integers of as many bits, and the bits of the exponent
     torch.float64: (torch.int64, 0x7FF0000000000000),
@@ -78,9 +79,10 @@ def frobenius(*residuals: Tensor) -> Tensor:
     if not parts:
         return trees.norm(list(residuals))
     dtype = parts[0].dtype
-    if dtype.to_real() in DOUBLED and precise(dtype.to_real(), parts[0].device, 1) == torch.float64:
+    real = REAL.get(dtype, dtype)
+    if real in DOUBLED and precise(real, parts[0].device, 1) == torch.float64:
         wide = torch.complex128 if dtype.is_complex else torch.float64
-        return trees.norm([t.to(wide) for t in parts]).to(dtype.to_real())  # no square overflows
+        return trees.norm([t.to(wide) for t in parts]).to(real)  # no square overflows
     info = torch.finfo(dtype)
     largest = reduce(torch.maximum, [magnitudes(t.detach()).amax() for t in parts])
     scale = largest.clamp(info.tiny, info.max)  # has no derivative, as the norm does not depend on it
