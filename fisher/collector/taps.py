@@ -89,9 +89,9 @@ def pull(
 
     def _plainly(taps: list[Tensor]) -> Any:
         with disable_saved_tensors_hooks("torch.func has none"), torch.enable_grad():
-            given = dict(zip(uses, [t.requires_grad_() for t in taps]))
-            y, inputs, _ = _tapped(f, params, x, layers, given, keep, batch, also, PLAIN)
-        return y.detach(), backward(y, taps), inputs
+            own = [t.detach().requires_grad_() for t in taps]  # vjp gets them as they were, if this fails
+            y, inputs, _ = _tapped(f, params, x, layers, dict(zip(uses, own)), keep, batch, also, PLAIN)
+        return y.detach(), backward(y, own), inputs
 
     with no_random_call(), explained(params, x=x):
         try:

@@ -5,6 +5,7 @@ D[o, i] = 1/B sum over columns and b of ((W' (sum over s of g a') U)[o, i])^2, U
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ class EKFAC(KFAC):
         inner = super().inputs(moments)
         outer = super().columns(whole, g, rows)
         made = self.factors(inner, outer, 1)
-        bases: dict[str, Bases] = {l.name: basis(l, *made[l.name]) for l in self.layers if l.kronecker}
+        bases: dict[str, Bases] = {l.name: basis(l, *made[l.name], _rows(l, whole)) for l in self.layers if l.kronecker}
         for l in self._through:
             bases[l.name] = _own_basis(self.through_block(l, made) if self.dense(l) else None, l, self.options.like)
         moved = {n: _moments(self, self.layers[n], U, whole, g, rows) for n, U in bases.items()}
@@ -106,15 +107,20 @@ class Both(InBases, EKFAC):
         return F, PMatEKFAC(_values(moved, seen), self.F.bases, exact, self.layers)
 
 
-def basis(layer: Layer, A: Tensor, G: Tensor) -> Bases:
-    """Eigenvectors of the two factors; ones for a diagonal one."""
+def basis(layer: Layer, A: Tensor, G: Tensor, rows: int | None = None) -> Bases:
+    """Eigenvectors of the two factors; ones for a diagonal one.  rows: of how many inputs A is the second moment."""
 
-    def vectors(m: Tensor) -> Tensor:
+    def vectors(m: Tensor, rank: int | None) -> Tensor:
         if m.ndim == 1 + layer.grouped:
             return torch.ones_like(m, dtype=G.dtype)
-        return vmap(lambda m: eigh(m)[1])(m) if layer.grouped else eigh(m)[1]
+        return vmap(lambda m: eigh(m, rank)[1])(m) if layer.grouped else eigh(m, rank)[1]
 
-    return vectors(A), vectors(G)
+    return vectors(A, rows), vectors(G, None)
+
+
+def _rows(layer: Layer, inputs: dict[int, Tensor]) -> int | None:
+    """How many inputs a layer has in one batch, which is all its factor is made of; None where that is not so."""
+    return None if layer.inner else sum(math.prod(inputs[k].shape[:2]) for k in layer.uses)
 
 
 def _own_basis(block: Tensor | None, layer: Layer, like: Tensor) -> Bases:

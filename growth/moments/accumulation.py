@@ -29,7 +29,7 @@ from growth.reading.link import Taps
 from growth.reading.observe import View, observed
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.checks import values
-from linmaps.numerics.moments import second_moment
+from linmaps.numerics.moments import cross_moment, second_moment
 
 Gates = Tensor | list[Tensor] | list[Tensor | None] | None
 
@@ -171,18 +171,20 @@ def _sums(
     view: View, samples: int, bias_before: bool, bias_after: bool, moments: dict[tuple[tuple[int, ...], bool], Tensor]
 ) -> Statistics:
     b1, g = view.b1.flatten(0, 1), view.g.flatten(0, 1)
+    first, last = b1.sum(0), g.sum(0)
 
-    def moment(use: tuple[int, ...], rows: Tensor, one: bool) -> Tensor:
+    def moment(use: tuple[int, ...], rows: Tensor, sums: Tensor, one: bool) -> Tensor:
         if (use, one) not in moments:
-            moments[use, one] = _with_ones(second_moment(rows), rows, rows, one, one)
+            moments[use, one] = _with_ones(second_moment(rows), len(rows), sums, sums, one, one)
         return moments[use, one]
 
     direct = view.link.index is None and view.passage is None
     if direct:
         b2 = view.b2.flatten(0, 1)
-        S_prev = moment(view.uses[0], b2, bias_before)
-        M_prev = _with_ones(b2.mT @ g, b2, g, bias_before, False)
-        P = _with_ones(b2.mT @ b1, b2, b1, bias_before, bias_after)
+        n, entering = len(b2), b2.sum(0)
+        S_prev = moment(view.uses[0], b2, entering, bias_before)
+        M_prev = _with_ones(cross_moment(b2, g), n, entering, last, bias_before, False)
+        P = _with_ones(cross_moment(b2, b1), n, entering, first, bias_before, bias_after)
     else:
         hidden, inputs = view.pooled(_ones_beside(view.b2, bias_before)), _ones_beside(view.b1, bias_after)
         S_prev = view.link.own(hidden)
@@ -191,8 +193,8 @@ def _sums(
         P = P[0] if view.link.taps == 1 else P
     zero = b1.new_zeros(())
     return Statistics(
-        S=moment(view.uses[1], b1, bias_after),
-        M=_with_ones(b1.mT @ g, b1, g, bias_after, False),
+        S=moment(view.uses[1], b1, first, bias_after),
+        M=_with_ones(cross_moment(b1, g), len(b1), first, last, bias_after, False),
         S_prev=S_prev,
         M_prev=M_prev,
         P=P,
@@ -209,12 +211,12 @@ def _sums(
     )
 
 
-def _with_ones(product: Tensor, x: Tensor, y: Tensor, one_x: bool, one_y: bool) -> Tensor:
-    """`[x 1]' [y 1]` from x' y, without building the column of ones."""
+def _with_ones(product: Tensor, n: int, sum_x: Tensor, sum_y: Tensor, one_x: bool, one_y: bool) -> Tensor:
+    """`[x 1]' [y 1]` from x' y of n rows and their sums, without building the column of ones."""
     if one_y:
-        product = torch.cat([product, x.sum(0)[:, None]], 1)
+        product = torch.cat([product, sum_x[:, None]], 1)
     if one_x:
-        last = [y.sum(0), *([y.new_full((1,), float(y.shape[0]))] if one_y else [])]
+        last = [sum_y, *([sum_y.new_full((1,), float(n))] if one_y else [])]
         product = torch.cat([product, torch.cat(last)[None]], 0)
     return product
 
@@ -250,7 +252,7 @@ def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
 
 
 def _check(sums: list[Statistics], name: str) -> None:
-    finite = lambda t: (seen := values(t)) is None or bool(seen.isfinite().all())
+    finite = lambda t: (seen := values(t)) is None or bool(seen.sum().isfinite()) or bool(seen.isfinite().all())
     bad = [n for n in (*MEANS, "sigma0") if not all(finite(getattr(s, n)) for s in sums)]
     if bad:
         raise ValueError(

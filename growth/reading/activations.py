@@ -33,6 +33,11 @@ def elementwise(activation: Activation, z: Tensor) -> Tensor:
     return value
 
 
+def valued(activation: Activation, z: Tensor) -> Tensor:
+    """activation(z) of a z of any shape."""
+    return elementwise(activation, z.flatten()).reshape(z.shape)
+
+
 def applied(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
     """(activation(z), its derivative) of a z of any shape."""
     flat = z.flatten()

@@ -19,7 +19,7 @@ from fisher.checks.axes import batch_size
 from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
-from growth.reading.activations import applied
+from growth.reading.activations import valued
 from growth.reading.along import norm_leaves
 from growth.reading.calls import refusal
 from growth.reading.layers import Layer, layers_of
@@ -120,22 +120,23 @@ def _compare(
     passage = place.passage(shape)
     behind = shape if passage is None else passage.after(z)
     arranged = lambda h: _arranged(h, first, last, after, behind)
-    reached = lambda z: arranged(applied(place.activation, z)[0] if passage is None else passage.values(z))
-    want = reached(z)
+    reached = lambda z: arranged(valued(place.activation, z) if passage is None else passage.values(z))
+    step = 16 * eps * z.detach().abs().amax() if z.numel() else z.sum().detach()
+    beside, back = vjp(reached, torch.cat([z - step, z, z + step]))  # type: ignore[misc]
+    below, want, above = beside.tensor_split(3)
     if want.shape != got.shape:
         is_, expected = (tuple(t.shape[1:]) for t in (got, want))
         raise ValueError(
             refusal(f, params, pair, x, f"has [positions, features] {is_}, expected {expected} as they leave it")
         )
-    step = 16 * eps * z.detach().abs().amax() if z.numel() else z.sum().detach()
-    slack = (reached(z + step) - reached(z - step)).abs()  # rounding of z, where the activation is steep or jumps
+    slack = (above - below).abs()  # rounding of z, where the activation is steep or jumps
     units = lambda t: t.unflatten(-1, (-1, after.taps))[..., start:, :]
     wrong = _differs(units(got), units(want), units(slack), accuracy)
     if wrong is not None:
         why = f"is not {_called(place, pair)} of the output before: {wrong}"
         raise ValueError(refusal(f, params, pair, x, why))
     leaving = g[place.after[0]] @ working(after.weight).flatten(1)
-    low, came, high = (vjp(reached, z + d)[1](leaving)[0] for d in (-step, 0 * step, step))
+    low, came, high = back(leaving.repeat(3, 1, 1))[0].tensor_split(3)
     smooth = (high - low).abs() <= accuracy * came.detach().abs()
     seen_z, want_z = (torch.where(smooth, t, 0.0)[..., start:] for t in (g[place.before[0]], came))
     wrong = _differs(seen_z, want_z, None, accuracy)

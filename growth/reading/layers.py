@@ -132,14 +132,14 @@ def layer_at(params: Any, path: str | Path, layout: LayoutName = "out_in") -> La
     >>> layer_at({"net": {"0.weight": torch.zeros(3, 2)}}, "net.0").weight.shape
     torch.Size([3, 2])
     """
-    found = dict(zip(names(trees.paths(params)), trees.paths(params)))
+    paths = trees.paths(params)
+    found, leaves = dict(zip(names(paths), paths)), dict(zip(paths, trees.leaves(params)))
     stem = layer_name(found, path)
     weight_path = found.get(f"{stem}.weight", found.get(stem))
     if weight_path is None:
         raise no_layer(params, stem)
     bias_path = found.get(f"{stem}.bias")
-    weight = trees.get(params, weight_path)
-    bias = None if bias_path is None else trees.get(params, bias_path)
+    weight, bias = leaves[weight_path], None if bias_path is None else leaves[bias_path]
     name = path_str(weight_path)
     for where, t in ((weight_path, weight), (bias_path, bias)):
         if where is not None and not (isinstance(t, Tensor) and t.is_floating_point()):

@@ -70,7 +70,7 @@ def pinv(m: Tensor) -> Tensor:
     return _finite(torch.linalg.pinv, m, (2,))[0]
 
 
-def qr(m: Tensor) -> tuple[Tensor, Tensor]:
+def qr(m: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor]:
     """Q and R with `m = Q R`; R of torch.linalg.qr may be finite where m is not."""
-    Q, R = _finite(torch.linalg.qr, m, (2, 2))
+    Q, R = _finite(lambda t: torch.linalg.qr(t, mode=mode), m, (2, 2))
     return Q, R

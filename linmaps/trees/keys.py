@@ -16,7 +16,7 @@ def path_str(path: Path | str) -> str:
     >>> path_str(("layers", 0, "weight"))
     'layers.0.weight'
     """
-    return path if isinstance(path, str) else ".".join(str(k) for k in path)
+    return path if isinstance(path, str) else ".".join(map(str, path))
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -25,8 +25,11 @@ def names(paths: Sequence[Path]) -> list[str]:
     >>> names([("a.b",), ("a", "b"), ("c",)])
     ["('a.b',)", "('a', 'b')", 'c']
     """
-    count = Counter(map(path_str, paths))
-    return [path_str(p) if count[path_str(p)] == 1 else repr(tuple(p)) for p in paths]
+    dotted = [path_str(p) for p in paths]
+    if len(set(dotted)) == len(dotted):
+        return dotted
+    count = Counter(dotted)
+    return [name if count[name] == 1 else repr(tuple(p)) for name, p in zip(dotted, paths)]
 
 
 def walk(tree: Any, path: Path | str, children: Children) -> list[tuple[Any, Any]]:

@@ -7,7 +7,8 @@ no taps, no autograd, the matrices, Cholesky solves, an eigen-decomposition of N
 
 Cells of ill-conditioned inputs (1e2, 1e4, 1e6, 1e8: spectra without a gap; deficient: pixels dead or seen twice), one thread:
 eigenvalues below the accuracy of float32 are cut, and nothing but an eigen-decomposition says which they are.  So the bound
-has one of each such matrix, without the correction of its rounding, and what is left to gain is what ours is above it.
+has one of each such matrix, without the correction of its rounding; ours leaves dead inputs out of it, and takes products of
+few columns the quicker way round.
 
 The peer is optional (tests/growth/peers.py); without it ours alone is timed.
 """

@@ -64,6 +64,20 @@ def test_a_call_that_is_not_known_is_left_to_vjp_at_once_and_for_good():
     torch.testing.assert_close(F.to_torch(), torch.einsum("bci,bcd,bdj->ij", J, H, J) / len(X))
 
 
+UNKNOWN = {
+    "a call": lambda p, x: torch.tanh(x @ p["w"]).cumsum(1) @ p["v"],
+    "a function of the user's": lambda p, x: Double.apply(torch.tanh(x @ p["w"])) @ p["v"],
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_left_to_vjp_has_no_graph(name):
+    layers = found()
+    y, io = fisher.layer_io(UNKNOWN[name], PARAMS, X, layers, lambda y: torch.ones_like(y)[None])
+    assert not layers.plain
+    assert not any(t.requires_grad for t in trees.leaves((y, io)))
+
+
 def test_what_was_seen_is_in_no_file(tmp_path):
     layers = found()
     layers.plain.clear()

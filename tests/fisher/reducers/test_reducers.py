@@ -5,6 +5,7 @@ import torch
 
 import fisher
 from fisher.reducers import REDUCERS
+from linmaps.numerics import eigen
 from tests.laws import close
 
 D = torch.float64
@@ -46,3 +47,21 @@ def test_any_cut_of_the_columns_gives_the_matrix_of_the_whole(representation, ch
 def test_examples_twice_change_no_mean(representation):
     F, twice = fisher.fim(f, PARAMS, X, representation), fisher.fim(f, PARAMS, torch.cat([X, X]), representation)
     close(F.to_torch(), twice.to_torch(), 1e-10, "matrix")
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_a_basis_of_few_examples_is_that_of_the_whole_factor(monkeypatch, uses):
+    """Where the factor of a wide layer has no more directions than examples, they are found among these alone."""
+    p, x = {"w": randn(4, 40, seed=5), "b": randn(4, seed=6), "v": randn(3, 4, seed=7)}, randn(6, 40, seed=8)
+    once = lambda p, x: torch.tanh(torch.nn.functional.linear(x, p["w"], p["b"]))
+    net = lambda p, x: (once(p, x) + (once(p, x.flip(1)) if uses == 2 else 0)) @ p["v"].T
+    F = fisher.fim(net, p, x, fisher.PMatEKFAC)
+    monkeypatch.setattr(eigen, "LOW", 10**6)
+    G = fisher.fim(net, p, x, fisher.PMatEKFAC)
+    close(F.to_torch(), G.to_torch(), 1e-10, "matrix")
+    bases = [next(B for B in H.bases.values() if len(B[0]) == 41)[0] for H in (F, G)]
+    for U in bases:
+        close(U.mT @ U, torch.eye(41, dtype=D), 1e-12, "orthogonal")
+    assert not torch.equal(*bases)
+    many = torch.func.vmap(lambda x: fisher.fim(net, p, x, fisher.PMatEKFAC, layers=F.layers).to_torch())
+    close(many(torch.stack([x, 2 * x]))[0], G.to_torch(), 1e-10, "ensemble")

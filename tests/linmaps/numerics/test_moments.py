@@ -1,10 +1,10 @@
-"""Second moments: by panels they are the product, symmetric to rounding, under every transform."""
+"""Moments: by panels, or the narrower side first, they are the products, under every transform."""
 
 import pytest
 import torch
 from torch.func import grad, hessian, jvp, vmap
 
-from linmaps.numerics.moments import second_moment
+from linmaps.numerics.moments import cross_moment, second_moment
 
 
 def drawn(*shape, seed=0):
@@ -48,3 +48,16 @@ def test_panels_pass_through_the_transforms():
         ),
     ]:
         assert torch.allclose(ours, want, rtol=1e-10, atol=1e-9 * want.abs().max().item())
+
+
+@pytest.mark.parametrize(("F", "G"), [(40, 3), (3, 40), (8, 2), (7, 2), (5, 0), (0, 5)])
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_a_cross_moment_is_the_product(F, G, count):
+    x, y = drawn(2, count, F), drawn(2, count, G, seed=1)
+    found = cross_moment(x[0], y[0])
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, x[0].T @ y[0])
+    torch.testing.assert_close(vmap(cross_moment)(x, y), x.mT @ y)
+    torch.testing.assert_close(
+        grad(lambda x: cross_moment(x, y[0]).square().sum())(x[0]), grad(lambda x: (x.T @ y[0]).square().sum())(x[0])
+    )

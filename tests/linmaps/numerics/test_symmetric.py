@@ -1,9 +1,11 @@
-"""Laws of solves with symmetric matrices, definite or not."""
+"""Laws of solves with symmetric matrices, definite or not, and of eigen-decompositions of a known rank."""
 
 import pytest
 import torch
 from torch.func import grad, hessian, jvp, vmap
 
+from linmaps.numerics import eigen
+from linmaps.numerics.eigen import eigh
 from linmaps.numerics.linalg import solve
 from tests.laws import close
 
@@ -53,3 +55,60 @@ def test_what_is_singular_or_not_finite_says_so():
     one = torch.ones(2, 1, dtype=torch.float64)
     assert not solve(torch.diag(torch.tensor([0.0, 1.0], dtype=one.dtype)), one, symmetric=True).isfinite().all()
     assert solve(torch.full((2, 2), torch.nan, dtype=one.dtype), one, symmetric=True).isnan().all()
+
+
+def of_rank(n, rank, digits=0.0, dtype=torch.float64, seed=0):
+    """X'X / rank of so many rows, whose columns fall off by this."""
+    X = torch.randn(rank, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    X = X * torch.logspace(0, -digits / 2, n, dtype=torch.float64)
+    return (X.mT @ X / max(1, rank)).to(dtype)
+
+
+@pytest.fixture
+def ranked(monkeypatch):
+    """The way of a known rank, which fails where it is not taken."""
+    monkeypatch.setattr(eigen, "plain_eigh", lambda m: _small(m, plain=eigen.lapack.eigh))
+
+
+def _small(m, plain):
+    assert m.shape[-1] <= 25, "a decomposition of the whole matrix"
+    return plain(m)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("digits", [0.0, 4.0, 12.0])
+@pytest.mark.parametrize(("rank", "bound"), [(12, 12), (3, 12), (0, 12), (1, 1), (0, 0)])
+def test_a_known_rank_gives_the_same_decomposition(ranked, dtype, digits, rank, bound):
+    m = of_rank(60, rank, digits, dtype)
+    values, U = eigh(m, bound)
+    eps = torch.finfo(dtype).eps
+    size = m.double().norm().clamp_min(1e-30)
+    want = torch.linalg.eigvalsh(m.double())
+    assert (values.double() - want).abs().max() <= 16 * eps * size
+    assert (values[1:] >= values[:-1]).all()
+    assert (U.double().mT @ U.double() - torch.eye(60)).abs().max() < 32 * eps
+    assert ((U.double() * values.double()) @ U.double().mT - m.double()).norm() <= 32 * eps * size
+
+
+def test_a_known_rank_maps_over_an_ensemble_and_has_the_same_derivatives(ranked):
+    t = torch.tensor(0.2, dtype=torch.float64)
+    members = torch.stack([of_rank(40, 5, seed=s) for s in range(2)])
+    for m, U in zip(members, vmap(lambda m: eigh(m, 5)[1])(members)):
+        close(U.mT @ m @ U, torch.diag(eigh(m, 5)[0]), 1e-12, "ensemble")
+    rows = torch.randn(5, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    at = lambda t: (lambda X: X.mT @ X)(rows + t * rows.flip(1).sin())
+
+    def seen(t, way):
+        values, U = way(at(t))
+        top = U[:, -5:]
+        return (values**2).sum() + ((top * values[-5:] ** 0.5) @ top.mT)[0, 1]
+
+    plain = lambda m: torch.linalg.eigh(m)
+    close(
+        grad(lambda t: seen(t, lambda m: eigh(m, 5)))(t), jvp(lambda t: seen(t, plain), (t,), (t / t,))[1], 1e-6, "grad"
+    )
+
+
+def test_a_rank_that_is_no_less_work_is_not_used():
+    m = of_rank(20, 10)
+    assert torch.equal(eigh(m, 10)[1], eigh(m)[1])
