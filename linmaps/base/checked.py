@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from linmaps.checks import Params, Shape, alike, floating, homogeneous, one_kind, room
-from linmaps.checks.doors import door
-from linmaps.checks.explanations import explained
+from linmaps.checks.arguments import LARGEST
+from linmaps.checks.doors import method_door
 
 STATIC = ("plan", "shapes")  # compute with sizes alone
 
@@ -24,7 +24,7 @@ class Checked:
         super().__init_subclass__(**options)
         for name, method in list(vars(cls).items()):
             if isinstance(method, FunctionType) and not name.startswith("_") and name not in STATIC:
-                setattr(cls, name, door(explained(method)))
+                setattr(cls, name, method_door(method))
 
     if TYPE_CHECKING:
         name: ClassVar[str]
@@ -69,12 +69,13 @@ class Checked:
         self._expect(fine, key, "a finite number" + ("" if low is None else f" {'>' if above else '>='} {low}"))
 
     def _check_room(self, numbers: int, what: str, cure: str = "smaller sizes or ranks") -> None:
-        room(numbers, self._title, what, cure)
+        if numbers > LARGEST:
+            room(numbers, self._title, what, cure)
 
     def _check(self, params: Params) -> None:
         shapes = self.shapes()
         if not (
-            isinstance(params, Mapping)
+            (type(params) is dict or isinstance(params, Mapping))
             and params.keys() == shapes.keys()
             and all(isinstance(t := params[k], Tensor) and t.shape == shape for k, shape in shapes.items())
         ):
@@ -82,7 +83,16 @@ class Checked:
         homogeneous(params, list(params.values()), self._title)
 
     def _check_x(self, params: Params, x: Tensor, axis: str, what: str) -> None:
-        n, name = getattr(self, axis), f"{self._title}.{what}"
+        n = getattr(self, axis)
+        if (
+            isinstance(x, Tensor)
+            and x.ndim
+            and x.shape[-1] == n
+            and x.is_floating_point()
+            and one_kind([x, *params.values()])
+        ):
+            return  # as nearly always
+        name = f"{self._title}.{what}"
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: got {type(x).__name__}, expected a tensor [..., {n}]")
         if x.ndim == 0 or x.shape[-1] != n:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.checks.explanations import explained, explanation_of
 from linmaps.checks.precision import HALF, active, autocasting, is_on
 from linmaps.checks.wrapping import at_home
 from linmaps.trees.mappings import is_mapping
@@ -22,8 +23,14 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 def dicts(node: Any) -> Any:
     """The tree with a dict for each mapping, whatever its type, as deep as mappings go."""
-    if type(node) is Tensor or (type(node) is dict and all(type(t) is Tensor for t in node.values())):
-        return node  # as nearly always
+    if type(node) is Tensor:
+        return node
+    if type(node) is dict:
+        for t in node.values():
+            if type(t) is not Tensor:
+                break
+        else:
+            return node  # as nearly always
     return {k: dicts(node[k]) for k in node.keys()} if is_mapping(node) else node  # noqa: SIM118
 
 
@@ -64,5 +71,24 @@ def door(fn: Fn) -> Fn:
         args, kwargs = wide((args, kwargs))
         with off(states_now(), False):
             return fn(*args, **kwargs)
+
+    return at_home(wrapped, fn)
+
+
+def method_door(fn: Fn) -> Fn:
+    """`door` of a method whose errors from torch are explained: one wrapper for a call with dicts of tensors and autocast off,
+    as nearly always."""
+    thorough, explanation = door(explained(fn)), explanation_of(fn)
+    on, compiling, plain = is_on, torch.compiler.is_compiling, dicts
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if compiling() or kwargs or on():
+            return thorough(self, *args, **kwargs)
+        try:
+            return fn(self, *[plain(a) for a in args])
+        except Exception as error:
+            if found := explanation(error, (self, *args), kwargs):
+                raise found from error
+            raise
 
     return at_home(wrapped, fn)
