@@ -23,13 +23,16 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:
     """The tree with its floating tensors in a dtype."""
-    if isinstance(tree, Tensor):
-        return tree.to(dtype) if tree.is_floating_point() else tree
-    fields = getattr(tree, "__dict__", {})
-    if fields and all(isinstance(t, Tensor) and t.is_floating_point() for t in fields.values()):
-        return cast_(Tree, type(tree)(**{name: t.to(dtype) for name, t in fields.items()}))
-    made: Tree = trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
-    return made
+    given: Any = tree
+    made: Any
+    fields = getattr(given, "__dict__", {})
+    if isinstance(given, Tensor):
+        made = given.to(dtype) if given.is_floating_point() else given
+    elif fields and all(isinstance(t, Tensor) and t.is_floating_point() for t in fields.values()):
+        made = type(given)(**{name: t.to(dtype) for name, t in fields.items()})
+    else:
+        made = trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
+    return cast_(Tree, made)
 
 
 def inner(tree: Any) -> torch.dtype:
