@@ -84,8 +84,8 @@ def taking(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def act(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = (*args[1:], *kwargs.values())
-        like = next((v for v in given if any(map(spread, trees.leaves(v)))), None)
+        given = [v for v in (*args[1:], *kwargs.values()) if not isinstance(v, (float, int, str))]
+        like = next((v for v in given if any(spread(t) for t in trees.leaves(v) if type(t) is not Tensor)), None)
         if like is None:
             return fn(*args, **kwargs)
         found = fn(args[0], *map(whole, args[1:]), **{name: whole(v) for name, v in kwargs.items()})

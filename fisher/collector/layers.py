@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -159,9 +159,12 @@ class Layers:
 
         ValueError that names the path for a v of another structure or shape.
         """
-        v = self.space.check(v, "v")
-        flat = dict(zip(self._numbers, trees.leaves(v)))
-        return {l.name: l.matrix(flat) for l in self}
+        return self._cut(trees.leaves(self.space.check(v, "v")))
+
+    def _cut(self, leaves: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`views` of the leaves of a vector, which are not looked at."""
+        flat = dict(zip(self._numbers, leaves))
+        return {l.name: l.matrix(flat) for l in self.layers}
 
     @typed
     def tree(self, views: dict[str, Tensor]) -> Any:
@@ -171,14 +174,21 @@ class Layers:
             raise TypeError(
                 f"views: got {got}, expected a tensor for each of {list(self.names())}, as `views` gives them"
             )
-        found: dict[int, list[tuple[int, Tensor]]] = {}
-        for l in self:
-            for n, t in l.scatter(views[l.name]).items():
-                found.setdefault(n, []).append((l.part[0] if l.part else 0, t))
-        whole = {
-            n: parts[0][1] if len(parts) == 1 else torch.cat([t for _, t in sorted(parts, key=lambda pair: pair[0])])
-            for n, parts in found.items()
-        }
+        return self._joined(views)
+
+    def _joined(self, views: dict[str, Tensor]) -> Any:
+        """`tree` of views, which are not looked at."""
+        whole: dict[int, Tensor] = {}
+        parts: dict[int, list[tuple[int, Tensor]]] = {}
+        for l in self.layers:
+            found = l.scatter(views[l.name])
+            if l.part is None:
+                whole |= found
+                continue
+            for n, t in found.items():
+                parts.setdefault(n, []).append((l.part[0], t))
+        for n, rows in parts.items():
+            whole[n] = torch.cat([t for _, t in sorted(rows, key=lambda pair: pair[0])])
         return self.space.unflatten([whole[n] for n in self._numbers])
 
     def restrict(self, v: Any) -> Any:

@@ -44,33 +44,9 @@ def typed(fn: F) -> F:
     return at_home(opened, fn)
 
 
-def typed_methods(cls: type) -> None:
-    """`typed` for each public method that a class itself defines; for `__init_subclass__`."""
-    for name, member in list(vars(cls).items()):
-        if isinstance(member, types.FunctionType) and not name.startswith("_"):
-            setattr(cls, name, typed(member))
-
-
 def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """`checked(args, kwargs)`, which calls fn as `typed(fn)` does."""
-    names, defaults = _parameters(fn)
-    explaining = explained(fn)
-
-    @functools.cache
-    def hints() -> dict[str, Fits]:
-        return {name: _fitting(hint) for name in names if (hint := _hint(fn, name)) is not Any}
-
-    def wrong(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
-        known = hints()
-        for name, value in (*zip(names, args), *kwargs.items()):
-            if name in known and value is not defaults.get(name, known):
-                try:
-                    fine = known[name](value, name)
-                except (TypeError, ValueError) as error:
-                    return error
-                if not fine:
-                    return TypeError(f"{name}: got {_shown(value)}, expected {_written(fn, name)}")
-        return None
+    explaining, wrong = explained(fn), mistaken(fn)
 
     def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         error = None if torch.compiler.is_compiling() else wrong(args, kwargs)
@@ -85,6 +61,33 @@ def annotated(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, An
         raise error
 
     return checked
+
+
+def mistaken(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Exception | None]:
+    """`wrong(args, kwargs)`: the error of the first argument that is not what its annotation says, None where all are."""
+    names, defaults = _parameters(fn)
+
+    @functools.cache
+    def hints() -> dict[str, Fits]:
+        """Of what can be told."""
+        known = {name: _fitting(hint) for name in names if (hint := _hint(fn, name)) is not Any}
+        return {name: fine for name, fine in known.items() if fine is not _anything}
+
+    def wrong(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
+        known = hints()
+        if not known:
+            return None
+        for name, value in (*zip(names, args), *kwargs.items()):
+            if name in known and value is not defaults.get(name, known):
+                try:
+                    fine = known[name](value, name)
+                except (TypeError, ValueError) as error:
+                    return error
+                if not fine:
+                    return TypeError(f"{name}: got {_shown(value)}, expected {_written(fn, name)}")
+        return None
+
+    return wrong
 
 
 def fits(value: Any, hint: Any, name: str = "value") -> bool:
@@ -102,7 +105,7 @@ def _fitting(hint: Any) -> Fits:
     """`fits` of one annotation, which is taken apart once."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint in (Any, bool) or isinstance(hint, TypeVar):
-        return lambda value, name: True
+        return _anything
     if hint is None or hint is type(None):
         return lambda value, name: value is None
     if origin in (typing.Union, types.UnionType):
@@ -111,6 +114,8 @@ def _fitting(hint: Any) -> Fits:
             return lambda value, name: (
                 _finite(value, name) if _numeric(value) else any(option(value, name) for option in options)
             )
+        if _anything in options:
+            return _anything
         return lambda value, name: any(option(value, name) for option in options)
     if origin is Literal:
         options = [_fitting(type(option)) for option in inner]
@@ -130,7 +135,11 @@ def _fitting(hint: Any) -> Fits:
     if origin in (list, Sequence, Iterable):
         return _sequence(inner)
     kind = origin if isinstance(origin, type) else hint
-    return (lambda value, name: isinstance(value, kind)) if _concrete(kind) else lambda value, name: True
+    return (lambda value, name: isinstance(value, kind)) if _concrete(kind) else _anything
+
+
+def _anything(value: Any, name: str) -> bool:
+    return True
 
 
 def _tuple(inner: tuple[Any, ...]) -> Fits:
@@ -157,7 +166,7 @@ def _sequence(inner: tuple[Any, ...]) -> Fits:
 
 
 def _numeric(value: Any) -> bool:
-    return isinstance(value, (Real, Tensor)) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, (Real, Tensor)) and not isinstance(value, bool))
 
 
 def _finite(value: Any, name: str) -> bool:

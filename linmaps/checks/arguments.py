@@ -52,6 +52,8 @@ def number(
     Traceback (most recent call last):
     ValueError: regul: got -1.0, expected a finite number >= 0
     """
+    if type(value) in (float, int) and math.isfinite(value) and low < value < high:
+        return  # as nearly always
     bounds = [f"{'>' if above else '>='} {low}"] * (low > -math.inf) + [f"{'<' if below else '<='} {high}"] * (
         high < math.inf
     )
@@ -114,6 +116,8 @@ def alike(tree: Any, name: str, like: Any, like_name: str, *, strict: bool = Fal
     Traceback (most recent call last):
     TypeError: v: a: got torch.float64, expected torch.float32 as params; convert one with .to(...)
     """
+    if _of_one(tree, like):
+        return  # as nearly always
     inexact = lambda t: isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
     references = [t for t in trees.leaves(like) if inexact(t)]
     if not references:
@@ -138,6 +142,43 @@ def alike(tree: Any, name: str, like: Any, like_name: str, *, strict: bool = Fal
         if found := wrong(t):
             path = trees.paths(tree)[i]
             raise TypeError(f"{name}: {trees.path_str(path)}: {found}" if path else f"{name}: {found}")
+
+
+def _of_one(tree: Any, like: Any) -> bool:
+    """Whether all leaves are dense tensors of the floating dtype and the device of one tensor in like."""
+    one = some_floating(like)
+    if one is None:
+        return False
+    dtype, device = one.dtype, one.device
+    for t in trees.leaves(tree):
+        if not isinstance(t, Tensor) or t.dtype is not dtype or t.device != device or t.layout is not torch.strided:
+            return False
+    return True
+
+
+def some_floating(like: Any) -> Tensor | None:
+    """A tensor in a record or a container, found without flattening it; None where it is not of a real floating dtype.
+
+    >>> some_floating({"a": (torch.ones(1), torch.zeros(1))})
+    tensor([1.])
+    """
+    one = _some(like)
+    return one if one is not None and one.is_floating_point() else None
+
+
+def _some(node: Any) -> Tensor | None:
+    if isinstance(node, Tensor):
+        return node
+    if isinstance(node, (dict, list, tuple)):
+        for v in node.values() if isinstance(node, dict) else node:
+            if (t := _some(v)) is not None:
+                return t
+        return None
+    for name in getattr(type(node), "__dataclass_fields__", ()):
+        v = getattr(node, name, None)
+        if isinstance(v, (Tensor, dict, list, tuple)) and (t := _some(v)) is not None:
+            return t
+    return None
 
 
 LARGEST = 2**33  # numbers: 34 GB of float32

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.checks.explanations import explained, explanation_of
 from linmaps.checks.precision import HALF, active, autocasting, is_on
 from linmaps.checks.wrapping import at_home
 from linmaps.trees.mappings import is_mapping
@@ -68,5 +69,24 @@ def door(fn: Fn) -> Fn:
         args, kwargs = wide((args, kwargs))
         with off(states_now(), False):
             return fn(*args, **kwargs)
+
+    return at_home(wrapped, fn)
+
+
+def method_door(fn: Fn) -> Fn:
+    """`door` of a method whose errors from torch are explained: one wrapper for a call with dicts of tensors and autocast off,
+    as nearly always."""
+    thorough, explanation = door(explained(fn)), explanation_of(fn)
+    on, compiling, plain = is_on, torch.compiler.is_compiling, dicts
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if compiling() or kwargs or on():
+            return thorough(self, *args, **kwargs)
+        try:
+            return fn(self, *[plain(a) for a in args])
+        except Exception as error:
+            if found := explanation(error, (self, *args), kwargs):
+                raise found from error
+            raise
 
     return at_home(wrapped, fn)

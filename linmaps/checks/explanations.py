@@ -110,10 +110,7 @@ def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
 def explained(fn: F) -> F:
     """The function (a method), whose errors from torch are raised as `explain` says them."""
 
-    compiling, explanation = torch.compiler.is_compiling, explain
-    names = inspect.unwrap(fn).__code__.co_varnames
-    written = getattr(fn, "__annotations__", {})
-    settings = {n for n, hint in written.items() if not re.search(r"Tensor|Any|Tree|Params|Regul", str(hint))}
+    compiling, explanation = torch.compiler.is_compiling, explanation_of(fn)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if compiling():
@@ -121,10 +118,21 @@ def explained(fn: F) -> F:
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            named = (*zip(names, args), *kwargs.items())
-            given = [(n, value) for n, value in named if not (n in settings and isinstance(value, (str, type)))]
-            if found := explanation(error, given):
+            if found := explanation(error, args, kwargs):
                 raise found from error
             raise
 
     return at_home(run, fn)
+
+
+def explanation_of(fn: Callable[..., Any]) -> Callable[[Exception, tuple[Any, ...], dict[str, Any]], TypeError | None]:
+    """`explain` of an error in a call of fn, by its arguments: what is a setting, and no tensor, is no witness."""
+    names = inspect.unwrap(fn).__code__.co_varnames
+    written = getattr(fn, "__annotations__", {})
+    settings = {n for n, hint in written.items() if not re.search(r"Tensor|Any|Tree|Params|Regul", str(hint))}
+
+    def found(error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TypeError | None:
+        named = (*zip(names, args), *kwargs.items())
+        return explain(error, [(n, v) for n, v in named if not (n in settings and isinstance(v, (str, type)))])
+
+    return found

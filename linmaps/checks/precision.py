@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from linmaps.checks.explanations import explained
+from linmaps.checks.annotations import mistaken, typed
+from linmaps.checks.explanations import explained, explanation_of
 from linmaps.checks.wrapping import at_home
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
@@ -104,9 +105,34 @@ def _as_it_was(f: Callable[..., Any], states: list[State]) -> Callable[..., Any]
 OPERATORS = ("__matmul__", "__add__", "__sub__", "__mul__", "__pow__", "__truediv__", "__neg__", "__call__")
 
 
-def full_precision_methods(cls: type) -> None:
+def full_precision_methods(cls: type, *, annotated: bool = False) -> None:
     """Each public method that a class itself defines, and its operators, run with autocast off and explain torch's
-    errors; for `__init_subclass__`."""
+    errors; for `__init_subclass__`.  annotated: arguments of methods are `typed`.
+
+    torch.compile leaves them out of its graphs, which would hold what Python does around the arithmetic.
+    """
     for name, member in list(vars(cls).items()):
-        if isinstance(member, FunctionType) and (not name.startswith("_") or name in OPERATORS):
-            setattr(cls, name, full_precision()(explained(member)))
+        public = not name.startswith("_")
+        if isinstance(member, FunctionType) and (public or name in OPERATORS):
+            setattr(cls, name, _method(member, annotated and public))
+
+
+def _method(fn: Callable[..., Any], annotated: bool) -> Callable[..., Any]:
+    """One wrapper for a call in which nothing is wrong and autocast is off, as nearly always; `thorough` is for the others."""
+    thorough = full_precision()(typed(fn) if annotated else explained(fn))
+    wrong, explanation = mistaken(fn) if annotated else None, explanation_of(fn)
+    on, compiling, eagerly = is_on, torch.compiler.is_dynamo_compiling, torch.compiler.disable
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if compiling():
+            return eagerly(thorough)(*args, **kwargs)
+        if on() or (wrong is not None and wrong(args, kwargs) is not None):
+            return thorough(*args, **kwargs)
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            if found := explanation(error, args, kwargs):
+                raise found from error
+            raise
+
+    return at_home(run, fn)

@@ -17,7 +17,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def working(t: Tensor) -> Tensor:
     """`t` in a dtype that factorizations know: half precision becomes float32."""
-    return t.to(working_dtype(t.dtype))
+    return t.to(torch.float32) if t.dtype in HALF else t
 
 
 def in_working(fn: Callable[..., Tensor], *args: Tensor) -> Tensor:

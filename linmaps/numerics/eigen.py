@@ -5,13 +5,15 @@ n, d sizes of a matrix.  Thresholds are relative; half precision is computed in 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from linmaps.numerics import lapack
 from linmaps.numerics.dtypes import working
 from linmaps.numerics.linalg import damped
-from linmaps.numerics.numeric import differentiated
+from linmaps.numerics.numeric import differentiated, is_plain
 from linmaps.trees.graphs.tracing import traced
 
 LOW, MORE = 3, 8  # times the rank that the size has to be; combinations of columns beyond the rank
@@ -80,6 +82,9 @@ def plain_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     if m.shape[-1] == 0:
         return lapack.eigh(m)
     tiny = torch.finfo(m.dtype).eps ** 2 * m.abs().amax()
+    if m.ndim == 2 and is_plain(m) and math.isfinite(shift := tiny.item()):  # in place, and looked at once
+        m.diagonal().add_(torch.linspace(0.5 * shift, shift, m.shape[0], dtype=tiny.dtype))
+        return lapack.eigh(m, finite=True)
     return lapack.eigh(m + tiny * torch.diag(torch.linspace(0.5, 1, len(m), dtype=tiny.dtype, device=m.device)))
 
 
@@ -105,12 +110,14 @@ def _of_rank(m: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def constant_eigh(m: Tensor) -> tuple[Tensor, Tensor]:
     """`plain_eigh` without derivatives; half precision runs in float32."""
     values, vectors = plain_eigh(working(m.detach()))
+    if values.dtype == m.dtype:
+        return values, vectors
     return values.to(m.dtype), vectors.to(m.dtype)
 
 
 def denoised(values: Tensor, cut: float | None = None) -> Tensor:
     """Eigenvalues with zero for those up to `cut` times the largest: None for what float64 leaves on a null direction."""
-    if len(values) == 0:
+    if len(values) == 0 or cut == 0.0:
         return values
     cut = cutoff(len(values), torch.float64) if cut is None else cut
     return torch.where(values.abs() > cut * values.abs().amax(), values, 0.0)

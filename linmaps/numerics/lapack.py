@@ -12,9 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linmaps.numerics.numeric import is_plain
+
 
 def _finite(fn: Callable[[Tensor], Any], m: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, ...]:
     """fn(m), a tuple of tensors with so many axes besides those of the batch; NaN where m has an entry that is not finite."""
+    if is_plain(m):
+        total = m.sum().item()
+        if total - total == 0 or bool(m.isfinite().all()):
+            found = fn(m)
+            return found if isinstance(found, tuple) else (found,)
     blame = (m * 0).sum((-2, -1), keepdim=True)  # 0, or NaN: it takes the derivative too
     fine = blame == 0
     found = fn(torch.where(fine, m, 0.0))
@@ -43,8 +50,12 @@ def eigvals(m: Tensor) -> Tensor:
     return _finite(torch.linalg.eigvals, m, (1,))[0]
 
 
-def eigh(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues `[..., n]` ascending and eigenvectors `[..., n, n]` of Hermitian matrices."""
+def eigh(m: Tensor, *, finite: bool = False) -> tuple[Tensor, Tensor]:
+    """Eigenvalues `[..., n]` ascending and eigenvectors `[..., n, n]` of Hermitian matrices; finite: whether all entries are
+    known to be."""
+    if finite:
+        values, vectors = torch.linalg.eigh(m)
+        return values, vectors
     values, vectors = _finite(torch.linalg.eigh, m, (1, 2))
     return values, vectors
 

@@ -8,13 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_gradtrackingtensor
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    get_unwrapped,
+    is_gradtrackingtensor,
+    peek_interpreter_stack,
+)
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd.forward_ad import unpack_dual
 
 from linmaps import trees
 from linmaps.checks.precision import HALF
 from linmaps.numerics.dtypes import precise, working
+from linmaps.trees.graphs.tracing import traced
 
 DOUBLED = (torch.float32, *HALF)  # whose squares float64 holds
 REAL = {t: t.to_real() for t in (torch.complex32, torch.complex64, torch.complex128)}  # torch.compile cannot ask
@@ -139,6 +147,25 @@ def differentiated(t: Tensor) -> bool:
     if any(u.requires_grad for u in levels) or torch.func.debug_unwrap(levels[-1]) is not levels[-1]:
         return True
     return any(unpack_dual(u).tangent is not None for u in levels)
+
+
+def is_plain(t: Tensor) -> bool:
+    """Whether t is a tensor of numbers on the CPU of which nothing but its numbers is asked: no derivative, no member of an
+    ensemble, no part of a graph.  What then is known of the numbers may save work, never change them.
+
+    >>> is_plain(torch.ones(1)), torch.func.vmap(lambda t: torch.tensor(is_plain(t)).expand(()))(torch.ones(2))
+    (True, tensor([False, False]))
+    """
+    return (
+        type(t) is Tensor
+        and t.device.type == "cpu"
+        and not traced()
+        and peek_interpreter_stack() is None
+        and not _len_torch_function_stack()
+        and not _len_torch_dispatch_stack()
+        and not t.requires_grad
+        and unpack_dual(t).tangent is None
+    )
 
 
 def eye_like(t: Tensor, rows: int, columns: int | None = None) -> Tensor:

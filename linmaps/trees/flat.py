@@ -72,11 +72,23 @@ class Layout:
 
     def check(self, tree: Tree, name: str, *, shapes: bool = True) -> Tree:
         """`check_like` with a tree of this structure and these shapes."""
-        flat, treedef = optree.tree_flatten(cast(Any, tree))
-        same = treedef == self.treedef and all(isinstance(t, Tensor) for t in flat)
-        if same and (not shapes or all(t.shape == s for t, s in zip(flat, self.shapes))):
+        if self.fits(tree, shapes=shapes):
             return tree  # as nearly always
         return check_like(tree, self.unflatten([SimpleNamespace(shape=s) for s in self.shapes]), name, shapes=shapes)
+
+    def fits(self, tree: Any, *, shapes: bool = True, like: Tensor | None = None) -> bool:
+        """Whether a tree has this very structure and these shapes, mappings in the same order; and whether its leaves are
+        dense, of the dtype and on the device of `like`."""
+        flat, treedef = optree.tree_flatten(tree)
+        if treedef != self.treedef:
+            return False
+        for t, shape in zip(flat, self.shapes):
+            if not isinstance(t, Tensor) or (shapes and t.shape != shape):
+                return False
+        if like is None:
+            return True
+        dtype, device = like.dtype, like.device
+        return all(t.dtype is dtype and t.device == device and t.layout is torch.strided for t in flat)
 
     def __getstate__(self) -> tuple[Any, ...]:  # a skeleton of plain containers, which torch.load reads without trust
         return self.treedef.unflatten(range(len(self.shapes))), self.shapes

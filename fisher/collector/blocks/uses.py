@@ -187,18 +187,18 @@ class Layer:
     def matrix(self, flat: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
         """The view of a vector in parameter space: `[W | b]` `[O, I + 1]` of a product (I = 1 of an elementwise layer with
         both), else `[n]`."""
-        found = [self._own(flat[n]) for n in self.leaves]
         if not self.kronecker:
+            found = [self._own(flat[n]) for n in self.leaves]
             entries = [t.reshape(t.numel()) for t in found]
             if len(entries) == 1:
                 return entries[0]
             return torch.cat(entries) if self.others else torch.stack(entries, -1)
-        columns = []
+        arrangement, columns = self.form.arrangement, []
         if self.weight is not None:
-            columns.append(self.form.arrangement.matrix(found[0]))
+            columns.append(arrangement.matrix(self._own(flat[self.weight])))
         if self.bias is not None:
-            groups = (self.form.groups,) if self.grouped else ()
-            columns.append(found[-1].reshape(*groups, self.shape[0], 1))
+            groups = (arrangement.groups,) if arrangement.groups > 1 else ()
+            columns.append(self._own(flat[self.bias]).reshape(*groups, self.shape[0], 1))
         return torch.cat(columns, -1) if len(columns) > 1 else columns[0]
 
     def scatter(self, view: Tensor) -> dict[int, Tensor]:
@@ -211,7 +211,8 @@ class Layer:
         if self.weight is not None:
             found[self.weight] = self.form.arrangement.leaf(view[..., : self.shape[1]], self.shapes[0])
         if self.bias is not None:
-            found[self.bias] = view[..., -1].reshape(self.shapes[-1])
+            own, column = self.shapes[-1], view[..., -1]
+            found[self.bias] = column if column.shape == own else column.reshape(own)
         return found
 
     def _own(self, leaf: Tensor) -> Tensor:

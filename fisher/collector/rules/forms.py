@@ -31,6 +31,8 @@ class Arrangement:
     shape: Axes | None = None
 
     def matrix(self, leaf: Tensor) -> Tensor:
+        if self is BEHIND or self is IN_FRONT:  # as nearly always
+            return leaf if self is BEHIND else leaf.mT
         leaf = leaf if self.shape is None else leaf.reshape(self.shape)
         split = leaf.unflatten(0, (self.groups, -1)) if self.groups > 1 else leaf
         t = split.permute(self._order)
@@ -39,6 +41,8 @@ class Arrangement:
 
     def leaf(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The leaf of this shape: the way back from `matrix`."""
+        if self is BEHIND or self is IN_FRONT:
+            return matrix if self is BEHIND else matrix.mT
         split = self.split(shape)
         t = matrix.reshape([split[k] for k in self._order])
         return t.permute([self._order.index(k) for k in range(len(split))]).reshape(shape)

@@ -81,6 +81,8 @@ class Acting(Stored):
 
     def _damping(self, regul: Regul, name: str = "regul") -> Any:
         """regul as the methods beneath take it: a number, or the record of a diagonal; TypeError or ValueError for none."""
+        if isinstance(regul, (float, int)):
+            return normal(regul, self.layout, None, None, name)
         return normal(regul, self.layout, self.known_layers, self._like(), name)
 
     def _solved(self, v: Any, regul: Regul, kind: Any, **options: Any) -> Any:

@@ -55,6 +55,14 @@ class Blockwise(PMat):
             raise self._unsupported(method, "a product of two matrices is not symmetric: use to_torch()")
         return self._blocks()
 
+    def _cut(self, v: Any) -> dict[str, Tensor]:
+        """`split` of a vector that was checked."""
+        return self.split(v)
+
+    def _joined(self, views: dict[str, Tensor]) -> Any:
+        """`join` of the views of all blocks."""
+        return self.join(views)
+
     # --- damping ---------------------------------------------------------------------------------------------------
 
     def _shares(self, regul: Scalar | Amounts, blocks: dict[str, Any]) -> dict[str, Scalar]:
@@ -81,15 +89,14 @@ class Blockwise(PMat):
     # --- vectors ---------------------------------------------------------------------------------------------------
 
     def _rows(self, v: Tree, n: int, fn: Callable[[str, Tensor], Tensor]) -> Tree:
-        """fn(name, views `[K, *view]`) for the K vectors of a tree with n leading axes."""
+        """fn(name, views `[K, *view]`) for the K vectors of a tree with n leading axes; n = 0: fn(name, view)."""
+        if not n:
+            return cast(Tree, self._joined({name: fn(name, V) for name, V in self._cut(v).items()}))
         flat, treedef = trees.flatten(v)
         lead = tuple(flat[0].shape[:n]) if flat else ()
         rows = treedef.unflatten([t.reshape(math.prod(lead), *s) for t, s in zip(flat, self.layout.shapes)])
-        views = vmap(self.split)(rows) if n else {k: t[None] for k, t in self.split(v).items()}
-        found = {name: fn(name, V) for name, V in views.items()}
-        if not n:
-            return cast(Tree, self.join({k: t[0] for k, t in found.items()}))
-        return cast(Tree, trees.map(lambda t: t.reshape(*lead, *t.shape[1:]), vmap(self.join)(found)))
+        found = {name: fn(name, V) for name, V in vmap(self._cut)(rows).items()}
+        return cast(Tree, trees.map(lambda t: t.reshape(*lead, *t.shape[1:]), vmap(self._joined)(found)))
 
     def mv(self, v: Tree) -> Tree:
         """F v, a tree like v."""
@@ -98,17 +105,19 @@ class Blockwise(PMat):
 
     def _mv_map(self, J: Tree, n: int) -> Tree:
         blocks = self._blocks()
-        return self._rows(J, n, lambda name, V: blocks[name].mv(V))
+        return self._rows(J, n, lambda name, V: _acted(blocks[name], n, V, blocks[name].mv))
 
     def _solve_map(self, J: Any, n: int, regul: Regul, kind: str, **options: Any) -> Any:
         blocks = self._blocks() if kind == "default" and self.general else self.spectral("solve")
         own = self._shares(regul, blocks) if kind != "lstsq" else dict.fromkeys(blocks, 0.0)
-        return self._rows(J, n, lambda name, V: blocks[name].solve(V, own[name], kind, **options))
+        act = lambda name: lambda V: blocks[name].solve(V, own[name], kind, **options)
+        return self._rows(J, n, lambda name, V: _acted(blocks[name], n, V, act(name)))
 
     def _sample_map(self, noise: Any, n: int, regul: Regul) -> Any:
         blocks = self.spectral("sample")
         own = self._shares(regul, blocks)
-        return self._rows(noise, n, lambda name, Z: blocks[name].sample(Z, own[name]))
+        act = lambda name: lambda Z: blocks[name].sample(Z, own[name])
+        return self._rows(noise, n, lambda name, Z: _acted(blocks[name], n, Z, act(name)))
 
     # --- numbers ---------------------------------------------------------------------------------------------------
 
@@ -158,6 +167,8 @@ class Layerwise(Blockwise):
 
     def _check_factor(self, m: Tensor, layer: Layer, thin: bool = False) -> None:
         """Raise unless m is one factor of a layer, a matrix or the diagonal of one (thin: that alone); of several in a stack."""
+        if m.ndim == 2 and not thin and m.shape[0] == m.shape[1]:
+            return  # as nearly always: a matrix, or the diagonals of groups
         square, diagonal = m.shape[-1:] == m.shape[-2:-1], m.ndim == 1 + layer.grouped
         self.check_single((1 if thin or diagonal or not square else 2) + layer.grouped, m)
 
@@ -174,6 +185,14 @@ class Layerwise(Blockwise):
 
     def join(self, views: dict[str, Tensor]) -> Any:
         return self.layers.tree(views)
+
+    def _cut(self, v: Any) -> dict[str, Tensor]:
+        known = getattr(self.layers, "_cut", None)
+        return self.layers.views(v) if known is None else cast(dict[str, Tensor], known(trees.leaves(v)))
+
+    def _joined(self, views: dict[str, Tensor]) -> Any:
+        known = getattr(self.layers, "_joined", None)
+        return self.layers.tree(views) if known is None else known(views)
 
     def matrices(self) -> dict[str, Tensor]:
         """The dense blocks `[n, n]`, or scalars c that stand for c I."""
@@ -225,6 +244,11 @@ def assemble(blocks: list[tuple[Tensor, Tensor]], d: int, like: Tensor) -> Tenso
     order = torch.cat([index.flatten() for index, _ in blocks])
     place = torch.argsort(order)
     return torch.block_diag(*(block for _, block in blocks)).index_select(0, place).index_select(1, place)
+
+
+def _acted(block: Any, n: int, V: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+    """act(V) of views `[K, *view]` (n leading axes at first), or of one view, by a block that may ask for K = 1."""
+    return act(V) if n or getattr(block, "one", False) else act(V[None])[0]
 
 
 def _total(parts: list[Tensor], like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def check_number(regul: Any, name: str = "regul") -> None:
     checks.number(regul, name, low=0)
 
 
-def normal(regul: Any, layout: Layout, layers: Any, like: Tensor, name: str = "regul") -> Scalar | Amounts:
+def normal(regul: Any, layout: Layout, layers: Any, like: Tensor | None, name: str = "regul") -> Scalar | Amounts:
     """A number as it is, all else as a Amounts; TypeError or ValueError for what is neither, negative or not finite.
 
     layers: a LayerCollection, whose names a mapping then has; None: names of leaves, or of what holds several (`hidden` of
@@ -72,7 +72,7 @@ def normal(regul: Any, layout: Layout, layers: Any, like: Tensor, name: str = "r
     if tree is not None:
         return Amounts(layout, tuple(_amount(r, p, s, name) for r, p, s in zip(tree, layout.paths, layout.shapes)))
     if is_mapping(regul):
-        return _by_names(regul, layout, layers, like, name)
+        return _by_names(regul, layout, layers, cast(Tensor, like), name)
     cure = f"expected {FORMS}" if isinstance(regul, (list, tuple)) else ""
     if cure:
         raise ValueError(f"{name}: got {type(regul).__name__} of {len(regul)}, {cure}, with the structure of params")

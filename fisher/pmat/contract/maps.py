@@ -11,6 +11,7 @@ from torch.func import vmap
 
 from linmaps import trees
 from linmaps.checks import alike
+from linmaps.checks.arguments import some_floating
 from linmaps.trees import Layout
 from linmaps.trees.tree import Tree
 
@@ -59,6 +60,9 @@ def each(layout: Layout, v: Tree, name: str, fn: Callable[[Any, int], Any], like
     if is_map(v):
         record: Any = v
         return cast(Tree, dataclasses.replace(record, jacobian=each(layout, record.jacobian, name, fn, like)))
+    one = some_floating(like)
+    if one is not None and layout.fits(v, like=one):
+        return cast(Tree, fn(v, 0))  # as nearly always
     v, lead = conformed(layout, v, name)
     alike(v, name, like, "the matrix", strict=True)
     return cast(Tree, fn(v, len(lead)))

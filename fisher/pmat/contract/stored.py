@@ -14,7 +14,7 @@ from fisher.pmat.contract import maps
 from fisher.pmat.contract.origin import keep_origin
 from linmaps import trees
 from linmaps.checks import alike
-from linmaps.checks.annotations import typed_methods
+from linmaps.checks.arguments import some_floating
 from linmaps.checks.precision import full_precision_methods
 from linmaps.trees import Layout
 from linmaps.trees.tree import Tree
@@ -29,8 +29,7 @@ class Stored:
         super().__init_subclass__(**options)
         keep_origin(cls)
         placed_methods(cls)
-        typed_methods(cls)
-        full_precision_methods(cls)
+        full_precision_methods(cls, annotated=True)
 
     layout: Layout  # structure and shapes of params: a static field, or a property
     # of a matrix as `fim` made it, for those who predict with it; no part of the tree: what is made of the matrix has None
@@ -115,6 +114,9 @@ class Stored:
 
     def check_vector(self, v: Tree, name: str = "v") -> Tree:
         """v with its mappings as those of params; ValueError or TypeError that names the path unless it is a tree like params."""
+        one = some_floating(self._space)
+        if one is not None and self.layout.fits(v, like=one):
+            return v  # as nearly always
         v = self.check_space(v, name)
         alike(v, name, self._space, f"the {type(self).__name__}", strict=True)
         return v
@@ -135,5 +137,4 @@ class Stored:
         return ValueError(f"{type(self).__name__}.{method}: no such function of this representation; {cure}")
 
 
-typed_methods(Stored)
-full_precision_methods(Stored)
+full_precision_methods(Stored, annotated=True)

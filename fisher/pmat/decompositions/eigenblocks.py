@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -128,11 +128,13 @@ class Diagonalized:
 
 @trees.record()
 class EigenBlock(Diagonalized):
-    """(W (x) U) diag(D) (W (x) U)': eigenvalues D `[O, I]` in the basis of orthogonal W `[O, O]` and U `[I, I]`."""
+    """(W (x) U) diag(D) (W (x) U)': eigenvalues D `[O, I]` in the basis of orthogonal W `[O, O]` and U `[I, I]`; V may be one
+    view `[O, I]` too."""
 
     D: Tensor
     U: Tensor
     W: Tensor
+    one: ClassVar[bool] = True
 
     def to_diag(self, V: Tensor) -> Tensor:
         return left_t(self.W, right(V, self.U))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
+from typing import cast as cast_
 
 import torch
 from torch import Tensor
@@ -22,8 +23,16 @@ Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:
     """The tree with its floating tensors in a dtype."""
-    made: Tree = trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
-    return made
+    given: Any = tree
+    made: Any
+    fields = getattr(given, "__dict__", {})
+    if isinstance(given, Tensor):
+        made = given.to(dtype) if given.is_floating_point() else given
+    elif fields and all(isinstance(t, Tensor) and t.is_floating_point() for t in fields.values()):
+        made = type(given)(**{name: t.to(dtype) for name, t in fields.items()})
+    else:
+        made = trees.map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, tree)
+    return cast_(Tree, made)
 
 
 def inner(tree: Any) -> torch.dtype:
@@ -32,8 +41,18 @@ def inner(tree: Any) -> torch.dtype:
     >>> inner(torch.eye(2)), inner(torch.ones(2, dtype=torch.bfloat16))
     (torch.float64, torch.float64)
     """
-    leaves = trees.leaves(tree)
+    leaves = _leaves(tree)
     return dtypes.precise(leaves[0].dtype, leaves[0].device, max(max((*t.shape[-2:], 0)) for t in leaves))
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Those of a tensor, and of a record whose fields are all tensors, without the pytree library."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    fields = list(getattr(tree, "__dict__", {}).values())
+    if not fields or not all(isinstance(t, Tensor) for t in fields):
+        return trees.leaves(tree)
+    return fields
 
 
 def precisely(fn: Fn) -> Fn:
@@ -43,13 +62,13 @@ def precisely(fn: Fn) -> Fn:
 
 def singly(fn: Fn) -> Fn:
     """The same in the dtype of the first argument, float32 for half precision: for sums and products of numbers."""
-    return _within(fn, lambda tree: dtypes.working_dtype(trees.leaves(tree)[0].dtype))
+    return _within(fn, lambda tree: dtypes.working_dtype(_leaves(tree)[0].dtype))
 
 
 def _within(fn: Fn, dtype_of: Callable[[Any], torch.dtype]) -> Fn:
     @functools.wraps(fn)
     def run(first: Any, *args: Any) -> Any:
-        outer, dtype = trees.leaves(first)[0].dtype, dtype_of(first)
+        outer, dtype = _leaves(first)[0].dtype, dtype_of(first)
         if dtype == outer:
             return fn(first, *args)
         args = tuple(cast(a, dtype) if isinstance(a, Tensor) else a for a in args)

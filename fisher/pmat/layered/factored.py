@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,13 +22,15 @@ from fisher.pmat.decompositions import exact, spectra
 from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, left, left_t, right, right_t
 from fisher.pmat.decompositions.precise import precisely, singly
 from linmaps import trees
+from linmaps.checks.precision import HALF
 from linmaps.numerics.eigen import constant_eigh, cutoff, denoised
 from linmaps.numerics.linalg import damped, refined, solve
+from linmaps.numerics.numeric import differentiated
 
 
 def layer_blocks(F: Any, factored: Callable[[Layer], Any]) -> dict[str, Any]:
     """The blocks of a matrix by layer: exact ones of `F.exact`, else factored ones, one for each group."""
-    shapes = F.shapes()
+    shapes = F.shapes() if F.exact else {}
     blocks: dict[str, Any] = {}
     for layer in F.layers:
         name = layer.name
@@ -55,23 +57,29 @@ def unstacked(block: Any) -> Any:
 
 @trees.record()
 class KroneckerBlock:
-    """G (x) A."""
+    """G (x) A.  V may be one view `[O, I]` too."""
 
     A: Tensor
     G: Tensor
+    one: ClassVar[bool] = True
 
     @property
     def noise(self) -> tuple[float, float]:
         """What rounding leaves on null directions of A and G, relative."""
         return tuple(0.0 if m.ndim == 1 else cutoff(len(m), m.dtype) for m in (self.A, self.G))  # type: ignore[return-value]
 
-    @singly
     def mv(self, V: Tensor) -> Tensor:
+        if self.A.ndim == self.G.ndim == 2 and self.A.dtype not in HALF:
+            return self.G @ (V @ self.A.mT)
+        return self._acted(V)
+
+    @singly
+    def _acted(self, V: Tensor) -> Tensor:
         return left(self.G, right_t(V, self.A))
 
     def solve(self, V: Tensor, regul: Scalar, kind: str, cut: Cut = NO_CUT) -> Tensor:
         if kind == "pi":
-            return self._pi_damped(V, regul)
+            return self._pi_damped(V.reshape(-1, *V.shape[-2:]), regul).reshape(V.shape)
         if kind == "lstsq":
             return self.pinv().mv(V) if cut == NO_CUT else self.eigen().pinv(cut).mv(V)
         return self._tikhonov(V, regul, self.noise if kind == KIND else (0.0, 0.0))
@@ -83,6 +91,8 @@ class KroneckerBlock:
         a, g = denoised(a, noise[0]), denoised(g, noise[1])
         values = torch.outer(g, a) + (regul.detach() if isinstance(regul, Tensor) else regul)
         inverse = lambda B: left(W, right_t(left_t(W, right(B, U)) / values, U))
+        if not any(map(differentiated, (V, self.A, self.G, *((regul,) if isinstance(regul, Tensor) else ())))):
+            return inverse(V)
         return refined(inverse, lambda X: left(self.G, right(X, self.A)) + regul * X, V, V.detach())
 
     @precisely

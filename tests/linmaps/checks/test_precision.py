@@ -5,15 +5,15 @@ import collections
 import pytest
 import torch
 
-from linmaps.checks.doors import dicts, door, widened
-from linmaps.checks.precision import DEVICES, UNSEEN, active, asked, full_precision, is_on
+from linmaps.checks.doors import dicts, door, method_door, widened
+from linmaps.checks.precision import DEVICES, UNSEEN, active, asked, full_precision, full_precision_methods, is_on
 
 LOW = [torch.bfloat16, torch.float16]
 A = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize("wrap", [door, full_precision()], ids=["door", "full_precision"])
+@pytest.mark.parametrize("wrap", [door, method_door, full_precision()], ids=["door", "method_door", "full_precision"])
 def test_the_same_bits_under_autocast(wrap, dtype):
     product = wrap(lambda a: a @ a)
     with torch.autocast("cpu", dtype):
@@ -91,3 +91,49 @@ def test_mappings_of_any_type_are_dicts_behind_the_door():
     assert [type(seen[k]) for k in seen] == [dict, dict]
     plain = {"w": A, "b": A[0]}
     assert dicts(plain) is plain
+
+
+class Methods:
+    def twice(self, x: "torch.Tensor", n: "int" = 1) -> torch.Tensor:
+        return 2 * (x @ x) * n
+
+    def rooted(self, x: "torch.Tensor") -> torch.Tensor:
+        return torch.linalg.vector_norm(x)
+
+
+full_precision_methods(Methods, annotated=True)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_methods_give_the_same_bits_under_autocast(dtype):
+    with torch.autocast("cpu", dtype):
+        assert (A @ A).dtype == dtype
+        made = Methods().twice(A)
+    assert torch.equal(made, Methods().twice(A))
+
+
+def test_methods_say_what_is_wrong_by_its_name():
+    with pytest.raises(TypeError, match=r"^n: got str, expected int$"):
+        Methods().twice(A, "2")
+    with pytest.raises(TypeError, match=r"^x: got list of float, expected torch.Tensor$"):
+        Methods().twice([1.0])
+    with pytest.raises(TypeError, match=r"^x: got torch.int64, expected a real floating dtype"):
+        Methods().rooted(torch.ones(1, dtype=torch.int64))
+
+
+def test_methods_stay_out_of_graphs():
+    graphs, methods = [], Methods()
+
+    def kept(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    try:
+        made = torch.compile(lambda x: methods.twice(x.sin()).cos(), backend=kept)(A)
+    finally:
+        torch._dynamo.reset()
+    torch.testing.assert_close(made, Methods().twice(A.sin()).cos())
+    called = {node.target for graph in graphs for node in graph.graph.nodes}
+    assert {"sin", "cos"} <= called
+    assert not [target for target in called if "matmul" in str(target)]
