@@ -98,9 +98,8 @@ class Checked:
             raise TypeError(f"{name}: got {type(x).__name__}, expected a tensor [..., {n}]")
         if x.ndim == 0 or x.shape[-1] != n:
             raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [..., {n}]; the last axis is {axis}")
-        if not (x.is_floating_point() and one_kind([x, *params.values()])):
-            floating(x, name, "x.to(...)")
-            alike(x, name, self._up(params) if self.complex_W and x.is_complex() else params, "params")
+        floating(x, name, "x.to(...)")
+        alike(x, name, self._up(params) if self.complex_W and x.is_complex() else params, "params")
 
     def _check_matrix(self, W: Tensor, what: str) -> None:
         expected = self._W_shape

@@ -54,6 +54,21 @@ def autocasting(states: list[State], enabled: bool) -> Iterator[None]:
         yield
 
 
+def outside_graphs(fn: Fn) -> Fn:
+    """Decorator: torch.compile, whose tracer has no numbers to look at, leaves the function out of its graphs.
+
+    >>> outside_graphs(abs)(-1)
+    1
+    """
+    compiling, eagerly = torch.compiler.is_dynamo_compiling, torch.compiler.disable
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return eagerly(fn)(*args, **kwargs) if compiling() else fn(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
+
+
 def full_precision(*calls: str) -> Callable[[Fn], Fn]:
     """Decorator: the function runs with autocast off; the functions that it is given as the arguments `calls` run with
     autocast as it was around the call.

@@ -32,7 +32,7 @@ from fisher.recipes.optimizers.settings import Loss, Settings
 from fisher.recipes.optimizers.upkeep import Upkeep, lifted, the_batch
 from linmaps import trees
 from linmaps.checks.annotations import typed
-from linmaps.checks.precision import full_precision
+from linmaps.checks.precision import full_precision, outside_graphs
 from linmaps.numerics.dtypes import working
 from linmaps.trees.keys import names
 from linmaps.trees.mappings import is_mapping
@@ -157,12 +157,14 @@ def kfac(
         kind, forget,
     )  # fmt: skip
 
+    @outside_graphs
     @typed
     def init(
         params: Any, batch: Any, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> KFACState:
         return _init(upkeep.f, upkeep, rules, params, batch, noise, generator)
 
+    @outside_graphs
     @typed
     def update(
         grads: Any,

@@ -26,7 +26,7 @@ from fisher.recipes.optimizers.upkeep import Upkeep, lifted
 from linmaps import trees
 from linmaps.checks import number
 from linmaps.checks.annotations import typed
-from linmaps.checks.precision import full_precision
+from linmaps.checks.precision import full_precision, outside_graphs
 
 
 @full_precision("f")
@@ -90,12 +90,14 @@ def soap(
         number(beta, "betas", low=0, high=1, below=True, tensor=False)
     rules = _Rules(rate, betas, eps, weight_decay)
 
+    @outside_graphs
     @typed
     def init(
         params: Any, batch: Any, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> KFACState:
         return _init(upkeep.f, upkeep, params, batch, noise, generator)
 
+    @outside_graphs
     @typed
     def update(
         grads: Any,
