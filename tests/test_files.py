@@ -286,6 +286,7 @@ def header(path):
 NOWHERE = {  # registered, and in no record
     "fisher.collector.layers:Layers": "LayerCollection is one",
     "fisher.recipes.posterior.saved:Unsaved": "in the state of a posterior, in place of its function",
+    "fisher.recipes.optimizers.schedules:Turn": "what is due at a step, an argument of its update",
     "fisher.pmat.matrix_free.curvature:OutputCurvature": "without a curvature at the output",
 }
 

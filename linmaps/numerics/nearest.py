@@ -24,23 +24,27 @@ def onto_l1_ball(rows: Tensor, radius: float) -> Tensor:
     """
     sizes = rows.abs()
     most = sizes.detach().amax(1, keepdim=True)
-    sizes = torch.where(most > radius, relu(sizes - most + radius), sizes)
+    beyond = most > radius
+    sizes = torch.where(beyond, sizes - most + radius, sizes)
     largest = sizes.sort(dim=1, descending=True).values.cumsum(1)
     count = torch.arange(1, rows.shape[1] + 1, dtype=rows.dtype, device=rows.device)
-    return rows.sgn() * relu(sizes - relu(((largest - radius) / count).amax(1, keepdim=True)))
+    level = ((largest - radius) / count).amax(1, keepdim=True)
+    return rows.sgn() * relu(
+        sizes - torch.where(beyond, level, relu(level))
+    )  # not below 0, and at 0 with its derivative
 
 
 def simplex(W: Tensor, total: Tensor | float = 1.0) -> Tensor:
     """Rows of probabilities, the nearest to W / total, total being a number or one for each row [rows, 1].
 
     The positive part after a shift of each row (Held, Wolfe and Crowder 1974); what is more than 1 below the largest entry
-    of a row has no share, so that rows of any size are brought to entries from -1 to 0 first.
+    of a row has no share, so that rows of any size are brought to entries from -2 to 0 first.
 
     >>> simplex(torch.tensor([[3e30, 3e30, -1.0], [-0.5, 0.0, 0.1]]))
     tensor([[0.5000, 0.5000, 0.0000],
             [0.0000, 0.4500, 0.5500]])
     """
-    W = ((W - W.detach().amax(1, keepdim=True)) / total).clamp(min=-1)
+    W = ((W - W.detach().amax(1, keepdim=True)) / total).clamp(min=-2)  # at -1 they would share in its derivative
     u = W.sort(dim=1, descending=True).values
     surplus = (u.cumsum(1) - 1) / torch.arange(1, W.shape[1] + 1, dtype=W.dtype, device=W.device)
     shift = torch.where(u > surplus, surplus, -torch.inf).amax(1, keepdim=True)

@@ -37,7 +37,7 @@ EXPONENTS = {  # integers of as many bits, and the bits of the exponent
 
 def magnitudes(t: Tensor) -> Tensor:
     """The larger of the real and the imaginary part of each entry, in absolute value: finite where entries are."""
-    return torch.maximum(t.real.abs(), t.imag.abs()) if t.is_complex() else t.abs()
+    return torch.view_as_real(t.resolve_conj()).abs().amax(-1) if t.is_complex() else t.abs()
 
 
 def unit(size: Tensor) -> Tensor:

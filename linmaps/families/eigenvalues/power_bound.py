@@ -96,7 +96,7 @@ class PowerBound(Map):
         W = uniform(generator, (n, n), self.max_p * n**-0.5, dtype)
         if self.method != "lmi":
             return {"W": W}
-        return {k: t.to(dtype) for k, t in self._factored(self._within(W.double(), 0.9)).items()}
+        return self._factored(self._within(W.double(), 0.9), dtype)
 
     def _weight(self, params: Params) -> Tensor:
         if self.method != "lmi":
@@ -108,29 +108,29 @@ class PowerBound(Map):
         V, floor = V / scale, torch.finfo(V.dtype).tiny ** 0.25 / scale / scale
         size = V.square().sum() / (2 * n)
         K = limited(skew(params["skew"], n), torch.finfo(V.dtype).eps ** -0.5)  # beside more P would lose its digits
-        S = V.mT @ V + (self._ridge(V) * size + floor) * eye_like(V, 2 * n)
+        S = V.mT @ V + (self._ridge(V.dtype) * size + floor) * eye_like(V, 2 * n)
         G = (S[:n, :n] / self.max_p**2 + S[n:, n:]) / 2 + size * K
         return solve(G.mT, S[:n, n:].mT).mT
 
     @staticmethod
-    def _ridge(V: Tensor) -> float:
-        return max(1e-8, 64 * torch.finfo(V.dtype).eps)
+    def _ridge(dtype: torch.dtype) -> float:
+        return max(1e-8, 64 * torch.finfo(dtype).eps)
 
     def _within(self, W: Tensor, share: float) -> Tensor:
         """W shrunk to a spectral radius of at most `share * max_p`."""
         bound = share * self.max_p
         return W * (bound / (bound + radius_excess(W, bound)))
 
-    def _factored(self, W: Tensor) -> dict[str, Tensor]:
+    def _factored(self, W: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """Leaves of a stable W: K = 0 and S = [[g^2 P, W P], [P W', P]] with P - (W / g) P (W / g)' = I give G = P."""
         n = self.in_features
         P = solve_stein(W / self.max_p, eye_like(W, n))
         S = torch.cat([torch.cat([self.max_p**2 * P, W @ P], dim=1), torch.cat([P @ W.mT, P], dim=1)])
         S = S * (2 * n / S.diagonal().sum())
         values, U = eigh((S + S.mT) / 2)
-        e = self._ridge(W)
+        e = self._ridge(dtype)
         V = relu(values - e / (1 + e)).sqrt()[:, None] * U.mT
-        return {"V": V, "skew": W.new_zeros(n * (n - 1) // 2)}
+        return {"V": V.to(dtype), "skew": W.new_zeros(n * (n - 1) // 2, dtype=dtype)}
 
     def _reg_error(self, params: Params) -> Tensor:
         return super()._reg_error(params) if self.guaranteed else radius_excess(params["W"], self.max_p).square()
@@ -141,5 +141,4 @@ class PowerBound(Map):
     def _from_matrix(self, W: Tensor) -> Params:
         if self.method != "lmi":
             return {"W": W.clone()}
-        leaves = self._factored(self._within(W.double(), 1 - MARGIN))  # float32 does not tell this radius from 1
-        return {k: t.to(W.dtype) for k, t in leaves.items()}
+        return self._factored(self._within(W.double(), 1 - MARGIN), W.dtype)  # float32 does not tell this radius from 1

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from torch.func import grad, vmap
+from torch.func import grad, jacfwd, jacrev, vmap
 
 import growth
 from fisher import LayerCollection
@@ -106,3 +106,16 @@ def test_the_state_of_another_optimizer_is_refused():
     state = soap(f, layers=LAYERS).init(P, BATCH, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="is one of soap"):
         compiled_step(loss, kfac(f, layers=LAYERS), backend="eager")(P, state, BATCH)
+
+
+@pytest.mark.parametrize("modes", [(jacfwd,), (jacrev,), (jacrev, jacrev)], ids=str)
+def test_derivatives_through_a_step(modes):
+    rule = growth.sgd(0.1, momentum=0.0)
+    step = compiled_step(loss, rule, backend="eager")
+    moved = lambda move: lambda s: loss(move(trees.scale(1 + s, P)), BATCH)
+    by_hand = lambda p: trees.axpy(-0.1, grad(loss)(p, BATCH), p)
+    got, want = moved(lambda p: step(p, rule.init(p), BATCH)[0]), moved(by_hand)
+    for mode in modes:
+        got, want = mode(got), mode(want)
+    at = torch.zeros((), dtype=D)
+    close(got(at), want(at), 1e-10, "derivative")
