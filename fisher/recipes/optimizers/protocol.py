@@ -7,25 +7,39 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
-class Optimizer(NamedTuple):
-    """Pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
+class _Pair(NamedTuple):
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Any, Any]]
+
+
+class Optimizer(_Pair):
+    """A pair of pure functions: init(params) -> state, update(gradient, state, params) -> (step to be added, state).
 
     One that looks at more than gradients names it: `init(params, batch, noise=None, generator=None)` and
     `update(gradient, state, params, batch=batch, noise=None, generator=None)`, as `fisher.recipes.kfac` does.
-    prepare: of one whose updates have parts that no graph holds, as random numbers and what is decided by the number of the step:
-    `prepare(state, params, batch, noise=None, generator=None)` does them and gives the arguments of `update` that stand for them,
-    `update(gradient, state, params, batch=batch, **prepared)`; `compiled_step` calls it.
+    prepare: beside the pair, of one whose updates have parts that no graph holds, as random numbers and what is decided by the
+    number of the step: `prepare(state, params, batch, noise=None, generator=None)` does them and gives the arguments of `update`
+    that stand for them, `update(gradient, state, params, batch=batch, **prepared)`; `compiled_step` calls it.
 
     >>> import torch
     >>> from linmaps import trees
     >>> rule = Optimizer(lambda params: (), lambda gradient, state, params: (trees.scale(-0.5, gradient), state))
-    >>> rule.update({"w": torch.ones(1)}, rule.init({"w": torch.zeros(1)}), {"w": torch.zeros(1)})[0]
+    >>> init, update = rule
+    >>> update({"w": torch.ones(1)}, init({"w": torch.zeros(1)}), {"w": torch.zeros(1)})[0]
     {'w': tensor([-0.5000])}
     """
 
-    init: Callable[..., Any]
-    update: Callable[..., tuple[Any, Any]]
     prepare: Callable[..., dict[str, Any]] | None = None
+
+    def __new__(
+        cls,
+        init: Callable[..., Any],
+        update: Callable[..., tuple[Any, Any]],
+        prepare: Callable[..., dict[str, Any]] | None = None,
+    ) -> Optimizer:
+        made = super().__new__(cls, init, update)
+        made.prepare = prepare
+        return made
 
 
 def asked_for(fn: Callable[..., Any], **offered: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`compiled_step`: the params and states of the step by hand, over every boundary of the schedules, in few graphs."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -119,3 +120,13 @@ def test_derivatives_through_a_step(modes):
         got, want = mode(got), mode(want)
     at = torch.zeros((), dtype=D)
     close(got(at), want(at), 1e-10, "derivative")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_optimizer_is_a_pair(name):
+    """As chains of other libraries take it."""
+    init, update = rule = RULES[name][0]
+    assert rule == (init, update)
+    assert rule.prepare is not None
+    assert copy.copy(rule).prepare is rule.prepare
+    assert growth.sgd().prepare is None
