@@ -109,7 +109,7 @@ def test_the_state_of_another_optimizer_is_refused():
         compiled_step(loss, kfac(f, layers=LAYERS), backend="eager")(P, state, BATCH)
 
 
-@pytest.mark.parametrize("modes", [(jacfwd,), (jacrev,), (jacrev, jacrev)], ids=str)
+@pytest.mark.parametrize("modes", [(jacfwd,), (jacrev,), (jacrev, jacrev)], ids=["forward", "reverse", "reverse twice"])
 def test_derivatives_through_a_step(modes):
     rule = growth.sgd(0.1, momentum=0.0)
     step = compiled_step(loss, rule, backend="eager")
