@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,10 @@ def built(graph: Graph, tensors: Sequence[Tensor], backend: Backend, name: str) 
         raise
 
 
+# torch 2.13 writes results of 64 x 256 over operands of which it still reads: an updated velocity was wrong without a word
+IN_ORDER = {"inplace_buffers": False}
+
+
 def named(name: str) -> Callable[..., Any]:
     """The backend of torch.compile of this name."""
     from torch._dynamo.backends.registry import list_backends, lookup_backend  # takes a second: for those who compile
@@ -58,4 +63,5 @@ def named(name: str) -> Callable[..., Any]:
         raise ValueError(
             f"backend: got {name!r}, expected one of {sorted(known)}, or a function (graph, examples) -> function"
         )
-    return lookup_backend(name)
+    found: Callable[..., Any] = lookup_backend(name)
+    return functools.partial(found, config_patches=IN_ORDER) if name == "inductor" else found

@@ -130,3 +130,33 @@ def test_an_optimizer_is_a_pair(name):
     assert rule.prepare is not None
     assert copy.copy(rule).prepare is rule.prepare
     assert growth.sgd().prepare is None
+
+
+@pytest.mark.slow
+def test_steps_by_inductor_are_those_by_hand():
+    """In layers of some size, whose results inductor would put where operands lie."""
+    sizes, g = (32, 256, 64, 256, 32), torch.Generator().manual_seed(0)
+    params = {str(k): torch.randn(o, i, generator=g) / i**0.5 for k, (i, o) in enumerate(zip(sizes, sizes[1:]))}
+
+    def deep(p, x):
+        for k in range(len(p)):
+            x = torch.nn.functional.linear(torch.tanh(x) if k else x, p[str(k)])
+        return x
+
+    x = torch.rand(100, 32, generator=g)
+    batch, of = (
+        (x, x.round()),
+        lambda p, b: torch.nn.functional.binary_cross_entropy_with_logits(deep(p, b[0]), b[1]) * 32,
+    )
+    rule = kfac(
+        deep, "bernoulli", estimator="exact", adapt_every=1, layers=LayerCollection.from_function(deep, params, x)
+    )
+    step, p = compiled_step(of, rule), params
+    state = other = rule.init(params, batch)
+    for _ in range(2):
+        updates, after = rule.update(grad(of)(p, batch), other, p, batch=batch)
+        q, state, _ = step(p, state, batch)
+        close(state.velocity, after.velocity, 1e-3, "velocity")
+        close(q, trees.add(p, updates), 1e-3, "params")
+        p, state = q, after
+        other = after
