@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from linmaps.checks.annotations import mistaken, typed
-from linmaps.checks.explanations import explained, explanation_of
+from linmaps.checks.explanations import explained
 from linmaps.checks.wrapping import at_home
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
@@ -134,8 +134,9 @@ def full_precision_methods(cls: type, *, annotated: bool = False) -> None:
 
 def _method(fn: Callable[..., Any], annotated: bool) -> Callable[..., Any]:
     """One wrapper for a call in which nothing is wrong and autocast is off, as nearly always; `thorough` is for the others."""
-    thorough = full_precision()(typed(fn) if annotated else explained(fn))
-    wrong, explanation = mistaken(fn) if annotated else None, explanation_of(fn)
+    quick = explained(fn)
+    thorough = full_precision()(typed(fn) if annotated else quick)
+    wrong = mistaken(fn) if annotated else None
     on, compiling, eagerly = is_on, torch.compiler.is_dynamo_compiling, torch.compiler.disable
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -143,11 +144,6 @@ def _method(fn: Callable[..., Any], annotated: bool) -> Callable[..., Any]:
             return eagerly(thorough)(*args, **kwargs)
         if on() or (wrong is not None and wrong(args, kwargs) is not None):
             return thorough(*args, **kwargs)
-        try:
-            return fn(*args, **kwargs)
-        except Exception as error:
-            if found := explanation(error, args, kwargs):
-                raise found from error
-            raise
+        return quick(*args, **kwargs)
 
     return at_home(run, fn)
