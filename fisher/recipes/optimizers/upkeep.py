@@ -213,7 +213,7 @@ def the_batch(batch: Any) -> tuple[Any, Any, Tensor | None]:
     if not one_batch(batch):
         raise TypeError(
             f"batch: got {type(batch).__name__}, expected one batch, x, (x, target) or (x, target, weight): "
-            "a step is made on one batch"
+            "a step is made on one batch; of a list, as a DataLoader gives it, tuple(batch)"
         )
     return next(iter(weighted_batches(batch)))
 
