@@ -30,9 +30,12 @@ def alone(tensors: Iterable[Any]) -> bool:
     return all(type(t) is Tensor and not t.requires_grad and not t.is_inference() for t in tensors)
 
 
-def backward(y: Any, taps: Sequence[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """The gradients at the taps of each of several columns at y; `Unknown` for a y with another graph than that of the taps."""
-    if not isinstance(y, Tensor) or y.grad_fn is None or not _of_these(y.grad_fn, {id(t) for t in taps}):
+def backward(y: Any, taps: Sequence[Tensor], known: bool = False) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """The gradients at the taps of each of several columns at y; `Unknown` for a y with another graph than that of the taps,
+    which is looked at unless it is known not to be one."""
+    if not isinstance(y, Tensor) or y.grad_fn is None:
+        raise Unknown
+    if not known and not _of_these(y.grad_fn, {id(t) for t in taps}):
         raise Unknown
 
     def back(columns: Tensor) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fisher.checks import doors
 from fisher.collector.blocks.sizes import numbers_of, spoken_size
 from fisher.collector.blocks.uses import PRODUCT, THROUGH, UNUSED, Layer, Use
+from fisher.collector.watching.following import Way
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.trees import Layout, path_str
@@ -123,6 +124,11 @@ class Layers:
     def plain(self) -> set[bool]:
         """Empty once f was seen to make a call that is not known to be plain; no result depends on it."""
         return {True}
+
+    @functools.cached_property
+    def way(self) -> list[Way]:
+        """The calls that f was last seen to make, if plain ones; an empty way if not.  No result depends on it."""
+        return []
 
     @functools.cached_property
     def complete(self) -> bool:

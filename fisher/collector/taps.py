@@ -7,7 +7,7 @@ Every use's output gets a zero tensor (a tap) added; the vjp with respect to the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from fisher.collector.exact_rows import rows_of
 from fisher.collector.layers import Layers
 from fisher.collector.replay import Replay
 from fisher.collector.rules.match import Match
+from fisher.collector.watching.following import Follower, Recorder
 from fisher.collector.watching.known import distinct
 from fisher.collector.watching.tape import Tape
 from fisher.collector.watching.watch import Watcher
@@ -35,6 +36,16 @@ from linmaps.checks.precision import full_precision
 
 class TapShape(Exception):
     """A use's output has another shape than the one foreseen: look again by a real forward."""
+
+
+class Run(NamedTuple):
+    """A run of f with taps: its output, what is kept of each use's input, the use whose output is f's own, if one is, and
+    whether f took the way that it was known to take."""
+
+    y: Tensor
+    inputs: dict[int, Any]
+    last: int | None
+    followed: bool
 
 
 def pull(
@@ -77,7 +88,7 @@ def pull(
 
         def run(*given: Any) -> tuple[Tensor, list[Tensor]]:  # of flat lists, through which torch goes node by node
             own = whole(given[len(uses) :])
-            y, inputs, _ = _tapped(f, params, own, layers, dict(zip(uses, given)), keep, batch, also)
+            y, inputs = _tapped(f, params, own, layers, dict(zip(uses, given)), keep, batch, also)[:2]
             flat, structure = trees.flatten(inputs)
             kept.append(structure)
             return y, flat
@@ -90,8 +101,8 @@ def pull(
     def _plainly(taps: list[Tensor]) -> Any:
         with disable_saved_tensors_hooks("torch.func has none"), torch.enable_grad():
             own = [t.detach().requires_grad_() for t in taps]  # vjp gets them as they were, if this fails
-            y, inputs, _ = _tapped(f, params, x, layers, dict(zip(uses, own)), keep, batch, also, PLAIN)
-        return y.detach(), backward(y, own), inputs
+            run = _tapped(f, params, x, layers, dict(zip(uses, own)), keep, batch, also, PLAIN)
+        return run.y.detach(), backward(run.y, own, run.followed), run.inputs
 
     with no_random_call(), explained(params, x=x):
         try:
@@ -114,9 +125,9 @@ def pull_last(f: Callable[..., Tensor], params: Any, x: Any, layers: Layers, use
     """`(y, a)` of one forward, a [B, S, I] the input of a use whose output is f's own: columns at y are its gradients as they
     are.  None where something follows it."""
     with no_random_call(), explained(params, x=x):
-        y, inputs, last = _tapped(f, distinct(params), x, layers, {}, lambda k, a: a, batch_size(x), (use,))
-    output(y, params, x)
-    return (y, inputs[use]) if last == use else None
+        run = _tapped(f, distinct(params), x, layers, {}, lambda k, a: a, batch_size(x), (use,))
+    output(run.y, params, x)
+    return (run.y, run.inputs[use]) if run.last == use else None
 
 
 def _free_rows(
@@ -126,7 +137,7 @@ def _free_rows(
     reference = trees.leaves(params)
     taps = {k: reference[layers.use_leaves[k]].new_zeros(layers.uses[k].shape) for k in free}
     nothing = lambda k, a: ()
-    tapped = lambda taps, x: _tapped(f, params, x, layers, taps, nothing, batch_size(x), ())[0]
+    tapped = lambda taps, x: _tapped(f, params, x, layers, taps, nothing, batch_size(x), ()).y
     return rows_of(tapped, taps, x, columns)
 
 
@@ -151,7 +162,7 @@ def _tapped(
     batch: int,
     also: tuple[int, ...],
     only: Any = None,
-) -> Any:
+) -> Run:
     inputs: dict[int, Any] = {}
     reference = trees.leaves(params)
     player = Replay(layers.uses)
@@ -168,31 +179,51 @@ def _tapped(
     def ones(k: int, z: Tensor) -> Any:
         return keep(k, torch.ones_like(layers.uses[k].outputs(z, batch)[..., :1], dtype=dtype(k)))
 
-    def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
-        k = player.index(match)
-        if k is None:
-            return run()
+    def on_use(k: int, x: Tensor | None, run: Callable[[], Tensor], in_place: bool = False) -> Tensor:
         wanted = k in taps or k in also
-        if wanted and match.inputs is not None:
-            inputs[k] = _precisely(taken, k, match.inputs if match.feature is None else match.feature(match.inputs))
+        if wanted and x is not None:
+            inputs[k] = _precisely(taken, k, x)
         z = run()
-        if wanted and match.inputs is None:
+        if wanted and x is None:
             inputs[k] = _precisely(ones, k, z)
         if k in taps:
             if taps[k].shape != z.shape:
                 raise TapShape
             tap = taps[k] if taps[k].dtype == z.dtype else taps[k].to(z.dtype)
-            z = z.add_(tap) if match.in_place else z + tap
+            z = z.add_(tap) if in_place else z + tap
+        return z
+
+    def on_match(match: Match, run: Callable[[], Tensor]) -> Tensor:
+        k = player.index(match)
+        if k is None:
+            return run()
+        x = match.inputs
+        if x is not None and match.feature is not None and (k in taps or k in also):
+            x = match.feature(x)
+        z = on_use(k, x, run, match.in_place)
         player.outputs[id(z)] = k
         player.alive.append(z)
         return z
 
-    with Watcher(params, on_match, x=x, holds=player.holds, free=player.free, only=only) as watcher:
+    if any(layers.way):
+        follower = Follower(layers.way[0], params, x, on_use, free=only is None)
+        try:
+            with follower:
+                y = f(params, x)
+            follower.finish(y)
+            return Run(y, inputs, follower.use_of(y), True)
+        except Unknown:
+            layers.way[:] = [()]
+            inputs.clear()
+    recorder = None if layers.way else Recorder(params, player.outputs)
+    with Watcher(params, on_match, x=x, holds=player.holds, free=player.free, only=only, recorder=recorder) as watcher:
         y = f(params, x)
     if watcher.refused:
         raise Unknown
     player.finish()
-    return y, inputs, player.outputs.get(id(y))
+    if recorder is not None:
+        layers.way[:] = [watcher.way()]
+    return Run(y, inputs, player.outputs.get(id(y)), False)
 
 
 @full_precision()

@@ -19,6 +19,7 @@ from fisher.collector.rules.forms import Form
 from fisher.collector.rules.lookup import constant_rows, gathered
 from fisher.collector.rules.match import Derived, bind, leaves_of
 from fisher.collector.watching.followed import views_of
+from fisher.collector.watching.following import Recorder
 from fisher.collector.watching.known import Inside, Known, version, whole
 from fisher.collector.watching.tape import Tape
 from linmaps import trees
@@ -50,6 +51,7 @@ class Maker(TorchFunctionMode):
         holds: Callable[[int, Match, Tensor], bool],
         free: bool = True,
         only: frozenset[Any] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         super().__init__()
         leaves = dict(zip(trees.paths(params), trees.leaves(params)))
@@ -65,6 +67,7 @@ class Maker(TorchFunctionMode):
         self.on_match, self.on_opaque, self.on_plain = on_match, on_opaque, on_plain
         self.holds, self.constants, self.free = holds, 0, free
         self.only, self.refused = only, False
+        self.recorder = recorder
         self.worked: set[Any] = set()  # leaves that make weights other than by such layers
         self.events = 0
         self.parts: dict[Any, int] = {}  # leaves that hold several weights, one below the other

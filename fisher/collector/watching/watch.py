@@ -19,6 +19,7 @@ from fisher.collector.calls.plain import Unknown
 from fisher.collector.calls.views import JOINS, SIZED_BY, chosen, packed, put_back, sized
 from fisher.collector.rules.lookup import token
 from fisher.collector.rules.match import Derived, bind
+from fisher.collector.watching.following import Way
 from fisher.collector.watching.known import opened, tensors, tensors_of
 from fisher.collector.watching.made import Maker
 from linmaps import trees
@@ -36,6 +37,7 @@ class Watcher(Maker):
     holds(number, match, z): whether the output of a product of a leaf with constants holds examples (a state to begin with).
     free: linear layers that no data enter are uses of their own.
     only: `Unknown` for any other call.
+    recorder: writes down the way that f takes, if `Follower` can go along it; gone at the end if not.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,6 +61,7 @@ class Watcher(Maker):
         some = [t for t in entered if t in self.some] if self.some.refs else []
         if chosen(func, args) or (some and not (put_back(func) and args[0] not in self.some)):
             self.some.update(results)
+            self.recorder = None
 
     def _enters(self, t: Tensor) -> bool:
         """Whether a tensor holds examples, as far as can be known."""
@@ -81,10 +84,13 @@ class Watcher(Maker):
             self._fix(func, args, out)
             statistics = self._statistics(func, args, kwargs)
             self.on_plain(func, args, kwargs, out, *([statistics] if statistics else []))
+            if self.recorder is not None:
+                self.recorder.without_leaves(func)
             if not entered and any(t in self.quiet for t in given):
                 self.quiet.update(tensors_of(out))
             return out
         self.events += 1
+        recorder, self.recorder = self.recorder, None  # until a rule explains the call
         if any(t in self.inside for t in given):
             self._opaque(touched, "a transform inside f")
             return sound(func, args, kwargs)
@@ -105,7 +111,9 @@ class Watcher(Maker):
             return out
         match = self._match(func, args, kwargs)
         if match is not None:
-            return self._matched(match, touched, call_name(func), lambda: sound(func, args, kwargs))
+            out = self._matched(match, touched, call_name(func), lambda: sound(func, args, kwargs))
+            self.recorder = recorder.of_leaves(match, func, args, kwargs, out) if recorder is not None else None
+            return out
         if statistics := self._statistics(func, args, kwargs):
             out = sound(func, args, kwargs)
             self._opaque(touched, call_name(func))
@@ -122,6 +130,10 @@ class Watcher(Maker):
         if call_name(func) and any(isinstance(t, Tensor) for t in trees.leaves(out)):
             self._opaque(touched, call_name(func))  # a call without a name is closed: the check finds it
         return out
+
+    def way(self) -> Way:
+        """The way that f took; an empty one if `Follower` cannot go along it."""
+        return self.recorder.way if self.recorder is not None and not self.inside.seen else ()
 
     # --- calls that data enter ---------------------------------------------------------------------------------------
 
