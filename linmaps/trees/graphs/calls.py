@@ -136,7 +136,8 @@ def compiled(
 
     fn is a pure function of trees of tensors (records of this library among them) and of settings: `fisher.fim` with `layers=`
     given, solves, statistics and closed forms of growth, transforms of torch.func inside; steps of optimizers by
-    `recipes.compiled_step`.  What fn computes twice is computed once (of a gradient checkpoint too, which saves no memory here).
+    `recipes.compiled_step`.  What fn computes twice is computed once (of a gradient checkpoint too, which saves no memory here),
+    and matrix products with zeros that it makes are 0, with infinite numbers too.
     examples: arguments that a graph is made for at once; others are made at the first call.
     Arguments of the same structure, settings, shapes, strides, dtypes and devices share a graph; the latest 64 are kept.
     backend: of torch.compile: "inductor" needs a C++ compiler, "aot_eager" and "eager" do not.

@@ -207,6 +207,9 @@ REFUSED = {
     "in place": (lambda x: x.add_(1), "changes an argument in place .*test_compiled.*give the new tensor back"),
     "in place, a view": (lambda x: x[0].mul_(2), "changes an argument in place"),
     "in place, inside": (lambda x: vmap(lambda row: row.mul_(2))(x), "changes an argument in place"),
+    "in place, by out=": (lambda x: torch.add(x, x, out=x), "changes an argument in place .*test_compiled"),
+    "in place, several": (lambda x: torch._foreach_mul_([x + 1, x], 2.0), "changes an argument in place .*test_compiled"),
+    "in place, closed over, by out=": (lambda x: torch.add(x[0], x[0], out=FIXED), "changes a tensor that it closes over"),
     "in place, closed over": (lambda x: FIXED.add_(x.sum()), "changes a tensor that it closes over in place"),
     "layers": (lambda x: fisher.fim(network, P, x).trace(), "layers: got none while a graph is made .* pass layers="),
 }  # fmt: skip
