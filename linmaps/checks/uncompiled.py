@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from linmaps.trees import Compiled
 from linmaps.trees.graphs.closures import content
 
+Kind = TypeVar("Kind", bound=nn.Module)
 ORIGINAL = "_torchdynamo_orig_callable"
 
 
@@ -46,7 +47,7 @@ def run_as_written(module: nn.Module) -> None:
         part._compiled_call_impl = None
 
 
-def copied(module: nn.Module, memo: dict[int, Any], *, as_written: bool = False) -> nn.Module:
+def copied(module: Kind, memo: dict[int, Any], *, as_written: bool = False) -> Kind:
     """A deep copy of a module; what is in the memo, by id, stands for itself there.
 
     Functions that the module keeps (compiled methods, hooks, those that close over it) are of the copy: Python copies none, and
