@@ -1,6 +1,7 @@
 """Functions compiled: the numbers and derivatives of the function, one graph for each kind of arguments, or why there is none."""
 
 import copy
+import dataclasses
 import functools
 import math
 import threading
@@ -305,6 +306,22 @@ def test_settings_are_told_apart_by_their_bits():
         assert torch.equal(fast(X, s).signbit(), torch.full_like(X, s).signbit())
     assert len(fast.graphs) == 3
     assert exactly(1 + 0j) != exactly(complex(1, -0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    value: object
+
+
+def test_settings_in_dataclasses_are_told_apart_by_their_bits():
+    fast = compiled(lambda x, s: torch.full((3,), s.value) * x)
+    for value in (1, 1.0, True, 0.0, -0.0, 1):
+        got, want = fast(X.long(), Setting(value)), torch.full((3,), value) * X.long()
+        assert got.dtype == want.dtype
+        assert torch.equal(got.signbit(), want.signbit())
+    assert len(fast.graphs) == 5
+    same = [(1, 1.0), (Setting(1), Setting(1.0)), ((1,), (True,)), (frozenset([0.0]), frozenset([-0.0]))]
+    assert all(one == other and exactly(one) != exactly(other) for one, other in same)
 
 
 def test_a_module_is_told_how_to_be_a_function():
