@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import threading
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from torch.func import functional_call
 from fisher.checks.placements import spread
 from fisher.collector.torch_layers import Follower
 from linmaps.checks.annotations import typed
-from linmaps.checks.uncompiled import run_as_written
+from linmaps.checks.uncompiled import copied
 from linmaps.trees.mappings import is_mapping
 
 Function = Callable[[Mapping[str, Tensor], Any], Any]
@@ -32,7 +31,8 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
     leaf, the first name's.  Frozen parameters are leaves like others: for a matrix of some leaves give `fim` some layers,
     `layers.select([...])`.
 
-    Of a module that torch.compile made, or that holds such, f is what was compiled.
+    Of a module that torch.compile made, or that holds such, f is what was compiled.  Functions that a module keeps (compiled
+    methods, hooks, lambdas) run on the params of f like its methods.
 
     Leaves may be grown or pruned: for the call, the sizes that torch's own layers keep (normalized_shape, hidden_size, the
     groups of a depthwise convolution, ...) are those of the leaves.  What a module of another class keeps stays as it is.
@@ -114,9 +114,7 @@ class _Functional:
 def _structure(module: nn.Module) -> nn.Module:
     """A copy of the module with the same tensors, which later changes of its mode do not reach."""
     tensors = [t for part in module.modules() for t in _tensors(vars(part))]
-    made = copy.deepcopy(module, {id(t): t for t in tensors})
-    run_as_written(made)
-    return made
+    return copied(module, {id(t): t for t in tensors}, as_written=True)
 
 
 def _tensors(kept: Any) -> list[Tensor]:

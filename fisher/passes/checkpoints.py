@@ -162,11 +162,13 @@ class Stage:
 
 
 def _bits(item: Any) -> Any:
-    """A sum over the bits of all tensors of a batch, on their device."""
+    """A sum over the bits of all tensors of a batch, on their device, in which each example counts by its place."""
     total: Any = 0
     for t in trees.leaves(item):
         if isinstance(t, Tensor):
-            total = total + t.numel() + t.detach().contiguous().view(-1).view(torch.uint8).sum(dtype=torch.int64)
+            bits = t.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+            rows = bits.reshape(len(t) if t.ndim and t.numel() else 1, -1).sum(1, dtype=torch.int64)
+            total = total + t.numel() + rows @ torch.arange(1, len(rows) + 1, device=rows.device)
     return total
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from growth.surgery.pruning import Units
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.modules import initialised
+from linmaps.checks.uncompiled import copied
 from linmaps.trees import path_str
 from linmaps.trees.mappings import plain
 
@@ -92,7 +92,7 @@ def _built(module: Kind, given: Mapping[str, Tensor], live: frozenset[int] = fro
         memo.setdefault(id(t), fresh[source])
     for part in module.modules():
         memo |= {id(t): t.detach().clone() for t in _kept(part) if id(t) not in memo}
-    made = copy.deepcopy(module, memo)
+    made = copied(module, memo)
     for name, t in places.items():
         prefix, _, own_name = name.rpartition(".")
         part = made.get_submodule(prefix)

@@ -138,8 +138,8 @@ def parametrize(module: Kind, name: str, spec: Map | FactorizedConv | LipschitzC
     dilation stay the module's; with groups G the channels in are in / G, and the bound of a LipschitzConv holds all the same.
 
     ValueError for a map of other sizes, of complex matrices for a real weight, with a bias, of several layers, without leaves
-    or without a closed `from_matrix`; for a LipschitzConv where the module repeats entries of x around it; and for a name
-    that is no parameter with two axes or more.
+    or without a closed `from_matrix`; for a LipschitzConv where the module repeats entries of x around it, or goes further
+    around a circle than its kernel is wide; and for a name that is no parameter with two axes or more.
 
     >>> import torch, linmaps
     >>> layer = linmaps.parametrize(torch.nn.Linear(4, 4), "weight", linmaps.Orthogonal(4))
@@ -193,11 +193,26 @@ def _fits(name: str, module: nn.Module, weight: Tensor, spec: Any) -> None:
         groups = getattr(module, "groups", 1)
         cure = f"; with groups={groups} in is in_channels / {groups}" if groups > 1 else ""
         raise ValueError(f"{name}: has shape {shape}, expected [out, in, *k] = {list(sizes)} of {spec._title}{cure}")
-    mode = getattr(module, "padding_mode", "zeros")
-    if isinstance(spec, LipschitzConv) and mode not in ("zeros", "circular"):
+    if isinstance(spec, LipschitzConv):
+        _repeats_nothing(name, module, spec)
+
+
+def _repeats_nothing(name: str, module: nn.Module, spec: LipschitzConv) -> None:
+    """ValueError where a module's padding repeats entries of x, or an output: no bound of the convolution holds there."""
+    mode, padding = getattr(module, "padding_mode", "zeros"), getattr(module, "padding", "valid")
+    if mode not in ("zeros", "circular"):
         raise ValueError(
             f"{name}: the module has padding_mode={mode!r}, which repeats entries of x, expected 'zeros' or 'circular', with "
             f"which the bound of {spec._title} holds; pad x before, and take the norm of that into account"
+        )
+    if mode == "zeros" or not isinstance(padding, tuple):  # "same", "valid"
+        return
+    most = [d * (k - 1) for d, k in zip(module.dilation, spec._sizes)]  # type: ignore[arg-type]
+    if any(2 * p > m for p, m in zip(padding, most)):
+        raise ValueError(
+            f"{name}: the module has padding={padding} around a circle, which gives outputs twice, expected dilation * "
+            f"(kernel - 1) / 2 = {tuple(m / 2 for m in most)} at most, with which the bound of {spec._title} holds; take "
+            "padding='same'"
         )
 
 

@@ -40,10 +40,12 @@ def squashed(S: Tensor, size: Tensor) -> Tensor:
 def limited(S: Tensor, limit: float) -> Tensor:
     """S, or S `limit / |S|` where its norm is above the limit.
 
-    >>> limited(torch.full((1,), 1e30), 2.0)
-    tensor([2.])
+    >>> limited(torch.full((4,), 3e38), 2.0)
+    tensor([1., 1., 1., 1.])
     """
-    return S * (limit / frobenius(S).clamp(min=limit))
+    scale = S.detach().abs().amax().clamp(min=1.0)  # by which the norm is a float, and what its derivative sums up
+    S = S / scale
+    return S * (limit / frobenius(S).clamp(min=limit / scale))
 
 
 def above(low: float, free: Tensor) -> Tensor:

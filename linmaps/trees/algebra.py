@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast, overload
 
@@ -24,13 +25,13 @@ def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 
 
 def leaves(tree: Any) -> list[Any]:
-    """Leaves in optree's order (dict keys sorted).
+    """Leaves in optree's order (keys of a dict sorted, of an OrderedDict as they come).
 
     >>> leaves({"b": 2, "a": [1, 3]})
     [1, 3, 2]
     """
-    if torch.compiler.is_dynamo_compiling() and isinstance(tree, dict):  # its optree fails at an empty one
-        return [leaf for key in sorted(tree) for leaf in leaves(tree[key])]
+    if torch.compiler.is_dynamo_compiling() and type(tree) in (dict, OrderedDict):  # its optree fails at an empty one
+        return [leaf for key in (sorted(tree) if type(tree) is dict else tree) for leaf in leaves(tree[key])]
     return optree.tree_leaves(tree)
 
 

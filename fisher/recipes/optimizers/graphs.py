@@ -90,7 +90,8 @@ def compiled_step(
     loss: (params, batch) -> a scalar, the mean over examples.  optimizer: `kfac`, `soap`, `partitioned`, `growth.adam`, ...: what
     its update decides by the number of the step and draws by the generator is done outside (`optimizer.prepare`), and schedules
     are inputs of the graphs.  Of `kfac` there are at most four graphs: a plain step, one with new bases, one where the damping is
-    adapted, one with both.  The forward that loss, Fisher matrix and model share is computed once.
+    adapted, one with both; with `factors_every` as many without new factors, and with `correct` one of the first step.  The
+    forward that loss, Fisher matrix and model share is computed once.
     backend, progress: as in `trees.compiled`, whose errors these are.
 
     Give layers to the optimizer, `kfac(f, layers=LayerCollection.from_function(f, params, x))`, or have them found by `init`.

@@ -85,8 +85,9 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
         after: dict[str, Any] = {}
         grads = trees.check_like(grads, params, "grads")
         for name, rule in rules.items():
-            asked, own = asked_for(rule.update, batch=batch, noise=noise, generator=generator), found[name]
-            asked = asked | dict(turn or {}).get(name, {})
+            own, prepared = found[name], dict(turn or {}).get(name)
+            drawn = {"noise": noise, "generator": generator} if prepared is None else {}
+            asked = asked_for(rule.update, batch=batch, **drawn) | (prepared or {})
             if "batch" in asked:
                 updates, after[name] = rule.update(grads, state[name], params, **asked)
                 updates = _taken(updates, own)
@@ -99,8 +100,16 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
     def prepare(
         state: dict[str, Any], params: Any, batch: Any, noise: Any = None, generator: Any = None
     ) -> dict[str, Any]:
-        own = {name: rule.prepare for name, rule in rules.items() if rule.prepare is not None and name in state}
-        return {"turn": {name: of(state[name], params, batch, noise, generator) for name, of in own.items()}}
+        turns = {
+            name: rule.prepare(state[name], params, batch, noise, generator)
+            for name, rule in rules.items()
+            if rule.prepare is not None and name in state
+        }
+        others = [
+            rule.update for name, rule in rules.items() if name not in turns
+        ]  # what they ask for is theirs to use
+        left = [asked_for(update, noise=noise, generator=generator) for update in others]
+        return {"turn": turns} | {key: value for asked in left for key, value in asked.items() if value is not None}
 
     return Optimizer(init, update, prepare)
 

@@ -37,9 +37,9 @@ class LipschitzConv(Checked):
 
     with the leaf "kernel" [out, in, *k].  B is a bound from the Fourier transform of the kernel, proved for all sizes of x,
     with rounding, in `linmaps.factorized.convolutions.symbols`.  It holds with zeros around x (or none, "valid"), around a circle
-    (padding_mode="circular" of torch's modules), for any stride and dilation, and for the transposed convolution; not where
-    padding repeats x ("reflect", "replicate").  Every kernel with B <= bound is reached, and left as it is; another
-    is scaled.
+    (padding_mode="circular" of torch's modules, of dilation (k - 1) entries in all at most), for any stride and dilation, and for
+    the transposed convolution; not where padding repeats x ("reflect", "replicate"), or outputs.  Every kernel with B <= bound
+    is reached, and left as it is; another is scaled.
 
     kernel: a tuple of n ints, or an int k for (k, k).  bias: adds a leaf "bias" [out], which moves no distance.
 

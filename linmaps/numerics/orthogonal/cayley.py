@@ -32,6 +32,7 @@ class _Cayley(torch.autograd.Function):
     """W = 2 P - I and P = (I + S)^-1, whose derivative towards E is -P E P.
 
     Where a wider dtype is at hand the rounding of the inverse, |S| times its own, is below that of W; else QR takes it away.
+    P stays in it: derivatives of the derivative, -P' G P' with a G made of P, are far below their terms.
     """
 
     @staticmethod
@@ -41,19 +42,25 @@ class _Cayley(torch.autograd.Function):
         eye = eye_like(S, n).to(wide)
         P = _inverse(eye + S, eye)
         W = 2 * P - eye
-        return (W.to(S.dtype) if wide != S.dtype else orthonormal_part(W)), P.to(S.dtype)
+        return (W.to(S.dtype) if wide != S.dtype else orthonormal_part(W)), P
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.dtype = inputs[0].dtype
         ctx.save_for_backward(output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, of_W: Tensor | None, of_P: Tensor | None) -> Tensor | None:
         Pt = ctx.saved_tensors[0].mT
-        parts = [] if of_W is None else [-2 * of_W]
-        parts += [] if of_P is None else [-of_P]
-        return Pt @ sum(parts[1:], parts[0]) @ Pt if parts else None
+        found = None
+        if of_W is not None:
+            own = Pt.to(ctx.dtype)
+            found = own @ (-2 * of_W) @ own
+        if of_P is not None:  # of derivatives of derivatives
+            part = -(Pt @ of_P @ Pt).to(ctx.dtype)
+            found = part if found is None else found + part
+        return found
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, S: Tensor) -> Any:

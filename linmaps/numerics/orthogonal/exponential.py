@@ -74,7 +74,7 @@ class _Derivative(torch.autograd.Function):
     @staticmethod
     def forward(S: Tensor, E: Tensor) -> Tensor:
         size, step = _size(E), torch.finfo(S.dtype).eps
-        return _exp(torch.complex(S, E * (step / size))).imag * (size / step)
+        return _exp(torch.complex(S, E / size * step)).imag / step * size  # the quotient of the two may be no float
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

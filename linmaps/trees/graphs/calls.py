@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -114,7 +115,7 @@ class Compiled(Generic[P, R]):
 
 
 def exactly(setting: Any) -> Any:
-    """A key of a setting: numbers by their type and bits, as -0.0 == 0.0 and nan != nan.
+    """A key of a setting: numbers by their type and bits, as -0.0 == 0.0 and nan != nan, those in a dataclass too.
 
     >>> import math
     >>> exactly(0.0) == exactly(-0.0), exactly(math.nan) == exactly(math.nan), exactly(1) == exactly(1.0)
@@ -122,6 +123,10 @@ def exactly(setting: Any) -> Any:
     """
     if isinstance(setting, complex):
         return type(setting), setting.real.hex(), setting.imag.hex()
+    if isinstance(setting, (tuple, frozenset)):
+        return type(setting), type(setting)(map(exactly, setting)) if type(setting) in (tuple, frozenset) else setting
+    if dataclasses.is_dataclass(setting) and not isinstance(setting, type):
+        return setting, tuple(exactly(getattr(setting, field.name)) for field in dataclasses.fields(setting))
     return type(setting), setting.hex() if isinstance(setting, float) else setting
 
 
@@ -136,9 +141,11 @@ def compiled(
 
     fn is a pure function of trees of tensors (records of this library among them) and of settings: `fisher.fim` with `layers=`
     given, solves, statistics and closed forms of growth, transforms of torch.func inside; steps of optimizers by
-    `recipes.compiled_step`.  What fn computes twice is computed once (of a gradient checkpoint too, which saves no memory here).
+    `recipes.compiled_step`.  What fn computes twice is computed once (of a gradient checkpoint too, which saves no memory here),
+    and matrix products with zeros that it makes are 0, with infinite numbers too.
     examples: arguments that a graph is made for at once; others are made at the first call.
     Arguments of the same structure, settings, shapes, strides, dtypes and devices share a graph; the latest 64 are kept.
+    Settings are told apart by type and bits (1, 1.0, True); in static fields of records, and as keys, equal ones are one.
     backend: of torch.compile: "inductor" needs a C++ compiler, "aot_eager" and "eager" do not.
     progress: a line on standard error for each graph, with its seconds; `Compiled.graphs` has them too.  Tracing takes some
     milliseconds for each operation; "inductor" compiles some hundred operations in seconds to minutes, once for each graph.

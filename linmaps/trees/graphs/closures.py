@@ -43,15 +43,20 @@ def check_closed(fn: Any, name: str) -> None:
         elif isinstance(part, functools.partial):
             left += [part.func, part.args, part.keywords]
         elif isinstance(part, types.FunctionType):
-            left += [*map(_content, part.__closure__ or ()), *(part.__defaults__ or ())]
+            left += [*map(content, part.__closure__ or ()), *(part.__defaults__ or ())]
         elif isinstance(part, types.MethodType):
             left += [part.__func__, part.__self__]
         elif (inside := one_level(part)) is not None:
             left += inside[1]
 
 
-def _content(cell: Any) -> Any:
+def content(cell: Any) -> Any:
+    """What a cell of a closure holds; None where it is not filled yet.
+
+    >>> content((lambda x: lambda: x)(3).__closure__[0])
+    3
+    """
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:
         return None

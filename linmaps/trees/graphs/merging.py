@@ -10,6 +10,8 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from linmaps.trees.graphs.watching import written
+
 ATEN = torch.ops.aten
 SAME = {ATEN.clone.default, ATEN.detach.default, ATEN.alias.default}
 ZEROS = {ATEN.new_zeros.default, ATEN.zeros.default, ATEN.zeros_like.default}
@@ -31,14 +33,14 @@ def merge(graph: Graph) -> None:
     >>> [str(n.target) for n in made.graph.nodes if n.op == "call_function"]
     ['aten.add.Tensor', 'aten.exp.default', 'aten.mul.Tensor']
     """
-    written = {m for node in graph.nodes for m in _written(node)}
+    changed = {m for node in graph.nodes for m in _written(node)}
     given = {m for node in graph.nodes if node.op == "output" for t in node.all_input_nodes for m in _memory(t)}
     first: dict[Any, Node] = {}
     nothing: set[Node] = set()
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        if any(m in written for t in (node, *node.all_input_nodes) for m in _memory(t)):
+        if any(m in changed for t in (node, *node.all_input_nodes) for m in _memory(t)):
             continue
         if node.target in ZEROS or (node.target in (*VIEWS, *PRODUCTS) and nothing.intersection(node.all_input_nodes)):
             nothing.add(node)
@@ -52,13 +54,9 @@ def merge(graph: Graph) -> None:
 def _written(node: Node) -> Iterator[int]:
     """The memory that an operation writes to."""
     if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
-        for described in node.target._schema.arguments:
-            if described.alias_info is not None and described.alias_info.is_write:
-                place = node.target._schema.arguments.index(described)
-                into = node.kwargs.get(described.name, node.args[place] if place < len(node.args) else None)
-                for t in torch_pytree.tree_leaves(into):
-                    if isinstance(t, Node):
-                        yield from _memory(t)
+        for t in written(node.target, node.args, node.kwargs):
+            if isinstance(t, Node):
+                yield from _memory(t)
 
 
 def _memory(node: Node) -> set[int]:
@@ -72,7 +70,9 @@ def _input_of_copy(node: Node, nothing: set[Node]) -> Node | None:
     like: Any = None
     if node.target in SAME:
         like = node.args[0]
-    elif node.target is ATEN.add.Tensor and nothing.intersection(node.args):
+    elif (
+        node.target is ATEN.add.Tensor and nothing.intersection(node.args) and not node.kwargs
+    ):  # alpha= scales the other
         like = next((t for t in node.args if t not in nothing), None)
     if not isinstance(like, Node):
         return None

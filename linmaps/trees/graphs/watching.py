@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,9 +50,8 @@ class _Operations(TorchDispatchMode):
             raise Refusal(
                 f"draws random numbers ({func}){line()}, expected none: a graph draws the same at each call; {NOISE}"
             )
-        for t, described in zip(args, func._schema.arguments):
-            written = described.alias_info is not None and described.alias_info.is_write
-            if written and isinstance(t, Tensor) and (not isinstance(t, FakeTensor) or _memory(t) in self.given):
+        for t in written(func, args, kwargs or {}):
+            if isinstance(t, Tensor) and (not isinstance(t, FakeTensor) or _memory(t) in self.given):
                 what = "an argument" if isinstance(t, FakeTensor) else "a tensor that it closes over"
                 raise Refusal(
                     f"changes {what} in place ({func}){line()}, expected a pure function; give the new tensor back"
@@ -85,6 +84,22 @@ class _Methods(TorchFunctionMode):
 
 
 SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
+def written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """What an operation of torch writes to: of its arguments, those by name (out=) and those in lists too.
+
+    >>> (
+    ...     written(torch.ops.aten.add.out, (1, 2), {"out": 3}),
+    ...     written(torch.ops.aten._foreach_mul_.Scalar, ([1, 2], 3.0), {}),
+    ... )
+    ([3], [1, 2])
+    """
+    found = []
+    for place, described in enumerate(func._schema.arguments):
+        if described.alias_info is not None and described.alias_info.is_write:
+            found.append(kwargs.get(described.name, args[place] if place < len(args) else None))
+    return torch_pytree.tree_leaves(found)
 
 
 def _symbolic(t: Any) -> bool:

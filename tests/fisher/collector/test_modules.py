@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 import fisher
 from linmaps import trees
 from tests.laws import close
+from tests.zoo.keeping import KEPT, Keeping
 
 
 def net():
@@ -202,3 +203,18 @@ def test_pairs_that_are_no_pairs_are_refused():
     layers = fisher.LayerCollection.from_function(f, params, X)
     with pytest.raises(ValueError, match="without a layer"):
         fisher.fim(f, params, X, layers=layers.select(lambda layer: False))
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_functions_that_a_module_keeps_run_on_the_params_that_are_given(kind):
+    m = Keeping(kind)
+    f, params = fisher.functional(m)
+    before = m(X).detach()
+    others = {name: 2 * t for name, t in params.items()}
+    close(f(params, X), before, 1e-12, "its own")
+    found = f(others, X)
+    close(m(X), before, 1e-12, "the module itself")
+    m.load_state_dict(others)
+    close(found, m(X), 1e-12, "others")
+    layers = fisher.LayerCollection.from_function(f, params, X)
+    assert "unused" not in {layer.family for layer in layers}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -171,6 +172,69 @@ def test_other_data_and_another_function_are_refused(tmp_path):
     trees.save([1], path)
     with pytest.raises(ValueError, match=r"pass: got a file that is no checkpoint"):
         call("KFAC mc", Loader(), path)
+
+
+def test_targets_that_change_places_are_noticed(tmp_path):
+    path, batches = tmp_path / "pass", list(Loader())
+    with pytest.raises(Killed):
+        fisher.fim(f, P, ended(batches, 3), estimator="empirical", layers=LAYERS, checkpoint=path, every=1)
+    x, t, *rest = batches[1]
+    assert not torch.equal(t.flip(0), t)
+    batches[1] = (x, t.flip(0), *rest)
+    with pytest.raises(ValueError, match="the first 3 batches are others than before"):
+        fisher.fim(f, P, batches, estimator="empirical", layers=LAYERS, checkpoint=path, every=1)
+
+
+def ended(batches, at):
+    yield from batches[:at]
+    raise Killed
+
+
+class Scaled(fisher.Gaussian):
+    """A likelihood of a user's own, which no file can hold."""
+
+    def __init__(self, scale, extra=None):
+        super().__init__()
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "extra", extra)
+
+    def root_part(self, y, start, stop):
+        return self.scale * super().root_part(y, start, stop)
+
+
+OWN = {
+    "number": (lambda: Scaled(1.0), lambda: Scaled(3.0)),
+    "tensor": (lambda: Scaled(torch.ones(1)), lambda: Scaled(torch.ones(1) + 1)),
+    "array": (lambda: Scaled(1.0, np.ones(2)), lambda: Scaled(1.0, np.zeros(2))),
+    "function": (lambda: Scaled(1.0, lambda x: x + 1), lambda: Scaled(1.0, lambda x: x + 2)),
+    "closure": (lambda: Scaled(1.0, times(2)), lambda: Scaled(1.0, times(3))),
+    "partial": (lambda: Scaled(1.0, functools.partial(max, 1)), lambda: Scaled(1.0, functools.partial(max, 2))),
+    "module": (lambda: Scaled(1.0, linear(0)), lambda: Scaled(1.0, linear(1))),
+    "containers": (lambda: Scaled(1.0, [{"a": times(2)}]), lambda: Scaled(1.0, [{"a": times(3)}])),
+}
+
+
+def times(c):
+    return lambda x: c * x
+
+
+def linear(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_likelihood_of_ones_own_is_known_by_what_it_is_made_of(what, tmp_path):
+    one, other = OWN[what]
+    path, xs = tmp_path / "pass", [x for x, *_ in Loader()]
+    run = lambda likelihood, data: fisher.fim(
+        f, P, data, likelihood=likelihood, layers=LAYERS, checkpoint=path, every=1
+    )
+    with pytest.raises(Killed):
+        run(one(), ended(xs, 3))
+    with pytest.raises(ValueError, match="of a call with other likelihood"):
+        run(other(), xs)
+    same(run(one(), xs), fisher.fim(f, P, xs, likelihood=one(), layers=LAYERS))
 
 
 def test_what_has_no_sums_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import growth
 import linmaps
 from linmaps import trees
 from tests.laws import close
+from tests.zoo.keeping import KEPT, Keeping
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(5, 4, generator=G, dtype=torch.float64)
@@ -312,3 +313,14 @@ def test_what_does_not_fit_is_named(name):
     call, error, words = REFUSED[name]
     with pytest.raises(error, match=words):
         call(module, fisher.functional(module, buffers=True)[1])
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_functions_that_a_module_keeps_are_those_of_the_new_one(kind):
+    m, x = Keeping(kind), X[:, :3]
+    f, params = fisher.functional(m)
+    before = m(x).detach()
+    wider = growth.widen(params, growth.Pair("inner", "outer"), 2, generator=torch.Generator().manual_seed(0))
+    made = growth.into_module(m, {name: 2 * t for name, t in wider.items()})
+    close(made(x), f({name: 2 * t for name, t in wider.items()}, x), 1e-12, "the new one")
+    close(m(x), before, 1e-12, "the old one")

@@ -116,6 +116,26 @@ def test_a_bound_is_not_promised_where_entries_are_repeated(mode):
     linmaps.parametrize(layer, "weight", linmaps.FactorizedConv(3, 4, (3,), bias=False))
 
 
+AROUND = [(1, 1, 3, True), (0, 1, 2, True), (2, 2, 3, True), ("same", 1, 2, True), ("same", 2, 4, True),
+          (1, 1, 2, False), (2, 1, 3, False), (1, 1, 1, False), (3, 2, 3, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("padding", "dilation", "k", "fine"), AROUND)
+def test_a_bound_is_promised_around_a_circle_where_no_output_comes_twice(padding, dilation, k, fine):
+    layer = nn.Conv1d(1, 1, k, padding=padding, dilation=dilation, padding_mode="circular", bias=False).double()
+    nn.init.ones_(layer.weight)
+    spec = linmaps.LipschitzConv(1, 1, (k,), bias=False)
+    if fine:
+        linmaps.parametrize(layer, "weight", spec)
+    else:
+        with pytest.raises(ValueError, match=r"gives outputs twice.*padding='same'"):
+            linmaps.parametrize(layer, "weight", spec)
+        with torch.no_grad():
+            layer.weight.copy_(spec.from_kernel(layer.weight)[0]["kernel"])
+    norm = torch.linalg.matrix_norm(torch.func.jacrev(layer)(torch.zeros(1, 8, dtype=torch.float64))[0, :, 0], 2)
+    assert bool(norm <= 1 + 1e-12) == fine
+
+
 def test_a_spec_says_that_it_is_no_weight():
     spec = dataclasses.replace(linmaps.Orthogonal(18, 5), bias=True)
     with pytest.raises(ValueError, match="bias=False"):

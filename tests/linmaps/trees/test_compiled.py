@@ -1,6 +1,7 @@
 """Functions compiled: the numbers and derivatives of the function, one graph for each kind of arguments, or why there is none."""
 
 import copy
+import dataclasses
 import functools
 import math
 import threading
@@ -207,6 +208,9 @@ REFUSED = {
     "in place": (lambda x: x.add_(1), "changes an argument in place .*test_compiled.*give the new tensor back"),
     "in place, a view": (lambda x: x[0].mul_(2), "changes an argument in place"),
     "in place, inside": (lambda x: vmap(lambda row: row.mul_(2))(x), "changes an argument in place"),
+    "in place, by out=": (lambda x: torch.add(x, x, out=x), "changes an argument in place .*test_compiled"),
+    "in place, several": (lambda x: torch._foreach_mul_([x + 1, x], 2.0), "changes an argument in place .*test_compiled"),
+    "in place, closed over, by out=": (lambda x: torch.add(x[0], x[0], out=FIXED), "changes a tensor that it closes over"),
     "in place, closed over": (lambda x: FIXED.add_(x.sum()), "changes a tensor that it closes over in place"),
     "layers": (lambda x: fisher.fim(network, P, x).trace(), "layers: got none while a graph is made .* pass layers="),
 }  # fmt: skip
@@ -302,6 +306,22 @@ def test_settings_are_told_apart_by_their_bits():
         assert torch.equal(fast(X, s).signbit(), torch.full_like(X, s).signbit())
     assert len(fast.graphs) == 3
     assert exactly(1 + 0j) != exactly(complex(1, -0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    value: object
+
+
+def test_settings_in_dataclasses_are_told_apart_by_their_bits():
+    fast = compiled(lambda x, s: torch.full((3,), s.value) * x)
+    for value in (1, 1.0, True, 0.0, -0.0, 1):
+        got, want = fast(X.long(), Setting(value)), torch.full((3,), value) * X.long()
+        assert got.dtype == want.dtype
+        assert torch.equal(got.signbit(), want.signbit())
+    assert len(fast.graphs) == 5
+    same = [(1, 1.0), (Setting(1), Setting(1.0)), ((1,), (True,)), (frozenset([0.0]), frozenset([-0.0]))]
+    assert all(one == other and exactly(one) != exactly(other) for one, other in same)
 
 
 def test_a_module_is_told_how_to_be_a_function():

@@ -61,6 +61,11 @@ def test_a_sum_with_zeros_of_another_form_is_made():
     same(lambda x: (torch.zeros(4, 4) + torch.zeros(4, 4), x + torch.zeros(4, 4, dtype=torch.float64) @ x), X)
 
 
+def test_a_sum_with_zeros_and_a_multiple_of_the_other_is_made():
+    same(lambda x: [torch.tanh(torch.add(torch.zeros(4, 3, dtype=x.dtype), x, alpha=a)) for a in (2, -1, 0)], X)
+    same(lambda x: [torch.tanh(x.new_zeros(4, 3).sub(x, alpha=a) + x.new_zeros(4, 3)) for a in (2, -1, 0)], X)
+
+
 def test_an_operation_with_several_answers():
     run = lambda x: torch.linalg.eigh(x.T @ x)[0] + torch.linalg.eigh(x.T @ x)[0]
     made = make_fx(run, tracing_mode="fake")(X)

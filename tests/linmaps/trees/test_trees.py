@@ -250,3 +250,11 @@ def test_decorators_with_and_without_parentheses():
             trees.static(wrong)
         with pytest.raises(TypeError, match=r"record: got .*, expected a class; name fields as @record"):
             trees.record(wrong)
+
+
+def test_leaves_come_in_one_order_inside_of_what_torch_compiles():
+    one, two = torch.zeros(()), torch.ones(())
+    ordered = collections.OrderedDict
+    for tree in ({"b": one, "a": two}, ordered(b=one, a=two), {"b": {}, "a": ordered(z=one, y={"q": two})}):
+        run = lambda t: torch.stack(trees.leaves(t))
+        assert torch.equal(torch.compile(run, backend="eager")(tree), run(tree))

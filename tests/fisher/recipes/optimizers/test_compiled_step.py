@@ -9,7 +9,7 @@ from torch.func import grad, jacfwd, jacrev, vmap
 
 import growth
 from fisher import LayerCollection
-from fisher.recipes import compiled_step, kfac, partitioned, soap
+from fisher.recipes import Optimizer, compiled_step, kfac, partitioned, soap
 from linmaps import trees
 from tests.laws import close
 
@@ -78,6 +78,33 @@ def _numbers(state):
     plain = [t.to(D) for t in trees.leaves((state.step, state.factors, state.weight, state.velocity, state.damping))]
     v = trees.map(torch.ones_like, state.factors.layers.restrict(P))
     return plain + trees.leaves(state.bases.mv(v))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_noise_reaches_the_parts_that_ask_for_it(nested):
+    noisy = Optimizer(lambda params: (), lambda g, state, params, noise: (trees.scale(-noise.sum(), g), state))
+    rule = partitioned({"k": (ONLY, kfac(f, layers=ONLY))}, rest=noisy)
+    rule = partitioned({"all": (LAYERS, rule)}) if nested else rule
+    state = rule.init(P, BATCH, generator=torch.Generator().manual_seed(1))
+    noise = torch.rand(1, 8, 2, dtype=D, generator=torch.Generator().manual_seed(2))
+    updates, _ = rule.update(grad(loss)(P, BATCH), state, P, batch=BATCH, noise=noise)
+    close(
+        compiled_step(loss, rule, backend="eager")(P, state, BATCH, noise=noise)[0],
+        trees.add(P, updates),
+        1e-12,
+        "noise",
+    )
+
+
+def test_a_part_that_draws_inside_is_refused():
+    draws = lambda g, state, params, generator: (
+        trees.map(lambda t: torch.randn(t.shape, generator=generator), g),
+        state,
+    )
+    rule = partitioned({"k": (ONLY, kfac(f, layers=ONLY))}, rest=Optimizer(lambda params: (), draws))
+    state = rule.init(P, BATCH, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match=r"draws random numbers .*test_compiled_step"):
+        compiled_step(loss, rule, backend="eager")(P, state, BATCH, generator=torch.Generator().manual_seed(1))
 
 
 def test_an_ensemble_by_vmap():

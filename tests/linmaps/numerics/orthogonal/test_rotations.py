@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.func import jacfwd, jacrev, vmap
+from torch.func import jacfwd, jacrev, vjp, vmap
 
 import linmaps
 from linmaps.numerics.orthogonal.exponential import orthonormal_part
@@ -119,6 +119,28 @@ def test_a_rotation_is_orthonormal_however_large_its_skew_matrix(method, dtype):
             A = size * torch.randn(n, n, generator=generator(n), dtype=dtype)
             W = rotation(A - A.mT, method)
             assert torch.linalg.matrix_norm(W.mT @ W - torch.eye(n, dtype=dtype)) <= 4 * n * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("method", ["exp", "cayley"])
+@pytest.mark.parametrize("size", [1e-36, 1e-20, 1e20, 1e34, 1e37])
+def test_a_derivative_is_linear_in_what_comes_from_above(size, method):
+    A, G = (torch.randn(5, 5, generator=generator(k)) for k in (0, 1))
+    back = vjp(lambda S: rotation(S, method), A - A.mT)[1]
+    assert relative(back(size * G)[0] / size, back(G)[0]) <= 1e-4
+
+
+@pytest.mark.parametrize("order", [lambda f: jacrev(jacrev(f)), lambda f: jacfwd(jacrev(f))])
+def test_second_derivatives_of_cayley_lose_no_more_digits_than_first_ones(order):
+    n, errors = 5, []
+    for size in (1e2, 1e3, 1e4):
+        p, G = size * torch.randn(10, generator=generator(0)), torch.randn(n, n, generator=generator(1))
+        f = lambda p, G=G: (rotation(skew(p, n), "cayley") * G.to(p.dtype)).sum()
+        errors += [relative(order(f)(p), order(f)(p.double())) / size]
+    assert max(errors) <= 4 * torch.finfo(torch.float32).eps
+
+
+def relative(got, want):
+    return float((got - want).norm() / want.norm())
 
 
 def test_what_rounding_left_is_taken_out():
