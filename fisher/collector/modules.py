@@ -14,6 +14,7 @@ from torch.func import functional_call
 from fisher.checks.placements import spread
 from fisher.collector.torch_layers import Follower
 from linmaps.checks.annotations import typed
+from linmaps.checks.modules import check_whole
 from linmaps.checks.uncompiled import copied
 from linmaps.trees.mappings import is_mapping
 
@@ -37,8 +38,9 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
     Leaves may be grown or pruned: for the call, the sizes that torch's own layers keep (normalized_shape, hidden_size, the
     groups of a depthwise convolution, ...) are those of the leaves.  What a module of another class keeps stays as it is.
 
-    TypeError for anything that is no torch.nn.Module, and for one whose parameters are sharded (DTensors): take f of it before,
-    and its parameters as params at any time; f raises a ValueError for params that miss a name or have another.
+    TypeError for anything that is no torch.nn.Module, a program of torch.jit and a DataParallel, and for one whose parameters are
+    sharded (DTensors): take f of it before, and its parameters as params at any time; ValueError for lazy layers that have seen
+    no data, and of f for params that miss a name or have another.
 
     >>> import torch, fisher
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
@@ -52,6 +54,12 @@ def functional(module: nn.Module, *, buffers: bool = False) -> tuple[Function, d
         raise TypeError(
             f"module: its parameter {sharded[0]} is a DTensor, as fully_shard and parallelize_module leave it, expected the "
             "module before: f, _ = fisher.functional(module), then shard it, and params = dict(module.named_parameters())"
+        )
+    check_whole(module, "module")
+    if parallel := [part for part in module.modules() if isinstance(part, nn.DataParallel)]:
+        raise TypeError(
+            f"module: got {type(parallel[0]).__name__}, which copies its own parameters to devices, expected the module in it: "
+            "module.module"
         )
     held = {name: t.detach().clone() for name, t in module.named_buffers()}
     params = {name: t.detach().clone() for name, t in module.named_parameters()}

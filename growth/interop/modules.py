@@ -18,7 +18,7 @@ from growth.surgery.head_places import Attention
 from growth.surgery.pruning import Units
 from linmaps import trees
 from linmaps.checks.annotations import typed
-from linmaps.checks.modules import initialised
+from linmaps.checks.modules import check_whole
 from linmaps.checks.uncompiled import copied
 from linmaps.trees import path_str
 from linmaps.trees.mappings import plain
@@ -65,6 +65,7 @@ def into_module(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: got {type(module).__name__}, expected a torch.nn.Module")
+    check_whole(module, "module")
     given = _named(params)
     _check_names(module, given)
     made = _built(module, given)
@@ -132,9 +133,6 @@ def _places(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _check_names(module: nn.Module, given: Mapping[str, Tensor]) -> None:
-    lazy = [prefix for prefix, part in module.named_modules() if not initialised(part)]
-    if lazy:
-        raise ValueError(f"{lazy[0]}: has no values yet, expected a module that has seen data; run it once before")
     wanted = {name for name, _ in module.named_parameters()}
     known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}

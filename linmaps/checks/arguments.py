@@ -19,6 +19,10 @@ from linmaps.trees.graphs.tracing import traced
 Params = Mapping[str, Any]  # of tensors; the maps made of maps nest the params of their parts
 Shape = tuple[int, ...]
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COMPLEX = {t: t.to_complex() for t in FLOATS}  # tables, as torch.compile cannot ask
+REAL = {t: t.to_real() for t in (torch.complex32, torch.complex64, torch.complex128)}
+
 
 def values(t: Tensor) -> Tensor | None:
     """The values under every transform; None where there are none to look at (a meta tensor, a traced function).
@@ -122,7 +126,7 @@ def alike(tree: Any, name: str, like: Any, like_name: str, *, strict: bool = Fal
     references = [t for t in trees.leaves(like) if inexact(t)]
     if not references:
         return
-    of = (lambda t: t.dtype) if strict else (lambda t: t.dtype.to_real())
+    of = (lambda t: t.dtype) if strict else (lambda t: REAL.get(t.dtype, t.dtype))
     kinds, device = {of(t): None for t in references}, references[0].device
 
     def wrong(t: Any) -> str:

@@ -51,6 +51,18 @@ def initialised(module: torch.nn.Module) -> bool:
     return not any(is_lazy(p) for p in module._parameters.values() if p is not None)
 
 
+def check_whole(module: torch.nn.Module, who: str) -> None:
+    """Raise unless the module has parameters with values, and code that can be run with others."""
+    for name, part in module.named_modules():
+        title = f"{who}: {name or type(part).__name__}"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TypeError(
+                f"{title} is a program of torch.jit ({type(part).__name__}), expected the torch.nn.Module that it was made of"
+            )
+        if not initialised(part):
+            raise ValueError(f"{title} has no values yet, expected a module that has seen data; run it once before")
+
+
 def value_of(module: torch.nn.Module, name: str) -> Tensor:
     """A tensor of the module, detached; a parametrization that counts its calls, as that of spectral norm, is not moved."""
     t: Tensor = getattr(copy.deepcopy(module) if is_parametrized(module) else module, name)

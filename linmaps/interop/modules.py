@@ -156,6 +156,7 @@ def parametrize(module: Kind, name: str, spec: Map | FactorizedConv | LipschitzC
             f"{name}: is parametrized already, expected a plain parameter; torch.nn.utils.parametrize.remove_parametrizations "
             "before"
         )
+    checks.check_whole(module, "module")
     weight = dict(module.named_parameters(recurse=False)).get(name)
     if weight is None or weight.ndim < 2:
         found = [n for n, t in module.named_parameters(recurse=False) if t.ndim >= 2]
@@ -167,6 +168,10 @@ def parametrize(module: Kind, name: str, spec: Map | FactorizedConv | LipschitzC
         raise ValueError(
             f"{spec._title}: has complex matrices, expected a map of real ones for {name} of {weight.dtype}; give the module "
             "a complex dtype"
+        )
+    if isinstance(spec, Map) and weight.is_complex() and not (spec.complex_W or spec.complex_ready):
+        raise ValueError(
+            f"{spec._title}: has real matrices, expected a map of complex ones, as linmaps.Unitary, for {name} of {weight.dtype}"
         )
     params = _params_of(spec, weight.detach())
     if not trees.leaves(params):

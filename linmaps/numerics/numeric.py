@@ -20,12 +20,12 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd.forward_ad import unpack_dual
 
 from linmaps import trees
+from linmaps.checks.arguments import REAL
 from linmaps.checks.precision import HALF
 from linmaps.numerics.dtypes import precise, working
 from linmaps.trees.graphs.tracing import traced
 
 DOUBLED = (torch.float32, *HALF)  # whose squares float64 holds
-REAL = {t: t.to_real() for t in (torch.complex32, torch.complex64, torch.complex128)}  # torch.compile cannot ask
 
 EXPONENTS = {  # integers of as many bits, and the bits of the exponent
     torch.float64: (torch.int64, 0x7FF0000000000000),

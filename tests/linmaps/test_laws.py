@@ -378,14 +378,19 @@ def test_from_matrix_of_any_rank_gives_params_that_train(entry):
 
 @over_the_zoo
 def test_derivatives_are_finite_where_params_vanish_or_repeat(entry):
-    """Of the spectrum, the norms and what is finite itself, at zeros, ones, one leaf of zeros, and equal columns."""
+    """Of W, the spectrum, the norms and what is finite itself, at zeros, ones, one leaf of zeros, and equal columns; and
+    of W where decay has brought params below the smallest normal number."""
     spec, params = entry.spec, zoo.random_params(entry.spec, 1)
     if not spec.n_params:
         return
     columns = lambda t: t[..., :1].expand(t.shape) if t.ndim else t
     points = [trees.map(fn, params) for fn in (torch.zeros_like, torch.ones_like, columns)]
     points += [trees.replace(params, path, torch.zeros_like(trees.get(params, path))) for path in trees.paths(params)]
+    numbers = torch.randn(spec.in_features, spec.out_features, generator=zoo.generator(2), dtype=torch.float64)
+    linear = lambda p: (spec.effective_W(p) * numbers).sum().real
+    assert all(torch.isfinite(t).all() for t in trees.leaves(grad(linear)(trees.scale(1e-310, params))))
     functions = [
+        linear,
         lambda p: spec.singular_values(p).sum(),
         lambda p: zoo.squared(spec.effective_W(p)),
         lambda p: spec.violation(spec.effective_W(p)),

@@ -36,7 +36,7 @@ class CompiledStep:
         self._optimizer = optimizer
 
         def step(params: Any, state: Any, batch: Any, asked: Any) -> tuple[Any, Any, Tensor]:
-            gradient, value = torch.func.grad_and_value(loss)(params, batch)
+            gradient, value = torch.func.grad_and_value(_scalar(loss))(params, batch)
             updates, state = optimizer.update(gradient, state, params, **asked)
             return trees.add(params, updates), state, value
 
@@ -71,6 +71,20 @@ class CompiledStep:
         return repr(self._step).replace("Compiled(", "CompiledStep(", 1)
 
 
+def _scalar(loss: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
+    def one(params: Any, batch: Any) -> Tensor:
+        value: Any = loss(params, batch)
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+        if got != "shape ()":
+            raise ValueError(
+                f"loss(params, batch): got a result of {got}, expected a scalar tensor, the mean over examples; of the loss of "
+                "each example take .mean()"
+            )
+        return value
+
+    return one
+
+
 def _plain(t: Any) -> Any:
     """A tensor in the order of its axes: one graph, whoever made it."""
     return t.contiguous() if isinstance(t, Tensor) else t
@@ -92,7 +106,7 @@ def compiled_step(
     are inputs of the graphs.  Of `kfac` there are at most four graphs: a plain step, one with new bases, one where the damping is
     adapted, one with both; with `factors_every` as many without new factors, and with `correct` one of the first step.  The
     forward that loss, Fisher matrix and model share is computed once.
-    backend, progress: as in `trees.compiled`, whose errors these are.
+    backend, progress: as in `trees.compiled`, whose errors these are; ValueError for a loss that is no scalar tensor.
 
     Give layers to the optimizer, `kfac(f, layers=LayerCollection.from_function(f, params, x))`, or have them found by `init`.
 

@@ -28,6 +28,8 @@ from linmaps.checks import number
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, outside_graphs
 
+ROUNDINGS = 10  # of the norm of a gradient, which a coordinate of it in another basis may be off by
+
 
 @full_precision("f")
 @typed
@@ -55,7 +57,8 @@ def soap(
     the data), not G G' and G'G of the gradient of the batch, as in the paper; f, likelihood, layers, estimator, decay,
     factors_every, bases_every, rate, weight_decay (-rate weight_decay params beside the update), and how `init` and `update` are
     called as in `kfac`.  Where bases are made anew, v goes along as the diagonal of a matrix does: its trace is kept.
-    What has no factors has moments in the eigenbasis of its exact block, or entry by entry.
+    What has no factors has moments in the eigenbasis of its exact block, or entry by entry.  An entry stays as it is where v is
+    below (10 roundings)^2 of the sum of v over the layer, as rounding would be all that it follows.
 
     reduce: as in `kfac`: the factors are those of all ranks, `gradient` is the one over all examples.
 
@@ -176,9 +179,7 @@ def _update(
     a, b = 1 - first**t, 1 - second**t
     values = moments.eigenvalues | moments.exact
     turned_mean = moments.project_to_diag(mean)
-    scaled = {
-        name: (z / a) / ((values[name].reshape(z.shape) / b).sqrt() + rules.eps) for name, z in turned_mean.items()
-    }
+    scaled = {name: _scaled(z / a, values[name].reshape(z.shape) / b, rules.eps) for name, z in turned_mean.items()}
     rate = turn.at("rate", rules.rate, t, low=0)
     step = trees.scale(-rate, moments.project_from_diag(scaled))
     decay = turn.at("weight_decay", rules.weight_decay, t, low=0)
@@ -188,6 +189,12 @@ def _update(
     )  # none of the state's own: chains change them in place
     after = dataclasses.replace(state, step=state.step + 1, velocity=mean, bases=moments)
     return lifted(layers, updates, params), after
+
+
+def _scaled(mean: Tensor, second: Tensor, eps: float) -> Tensor:
+    """Adam's step [entries of a layer]: 0 where rotations of all of the gradient leave nothing but rounding."""
+    rounding = (ROUNDINGS * torch.finfo(second.dtype).eps) ** 2 * second.sum()
+    return torch.where(second > rounding, mean / (second.sqrt() + eps), 0.0)
 
 
 def _emptied(bases: PMatEKFAC) -> PMatEKFAC:

@@ -2,6 +2,7 @@
 
 In reading order:
     schur               a real Schur form with eigenvalues inside a circle
+    candidates          of several params the nearest
     power_bound         a spectral radius below a bound, by several ways
     hurwitz             real parts below a margin
     stable_split        rows whose absolute entries sum to less than a bound

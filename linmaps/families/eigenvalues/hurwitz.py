@@ -15,6 +15,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
+from linmaps.families.eigenvalues.candidates import nearest_of
 from linmaps.numerics.draws import normal
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.excess import spectral_excess
@@ -22,6 +23,8 @@ from linmaps.numerics.lyapunov import solve_lyapunov
 from linmaps.numerics.numeric import binade, eye_like, norm_or
 from linmaps.numerics.packing import pack_upper, skew
 from linmaps.numerics.ranges import relu
+
+STEPS = (1e-2, 1e-4, 1e-1, 1.0)  # left of the edge: a small one is near W, a large one leaves Q digits
 
 
 @register
@@ -36,9 +39,10 @@ class Hurwitz(Map):
     conditioning of Q that e = 1e-6 (1 + |B|^2 / n) leaves, which keeps rounding from breaking the promise.
 
     init: B = I, A and J normal, so that inputs of unit variance give outputs of variance max(1/3, 25/16 margin^2).
-    `violation(W)` is max(0, largest real part + margin).  `from_matrix` moves the whole spectrum to the left, a hundredth of the
-    size of W's entries beyond -margin, where real parts lie above it, or below it by less than 1e-5 of that size, and is
-    exact up to the conditioning of Q.
+    `violation(W)` is max(0, largest real part + margin).  `from_matrix` gives members back up to the conditioning of Q, to 1e-6
+    where no eigenvalue of W + W' is above -2 margin; for others it takes the nearest of several: the whole spectrum moved to
+    the left of -margin by 1e-4, 1e-2, 1/10 or 1 times the size of W's entries, or W without the positive part of
+    (W + W') / 2 + margin I.
 
     ValueError for a margin that is not a finite number >= 0.
 
@@ -88,19 +92,25 @@ class Hurwitz(Map):
         return spectral_excess(W, lambda values: relu(values.real.amax() + margin), -1.0)
 
     def _from_matrix(self, W: Tensor) -> Params:
-        """M = W + margin I = (J - c I) X^-1 with X of Lyapunov's equation M X + X M' = -2 c I: then M X = J - c I, J skew.
+        """The nearest of several: a step left of the edge of these sizes, or Q = I.
 
-        c is such that Q = X^-1 has the mean eigenvalue 1, and of large W more, so that J and Q grow alike.  Squares are those
-        of W by a power of two; a margin to the left of all that W could have moves every spectrum alike.
+        Squares are those of W by a power of two; a margin to the left of all that W could have moves every spectrum alike.
         """
-        n, eye, scale = self.in_features, eye_like(W, self.in_features), binade(W)
-        W = W / scale
-        g = norm_or(W) / n**0.5
-        slack = 1e-5 * g
-        M = W + (self.margin / scale).clamp(max=4.0 * n) * eye
-        excess = self._excess(M, slack)
+        n, scale = self.in_features, binade(W)
+        g = norm_or(W / scale) / n**0.5
+        M = W / scale + (self.margin / scale).clamp(max=4.0 * n) * eye_like(W, n)
+        found = [self._balanced(M, g, scale, step) for step in STEPS] + [self._dissipative(M, g, scale)]
+        return nearest_of(found, self._weight, W)
+
+    def _balanced(self, M: Tensor, g: Tensor, scale: Tensor, step: float) -> Params:
+        """M = (J - c I) X^-1 with X of Lyapunov's equation M X + X M' = -2 c I: then M X = J - c I, J skew.
+
+        c is such that Q = X^-1 has the mean eigenvalue 1, and of large W more, so that J and Q grow alike.
+        """
+        n, eye = self.in_features, eye_like(M, self.in_features)
+        excess = self._excess(M, 1e-3 * step * g)
         M = (
-            M - (excess + torch.where(excess > 0, 1e-2 * g, torch.zeros_like(g))) * eye
+            M - (excess + torch.where(excess > 0, step * g, torch.zeros_like(g))) * eye
         )  # not onto the edge: X grows there
         X = solve_lyapunov(M, g)
         values, vectors = eigh((X + X.mT) / 2)
@@ -113,3 +123,14 @@ class Hurwitz(Map):
         B = torch.where(values > least, values - least, 0.0).sqrt()[:, None] * vectors.mT
         skew = pack_upper((Y - Y.mT) / 2, diagonal=1)
         return {"skew": skew * (scale / k), "A": (c * (scale / k)).sqrt() * eye, "B": k.sqrt() * B}
+
+    def _dissipative(self, M: Tensor, g: Tensor, scale: Tensor) -> Params:
+        """J and R with Q = I: M itself where no eigenvalue of M + M' is positive, else the nearest such matrix.
+
+        R stays 1e-6 g away from 0, where A would have no gradient.
+        """
+        values, vectors = eigh(-(M + M.mT) / 2)
+        R = torch.maximum(values, 1e-6 * g) * scale
+        B = math.sqrt((1 - 1e-6) / (1 + 1e-6)) * eye_like(M, self.in_features)
+        skew = pack_upper((M - M.mT) / 2, diagonal=1) * scale
+        return {"skew": skew, "A": R.sqrt()[:, None] * vectors.mT, "B": B}

@@ -14,6 +14,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
+from linmaps.families.eigenvalues.candidates import nearest_of
 from linmaps.numerics.draws import uniform
 from linmaps.numerics.eigen import eigh
 from linmaps.numerics.excess import radius_excess
@@ -22,6 +23,7 @@ from linmaps.numerics.lyapunov import solve_stein
 from linmaps.numerics.numeric import eye_like
 from linmaps.numerics.packing import skew
 from linmaps.numerics.ranges import MARGIN, limited, relu
+from linmaps.numerics.singular import svd
 
 Method = Literal["lmi", "rescale", "soft"]
 METHODS = get_args(Method)
@@ -48,7 +50,9 @@ class PowerBound(Map):
 
     init: g U(-1/sqrt(n), 1/sqrt(n)), for outputs of variance g^2 / 3 for inputs of unit variance, and rho(W) about 0.6 g
     for large n; lmi shrinks it to rho(W) <= 0.9 g where it has more, which happens to small n.  `violation(W)` is
-    max(0, rho(W) - g).  `from_matrix` shrinks a matrix of rho(W) > g (1 - 1e-6) to that radius; soft takes any.
+    max(0, rho(W) - g).  `from_matrix` shrinks a matrix of rho(W) > g (1 - 1e-6) to that radius (by lmi to the one of 1e-6,
+    1e-4, ..., 0.1 below g whose matrix comes out nearest, as at the edge digits are lost, or its singular values above g to g);
+    soft takes any.
 
     ValueError for max_p that is not positive and finite, or an unknown method.
 
@@ -123,8 +127,10 @@ class PowerBound(Map):
 
     def _factored(self, W: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """Leaves of a stable W: K = 0 and S = [[g^2 P, W P], [P W', P]] with P - (W / g) P (W / g)' = I give G = P."""
+        return self._of_gram(W, solve_stein(W / self.max_p, eye_like(W, self.in_features)), dtype)
+
+    def _of_gram(self, W: Tensor, P: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         n = self.in_features
-        P = solve_stein(W / self.max_p, eye_like(W, n))
         S = torch.cat([torch.cat([self.max_p**2 * P, W @ P], dim=1), torch.cat([P @ W.mT, P], dim=1)])
         S = S * (2 * n / S.diagonal().sum())
         values, U = eigh((S + S.mT) / 2)
@@ -141,4 +147,13 @@ class PowerBound(Map):
     def _from_matrix(self, W: Tensor) -> Params:
         if self.method != "lmi":
             return {"W": W.clone()}
-        return self._factored(self._within(W.double(), 1 - MARGIN), W.dtype)  # float32 does not tell this radius from 1
+        gaps = (MARGIN, 1e-4, 1e-3, 1e-2, 1e-1)  # float32 tells no more than the second from 1
+        wide = W.double()
+        found = [self._factored(self._within(wide, 1 - gap), W.dtype) for gap in gaps]
+        return nearest_of([*found, self._contracting(wide, W.dtype)], self._weight, W)
+
+    def _contracting(self, W: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Leaves of the nearest matrix with singular values of at most g, P = I."""
+        U, s, Vh = svd(W)
+        bound = self.max_p * (1 - MARGIN)
+        return self._of_gram((U * (bound - relu(bound - s))) @ Vh, eye_like(W, self.in_features), dtype)

@@ -16,6 +16,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
+from linmaps.checks.arguments import COMPLEX
 from linmaps.checks.precision import HALF
 from linmaps.families.patterns.butterfly_levels import FUSE, PASS, cheapest_parts, cost, fused, levels_of, through
 from linmaps.families.patterns.butterfly_pairs import live_pairs, placed
@@ -206,7 +207,7 @@ class Butterfly(Map):
         if self.complex:
             if x.dtype in HALF:
                 raise TypeError(f"{self._title}.apply: x is {x.dtype}, expected float32 or float64 with complex params")
-            x = x.to(x.dtype.to_complex())
+            x = x.to(COMPLEX.get(x.dtype, x.dtype))
         m, rows, area = self._m, x.numel() // self.in_features, self._stacks * 4**self._m
         form = rows * self.out_features * (self.in_features + PASS) + FUSE * area
         parts = cheapest_parts(m, rows)

@@ -63,7 +63,9 @@ def cheapest_parts(m: int, rows: int) -> list[int]:
     [5, 5]
     """
     divisions = ([m // count + (i >= count - m % count) for i in range(count)] for count in range(min(2, m), m + 1))
-    return min(divisions, key=lambda parts: cost(parts, rows), default=[])
+    return min([(cost(parts, rows), parts) for parts in divisions], default=(0, []))[
+        1
+    ]  # no key: torch.compile knows none
 
 
 def through(twiddle: Tensor, x: Tensor, increasing: bool, parts: Sequence[int] | None = None) -> Tensor:

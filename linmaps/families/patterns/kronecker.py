@@ -83,10 +83,10 @@ class Kronecker(OfArrays):
 
     @staticmethod
     def _along(x: Tensor, factors: list[Tensor]) -> Tensor:
-        y = x.reshape(-1, *(A.shape[0] for A in factors))
+        y = x.reshape(-1, *[A.shape[0] for A in factors])  # a list: torch.compile knows no generator here
         for A in factors:  # the first axis is used up, its product comes last: after the last factor the order is right
             y = torch.tensordot(y, A, dims=([1], [0]))
-        return y.reshape(*x.shape[:-1], math.prod(A.shape[1] for A in factors))
+        return y.reshape(*x.shape[:-1], math.prod([A.shape[1] for A in factors]))
 
     def _solve(self, params: Params, y: Tensor) -> Tensor:
         if not self._by_factor:

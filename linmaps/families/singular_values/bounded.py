@@ -30,7 +30,8 @@ class BoundedNorm(Map):
     p says which norm of the [in, out] matrix, as `torch.linalg.matrix_norm` defines them: 2 (largest singular value), 1
     (largest column sum of absolute values, which bounds max |x W| / max |x|), "inf" (largest row sum, which bounds the
     sum; math.inf too), "fro" (root of the sum of squares).  Leaves "W" = A [in, out] and "t" of shape () (absent when the
-    bounds are equal).  A = 0 counts as the identity.  `effective_W` costs the norm: for p = 2 the singular values.
+    bounds are equal).  A = 0 (its largest entry below 1e-31 in float32, 1e-292 in float64) counts as the identity, with the
+    derivative there, so that descent leaves it.  `effective_W` costs the norm: for p = 2 the singular values.
 
     soft: A itself is W, and a squared hinge on the norm is the penalty `reg_error`.
 
@@ -94,11 +95,9 @@ class BoundedNorm(Map):
         A = params["W"]
         if self.soft:
             return A
-        largest = A.detach().abs().amax()
-        zero = largest == 0
-        A = torch.where(
-            zero, eye_like(A, *A.shape), A / torch.where(zero, 1.0, largest)
-        )  # so that no square underflows
+        largest, info = A.detach().abs().amax(), torch.finfo(A.dtype)
+        none = largest < info.tiny / info.eps  # the derivative of its direction would be infinite
+        A = A / torch.where(none, 1.0, largest) + none * eye_like(A, *A.shape)  # so that no square underflows
         t = between(self.sigma_min, self.sigma_max, params["t"]) if "t" in params else self.sigma_max
         return A * (t / self._norm(A))
 

@@ -27,8 +27,8 @@ class UnitDeterminant(Factors):
 
     So the product of the singular values s is 1 for any leaf "p" [n], which is absent for n = 1.  Q1 and Q2 are products
     of reflections as in `Orthogonal`, along e_i + U[i] and e_i + V[i] for the leaves "U" and "V" [n - 1, n].  Every matrix of
-    determinant 1 is reached.  As exp(asinh(p)) = p + sqrt(1 + p^2) grows no faster than 2 p, outlying params leave W a
-    condition number that is no larger than they are; rounding W moves its determinant by n eps times that.
+    determinant 1 is reached.  As exp(asinh(p)) = p + sqrt(1 + p^2) lies within 2 |p| + 1 and its inverse, params of size P leave
+    W a condition number, and entries, of at most (2 P + 1)^2; rounding W moves its determinant by n eps times that.
 
     `solve` and `inverse` use the factors, and `logabsdet` is 0.  init: Q1, Q2 Haar, p uniform over [-1/2, 1/2].  The promise
     bounds the scale: inputs of unit variance give outputs of variance at least 1, here about 7/6.  `from_matrix` takes

@@ -11,6 +11,7 @@ from torch import Tensor
 from linmaps.base import Map
 from linmaps.base.registry import register
 from linmaps.checks import Params, Shape
+from linmaps.checks.arguments import COMPLEX
 from linmaps.numerics import lapack
 from linmaps.numerics.numeric import eye_like, frobenius
 from linmaps.numerics.orthogonal import householder, unitary
@@ -63,7 +64,7 @@ class Unitary(Map):
         return form + rows * n * n >= once + rows * per_row
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
-        x = x.to(x.dtype.to_complex())
+        x = x.to(COMPLEX.get(x.dtype, x.dtype))
         if not self._reflected(x):
             return x @ self._weight(params)
         y = householder.times_frame(x, unitary.reflectors(params["V"]), self.in_features)
@@ -73,7 +74,7 @@ class Unitary(Map):
         return self._like(params).new_ones(self.in_features)
 
     def _solve(self, params: Params, y: Tensor) -> Tensor:
-        y = y.to(y.dtype.to_complex())
+        y = y.to(COMPLEX.get(y.dtype, y.dtype))
         if not self._reflected(y):
             return y @ self._inverse(params)
         x = y * unitary.phases(-params["angle"])

@@ -187,3 +187,28 @@ def test_steps_by_inductor_are_those_by_hand():
         close(q, trees.add(p, updates), 1e-3, "params")
         p, state = q, after
         other = after
+
+
+WRONG = {
+    "each example": (lambda p, batch: f(p, batch[0]).sum(1), r"got a result of shape \(8,\), .* take .mean\(\)"),
+    "a number": (lambda p, batch: 0.0, "got a result of type float"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_loss_that_is_no_scalar_is_refused(kind):
+    wrong, message = WRONG[kind]
+    with pytest.raises(ValueError, match=message):
+        compiled_step(wrong, growth.adam(0.1), "eager")(P, growth.adam(0.1).init(P), BATCH)
+
+
+def test_float32_steps_of_soap_are_those_by_hand():
+    p, batch = trees.map(torch.Tensor.float, P), (X.float(), T)
+    rule = soap(f, layers=LAYERS, estimator="exact", rate=1e-2, bases_every=3)
+    step, state = compiled_step(loss, rule, "eager"), rule.init(p, batch)
+    q, own = p, state
+    for _ in range(12):
+        q, own, _ = step(q, own, batch)
+        updates, state = rule.update(grad(loss)(p, batch), state, p, batch=batch)
+        p = trees.add(p, updates)
+    close(q, p, 1e-5, "params")

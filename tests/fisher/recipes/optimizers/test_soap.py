@@ -127,3 +127,19 @@ def test_errors():
     ]:
         with pytest.raises(error, match=said):
             soap(mlp, **options)
+
+
+def test_a_direction_without_gradient_stays():
+    """All logits moved alike change no class: what the rotations round to there is no slope, in float32 neither."""
+    generator = torch.Generator().manual_seed(0)
+    f = lambda p, x: torch.tanh(x @ p["w"]) @ p["v"]
+    p = {name: torch.randn(shape, generator=generator) for name, shape in (("w", (6, 5)), ("v", (5, 4)))}
+    x, y = torch.randn(30, 6, generator=generator), torch.arange(30) % 4
+    rule = soap(f, estimator="exact", rate=1e-2, bases_every=3)
+    q, state = p, rule.init(p, (x, y))
+    for _ in range(12):
+        g = grad(lambda p: torch.nn.functional.cross_entropy(f(p, x), y))(q)
+        updates, state = rule.update(g, state, q, batch=(x, y))
+        q = trees.add(q, updates)
+    assert (q["v"] - p["v"]).abs().max() > 0.05
+    assert (q["v"] - p["v"]).sum(1).abs().max() < 1e-5

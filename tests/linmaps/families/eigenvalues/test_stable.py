@@ -156,7 +156,7 @@ def test_hurwitz_is_the_formula():
 
 
 def test_hurwitz_takes_stable_matrices_back():
-    """By Lyapunov's equation; others are moved to the left as far as it takes."""
+    """By Lyapunov's equation; others are moved no further than the edge of their spectrum is off."""
     for n, margin in ((1, 0.1), (4, 0.0), (9, 0.1), (9, 2.0)):
         spec, eye = Hurwitz(n, margin=margin), torch.eye(n, dtype=torch.float64)
         W = torch.randn(n, n, generator=generator(n), dtype=torch.float64)
@@ -169,7 +169,7 @@ def test_hurwitz_takes_stable_matrices_back():
         beyond = W - (edge + margin - 0.5) * eye
         params, distance = spec.from_matrix(beyond)
         assert spec.violation(spec.effective_W(params)) == 0
-        assert 0.5 <= distance / n**0.5 < 0.6
+        assert distance / n**0.5 < 0.6
 
 
 def test_hurwitz_flows_decay():
@@ -283,3 +283,50 @@ def test_cost_is_a_handful_of_operations(make):
 def test_options_that_contradict(make, error, text):
     with pytest.raises(error, match=text):
         make()
+
+
+NEAR = {  # matrices on the edge or beside it, and how far from_matrix may be, relative to W: float64, float32
+    "edge": (lambda F: F / radius(F), 1e-5, 1e-3),
+    "rotation": (lambda F: torch.linalg.qr(F)[0], 1e-5, 1e-4),
+    "growth": (lambda F: F.triu() / F.diagonal().abs().max(), 1e-2, 5e-2),
+    "block of Jordan": (lambda F: torch.eye(len(F), dtype=F.dtype) + 0.3 * F.new_ones(len(F) - 1).diag(1), 0.3, 0.3),
+}
+
+
+@pytest.mark.parametrize("kind", NEAR)
+@pytest.mark.parametrize("n", [2, 3, 8, 17])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_power_bound_is_near_matrices_at_the_edge(kind, n, dtype):
+    make, *bounds = NEAR[kind]
+    W = make(torch.randn(n, n, generator=generator(1), dtype=torch.float64)).to(dtype)
+    params, distance = PowerBound(n).from_matrix(W)
+    assert distance <= bounds[dtype == torch.float32] * W.norm()
+    assert radius(PowerBound(n).effective_W(params)) <= 1 + 1e-6
+
+
+DISSIPATIVE = {
+    "the margin": lambda F: 0 * F,
+    "skew": lambda F: F - F.mT,
+    "symmetric": lambda F: -F @ F.mT,
+    "of rank 1": lambda F: F - F.mT - F[:, :1] @ F[:, :1].mT,
+}
+
+
+@pytest.mark.parametrize("kind", DISSIPATIVE)
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_hurwitz_takes_dissipative_matrices_back(kind, n, dtype):
+    F = torch.randn(n, n, generator=generator(1), dtype=torch.float64)
+    W = (DISSIPATIVE[kind](F) - 0.1 * torch.eye(n, dtype=F.dtype)).to(dtype)
+    params, distance = Hurwitz(n).from_matrix(W)
+    assert distance <= 3e-6 * W.norm()
+    assert Hurwitz(n).violation(Hurwitz(n).effective_W(params)) <= 1e-6 * W.norm()
+
+
+@pytest.mark.parametrize("n", [2, 8, 17, 40])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_hurwitz_is_no_further_than_the_symmetric_part(n, dtype):
+    """A block of Jordan has a Q that no dtype holds; the matrix without the positive part of W + W' is always there."""
+    W = (torch.ones(n - 1, dtype=torch.float64).diag(1) - 0.2 * torch.eye(n, dtype=torch.float64)).to(dtype)
+    beyond = torch.linalg.eigvalsh((W + W.mT) / 2 + 0.1 * torch.eye(n, dtype=dtype)).clamp(min=0).norm()
+    assert Hurwitz(n).from_matrix(W)[1] <= beyond + 1e-5 * W.norm()

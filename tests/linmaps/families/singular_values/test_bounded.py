@@ -83,3 +83,19 @@ def test_the_params_of_zeros_are_trained_like_others(p):
     params, _ = spec.from_matrix(torch.zeros(3, 3))
     slope = torch.func.grad(lambda q: (spec.effective_W(q) - target).square().sum())(params)
     assert slope["W"].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("p", [1, 2, "inf", "fro"])
+@pytest.mark.parametrize("size", [0.0, 1e-42, 1e-30])
+def test_descent_leaves_zero(p, size):
+    """A = 0 counts as the identity, with its derivative; so does what is too small to have one."""
+    spec = linmaps.BoundedNorm(3, p=p, sigma_min=1.0, sigma_max=1.0)
+    loss = lambda params: (spec.effective_W(params) - target).square().sum()
+    target = spec.effective_W(spec.init(torch.Generator().manual_seed(1)))
+    params = {"W": torch.full((3, 3), size)}
+    start = loss(params)
+    for _ in range(200):
+        slope = torch.func.grad(loss)(params)["W"]
+        assert torch.isfinite(slope).all()
+        params = {"W": params["W"] - 0.05 * slope / slope.abs().amax().clamp(min=1e-3)}
+    assert loss(params) < 0.2 * start
