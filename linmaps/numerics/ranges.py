@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linmaps.checks import values
 from linmaps.numerics.numeric import frobenius
 
 
@@ -43,7 +44,16 @@ def limited(S: Tensor, limit: float) -> Tensor:
     >>> limited(torch.full((1,), 1e30), 2.0)
     tensor([2.])
     """
-    return S * (limit / frobenius(S).clamp(min=limit))
+    return S if _within(S, limit) else S * (limit / frobenius(S).clamp(min=limit))
+
+
+def _within(S: Tensor, limit: float) -> bool:
+    """Whether the norm is at most the limit, of each member of an ensemble, where this can be told at once: a factor of 1, and
+    its graph, are spared."""
+    known = values(S)
+    if known is None or not known.is_cpu:
+        return False
+    return not known.numel() or float(torch.linalg.vector_norm(known, torch.inf)) * known.numel() ** 0.5 <= limit
 
 
 def above(low: float, free: Tensor) -> Tensor:
