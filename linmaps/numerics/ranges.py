@@ -44,10 +44,10 @@ def limited(S: Tensor, limit: float) -> Tensor:
     >>> limited(torch.full((1,), 1e30), 2.0)
     tensor([2.])
     """
-    return S if _within(S, limit) else S * (limit / frobenius(S).clamp(min=limit))
+    return S if within(S, limit) else S * (limit / frobenius(S).clamp(min=limit))
 
 
-def _within(S: Tensor, limit: float) -> bool:
+def within(S: Tensor, limit: float) -> bool:
     """Whether the norm is at most the limit, of each member of an ensemble, where this can be told at once: a factor of 1, and
     its graph, are spared."""
     known = values(S)
