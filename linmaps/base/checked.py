@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from types import FunctionType
@@ -41,6 +43,14 @@ class Checked:
 
         def _up(self, params: Params) -> Params: ...
 
+    @functools.cached_property
+    def _known_shapes(self) -> dict[str, Any]:
+        """`shapes()`, found once: each call looks at them."""
+        return self.shapes()
+
+    def __getstate__(self) -> dict[str, Any]:  # the fields alone: what is found of them is found again
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
     @property
     def _title(self) -> str:
         return f"{type(self).__name__}({self.in_features}, {self.out_features})"
@@ -73,14 +83,16 @@ class Checked:
             room(numbers, self._title, what, cure)
 
     def _check(self, params: Params) -> None:
-        shapes = self.shapes()
-        if not isinstance(params, Mapping) or params.keys() != shapes.keys():
+        shapes = self._known_shapes
+        if not (type(params) is dict or isinstance(params, Mapping)) or params.keys() != shapes.keys():
             self._refuse(params, shapes)
-        leaves = [params[key] for key in shapes]
-        for t, shape in zip(leaves, shapes.values()):
+        leaves = []
+        for key, shape in shapes.items():
+            t = params[key]
             if not isinstance(t, Tensor) or t.shape != shape:
                 self._refuse(params, shapes)
-        if leaves and not (leaves[0].is_floating_point() and one_kind(leaves)):
+            leaves.append(t)
+        if leaves and not (leaves[0].is_floating_point() and (len(leaves) == 1 or one_kind(leaves))):
             homogeneous(params, leaves, self._title)
 
     def _check_x(self, params: Params, x: Tensor, axis: str, what: str) -> None:

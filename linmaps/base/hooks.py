@@ -16,6 +16,7 @@ from torch.overrides import has_torch_function
 from linmaps.base.casts import Casts
 from linmaps.base.products import Use, product
 from linmaps.checks import Params, Shape
+from linmaps.checks.precision import HALF
 from linmaps.numerics import lapack
 from linmaps.numerics.dtypes import lowered, working_dtype
 from linmaps.numerics.eigen import eigvals, shifted
@@ -65,6 +66,8 @@ class Hooks(Casts, abc.ABC):
         return fn(params, x) if self.complex_W else by_planes(fn, params, x)
 
     def _formed(self, params: Params) -> Tensor:
+        if self._like(params).dtype not in HALF:
+            return self._weight(params)
         return self._down(self._weight(self._up(params)), params)
 
     def _reg_error(self, params: Params) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from linmaps import trees
 from linmaps.checks.explanations import explained, explanation_of
@@ -21,15 +22,30 @@ from linmaps.trees.mappings import is_mapping
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
 
-ONLY = {Tensor}
+LEAVES = (Tensor, Parameter)
 
 
 def dicts(node: Any) -> Any:
     """The tree with a dict for each mapping, whatever its type, as deep as mappings go."""
-    kind = type(node)
-    if kind is Tensor or (kind is dict and {*map(type, node.values())} <= ONLY):
+    if bare((node,)):
         return node  # as nearly always
     return {k: dicts(node[k]) for k in node.keys()} if is_mapping(node) else node  # noqa: SIM118
+
+
+def bare(args: tuple[Any, ...]) -> bool:
+    """Whether all are tensors and dicts of tensors.
+
+    >>> bare((torch.ones(1), {"a": torch.ones(1)})), bare(({"a": {}},))
+    (True, False)
+    """
+    for node in args:
+        if type(node) is dict:
+            for leaf in node.values():
+                if type(leaf) not in LEAVES:
+                    return False
+        elif type(node) not in LEAVES:
+            return False
+    return True
 
 
 def widened(args: Any) -> Any:
@@ -77,13 +93,13 @@ def method_door(fn: Fn) -> Fn:
     """`door` of a method whose errors from torch are explained: one wrapper for a call with dicts of tensors and autocast off,
     as nearly always."""
     thorough, explanation = door(explained(fn)), explanation_of(fn)
-    on, compiling, plain = is_on, torch.compiler.is_compiling, dicts
+    on, compiling, plain = is_on, torch.compiler.is_compiling, bare
 
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if compiling() or kwargs or on():
+        if kwargs or on() or compiling() or not plain(args):
             return thorough(self, *args, **kwargs)
         try:
-            return fn(self, *[plain(a) for a in args])
+            return fn(self, *args)
         except Exception as error:
             if found := explanation(error, (self, *args), kwargs):
                 raise found from error

@@ -193,6 +193,9 @@ class Composite(Map):
     def _up(self, params: Params, always: bool = False) -> Params:
         return params if self.half_ready and not always else trees.map(lambda t: t.to(working_dtype(t.dtype)), params)
 
+    def _formed(self, params: Params) -> Tensor:
+        return self._down(self._weight(self._up(params)), params)
+
     def _down(self, result: Any, params: Params) -> Any:
         if not trees.leaves(params):
             return following(result, params, torch.empty(()))

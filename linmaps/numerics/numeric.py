@@ -25,6 +25,7 @@ from linmaps.checks.precision import HALF
 from linmaps.numerics.dtypes import precise, working
 from linmaps.trees.graphs.tracing import traced
 
+KINDS = (Tensor, torch.nn.Parameter)
 DOUBLED = (torch.float32, *HALF)  # whose squares float64 holds
 
 EXPONENTS = {  # integers of as many bits, and the bits of the exponent
@@ -156,16 +157,20 @@ def is_plain(t: Tensor) -> bool:
     >>> is_plain(torch.ones(1)), torch.func.vmap(lambda t: torch.tensor(is_plain(t)).expand(()))(torch.ones(2))
     (True, tensor([False, False]))
     """
-    return (
-        type(t) is Tensor
-        and t.device.type == "cpu"
-        and not traced()
-        and peek_interpreter_stack() is None
-        and not _len_torch_function_stack()
-        and not _len_torch_dispatch_stack()
-        and not t.requires_grad
-        and unpack_dual(t).tangent is None
-    )
+    return is_taped(t) and type(t) is Tensor and not t.requires_grad
+
+
+def is_taped(*tensors: Tensor) -> bool:
+    """Whether these are tensors of numbers on the CPU of which no derivative is asked but by autograd's own tape, and which
+    nobody else sees.
+
+    >>> t = torch.ones(1, requires_grad=True)
+    >>> is_taped(t), is_plain(t), torch.func.grad(lambda t: t.sum() * is_taped(t))(torch.ones(1))
+    (True, False, tensor([0.]))
+    """
+    if traced() or peek_interpreter_stack() is not None or _len_torch_dispatch_stack() or _len_torch_function_stack():
+        return False
+    return all(type(t) in KINDS and t.is_cpu and unpack_dual(t).tangent is None for t in tensors)
 
 
 def eye_like(t: Tensor, rows: int, columns: int | None = None) -> Tensor:

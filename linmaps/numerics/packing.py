@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 
 KEPT_SIZE = 1024  # larger tables of places are not kept from call to call
 
@@ -119,8 +120,8 @@ def _skew_places(n: int, device: torch.device) -> Tensor:
 
 def _places(make, n: int, device: torch.device, *how: Any) -> Tensor:  # type: ignore[no-untyped-def]
     """`make(n, device, *how)`: kept, since it takes longer than the gather it is for; but not while torch traces."""
-    plain = type(torch.empty(0)) is Tensor and not torch.compiler.is_compiling()
-    return _kept(make, n, device, *how) if plain and n <= KEPT_SIZE else make(n, device, *how)
+    plain = not torch.compiler.is_compiling() and not _len_torch_dispatch_stack() and n <= KEPT_SIZE
+    return _kept(make, n, device, *how) if plain else make(n, device, *how)
 
 
 @functools.lru_cache(maxsize=32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linmaps.checks import values
 from linmaps.numerics.numeric import frobenius
 
 
@@ -43,9 +44,20 @@ def limited(S: Tensor, limit: float) -> Tensor:
     >>> limited(torch.full((4,), 3e38), 2.0)
     tensor([1., 1., 1., 1.])
     """
+    if within(S, limit):
+        return S
     scale = S.detach().abs().amax().clamp(min=1.0)  # by which the norm is a float, and what its derivative sums up
     S = S / scale
     return S * (limit / frobenius(S).clamp(min=limit / scale))
+
+
+def within(S: Tensor, limit: float) -> bool:
+    """Whether the norm is at most the limit, of each member of an ensemble, where this can be told at once: a factor of 1, and
+    its graph, are spared."""
+    known = values(S)
+    if known is None or not known.is_cpu:
+        return False
+    return not known.numel() or float(torch.linalg.vector_norm(known, torch.inf)) * known.numel() ** 0.5 <= limit
 
 
 def above(low: float, free: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ class UnitNorm(Map):
         return {"W": normal(generator, shape, dtype) * shape[along(self.axis)] ** -0.5}
 
     def _weight(self, params: Params) -> Tensor:
-        return of_lengths(params["W"], params["W"].new_full((1, 1), self.radius), along(self.axis))
+        A, dim = params["W"], along(self.axis)
+        return of_lengths(A, A.new_full((A.shape[1 - dim],), self.radius), dim)
 
     def _violation(self, W: Tensor) -> Tensor:
         return frobenius(lengths(W, along(self.axis)) - self.radius)

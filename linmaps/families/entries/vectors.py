@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from linmaps.numerics.numeric import forward_mode, positive_root, ruled
+from linmaps.numerics.numeric import forward_mode, is_taped, positive_root, ruled
 
 SMALL = 4096  # entries, below which torch's own graph costs less than a rule
+LONG = 1024  # entries of a column
+BACKWARD = torch.ops.aten._weight_norm_interface_backward.default
+PLAIN = 1024.0  # lengths up to this, and down to its inverse, are divided by as they are
 
 
 def scaled(A: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,17 +76,60 @@ def directed(W: Tensor, dim: int) -> Tensor:
 
 
 def of_lengths(A: Tensor, g: Tensor, dim: int) -> Tensor:
-    """The directions of a matrix along an axis times g, which has size 1 there.
+    """The directions of a matrix along an axis, each times its number in g.
 
     >>> import torch
-    >>> of_lengths(torch.tensor([[3.0], [4.0]]), torch.tensor([[10.0]]), 0)
+    >>> of_lengths(torch.tensor([[3.0], [4.0]]), torch.tensor([10.0]), 0)
     tensor([[6.],
             [8.]])
     """
+    if is_taped(A, g) and A.numel() and (dim == 1 or len(A) <= LONG):
+        W: Tensor = ruled(_AtOnce, A, g, dim)
+        return W
+    g = g.unsqueeze(dim)
     if A.numel() < SMALL or forward_mode(A, g):
         unit, length = pointed(A, dim)
         return unit * (g / length)
     return ruled(_OfLengths, A, g, dim)[0]
+
+
+class _AtOnce(torch.autograd.Function):
+    """The same on autograd's tape by torch's one call for it, where no number is so large or so small that a square or a cube
+    would be lost; not for columns so long that its sums, one after the other, lose digits.
+
+    That call reads memory row by row, whatever the strides are, and of its derivatives the first alone is right: those of
+    derivatives are of `_OfLengths`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, g: Tensor, dim: int) -> Tensor:
+        rows, each = A.contiguous(), g.contiguous().unsqueeze(dim)
+        W, length = torch._weight_norm_interface(rows, each, 1 - dim)
+        shortest, longest = length.aminmax()
+        least, most = g.aminmax()
+        fine = (
+            float(shortest) >= 1 / PLAIN and float(longest) <= PLAIN and -PLAIN <= float(least) <= float(most) <= PLAIN
+        )
+        ctx.dim, ctx.at_once = dim, (rows, each, length, 1 - dim) if fine else None
+        ctx.save_for_backward(A, g)
+        return W if fine else _OfLengths.forward(A, g.unsqueeze(dim), dim)[0]
+
+    @staticmethod
+    def backward(ctx: Any, of_W: Tensor) -> Any:
+        A, g = ctx.saved_tensors
+        if ctx.at_once is None or torch.is_grad_enabled():
+            _, u, length = ruled(_OfLengths, A, g := g.unsqueeze(ctx.dim), ctx.dim)
+            of_A, of_g = _slopes(of_W, g, u, length, ctx.dim)
+        else:
+            of_A, of_g = BACKWARD(of_W.contiguous(), *ctx.at_once)
+        return of_A, of_g.squeeze(ctx.dim) if ctx.needs_input_grad[1] else None, None
+
+
+def _slopes(of_W: Tensor, g: Tensor, u: Tensor, length: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Of W = u g with respect to A and to g."""
+    along = (of_W * u).sum(dim, keepdim=True)
+    slope = (g / length).clamp(-torch.finfo(u.dtype).max, torch.finfo(u.dtype).max)
+    return torch.addcmul(of_W, u, along, value=-1) * slope, along
 
 
 class _OfLengths(torch.autograd.Function):
@@ -110,10 +156,8 @@ class _OfLengths(torch.autograd.Function):
         g, u, length = ctx.saved_tensors
         of_A = of_g = None
         if of_W is not None:
-            along = (of_W * u).sum(ctx.dim, keepdim=True)
-            slope = (g / length).clamp(-torch.finfo(u.dtype).max, torch.finfo(u.dtype).max)
-            of_A = torch.addcmul(of_W, u, along, value=-1) * slope
-            of_g = along.sum_to_size(g.shape) if ctx.needs_input_grad[1] else None
+            of_A, of_g = _slopes(of_W, g, u, length, ctx.dim)
+            of_g = of_g if ctx.needs_input_grad[1] else None
         if of_u is not None:  # of derivatives of derivatives
             part = torch.addcmul(of_u, u, (of_u * u).sum(ctx.dim, keepdim=True), value=-1) / length
             of_A = part if of_A is None else of_A + part

@@ -62,8 +62,7 @@ class WeightNorm(Map):
         return {"V": directed(W, dim), "g": lengths(W, dim).squeeze(dim)}
 
     def _weight(self, params: Params) -> Tensor:
-        dim = along(self.axis)
-        return of_lengths(params["V"], params["g"].unsqueeze(dim), dim)
+        return of_lengths(params["V"], params["g"], along(self.axis))
 
     def _violation(self, W: Tensor) -> Tensor:
         return W.new_zeros(())

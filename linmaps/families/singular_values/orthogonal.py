@@ -115,7 +115,9 @@ class Orthogonal(Map):
 
     def _based(self, R: Tensor) -> Tensor:
         """The first r columns of R B."""
-        return R[:, : self._r] if self.base is None else R @ haar_rotation(self.base, R)[:, : self._r]
+        if self.base is not None:
+            return R @ haar_rotation(self.base, R)[:, : self._r]
+        return R if self._r == self._n else R[:, : self._r]
 
     def _weight(self, params: Params) -> Tensor:
         if self.method == "householder":

@@ -39,9 +39,11 @@ class _Cayley(torch.autograd.Function):
     def forward(S: Tensor) -> tuple[Tensor, Tensor]:
         n = S.shape[-1]
         wide = precise(S.dtype, S.device, n)
-        eye = eye_like(S, n).to(wide)
-        P = _inverse(eye + S, eye)
-        W = 2 * P - eye
+        M = S.to(wide, copy=True)
+        M.diagonal(dim1=-2, dim2=-1).add_(1)
+        P = _inverse(M)
+        W = 2 * P
+        W.diagonal(dim1=-2, dim2=-1).sub_(1)
         return (W.to(S.dtype) if wide != S.dtype else orthonormal_part(W)), P
 
     @staticmethod
@@ -67,7 +69,7 @@ class _Cayley(torch.autograd.Function):
         return ruled(_Cayley, S.movedim(in_dims[0], 0)), (0, 0)
 
 
-def _inverse(M: Tensor, eye: Tensor) -> Tensor:
+def _inverse(M: Tensor) -> Tensor:
     """M^-1 of an M whose singular values are 1 at least.
 
     Batches by QR: those of LU are wrong on the CPU for n > 150 with more than one thread (torch issues 141358 and 142815).
@@ -75,4 +77,4 @@ def _inverse(M: Tensor, eye: Tensor) -> Tensor:
     if M.ndim == 2:
         return torch.linalg.inv_ex(M)[0]
     Q, R = torch.linalg.qr(M)
-    return torch.linalg.solve_triangular(R, Q.mT @ eye, upper=True)
+    return torch.linalg.solve_triangular(R, Q.mT, upper=True)

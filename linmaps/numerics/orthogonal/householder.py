@@ -22,6 +22,7 @@ from torch import Tensor
 from linmaps.numerics.draws import normal
 from linmaps.numerics.linalg import negative_determinant
 from linmaps.numerics.numeric import magnitudes, unit
+from linmaps.numerics.ranges import within
 
 Panel = tuple[Tensor, Tensor, Tensor]
 
@@ -112,6 +113,8 @@ def _panels(V: Tensor) -> list[Panel]:
 
 def _tamed(V: Tensor) -> Tensor:
     """V with rows scaled down whose squares might overflow, which leaves their reflections, and derivatives, as they are."""
+    if V.dtype.is_floating_point and within(V, torch.finfo(V.dtype).max ** 0.25):
+        return V
     return V / unit(magnitudes(V.detach()).amax(1, keepdim=True))
 
 

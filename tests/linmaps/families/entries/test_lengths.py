@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from torch.func import grad
+from torch.func import grad, vmap
 
 import linmaps
+from linmaps.families.entries import vectors
 from tests.linmaps.zoo import generator, random_params
 
 D = torch.float64
@@ -30,6 +31,86 @@ def test_lengths_whatever_the_size_of_params(axis, dtype, sizes):
         slope = grad(lambda A: (spec.effective_W({"W": A}) * randn(5, 4, seed=1).to(dtype)).sum())
         assert slope((randn(5, 4) * size).to(dtype)).isfinite().all()
         assert linmaps.UnitNorm(5, 4, axis=axis).violation(W) == pytest.approx(2 * len(lengths) ** 0.5, rel=1e-5)
+
+
+def slopes(spec, params, weights):
+    """W and its gradient on autograd's own tape."""
+    leaves = {k: t.detach().requires_grad_() for k, t in params.items()}
+    W = spec.effective_W(leaves)
+    return W.detach(), dict(zip(leaves, torch.autograd.grad(W, [*leaves.values()], weights)))
+
+
+MAKERS = {
+    "unit norm": lambda axis: linmaps.UnitNorm(5, 4, axis, 3.0),
+    "weight norm": lambda axis: linmaps.WeightNorm(5, 4, axis=axis),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.parametrize("axis", ["out", "in"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_on_the_tape_as_in_transforms_at_any_size(name, axis, dtype):
+    """Torch's one call for weight norm is taken where it is right, and makes no difference but for rounding."""
+    spec, weights = MAKERS[name](axis), randn(5, 4, seed=1, dtype=dtype)
+    start = {k: randn(*shape, seed=2, dtype=dtype) for k, shape in spec.shapes().items()}
+    large = 30 if dtype == torch.float32 else 200
+    for key in start:
+        for power in (-large, -20, -3, 0, 3, 12, 20, large):
+            params = {**start, key: start[key] * 10.0**power}
+            W, slope = slopes(spec, params, weights)
+            assert W.isfinite().all()
+            formula = lambda p: (spec.effective_W(p) * weights).sum()
+            rounding = {"rtol": 1e-4 if dtype == torch.float32 else 1e-12, "atol": 0.0}
+            close = lambda a, b, r=rounding: torch.testing.assert_close(
+                a, b, **{**r, "atol": r["rtol"] * b.abs().max()}
+            )
+            close(W, vmap(spec.effective_W)({k: t[None] for k, t in params.items()})[0])
+            for k, t in grad(formula)(params).items():
+                close(slope[k], t)
+
+
+@pytest.mark.parametrize("axis", ["out", "in"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_on_the_tape_where_a_vector_is_none_or_not_a_number(name, axis):
+    spec, weights = MAKERS[name](axis), randn(5, 4, seed=1)
+    leaf = next(iter(spec.shapes()))
+    params = {k: randn(*shape, seed=2) for k, shape in spec.shapes().items()}
+    params[leaf][1] = 0.0
+    params[leaf][:, 1] = 0.0
+    W, slope = slopes(spec, params, weights)
+    assert torch.allclose(W, vmap(spec.effective_W)({k: t[None] for k, t in params.items()})[0])
+    assert all(t.isfinite().all() for t in slope.values())
+    params[leaf][0, 0] = torch.nan
+    assert slopes(spec, params, weights)[0].isnan().any()
+
+
+@pytest.mark.parametrize("axis", ["out", "in"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_on_the_tape_whatever_the_strides(name, axis):
+    spec = MAKERS[name](axis)
+    params = {k: randn(*shape, seed=2) for k, shape in spec.shapes().items()}
+    weights = randn(4, 5, seed=1).mT
+    strided = {k: torch.stack([t, t], -1)[..., 0] if t.ndim == 1 else t.mT.contiguous().mT for k, t in params.items()}
+    for got, want in zip(slopes(spec, strided, weights), slopes(spec, params, weights.contiguous())):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("axis", ["out", "in"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_derivatives_on_the_tape_to_the_second_order(name, axis):
+    spec = MAKERS[name](axis)
+    leaves = [randn(*shape, seed=2).requires_grad_() for shape in spec.shapes().values()]
+    f = lambda *leaves: spec.effective_W(dict(zip(spec.shapes(), leaves)))
+    assert torch.autograd.gradcheck(f, leaves)
+    assert torch.autograd.gradgradcheck(f, leaves)
+
+
+@pytest.mark.parametrize("axis", ["out", "in"])
+def test_long_vectors_have_their_length_to_rounding(axis):
+    for n in (vectors.LONG, vectors.LONG + 1, 1 << 14):
+        shape = (n, 2) if axis == "out" else (2, n)
+        W = linmaps.UnitNorm(*shape, axis).effective_W({"W": 1 + randn(*shape, dtype=torch.float32).abs()})
+        assert (torch.linalg.vector_norm(W.double(), dim=shape.index(n)) - 1).abs().max() < 2e-6
 
 
 def test_one_zero_vector_has_a_direction_and_leaves_it():
