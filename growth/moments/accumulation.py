@@ -27,6 +27,7 @@ from growth.reading.activations import at_zero, sloped
 from growth.reading.layers import layers_of
 from growth.reading.link import Taps
 from growth.reading.observe import View, observed
+from growth.reading.once import Reading
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.checks import values
 from linmaps.numerics.moments import cross_moment, second_moment
@@ -42,7 +43,7 @@ def statistics(
     pair: Pair,
     loss: LossName | Loss = ...,
     *,
-    layers: LayerCollection | None = ...,
+    layers: LayerCollection | Reading | None = ...,
     gates: Gates = ...,
     taps: Taps = ...,
     progress: bool = ...,
@@ -59,7 +60,7 @@ def statistics(
     pair: Sequence[Pair],
     loss: LossName | Loss = ...,
     *,
-    layers: LayerCollection | None = ...,
+    layers: LayerCollection | Reading | None = ...,
     gates: Gates = ...,
     taps: Taps = ...,
     progress: bool = ...,
@@ -76,7 +77,7 @@ def statistics(
     pair: Pair | Sequence[Pair],
     loss: LossName | Loss = "cross_entropy",
     *,
-    layers: LayerCollection | None = None,
+    layers: LayerCollection | Reading | None = None,
     gates: Gates = None,
     taps: Taps = "all",
     progress: bool = False,
@@ -94,7 +95,8 @@ def statistics(
 
     data: `(x, target)`, or an iterable of those.  loss: "cross_entropy" (logits `[B, ..., C]`, classes `[B, ...]`),
     "squared_error" (half the sum of squares of a sample), or a callable (y, target) -> `[B]`.
-    layers: the LayerCollection of f; None makes it from the first 32 samples, so f must take any number of them.
+    layers: the LayerCollection of f, or a `Reading`, which spares verifying the pair too; None makes it from the first 32
+    samples, so f must take any number of them.
     gates: of a `Gated` pair (a list for several pairs) rows of the gate for new units, `[c, r]`, with a bias of the gate
     `[c, r+1]`; each costs three matrix products more.  None: those of at most 16 units that are there, evenly spread (of
     none 16 generic ones).
@@ -132,7 +134,7 @@ def statistics(
         detached(params),
         pairs=pairs,
         loss=loss,
-        layers=layers,
+        layers=layers.layers if isinstance(layers, Reading) else layers,
         gates=gates,
         taps=taps,
         alone=alone,

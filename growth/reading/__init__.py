@@ -16,5 +16,6 @@ In reading order:
     probe        one hidden unit more, to ask f with
     between      what f computes between the two, held against the pair
     products     the products of a gated pair, held against it
+    once         Reading: all this of a pair, kept for later passes
     observe      one batch watched: inputs, units, gradients
 """

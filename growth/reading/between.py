@@ -201,6 +201,15 @@ def _differs(got: Tensor, want: Tensor, slack: Tensor | None, accuracy: float) -
     return f"they differ by up to {float((a - b).abs().amax()):.3g}, at a size of {size:.3g}"
 
 
+def near(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tensors, computed in this dtype, are as near to each other as `verify` asks for.
+
+    >>> near(torch.ones(2), torch.ones(2) + 1e-6, torch.float32), near(torch.ones(2), torch.zeros(2), torch.float32)
+    (True, False)
+    """
+    return got.shape == want.shape and _differs(got, want, None, _accuracy([dtype], got.device, False)[0]) is None
+
+
 def _called(place: Place, pair: Pair) -> str:
     name = getattr(place.activation, "__name__", str(place.activation))
     return f"the named activation ({name})" if pair.activation is not None else f"what was read ({name})"
