@@ -122,6 +122,28 @@ def statistics(
     >>> s.S.shape, s.S_prev.shape, s.P.shape, s.M.shape
     (torch.Size([2, 2]), torch.Size([3, 3]), torch.Size([3, 2]), torch.Size([2, 3]))
     """
+    how = {"layers": layers, "gates": gates, "taps": taps, "progress": progress, "check_finite": check_finite}
+    return accumulated(f, params, data, pair, loss, reduce=reduce, checkpoint=checkpoint, every=every, **how)
+
+
+def accumulated(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    loss: LossName | Loss,
+    *,
+    layers: LayerCollection | Reading | None = None,
+    gates: Gates = None,
+    taps: Taps = "all",
+    progress: bool = False,
+    check_finite: bool = True,
+    reduce: Reduce | None = None,
+    checkpoint: Path | None = None,
+    every: int = 100,
+    held: list[Reading] | None = None,
+) -> Any:
+    """`statistics` of arguments that a door has looked at; held: to it is added what was read of the first batch."""
     callable_or_none(reduce)
     pairs, alone = check_pairs(pair)
     params = whole(params)
@@ -143,7 +165,7 @@ def statistics(
     sums: list[Statistics] = stage.sums or []
     none = reduce is not None
     for name, samples, views in observed(
-        f, params, data, pairs, loss, layers, progress, check_finite, taps, stage, none
+        f, params, data, pairs, loss, layers, progress, check_finite, taps, stage, none, held
     ):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
@@ -254,6 +276,10 @@ def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
 
 
 def _check(sums: list[Statistics], name: str) -> None:
+    held = [getattr(s, n) for s in sums for n in (*MEANS, "sigma0")]
+    known = [t.sum() for t in map(values, held) if t is not None]
+    if not known or bool(torch.stack([t.to(known[0].device, known[0].dtype) for t in known]).isfinite().all()):
+        return
     finite = lambda t: (seen := values(t)) is None or bool(seen.sum().isfinite()) or bool(seen.isfinite().all())
     bad = [n for n in (*MEANS, "sigma0") if not all(finite(getattr(s, n)) for s in sums)]
     if bad:

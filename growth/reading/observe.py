@@ -9,22 +9,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
-from fisher.collector.io import layer_io
 from fisher.collector.rules.forms import Lookup
+from fisher.collector.taps import column_rows, pull
 from fisher.passes.checkpoints import Checkpoint, Stage
 from growth.checks.buffers import buffers_fixed, counters_fixed
 from growth.checks.data import examples
 from growth.checks.losses import Loss, LossName, gradient, per_sample
 from growth.reading.activations import Activation, valued
 from growth.reading.between import near, normed, outputs
-from growth.reading.layers import layers_of
+from growth.reading.layers import Layer, layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
 from growth.reading.locate import Place
 from growth.reading.lookups import inputs_of
@@ -46,7 +46,7 @@ class View:
     gate: the activation of the gate of a gated pair, whose b1 is gate(z) times what `before` gives, and activation nothing.
     passage: what joins positions between the layers, and z `[B, m, p]`, the output of the first.
     pair: with the leaves that were found to grow along.  eps: of its batch norm, where that measures the output of `before`.
-    padding: of a lookup the row that is used by nothing.
+    padding: of a lookup the row that is used by nothing.  before: the first layer.
     """
 
     b2: Tensor
@@ -61,6 +61,7 @@ class View:
     passage: Passage | None = None
     z: Tensor | None = None
     padding: int | None = None
+    before: Layer | None = None
 
     def pooled(self, a: Tensor) -> Tensor:
         """a `[B, m, C]` at the positions that `after` reads, `[B, m', C]`."""
@@ -86,10 +87,12 @@ def observed(
     taps: Taps = TAPS[0],
     stage: Stage = EVERY,
     none: bool = False,
+    held: list[Reading] | None = None,
 ) -> Iterator[tuple[str, int, list[View]]]:
     """For each batch that is not empty: its name, its samples and one View per pair; but for those that `stage` has done.
 
     layers: a Reading, where it is one of these pairs, is taken as it is.  none: whether there may be no sample.
+    held: to it is added what was read of the first batch.
     """
     if taps not in TAPS:
         raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
@@ -104,13 +107,15 @@ def observed(
             given = layers.known(params, pairs, x) if isinstance(layers, Reading) else None
             reading = given or reading_of(f, params, x, pairs, found)
             trusted, places = given is not None, reading.at(params)
+            if held is not None:
+                held.append(reading)
         elif found is None and reading.sizes[1] != sizes_of(x, 1) and any(maps(reading.layers, p) for p in places):
             reading = resized(reading, f, params, x)
             places = reading.at(params)
         if stage.done:
             continue
         views = _views(f, params, x, gradient(each, target), reading, places, samples, taps)
-        if trusted and not all(_as_read(params, view, place) for view, place in zip(views, places)):
+        if trusted and not all(_as_read(view, place) for view, place in zip(views, places)):
             reading = reading_of(f, params, x, pairs, None)  # which says what f does now, or refuses it
             places = reading.at(params)
             views = _views(f, params, x, gradient(each, target), reading, places, samples, taps)
@@ -130,15 +135,19 @@ def _views(
     both = [side for p in places for side in (p.before, p.after)]
     uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
     rest = {k for side in both for k in side} - uses
-    known = reading.layers
-    _, io = layer_io(f, params, x, known, cotangent, uses=tuple(sorted(uses)), inputs_of=tuple(sorted(rest)))
-    return [_view(p, place, known, io, samples, taps, params, e) for p, place, e in zip(reading.pairs, places, reading.eps)]
+    known, tapped = reading.layers, tuple(sorted(uses))
+    y, inputs, back = pull(f, params, x, known, tapped, lambda _, a: a, tuple(sorted(rest)))
+    g = column_rows(known, back(cotangent(y)), samples)
+    io = {k: (a, g.get(k)) for k, a in inputs.items()}
+    return [
+        _view(p, place, known, io, samples, taps, params, e) for p, place, e in zip(reading.pairs, places, reading.eps)
+    ]
 
 
-def _as_read(params: Any, view: View, place: Place) -> bool:
+def _as_read(view: View, place: Place) -> bool:
     """Whether what enters `after` is what was read, of the first examples, where that takes one small product to see."""
-    before = layers_of(params, view.pair)[0]
-    apart = view.pair.norm is not None or bool(view.pair.along) or view.pair.depthwise is not None or place.gate is not None
+    before, pair = cast(Layer, view.before), view.pair
+    apart = pair.norm is not None or bool(pair.along) or pair.depthwise is not None or place.gate is not None
     if apart or before.others or view.passage is not None or view.link.index is not None or not before.weight.shape[0]:
         return True
     z = view.b2[:SPOT] @ working(before.weight).flatten(1).to(view.b2.dtype).mT
@@ -156,7 +165,7 @@ def _view(
     params: Any,
     eps: float | None,
 ) -> View:
-    entering = layers_of(params, pair)[0]
+    entering, _ = layers_of(params, pair)
     seen = {k: layers.uses[k] for k in place.before}
     sides = [(inputs_of(seen[k], io[k][0], layer), io[k][1]) for k, layer in zip(place.before, entering.all)]
     (b2, _), (b1, g) = _together(pair, sides), _together(pair, [io[k] for k in place.after])
@@ -181,7 +190,7 @@ def _view(
         )
     sigma, gate = (place.activation, None) if place.gate is None else (torch.positive, place.activation)
     padding = before.form.padding_idx if isinstance(before.form, Lookup) and len(seen) == 1 else None
-    return View(b2, b1, g, sigma, met, (place.before, place.after), pair, eps, gate, passage, z, padding)
+    return View(b2, b1, g, sigma, met, (place.before, place.after), pair, eps, gate, passage, z, padding, entering)
 
 
 def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

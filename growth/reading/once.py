@@ -84,10 +84,13 @@ class Reading:
             return None
         if tuple(pairs) == self.asked:
             return self
-        if any(p not in self.asked for p in pairs):
+        both = (*self.asked, *self.pairs)
+        if any(p not in both for p in pairs):
             return None
-        at = [self.asked.index(p) for p in pairs]
-        chosen: dict[str, Any] = {n: tuple(getattr(self, n)[k] for k in at) for n in ("asked", "pairs", "places", "eps")}
+        at = [both.index(p) % len(self.asked) for p in pairs]
+        chosen: dict[str, Any] = {
+            n: tuple(getattr(self, n)[k] for k in at) for n in ("asked", "pairs", "places", "eps")
+        }
         return dataclasses.replace(self, **chosen)
 
     def at(self, params: Any) -> list[Place]:
@@ -138,7 +141,9 @@ def reading_of(
     found = [place.pair for place in places]
     verify_all(f, params, found, known, places, some)
     eps = tuple(norm_eps(f, params, p, some) if place.normed else None for p, place in zip(found, places))
-    return Reading(known, tuple(pairs), tuple(found), tuple(map(_light, places)), eps, (sizes_of(params), sizes_of(x, 1)))
+    return Reading(
+        known, tuple(pairs), tuple(found), tuple(map(_light, places)), eps, (sizes_of(params), sizes_of(x, 1))
+    )
 
 
 def resized(reading: Reading, f: Callable[..., Tensor], params: Any, x: Any) -> Reading:
@@ -151,7 +156,7 @@ def resized(reading: Reading, f: Callable[..., Tensor], params: Any, x: Any) -> 
 def _light(place: Place) -> Place | None:
     """The place without the tensors of params; None where what stands between has tensors."""
     chains = [c for c in (place.chain, place.own, place.activation) if isinstance(c, Chain)]
-    if any(isinstance(t, Tensor) for chain in chains for t in trees.leaves(chain.steps)):
+    if any(chain.holds_tensors for chain in chains):
         return None
     shape = torch.empty(place.layer.weight.shape, device="meta")
     return dataclasses.replace(place, layer=dataclasses.replace(place.layer, weight=shape, bias=None, others=()))
