@@ -122,7 +122,13 @@ def statistics(
     >>> s.S.shape, s.S_prev.shape, s.P.shape, s.M.shape
     (torch.Size([2, 2]), torch.Size([3, 3]), torch.Size([3, 2]), torch.Size([2, 3]))
     """
-    how = {"layers": layers, "gates": gates, "taps": taps, "progress": progress, "check_finite": check_finite}
+    how: dict[str, Any] = {
+        "layers": layers,
+        "gates": gates,
+        "taps": taps,
+        "progress": progress,
+        "check_finite": check_finite,
+    }
     return accumulated(f, params, data, pair, loss, reduce=reduce, checkpoint=checkpoint, every=every, **how)
 
 

@@ -9,8 +9,7 @@ In reading order:
     leaves       where hidden units are, leaf by leaf
     transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map
-    lookups      embeddings as layers of unit vectors
-    locate       the pair among the layers that `fisher` finds
+    locate       the pair among the layers that `fisher` finds; embeddings as layers of unit vectors
     link         how the second layer reads the units of the first
     calls        the torch calls between the two, by name
     probe        one hidden unit more, to ask f with

@@ -23,8 +23,7 @@ from growth.reading.activations import valued
 from growth.reading.along import norm_leaves
 from growth.reading.calls import refusal
 from growth.reading.layers import Layer, layers_of
-from growth.reading.locate import Place, located
-from growth.reading.lookups import output_of
+from growth.reading.locate import Place, located, output_of
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, one_width, with_unit
 from linmaps.checks import values

@@ -26,10 +26,9 @@ from growth.reading.activations import Activation, valued
 from growth.reading.between import near, normed, outputs
 from growth.reading.layers import Layer, layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
-from growth.reading.locate import Place
-from growth.reading.lookups import inputs_of
+from growth.reading.locate import Place, inputs_of
 from growth.reading.maps import Passage
-from growth.reading.once import Reading, maps, reading_of, resized, sizes_of
+from growth.reading.once import Reading, has_maps, reading_of, resized, sizes_of
 from growth.reading.pairs import Pair
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
@@ -109,7 +108,7 @@ def observed(
             trusted, places = given is not None, reading.at(params)
             if held is not None:
                 held.append(reading)
-        elif found is None and reading.sizes[1] != sizes_of(x, 1) and any(maps(reading.layers, p) for p in places):
+        elif found is None and reading.sizes[1] != sizes_of(x, 1) and any(has_maps(reading.layers, p) for p in places):
             reading = resized(reading, f, params, x)
             places = reading.at(params)
         if stage.done:
@@ -147,7 +146,13 @@ def _views(
 def _as_read(view: View, place: Place) -> bool:
     """Whether what enters `after` is what was read, of the first examples, where that takes one small product to see."""
     before, pair = cast(Layer, view.before), view.pair
-    apart = pair.norm is not None or bool(pair.along) or pair.depthwise is not None or place.gate is not None
+    apart = (
+        place.gate is not None
+        or pair.norm is not None
+        or bool(pair.along)
+        or pair.depthwise is not None
+        or view.padding is not None
+    )
     if apart or before.others or view.passage is not None or view.link.index is not None or not before.weight.shape[0]:
         return True
     z = view.b2[:SPOT] @ working(before.weight).flatten(1).to(view.b2.dtype).mT
@@ -170,7 +175,7 @@ def _view(
     sides = [(inputs_of(seen[k], io[k][0], layer), io[k][1]) for k, layer in zip(place.before, entering.all)]
     (b2, _), (b1, g) = _together(pair, sides), _together(pair, [io[k] for k in place.after])
     before, after = layers.uses[place.before[0]], layers.uses[place.after[0]]
-    shape = tuple(before.tap_shape(samples)[2:]) if maps(layers, place) else (b2.shape[1],)
+    shape = tuple(before.tap_shape(samples)[2:]) if has_maps(layers, place) else (b2.shape[1],)
     if math.prod(shape) != b2.shape[1]:
         raise ValueError(
             f"{pair}: the hidden map has {b2.shape[1]} positions, expected {shape} as in the LayerCollection; give "

@@ -101,7 +101,7 @@ class Reading:
         return on_a_line(self, [*self.pairs, f"{len(self.sizes[0])} leaves"])
 
 
-def maps(layers: LayerCollection, place: Place) -> bool:
+def has_maps(layers: LayerCollection, place: Place) -> bool:
     """Whether the sizes of the data are in the shapes of these uses."""
     return isinstance(layers.uses[place.before[0]].form, Convolution)
 
