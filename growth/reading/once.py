@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -28,13 +29,13 @@ from linmaps.trees.printed import on_a_line
 Sizes = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
 
+@trees.static
 @dataclasses.dataclass(frozen=True, repr=False)
 class Reading:
     """What f does at these pairs of layers, read from one call and verified.  Made by `from_function`; it holds no f, no data.
 
     asked: the pairs as they were given; pairs: with what was found, the activations of gated ones and the leaves that grow along.
-    sizes: shapes and dtypes of params and of an example, for which it holds; places, eps: where the layers are used (None where
-    that has numbers of the params in it), and the eps of norms.
+    sizes: shapes and dtypes of params and of an example, for which it holds; eps: that of norms.  It can be saved.
 
     Given as `layers=` it says, as a LayerCollection does, that f is the function that was read: `statistics` and `choose_sign` do
     not look anew at what stands between the layers, which of a small network takes most of their time.  What it was not
@@ -55,7 +56,6 @@ class Reading:
     layers: LayerCollection
     asked: tuple[Pair, ...]
     pairs: tuple[Pair, ...]
-    places: tuple[Place | None, ...]
     eps: tuple[float | None, ...]
     sizes: tuple[Sizes, Sizes]
 
@@ -88,14 +88,23 @@ class Reading:
         if any(p not in both for p in pairs):
             return None
         at = [both.index(p) % len(self.asked) for p in pairs]
-        chosen: dict[str, Any] = {
-            n: tuple(getattr(self, n)[k] for k in at) for n in ("asked", "pairs", "places", "eps")
-        }
+        chosen: dict[str, Any] = {n: tuple(getattr(self, n)[k] for k in at) for n in ("asked", "pairs", "eps")}
         return dataclasses.replace(self, **chosen)
 
     def at(self, params: Any) -> list[Place]:
         """Where the layers are used, with the numbers of these params."""
-        return [place or located(self.layers, params, pair) for place, pair in zip(self.places, self.pairs)]
+        kept = self.places
+        if not kept:
+            kept.extend(light(located(self.layers, params, pair)) for pair in self.pairs)
+        return [place or located(self.layers, params, pair) for place, pair in zip(kept, self.pairs)]
+
+    @functools.cached_property
+    def places(self) -> list[Place | None]:
+        """What `at` has found, None where it has numbers of the params in it; no result depends on it."""
+        return []
+
+    def __getstate__(self) -> dict[str, Any]:  # the fields alone
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __repr__(self) -> str:
         return on_a_line(self, [*self.pairs, f"{len(self.sizes[0])} leaves"])
@@ -141,19 +150,18 @@ def reading_of(
     found = [place.pair for place in places]
     verify_all(f, params, found, known, places, some)
     eps = tuple(norm_eps(f, params, p, some) if place.normed else None for p, place in zip(found, places))
-    return Reading(
-        known, tuple(pairs), tuple(found), tuple(map(_light, places)), eps, (sizes_of(params), sizes_of(x, 1))
-    )
+    made = Reading(known, tuple(pairs), tuple(found), eps, (sizes_of(params), sizes_of(x, 1)))
+    made.places.extend(map(light, places))
+    return made
 
 
 def resized(reading: Reading, f: Callable[..., Tensor], params: Any, x: Any) -> Reading:
     """The reading at data of another size, where that is in the shapes of the layers' uses."""
     layers = LayerCollection.from_function(f, params, few(x))
-    places = tuple(_light(located(layers, params, pair)) for pair in reading.pairs)
-    return dataclasses.replace(reading, layers=layers, places=places, sizes=(reading.sizes[0], sizes_of(x, 1)))
+    return dataclasses.replace(reading, layers=layers, sizes=(reading.sizes[0], sizes_of(x, 1)))
 
 
-def _light(place: Place) -> Place | None:
+def light(place: Place) -> Place | None:
     """The place without the tensors of params; None where what stands between has tensors."""
     chains = [c for c in (place.chain, place.own, place.activation) if isinstance(c, Chain)]
     if any(chain.holds_tensors for chain in chains):

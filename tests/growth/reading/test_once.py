@@ -171,6 +171,7 @@ def test_it_holds_no_tensor_of_params():
     for name in NETS:
         f, params, x, pairs = net(name)
         reading = Reading.from_function(f, params, x, pairs)
+        assert len(reading.places) == len(pairs)
         for place in reading.places:
             assert place is None or place.layer.weight.device.type == "meta"
         assert dataclasses.replace(reading).known(params, pairs, x) is not None
