@@ -20,7 +20,7 @@ The delta is subtracted, new units are added and come last; `decrease` and `gain
 Rooms, each built on those before it, and what they are asked for:
     beside        that fisher is this one
     checks/       what functions are given
-    reading/      what a pair of layers is in the params, and in f: Pair, Sum, Gated, Heads
+    reading/      what a pair of layers is in the params, and in f: Pair, Sum, Gated, Heads, Reading
     moments/      first-order statistics, one pass over data: statistics; output_fisher, with_fisher
     closed_form/  the best change and the best new units: optimal_delta, optimal_neurons, tiny, gradmax, senn, random,
                   zero_in, zero_out, initialize, paired, normalize, choose_sign, truncate, keep, compact,
@@ -67,6 +67,7 @@ from growth.moments.exact import output_fisher, with_fisher
 from growth.moments.first_order import Statistics
 from growth.rank import grow_rank, rank_scores, reduce_rank
 from growth.reading.gated_pairs import Gated
+from growth.reading.once import Reading
 from growth.reading.pairs import Pair, Sum
 from growth.reading.transformers.heads import Heads
 from growth.surgery.classes import add_classes
@@ -105,6 +106,7 @@ __all__ = [
     "NodeDelta",
     "Optimizer",
     "Pair",
+    "Reading",
     "Removed",
     "Search",
     "StandardErrors",

@@ -58,6 +58,7 @@ LINES = {
     "Pair": lambda: str(growth.Pair("net.0", ("net", 2), norm="net.1")),
     "Gated": lambda: str(growth.Gated("net.gate", ("net", "up"), "net.down")),
     "Gated of a packed layer": lambda: str(growth.Gated(None, None, "net.down", packed="net.gate_up", order="up_gate")),
+    "Reading": lambda: growth.Reading.from_function(F, PARAMS, X, PAIR),
     "Laplace": lambda: laplace(F, PARAMS, kfac(), 12),
     "FunctionalLaplace": lambda: functional_laplace(F, PARAMS, X, temperature=0.5),
     "NaturalStep": lambda: natural_gradient_step(loss, PARAMS, kfac(), PARAMS, Damping(torch.tensor(0.1))),

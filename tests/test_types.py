@@ -146,6 +146,8 @@ reveal_type(growth.widen(nested, pair, 2, method="pair"))  # R: dict[str, dict[s
 reveal_type(growth.fit_and_grow(f, nested, (x, x), pair, order=[], target=4, k=2).params)  # R: dict[str, dict[str, Tensor]]
 reveal_type(growth.grow_like(F, nested, nested))  # R: PMatKFAC
 reveal_type(growth.choose_sign(f, nested, (x, x), pair, new))  # R: Neurons
+reveal_type(growth.Reading.from_function(f, nested, x, [pair]))  # R: Reading
+reveal_type(growth.statistics(f, nested, x, pair, layers=growth.Reading.from_function(f, nested, x, pair)))  # R: Statistics
 reveal_type(growth.grow_rank(linmaps.LowRank(4, 4, 2), leaves, 1)[0])  # R: LowRank
 
 stats.slop  # E: has no attribute "slop"

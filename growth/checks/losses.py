@@ -26,6 +26,16 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([1, 3]))
     tensor([1.3863, 1.3863])
     """
+    _classes(y, target)
+    return -torch.where(_chosen(y, target), y.log_softmax(-1), 0.0).reshape(y.shape[0], -1).sum(1)
+
+
+def _chosen(y: Tensor, target: Tensor) -> Tensor:
+    return target.unsqueeze(-1) == torch.arange(y.shape[-1], device=y.device)
+
+
+def _classes(y: Tensor, target: Any) -> None:
+    """Raise a ValueError unless target are classes of these logits."""
     if not isinstance(target, Tensor) or target.is_floating_point() or target.shape != y.shape[:-1]:
         got = f"{target.dtype} {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
         raise ValueError(
@@ -45,8 +55,6 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
             f"cross_entropy: classes from {int(seen.min())} to {int(seen.max())}, expected 0 to {y.shape[-1] - 1} "
             f"(or {IGNORED} for a position to leave out)"
         )
-    chosen = target.unsqueeze(-1) == torch.arange(y.shape[-1], device=y.device)
-    return -torch.where(chosen, y.log_softmax(-1), 0.0).reshape(y.shape[0], -1).sum(1)
 
 
 def squared_error(y: Tensor, target: Tensor) -> Tensor:
@@ -56,13 +64,31 @@ def squared_error(y: Tensor, target: Tensor) -> Tensor:
     >>> squared_error(torch.ones(2, 3), torch.zeros(2, 3))
     tensor([1.5000, 1.5000])
     """
-    if not isinstance(target, Tensor) or target.shape != y.shape:
-        got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
-        raise ValueError(f"squared_error: target has shape {got}, expected that of the output {tuple(y.shape)}")
+    _outputs(y, target)
     return (0.5 * (y - target) ** 2).reshape(y.shape[0], -1).sum(1)
 
 
+def _outputs(y: Tensor, target: Any) -> None:
+    """Raise a ValueError unless target has the shape of the output."""
+    if not isinstance(target, Tensor) or target.shape != y.shape:
+        got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(f"squared_error: target has shape {got}, expected that of the output {tuple(y.shape)}")
+
+
+def _slope_of_cross_entropy(y: Tensor, target: Tensor) -> Tensor:
+    """softmax(y) - onehot(target), 0 at positions that are left out."""
+    _classes(y, target)
+    chosen = _chosen(y, target)
+    return torch.where((target != IGNORED).unsqueeze(-1), y.softmax(-1) - chosen.to(y.dtype), 0.0)
+
+
+def _slope_of_squared_error(y: Tensor, target: Tensor) -> Tensor:
+    _outputs(y, target)
+    return (y - target).to(y.dtype)
+
+
 LOSSES: dict[LossName, Loss] = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+SLOPES: list[tuple[Loss, Loss]] = [(cross_entropy, _slope_of_cross_entropy), (squared_error, _slope_of_squared_error)]
 
 
 def per_sample(loss: LossName | Loss) -> Loss:
@@ -103,6 +129,9 @@ def gradient(loss: Loss, target: Any) -> Callable[[Tensor], Tensor]:
     def cotangent(y: Tensor) -> Tensor:
         if loss is cross_entropy:
             expect_logits(y, -1)
+        for known, slope in SLOPES:
+            if loss is known:
+                return slope(y, target)[None]
         return grad(lambda y: loss(y, target).sum())(y)[None]
 
     return cotangent

@@ -22,6 +22,7 @@ from growth.reading.layers import layers_of
 from growth.reading.link import CENTRE, Taps
 from growth.reading.maps import Passage
 from growth.reading.observe import View, observed
+from growth.reading.once import Reading
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.numerics.dtypes import working
 from linmaps.trees.tree import Tree
@@ -36,7 +37,7 @@ def choose_sign(
     new: Tree,
     loss: LossName | Loss = "cross_entropy",
     *,
-    layers: LayerCollection | None = None,
+    layers: LayerCollection | Reading | None = None,
     taps: Taps = "all",
     progress: bool = False,
     check_finite: bool = True,
@@ -49,7 +50,7 @@ def choose_sign(
     (σ(0) being compensated); of a `Gated` pair ρ(u) = u, times what the unit's gate lets through.  Where σ is smooth at 0
     both signs have the same gain and the unit stays as it is.
     Of a table with a padding row the units get 0 there.  One more pass over data, of the cost of `statistics`.  Lists of pairs
-    and of new units give a list.  taps: as in `statistics` of these units.
+    and of new units give a list.  layers, taps: as in `statistics` of these units.
 
     Raises ValueError where `statistics` does, for slopes that are not finite (check_finite), and for units whose shapes are
     not those of the layers.

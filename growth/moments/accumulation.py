@@ -27,6 +27,7 @@ from growth.reading.activations import at_zero, sloped
 from growth.reading.layers import layers_of
 from growth.reading.link import Taps
 from growth.reading.observe import View, observed
+from growth.reading.once import Reading
 from growth.reading.pairs import Pair, as_list, bare, check_pairs
 from linmaps.checks import values
 from linmaps.numerics.moments import cross_moment, second_moment
@@ -42,7 +43,7 @@ def statistics(
     pair: Pair,
     loss: LossName | Loss = ...,
     *,
-    layers: LayerCollection | None = ...,
+    layers: LayerCollection | Reading | None = ...,
     gates: Gates = ...,
     taps: Taps = ...,
     progress: bool = ...,
@@ -59,7 +60,7 @@ def statistics(
     pair: Sequence[Pair],
     loss: LossName | Loss = ...,
     *,
-    layers: LayerCollection | None = ...,
+    layers: LayerCollection | Reading | None = ...,
     gates: Gates = ...,
     taps: Taps = ...,
     progress: bool = ...,
@@ -76,7 +77,7 @@ def statistics(
     pair: Pair | Sequence[Pair],
     loss: LossName | Loss = "cross_entropy",
     *,
-    layers: LayerCollection | None = None,
+    layers: LayerCollection | Reading | None = None,
     gates: Gates = None,
     taps: Taps = "all",
     progress: bool = False,
@@ -94,7 +95,8 @@ def statistics(
 
     data: `(x, target)`, or an iterable of those.  loss: "cross_entropy" (logits `[B, ..., C]`, classes `[B, ...]`),
     "squared_error" (half the sum of squares of a sample), or a callable (y, target) -> `[B]`.
-    layers: the LayerCollection of f; None makes it from the first 32 samples, so f must take any number of them.
+    layers: the LayerCollection of f, or a `Reading`, which spares verifying the pair too; None makes it from the first 32
+    samples, so f must take any number of them.
     gates: of a `Gated` pair (a list for several pairs) rows of the gate for new units, `[c, r]`, with a bias of the gate
     `[c, r+1]`; each costs three matrix products more.  None: those of at most 16 units that are there, evenly spread (of
     none 16 generic ones).
@@ -120,6 +122,34 @@ def statistics(
     >>> s.S.shape, s.S_prev.shape, s.P.shape, s.M.shape
     (torch.Size([2, 2]), torch.Size([3, 3]), torch.Size([3, 2]), torch.Size([2, 3]))
     """
+    how: dict[str, Any] = {
+        "layers": layers,
+        "gates": gates,
+        "taps": taps,
+        "progress": progress,
+        "check_finite": check_finite,
+    }
+    return accumulated(f, params, data, pair, loss, reduce=reduce, checkpoint=checkpoint, every=every, **how)
+
+
+def accumulated(
+    f: Callable[..., Tensor],
+    params: Any,
+    data: Any,
+    pair: Pair | Sequence[Pair],
+    loss: LossName | Loss,
+    *,
+    layers: LayerCollection | Reading | None = None,
+    gates: Gates = None,
+    taps: Taps = "all",
+    progress: bool = False,
+    check_finite: bool = True,
+    reduce: Reduce | None = None,
+    checkpoint: Path | None = None,
+    every: int = 100,
+    held: list[Reading] | None = None,
+) -> Any:
+    """`statistics` of arguments that a door has looked at; held: to it is added what was read of the first batch."""
     callable_or_none(reduce)
     pairs, alone = check_pairs(pair)
     params = whole(params)
@@ -132,7 +162,7 @@ def statistics(
         detached(params),
         pairs=pairs,
         loss=loss,
-        layers=layers,
+        layers=layers.layers if isinstance(layers, Reading) else layers,
         gates=gates,
         taps=taps,
         alone=alone,
@@ -141,7 +171,7 @@ def statistics(
     sums: list[Statistics] = stage.sums or []
     none = reduce is not None
     for name, samples, views in observed(
-        f, params, data, pairs, loss, layers, progress, check_finite, taps, stage, none
+        f, params, data, pairs, loss, layers, progress, check_finite, taps, stage, none, held
     ):
         moments: dict[tuple[tuple[int, ...], bool], Tensor] = {}  # neighbouring pairs share one
         new = [_sums(v, samples, *b, moments) for v, b in zip(views, bias)]
@@ -252,6 +282,10 @@ def _with_constants(sums: Statistics, view: View, pair: Pair) -> Statistics:
 
 
 def _check(sums: list[Statistics], name: str) -> None:
+    held = [getattr(s, n) for s in sums for n in (*MEANS, "sigma0")]
+    known = [t.sum() for t in map(values, held) if t is not None]
+    if not known or bool(torch.stack([t.to(known[0].device, known[0].dtype) for t in known]).isfinite().all()):
+        return
     finite = lambda t: (seen := values(t)) is None or bool(seen.sum().isfinite()) or bool(seen.isfinite().all())
     bad = [n for n in (*MEANS, "sigma0") if not all(finite(getattr(s, n)) for s in sums)]
     if bad:

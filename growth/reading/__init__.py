@@ -9,12 +9,12 @@ In reading order:
     leaves       where hidden units are, leaf by leaf
     transformers/  attention layers cut into heads, residual streams
     maps         pooling and padding of each unit's map
-    lookups      embeddings as layers of unit vectors
-    locate       the pair among the layers that `fisher` finds
+    locate       the pair among the layers that `fisher` finds; embeddings as layers of unit vectors
     link         how the second layer reads the units of the first
     calls        the torch calls between the two, by name
     probe        one hidden unit more, to ask f with
     between      what f computes between the two, held against the pair
     products     the products of a gated pair, held against it
+    once         Reading: all this of a pair, kept for later passes
     observe      one batch watched: inputs, units, gradients
 """

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.func import debug_unwrap, vjp
 
+from fisher.collector.calls.chains import Chain
 from linmaps.checks import values
-from linmaps.trees.graphs.tracing import outside
+from linmaps.trees.graphs.tracing import outside, traced
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -56,6 +59,8 @@ def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Ten
     >>> [t.item() for t in constants(lambda z: z.clamp(min=0).sqrt() + z.clamp(max=0) ** 2, torch.zeros(1))]
     [0.0, inf, 0.0]
     """
+    if _of_torch(activation):
+        return tuple(like.new_full((), number) for number in _of_chain(activation, like.dtype))  # type: ignore[return-value]
     tiny = torch.finfo(like.dtype).tiny
     steps = [0.0, *(sign * tiny**power for sign in (1, -1) for power in (0.5, 0.375))]
     at = torch.tensor(steps, dtype=like.dtype, device=like.device)
@@ -64,12 +69,28 @@ def constants(activation: Activation, like: Tensor) -> tuple[Tensor, Tensor, Ten
     return value[0], _limit(slope[1], slope[2]), _limit(slope[3], slope[4])
 
 
+def _of_torch(activation: Activation) -> TypeGuard[Chain]:
+    """Whether it is calls of torch alone, whose numbers may be looked at now."""
+    fake = not traced() and torch._C._len_torch_dispatch_stack() > 0
+    return isinstance(activation, Chain) and not activation.holds_tensors and not fake
+
+
+@functools.lru_cache(64)
+def _of_chain(chain: Chain, dtype: torch.dtype) -> tuple[float, float, float]:
+    """`constants` of calls of torch alone, which are numbers that no argument moves."""
+    with outside():
+        value, plus, minus = constants(chain.__call__, torch.empty(0, dtype=dtype, device="cpu"))
+        return value.item(), plus.item(), minus.item()
+
+
 def at_zero(activation: Activation, like: Tensor) -> float | None:
     """The number sigma(0), of an ensemble the largest in size; None where it depends on what is traced.
 
     >>> at_zero(torch.sigmoid, torch.zeros(2, 3))
     0.5
     """
+    if _of_torch(activation):
+        return _of_chain(activation, like.dtype)[0]
     with outside():  # numbers of no argument: no graph is asked for them
         found = elementwise(activation, torch.zeros(1, dtype=like.dtype, device=like.device))
         known = debug_unwrap(found, recurse=True)

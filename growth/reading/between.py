@@ -23,8 +23,7 @@ from growth.reading.activations import valued
 from growth.reading.along import norm_leaves
 from growth.reading.calls import refusal
 from growth.reading.layers import Layer, layers_of
-from growth.reading.locate import Place, located
-from growth.reading.lookups import output_of
+from growth.reading.locate import Place, located, output_of
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, one_width, with_unit
 from linmaps.checks import values
@@ -199,6 +198,15 @@ def _differs(got: Tensor, want: Tensor, slack: Tensor | None, accuracy: float) -
     if not math.isfinite(size) or not worst > accuracy * size:
         return None
     return f"they differ by up to {float((a - b).abs().amax()):.3g}, at a size of {size:.3g}"
+
+
+def near(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tensors, computed in this dtype, are as near to each other as `verify` asks for.
+
+    >>> near(torch.ones(2), torch.ones(2) + 1e-6, torch.float32), near(torch.ones(2), torch.zeros(2), torch.float32)
+    (True, False)
+    """
+    return got.shape == want.shape and _differs(got, want, None, _accuracy([dtype], got.device, False)[0]) is None
 
 
 def _called(place: Place, pair: Pair) -> str:

@@ -9,36 +9,32 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fisher import LayerCollection
 from fisher.checks.arguments import detached
-from fisher.checks.purity import repeatable
-from fisher.collector.io import layer_io
-from fisher.collector.rules.forms import Convolution, Lookup
+from fisher.collector.rules.forms import Lookup
+from fisher.collector.taps import column_rows, pull
 from fisher.passes.checkpoints import Checkpoint, Stage
 from growth.checks.buffers import buffers_fixed, counters_fixed
-from growth.checks.data import examples, few
+from growth.checks.data import examples
 from growth.checks.losses import Loss, LossName, gradient, per_sample
-from growth.reading.activations import Activation
-from growth.reading.between import normed, outputs
-from growth.reading.calls import norm_eps, refusal
-from growth.reading.layers import layers_of
+from growth.reading.activations import Activation, valued
+from growth.reading.between import near, normed, outputs
+from growth.reading.layers import Layer, layers_of
 from growth.reading.link import TAPS, Link, Taps, linked
-from growth.reading.locate import Place, located
-from growth.reading.lookups import inputs_of
+from growth.reading.locate import Place, inputs_of
 from growth.reading.maps import Passage
+from growth.reading.once import Reading, has_maps, reading_of, resized, sizes_of
 from growth.reading.pairs import Pair
-from growth.reading.products import verify_all, with_activations
-from linmaps import trees
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
 
 EVERY = Checkpoint().stage()  # no batch was done before
+SPOT = 4  # examples on which a reading is looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +45,7 @@ class View:
     gate: the activation of the gate of a gated pair, whose b1 is gate(z) times what `before` gives, and activation nothing.
     passage: what joins positions between the layers, and z `[B, m, p]`, the output of the first.
     pair: with the leaves that were found to grow along.  eps: of its batch norm, where that measures the output of `before`.
-    padding: of a lookup the row that is used by nothing.
+    padding: of a lookup the row that is used by nothing.  before: the first layer.
     """
 
     b2: Tensor
@@ -64,6 +60,7 @@ class View:
     passage: Passage | None = None
     z: Tensor | None = None
     padding: int | None = None
+    before: Layer | None = None
 
     def pooled(self, a: Tensor) -> Tensor:
         """a `[B, m, C]` at the positions that `after` reads, `[B, m', C]`."""
@@ -83,58 +80,84 @@ def observed(
     data: Any,
     pairs: Sequence[Pair],
     loss: LossName | Loss,
-    layers: LayerCollection | None,
+    layers: LayerCollection | Reading | None,
     progress: bool,
     check_finite: bool,
     taps: Taps = TAPS[0],
     stage: Stage = EVERY,
     none: bool = False,
+    held: list[Reading] | None = None,
 ) -> Iterator[tuple[str, int, list[View]]]:
     """For each batch that is not empty: its name, its samples and one View per pair; but for those that `stage` has done.
 
-    none: whether there may be no sample.
+    layers: a Reading, where it is one of these pairs, is taken as it is.  none: whether there may be no sample.
+    held: to it is added what was read of the first batch.
     """
     if taps not in TAPS:
         raise ValueError(f"taps: got {taps!r}, expected one of {list(TAPS)}")
     f, params = counters_fixed(buffers_fixed(f), detached(params))
     each = per_sample(loss)
-    places: list[Place] = []
-    found: Any = None
-    eps: list[float | None] = []
+    found = layers if isinstance(layers, LayerCollection) else None
+    reading: Reading | None = None
     seen = examples(data, params, progress=progress, check_finite=check_finite, none=none)
     for x, target, name, samples in stage.over((x, target, name, n) for name, x, target, n in seen):
-        sizes = [tuple(t.shape[1:]) for t in trees.leaves(x)]
-        if layers is None and (found is None or (sizes != found[1] and any(_maps(found[0], p) for p in places))):
-            found = LayerCollection.from_function(f, params, few(x)), sizes
-        known: LayerCollection = found[0] if layers is None else layers
-        some = few(x)
-        first = not places
-        if first:
-            pairs = with_activations(f, params, pairs, known, some)
-        places = [located(known, params, p, partial(refusal, f, params, p, some)) for p in pairs]
-        if first:
-            if layers is not None:  # else it was asked when the layers were found
-                repeatable(f, params, some)
-            pairs = [place.pair for place in places]
-            verify_all(f, params, pairs, known, places, some)
-            eps = [norm_eps(f, params, p, some) if place.normed else None for p, place in zip(pairs, places)]
+        trusted = False
+        if reading is None:
+            given = layers.known(params, pairs, x) if isinstance(layers, Reading) else None
+            reading = given or reading_of(f, params, x, pairs, found)
+            trusted, places = given is not None, reading.at(params)
+            if held is not None:
+                held.append(reading)
+        elif found is None and reading.sizes[1] != sizes_of(x, 1) and any(has_maps(reading.layers, p) for p in places):
+            reading = resized(reading, f, params, x)
+            places = reading.at(params)
         if stage.done:
             continue
-        both = [side for p in places for side in (p.before, p.after)]
-        uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
-        rest = {k for side in both for k in side} - uses
-        cotangent = gradient(each, target)
-        _, io = layer_io(f, params, x, known, cotangent, uses=tuple(sorted(uses)), inputs_of=tuple(sorted(rest)))
-        yield (
-            name,
-            samples,
-            [_view(pair, place, known, io, samples, taps, params, e) for pair, place, e in zip(pairs, places, eps)],
-        )
+        views = _views(f, params, x, gradient(each, target), reading, places, samples, taps)
+        if trusted and not all(_as_read(view, place) for view, place in zip(views, places)):
+            reading = reading_of(f, params, x, pairs, None)  # which says what f does now, or refuses it
+            places = reading.at(params)
+            views = _views(f, params, x, gradient(each, target), reading, places, samples, taps)
+        yield name, samples, views
 
 
-def _maps(layers: LayerCollection, place: Place) -> bool:
-    """Whether the sizes of the data are in the shapes of these uses."""
-    return isinstance(layers.uses[place.before[0]].form, Convolution)
+def _views(
+    f: Callable[..., Tensor],
+    params: Any,
+    x: Any,
+    cotangent: Callable[[Tensor], Tensor],
+    reading: Reading,
+    places: Sequence[Place],
+    samples: int,
+    taps: Taps,
+) -> list[View]:
+    both = [side for p in places for side in (p.before, p.after)]
+    uses = {k for side in both if len(side) > 1 for k in side} | {k for p in places for k in p.after}
+    rest = {k for side in both for k in side} - uses
+    known, tapped = reading.layers, tuple(sorted(uses))
+    y, inputs, back = pull(f, params, x, known, tapped, lambda _, a: a, tuple(sorted(rest)))
+    g = column_rows(known, back(cotangent(y)), samples)
+    io = {k: (a, g.get(k)) for k, a in inputs.items()}
+    return [
+        _view(p, place, known, io, samples, taps, params, e) for p, place, e in zip(reading.pairs, places, reading.eps)
+    ]
+
+
+def _as_read(view: View, place: Place) -> bool:
+    """Whether what enters `after` is what was read, of the first examples, where that takes one small product to see."""
+    before, pair = cast(Layer, view.before), view.pair
+    apart = (
+        place.gate is not None
+        or pair.norm is not None
+        or bool(pair.along)
+        or pair.depthwise is not None
+        or view.padding is not None
+    )
+    if apart or before.others or view.passage is not None or view.link.index is not None or not before.weight.shape[0]:
+        return True
+    z = view.b2[:SPOT] @ working(before.weight).flatten(1).to(view.b2.dtype).mT
+    want = valued(view.activation, z if before.bias is None else z + working(before.bias))
+    return near(view.b1[:SPOT], want, before.weight.dtype)
 
 
 def _view(
@@ -147,12 +170,12 @@ def _view(
     params: Any,
     eps: float | None,
 ) -> View:
-    entering = layers_of(params, pair)[0]
+    entering, _ = layers_of(params, pair)
     seen = {k: layers.uses[k] for k in place.before}
     sides = [(inputs_of(seen[k], io[k][0], layer), io[k][1]) for k, layer in zip(place.before, entering.all)]
     (b2, _), (b1, g) = _together(pair, sides), _together(pair, [io[k] for k in place.after])
     before, after = layers.uses[place.before[0]], layers.uses[place.after[0]]
-    shape = tuple(before.tap_shape(samples)[2:]) if _maps(layers, place) else (b2.shape[1],)
+    shape = tuple(before.tap_shape(samples)[2:]) if has_maps(layers, place) else (b2.shape[1],)
     if math.prod(shape) != b2.shape[1]:
         raise ValueError(
             f"{pair}: the hidden map has {b2.shape[1]} positions, expected {shape} as in the LayerCollection; give "
@@ -172,7 +195,7 @@ def _view(
         )
     sigma, gate = (place.activation, None) if place.gate is None else (torch.positive, place.activation)
     padding = before.form.padding_idx if isinstance(before.form, Lookup) and len(seen) == 1 else None
-    return View(b2, b1, g, sigma, met, (place.before, place.after), pair, eps, gate, passage, z, padding)
+    return View(b2, b1, g, sigma, met, (place.before, place.after), pair, eps, gate, passage, z, padding, entering)
 
 
 def _together(pair: Pair, sides: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ from growth.closed_form.delta import Delta, optimal_delta
 from growth.closed_form.neurons import optimal_neurons
 from growth.closed_form.signs import choose_sign
 from growth.closed_form.units import Neurons
-from growth.moments.accumulation import statistics
+from growth.moments.accumulation import accumulated
 from growth.moments.first_order import Statistics
+from growth.reading.once import Reading
 from growth.reading.pairs import Pair
 
 Method = Callable[[Statistics, int], Neurons]
@@ -53,7 +54,9 @@ def proposed(
     >>> one.new.size
     1
     """
-    stats = statistics(f, params, data, list(pairs), loss, progress=progress, check_finite=check_finite)
+    held: list[Reading] = []
+    how: dict[str, Any] = {"progress": progress, "check_finite": check_finite}
+    stats = accumulated(f, params, data, list(pairs), loss, held=held, **how)
     changes = [optimal_delta(one, relative(one.S, ridge), **METRIC) for one in stats]
     news = [
         optimal_neurons(one, n, delta=change, ridge=relative(one.S_prev, ridge), **METRIC)
@@ -61,7 +64,7 @@ def proposed(
         else method(one, n)
         for one, n, change in zip(stats, units, changes)
     ]
-    news = choose_sign(f, params, data, list(pairs), news, loss, progress=progress, check_finite=check_finite)
+    news = choose_sign(f, params, data, list(pairs), news, loss, layers=held[0] if held else None, **how)
     return [Proposal(*parts) for parts in zip(pairs, stats, changes, news)]
 
 

@@ -205,11 +205,12 @@ def main() -> None:
         race(title + f"{name} of PMatKFAC", {"by hand": hand, name: ours}, base="by hand", rounds=101)
     t, pair = torch.arange(64) % 10, growth.Pair("0", "2")
     statistics = lambda **how: growth.statistics(f, params, (x, t), pair, **how)
-    found = statistics(layers=layers)
+    found, reading = statistics(layers=layers), growth.Reading.from_function(f, params, x, pair)
     for name, moment in moments(params, x, t).items():
         torch.testing.assert_close(moment, getattr(found, name), rtol=1e-3, atol=1e-5)
     ways = {
         "products alone": lambda: moments(params, x, t),
+        "growth.statistics, a reading given": lambda: statistics(layers=reading),
         "growth.statistics, layers given": lambda: statistics(layers=layers),
         "growth.statistics, layers found": statistics,
     }

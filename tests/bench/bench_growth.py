@@ -104,7 +104,7 @@ def by_hand(
     return found
 
 
-def ours(params, x, y, count: int, layers: LayerCollection | None):
+def ours(params, x, y, count: int, layers: growth.Reading | None):
     found = []
     for stats in growth.statistics(f, params, (x, y), PAIRS[:count], layers=layers):
         delta = growth.optimal_delta(stats)
@@ -132,7 +132,7 @@ class Case:
         self.count, self.x = count, torch.randn(4096, 784, generator=g) if x is None else x
         self.y = torch.randint(0, CLASSES, (4096,), generator=g)
         self.params = mlp((784, 256, 256, CLASSES), 0)
-        self.layers = LayerCollection.from_function(f, self.params, self.x[:8])
+        self.layers = growth.Reading.from_function(f, self.params, self.x[:8], PAIRS[:count])
         self.chosen = [2, 1][:count]
         if peers.installed():
             weights = [(self.params[n]["weight"], self.params[n]["bias"]) for n in NAMES]
@@ -147,7 +147,7 @@ class Case:
     def ways(self, solve: Callable[[Tensor, Tensor], Tensor] = by_cholesky) -> dict[str, Callable[[], Any]]:
         ways: dict[str, Callable[[], Any]] = {
             "ours": lambda: ours(self.params, self.x, self.y, self.count, self.layers),
-            "ours, layers found in the call": lambda: ours(self.params, self.x, self.y, self.count, None),
+            "ours, the pair read in the call": lambda: ours(self.params, self.x, self.y, self.count, None),
             "bound": lambda: by_hand(self.params, self.x, self.y, self.count, solve),
         }
         if peers.installed():
@@ -177,6 +177,7 @@ def pairs(count: int) -> None:
     ratios = race(title, ways, base="ours", rounds=9, threads=2)
     print("  peak memory, MiB: " + ", ".join(f"{n} {m:.3g}" for n, m in memory.items()))
     theirs = f"; {1 / ratios['gromo']:.3f} x gromo" if "gromo" in ratios else ""
+    theirs += f", in memory {memory['ours'] / memory['gromo']:.2f}" if "gromo" in ratios else ""
     print(f"  => ours {1 / ratios['bound']:.3f} x the bound{theirs}\n")
 
     stats = case.statistics()
@@ -188,7 +189,9 @@ def pairs(count: int) -> None:
     }
     if peers.installed():
         parts["gromo's statistics"] = lambda: peers.passed(case.modules, case.chosen, case.loss, case.x)
+    memory = {n: peak(way) / 2**20 for n, way in parts.items()}
     race("  the parts", parts, base="statistics", rounds=9, threads=2)
+    print("  peak memory, MiB: " + ", ".join(f"{n} {m:.3g}" for n, m in memory.items()))
     print()
 
 
@@ -219,7 +222,9 @@ def ill(kind: str, count: int) -> dict[str, Callable[[], Any]]:
 
 def conditions(kind: str, count: int) -> None:
     ways = ill(kind, count)
+    memory = {n: peak(way) / 2**20 for n, way in ways.items()}
     ratios = race(f"inputs {kind}, {count} pair(s)", ways, base="ours", rounds=5, threads=1)
+    print("  peak memory, MiB: " + ", ".join(f"{n} {m:.3g}" for n, m in memory.items()))
     theirs = f"; {1 / ratios['gromo']:.3f} x gromo" if "gromo" in ratios else ""
     print(f"  => ours {1 / ratios['bound']:.3f} x the bound{theirs}\n")
 

@@ -161,6 +161,9 @@ def of_statistics() -> list[Call]:
         }, ("f", "params", "data")),
         Call(N + "Sum", lambda first, second: growth.Sum(first, second), {"first": "hidden", "second": "output"}),
         Call(N + "statistics", growth.statistics, base | {"loss": "cross_entropy", "layers": m["layers"], "taps": "all"}),
+        Call(N + "Reading.from_function", growth.Reading.from_function, {
+            "f": user_f, "params": PARAMS, "x": NET.x, "pair": PAIR, "layers": m["layers"],
+        }),
         Call(N + "output_fisher", growth.output_fisher, {
             "f": user_f, "params": PARAMS, "data": NET.x, "pair": PAIR, "likelihood": "categorical", "chunk_size": 1,
         }, ("f",)),

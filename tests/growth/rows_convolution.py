@@ -29,4 +29,7 @@ CASES: dict[str, Case | Exempt] = {
     "growth.statistics/centre": Case(step(CONV, "centre"), (CONV.params, CONV.x)),
     "growth.statistics/sum": Case(summed, (PARAMS, DATA[0])),
     "growth.Sum": Exempt("a spec: paths of layers, no tensor"),
+    "growth.Reading": Exempt(
+        "static description of a function at its pairs; vmap of statistics with it: reading/test_once"
+    ),
 }

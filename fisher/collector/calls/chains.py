@@ -226,6 +226,11 @@ class Chain:
         return any(name not in ELEMENTWISE for name, _, _ in self.steps)
 
     @property
+    def holds_tensors(self) -> bool:
+        """Whether some step has a tensor of the params in it, as the slopes of a PReLU."""
+        return any(isinstance(a, Tensor) for _, args, kwargs in self.steps for a in (*args, *dict(kwargs).values()))
+
+    @property
     def pointwise(self) -> Chain:
         """The elementwise steps alone."""
         return Chain(tuple(s for s in self.steps if s[0] in ELEMENTWISE))
