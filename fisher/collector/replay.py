@@ -8,7 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from fisher.collector.blocks.uses import Use
-from fisher.collector.rules.match import Derived, Match, View, spoken
+from fisher.collector.rules.match import Derived, Match, View, leaves_of, spoken
+from linmaps.trees import path_str
+
+ANOTHER_WAY = (
+    "f took another way than the one its LayerCollection was made from: make a new one with "
+    "LayerCollection.from_function(f, params, x)"
+)
 
 
 class Replay:
@@ -35,15 +41,25 @@ class Replay:
         k = self.met
         if k >= len(self.uses) or not self._explained(self.uses[k], match):
             if any(v is not None and isinstance(v.path, Derived) for v in (match.weight, match.bias)):
+                self._check_made(match)
                 return None  # at another number of examples what leaves make may be met in one call more
             got = spoken((match.weight or match.bias or View(())).path)
             want = self.uses[k].describe() if k < len(self.uses) else "no further use"
-            raise ValueError(
-                f"{got}: use {k} is {match.kind} of {got}, expected {want}; f took another way than the one its "
-                "LayerCollection was made from: make a new one with LayerCollection.from_function(f, params, x)"
-            )
+            raise ValueError(f"{got}: use {k} is {match.kind} of {got}, expected {want}; {ANOTHER_WAY}")
         self.met += 1
         return k
+
+    def _check_made(self, match: Match) -> None:
+        """Raise for what is made of a leaf that the uses foreseen take as it is alone: its block is made of those."""
+        paths = [path for use in self.uses for path in (use.weight, use.bias) if path is not None]
+        made = {leaf for path in paths if isinstance(path, Derived) for leaf in path.leaves}
+        for view in (match.weight, match.bias):
+            for leaf in leaves_of(view.path) if view is not None else ():
+                if leaf in paths and leaf not in made:
+                    raise ValueError(
+                        f"{path_str(leaf)}: met as {match.kind} of {spoken(view.path)}, expected the leaf as it is alone; "  # type: ignore[union-attr]
+                        f"{ANOTHER_WAY}"
+                    )
 
     def _explained(self, use: Use, match: Match) -> bool:
         return use.explains(match, self._like(use.weight, match.weight), self._like(use.bias, match.bias))

@@ -149,6 +149,8 @@ REFUSED = {
     "the weights in another order": lambda p, x: torch.tanh(x @ p["v"]) @ p["w"],
     "no further use": lambda p, x: torch.tanh(torch.tanh(torch.tanh(x @ p["w"]) @ p["v"]) @ p["w"]),
     "one use less": lambda p, x: torch.tanh(x @ p["w"]),
+    "a slice more": lambda p, x: torch.tanh(x @ p["w"]) @ p["v"] + (x @ p["w"].T[:, :3]).sum(1, keepdim=True),
+    "a multiple more": lambda p, x: torch.tanh(x @ p["w"]) @ p["v"] + x @ p["v"].sin(),
 }
 
 
