@@ -65,7 +65,7 @@ def pull(
 
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)
-        taps = [reference[layers.use_leaves[k]].new_zeros(shapes[k]) for k in uses]
+        taps = [reference[layers.use_leaves[k]].new_zeros(()).expand(shapes[k]) for k in uses]  # which take no memory
         if taps and not floating and not free and layers.plain and alone((*reference, *data)):
             try:
                 return _plainly(taps)

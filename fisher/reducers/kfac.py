@@ -21,7 +21,7 @@ from fisher.pmat.layered.factored import kronecker_product
 from fisher.reducers.base import Options, Reducer, mean
 from fisher.reducers.sides import of_both_sides
 from fisher.reducers.through import by_weights, pulled_back
-from linmaps.numerics.moments import second_moment
+from linmaps.numerics.moments import bordered_moment, second_moment
 from linmaps.numerics.numeric import positive_root, total
 
 FEW = 2**16  # numbers that are copied at once
@@ -229,6 +229,8 @@ def with_ones(a: Tensor, grouped: bool, over: int) -> Tensor:
     """`moment` of (a, 1): that of a beside its sum, so that a is not copied for a column of ones."""
     if a.numel() <= FEW:  # a copy costs less than more calls
         return moment(torch.nn.functional.pad(a, (0, 1), value=1.0), grouped, over)
+    if not grouped and not apart(a):
+        return bordered_moment(a, over)
     of_a = moment(a, grouped, over)
     first = a.sum((0, 1))[..., None] / over
     number = first.new_full((), a.shape[0] * a.shape[1] / over).expand(*first.shape[:-2], 1, 1)
@@ -243,8 +245,13 @@ def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:
     """
     if grouped:
         return vmap(moment, in_dims=(-2, None, None))(t, False, over)
-    if 1 < t.shape[-1] <= t.shape[-2] and any(
-        t.stride(k) != t.shape[k + 1] * t.stride(k + 1) for k in range(t.ndim - 2)
-    ):
+    if apart(t):
         return mean((t.mT @ t).flatten(0, -3).sum(0), over)
     return second_moment(t, over)
+
+
+def apart(t: Tensor) -> bool:
+    """Whether positions of examples, more than features, are no rows of one matrix in memory."""
+    return 1 < t.shape[-1] <= t.shape[-2] and any(
+        t.stride(k) != t.shape[k + 1] * t.stride(k + 1) for k in range(t.ndim - 2)
+    )
