@@ -172,12 +172,12 @@ def _one(run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, redu
             "centered: got data with weights, of which Kronecker factors have no mean gradient, expected (x, target); use "
             "PMatDense, PMatBlockDiag, PMatDiag or PMatLowRank"
         )
-    y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
+    y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep, patched=reducer.patched)
     counts = run.columns.counts(y, target)
     if reducer.by_position and (counts is not None or (weight is not None and weight.ndim > 1)):
         counted = of_uses(layers, run.columns.likelihood, y, counts, squares, back)
         reducer = make(layers, dataclasses.replace(options, counted=counted))
-        y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
+        y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep, patched=reducer.patched)
     total = None
     over = options.examples**0.5
     size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(layers, reducer.tapped, batch)

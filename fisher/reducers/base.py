@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from fisher.collector.products import example_gradients
 from fisher.collector.weights import Weights
 from fisher.pmat import PMat
 from linmaps import trees
+from linmaps.trees.graphs.tracing import traced
 
 Sharing = Literal["expand", "reduce"]
 
@@ -52,6 +53,7 @@ class Reducer:
     """One representation: `keep` at the call, `inputs` once per batch, `columns` per chunk of columns, `finish` at the end."""
 
     at_once = False  # whether it needs all columns together
+    patched = False  # whether it is given the inputs of convolutions as they are, not unfolded
     by_position = False  # whether the inputs of a position matter where it has no gradient
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
@@ -76,6 +78,11 @@ class Reducer:
     def keep(self, use: int, a: Tensor) -> Any:
         """What is stored of a layer input a [B, S, I]."""
         return a
+
+    def unfolded(self, use: int, a: Tensor) -> Tensor:
+        """a [B, S, I] of what is kept."""
+        u = self.layers.uses[use]
+        return u.inputs(a, len(a)) if self.patched and u.patched else a
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         """Sums that need no output-gradient."""
@@ -109,7 +116,28 @@ class Reducer:
     # --- for those that need the gradients of a layer ----------------------------------------------------------------
 
     def pieces(self, layer: Layer, kept: dict[int, Any], g: dict[int, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        return [kept[k] for k in layer.uses], [g[k] for k in layer.uses]
+        return [self.unfolded(k, kept[k]) for k in layer.uses], [g[k] for k in layer.uses]
+
+
+    def over_examples(self, fn: Callable[[list[Tensor], list[Tensor]], Tensor], layer: Layer, kept: Any, g: Any) -> Tensor:
+        """fn of the pieces, a sum over examples: where inputs are unfolded, of some of them at a time."""
+        every = {k: kept[k] for k in layer.uses if self.patched and self.layers.uses[k].patched}
+        if not every:
+            return fn(*self.pieces(layer, kept, g))
+        total = None
+        for start, stop in self.parts(every):
+            own = {k: kept[k][start:stop] for k in layer.uses}
+            part = fn(*self.pieces(layer, own, {k: g[k][:, start:stop] for k in layer.uses}))
+            total = part if total is None else total + part
+        return cast(Tensor, total)
+
+    def parts(self, inputs: Mapping[int, Tensor]) -> Iterator[tuple[int, int]]:
+        """Examples (first, last + 1) whose inputs, unfolded, are held at a time."""
+        batch = len(next(iter(inputs.values())))
+        each = sum(self.layers.uses[k].unfolded_size(x) for k, x in inputs.items())
+        size = batch if traced() else at_once(next(iter(inputs.values()))) // max(1, each)
+        for start in range(0, max(1, batch), size := max(1, size)):
+            yield start, min(start + size, batch)
 
     def gradients(self, layer: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
         """Gradient of each column at each example, `[C, B, *view]`."""
@@ -125,6 +153,11 @@ class Reducer:
         if not self.options.centered:
             return {}
         return {l.name: self.gradients(l, kept, g, rows).sum((0, 1)) for l in self.layers if l.family != UNUSED}
+
+
+def at_once(like: Tensor, cached: int = 2**20) -> int:
+    """How many numbers are held at a time: as many as the caches of a CPU hold; elsewhere a few large calls are quicker."""
+    return cached if like.device.type == "cpu" else 2**24
 
 
 def mean(total: Tensor, seen: int) -> Tensor:

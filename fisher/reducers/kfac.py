@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,11 +36,13 @@ class KFAC(Reducer):
     """
 
     by_position = True
+    patched = True
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         super().__init__(layers, options)
         self.reduce = options.sharing == "reduce"
-        self.numbers: dict[int, Any] = {}  # of positions of each use, over options.examples
+        self.shared: dict[int, Any] = {}  # positions of an example of each use, where all count
+        self.numbers: dict[int, Any] = {}  # of all of them, over options.examples
         self._through = tuple(l for l in layers.through if by_weights(l, self.dense(l)))
         self.tied = tuple(l for l in layers if l.kronecker and l.inner)
         weights = {inner_name(l, j): w for l in (*self._through, *self.tied) for j, w in enumerate(l.inner)}
@@ -70,13 +73,32 @@ class KFAC(Reducer):
         With sharing="reduce" (sum over s of w (a, 1), sum of w and number of its positions of each example `[2, B]`); of a
         lookup counts in place of the sum; an elementwise layer keeps a itself.
         """
-        u, counted = self.layers.uses[use], self.options.counted.get(use)
         if use in self.whole:
             return a
+        counted = self.options.counted.get(use)
+        if self.patched and self.layers.uses[use].patched:
+            own = lambda start, stop: None if counted is None else counted[start:stop]
+            parts = (self._kept(use, self.unfolded(use, a[s:e]), own(s, e)) for s, e in self.parts({use: a}))
+            found = functools.reduce(self._of_both, parts)
+        else:
+            found = self._kept(use, a, counted)
+        if len(found) == 1:  # `inputs` makes a tensor of the number
+            shared, *kind = self.shared[use]
+            self.numbers[use] = (len(a) * shared / self.options.examples, *kind)
+        return found
+
+    def _of_both(self, some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What is kept of some examples and of others."""
+        if self.reduce:
+            return torch.cat([some[0], others[0]]), torch.cat([some[1], others[1]], 1)
+        return tuple(s + t for s, t in zip(some, others))
+
+    def _kept(self, use: int, a: Tensor, counted: Tensor | None) -> tuple[Tensor, ...]:
+        u = self.layers.uses[use]
         wide = not fits(a.shape[-1], self.options.largest_factor)
         if u.bias is not None and counted is None and not (self.reduce or wide or isinstance(u.form, Lookup)):
-            self.numbers[use] = a.shape[0] * a.shape[1] / self.options.examples, a.device, exact_counts(a)
-            return (with_ones(a, u.form.groups > 1, self.options.examples),)  # `inputs` makes a tensor of the number
+            self.shared[use] = a.shape[1], a.device, exact_counts(a)
+            return (with_ones(a, u.form.groups > 1, self.options.examples),)
         ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a))
         ones = ones if counted is None else counted.to(ones.dtype).expand(a.shape[:2])
         positions = ones.sum(1)

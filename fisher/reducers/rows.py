@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from linmaps.numerics.moments import second_moment
 class Diag(Reducer):
     """Sums of squared gradients."""
 
+    patched = True
+
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         found = {l.name: self._squares(l, kept, g, rows) for l in self.layers if l.family != UNUSED}
         return found, self.means(kept, g, rows)
@@ -34,7 +37,7 @@ class Diag(Reducer):
     def _squares(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
         if l.by_leaf:
             return (of_layer(l, rows) ** 2).sum((0, 1))
-        return squares(l, *self.pieces(l, kept, g))
+        return self.over_examples(partial(squares, l), l, kept, g)
 
     def _diag(self, sums: dict[str, Tensor], means: dict[str, Tensor], seen: int) -> Any:
         views = {n: mean(t, seen) - (means[n] / seen) ** 2 if n in means else mean(t, seen) for n, t in sums.items()}
@@ -68,9 +71,8 @@ class QuasiDiag(Diag):
         return PMatQuasiDiag(self._diag(sums, means, seen), found, self.layers)
 
     def _cross(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor]) -> Tensor:
-        a, t = self.pieces(l, kept, g)
         if l.family == PRODUCT:
-            return cross(l, a, t)
+            return self.over_examples(partial(cross, l), l, kept, g)
         return _paired(self.gradients(l, kept, g, {})).sum((0, 1))
 
 
