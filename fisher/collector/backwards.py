@@ -18,6 +18,7 @@ from torch.func import vmap
 from fisher.collector.calls.plain import Unknown
 from linmaps.trees.graphs.tracing import traced
 
+LARGE = 2**17  # gradients at all taps, of which each column has a backward of its own: batching copies what it reads
 OWN = torch.autograd.function.BackwardCFunction  # the nodes of autograd.Functions that are written in Python
 
 
@@ -35,8 +36,24 @@ def backward(y: Any, taps: Sequence[Tensor]) -> Callable[[Tensor], tuple[Tensor,
     if not isinstance(y, Tensor) or y.grad_fn is None or not _of_these(y.grad_fn, {id(t) for t in taps}):
         raise Unknown
 
+    large = sum(t.numel() for t in taps) > LARGE and y.device.type == "cpu"
+
+    def one_by_one(columns: Tensor) -> tuple[Tensor, ...]:
+        made = tuple(t.new_empty(len(columns), *t.shape) for t in taps)
+        for k in range(len(columns)):
+            found = torch.autograd.grad(y, taps, columns[k], retain_graph=True, allow_unused=True)
+            for into, t in zip(made, found):
+                if t is None:
+                    into[k] = 0.0
+                else:
+                    into[k] = t
+            del found
+        return made
+
     def back(columns: Tensor) -> tuple[Tensor, ...]:
         several, graph = len(columns) != 1, columns.requires_grad
+        if large and several and not graph:
+            return one_by_one(columns)
         found = torch.autograd.grad(
             y,
             taps,

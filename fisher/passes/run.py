@@ -25,10 +25,9 @@ from fisher.likelihoods.columns import Columns
 from fisher.passes.checkpoints import Checkpoint
 from fisher.passes.positions import of_examples, of_uses
 from fisher.reducers import Options, Reducer
+from fisher.reducers.base import numbers_held
 from linmaps import trees
 from linmaps.checks.precision import HALF
-
-NUMBERS = 2**22  # of gradients at the outputs of all uses that are held at a time
 
 NOTHING = Checkpoint()
 Make = Callable[[LayerCollection, Options], Reducer]
@@ -178,24 +177,22 @@ def _one(run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, redu
         counted = of_uses(layers, run.columns.likelihood, y, counts, squares, back)
         reducer = make(layers, dataclasses.replace(options, counted=counted))
         y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep, patched=reducer.patched)
-    total = None
+    total, chunks = None, 0
     over = options.examples**0.5
-    size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(layers, reducer.tapped, batch)
+    size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(reducer, batch)
     for chunk in run.columns.parts(y, target, size, weight):
         chunk = chunk / over
         rows = of_layers(run.f, run.params, x, reducer.by_rows, chunk)
-        part = reducer.columns(
-            kept, column_rows(layers, back(chunk), batch), rows
-        )  # no name: gone before the next chunk
-        part = _cast(part, run.dtype)
-        total = part if total is None else reducer.add(total, part)
-    return _cast(reducer.inputs(kept), run.dtype), total
+        more = reducer.columns if total is None else functools.partial(reducer.onto, total)
+        total = more(kept, column_rows(layers, back(chunk), batch), rows)  # no name: gone before the next chunk
+        total, chunks = _cast(total, run.dtype), chunks + 1
+    return _cast(reducer.inputs(kept), run.dtype), reducer.closed(total, kept, chunks)
 
 
-def _at_once(layers: LayerCollection, uses: tuple[int, ...], batch: int) -> int:
+def _at_once(reducer: Reducer, batch: int) -> int:
     """How many columns are differentiated at once where nobody says: their gradients at all uses are so many numbers."""
-    each = sum(math.prod(layers.uses[k].tap_shape(batch)) for k in uses)
-    return max(1, NUMBERS // max(1, each))
+    each = sum(math.prod(reducer.layers.uses[k].tap_shape(batch)) for k in reducer.tapped)
+    return max(1, numbers_held(reducer.options.like, reducer.held) // max(1, each))
 
 
 def _cast(tree: Any, dtype: torch.dtype | None) -> Any:

@@ -49,11 +49,16 @@ class Options:
     group: Any = None
 
 
+ELSEWHERE = 2**22  # numbers that are held at a time on other devices than a CPU
+
+
 class Reducer:
     """One representation: `keep` at the call, `inputs` once per batch, `columns` per chunk of columns, `finish` at the end."""
 
     at_once = False  # whether it needs all columns together
+    held = 2**22  # numbers of gradients at the outputs of all uses that are held at a time, on a CPU
     patched = False  # whether it is given the inputs of convolutions as they are, not unfolded
+    unfolds = 2**18  # numbers of inputs that it unfolds at a time, on a CPU
     by_position = False  # whether the inputs of a position matter where it has no gradient
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
@@ -92,6 +97,14 @@ class Reducer:
         """Sums over a chunk of columns; rows: gradients [C, B, numel] of the leaves without a rule."""
         raise AttributeError("a representation defines columns")
 
+    def onto(self, total: Any, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        """total, which nobody else holds, with a chunk of columns more."""
+        return self.add(total, self.columns(kept, g, rows))
+
+    def closed(self, total: Any, kept: dict[int, Any], chunks: int) -> Any:
+        """What all columns of a batch add up to, from their sums."""
+        return total
+
     def add(self, one: Any, other: Any) -> Any:
         """The sums of two chunks, or of two batches, together."""
         return trees.add(one, other)
@@ -118,8 +131,9 @@ class Reducer:
     def pieces(self, layer: Layer, kept: dict[int, Any], g: dict[int, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         return [self.unfolded(k, kept[k]) for k in layer.uses], [g[k] for k in layer.uses]
 
-
-    def over_examples(self, fn: Callable[[list[Tensor], list[Tensor]], Tensor], layer: Layer, kept: Any, g: Any) -> Tensor:
+    def over_examples(
+        self, fn: Callable[[list[Tensor], list[Tensor]], Tensor], layer: Layer, kept: Any, g: Any
+    ) -> Tensor:
         """fn of the pieces, a sum over examples: where inputs are unfolded, of some of them at a time."""
         every = {k: kept[k] for k in layer.uses if self.patched and self.layers.uses[k].patched}
         if not every:
@@ -135,7 +149,7 @@ class Reducer:
         """Examples (first, last + 1) whose inputs, unfolded, are held at a time."""
         batch = len(next(iter(inputs.values())))
         each = sum(self.layers.uses[k].unfolded_size(x) for k, x in inputs.items())
-        size = batch if traced() else at_once(next(iter(inputs.values()))) // max(1, each)
+        size = batch if traced() else numbers_held(next(iter(inputs.values())), self.unfolds) // max(1, each)
         for start in range(0, max(1, batch), size := max(1, size)):
             yield start, min(start + size, batch)
 
@@ -155,9 +169,9 @@ class Reducer:
         return {l.name: self.gradients(l, kept, g, rows).sum((0, 1)) for l in self.layers if l.family != UNUSED}
 
 
-def at_once(like: Tensor, cached: int = 2**20) -> int:
-    """How many numbers are held at a time: as many as the caches of a CPU hold; elsewhere a few large calls are quicker."""
-    return cached if like.device.type == "cpu" else 2**24
+def numbers_held(like: Tensor, on_cpu: int) -> int:
+    """How many numbers are held at a time: on a CPU so many; elsewhere few large calls are quicker than many small ones."""
+    return on_cpu if like.device.type == "cpu" else max(ELSEWHERE, on_cpu)
 
 
 def mean(total: Tensor, seen: int) -> Tensor:

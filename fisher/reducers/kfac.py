@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.collector.backwards import alone
 from fisher.collector.blocks.uses import ELEMENTWISE, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows
@@ -22,7 +23,8 @@ from fisher.pmat.layered.factored import kronecker_product
 from fisher.reducers.base import Options, Reducer, mean
 from fisher.reducers.sides import of_both_sides
 from fisher.reducers.through import by_weights, pulled_back
-from linmaps.numerics.moments import bordered_moment, second_moment
+from linmaps import trees
+from linmaps.numerics.moments import add_moment, bordered_moment, mirror, second_moment
 from linmaps.numerics.numeric import positive_root, total
 
 FEW = 2**16  # numbers that are copied at once
@@ -36,7 +38,9 @@ class KFAC(Reducer):
     """
 
     by_position = True
+    held = 2**18
     patched = True
+    unfolds = 2**20
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         super().__init__(layers, options)
@@ -125,12 +129,46 @@ class KFAC(Reducer):
         return {n: A for n, (A, _) in found.items()}, {n: over for n, (_, over) in found.items()}
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
-        factors, exact, means = {}, {}, {}
-        for name, l in self.products.items():
-            mine = [cut(g[k], part) for k, part in zip(l.uses, l.cuts)]
-            factors[name] = self._output_factor(l, mine)
-            if self.options.centered:
-                means[name] = self._output_mean(mine)
+        factors = {n: total([self._moment(l, t) for t in self._gradients(l, g)]) for n, l in self.products.items()}
+        return factors, *self._others(kept, g, rows)
+
+    def onto(self, sums: Any, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        """Factors grow where they lie, above their diagonals, where there is no transform and no graph."""
+        factors, *others = sums
+        if not alone((*g.values(), *factors.values())) or len({t.dtype for t in (*g.values(), *factors.values())}) > 1:
+            return super().onto(sums, kept, g, rows)
+        for n, l in self.products.items():
+            for t in self._gradients(l, g):
+                if factors[n].ndim != 2 or apart(t):
+                    factors[n].add_(self._moment(l, t))
+                else:
+                    add_moment(factors[n], t)
+        return factors, *trees.add(tuple(others), self._others(kept, g, rows))
+
+    def closed(self, sums: Any, kept: dict[int, Any], chunks: int) -> Any:
+        if chunks > 1 and alone(sums[0].values()):
+            for t in sums[0].values():
+                if t.ndim == 2:
+                    mirror(t)
+        return sums
+
+    def _gradients(self, layer: Layer, g: dict[int, Tensor]) -> list[Tensor]:
+        """Of each use g at the outputs of the layer; with sharing="reduce" the sum over s of all."""
+        own = [cut(g[k], part) for k, part in zip(layer.uses, layer.cuts)]
+        return [total([t.sum(2) for t in own])] if self.reduce and not layer.diagonal else own
+
+    def _moment(self, layer: Layer, g: Tensor) -> Tensor:
+        """Sum over columns, b, s of g g'."""
+        if not fits(g.shape[-1], self.options.largest_factor):
+            return (g**2).flatten(0, -2 - layer.grouped).sum(0)
+        return moment(g, layer.grouped)
+
+    def _others(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> tuple[Any, Any]:
+        """The exact blocks, and the mean gradients."""
+        exact, means = {}, {}
+        if self.options.centered:
+            for n, l in self.products.items():
+                means[n] = total([cut(g[k], part).sum((0, 1, 2)) for k, part in zip(l.uses, l.cuts)])
         through = {l.name for l in self._through}
         for l in self.layers:
             if l.family != UNUSED and not l.kronecker and l.name not in through:
@@ -138,7 +176,7 @@ class KFAC(Reducer):
                 exact[l.name] = second_moment(found) if self.dense(l) else (found**2).sum((0, 1))
                 if self.options.centered:
                     means[l.name] = found.sum((0, 1))
-        return factors, exact, means
+        return exact, means
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         made = self.factors(inputs, columns, seen)
@@ -202,16 +240,6 @@ class KFAC(Reducer):
         else:
             sums = moment(means[:, None], layer.grouped, self.options.examples)
         return sums, whole.sum() / self.options.examples
-
-    def _output_factor(self, layer: Layer, g: list[Tensor]) -> Tensor:
-        """Sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""
-        together = [total([t.sum(2) for t in g])] if self.reduce and not layer.diagonal else g
-        if not fits(g[0].shape[-1], self.options.largest_factor):
-            return total([(t**2).flatten(0, -2 - layer.grouped).sum(0) for t in together])
-        return total([moment(t, layer.grouped) for t in together])
-
-    def _output_mean(self, g: list[Tensor]) -> Tensor:
-        return total([t.sum((0, 1, 2)) for t in g])
 
 
 def _columns_of(layer: Layer, t: Tensor, axes: int) -> Tensor:

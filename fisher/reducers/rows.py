@@ -12,7 +12,7 @@ from torch.func import vmap
 from fisher.collector.blocks.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows, of_layer
-from fisher.collector.products import cross, squares
+from fisher.collector.products import at_one_position, by_example, cross, squares
 from fisher.distributed.marks import marked
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense
@@ -24,11 +24,28 @@ from linmaps.numerics.moments import second_moment
 class Diag(Reducer):
     """Sums of squared gradients."""
 
+    held = 3 * 2**20
     patched = True
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
-        found = {l.name: self._squares(l, kept, g, rows) for l in self.layers if l.family != UNUSED}
-        return found, self.means(kept, g, rows)
+        once = {l.name: by_example(l, g[l.uses[0]]) for l in self.layers if self._late(l, g)}
+        found = {
+            l.name: self._squares(l, kept, g, rows) for l in self.layers if l.family != UNUSED and l.name not in once
+        }
+        return found, once, self.means(kept, g, rows)
+
+    def closed(self, total: Any, kept: dict[int, Any], chunks: int) -> Any:
+        found, once, *others = total
+        late = {n: at_one_position(self.layers[n], self._input(self.layers[n], kept), t) for n, t in once.items()}
+        return found | late, *others
+
+    def _input(self, l: Layer, kept: dict[int, Any]) -> Tensor:
+        (use,) = l.uses
+        return self.unfolded(use, kept[use])
+
+    def _late(self, l: Layer, g: dict[int, Tensor]) -> bool:
+        """Whether squares are summed over columns before they meet those of the inputs: at one position per example."""
+        return l.kronecker and not (l.inner or l.diagonal) and len(l.uses) == 1 and g[l.uses[0]].shape[2] == 1
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         sums, means = columns

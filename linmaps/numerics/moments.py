@@ -58,6 +58,32 @@ def bordered_moment(rows: Tensor, over: int = 1) -> Tensor:
     return found
 
 
+def add_moment(found: Tensor, rows: Tensor) -> None:
+    """found `[F, F]` += R'R of rows `[..., F]`, on and above its diagonal alone: `mirror` it after the last of them.
+
+    >>> import torch
+    >>> found = torch.zeros(2, 2)
+    >>> add_moment(found, torch.eye(2))
+    >>> mirror(found)
+    >>> found
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    R = rows.flatten(0, -2)
+    step = _step(R)
+    for start in range(0, R.shape[1], step):
+        end = start + step
+        found[start:end, start:].addmm_(R[:, start:end].mT, R[:, start:])
+
+
+def mirror(found: Tensor) -> None:
+    """found `[F, F]` := the symmetric matrix that it is above its diagonal."""
+    size = len(found)
+    step = -(-size // max(1, min(PANELS, size // WIDTH)))
+    for end in range(step, size, step):
+        found[end:, end - step : end] = found[end - step : end, end:].mT
+
+
 def cross_moment(x: Tensor, y: Tensor) -> Tensor:
     """x'y `[F, G]` of rows `[n, F]` and `[n, G]`; a y of few columns goes first, which takes a sixth of the time.
 
