@@ -180,8 +180,9 @@ def _one(run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, redu
     total, chunks = None, 0
     over = options.examples**0.5
     size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(reducer, batch)
-    for chunk in run.columns.parts(y, target, size, weight):
-        chunk = chunk / over
+    made = None if size is None else max(size, reducer.held // max(1, y.numel()))  # of small outputs at one go
+    parts = run.columns.parts(y, target, made, weight)
+    for chunk in (one for part in parts for one in (part / over).split(size or len(part))):
         rows = of_layers(run.f, run.params, x, reducer.by_rows, chunk)
         more = reducer.columns if total is None else functools.partial(reducer.onto, total)
         total = more(kept, column_rows(layers, back(chunk), batch), rows)  # no name: gone before the next chunk
