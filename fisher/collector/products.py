@@ -19,6 +19,7 @@ from fisher.collector.blocks.uses import Layer
 from linmaps.numerics.numeric import total
 
 Pieces = list[Tensor]  # one for each use of the layer
+FEW = 4  # columns
 WIDE = 64  # outputs of which the gradients are a fast product for each column alone
 AT_ONCE = 2**24  # numbers of per-example gradients held at a time where only their squares are wanted
 
@@ -160,8 +161,10 @@ def cross(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
 
 
 def _squared(g: Tensor) -> Tensor:
-    """Sum over columns of the squares."""
-    return (g**2).sum(0)
+    """Sum over columns of the squares; of a few large columns without their squares in the memory."""
+    if len(g) > FEW:
+        return (g**2).sum(0)
+    return functools.reduce(lambda sum, t: torch.addcmul(sum, t, t), g[1:], g[0] ** 2)
 
 
 def _elementwise(layer: Layer, a: Pieces, g: Pieces, how: str, summed: tuple[int, ...]) -> Tensor:

@@ -58,7 +58,7 @@ class Reducer:
     at_once = False  # whether it needs all columns together
     held = 2**22  # numbers of gradients at the outputs of all uses that are held at a time, on a CPU
     patched = False  # whether it is given the inputs of convolutions as they are, not unfolded
-    unfolds = 2**18  # numbers of inputs that it unfolds at a time, on a CPU
+    unfolds = 2**19  # numbers of inputs that it unfolds at a time, on a CPU
     by_position = False  # whether the inputs of a position matter where it has no gradient
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:

@@ -40,7 +40,6 @@ class KFAC(Reducer):
     by_position = True
     held = 2**18
     patched = True
-    unfolds = 2**20
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         super().__init__(layers, options)

@@ -24,8 +24,13 @@ from linmaps.numerics.moments import second_moment
 class Diag(Reducer):
     """Sums of squared gradients."""
 
-    held = 3 * 2**20
     patched = True
+
+    @property
+    def held(self) -> int:  # type: ignore[override]
+        """More where many positions of an example meet in one product of all columns."""
+        uses = [self.layers.uses[k] for k in self.tapped]
+        return 3 * 2 ** (17 if all(u.shared[:-1] == (u.batch,) for u in uses) else 20)
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         once = {l.name: by_example(l, g[l.uses[0]]) for l in self.layers if self._late(l, g)}
