@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,10 +24,10 @@ from fisher.likelihoods.columns import Columns
 from fisher.passes.checkpoints import Checkpoint
 from fisher.passes.positions import of_examples, of_uses
 from fisher.reducers import Options, Reducer
-from fisher.reducers.base import numbers_held
 from linmaps import trees
 from linmaps.checks.precision import HALF
 
+FEW = 2**18  # numbers of columns that are made at one go
 NOTHING = Checkpoint()
 Make = Callable[[LayerCollection, Options], Reducer]
 
@@ -179,8 +178,8 @@ def _one(run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, redu
         y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep, patched=reducer.patched)
     total, chunks = None, 0
     over = options.examples**0.5
-    size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(reducer, batch)
-    made = None if size is None else max(size, reducer.held // max(1, y.numel()))  # of small outputs at one go
+    size = run.chunk_size if run.chunk_size is not None or reducer.at_once else reducer.at_a_time(batch)
+    made = None if size is None else max(size, FEW // max(1, y.numel()))  # of small outputs at one go
     parts = run.columns.parts(y, target, made, weight)
     for chunk in (one for part in parts for one in (part / over).split(size or len(part))):
         rows = of_layers(run.f, run.params, x, reducer.by_rows, chunk)
@@ -188,12 +187,6 @@ def _one(run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, redu
         total = more(kept, column_rows(layers, back(chunk), batch), rows)  # no name: gone before the next chunk
         total, chunks = _cast(total, run.dtype), chunks + 1
     return _cast(reducer.inputs(kept), run.dtype), reducer.closed(total, kept, chunks)
-
-
-def _at_once(reducer: Reducer, batch: int) -> int:
-    """How many columns are differentiated at once where nobody says: their gradients at all uses are so many numbers."""
-    each = sum(math.prod(reducer.layers.uses[k].tap_shape(batch)) for k in reducer.tapped)
-    return max(1, numbers_held(reducer.options.like, reducer.held) // max(1, each))
 
 
 def _cast(tree: Any, dtype: torch.dtype | None) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -56,7 +57,6 @@ class Reducer:
     """One representation: `keep` at the call, `inputs` once per batch, `columns` per chunk of columns, `finish` at the end."""
 
     at_once = False  # whether it needs all columns together
-    held = 2**22  # numbers of gradients at the outputs of all uses that are held at a time, on a CPU
     patched = False  # whether it is given the inputs of convolutions as they are, not unfolded
     unfolds = 2**19  # numbers of inputs that it unfolds at a time, on a CPU
     by_position = False  # whether the inputs of a position matter where it has no gradient
@@ -96,6 +96,15 @@ class Reducer:
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         """Sums over a chunk of columns; rows: gradients [C, B, numel] of the leaves without a rule."""
         raise AttributeError("a representation defines columns")
+
+    def held(self, batch: int) -> int:
+        """How many numbers of gradients at the outputs of all uses are held at a time, on a CPU."""
+        return 2**22
+
+    def at_a_time(self, batch: int) -> int:
+        """How many columns are differentiated at a time where nobody says: so many numbers of gradients at all uses."""
+        each = sum(math.prod(self.layers.uses[k].tap_shape(batch)) for k in self.tapped)
+        return max(1, numbers_held(self.options.like, self.held(batch)) // max(1, each))
 
     def onto(self, total: Any, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         """total, which nobody else holds, with a chunk of columns more."""

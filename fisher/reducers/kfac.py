@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from linmaps.numerics.moments import add_moment, bordered_moment, mirror, second
 from linmaps.numerics.numeric import positive_root, total
 
 FEW = 2**16  # numbers that are copied at once
+WIDE = 512  # rows of a factor that no cache holds
 
 
 class KFAC(Reducer):
@@ -38,7 +40,6 @@ class KFAC(Reducer):
     """
 
     by_position = True
-    held = 2**18
     patched = True
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
@@ -130,6 +131,15 @@ class KFAC(Reducer):
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         factors = {n: total([self._moment(l, t) for t in self._gradients(l, g)]) for n, l in self.products.items()}
         return factors, *self._others(kept, g, rows)
+
+    def held(self, batch: int) -> int:
+        return 2**18
+
+    def at_a_time(self, batch: int) -> int:
+        """At least so many that a product over their rows costs more than the factor that it is added to."""
+        uses = [u for k in self.tapped if (u := self.layers.uses[k]).shared[-1] >= WIDE and not u.free]
+        rows = lambda u: max(1, math.prod(u.shared[:-1]) // max(1, u.batch) * batch)
+        return max(super().at_a_time(batch), *(u.shared[-1] // (3 * rows(u)) for u in uses), 1)
 
     def onto(self, sums: Any, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         """Factors grow where they lie, above their diagonals, where there is no transform and no graph."""

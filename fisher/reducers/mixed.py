@@ -26,7 +26,6 @@ class Mixed(Reducer):
         super().__init__(layers, options)
         self.split = split(layers, layers_to, options.largest_block)
         self.parts = [PARTS[kind](own, options) for kind, own in self.split]
-        self.held = min(part.held for part in self.parts)
         self.patched = any(part.patched for part in self.parts)
         self.by_position = any(part.by_position for part in self.parts)
 
@@ -56,6 +55,9 @@ class Mixed(Reducer):
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         return [part.columns(self._own(n, kept), g, rows) for n, part in enumerate(self.parts)]
+
+    def at_a_time(self, batch: int) -> int:
+        return min(part.at_a_time(batch) for part in self.parts)
 
     def onto(self, total: Any, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         return [part.onto(own, self._own(n, kept), g, rows) for n, (part, own) in enumerate(zip(self.parts, total))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -26,11 +27,14 @@ class Diag(Reducer):
 
     patched = True
 
-    @property
-    def held(self) -> int:  # type: ignore[override]
-        """More where many positions of an example meet in one product of all columns."""
-        uses = [self.layers.uses[k] for k in self.tapped]
-        return 3 * 2 ** (17 if all(u.shared[:-1] == (u.batch,) for u in uses) else 20)
+    def held(self, batch: int) -> int:
+        """More where columns share a product for each example; as many as are not held of unfolded inputs."""
+        uses = self.layers.uses
+        if all(uses[k].shared[:-1] == (uses[k].batch,) for k in self.tapped):
+            return 3 * 2**17
+        layers = [(l, uses[k]) for l in self.layers if l.kronecker for k in l.uses if uses[k].patched]
+        unfolded = sum(batch * l.shape[1] * l.form.groups * math.prod(u.shape[2:]) for l, u in layers)
+        return max(3 * 2**20, 3 * unfolded // 4)
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         once = {l.name: by_example(l, g[l.uses[0]]) for l in self.layers if self._late(l, g)}

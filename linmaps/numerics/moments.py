@@ -12,6 +12,7 @@ from torch import Tensor
 from linmaps.trees.graphs.tracing import traced
 
 FEW, PANELS, WIDTH = 128, 4, 100  # rows of which the product is whole; panels at most; columns of a panel at least
+LINES = 512  # of a product that are made at a time
 NARROW = 4  # times as many columns of the other
 
 
@@ -104,12 +105,15 @@ def _step(R: Tensor) -> int:
 def _fill(found: Tensor, R: Tensor, over: int, step: int) -> None:
     """found `[F, F]` := R'R / over, a panel of so many columns after the other."""
     size = R.shape[1]
+    if step >= size:  # few rows: whole, without a copy as large as it is
+        for start in range(0, size, LINES):
+            found[start : start + LINES] = _product(R[:, start : start + LINES], R, over)
+        return
     for start in range(0, size, step):
         end = min(start + step, size)
         panel = _product(R[:, start:end], R[:, start:], over)
         found[start:end, start:] = panel
-        if end < size:
-            found[end:, start:end] = panel[:, end - start :].mT
+        found[end:, start:end] = panel[:, end - start :].mT
 
 
 def _product(left: Tensor, right: Tensor, over: int) -> Tensor:
