@@ -41,13 +41,15 @@ def backward(y: Any, taps: Sequence[Tensor]) -> Callable[[Tensor], tuple[Tensor,
     def one_by_one(columns: Tensor) -> tuple[Tensor, ...]:
         made = tuple(t.new_empty(len(columns), *t.shape) for t in taps)
         for k in range(len(columns)):
-            found = torch.autograd.grad(y, taps, columns[k], retain_graph=True, allow_unused=True)
+            hooks = [t.register_hook(_moved(into[k])) for t, into in zip(taps, made)]
+            try:
+                found = torch.autograd.grad(y, taps, columns[k], retain_graph=True, allow_unused=True)
+            finally:
+                for hook in hooks:
+                    hook.remove()
             for into, t in zip(made, found):
                 if t is None:
                     into[k] = 0.0
-                else:
-                    into[k] = t
-            del found
         return made
 
     def back(columns: Tensor) -> tuple[Tensor, ...]:
@@ -69,6 +71,16 @@ def backward(y: Any, taps: Sequence[Tensor]) -> Callable[[Tensor], tuple[Tensor,
         )
 
     return back
+
+
+def _moved(into: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that writes a gradient where it belongs as soon as it is made; autograd keeps a zero in its place."""
+
+    def hook(t: Tensor) -> Tensor:
+        into.copy_(t)
+        return t.new_zeros(()).expand(t.shape)
+
+    return hook
 
 
 def by_columns(back: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
