@@ -71,7 +71,7 @@ def add_moment(found: Tensor, rows: Tensor) -> None:
             [0., 1.]])
     """
     R = rows.flatten(0, -2)
-    step = _step(R)
+    step = max(1, _step(R))
     for start in range(0, R.shape[1], step):
         end = start + step
         found[start:end, start:].addmm_(R[:, start:end].mT, R[:, start:])
@@ -80,7 +80,7 @@ def add_moment(found: Tensor, rows: Tensor) -> None:
 def mirror(found: Tensor) -> None:
     """found `[F, F]` := the symmetric matrix that it is above its diagonal."""
     size = len(found)
-    step = -(-size // max(1, min(PANELS, size // WIDTH)))
+    step = max(1, -(-size // max(1, min(PANELS, size // WIDTH))))
     for end in range(step, size, step):
         found[end:, end - step : end] = found[end - step : end, end:].mT
 
