@@ -43,7 +43,7 @@ def backward(y: Any, taps: Sequence[Tensor]) -> Callable[[Tensor], tuple[Tensor,
         for k in range(len(columns)):
             hooks = [t.register_hook(_moved(into[k])) for t, into in zip(taps, made)]
             try:
-                found = torch.autograd.grad(y, taps, columns[k], retain_graph=True, allow_unused=True)
+                found: Any = torch.autograd.grad(y, taps, columns[k], retain_graph=True, allow_unused=True)
             finally:
                 for hook in hooks:
                     hook.remove()

@@ -148,13 +148,13 @@ class Reducer:
         if not every:
             return fn(*self.pieces(layer, kept, g))
         total = None
-        for start, stop in self.parts(every):
+        for start, stop in self.some(every):
             own = {k: kept[k][start:stop] for k in layer.uses}
             part = fn(*self.pieces(layer, own, {k: g[k][:, start:stop] for k in layer.uses}))
             total = part if total is None else total + part
         return cast(Tensor, total)
 
-    def parts(self, inputs: Mapping[int, Tensor]) -> Iterator[tuple[int, int]]:
+    def some(self, inputs: Mapping[int, Tensor]) -> Iterator[tuple[int, int]]:
         """Examples (first, last + 1) whose inputs, unfolded, are held at a time."""
         batch = len(next(iter(inputs.values())))
         each = sum(self.layers.uses[k].unfolded_size(x) for k, x in inputs.items())

@@ -82,7 +82,7 @@ class KFAC(Reducer):
         counted = self.options.counted.get(use)
         if self.patched and self.layers.uses[use].patched:
             own = lambda start, stop: None if counted is None else counted[start:stop]
-            parts = (self._kept(use, self.unfolded(use, a[s:e]), own(s, e)) for s, e in self.parts({use: a}))
+            parts = (self._kept(use, self.unfolded(use, a[s:e]), own(s, e)) for s, e in self.some({use: a}))
             found = functools.reduce(self._of_both, parts)
         else:
             found = self._kept(use, a, counted)
