@@ -18,6 +18,7 @@ from torch.func import vmap
 from fisher.collector.calls.plain import Unknown
 from linmaps.trees.graphs.tracing import traced
 
+LARGE = 2**17  # gradients at all taps, of which each column has a backward of its own: batching copies what it reads
 OWN = torch.autograd.function.BackwardCFunction  # the nodes of autograd.Functions that are written in Python
 
 
@@ -38,8 +39,26 @@ def backward(y: Any, taps: Sequence[Tensor], known: bool = False) -> Callable[[T
     if not known and not _of_these(y.grad_fn, {id(t) for t in taps}):
         raise Unknown
 
+    large = sum(t.numel() for t in taps) > LARGE and y.device.type == "cpu"
+
+    def one_by_one(columns: Tensor) -> tuple[Tensor, ...]:
+        made = tuple(t.new_empty(len(columns), *t.shape) for t in taps)
+        for k in range(len(columns)):
+            hooks = [t.register_hook(_moved(into[k])) for t, into in zip(taps, made)]
+            try:
+                found: Any = torch.autograd.grad(y, taps, columns[k], retain_graph=True, allow_unused=True)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            for into, t in zip(made, found):
+                if t is None:
+                    into[k] = 0.0
+        return made
+
     def back(columns: Tensor) -> tuple[Tensor, ...]:
         several, graph = len(columns) != 1, columns.requires_grad
+        if large and several and not graph:
+            return one_by_one(columns)
         found = torch.autograd.grad(
             y,
             taps,
@@ -55,6 +74,16 @@ def backward(y: Any, taps: Sequence[Tensor], known: bool = False) -> Callable[[T
         )
 
     return back
+
+
+def _moved(into: Tensor) -> Callable[[Tensor], Tensor]:
+    """A hook that writes a gradient where it belongs as soon as it is made; autograd keeps a zero in its place."""
+
+    def hook(t: Tensor) -> Tensor:
+        into.copy_(t)
+        return t.new_zeros(()).expand(t.shape)
+
+    return hook
 
 
 def by_columns(back: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:

@@ -7,6 +7,7 @@ sum over s of g a'.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,7 @@ from fisher.collector.blocks.uses import Layer
 from linmaps.numerics.numeric import total
 
 Pieces = list[Tensor]  # one for each use of the layer
+FEW = 4  # columns
 WIDE = 64  # outputs of which the gradients are a fast product for each column alone
 AT_ONCE = 2**24  # numbers of per-example gradients held at a time where only their squares are wanted
 
@@ -84,12 +86,22 @@ def squares(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
     g = [cut(t, rows) for t, rows in zip(g, layer.cuts)]
     a_, g_ = side_by_side(a, g)
     if g_.shape[2] == 1:
-        once = _squared(g_[:, :, 0])
-        of_weight, of_bias = _at_one_position(layer, a_, once), once.sum(0)
-    else:
-        of_bias = (total([t.sum(2) for t, one in zip(g, layer.biased) if one]) ** 2).sum((0, 1))
-        of_weight = product_squares(layer, a_, g_)
+        return at_one_position(layer, a_, _squared(g_[:, :, 0]))
+    of_bias = (total([t.sum(2) for t, one in zip(g, layer.biased) if one]) ** 2).sum((0, 1))
+    of_weight = product_squares(layer, a_, g_)
     return torch.cat([of_weight, of_bias[..., None]], -1)  # a is not copied for a column of ones
+
+
+def by_example(layer: Layer, g: Tensor) -> Tensor:
+    """Sum over columns of the squares of g `[C, B, 1, O]` at the outputs of the layer's one use, `[B, O]`."""
+    return _squared(cut(g, layer.cuts[0])[:, :, 0])
+
+
+def at_one_position(layer: Layer, a: Tensor, once: Tensor) -> Tensor:
+    """`squares` of a use with one position per example, from a `[B, 1, I]` and `by_example`."""
+    if layer.bias is None or layer.weight is None:
+        return _at_one_position(layer, with_ones(layer, a), once)
+    return torch.cat([_at_one_position(layer, a, once), once.sum(0)[..., None]], -1)
 
 
 def turned_squares(layer: Layer, a: Pieces, g: Pieces, turn: Callable[[Tensor], Tensor]) -> Tensor:
@@ -108,10 +120,18 @@ def product_squares(layer: Layer, a: Tensor, g: Tensor) -> Tensor:
         return _table_squares(a, g, layer.shape[1])
     if g.shape[2] == 1:
         return _at_one_position(layer, a, _squared(g[:, :, 0]))
-    how = "cbsgo,bsgi->cbgoi" if layer.grouped else "cbso,bsi->cboi"
-    if not layer.grouped and g.shape[-1] >= WIDE:  # column by column, as they lie in memory
-        return total([((t.mT @ a) ** 2).sum(0) for t in g])
-    return by_columns(lambda g: (torch.einsum(how, g, a) ** 2).sum((0, 1)), g, g[0, :, 0].numel() * a.shape[-1])
+    each = g[0, :, 0].numel() * a.shape[-1]
+    if layer.grouped:
+        return by_columns(lambda g: (torch.einsum("cbsgo,bsgi->cbgoi", g, a) ** 2).sum((0, 1)), g, each)
+    if g.shape[-1] >= WIDE:  # column by column, as they lie in memory
+        return functools.reduce(torch.add, (((t.mT @ a) ** 2).sum(0) for t in g))
+    return by_columns(lambda g: _side_by_side(g, a), g, each)
+
+
+def _side_by_side(g: Tensor, a: Tensor) -> Tensor:
+    """The same of columns with few outputs each, all of them by one product for each example."""
+    r = torch.cat([t.mT for t in g], 1) @ a
+    return (r**2).sum(0).unflatten(0, g.shape[::3]).sum(0)
 
 
 def _at_one_position(layer: Layer, a: Tensor, once: Tensor) -> Tensor:
@@ -141,8 +161,10 @@ def cross(layer: Layer, a: Pieces, g: Pieces) -> Tensor:
 
 
 def _squared(g: Tensor) -> Tensor:
-    """Sum over columns of the squares."""
-    return (g**2).sum(0)
+    """Sum over columns of the squares; of a few large columns without their squares in the memory."""
+    if len(g) > FEW:
+        return (g**2).sum(0)
+    return functools.reduce(lambda sum, t: torch.addcmul(sum, t, t), g[1:], g[0] ** 2)
 
 
 def _elementwise(layer: Layer, a: Pieces, g: Pieces, how: str, summed: tuple[int, ...]) -> Tensor:

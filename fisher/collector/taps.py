@@ -57,12 +57,14 @@ def pull(
     keep: Callable[[int, Tensor], Any],
     also: tuple[int, ...] = (),
     of_x: bool = False,
+    patched: bool = False,
 ) -> tuple[Tensor, dict[int, Any], Callable[[Tensor], Any]]:
     """One forward: `(y, inputs, back)`.
 
     inputs[k] = keep(k, a) with a [B, S, I], evaluated at the call, for the uses and for those of `also`;
     back(columns [C, B, ...]) = {k: gradient [C, *z]} in the shape of the use's output z: `column_rows` brings it to
-    [C, B, S, O].  of_x: beside it the gradients of x's floating tensors.
+    [C, B, S, O].  of_x: beside it the gradients of x's floating tensors.  patched: of uses that are `patched`, keep has x in
+    place of a: the reducer makes a of some examples at a time.
     """
     batch = batch_size(x)
     data, treedef = trees.flatten(x)
@@ -76,7 +78,7 @@ def pull(
 
     def attempt(shapes: dict[int, tuple[int, ...]]) -> Any:
         reference = trees.leaves(params)
-        taps = [reference[layers.use_leaves[k]].new_zeros(shapes[k]) for k in uses]
+        taps = [reference[layers.use_leaves[k]].new_zeros(()).expand(shapes[k]) for k in uses]  # which take no memory
         if taps and not floating and not free and layers.plain and alone((*reference, *data)):
             try:
                 return _plainly(taps)
@@ -88,10 +90,10 @@ def pull(
 
         def run(*given: Any) -> tuple[Tensor, list[Tensor]]:  # of flat lists, through which torch goes node by node
             own = whole(given[len(uses) :])
-            y, inputs = _tapped(f, params, own, layers, dict(zip(uses, given)), keep, batch, also)[:2]
-            flat, structure = trees.flatten(inputs)
+            run = _tapped(f, params, own, layers, dict(zip(uses, given)), keep, batch, also, None, patched)
+            flat, structure = trees.flatten(run.inputs)
             kept.append(structure)
-            return y, flat
+            return run.y, flat
 
         primals = (*taps, *(data[i] for i in floating)) or ((),)
         made: Any = vjp(run, *primals, has_aux=True)
@@ -101,7 +103,7 @@ def pull(
     def _plainly(taps: list[Tensor]) -> Any:
         with disable_saved_tensors_hooks("torch.func has none"), torch.enable_grad():
             own = [t.detach().requires_grad_() for t in taps]  # vjp gets them as they were, if this fails
-            run = _tapped(f, params, x, layers, dict(zip(uses, own)), keep, batch, also, PLAIN)
+            run = _tapped(f, params, x, layers, dict(zip(uses, own)), keep, batch, also, PLAIN, patched)
         return run.y.detach(), backward(run.y, own, run.followed), run.inputs
 
     with no_random_call(), explained(params, x=x):
@@ -162,6 +164,7 @@ def _tapped(
     batch: int,
     also: tuple[int, ...],
     only: Any = None,
+    patched: bool = False,
 ) -> Run:
     inputs: dict[int, Any] = {}
     reference = trees.leaves(params)
@@ -172,7 +175,8 @@ def _tapped(
 
     def taken(k: int, x: Tensor) -> Any:
         use, wanted = layers.uses[k], dtype(k)
-        a = use.inputs(x.detach() if only else _beneath(x, level), batch)
+        x = x.detach() if only else _beneath(x, level)
+        a = x if patched and use.patched else use.inputs(x, batch)
         a = a.to(wanted) if a.dtype != wanted and a.is_floating_point() else a
         return keep(k, a.clone() if use.mutated else a)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +27,7 @@ from fisher.reducers import Options, Reducer
 from linmaps import trees
 from linmaps.checks.precision import HALF
 
-NUMBERS = 2**22  # of gradients at the outputs of all uses that are held at a time
-
+FEW = 2**18  # numbers of columns that are made at one go
 NOTHING = Checkpoint()
 Make = Callable[[LayerCollection, Options], Reducer]
 
@@ -172,30 +170,23 @@ def _one(run: Pass, x: Any, target: Any, weight: Tensor | None, make: Make, redu
             "centered: got data with weights, of which Kronecker factors have no mean gradient, expected (x, target); use "
             "PMatDense, PMatBlockDiag, PMatDiag or PMatLowRank"
         )
-    y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
+    y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep, patched=reducer.patched)
     counts = run.columns.counts(y, target)
     if reducer.by_position and (counts is not None or (weight is not None and weight.ndim > 1)):
         counted = of_uses(layers, run.columns.likelihood, y, counts, squares, back)
         reducer = make(layers, dataclasses.replace(options, counted=counted))
-        y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep)
-    total = None
+        y, kept, back = pull(run.f, run.params, x, layers, reducer.tapped, reducer.keep, patched=reducer.patched)
+    total, chunks = None, 0
     over = options.examples**0.5
-    size = run.chunk_size if run.chunk_size is not None or reducer.at_once else _at_once(layers, reducer.tapped, batch)
-    for chunk in run.columns.parts(y, target, size, weight):
-        chunk = chunk / over
+    size = run.chunk_size if run.chunk_size is not None or reducer.at_once else reducer.at_a_time(batch)
+    made = None if size is None else max(size, FEW // max(1, y.numel()))  # of small outputs at one go
+    parts = run.columns.parts(y, target, made, weight)
+    for chunk in (one for part in parts for one in (part / over).split(size or len(part))):
         rows = of_layers(run.f, run.params, x, reducer.by_rows, chunk)
-        part = reducer.columns(
-            kept, column_rows(layers, back(chunk), batch), rows
-        )  # no name: gone before the next chunk
-        part = _cast(part, run.dtype)
-        total = part if total is None else reducer.add(total, part)
-    return _cast(reducer.inputs(kept), run.dtype), total
-
-
-def _at_once(layers: LayerCollection, uses: tuple[int, ...], batch: int) -> int:
-    """How many columns are differentiated at once where nobody says: their gradients at all uses are so many numbers."""
-    each = sum(math.prod(layers.uses[k].tap_shape(batch)) for k in uses)
-    return max(1, NUMBERS // max(1, each))
+        more = reducer.columns if total is None else functools.partial(reducer.onto, total)
+        total = more(kept, column_rows(layers, back(chunk), batch), rows)  # no name: gone before the next chunk
+        total, chunks = _cast(total, run.dtype), chunks + 1
+    return _cast(reducer.inputs(kept), run.dtype), reducer.closed(total, kept, chunks)
 
 
 def _cast(tree: Any, dtype: torch.dtype | None) -> Any:

@@ -4,6 +4,7 @@ In reading order:
     base     what a reducer is: sums over a batch, and the matrix of their mean
     through  leaves that make weights: J'(G (x) A)J
     sides    factors of a weight that is used as W and as W'
+    moments  second moments of what enters and leaves a layer
     kfac     Kronecker factors
     rows     gradients of single examples: dense, blocks, diagonals, rows
     ekfac    second moments in Kronecker eigenbases

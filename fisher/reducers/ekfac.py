@@ -30,6 +30,7 @@ class EKFAC(KFAC):
     """All of it at once, from a single batch and a single chunk of columns: inputs and output-gradients are kept."""
 
     at_once = True
+    patched = False
 
     def keep(self, use: int, a: Tensor) -> Any:
         return super().keep(use, a), a

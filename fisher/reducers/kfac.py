@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
+from fisher.collector.backwards import alone
 from fisher.collector.blocks.uses import ELEMENTWISE, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows
@@ -19,12 +21,14 @@ from fisher.pmat import PMat, PMatKFAC
 from fisher.pmat.contract.limits import check_dense
 from fisher.pmat.layered.factored import kronecker_product
 from fisher.reducers.base import Options, Reducer, mean
+from fisher.reducers.moments import apart, moment, with_ones
 from fisher.reducers.sides import of_both_sides
 from fisher.reducers.through import by_weights, pulled_back
-from linmaps.numerics.moments import second_moment
+from linmaps import trees
+from linmaps.numerics.moments import add_moment, mirror, second_moment
 from linmaps.numerics.numeric import positive_root, total
 
-FEW = 2**16  # numbers that are copied at once
+WIDE = 512  # rows of a factor that no cache holds
 
 
 class KFAC(Reducer):
@@ -35,11 +39,13 @@ class KFAC(Reducer):
     """
 
     by_position = True
+    patched = True
 
     def __init__(self, layers: LayerCollection, options: Options) -> None:
         super().__init__(layers, options)
         self.reduce = options.sharing == "reduce"
-        self.numbers: dict[int, Any] = {}  # of positions of each use, over options.examples
+        self.shared: dict[int, Any] = {}  # positions of an example of each use, where all count
+        self.numbers: dict[int, Any] = {}  # of all of them, over options.examples
         self._through = tuple(l for l in layers.through if by_weights(l, self.dense(l)))
         self.tied = tuple(l for l in layers if l.kronecker and l.inner)
         weights = {inner_name(l, j): w for l in (*self._through, *self.tied) for j, w in enumerate(l.inner)}
@@ -70,13 +76,32 @@ class KFAC(Reducer):
         With sharing="reduce" (sum over s of w (a, 1), sum of w and number of its positions of each example `[2, B]`); of a
         lookup counts in place of the sum; an elementwise layer keeps a itself.
         """
-        u, counted = self.layers.uses[use], self.options.counted.get(use)
         if use in self.whole:
             return a
+        counted = self.options.counted.get(use)
+        if self.patched and self.layers.uses[use].patched:
+            own = lambda start, stop: None if counted is None else counted[start:stop]
+            parts = (self._kept(use, self.unfolded(use, a[s:e]), own(s, e)) for s, e in self.some({use: a}))
+            found = functools.reduce(self._of_both, parts)
+        else:
+            found = self._kept(use, a, counted)
+        if len(found) == 1:  # `inputs` makes a tensor of the number
+            shared, *kind = self.shared[use]
+            self.numbers[use] = (len(a) * shared / self.options.examples, *kind)
+        return found
+
+    def _of_both(self, some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What is kept of some examples and of others."""
+        if self.reduce:
+            return torch.cat([some[0], others[0]]), torch.cat([some[1], others[1]], 1)
+        return tuple(s + t for s, t in zip(some, others))
+
+    def _kept(self, use: int, a: Tensor, counted: Tensor | None) -> tuple[Tensor, ...]:
+        u = self.layers.uses[use]
         wide = not fits(a.shape[-1], self.options.largest_factor)
         if u.bias is not None and counted is None and not (self.reduce or wide or isinstance(u.form, Lookup)):
-            self.numbers[use] = a.shape[0] * a.shape[1] / self.options.examples, a.device, exact_counts(a)
-            return (with_ones(a, u.form.groups > 1, self.options.examples),)  # `inputs` makes a tensor of the number
+            self.shared[use] = a.shape[1], a.device, exact_counts(a)
+            return (with_ones(a, u.form.groups > 1, self.options.examples),)
         ones = torch.ones(a.shape[:2], device=a.device, dtype=exact_counts(a))
         ones = ones if counted is None else counted.to(ones.dtype).expand(a.shape[:2])
         positions = ones.sum(1)
@@ -103,12 +128,55 @@ class KFAC(Reducer):
         return {n: A for n, (A, _) in found.items()}, {n: over for n, (_, over) in found.items()}
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
-        factors, exact, means = {}, {}, {}
-        for name, l in self.products.items():
-            mine = [cut(g[k], part) for k, part in zip(l.uses, l.cuts)]
-            factors[name] = self._output_factor(l, mine)
-            if self.options.centered:
-                means[name] = self._output_mean(mine)
+        factors = {n: total([self._moment(l, t) for t in self._gradients(l, g)]) for n, l in self.products.items()}
+        return factors, *self._others(kept, g, rows)
+
+    def held(self, batch: int) -> int:
+        return 2**18
+
+    def at_a_time(self, batch: int) -> int:
+        """At least so many that a product over their rows costs more than the factor that it is added to."""
+        uses = [u for k in self.tapped if (u := self.layers.uses[k]).shared[-1] >= WIDE and not u.free]
+        rows = lambda u: max(1, math.prod(u.shared[:-1]) // max(1, u.batch) * batch)
+        return max(super().at_a_time(batch), *(u.shared[-1] // (3 * rows(u)) for u in uses), 1)
+
+    def onto(self, sums: Any, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        """Factors grow where they lie, above their diagonals, where there is no transform and no graph."""
+        factors, *others = sums
+        if not alone((*g.values(), *factors.values())) or len({t.dtype for t in (*g.values(), *factors.values())}) > 1:
+            return super().onto(sums, kept, g, rows)
+        for n, l in self.products.items():
+            for t in self._gradients(l, g):
+                if factors[n].ndim != 2 or apart(t):
+                    factors[n].add_(self._moment(l, t))
+                else:
+                    add_moment(factors[n], t)
+        return factors, *trees.add(tuple(others), self._others(kept, g, rows))
+
+    def closed(self, sums: Any, kept: dict[int, Any], chunks: int) -> Any:
+        if chunks > 1 and alone(sums[0].values()):
+            for t in sums[0].values():
+                if t.ndim == 2:
+                    mirror(t)
+        return sums
+
+    def _gradients(self, layer: Layer, g: dict[int, Tensor]) -> list[Tensor]:
+        """Of each use g at the outputs of the layer; with sharing="reduce" the sum over s of all."""
+        own = [cut(g[k], part) for k, part in zip(layer.uses, layer.cuts)]
+        return [total([t.sum(2) for t in own])] if self.reduce and not layer.diagonal else own
+
+    def _moment(self, layer: Layer, g: Tensor) -> Tensor:
+        """Sum over columns, b, s of g g'."""
+        if not fits(g.shape[-1], self.options.largest_factor):
+            return (g**2).flatten(0, -2 - layer.grouped).sum(0)
+        return moment(g, layer.grouped)
+
+    def _others(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> tuple[Any, Any]:
+        """The exact blocks, and the mean gradients."""
+        exact, means = {}, {}
+        if self.options.centered:
+            for n, l in self.products.items():
+                means[n] = total([cut(g[k], part).sum((0, 1, 2)) for k, part in zip(l.uses, l.cuts)])
         through = {l.name for l in self._through}
         for l in self.layers:
             if l.family != UNUSED and not l.kronecker and l.name not in through:
@@ -116,7 +184,7 @@ class KFAC(Reducer):
                 exact[l.name] = second_moment(found) if self.dense(l) else (found**2).sum((0, 1))
                 if self.options.centered:
                     means[l.name] = found.sum((0, 1))
-        return factors, exact, means
+        return exact, means
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         made = self.factors(inputs, columns, seen)
@@ -181,16 +249,6 @@ class KFAC(Reducer):
             sums = moment(means[:, None], layer.grouped, self.options.examples)
         return sums, whole.sum() / self.options.examples
 
-    def _output_factor(self, layer: Layer, g: list[Tensor]) -> Tensor:
-        """Sum over columns, b, s of g g'; with sharing="reduce" of the sums over s."""
-        together = [total([t.sum(2) for t in g])] if self.reduce and not layer.diagonal else g
-        if not fits(g[0].shape[-1], self.options.largest_factor):
-            return total([(t**2).flatten(0, -2 - layer.grouped).sum(0) for t in together])
-        return total([moment(t, layer.grouped) for t in together])
-
-    def _output_mean(self, g: list[Tensor]) -> Tensor:
-        return total([t.sum((0, 1, 2)) for t in g])
-
 
 def _columns_of(layer: Layer, t: Tensor, axes: int) -> Tensor:
     """Of what a use keeps of (a, 1) or of a, along its last axes, what the layer needs: with zeros for a bias that it lacks."""
@@ -223,28 +281,3 @@ def fits(size: int, limit: int | None) -> bool:
 def exact_counts(t: Tensor) -> torch.dtype:
     """A dtype that holds numbers of positions exactly."""
     return torch.float32 if t.device.type == "mps" else torch.float64
-
-
-def with_ones(a: Tensor, grouped: bool, over: int) -> Tensor:
-    """`moment` of (a, 1): that of a beside its sum, so that a is not copied for a column of ones."""
-    if a.numel() <= FEW:  # a copy costs less than more calls
-        return moment(torch.nn.functional.pad(a, (0, 1), value=1.0), grouped, over)
-    of_a = moment(a, grouped, over)
-    first = a.sum((0, 1))[..., None] / over
-    number = first.new_full((), a.shape[0] * a.shape[1] / over).expand(*first.shape[:-2], 1, 1)
-    return torch.cat([torch.cat([of_a, first], -1), torch.cat([first.mT, number], -1)], -2)
-
-
-def moment(t: Tensor, grouped: bool, over: int = 1) -> Tensor:
-    """Sum of t t' / over, over all but the last axis, `[F, F]`, or `[groups, F, F]` of t `[..., groups, F]`.
-
-    Where positions of examples are no rows of one matrix in memory (the channels of a convolution's output lie between
-    them), by one small product for each example: as many multiplications as all positions in one product, and no copy.
-    """
-    if grouped:
-        return vmap(moment, in_dims=(-2, None, None))(t, False, over)
-    if 1 < t.shape[-1] <= t.shape[-2] and any(
-        t.stride(k) != t.shape[k + 1] * t.stride(k + 1) for k in range(t.ndim - 2)
-    ):
-        return mean((t.mT @ t).flatten(0, -3).sum(0), over)
-    return second_moment(t, over)

@@ -26,6 +26,7 @@ class Mixed(Reducer):
         super().__init__(layers, options)
         self.split = split(layers, layers_to, options.largest_block)
         self.parts = [PARTS[kind](own, options) for kind, own in self.split]
+        self.patched = any(part.patched for part in self.parts)
         self.by_position = any(part.by_position for part in self.parts)
 
     @classmethod
@@ -46,13 +47,23 @@ class Mixed(Reducer):
         return tuple(layer for part in self.parts for layer in part.through)
 
     def keep(self, use: int, a: Tensor) -> Any:
-        return {str(n): part.keep(use, a) for n, part in enumerate(self.parts) if use in part.tapped}
+        given = lambda part: a if part.patched else self.unfolded(use, a)
+        return {str(n): part.keep(use, given(part)) for n, part in enumerate(self.parts) if use in part.tapped}
 
     def inputs(self, kept: dict[int, Any]) -> Any:
         return [part.inputs(self._own(n, kept)) for n, part in enumerate(self.parts)]
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         return [part.columns(self._own(n, kept), g, rows) for n, part in enumerate(self.parts)]
+
+    def at_a_time(self, batch: int) -> int:
+        return min(part.at_a_time(batch) for part in self.parts)
+
+    def onto(self, total: Any, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
+        return [part.onto(own, self._own(n, kept), g, rows) for n, (part, own) in enumerate(zip(self.parts, total))]
+
+    def closed(self, total: Any, kept: dict[int, Any], chunks: int) -> Any:
+        return [part.closed(own, self._own(n, kept), chunks) for n, (part, own) in enumerate(zip(self.parts, total))]
 
     def add(self, one: Any, other: Any) -> Any:
         return [part.add(s, t) for part, s, t in zip(self.parts, one, other)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.func import vmap
 from fisher.collector.blocks.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows, of_layer
-from fisher.collector.products import cross, squares
+from fisher.collector.products import at_one_position, by_example, cross, squares
 from fisher.distributed.marks import marked
 from fisher.pmat import PMat, PMatBlockDiag, PMatDense, PMatDiag, PMatEye, PMatLowRank, PMatQuasiDiag
 from fisher.pmat.contract.limits import check_dense
@@ -23,9 +25,36 @@ from linmaps.numerics.moments import second_moment
 class Diag(Reducer):
     """Sums of squared gradients."""
 
+    patched = True
+
+    def held(self, batch: int) -> int:
+        """More where columns share a product for each example; as many as are not held of unfolded inputs."""
+        uses = self.layers.uses
+        if all(uses[k].shared[:-1] == (uses[k].batch,) for k in self.tapped):
+            return 3 * 2**17
+        layers = [(l, uses[k]) for l in self.layers if l.kronecker for k in l.uses if uses[k].patched]
+        unfolded = sum(batch * l.shape[1] * l.form.groups * math.prod(u.shape[2:]) for l, u in layers)
+        return max(3 * 2**20, 3 * unfolded // 4)
+
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
-        found = {l.name: self._squares(l, kept, g, rows) for l in self.layers if l.family != UNUSED}
-        return found, self.means(kept, g, rows)
+        once = {l.name: by_example(l, g[l.uses[0]]) for l in self.layers if self._late(l, g)}
+        found = {
+            l.name: self._squares(l, kept, g, rows) for l in self.layers if l.family != UNUSED and l.name not in once
+        }
+        return found, once, self.means(kept, g, rows)
+
+    def closed(self, total: Any, kept: dict[int, Any], chunks: int) -> Any:
+        found, once, *others = total
+        late = {n: at_one_position(self.layers[n], self._input(self.layers[n], kept), t) for n, t in once.items()}
+        return found | late, *others
+
+    def _input(self, l: Layer, kept: dict[int, Any]) -> Tensor:
+        (use,) = l.uses
+        return self.unfolded(use, kept[use])
+
+    def _late(self, l: Layer, g: dict[int, Tensor]) -> bool:
+        """Whether squares are summed over columns before they meet those of the inputs: at one position per example."""
+        return l.kronecker and not (l.inner or l.diagonal) and len(l.uses) == 1 and g[l.uses[0]].shape[2] == 1
 
     def finish(self, inputs: Any, columns: Any, seen: int) -> PMat:
         sums, means = columns
@@ -34,7 +63,7 @@ class Diag(Reducer):
     def _squares(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Tensor:
         if l.by_leaf:
             return (of_layer(l, rows) ** 2).sum((0, 1))
-        return squares(l, *self.pieces(l, kept, g))
+        return self.over_examples(partial(squares, l), l, kept, g)
 
     def _diag(self, sums: dict[str, Tensor], means: dict[str, Tensor], seen: int) -> Any:
         views = {n: mean(t, seen) - (means[n] / seen) ** 2 if n in means else mean(t, seen) for n, t in sums.items()}
@@ -68,9 +97,8 @@ class QuasiDiag(Diag):
         return PMatQuasiDiag(self._diag(sums, means, seen), found, self.layers)
 
     def _cross(self, l: Layer, kept: dict[int, Any], g: dict[int, Tensor]) -> Tensor:
-        a, t = self.pieces(l, kept, g)
         if l.family == PRODUCT:
-            return cross(l, a, t)
+            return self.over_examples(partial(cross, l), l, kept, g)
         return _paired(self.gradients(l, kept, g, {})).sum((0, 1))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher.checks.axes import rows
 from fisher.collector.calls.chains import Chain
-from fisher.collector.rules.forms import Elementwise, Form, Lookup
+from fisher.collector.rules.forms import Convolution, Elementwise, Form, Lookup
 from fisher.collector.rules.match import Derived, Match, leaves_of, spoken
 from linmaps import trees
 from linmaps.trees import path_str
@@ -63,6 +63,15 @@ class Use:
     def plain(self) -> bool:
         """Whether z is `[B, S, O]` but for its shape: examples in front, features last."""
         return type(self.form) is Form and self.axis == 0 and not self.free
+
+    @property
+    def patched(self) -> bool:
+        """Whether a is made of patches of x, examples in front: many times as large, and soon made again."""
+        return isinstance(self.form, Convolution) and self.axis == 0 and self.shape[0] == self.batch
+
+    def unfolded_size(self, x: Tensor) -> int:
+        """How many numbers a has for each example, of a `patched` use."""
+        return x.shape[1] * math.prod(self.form.kernel) * math.prod(self.shape[2:])  # type: ignore[attr-defined]
 
     def explains(self, match: Match, weight: Path | Derived | None, bias: Path | Derived | None) -> bool:
         """Whether a match, of this weight and bias, is this use."""
