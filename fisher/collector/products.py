@@ -135,8 +135,9 @@ def _side_by_side(g: Tensor, a: Tensor) -> Tensor:
 
 
 def _at_one_position(layer: Layer, a: Tensor, once: Tensor) -> Tensor:
-    """(sum over columns of g^2)' (a^2)."""
-    return torch.einsum("bgo,bgi->goi", once, a[:, 0] ** 2) if layer.grouped else once.mT @ a[:, 0] ** 2
+    """(sum over columns of g^2)' (a^2), in the dtype of the sums."""
+    squares = a[:, 0].to(once.dtype) ** 2
+    return torch.einsum("bgo,bgi->goi", once, squares) if layer.grouped else once.mT @ squares
 
 
 def by_columns(fn: Callable[[Tensor], Tensor], g: Tensor, each: int) -> Tensor:
