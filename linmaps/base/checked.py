@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from linmaps.checks import Params, Shape, alike, floating, homogeneous, one_kind, room
@@ -45,8 +46,14 @@ class Checked:
 
     @functools.cached_property
     def _known_shapes(self) -> dict[str, Any]:
-        """`shapes()`, found once: each call looks at them."""
+        """`shapes()`, found once."""
         return self.shapes()
+
+    def _expected(self) -> dict[str, Any]:
+        """`shapes()`, which each call looks at; torch.compile cannot enter the lock of a cached property."""
+        if torch.compiler.is_dynamo_compiling():
+            return self.shapes()
+        return self._known_shapes
 
     def __getstate__(self) -> dict[str, Any]:  # the fields alone: what is found of them is found again
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -83,7 +90,7 @@ class Checked:
             room(numbers, self._title, what, cure)
 
     def _check(self, params: Params) -> None:
-        shapes = self._known_shapes
+        shapes = self._expected()
         if not (type(params) is dict or isinstance(params, Mapping)) or params.keys() != shapes.keys():
             self._refuse(params, shapes)
         leaves = []
