@@ -18,7 +18,7 @@ from torch.func import vmap
 from fisher.collector.calls.plain import Unknown
 from linmaps.trees.graphs.tracing import traced
 
-LARGE = 2**17  # gradients at all taps, of which each column has a backward of its own: batching copies what it reads
+LARGE = 2**18  # gradients at all taps, of which each column has a backward of its own: batching copies what it reads
 OWN = torch.autograd.function.BackwardCFunction  # the nodes of autograd.Functions that are written in Python
 
 
@@ -39,7 +39,7 @@ def backward(y: Any, taps: Sequence[Tensor], known: bool = False) -> Callable[[T
     if not known and not _of_these(y.grad_fn, {id(t) for t in taps}):
         raise Unknown
 
-    large = sum(t.numel() for t in taps) > LARGE and y.device.type == "cpu"
+    large = sum(t.numel() for t in taps) > of_threads(LARGE) and y.device.type == "cpu"
 
     def one_by_one(columns: Tensor) -> tuple[Tensor, ...]:
         made = tuple(t.new_empty(len(columns), *t.shape) for t in taps)
@@ -74,6 +74,12 @@ def backward(y: Any, taps: Sequence[Tensor], known: bool = False) -> Callable[[T
         )
 
     return back
+
+
+def of_threads(numbers: int) -> int:
+    """How many numbers are worked on at a time: so many that a cache holds them; of several threads, which wait for each other at
+    the end of each call, four times as many."""
+    return numbers if torch.get_num_threads() == 1 else 4 * numbers
 
 
 def _moved(into: Tensor) -> Callable[[Tensor], Tensor]:

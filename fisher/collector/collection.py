@@ -71,7 +71,8 @@ class LayerCollection(Layers):
         if traced():
             raise ValueError(
                 "layers: got none while a graph is made (linmaps.trees.compiled, torch.compile), expected those of f, which "
-                "show in numbers alone; find them before, LayerCollection.from_function(f, params, x), and pass layers="
+                "show in numbers alone; find them before, LayerCollection.from_function(f, params, x), and pass layers= (of "
+                "growth: to statistics, with optimal_delta and optimal_neurons in place of a whole step)"
             )
         params, x = parameters(params), inputs(x)
         layout = Layout.of(params)

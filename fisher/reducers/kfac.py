@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher.collector.backwards import alone
+from fisher.collector.backwards import alone, of_threads
 from fisher.collector.blocks.uses import ELEMENTWISE, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows
@@ -132,7 +132,7 @@ class KFAC(Reducer):
         return factors, *self._others(kept, g, rows)
 
     def held(self, batch: int) -> int:
-        return 2**18
+        return of_threads(2**18)
 
     def at_a_time(self, batch: int) -> int:
         """At least so many that a product over their rows costs more than the factor that it is added to."""

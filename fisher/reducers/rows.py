@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from fisher.collector.backwards import of_threads
 from fisher.collector.blocks.uses import ELEMENTWISE, PRODUCT, UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import LeafRows, of_layer
@@ -31,10 +32,10 @@ class Diag(Reducer):
         """More where columns share a product for each example; as many as are not held of unfolded inputs."""
         uses = self.layers.uses
         if all(uses[k].shared[:-1] == (uses[k].batch,) for k in self.tapped):
-            return 3 * 2**17
+            return of_threads(3 * 2**17)
         layers = [(l, uses[k]) for l in self.layers if l.kronecker for k in l.uses if uses[k].patched]
         unfolded = sum(batch * l.shape[1] * l.form.groups * math.prod(u.shape[2:]) for l, u in layers)
-        return max(3 * 2**20, 3 * unfolded // 4)
+        return max(3 * 2**20, of_threads(2**20), 3 * unfolded // 4)
 
     def columns(self, kept: dict[int, Any], g: dict[int, Tensor], rows: LeafRows) -> Any:
         once = {l.name: by_example(l, g[l.uses[0]]) for l in self.layers if self._late(l, g)}

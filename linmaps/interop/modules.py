@@ -132,6 +132,7 @@ def parametrize(module: Kind, name: str, spec: Map | FactorizedConv | LipschitzC
 
     The map starts at the params whose matrix is nearest to today's weight (`spec.from_matrix`): assigning to the weight goes
     the same way.  `torch.nn.utils.parametrize.remove_parametrizations(module, name)` leaves the matrix as a plain parameter.
+    The padding row of an Embedding is a row of W' as the others are.
 
     The weight of a convolution is that of a `FactorizedConv` or `LipschitzConv` (by `from_kernel`), or of a map of patches
     [in prod(k), out], whose promise is then about the product with a patch, not about the convolution.  Stride, padding and

@@ -22,7 +22,8 @@ class WeightNorm(Map):
     """A free matrix whose columns have a direction and a length each, `W[:, o] = g[o] V[:, o] / |V[:, o]|`: no promise.
 
     Leaves "V" [in, out] and "g" [out]; for axis="in" the same of the rows, with g [in].  g may have any sign.  Every matrix
-    is reached.  What is said of zero vectors in `UnitNorm` holds for those of V.
+    is reached whose vectors are zero or no shorter than tiny / eps (1e-31 in float32).  What is said of zero vectors in
+    `UnitNorm` holds for those of V.
 
     init: V from U(-1/sqrt(in), 1/sqrt(in)), as torch.nn.Linear, and g the lengths of its vectors, so that W = V: inputs of
     unit variance give outputs of variance 1/3.  `from_matrix` takes V = W, and of a zero vector g = 0 with a unit vector as
