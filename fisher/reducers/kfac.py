@@ -147,7 +147,7 @@ class KFAC(Reducer):
             return super().onto(sums, kept, g, rows)
         for n, l in self.products.items():
             for t in self._gradients(l, g):
-                if factors[n].ndim != 2 or apart(t):
+                if l.grouped or factors[n].ndim != 2 or apart(t):  # diagonals of groups have two axes too
                     factors[n].add_(self._moment(l, t))
                 else:
                     add_moment(factors[n], t)
@@ -155,8 +155,8 @@ class KFAC(Reducer):
 
     def closed(self, sums: Any, kept: dict[int, Any], chunks: int) -> Any:
         if chunks > 1 and alone(sums[0].values()):
-            for t in sums[0].values():
-                if t.ndim == 2:
+            for n, t in sums[0].items():
+                if t.ndim == 2 and not self.products[n].grouped:
                     mirror(t)
         return sums
 

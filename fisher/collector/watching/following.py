@@ -76,7 +76,7 @@ class Recorder:
 
     def _argument(self, a: Any) -> Leaf | Data | Any:
         if not isinstance(a, Tensor):
-            return a
+            return list(a) if isinstance(a, list) else a  # which f may write to
         number = self.leaves.get(id(a))
         return Data(self.outputs.get(id(a)), a.ndim) if number is None else Leaf(number)
 

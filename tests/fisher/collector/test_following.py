@@ -174,6 +174,16 @@ def test_strides_and_numbers_are_compared():
         information(other, params, x, layers)
 
 
+def test_a_list_that_was_written_to_is_another():
+    params, x, dilation = {"k": draw(3, 2, 3, 3), "v": draw(3, 4)}, draw(5, 2, 7, 7), [1, 1]
+    f = lambda p, x: F.conv2d(x, p["k"], None, 1, "same", dilation).tanh().mean((2, 3)) @ p["v"]
+    layers = fisher.LayerCollection.from_function(f, params, x)
+    information(f, params, x, layers)
+    dilation[:] = [2, 2]
+    with pytest.raises(ValueError, match="another way"):
+        information(f, params, x, layers)
+
+
 def test_a_constant_takes_the_place_of_data():
     c = draw(6, 4, seed=9)
     layers = fisher.LayerCollection.from_function(plain, PARAMS, X)

@@ -143,3 +143,12 @@ def test_centered_moments_and_sharing_reduce():
         for layer in F.layers:
             pairs = zip(F.factors[layer.name], whole.factors[layer.name])
             close([a for a, _ in pairs], [b.diagonal() for b in whole.factors[layer.name]], 1e-12, str(options))
+
+
+@pytest.mark.parametrize("outputs", [2, 3, 4])
+def test_diagonals_of_groups_are_those_of_all_columns(outputs):
+    draw = lambda *shape, seed: torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x, params = draw(5, 4, 6, 6, seed=0), {"k": draw(2 * outputs, 2, 3, 3, seed=1), "v": draw(2 * outputs, 3, seed=2)}
+    f = lambda p, x: torch.nn.functional.conv2d(x, p["k"], None, groups=2).tanh().mean((2, 3)) @ p["v"]
+    whole, single = (fisher.fim(f, params, x, PMatKFAC, largest_factor=1, chunk_size=size) for size in (None, 1))
+    close(single.to_torch(), whole.to_torch(), 1e-12, "columns at once, or one at a time")
