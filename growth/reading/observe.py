@@ -153,10 +153,14 @@ def _as_read(view: View, place: Place) -> bool:
         or pair.depthwise is not None
         or view.padding is not None
     )
-    if apart or before.others or view.passage is not None or view.link.index is not None or not before.weight.shape[0]:
+    width, link = before.weight.shape[0], view.link
+    centre = link.index is not None and view.b1.shape[2] != width * link.taps  # of all taps that b1 has
+    if apart or before.others or view.passage is not None or not width or centre:
         return True
     z = view.b2[:SPOT] @ working(before.weight).flatten(1).to(view.b2.dtype).mT
     want = valued(view.activation, z if before.bias is None else z + working(before.bias))
+    if link.index is not None:  # under each tap, 0 on padding
+        want = torch.nn.functional.pad(want, (0, 0, 0, 1))[:, link.index].mT.flatten(2)
     return near(view.b1[:SPOT], want, before.weight.dtype)
 
 

@@ -39,8 +39,9 @@ class Reading:
 
     Given as `layers=` it says, as a LayerCollection does, that f is the function that was read: `statistics` and `choose_sign` do
     not look anew at what stands between the layers, which of a small network takes most of their time.  What it was not
-    made from (another pair, other shapes, as after growth, or dtypes) is read anew; another function is met where its calls
-    or their order differ (ValueError), or, between dense layers, the values between them.
+    made from (another pair, other shapes, as after growth, or dtypes) is read anew; another function is met where its layers'
+    calls or their order differ (ValueError), or the values between two of them on the first examples (it is read anew): where
+    both functions give the same there, as at zeros, it is not met, nor behind pools, norms and gates.
 
     >>> import torch, growth
     >>> f = lambda p, x: torch.tanh(x @ p["a"].T) @ p["b"].T

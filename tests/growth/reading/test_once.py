@@ -175,3 +175,32 @@ def test_it_holds_no_tensor_of_params():
         for place in reading.places:
             assert place is None or place.layer.weight.device.type == "meta"
         assert dataclasses.replace(reading).known(params, pairs, x) is not None
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("behind", ["convolution", "dense"])
+def test_another_function_between_convolutions_is_read_anew(behind, padding):
+    draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    maps = {
+        "a": draw(4, 2, 3, 3),
+        "b": draw(3, 4, 2, 2) if behind == "convolution" else draw(3, 4 * (4 + 2 * padding) ** 2),
+    }
+
+    def f(act):
+        def run(p, x):
+            h = act(torch.nn.functional.conv2d(x, p["a"], padding=padding))
+            if behind == "dense":
+                return h.flatten(1) @ p["b"].T
+            return torch.nn.functional.conv2d(h, p["b"], padding=padding).mean((2, 3))
+
+        return run
+
+    pair = Pair("a", "b")
+    reading = Reading.from_function(f(torch.tanh), maps, IMAGES, pair)
+    for act in (torch.tanh, torch.relu, torch.sin):
+        want = growth.statistics(f(act), maps, (IMAGES, T), pair)
+        got = growth.statistics(f(act), maps, (IMAGES, T), pair, layers=reading)
+        close(trees.leaves(got), trees.leaves(want), 1e-14, act.__name__)
+    same, calls = counting(f(torch.tanh))
+    growth.statistics(same, maps, (IMAGES, T), pair, layers=reading)
+    assert calls == [12]
