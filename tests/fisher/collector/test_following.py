@@ -13,6 +13,7 @@ from torch.func import grad, jacfwd, vmap
 import fisher
 from fisher.collector import taps
 from linmaps import trees
+from tests.fisher.collector.test_backwards import Double
 
 
 def draw(*shape, seed=0):
@@ -119,20 +120,6 @@ def outcome(f, layers):
 
 def alike(found, expected):
     assert found == expected
-
-
-class Double(torch.autograd.Function):
-    @staticmethod
-    def forward(x):
-        return 2 * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, g):
-        return 2 * g
 
 
 @pytest.mark.parametrize("name", OTHERS)
