@@ -156,14 +156,9 @@ def one_tensor(y: Any, name: str = "f(params, x)") -> None:
 
 def _part_of(y: Any) -> str:
     """How to take the tensor out of an output of several."""
-    keys = (
-        [repr(key) for key, t in y.items() if isinstance(t, Tensor)][:3]
-        if is_mapping(y) and hasattr(y, "items")
-        else []
-    )
-    keys = (
-        keys or [str(n) for n, t in enumerate(y) if isinstance(t, Tensor)][:3] if isinstance(y, (tuple, list)) else keys
-    )
+    parts: list[tuple[Any, Any]] = list(enumerate(y)) if isinstance(y, (tuple, list)) else []
+    parts = list(y.items()) if is_mapping(y) and hasattr(y, "items") else parts
+    keys = [repr(key) for key, t in parts if isinstance(t, Tensor) and t.ndim][:3]  # a loss beside them has no axis
     return f"; take one: lambda params, x: f(params, x)[{keys[0]}] of {', '.join(keys)}" if keys else ""
 
 

@@ -163,7 +163,7 @@ class Given(Columns):
         if target is None:
             raise ValueError(
                 f"estimator={self.name!r}: got data without targets, expected (x, target); "
-                "give targets, or use estimator='exact' or 'mc'"
+                "give pairs (of a mapping that holds the targets too: (batch, batch['labels'])), or use estimator='exact' or 'mc'"
             )
         if self.name == "gradient_covariance" and getattr(self.likelihood, "weight", None) is not None:
             log_prob = self.likelihood.log_prob  # type: ignore[attr-defined]

@@ -199,6 +199,9 @@ def test_integer_leaf_wrong_output_and_unknown_exact():
         fisher.LayerCollection.from_function(lambda p, x: f(p, x).sum(), {"w": torch.ones(3, 2, dtype=D)}, X)
     with pytest.raises(TypeError, match="got tuple, expected one tensor"):
         fisher.LayerCollection.from_function(lambda p, x: (f(p, x), 0), {"w": torch.ones(3, 2, dtype=D)}, X)
+    beside = lambda p, x: {"loss": f(p, x).sum(), "logits": f(p, x)}
+    with pytest.raises(TypeError, match=r"take one: lambda params, x: f\(params, x\)\['logits'\] of 'logits'$"):
+        fisher.LayerCollection.from_function(beside, {"w": torch.ones(3, 2, dtype=D)}, X)
     with pytest.raises(ValueError, match=r"v: no such leaf, expected one of \['w'\]"):
         fisher.LayerCollection.from_function(f, {"w": torch.ones(3, 2, dtype=D)}, X, exact=("v",))
 
