@@ -23,11 +23,15 @@ from linmaps.trees.keys import names
 @trees.static
 @dataclasses.dataclass(frozen=True, repr=False)
 class Layers:
-    """The layers of a function with the uses they are made of and the layout of all params, as `LayerCollection` finds them."""
+    """The layers of a function with the uses they are made of and the layout of all params, as `LayerCollection` finds them.
+
+    singly: columns are taken back one by one, since a call in f has a wrong rule for several at once.
+    """
 
     layers: tuple[Layer, ...]
     uses: tuple[Use, ...]
     layout: Layout
+    singly: bool = False
 
     def select(self, names: Any) -> Self:
         """Some of the layers, by name or by a predicate on the Layer; matrices then live on their leaves alone.
@@ -260,5 +264,5 @@ class Layers:
         total = spoken_size(sum(numbers_of(l) for l in self) * item)
         title = (
             f"LayerCollection: {len(self._numbers)} leaves, {self.numel():,} parameters, {len(self)} blocks, {total}"
-        )
+        ) + (", columns one by one" if self.singly else "")
         return "\n".join([title, *lines])

@@ -115,6 +115,8 @@ def pull(
     output(y, params, x)
 
     def gradients(columns: Tensor) -> Any:
+        if layers.singly and len(columns) > 1:
+            return trees.map(lambda *ts: torch.cat(ts), *map(gradients, columns.split(1)))
         given = back(columns) if uses or floating else ()
         found, own = dict(zip(uses, given)), list(given[len(uses) :])
         found = found | _free_rows(f, params, x, layers, free, columns) if free else found

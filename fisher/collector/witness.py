@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from fisher.checks import agreement, finiteness, purity
 from fisher.checks.axes import batch_axes
@@ -163,7 +164,7 @@ def _weighted(plain: Tensor, weighted: Tensor, weights: Tensor, tol: float) -> b
 def complete(layers: L, seen: Evidence) -> L:
     """For each leaf: autograd's gradient = sum over uses of g'a, or = the rows of single examples.
 
-    Returns the layers, those without gradient marked, and those whose rows vmap cannot make.
+    Returns the layers, those without gradient marked, and those whose rows vmap cannot make, nor columns together.
     """
     uses, batch = seen.layers.uses, seen.batch
     taps = {k: uses[k].outputs(t, batch) for k, t in seen.told[0].items()}  # any axis, but one for both
@@ -193,7 +194,17 @@ def complete(layers: L, seen: Evidence) -> L:
         found.append(layer)
     if all(agreement.vanishes(t) for t in flat):
         _depends(seen)
-    return dataclasses.replace(layers, layers=tuple(found))
+    return dataclasses.replace(layers, layers=tuple(found), singly=not _together(seen, flat, floor))
+
+
+def _together(seen: Evidence, flat: list[Tensor], floor: float) -> bool:
+    """Whether the gradient of a column among others is the one `flat` of it alone: rules of torch.func.vmap may be wrong."""
+    others = seen.ramp * (1 + agreement.generic(seen.ramp).flip(0))
+    try:
+        both = trees.leaves(vmap(lambda c: seen.back(c)[0])(torch.stack([others, seen.ramp])))
+    except RuntimeError:  # a call has no rule, of which those who take several columns will say so
+        return True
+    return all(_agree(want, got[1], seen.tol, floor) for want, got in zip(flat, both))
 
 
 def _made(

@@ -1,6 +1,7 @@
 """Forward mode that agrees with reverse mode where torch's two modes differ, and in any thread.
 
-torch's two modes differ in the padding row of an embedding, and where entries of a leaf, or several leaves, share memory.
+torch's two modes differ in the padding row of an embedding, and where entries of a leaf, or several leaves, share memory.  Some
+calls (grid_sample, grouped_mm, sparse.mm) have reverse mode alone: the tangents are then J v = d/du (J'u)'v, of J'u, linear in u.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ from linmaps import trees
 from linmaps.trees.graphs.tracing import LOCK
 
 
+class Missing(ValueError):
+    """torch has no derivative that a product needs."""
+
+
 def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     """`torch.func.jvp`, in which the row `padding_idx` of an embedding is a constant, as it is in reverse mode.
 
-    Leaves get memory of their own, in which entries that were expanded or unfolded can move apart.
+    Leaves get memory of their own, in which entries that were expanded or unfolded can move apart.  Where torch has no forward
+    mode of a call, reverse mode serves twice; `Missing`, a ValueError, where it has none of that either.
 
     >>> import torch
     >>> table, ones = torch.zeros(2, 1), torch.ones(2, 1)
@@ -30,8 +36,28 @@ def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, .
     flat, treedef = trees.flatten(primals)  # a list: torch's dicts are ordered
     along = trees.leaves(trees.check_like(tangents, primals, "tangents", shapes=False))
     run = lambda *own: plainly(fn)(*treedef.unflatten(own))
-    with LOCK:
-        return torch.func.jvp(run, tuple(t.clone() for t in flat), tuple(along))[:2]
+    own = tuple(t.clone() for t in flat)
+    try:
+        with LOCK:
+            return torch.func.jvp(run, own, tuple(along))[:2]
+    except NotImplementedError as error:
+        return _reversed_twice(run, own, tuple(along), error)
+
+
+def _reversed_twice(run: Callable[..., Any], own: tuple[Tensor, ...], along: tuple[Any, ...], first: Exception) -> Any:
+    """jvp of a function that torch has no forward mode of."""
+    y, back = torch.func.vjp(run, *own)
+    try:
+        return y, torch.func.vjp(back, trees.map(torch.zeros_like, y))[1](along)[0]
+    except RuntimeError as second:  # NotImplementedError is one
+        if "not implemented" not in str(second):
+            raise
+        said = str(first).split(" that does not", 1)[0].removeprefix("Trying to use forward AD with ")
+        raise Missing(
+            f"f: calls {said}, of which torch has no forward mode, and no second derivative in its place, expected one of them, "
+            "as products by J v and F v need; write it by other calls, or take a matrix made of gradients alone (PMatDense, "
+            "PMatDiag, PMatKFAC), or PFMapDense"
+        ) from second
 
 
 def vjp(fn: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from fisher.checks import agreement, doors
+from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import restriction
 from fisher.collector.collection import LayerCollection
-from fisher.derivatives.plain import plainly
 from fisher.function_space.implicit import PFMapImplicit
 from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense
@@ -84,20 +83,5 @@ def jacobian(
     f, params = restriction.restricted(f, params, layers)
     J = PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))
     if tried:
-        _modes_agree(f, params, max(parts, key=batch_size))
+        modes.forward(f, params, max(parts, key=batch_size), "jacobian")
     return cast(Map, J)
-
-
-def _modes_agree(f: Callable[..., Tensor], params: Any, x: Any) -> None:
-    """Raise unless <u, J v> = <J'u, v> for generic u and v."""
-    J = PFMapImplicit(f, params, x)
-    v = trees.map(agreement.generic, params)
-    try:
-        Jv = J.jvp(v)
-    except NotImplementedError:  # torch has no forward mode of some call: `vjp` needs none
-        return
-    u = agreement.generic(Jv)
-    pulled = J.vjp(u)
-    tol = agreement.tolerance_of(plainly(f), params, x)
-    if not modes.adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv), tol):
-        raise ValueError(f"jacobian: {modes.MODES}")

@@ -16,6 +16,7 @@ from fisher.likelihoods.base import noticed
 from fisher.passes.run import Pass, checked_batches
 from fisher.pmat import PMat, PMatImplicit, PMatLowRank
 from fisher.reducers import Options
+from fisher.trials import modes
 from linmaps import trees
 from linmaps.numerics.numeric import running
 
@@ -29,6 +30,13 @@ def unsummed(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
     layers = run.found(seen[0][0]) if seen else run.layers  # refuses examples that are not apart
     if run.layers is not None and seen and run.check_finite:
         purity.steady(soundly(f), params, seen[0][0])
+    if seen and run.check_finite:
+        modes.forward(f, params, seen[0][0], "PMatImplicit")
+    if layers is not None and layers.singly:
+        raise ValueError(
+            "PMatImplicit: a torch call or an autograd.Function in f has a wrong rule for torch.func.vmap, by which products "
+            "with several vectors would be wrong; write it by other calls, or take another representation"
+        )
     if run.layers is not None and not run.layers.complete:
         f, params = run.layers.restricted(f, params), run.layers.restrict(params)
     if seen:

@@ -131,6 +131,7 @@ def ggn(
     def tried(parts: list[Part], weighted: bool) -> None:
         functions.function(f, params, several([part[0] for part in parts]), finite=check_finite)
         part = max(parts, key=lambda part: batch_size(part[0]))
+        modes.forward(f, params, part[0], "ggn")
         means.losses(loss, plainly(f)(params, part[0]), part[1:], check_finite)
 
     batches = _batches(data, "ggn", check_finite, tried if check else None, reduce is not None)

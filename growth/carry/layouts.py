@@ -56,7 +56,8 @@ def carried_layers(layers: LayerCollection, moves: Moves) -> LayerCollection:
     found = moves_of(layers.layout, moves)
     by_path = dict(zip(layers.layout.paths, found))
     uses = tuple(_use(u, by_path) for u in layers.uses)
-    return LayerCollection(tuple(_layer(l, found) for l in layers.layers), uses, resized(layers.layout, moves))
+    own = tuple(_layer(l, found) for l in layers.layers)
+    return dataclasses.replace(layers, layers=own, uses=uses, layout=resized(layers.layout, moves))
 
 
 def _layer(layer: Layer, moves: list[Move]) -> Layer:

@@ -11,6 +11,7 @@ from tests.zoo import (
     fields,
     images,
     products,
+    replaced,
     routing,
     scales,
     steps,
@@ -37,6 +38,7 @@ BUILDERS = [
     weights.low_rank_map, weights.spectral_map, weights.train_map, fields.pinn_argument,
     products.parted_bias, products.zeroed_bias, weights.fused_norm, fields.pinn_jvp, fields.pinn_closure,
     routing.hashed_experts, routing.kept_tokens, routing.chosen_experts,
+    replaced.prototypes, replaced.rolled, replaced.windows, replaced.transformer_of_space,
 ]  # fmt: skip
 MODELS = {build.__name__: build(_randn(k)) for k, build in enumerate(BUILDERS)}
 

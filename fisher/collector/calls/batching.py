@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 from fisher.collector.calls.bags import embedding_bag
@@ -34,6 +35,59 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """
     axes = [k for k in range(v.ndim) if dim == -1 or k != dim % v.ndim]
     return v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))
+
+
+def distances(a: Tensor, b: Tensor, p: float = 2.0) -> Tensor:
+    """|a - b|_p of all pairs of rows, `[..., P, R]` of `[..., P, M]` and `[..., R, M]`: of several columns torch's own takes the
+    wrong ones back, and it has no forward mode.
+
+    >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor([[5., 1.]])
+    """
+    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+
+
+def strided(x: Tensor, size: Sequence[int], stride: Sequence[int], start: int = 0) -> Tensor | None:
+    """Entries of a contiguous x at start + i_1 stride_1 + i_2 stride_2 + ..., a copy of what x.as_strided shows: torch's own
+    counts in the memory of all examples together.  None where they are not all in x.
+
+    >>> strided(torch.arange(5.0), (2, 3), (2, 1))
+    tensor([[0., 1., 2.],
+            [2., 3., 4.]])
+    """
+    last = start + sum((n - 1) * s for n, s in zip(size, stride))
+    if not x.is_contiguous() or min((start, *stride), default=0) < 0 or last >= x.numel():
+        return None
+    index = torch.full((1,) * len(size), start, device=x.device)
+    for axis, (n, s) in enumerate(zip(size, stride)):
+        index = index + s * torch.arange(n, device=x.device).reshape(-1, *[1] * (len(size) - axis - 1))
+    return x.reshape(-1)[index]
+
+
+def _distances(args: Any, kwargs: Any) -> Tensor:
+    return distances(*bind(("x1", "x2", "p"), args, kwargs, (None, None, 2.0)))
+
+
+def _strided(args: Any, kwargs: Any) -> Tensor | None:
+    x, size, stride, offset = bind(
+        ("input", "size", "stride", "storage_offset"), args, kwargs, (None, None, None, None)
+    )
+    return strided(x, size, stride, offset or 0) if _batched(x) and (not offset or x.storage_offset() == 0) else None
+
+
+def _batched(x: Tensor) -> bool:
+    """Whether x is under vmap, at whatever level: elsewhere views stay views, that may be written to."""
+    while is_functorch_wrapped_tensor(x):
+        if is_batchedtensor(x):
+            return True
+        x = get_unwrapped(x)
+    return False
+
+
+def _roll(args: Any, kwargs: Any) -> Tensor | None:
+    """Of all entries in a line, which torch takes for those of all columns in a line."""
+    x, shifts, dims = bind(("input", "shifts", "dims"), args, kwargs, (None, None, ()))
+    return None if dims not in ((), [], None) else x.reshape(-1).roll(shifts, 0).reshape(x.shape)
 
 
 def _weight_norm(args: Any, kwargs: Any) -> Tensor:
@@ -66,6 +120,9 @@ SOUND: dict[Any, Callable[[Any, Any], Any]] = {
     **{call: _spelled(steps) for call, steps in SPELLED.items()},
     **dict.fromkeys((F.prelu, torch.prelu, torch.Tensor.prelu), _prelu),
     torch._weight_norm: _weight_norm,
+    torch.cdist: _distances,
+    **dict.fromkeys((torch.as_strided, torch.Tensor.as_strided), _strided),
+    **dict.fromkeys((torch.roll, torch.Tensor.roll), _roll),
     **{norm: _widened(norm) for norm in (F.layer_norm, F.group_norm, F.batch_norm, F.instance_norm)},
 }
 

@@ -24,7 +24,7 @@ from fisher.pmat.contract.damping import Regul, Scalar, times
 from fisher.pmat.contract.pmat import PMat
 from fisher.pmat.matrix_free.curvature import ColumnCurvature, Curvature, FisherCurvature, example_columns
 from fisher.pmat.matrix_free.matrixfree import LARGEST_CHUNK, MatrixFree
-from fisher.trials import functions
+from fisher.trials import functions, modes
 from fisher.trials.data import examples, several
 from linmaps import trees
 from linmaps.numerics.dtypes import working
@@ -81,6 +81,7 @@ class PMatImplicit(MatrixFree):
         full = [x for x, *_ in seen if batch_size(x)]
         if check and full:
             functions.function(f, params, several(full), finite=check_finite)
+            modes.forward(f, params, full[0], "PMatImplicit")
         if columns is None:
             rest, tensors = emptied(find_likelihood(likelihood))
             curvature: Curvature = FisherCurvature(f, rest)

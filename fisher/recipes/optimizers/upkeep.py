@@ -25,6 +25,7 @@ from fisher.recipes.optimizers.batchnorm import Statistics, held, of_batch, stan
 from fisher.recipes.optimizers.curvature import averaged, eigenbases, own_axes, turned, widened
 from fisher.recipes.optimizers.memory import KFACState
 from fisher.recipes.optimizers.schedules import Turn
+from fisher.trials import modes
 from linmaps import trees
 from linmaps.checks import alike, number, size
 from linmaps.trees.graphs.latest import Latest
@@ -101,6 +102,8 @@ class Upkeep:
         params = parameters(params)
         data = list(batch) if isinstance(batch, Iterable) and not one_batch(batch) else batch
         F = self.first(params, data, noise, generator)
+        if self.kind == "kfac":
+            self._has_forward_mode(F.layers, params, data[0] if isinstance(data, list) else data)
         factors, own = widened(F), widened(F.layers.restrict(params))
         zero = torch.zeros_like(trees.leaves(own)[0].sum())
         n: Any = len(data) if isinstance(data, list) else 1
@@ -114,6 +117,15 @@ class Upkeep:
             zero + damping,
             self.kind,
         )
+
+    def _has_forward_mode(self, layers: LayerCollection, params: Any, batch: Any) -> None:
+        """Raise where torch's forward mode of f, by which steps get their lengths, is another than its reverse mode."""
+        x, *_ = next(iter(weighted_batches(batch)))
+        if batch_size(x):
+            values = of_batch(self.statistics, params, x)
+            f, own = held(self.f, values), standing_in(params, values)
+            f, own = (f, own) if layers.complete else (layers.restricted(f, own), layers.restrict(own))
+            modes.forward(f, own, x, "kfac")
 
     def first(self, params: Any, data: Any, noise: Any, generator: Any) -> PMatKFAC:
         """The factors of the first batches, each with its own statistics where there are some."""

@@ -29,6 +29,7 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat import PMatEye
 from fisher.recipes.posterior import parts, priors
 from fisher.recipes.posterior.predictions import Predictive
+from fisher.trials import modes
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
@@ -102,6 +103,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         deviations = F.layout.unflatten([r.rsqrt() for r in priors.leafwise(F, self.prior_precision)])
         d = trees.map(lambda z, r: (z * r).to(z.dtype), z, deviations)
         g = parts.on_part(F, self.f, self.params)
+        modes.forward(self.f, self.params, self.x, "sample")
         Jd = jvp(lambda p: g(p, self.x), (own,), (d,))[1]
         s = torch.einsum("knc,nc->nk", self.roots, Jd.reshape(N, C).to(self.roots.dtype)) + e.mT.to(self.roots.dtype)
         u = torch.cholesky_solve(s.reshape(N * K, 1), self.factor).reshape(N, K)

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call, vjp, vmap
+from torch.func import functional_call, grad, vjp, vmap
 
+import fisher
 from fisher.derivatives.forward import jvp
 from fisher.derivatives.plain import plainly
 from linmaps import trees
+from tests.laws import close
 
 D = torch.float64
 
@@ -63,7 +65,32 @@ class Grouped(nn.Module):
         )
 
 
+class Call(nn.Module):
+    """A call at the outputs of a layer."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.inner, self.call = nn.Linear(4, 6), call
+
+    def forward(self, x):
+        return self.call(self.inner(x))
+
+
+def sampled(y):
+    """Maps read at places that the layer chooses (a spatial transformer)."""
+    maps = torch.arange(36, dtype=y.dtype).sin().reshape(1, 1, 6, 6).expand(len(y), 1, 6, 6)
+    return nn.functional.grid_sample(maps, y.tanh().reshape(len(y), 1, 3, 2), align_corners=False)
+
+
+REVERSE_ALONE = {  # torch has no forward mode of these
+    "maps sampled": sampled,
+    "distances": lambda y: torch.cdist(y, torch.eye(6, dtype=y.dtype)),
+    "distances of p 1": lambda y: torch.cdist(y, torch.eye(6, dtype=y.dtype), p=1.0),
+    "a sparse product": lambda y: torch.sparse.mm(torch.eye(3, len(y), dtype=y.dtype).to_sparse(), y),
+    "incomplete gamma": lambda y: torch.special.gammainc(torch.full_like(y, 2.0), 1 + y**2),
+}
 LAYERS = {
+    **{name: (lambda call=call: Call(call), randn(2, 4)) for name, call in REVERSE_ALONE.items()},
     "linear": (lambda: nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2)), randn(2, 4)),
     "convolution": (
         lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.GroupNorm(3, 3), nn.SiLU()),
@@ -105,6 +132,51 @@ def test_forward_is_the_transpose_of_reverse(name):
 def test_plain_functions_keep_their_values(name):
     f, params = function(name)
     assert torch.allclose(plainly(f)(params), f(params), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", REVERSE_ALONE)
+def test_products_where_torch_has_no_forward_mode(name):
+    """F v is that of the dense matrix, its second derivatives too; under vmap over vectors."""
+    call, params, x = REVERSE_ALONE[name], {"w": randn(4, 6)}, randn(2, 4, seed=3)
+    f = lambda p, x: call(x @ p["w"])
+    y, back = vjp(lambda p: f(p, x), params)
+    J = torch.stack([back(e.reshape(y.shape))[0]["w"].flatten() for e in torch.eye(y.numel(), dtype=D)])
+    vectors = {"w": randn(3, 4, 6, seed=5)}
+    for v in trees.unstack(vectors):
+        y, Jv = jvp(lambda p: f(p, x), (params,), (v,))
+        close(Jv.flatten(), J @ v["w"].flatten(), 1e-10, name)
+    if name == "a sparse product":  # of which torch has no batches and no more derivatives
+        return
+    together = vmap(lambda v: jvp(lambda p: f(p, x), (params,), (v,))[1])(vectors)
+    close(together[-1], Jv, 1e-12, name)
+    slope = grad(lambda p: jvp(lambda p: f(p, x), (p,), (v,))[1].sin().sum())(params)["w"]
+    step = 1e-6 * randn(4, 6, seed=9)
+    value = lambda w: jvp(lambda p: f(p, x), ({"w": w},), (v,))[1].sin().sum()
+    close((value(params["w"] + step) - value(params["w"] - step)) / 2e-6, (slope * step).sum() / 1e-6, 1e-6, name)
+
+
+def test_a_call_without_any_second_derivative_is_named():
+    f = lambda p, x: nn.functional.pdist(x @ p["w"]).expand(len(x), -1)
+    with pytest.raises(ValueError, match=r"calls _pdist_forward, of which torch has no forward mode.*PMatDense"):
+        jvp(lambda p: f(p, randn(3, 4)), ({"w": randn(4, 2)},), ({"w": randn(4, 2)},))
+
+
+def test_experts_of_a_mixture():
+    """torch's grouped products: F v of all experts at once is J'HJ v, which no forward mode gives."""
+    offsets = torch.tensor([2, 4], dtype=torch.int32)
+    x, w = (
+        torch.randn(2, 2, 16, generator=torch.Generator().manual_seed(0)),
+        {"experts": torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1)) / 4},
+    )
+
+    def f(p, x):
+        rows = x.transpose(0, 1).flatten(0, 1)  # the first position of all examples is of the first expert
+        y = torch._grouped_mm(rows, p["experts"], offs=(offsets / 2 * len(x)).to(torch.int32))
+        return y.unflatten(0, (2, len(x))).transpose(0, 1).tanh().sum(1)
+
+    dense = fisher.fim(f, w, x, fisher.PMatDense, "gaussian")
+    implicit = fisher.fim(f, w, x, fisher.PMatImplicit, "gaussian")
+    close(implicit.mv(w), dense.mv(w), 1e-5, "experts")
 
 
 def test_forward_mode_of_an_ensemble():
