@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 from fisher.checks.agreement import generic, repeats, rounding
 from fisher.checks.mixed import explained
+from fisher.checks.reverse import CHECKPOINTED, reverse
 from linmaps import trees
 from linmaps.trees.graphs.tracing import traced
 
@@ -33,7 +33,7 @@ def watched(
         return run(params, treedef.unflatten(whole.values()))
 
     with no_random_call(name), explained(params, x=x):
-        y, back = vjp(of_both, params, [flat[i] for i in free])  # type: ignore[misc]
+        y, back = reverse(of_both, params, [flat[i] for i in free])
     return y, back
 
 
@@ -85,11 +85,10 @@ _CAUSES = {
     "mutate a captured Tensor": "changes a tensor that it closes over, as batch norm in train mode changes its running "
     "statistics, where the output of one example depends on other examples; expected a pure function: put the model into eval "
     "mode (model.eval())",
-    "don't yet support saved tensor hooks": "keeps its activations by hooks, as gradient checkpointing does "
-    "(torch.utils.checkpoint), which torch.func does not differentiate, expected plain calls; run it without checkpointing",
-    "must override the setup_context": "calls an autograd.Function without setup_context, as gradient checkpointing with "
-    "use_reentrant=True and backward hooks of modules do, which torch.func does not differentiate, expected plain calls; run it "
-    "without checkpointing and hooks, or give the autograd.Function a setup_context",
+    "don't yet support saved tensor hooks": CHECKPOINTED,
+    "must override the setup_context": "calls an autograd.Function whose forward takes ctx, as hooks of modules at their "
+    "backward do, which vmap, grad and other transforms do not run, expected one with setup_context; outside of transforms it "
+    "serves",
     "does not have vmap support": "calls an autograd.Function without a rule for vmap, expected one that vmap takes; set its "
     "generate_vmap_rule = True",
 }

@@ -89,8 +89,14 @@ class LayerCollection(Layers):
         _once([*alone, *(leaf for group in together for leaf in group)])
 
         def attempt(only_weights: frozenset[int]) -> LayerCollection:
-            tracer = Tracer(batch_size(x), only_weights)
-            y, back = purity.watched(lambda params, x: tracer.run(f, params, x), params, x)
+            tracers: list[Tracer] = []  # of each run: a second one has none of the first one's notes
+
+            def run(params: Any, x: Any) -> Tensor:
+                tracers.append(Tracer(batch_size(x), only_weights))
+                return tracers[-1].run(f, params, x)
+
+            y, back = purity.watched(run, params, x)
+            tracer = tracers[-1]
             uses = tracer.resolved()
             opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
             make = lambda uses, opaque: cls(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.checks.axes import batch_size
+from fisher.checks.reverse import reverse
 from fisher.collector.blocks.uses import Layer
 from fisher.collector.calls.batching import soundly
 from linmaps import trees
@@ -81,7 +82,7 @@ def _mapped(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, colum
 
 
 def _masked(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> dict[int, Tensor]:
-    _, back = vjp(lambda part: output(part, x), own)  # type: ignore[misc]
+    _, back = reverse(lambda part: output(part, x), own)
 
     def row(column: Tensor, b: int) -> LeafRows:
         return back(torch.cat([torch.zeros_like(column[:b]), column[b : b + 1], torch.zeros_like(column[b + 1 :])]))[0]

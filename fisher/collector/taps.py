@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_gradtrackingtensor, maybe_get_level
 from torch.autograd.graph import disable_saved_tensors_hooks
-from torch.func import vjp, vmap
+from torch.func import vmap
 
 from fisher.checks.axes import batch_size
 from fisher.checks.doors import output
 from fisher.checks.mixed import explained
 from fisher.checks.purity import no_random_call
+from fisher.checks.reverse import reverse
 from fisher.collector.backwards import alone, backward, by_columns
 from fisher.collector.blocks.uses import Use
 from fisher.collector.calls.plain import PLAIN, Unknown
@@ -96,7 +97,7 @@ def pull(
             return run.y, flat
 
         primals = (*taps, *(data[i] for i in floating)) or ((),)
-        made: Any = vjp(run, *primals, has_aux=True)
+        made: Any = reverse(run, *primals, has_aux=True)
         y, back, flat = made
         return y, by_columns(back), kept[-1].unflatten(flat)
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks.purity import no_random_call
+from fisher.checks.reverse import beyond_transforms, reverse
 from fisher.derivatives.plain import plainly
 from linmaps import trees
 from linmaps.trees.graphs.tracing import LOCK
@@ -33,15 +35,30 @@ def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, .
     >>> jvp(look, (table,), (ones,))[1].T, torch.func.jvp(look, (table,), (ones,))[1].T
     (tensor([[1., 0.]]), tensor([[1., 1.]]))
     """
+    run, own, along = _flat(fn, primals, tangents)
+    try:
+        return _pushed(run, own, along)
+    except NotImplementedError as error:
+        return _reversed_twice(run, own, along, error)
+    except RuntimeError as error:
+        if not beyond_transforms(error):
+            raise
+        with no_random_call():
+            return _by_autograd(run, own, along)
+
+
+def _flat(
+    fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Callable[..., Any], tuple[Tensor, ...], tuple[Any, ...]]:
+    """fn plainly, of tensors alone, which are copies."""
     flat, treedef = trees.flatten(primals)  # a list: torch's dicts are ordered
     along = trees.leaves(trees.check_like(tangents, primals, "tangents", shapes=False))
-    run = lambda *own: plainly(fn)(*treedef.unflatten(own))
-    own = tuple(t.clone() for t in flat)
-    try:
-        with LOCK:
-            return torch.func.jvp(run, own, tuple(along))[:2]
-    except NotImplementedError as error:
-        return _reversed_twice(run, own, tuple(along), error)
+    return (lambda *own: plainly(fn)(*treedef.unflatten(own))), tuple(t.clone() for t in flat), tuple(along)
+
+
+def _pushed(run: Callable[..., Any], own: tuple[Tensor, ...], along: tuple[Any, ...]) -> tuple[Any, Any]:
+    with LOCK:
+        return torch.func.jvp(run, own, along)[:2]
 
 
 def _reversed_twice(run: Callable[..., Any], own: tuple[Tensor, ...], along: tuple[Any, ...], first: Exception) -> Any:
@@ -58,6 +75,60 @@ def _reversed_twice(run: Callable[..., Any], own: tuple[Tensor, ...], along: tup
             "as products by J v and F v need; write it by other calls, or take a matrix made of gradients alone (PMatDense, "
             "PMatDiag, PMatKFAC), or PFMapDense"
         ) from second
+
+
+def _by_autograd(run: Callable[..., Any], own: tuple[Tensor, ...], along: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """jvp of a function that no transform runs, with one tensor as its result."""
+    own = tuple(t.detach().requires_grad_() for t in own)
+    with torch.enable_grad():
+        y = run(*own)
+        u = torch.zeros_like(y).requires_grad_()
+        if not y.requires_grad:
+            return y, torch.zeros_like(y)
+        back = torch.autograd.grad(y, own, u, create_graph=True, allow_unused=True)
+        parts = [(g, v) for g, v in zip(back, along) if g is not None and g.requires_grad]
+        pushed: Any = torch.autograd.grad([g for g, _ in parts], u, [v for _, v in parts], allow_unused=True)[0]
+    return y.detach(), torch.zeros_like(y) if pushed is None else pushed
+
+
+def both_ways(f: Callable[[Any], Tensor], params: Any, v: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Any]]:
+    """`(f(params), J v, u -> J'u)` of one forward.
+
+    >>> import torch
+    >>> y, Jv, back = both_ways(lambda p: p**2, torch.tensor([1.0, 2.0]), torch.ones(2))
+    >>> y, Jv, back(torch.ones(2))
+    (tensor([1., 4.]), tensor([2., 4.]), tensor([2., 4.]))
+    """
+    try:
+        y, back, u = torch.func.vjp(lambda p: jvp(f, (p,), (v,)), params, has_aux=True)  # type: ignore[misc]
+    except RuntimeError as error:
+        if not beyond_transforms(error):
+            raise
+        (y, u), back = jvp(f, (params,), (v,)), reverse(plainly(f), params)[1]
+    return y, u, lambda w: back(w)[0]
+
+
+def slope_along(fn: Callable[[Any], Tensor], params: Any, v: Any) -> Any:
+    """The change of the gradient of fn along v, its Hessian times v: forward over reverse mode.
+
+    >>> import torch
+    >>> slope_along(lambda p: (p**3).sum() / 6, torch.tensor([1.0, 2.0]), torch.ones(2))
+    tensor([1., 2.])
+    """
+    try:
+        return _pushed(*_flat(torch.func.grad(fn), (params,), (v,)))[1]
+    except NotImplementedError:
+        return jvp(torch.func.grad(fn), (params,), (v,))[1]
+    except RuntimeError as error:
+        if not beyond_transforms(error):
+            raise
+    flat, treedef = trees.flatten(params)
+    own = [t.detach().requires_grad_() for t in flat]
+    with torch.enable_grad():
+        found = torch.autograd.grad(plainly(fn)(treedef.unflatten(own)), own, create_graph=True, materialize_grads=True)
+        along = sum(((g * t).sum() for g, t in zip(found, trees.leaves(v))), torch.zeros(()))
+        curved: Any = torch.autograd.grad(along, own, materialize_grads=True) if along.requires_grad else None
+    return treedef.unflatten([torch.zeros_like(t) for t in flat] if curved is None else list(curved))
 
 
 def vjp(fn: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from torch import Tensor
-from torch.func import vjp
 
 from fisher.checks.axes import batch_size
 from fisher.checks.doors import entry
+from fisher.checks.reverse import reverse
 from fisher.derivatives.forward import jvp
 from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMap, PFMapDense
@@ -50,7 +50,7 @@ class PFMapImplicit(PFMap):
     @typed
     def vjp(self, u: Tensor) -> Any:
         flat, output = self._output()
-        y, back = vjp(output, flat)  # type: ignore[misc]
+        y, back = reverse(output, flat)
         if tuple(u.shape) != tuple(y.shape):
             self._check_outputs(u)
         return self.layout.unflatten(back(u)[0])

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.func import vjp
 
 from fisher.checks import purity
 from fisher.checks.axes import batch_size
+from fisher.checks.reverse import reverse
 from fisher.collector.calls.batching import soundly
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods.base import noticed
@@ -58,5 +58,5 @@ def unsummed(run: Pass, data: Any, columns: Any, options: Options) -> PMat:
 
 
 def _backward(f: Callable[..., Tensor], params: Any, x: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    y, back = vjp(lambda p: plainly(f)(p, x), params)  # type: ignore[misc]
+    y, back = reverse(lambda p: plainly(f)(p, x), params)
     return y, back

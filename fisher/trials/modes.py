@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vmap
 
 from fisher.checks import agreement, finiteness
+from fisher.checks.reverse import reverse
 from fisher.derivatives.forward import Missing, jvp
 from fisher.derivatives.plain import plainly
 from fisher.trials import once
@@ -34,7 +35,7 @@ def forward(f: Callable[..., Tensor], params: Any, x: Any, name: str) -> None:
     except Missing:  # products will say so, others need none
         return
     u = agreement.generic(Jv)
-    pulled = vjp(lambda p: plainly(f)(p, x), params)[1](u)[0]
+    pulled = reverse(lambda p: plainly(f)(p, x), params)[1](u)[0]
     tol = agreement.tolerance_of(plainly(f), params, x)
     if not adjoint((u * Jv).sum(), trees.dot(pulled, v), trees.norm(u) * trees.norm(Jv), tol):
         raise ValueError(f"{name}: {MODES}")

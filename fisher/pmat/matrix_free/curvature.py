@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import grad
 
 from fisher.checks.axes import batch_size
+from fisher.checks.reverse import reverse
 from fisher.collector.exact_rows import rows_of
-from fisher.derivatives.forward import jvp
+from fisher.derivatives.forward import both_ways, jvp, slope_along
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods import Likelihood, counts
 from fisher.likelihoods.columns import Exact, counted
@@ -81,9 +82,8 @@ class OutputCurvature(Curvature):
         raise AttributeError("a curvature defines at_output")
 
     def product(self, params: Any, batch: Batch, v: Any) -> Any:
-        output = lambda p: self.f(p, batch[0])
-        y, back, u = vjp(lambda p: jvp(output, (p,), (v,)), params, has_aux=True)  # type: ignore[misc]
-        return back(self.at_output(y, u, batch))[0]
+        y, u, back = both_ways(lambda p: self.f(p, batch[0]), params, v)
+        return back(self.at_output(y, u, batch))
 
     def quadratic(self, params: Any, batch: Batch, v: Any) -> Tensor:
         y, u = jvp(lambda p: self.f(p, batch[0]), (params,), (v,))
@@ -91,7 +91,7 @@ class OutputCurvature(Curvature):
 
     def pulled(self, params: Any, batch: Batch, w: Tensor) -> Any:
         """J'w for w `[B, *out]`."""
-        return vjp(lambda p: plainly(self.f)(p, batch[0]), params)[1](w)[0]
+        return reverse(lambda p: plainly(self.f)(p, batch[0]), params)[1](w)[0]
 
 
 @trees.static
@@ -160,8 +160,8 @@ class HessianCurvature(Curvature):
         n = batch_size(batch[0])
         args, weight = _apart(batch, self.weighted)
         if weight is None:
-            return jvp(grad(lambda p: n * self.loss(p, *args).mean()), (params,), (v,))[1]  # type: ignore[misc]
-        return jvp(grad(lambda p: _sum(self.loss(p, *args), weight)), (params,), (v,))[1]  # type: ignore[misc]
+            return slope_along(lambda p: n * self.loss(p, *args).mean(), params, v)
+        return slope_along(lambda p: _sum(self.loss(p, *args), weight), params, v)
 
 
 def _apart(parts: Batch, weighted: bool) -> tuple[Batch, Tensor | None]:

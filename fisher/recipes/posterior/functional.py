@@ -17,6 +17,7 @@ from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE, weighted_batches
+from fisher.checks.reverse import reverse
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.forward import jvp
 from fisher.derivatives.plain import plainly
@@ -108,7 +109,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         s = torch.einsum("knc,nc->nk", self.roots, Jd.reshape(N, C).to(self.roots.dtype)) + e.mT.to(self.roots.dtype)
         u = torch.cholesky_solve(s.reshape(N * K, 1), self.factor).reshape(N, K)
         w = torch.einsum("nk,knc->nc", u, self.roots).reshape(Jd.shape).to(Jd.dtype)
-        pulled = torch.func.vjp(lambda p: plainly(g)(p, self.x), own)[1](w)[0]
+        pulled = reverse(lambda p: plainly(g)(p, self.x), own)[1](w)[0]
         near = trees.map(lambda t, d, h, r: t + d - (h * r * r).to(t.dtype), own, d, pulled, deviations)
         return cast(Tree, parts.whole(F, self.params, near))
 

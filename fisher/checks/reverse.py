@@ -1,0 +1,78 @@
+"""Reverse mode by torch.func, and by autograd itself where f calls what no transform takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+
+from linmaps import trees
+
+REFUSED = "must override the setup_context"  # what torch says of an autograd.Function whose forward takes ctx
+CHECKPOINTED = (
+    "keeps its activations by hooks, as gradient checkpointing does (torch.utils.checkpoint), which torch.func does not "
+    "differentiate, expected plain calls; run it without checkpointing"
+)
+
+
+def reverse(run: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
+    """`torch.func.vjp(run, *primals)`; where f calls an autograd.Function whose forward takes ctx (hooks of modules at their
+    backward do), which no transform takes, the same by autograd: of plain tensors, outside of transforms.
+
+    >>> class Sign(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         return x.sign()
+    ...
+    ...     @staticmethod
+    ...     def backward(ctx, g):
+    ...         return g
+    >>> y, back = reverse(Sign.apply, torch.tensor([-2.0, 3.0]))
+    >>> y, back(torch.tensor([5.0, 7.0]))
+    (tensor([-1.,  1.]), (tensor([5., 7.]),))
+    """
+    try:
+        return torch.func.vjp(run, *primals, has_aux=has_aux)
+    except RuntimeError as error:
+        if not beyond_transforms(error):
+            raise
+    return _by_autograd(run, primals, has_aux)
+
+
+def beyond_transforms(error: Exception) -> bool:
+    """Whether torch refused such a function under a transform that is over."""
+    return REFUSED in str(error) and peek_interpreter_stack() is None
+
+
+def _by_autograd(run: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool) -> Any:
+    flat, treedef = trees.flatten(primals)
+    own = [t.detach().requires_grad_() if t.is_floating_point() else t for t in flat]
+    free = [t for t in own if t.requires_grad]
+    with torch.enable_grad():
+        found = run(*treedef.unflatten(own))
+    out, aux = found if has_aux else (found, None)
+    ys, structure = trees.flatten(out)
+    moved = [k for k, y in enumerate(ys) if y.requires_grad]
+
+    def back(w: Any) -> Any:
+        given = trees.leaves(w)
+        try:
+            made: Any = (
+                torch.autograd.grad(
+                    [ys[k] for k in moved], free, [given[k] for k in moved], retain_graph=True, allow_unused=True
+                )
+                if moved
+                else [None] * len(free)
+            )
+        except RuntimeError as error:
+            if "torch.utils.checkpoint is incompatible" in str(error):
+                raise ValueError(f"f(params, x): {CHECKPOINTED}") from error
+            raise
+        found = iter([torch.zeros_like(t) if g is None else g for t, g in zip(free, made)])
+        return treedef.unflatten([next(found) if t.requires_grad else torch.zeros_like(t) for t in own])
+
+    rest = (trees.map(lambda t: t.detach() if isinstance(t, Tensor) else t, aux),) if has_aux else ()
+    return (structure.unflatten([y.detach() for y in ys]), back, *rest)
