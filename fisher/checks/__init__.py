@@ -5,7 +5,7 @@ In reading order:
     mixed       mixed dtypes and devices, by name where torch refuses them
     finiteness  finite data, params and results
     agreement   equal to rounding, zero to rounding
-    reverse     reverse mode, of what no transform takes too
+    reverse_mode  reverse mode, of what no transform takes too
     purity      an f that is not random and keeps its examples apart
     placements  tensors that are spread over processes (DTensor)
     arguments   params and inputs as trees of dicts and detached tensors

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fisher.checks.agreement import generic, repeats, rounding
 from fisher.checks.mixed import explained
-from fisher.checks.reverse import CHECKPOINTED, reverse
+from fisher.checks.reverse_mode import CHECKPOINTED, reverse
 from linmaps import trees
 from linmaps.trees.graphs.tracing import traced
 

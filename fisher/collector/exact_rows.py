@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher.checks.axes import batch_size
-from fisher.checks.reverse import reverse
+from fisher.checks.reverse_mode import reverse
 from fisher.collector.blocks.uses import Layer
 from fisher.collector.calls.batching import soundly
 from linmaps import trees

@@ -19,7 +19,7 @@ from fisher.checks.axes import batch_size
 from fisher.checks.doors import output
 from fisher.checks.mixed import explained
 from fisher.checks.purity import no_random_call
-from fisher.checks.reverse import reverse
+from fisher.checks.reverse_mode import reverse
 from fisher.collector.backwards import alone, backward, by_columns
 from fisher.collector.blocks.uses import Use
 from fisher.collector.calls.plain import PLAIN, Unknown

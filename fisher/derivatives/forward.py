@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fisher.checks.purity import no_random_call
-from fisher.checks.reverse import beyond_transforms, reverse
+from fisher.checks.reverse_mode import beyond_transforms, reverse
+from fisher.derivatives import untransformed
 from fisher.derivatives.plain import plainly
 from linmaps import trees
 from linmaps.trees.graphs.tracing import LOCK
@@ -44,7 +45,10 @@ def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, .
         if not beyond_transforms(error):
             raise
         with no_random_call():
-            return _by_autograd(run, own, along)
+            made = untransformed.pushed(run, own, along)
+            if made is None:
+                raise
+            return made
 
 
 def _flat(
@@ -75,20 +79,6 @@ def _reversed_twice(run: Callable[..., Any], own: tuple[Tensor, ...], along: tup
             "as products by J v and F v need; write it by other calls, or take a matrix made of gradients alone (PMatDense, "
             "PMatDiag, PMatKFAC), or PFMapDense"
         ) from second
-
-
-def _by_autograd(run: Callable[..., Any], own: tuple[Tensor, ...], along: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """jvp of a function that no transform runs, with one tensor as its result."""
-    own = tuple(t.detach().requires_grad_() for t in own)
-    with torch.enable_grad():
-        y = run(*own)
-        u = torch.zeros_like(y).requires_grad_()
-        if not y.requires_grad:
-            return y, torch.zeros_like(y)
-        back = torch.autograd.grad(y, own, u, create_graph=True, allow_unused=True)
-        parts = [(g, v) for g, v in zip(back, along) if g is not None and g.requires_grad]
-        pushed: Any = torch.autograd.grad([g for g, _ in parts], u, [v for _, v in parts], allow_unused=True)[0]
-    return y.detach(), torch.zeros_like(y) if pushed is None else pushed
 
 
 def both_ways(f: Callable[[Any], Tensor], params: Any, v: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Any]]:
@@ -122,13 +112,11 @@ def slope_along(fn: Callable[[Any], Tensor], params: Any, v: Any) -> Any:
     except RuntimeError as error:
         if not beyond_transforms(error):
             raise
-    flat, treedef = trees.flatten(params)
-    own = [t.detach().requires_grad_() for t in flat]
-    with torch.enable_grad():
-        found = torch.autograd.grad(plainly(fn)(treedef.unflatten(own)), own, create_graph=True, materialize_grads=True)
-        along = sum(((g * t).sum() for g, t in zip(found, trees.leaves(v))), torch.zeros(()))
-        curved: Any = torch.autograd.grad(along, own, materialize_grads=True) if along.requires_grad else None
-    return treedef.unflatten([torch.zeros_like(t) for t in flat] if curved is None else list(curved))
+        with no_random_call():
+            made = untransformed.curved(*_flat(fn, (params,), (v,)))
+            if made is None:
+                raise
+    return trees.flatten(params)[1].unflatten(made)
 
 
 def vjp(fn: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fisher.checks.axes import batch_size
 from fisher.checks.doors import entry
-from fisher.checks.reverse import reverse
+from fisher.checks.reverse_mode import reverse
 from fisher.derivatives.forward import jvp
 from fisher.derivatives.plain import plainly
 from fisher.function_space.pfmap import PFMap, PFMapDense

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fisher.checks import purity
 from fisher.checks.axes import batch_size
-from fisher.checks.reverse import reverse
+from fisher.checks.reverse_mode import reverse
 from fisher.collector.calls.batching import soundly
 from fisher.derivatives.plain import plainly
 from fisher.likelihoods.base import noticed

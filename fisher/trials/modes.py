@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.checks import agreement, finiteness
-from fisher.checks.reverse import reverse
+from fisher.checks.reverse_mode import reverse
 from fisher.derivatives.forward import Missing, jvp
 from fisher.derivatives.plain import plainly
 from fisher.trials import once

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import grad
 
 from fisher.checks.axes import batch_size
-from fisher.checks.reverse import reverse
+from fisher.checks.reverse_mode import reverse
 from fisher.collector.exact_rows import rows_of
 from fisher.derivatives.forward import both_ways, jvp, slope_along
 from fisher.derivatives.plain import plainly

@@ -17,7 +17,7 @@ from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE, weighted_batches
-from fisher.checks.reverse import reverse
+from fisher.checks.reverse_mode import reverse
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.forward import jvp
 from fisher.derivatives.plain import plainly

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fisher
 from fisher import recipes
+from fisher.pmat.matrix_free.curvature import HessianCurvature
 from linmaps import trees
 from tests.laws import close
 
@@ -163,6 +164,20 @@ def test_modules_with_hooks_at_their_backward():
     module[1].register_full_backward_hook(lambda module, before, after: None)
     f, params = fisher.functional(module)
     close(fisher.fim(f, params, X).mv(params), want, 1e-12, "hooks")
+
+
+@pytest.mark.parametrize("entry", ["fim", "jvp", "hessian"])
+def test_no_graph_is_lost(entry):
+    """Of a tensor that f closes over: torch.func.vjp would keep it, and so it is refused."""
+    c = torch.ones(5, dtype=D, requires_grad=True)
+    f = lambda p, x: OLDER({**p, "s": p["s"] * c}, x)
+    entries = {
+        "fim": lambda: fisher.fim(f, P, X),
+        "jvp": lambda: fisher.PFMapImplicit(f, P, X).jvp(P),
+        "hessian": lambda: fisher.PMatImplicit.sum_of(HessianCurvature(_losses(f)), P, [(X, T)]).mv(P),
+    }
+    with pytest.raises(ValueError, match=r"forward takes ctx"):
+        entries[entry]()
 
 
 def test_transforms_and_checkpoints_are_refused_by_cause():

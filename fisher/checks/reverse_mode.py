@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,7 +39,10 @@ def reverse(run: Callable[..., Any], *primals: Any, has_aux: bool = False) -> An
     except RuntimeError as error:
         if not beyond_transforms(error):
             raise
-    return _by_autograd(run, primals, has_aux)
+        made = _by_autograd(run, primals, has_aux)
+        if made is None:
+            raise
+        return made
 
 
 def beyond_transforms(error: Exception) -> bool:
@@ -47,14 +50,44 @@ def beyond_transforms(error: Exception) -> bool:
     return REFUSED in str(error) and peek_interpreter_stack() is None
 
 
+def fresh(flat: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors as leaves of a graph of their own, those of numbers."""
+    return [t.detach().requires_grad_() if t.is_floating_point() else t for t in flat]
+
+
+def others(ys: Iterable[Tensor], own: Iterable[Tensor]) -> bool:
+    """Whether the graph of ys has leaves that are not own: what autograd makes at own leaves alone would lose them.
+
+    >>> a, b = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    >>> others([2 * a], [a]), others([b * a], [a])
+    (False, True)
+    """
+    known, seen = {id(t) for t in own}, {y.grad_fn for y in ys if y.grad_fn is not None}
+    todo: list[Any] = list(seen)
+    while todo:
+        node = todo.pop()
+        if hasattr(node, "variable") and id(node.variable) not in known:
+            return True
+        for inner, _ in node.next_functions:
+            if inner is not None and inner not in seen:
+                seen.add(inner)
+                todo.append(inner)
+    return False
+
+
 def _by_autograd(run: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool) -> Any:
+    """None where tensors have a graph that would be lost."""
     flat, treedef = trees.flatten(primals)
-    own = [t.detach().requires_grad_() if t.is_floating_point() else t for t in flat]
+    if any(t.requires_grad for t in flat):
+        return None
+    own = fresh(flat)
     free = [t for t in own if t.requires_grad]
     with torch.enable_grad():
         found = run(*treedef.unflatten(own))
     out, aux = found if has_aux else (found, None)
     ys, structure = trees.flatten(out)
+    if others(ys, own):
+        return None
     moved = [k for k, y in enumerate(ys) if y.requires_grad]
 
     def back(w: Any) -> Any:

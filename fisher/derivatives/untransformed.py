@@ -1,0 +1,61 @@
+"""Products with derivatives by autograd itself, of functions that no transform of torch.func runs.
+
+None where a tensor that they close over would lose its graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fisher.checks.reverse_mode import fresh, others
+
+
+def pushed(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """`(y, J v)` at y = run(*own): the derivative of J'u, linear in u, by u.
+
+    >>> pushed(lambda t: t**2, [torch.tensor([1.0, 3.0])], [torch.ones(2)])
+    (tensor([1., 9.]), tensor([2., 6.]))
+    """
+    if any(t.requires_grad for t in (*own, *along)):
+        return None
+    own = fresh(own)
+    with torch.enable_grad():
+        y = run(*own)
+        if others([y], own):
+            return None
+        if not y.requires_grad:
+            return y, torch.zeros_like(y)
+        u = torch.zeros_like(y).requires_grad_()
+        back = torch.autograd.grad(y, own, u, create_graph=True, allow_unused=True)
+        parts = [(g, v) for g, v in zip(back, along) if g is not None and g.requires_grad]
+        if not parts:
+            return y.detach(), torch.zeros_like(y)
+        (Jv,) = torch.autograd.grad(
+            [g for g, _ in parts], [u], [v for _, v in parts], allow_unused=True, materialize_grads=True
+        )
+    return y.detach(), Jv
+
+
+def curved(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Tensor]) -> list[Tensor] | None:
+    """The Hessian of run, a scalar of own, times v: the gradient of <v, its gradient>.
+
+    >>> curved(lambda t: (t**3).sum() / 6, [torch.tensor([1.0, 3.0])], [torch.ones(2)])
+    [tensor([1., 3.])]
+    """
+    if any(t.requires_grad for t in (*own, *along)):
+        return None
+    own = fresh(own)
+    with torch.enable_grad():
+        y = run(*own)
+        if others([y], own):
+            return None
+        if not y.requires_grad:
+            return [torch.zeros_like(t) for t in own]
+        slopes = torch.autograd.grad(y, own, create_graph=True, materialize_grads=True)
+        total = torch.stack([(g * v).sum() for g, v in zip(slopes, along)]).sum()
+        if not total.requires_grad:
+            return [torch.zeros_like(t) for t in own]
+        return list(torch.autograd.grad(total, own, allow_unused=True, materialize_grads=True))
