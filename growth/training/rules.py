@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fisher.recipes.optimizers.protocol import as_optimizer
 from growth.carry.state import carried
 from growth.reading.pairs import Pair
 
@@ -28,14 +29,8 @@ class Rule:
     """
 
     def __init__(self, optimizer: Any) -> None:
-        for name in ("init", "update"):
-            if not callable(getattr(optimizer, name, None)):
-                raise TypeError(
-                    f"optimizer: got {type(optimizer).__name__} without a function {name}, expected growth.sgd(), growth.adam(), "
-                    "or two pure functions growth.Optimizer(init, update); a torch.optim trains modules, not params"
-                )
-        self.optimizer = optimizer
-        self.init_asks, self.update_asks = asked(optimizer.init), asked(optimizer.update)
+        self.optimizer, self.pair = optimizer, as_optimizer(optimizer)
+        self.init_asks, self.update_asks = asked(self.pair.init), asked(self.pair.update)
 
     def start(self, params: Any, generator: Any) -> Any:
         """The state before any batch; None where init asks for one."""
@@ -48,11 +43,7 @@ class Rule:
         if state is None and "batch" in self.init_asks:
             state = self._init(params, offer)
         own = {n: offer[n] for n in NAMES if n in self.update_asks}
-        if "inplace" in self.update_asks:  # of what is the caller's
-            own["inplace"] = False
-        if "params" in self.update_asks:
-            return self.optimizer.update(gradient, state, params=params, **own)
-        return self.optimizer.update(gradient, state, params, **own)
+        return self.pair.update(gradient, state, params, **own)
 
     def carry(self, state: Any, params: Any, grown: Any, pairs: Sequence[Pair]) -> Any:
         own = getattr(self.optimizer, "carry", None)
@@ -61,7 +52,7 @@ class Rule:
         return carried(state, params, grown, pairs) if own is None else own(state, params, grown)
 
     def _init(self, params: Any, offer: dict[str, Any]) -> Any:
-        return self.optimizer.init(params, **{n: offer[n] for n in NAMES if n in self.init_asks})
+        return self.pair.init(params, **{n: offer[n] for n in NAMES if n in self.init_asks})
 
 
 def asked(fn: Callable[..., Any]) -> set[str]:

@@ -93,14 +93,18 @@ def told(name, found):
 
 
 def beside_adam(title, loss, params, data, size, likelihood):
-    """(K-FAC's losses, those of the best Adam at the last step), printed."""
+    """(K-FAC's losses, the rate of the best Adam at the last step), printed; SOAP at the best of the same rates."""
     print(f"{title}: loss after steps of {size}, {sum(t.numel() for t in trees.leaves(params)):,} parameters")
     make = lambda rule, asks: Run(rule, loss, params, data, size, asks)
     ours = told("kfac", make(kfac(mlp, likelihood), True).losses())
-    told("soap, rate 0.01", make(soap(mlp, likelihood, rate=1e-2), True).losses())
-    adams = {rate: make(growth.adam(rate), False).losses() for rate in RATES}
-    best = min(adams, key=lambda rate: adams[rate][STEPS])
-    told(f"adam, the best of rates {RATES}: {best}", adams[best])
+    best = None
+    for name, rule, asks in (
+        ("soap", lambda rate: soap(mlp, likelihood, rate=rate), True),
+        ("adam", growth.adam, False),
+    ):
+        found = {rate: make(rule(rate), asks).losses() for rate in RATES}
+        best = min(found, key=lambda rate: found[rate][STEPS])
+        told(f"{name}, the best of rates {RATES}: {best}", found[best])
     return ours, best
 
 

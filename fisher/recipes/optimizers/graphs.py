@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks import doors
-from fisher.recipes.optimizers.protocol import Optimizer, asked_for
+from fisher.recipes.optimizers.protocol import Optimizer, as_optimizer, asked_for
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.trees.graphs.backends import Backend, CompiledGraph
@@ -92,7 +92,7 @@ def _plain(t: Any) -> Any:
 
 @typed
 def compiled_step(
-    loss: Callable[[Any, Any], Tensor], optimizer: Optimizer, backend: Any = "inductor", progress: bool = False
+    loss: Callable[[Any, Any], Tensor], optimizer: Any, backend: Any = "inductor", progress: bool = False
 ) -> CompiledStep:
     """A step of training as a few compiled graphs: one for each set of things that are due at a step, all else shared.
 
@@ -101,11 +101,11 @@ def compiled_step(
     does what `gradient = grad(loss)(params, batch)`, `optimizer.update(gradient, state, params, batch=batch, ...)` and
     `trees.add(params, updates)` do, to rounding; value is loss(params, batch) before the step.  state: of `optimizer.init`.
 
-    loss: (params, batch) -> a scalar, the mean over examples.  optimizer: `kfac`, `soap`, `partitioned`, `growth.adam`, ...: what
-    its update decides by the number of the step and draws by the generator is done outside (`optimizer.prepare`), and schedules
-    are inputs of the graphs.  Of `kfac` there are at most four graphs: a plain step, one with new bases, one where the damping is
-    adapted, one with both; with `factors_every` as many without new factors, and with `correct` one of the first step.  The
-    forward that loss, Fisher matrix and model share is computed once.
+    loss: (params, batch) -> a scalar, the mean over examples.  optimizer: `kfac`, `soap`, `partitioned`, `growth.adam`, those of
+    TorchOpt, ...: what its update decides by the number of the step and draws by the generator is done outside
+    (`optimizer.prepare`), and schedules are inputs of the graphs.  Of `kfac` there are at most four graphs: a plain step, one
+    with new bases, one where the damping is adapted, one with both; with `factors_every` as many without new factors, and with
+    `correct` one of the first step.  The forward that loss, Fisher matrix and model share is computed once.
     backend, progress: as in `trees.compiled`, whose errors these are; ValueError for a loss that is no scalar tensor.
 
     Give layers to the optimizer, `kfac(f, layers=LayerCollection.from_function(f, params, x))`, or have them found by `init`.
@@ -124,4 +124,4 @@ def compiled_step(
     (True, 3)
     """
     doors.function(loss, "loss")
-    return CompiledStep(loss, optimizer, backend, progress)
+    return CompiledStep(loss, as_optimizer(optimizer), backend, progress)

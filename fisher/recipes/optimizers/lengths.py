@@ -59,12 +59,12 @@ def rated_step(
 
 
 def shrink(most: float, squared: Tensor) -> Tensor:
-    """The factor that brings a squared norm down to `most`, 1 where it is no larger.
+    """The factor that brings a squared norm down to `most`, 1 where it is no larger, NaN of a norm that is no number.
 
     >>> shrink(1.0, torch.tensor(4.0)), shrink(1.0, torch.tensor(0.25))
     (tensor(0.5000), tensor(1.))
     """
-    over = squared > most
+    over = ~(squared <= most)
     return torch.where(over, (most / torch.where(over, squared, 1.0)).sqrt(), 1.0)
 
 

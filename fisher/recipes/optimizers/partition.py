@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher.collector.collection import LayerCollection
 from fisher.recipes.optimizers.memory import KFACState
-from fisher.recipes.optimizers.protocol import Optimizer, asked_for
+from fisher.recipes.optimizers.protocol import Optimizer, as_optimizer, asked_for
 from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.trees import path_str
@@ -21,12 +21,13 @@ REST = "rest"
 
 
 @typed
-def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | None = None) -> Optimizer:
+def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Any = None) -> Optimizer:
     """One optimizer of several: `{name: (which leaves, optimizer)}`, and one for the rest.
 
     which: a LayerCollection (the leaves of its layers), a path or several ("encoder" names all leaves under it), or a predicate
-    on the dotted path.  An optimizer that asks for the batch, as `kfac` and `soap`, looks at f, so that it gets the whole of
-    params and gradients and must be told the same leaves: `(layers, kfac(f, layers=layers))`.  Others get `{path: leaf}`.
+    on the dotted path.  optimizer: any two pure functions init and update, those of TorchOpt too.  One that asks for the batch,
+    as `kfac` and `soap`, looks at f, so that it gets the whole of params and gradients and must be told the same leaves:
+    `(layers, kfac(f, layers=layers))`.  Others get `{path: leaf}`.
     state: `{name: state}`.  It passes through vmap and `growth.grow_like` as the states in it do.
 
     Raises ValueError for a leaf in two parts or in none (to leave leaves as they are give them an optimizer of rate 0), and for
@@ -52,9 +53,10 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Optimizer | No
     if not parts:
         raise ValueError("parts: got none, expected {name: (which leaves, optimizer)}")
     for name, pair in parts.items():
-        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], tuple):
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(f"parts: {name}: got {type(pair).__name__}, expected (which leaves, optimizer)")
-    rules = {name: rule for name, (_, rule) in parts.items()} | ({} if rest is None else {REST: rest})
+    rules = {name: as_optimizer(rule, f"parts: {name}") for name, (_, rule) in parts.items()}
+    rules |= {} if rest is None else {REST: as_optimizer(rest, REST)}
 
     def init(
         params: Any, batch: Any = None, noise: Tensor | None = None, generator: torch.Generator | None = None

@@ -58,7 +58,8 @@ def soap(
     factors_every, bases_every, rate, weight_decay (-rate weight_decay params beside the update), and how `init` and `update` are
     called as in `kfac`.  Where bases are made anew, v goes along as the diagonal of a matrix does: its trace is kept.
     What has no factors has moments in the eigenbasis of its exact block, or entry by entry.  An entry stays as it is where v is
-    below (10 roundings)^2 of the sum of v over the layer, as rounding would be all that it follows.
+    below (10 roundings)^2 of the sum of v over the layer, as rounding would be all that it follows.  Of gradients that are no
+    numbers, or have squares that overflow, steps are NaN.
 
     reduce: as in `kfac`: the factors are those of all ranks, `gradient` is the one over all examples.
 
@@ -192,9 +193,10 @@ def _update(
 
 
 def _scaled(mean: Tensor, second: Tensor, eps: float) -> Tensor:
-    """Adam's step [entries of a layer]: 0 where rotations of all of the gradient leave nothing but rounding."""
+    """Adam's step [entries of a layer]: 0 where rotations of all of the gradient leave nothing but rounding, NaN where moments of
+    the layer are no numbers."""
     rounding = (ROUNDINGS * torch.finfo(second.dtype).eps) ** 2 * second.sum()
-    return torch.where(second > rounding, mean / (second.sqrt() + eps), 0.0)
+    return torch.where(second > rounding, mean / (second.sqrt() + eps), 0.0 * rounding)
 
 
 def _emptied(bases: PMatEKFAC) -> PMatEKFAC:

@@ -6,10 +6,15 @@ from torch.func import grad, vmap
 
 import fisher
 import growth
-from fisher.recipes import kfac, partitioned
+from fisher.recipes import compiled_step, kfac, partitioned
 from linmaps import trees
 from tests.fisher.digits import digits, mlp, objective, start
 from tests.laws import close
+
+try:
+    import torchopt
+except ImportError:
+    torchopt = None
 
 
 def problem(n=60):
@@ -75,6 +80,13 @@ def test_errors():
         ({}, plain, ValueError, "parts: got none"),
         ({"rest": ("hidden", plain)}, None, ValueError, "parts: got the name 'rest'"),
         ({"a": plain.init}, None, TypeError, r"parts: a: got function, expected \(which"),
+        (
+            {"a": ("hidden", torch.optim.SGD)},
+            None,
+            TypeError,
+            "parts: a: got type without a function init.*a torch.optim",
+        ),
+        ({"a": ("hidden", plain)}, torch.optim.SGD, TypeError, "rest: got type without a function init"),
     ]:
         with pytest.raises(error, match=said):
             partitioned(parts, rest)
@@ -95,9 +107,43 @@ def test_errors():
             partitioned(parts, rest).init(p, batch)
 
 
+class OfTorchOpt:
+    """A pair in the form of TorchOpt's: params by keyword, in place unless told otherwise."""
+
+    init = staticmethod(lambda params: {"seen": torch.zeros(())})
+
+    @staticmethod
+    def update(updates, state, *, params=None, inplace=True):
+        rate = 0.25 + 0 * trees.leaves(params)[0].sum()
+        scaled = trees.map(lambda g: g.mul_(-rate) if inplace else -rate * g, updates)
+        return scaled, {"seen": state["seen"] + 1}
+
+
+def of_torchopt():
+    return {"fake": OfTorchOpt} | ({} if torchopt is None else {"torchopt": torchopt.sgd(0.25)})
+
+
+@pytest.mark.parametrize("name", of_torchopt())
+def test_pairs_of_torchopt(name):
+    rule = of_torchopt()[name]
+    p, batch, loss = problem()
+    g = grad(loss)(p)
+    kept, want = trees.map(torch.clone, g), trees.scale(-0.25, g)
+    for parts, rest in [({"a": ("hidden", rule)}, growth.sgd(0.25)), ({"a": ("hidden", growth.sgd(0.25))}, rule)]:
+        two = partitioned(parts, rest)
+        updates, state = two.update(g, two.init(p), p)
+        close(updates, want, 1e-15, "updates")
+        close(g, kept, 0.0, "the gradient stays")
+        two.update(g, state, p)
+    step = compiled_step(lambda p, batch: loss(p), rule, backend="eager")
+    moved, _, _ = step(p, rule.init(p), batch)
+    close(moved, trees.add(p, want), 1e-15, "compiled step")
+
+
 def test_in_a_chain_of_torchopt():
     """An update is a gradient transformation once the batch is bound: what comes after sees the natural step."""
-    torchopt = pytest.importorskip("torchopt")
+    if torchopt is None:
+        pytest.skip("torchopt is not installed")
     p, batch, loss = problem()
     rule = kfac(mlp, estimator="exact")
     bound = torchopt.base.GradientTransformation(
