@@ -38,28 +38,31 @@ def batches(data: Any, *, progress: bool = False, what: str = "batches", none: b
 
 
 def weighted_batches(
-    data: Any, *, progress: bool = False, what: str = "batches", none: bool = False
+    data: Any, *, progress: bool = False, what: str = "batches", none: bool = False, name: str = "data"
 ) -> Iterator[Weighted]:
     """The same as `(x, target, weight)`, of items `(x, target, weight)` too; a weight is None where data has none.
 
     weight: floating or bool, >= 0, `[B]` or `[B, *positions]`; TypeError or ValueError for any other.
     none: an iterable that comes again may have no batch, as that of a rank without examples.
+    name: what the data are called where they are refused.
 
     >>> import torch
     >>> [weight for _, _, weight in weighted_batches((torch.zeros(2, 3), None, torch.tensor([True, False])))]
     [tensor([1., 0.])]
     """
-    return _items(data, progress, what, weights=True, none=none)
+    return _items(data, progress, what, weights=True, none=none, name=name)
 
 
-def _items(data: Any, progress: bool, what: str, weights: bool, none: bool = False) -> Iterator[Weighted]:
+def _items(
+    data: Any, progress: bool, what: str, weights: bool, none: bool = False, name: str = "data"
+) -> Iterator[Weighted]:
     if one_batch(data):
-        yield _parts(data, "data", what, weights)
+        yield _parts(data, name, what, weights)
         return
     if isinstance(data, (str, bytes)) or hasattr(data, "__array__") or not isinstance(data, Iterable):
-        sealed(data, "data")  # arrays have words of their own
+        sealed(data, name)  # arrays have words of their own
         raise TypeError(
-            f"data: got {type(data).__name__}, expected a tensor, a mapping, a tuple (x, target) or an iterable of those; of "
+            f"{name}: got {type(data).__name__}, expected a tensor, a mapping, a tuple (x, target) or an iterable of those; of "
             "a dataset give torch.utils.data.DataLoader(dataset, batch_size=...)"
         )
     seen: Iterable[Any] = data
@@ -69,14 +72,14 @@ def _items(data: Any, progress: bool, what: str, weights: bool, none: bool = Fal
         seen = tqdm(data, desc=what, leave=False)
     count, first = 0, None
     for count, item in enumerate(seen, 1):
-        name = f"data: batch {count - 1}"
-        made = _parts(tuple(item) if isinstance(item, list) else item, name, what, weights)
+        where = f"{name}: batch {count - 1}"
+        made = _parts(tuple(item) if isinstance(item, list) else item, where, what, weights)
         first = first if count > 1 else item
-        _same_kind(first, item, name)
+        _same_kind(first, item, where)
         yield made
     if count == 0 and not (none and iter(data) is not data):
         raise ValueError(
-            "data: got no batch, expected at least one; an exhausted generator gives none (make a list of it)"
+            f"{name}: got no batch, expected at least one; an exhausted generator gives none (make a list of it)"
         )
 
 

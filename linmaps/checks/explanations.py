@@ -26,6 +26,12 @@ DTYPES = re.compile(
 )
 DEVICES = re.compile(r"device|meta tensor|no data")
 FLOATS = {torch.uint8: "; of images x.float() / 255", torch.int64: "; convert it with .float()"}
+NAMED = {  # by torch's words for them
+    **{"Byte": torch.uint8, "Char": torch.int8, "Short": torch.int16, "Int": torch.int32, "Long": torch.int64},
+    **{"Bool": torch.bool, "Half": torch.float16, "BFloat16": torch.bfloat16},
+    **{"Float": torch.float32, "Double": torch.float64},
+    **{"ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128},
+}
 LAYOUTS = re.compile(r"[Ss]parse|strided|layout|Could not run")
 
 
@@ -62,6 +68,8 @@ def explain(error: Exception, named: Iterable[tuple[str, Any]]) -> TypeError | N
                 return TypeError(
                     f"{where}: got {t.device}, expected {dense[0][1].device} as {dense[0][0]}; move one with .to(...)"
                 )
+    if named_dtype := re.search(r"not implemented for '(\w+)'", text):
+        dense = [(where, t) for where, t in dense if t.dtype == NAMED.get(named_dtype[1])]
     if DTYPES.search(text):
         first = next(((where, t) for where, t in dense if t.is_floating_point()), None)
         for where, t in dense:

@@ -53,6 +53,43 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return U + (u - u.detach()), (s + (sigma - sigma.detach())) * scale, (V + (v - v.detach())).mH
 
 
+def truncated(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best approximation of rank r to M [m, n], as a product of left [m, r] and right [r, n], r <= min(m, n).
+
+    P P^H M of the leading left singular vectors P (of a tall M M P P^H of the right ones).  A span near that of P is that of
+    P + C K with the other vectors C; it follows M to the second order by two steps of Newton's from K = 0 for its invariance,
+
+        C^H M M^H (P + C K) = K P^H M M^H (P + C K),
+
+    with the derivatives s_i^2 - s_j^2 at K = 0: products of r columns, where `svd` refines all vectors.  Where s_r = s_{r+1}
+    those of the pair are left out, as there.
+
+    >>> import torch
+    >>> left, right = truncated(torch.diag(torch.tensor([3.0, 4.0])), 1)
+    >>> (left @ right).abs()
+    tensor([[0., 0.],
+            [0., 4.]])
+    """
+    m, n = M.shape
+    if m > n:
+        left, right = truncated(M.mH, rank)
+        return right.mH, left.mH
+    scale = binade(M)[None]
+    M = M / scale[None]
+    U, s, _ = lapack.svd(M.detach())
+    P, C = _orthonormal(U[:, :rank]), U[:, rank:]
+    same = s[:rank] - s[rank:, None] <= 64 * n * torch.finfo(s.dtype).eps * s[:1]
+    gap = torch.where(same, 1.0, (s[:rank] - s[rank:, None]) * (s[:rank] + s[rank:, None]))
+    K = torch.zeros_like(C.mH @ P)
+    for _ in range(2):
+        moved = M @ (M.mH @ (P + C @ K))
+        K = K + torch.where(same, 0.0, C.mH @ moved - K @ (P.mH @ moved)) / gap
+        K = K - K.detach()
+    span = P + C @ K
+    right = span.mH @ M
+    return span, (right - K.mH @ (K @ right)) * scale[None]
+
+
 def _orthonormal(U: Tensor) -> Tensor:
     """Columns that LAPACK left orthonormal to some dozens of roundings, after a step of Newton and Schulz."""
     return U + U @ (eye_like(U, U.shape[1]) - U.mH @ U) / 2

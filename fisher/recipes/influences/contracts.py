@@ -5,20 +5,19 @@ Q held gradients, B examples, S shared (positions, repeated uses), T positions, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.nn.functional import pad
 
 from fisher.collector.blocks.uses import UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.products import AT_ONCE, example_gradients, joined
 from fisher.recipes.influences.sides import Factors, Gradients
-from linmaps.numerics.singular import svd
+from linmaps.numerics.dtypes import restored, working
+from linmaps.numerics.singular import truncated
 
 
 class Low(NamedTuple):
@@ -29,16 +28,20 @@ class Low(NamedTuple):
 
 
 Held = dict[str, Tensor | Low]
+IN_CACHE = 2**20  # numbers of a tile
+ROWS = 128  # of a tile, for a fast product
 
 
 def compressed(layers: LayerCollection, views: dict[str, Tensor], rank: int) -> Held:
     """The best approximation of this rank to each view `[Q, O, I]` of a product, where it stores less; others as they are."""
 
     def one(layer: Layer, V: Tensor) -> Tensor | Low:
-        if not layer.kronecker or layer.inner or rank * sum(V.shape[-2:]) >= V.shape[-2] * V.shape[-1] or not len(V):
+        if not layer.kronecker or layer.inner or rank * sum(V.shape[-2:]) >= V.shape[-2] * V.shape[-1]:
             return V
-        U, s, W = vmap(vmap(svd))(V if layer.grouped else V[:, None])
-        return Low(U[..., :rank] * s[..., None, :rank], W[..., :rank, :])
+        V = V if layer.grouped else V[:, None]
+        if not len(V):
+            return Low(V[..., :rank], V[..., :rank, :])
+        return Low(*restored(V.dtype, vmap(vmap(lambda M: truncated(M, rank)))(working(V))))
 
     return {layer.name: one(layer, views[layer.name]) for layer in layers}
 
@@ -50,27 +53,49 @@ def products(held: Held, gradients: Gradients) -> dict[str, Tensor]:
 
 def _inner(held: Tensor | Low, found: Tensor | Factors) -> Tensor:
     if not isinstance(found, Factors):
-        rows = (held.left @ held.right).flatten(1) if isinstance(held, Low) else held
-        return rows[..., None].flatten(1) @ found[..., None].flatten(1).mT
-    if not found.layer.kronecker or found.layer.inner:
-        return torch.cat([_inner(held, example_gradients(*part)[0]) for part in _parts(found, found.layer.numel)], 1)
-    Q, S = len(held[0]) if isinstance(held, Low) else len(held), found.a[0].shape[1] * len(found.a)
-    if isinstance(held, Tensor) and not found.layer.diagonal and Q * S > Q + S:  # as rows they are fewer products
-        return torch.cat([_inner(held, example_gradients(*part)[0]) for part in _parts(found, found.layer.numel)], 1)
-    return torch.cat([_terms(held, *part).sum(-1) for part in _parts(found, Q * S * _width(held))], 1)
+        return _of_rows(held, found)
+    layer = found.layer
+    if layer.kronecker and not layer.inner and (layer.diagonal or not _fewer_as_rows(held, found)):
+        return _terms(held, found).sum(-1)
+    return torch.cat([_of_rows(held, example_gradients(*part)[0]) for part in _parts(found, layer.numel)], 1)
+
+
+def _of_rows(held: Tensor | Low, rows: Tensor) -> Tensor:
+    """Inner products with rows `[B, *view]`, of products multiplied out for some at a time."""
+    columns = rows[..., None].flatten(1).mT
+    if isinstance(held, Low):
+        size = max(1, AT_ONCE // max(1, len(columns)))
+        parts = zip(held.left.split(size), held.right.split(size))
+        return torch.cat([(left @ right).flatten(1) @ columns for left, right in parts])
+    return held[..., None].flatten(1) @ columns
+
+
+def _fewer_as_rows(held: Tensor | Low, found: Factors) -> bool:
+    """Whether the gradient of each example is formed, O I products of S positions and of Q held ones, rather than the terms
+    of Q S pairs, O I or r (O + I) products each."""
+    Q, S, each = _count(held), found.a[0].shape[1] * len(found.a), found.layer.numel
+    if not isinstance(held, Low):
+        return Q * S > Q + S
+    at_once = max(1, min(len(found.a[0]), AT_ONCE // each))  # examples for which a product is multiplied out once
+    r = held.left.shape[-1]
+    return Q * S * (held.left[0].numel() + held.right[0].numel()) > (Q + S + Q * r / at_once) * each
 
 
 def token_products(held: Held, gradients: Gradients, layers: LayerCollection) -> dict[str, Tensor]:
-    """The same with a term for each position of an example, `[Q, B, T]`.
+    """The same with a term for each position of an example, `[Q, B, T]`; without examples `[Q, 0, 0]`.
 
     ValueError as of `positions`.
     """
+    if _nothing(gradients):
+        return {name: t[..., None].expand(-1, -1, 0) for name, t in products(held, gradients).items()}
     T = positions(gradients, layers)
     return {name: _by_token(V, gradients[name], T) for name, V in held.items()}
 
 
 def own_products(held: dict[str, Tensor], gradients: Gradients, layers: LayerCollection) -> dict[str, Tensor]:
     """The same of each held gradient with the example of its number alone, `[B, T]`."""
+    if _nothing(gradients):
+        return {name: V.new_zeros(0, 0) for name, V in held.items()}
     T = positions(gradients, layers)
 
     def own(V: Tensor, found: Tensor | Factors) -> Tensor:
@@ -78,9 +103,14 @@ def own_products(held: dict[str, Tensor], gradients: Gradients, layers: LayerCol
             return V.new_zeros(len(V), T)
         part = lambda a, g: Factors(found.layer, [t[None] for t in a], [t[:, None] for t in g])
         one = lambda V, a, g: _by_token(V[None], part(a, g), T)[0, 0]
-        return vmap(one, (0, 0, 1))(V, found.a, found.g) if len(V) else V.new_zeros(0, T)
+        return vmap(one, (0, 0, 1))(V, found.a, found.g)
 
     return {name: own(V, gradients[name]) for name, V in held.items()}
+
+
+def _nothing(gradients: Gradients) -> bool:
+    """Whether they are of no example, for which f is not called: what it has positions of is not known."""
+    return all(isinstance(t, Tensor) and not len(t) for t in gradients.values())
 
 
 def positions(gradients: Gradients, layers: LayerCollection) -> int:
@@ -112,38 +142,69 @@ def _by_token(held: Tensor | Low, found: Tensor | Factors, T: int) -> Tensor:
     if not isinstance(found, Factors):  # unused
         return _inner(held, found)[..., None].expand(-1, -1, T)
     if found.layer.kronecker and not found.layer.inner:
-        Q = len(held[0]) if isinstance(held, Low) else len(held)
-        S = T * len(found.a)
-        terms = torch.cat([_terms(held, *part) for part in _parts(found, Q * S * _width(held))], 1)
-        return terms.unflatten(-1, (len(found.a), T)).sum(-2)
+        return _terms(held, found).unflatten(-1, (len(found.a), T)).sum(-2)
     alone = Factors(
         found.layer, [t.flatten(0, 1)[:, None] for t in found.a], [t.flatten(1, 2)[:, :, None] for t in found.g]
     )
     return _inner(held, alone).unflatten(-1, (-1, T))
 
 
-def _terms(held: Tensor | Low, layer: Layer, a: list[Tensor], g: list[Tensor]) -> Tensor:
+def _terms(held: Tensor | Low, found: Factors) -> Tensor:
     """g_s' V a_s of each held V, example and use, `[Q, B, S]`."""
-    a_, (g_,) = joined(layer, a, g)
+    layer = found.layer
+    a, (g,) = joined(*found)
+    B, S = g.shape[:2]
+    a, g = a.flatten(0, 1), g.flatten(0, 1)
     if layer.diagonal:  # a is an index, V for what uses nothing
+        at = a.clamp(max=layer.shape[1] - 1)
+        terms = _of_table(held, at, torch.where((at == a)[:, None], g, 0.0))
+    elif isinstance(held, Low):
+        a, g = (t if layer.grouped else t[:, None] for t in (a, g))
+        terms = _of_product(held, a, g)
+    else:
+        V, a, g = (held, a, g) if layer.grouped else (held[:, None], a[:, None], g[:, None])
+        terms = _of_matrix(V, a, g) if V.shape[2] <= V.shape[3] else _of_matrix(V.mT, g, a)
+    return terms.mT.unflatten(-1, (B, S))
+
+
+def _of_matrix(V: Tensor, a: Tensor, g: Tensor) -> Tensor:
+    """Sum over groups of g_n' V a_n, `[N, Q]`, V `[Q, G, O, I]`, a `[N, G, I]`, g `[N, G, O]`, in tiles that stay in a cache."""
+    O = V.shape[2]
+    columns = max(1, IN_CACHE // (ROWS * O))
+    rows = max(1, IN_CACHE // max(1, min(columns, len(V)) * O))
+    found = []
+    for W in V.split(columns):
+        W = W.permute(1, 3, 0, 2).flatten(2)  # [G, I, Q O]
+        tiles = zip(a.transpose(0, 1).split(rows, 1), g.transpose(0, 1).split(rows, 1))
+        found.append(torch.cat([((u @ W).unflatten(-1, (-1, O)) * v[:, :, None]).sum((0, -1)) for u, v in tiles]))
+    return torch.cat(found, 1)
+
+
+def _of_product(held: Low, a: Tensor, g: Tensor) -> Tensor:
+    """The same of V = left right."""
+    Q, G, _, r = held.left.shape
+    left, right = held.left.permute(1, 2, 0, 3).flatten(2), held.right.permute(1, 3, 0, 2).flatten(2)  # [G, O, Q r]
+    size = max(1, IN_CACHE // max(1, Q * G * r))
+    tiles = zip(a.transpose(0, 1).split(size, 1), g.transpose(0, 1).split(size, 1))
+    return torch.cat([((v @ left) * (u @ right)).sum(0).unflatten(-1, (Q, r)).sum(-1) for u, v in tiles])
+
+
+def _of_table(held: Tensor | Low, index: Tensor, g: Tensor) -> Tensor:
+    """The same of V's column at an index `[N]`."""
+    table = (held.right[:, 0] if isinstance(held, Low) else held).permute(2, 0, 1)  # [V, Q, r or O]
+    table = table.contiguous() if len(index) >= len(table) else table  # to read what lies together
+
+    def against(g: Tensor) -> Tensor:
         if isinstance(held, Low):
-            left = torch.einsum("qor,bso->qrbs", held.left[:, 0], g_)
-            return (left * pad(held.right[:, 0], (0, 1))[:, :, a_]).sum(1)
-        return torch.einsum("qobs,bso->qbs", pad(held, (0, 1))[:, :, a_], g_)
-    if not layer.grouped:
-        a_, g_ = a_[:, :, None], g_[:, :, None]
-    if isinstance(held, Low):
-        left, right = torch.einsum("qgor,bsgo->qbsgr", held.left, g_), torch.einsum("qgri,bsgi->qbsgr", held.right, a_)
-        return (left * right).sum((-2, -1))
-    outer = torch.einsum("qgoi,bsgi->qbsgo", held if layer.grouped else held[:, None], a_)
-    return torch.einsum("qbsgo,bsgo->qbs", outer, g_)
+            return (g @ held.left[:, 0].permute(1, 0, 2).flatten(1)).unflatten(-1, table.shape[1:])
+        return g[:, None]
+
+    size = max(1, IN_CACHE // max(1, table[0].numel()))
+    return torch.cat([(table[k] * against(v)).sum(-1) for k, v in zip(index.split(size), g.split(size))])
 
 
-def _width(held: Tensor | Low) -> int:
-    """Numbers that a term of one position is made of."""
-    if isinstance(held, Low):
-        return held.left.shape[1] * held.left.shape[3]
-    return math.prod(held.shape[1:-1])
+def _count(held: Tensor | Low) -> int:
+    return len(held.left if isinstance(held, Low) else held)
 
 
 def _parts(found: Factors, each: int) -> Iterator[Factors]:

@@ -29,7 +29,7 @@ def parts(data: Any, name: str, *, targets: bool = True) -> Iterator[Named]:
     >>> [(where, x.shape) for where, (x, _) in parts((torch.ones(2, 3), torch.ones(2)), "data")]
     [('data: batch 0', torch.Size([2, 3]))]
     """
-    for number, (x, target, weight) in enumerate(weighted_batches(data, what="influence")):
+    for number, (x, target, weight) in enumerate(weighted_batches(data, what="influence", name=name)):
         where = f"{name}: batch {number}"
         if targets and not isinstance(target, Tensor):
             got = "no target" if target is None else f"a target of type {type(target).__name__}"
@@ -89,14 +89,17 @@ def pieces(found: Iterator[Named], size: int | None) -> Iterator[Named]:
 
 
 def peeked(stream: Iterator[Named]) -> tuple[Iterator[Named], Any]:
-    """The stream from its first batch on, and that batch.
+    """The stream from its first batch on, and the first one that has examples, or else the last.
 
-    >>> stream, first = peeked(iter([("a", 1), ("b", 2)]))
-    >>> first, list(stream)
-    (1, [('a', 1), ('b', 2)])
+    >>> import torch
+    >>> stream, first = peeked(iter([("a", torch.ones(0)), ("b", torch.ones(1)), ("c", torch.ones(2))]))
+    >>> first, [name for name, _ in stream]
+    (tensor([1.]), ['a', 'b', 'c'])
     """
-    where, part = next(stream)
-    return itertools.chain([(where, part)], stream), part
+    seen = [next(stream)]
+    while not batch_size(seen[-1][1]) and (more := next(stream, None)) is not None:
+        seen.append(more)
+    return itertools.chain(seen, stream), seen[-1][1]
 
 
 def blocks(stream: Iterator[Named], size: int | None) -> Iterator[Iterator[Named]]:

@@ -20,6 +20,8 @@ Mark = list[
 class Passes:
     """Called, a pass over what `make` gives; from the second on a ValueError where a batch is not that of the first.
 
+    begun: the first of them, where it was made already.
+
     >>> import torch
     >>> ways = iter([torch.arange(3.0), torch.arange(2.0, -1.0, -1.0)])
     >>> again = Passes(lambda: iter([("data: batch 0", next(ways))]))
@@ -28,15 +30,16 @@ class Passes:
     ValueError: data: batch 0: of pass 2 holds other examples, or the same in another order, than of pass 1, ...
     """
 
-    def __init__(self, make: Callable[[], Iterator[Named]]) -> None:
-        self.make = make
+    def __init__(self, make: Callable[[], Iterator[Named]], begun: Iterator[Named] | None = None) -> None:
+        self.make, self.begun = make, begun
         self.first: list[Mark] | None = None
         self.number = 0
 
     def __call__(self) -> Iterator[Named]:
         self.number += 1
         before, found = self.first, list[Mark]()
-        for where, part in self.make():
+        stream, self.begun = self.begun or self.make(), None
+        for where, part in stream:
             found.append(mark(part))
             if before is not None and not same(found[-1], before[len(found) - 1 : len(found)]):
                 raise self._other(where)

@@ -5,6 +5,7 @@ B training examples, Q tests, T positions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args, overload
 
@@ -17,6 +18,7 @@ from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.influences.contracts import Held, compressed, own_products, products, token_products
 from fisher.recipes.influences.examples import Named, blocks, finite_result, parts, peeked, pieces, weighed
+from fisher.recipes.influences.gathering import gathered
 from fisher.recipes.influences.losses import Loss, loss_function
 from fisher.recipes.influences.repeated import Passes
 from fisher.recipes.influences.sides import Side, of_loss, of_measurement
@@ -97,7 +99,8 @@ def influence(
     a number, or of a batch `[B]`; `measurement(params, x)` of tests without targets.
     per_layer: `{layer: [Q, B]}`, of F's layers or of those that f is found to have; their sum is the influence.
     per_token: `[Q, B, T]`, the terms of grad l(train) = sum over positions t of g_t a_t' in each layer; their sum is the
-    influence.  It is no derivative in the weight of a token's loss: a position acts through all losses behind it.
+    influence; zeros behind the positions of shorter batches.  It is no derivative in the weight of a token's loss: a position
+    acts through all losses behind it.
     aggregate: the sum over the tests `[B]` ("test"), over the training examples `[Q]` ("data") or over both, by one solve.
     rank: the matrix (F + regul I)^-1 grad l(test) `[O, I]` of each layer is kept as the best one of this rank, where its
     r (O + I) numbers are fewer; with singular values s_k an influence is off by at most the sum over layers of
@@ -133,7 +136,8 @@ def influence(
         _alone("per_token", aggregate, ("data", "both"), "positions of different examples have no sum")
     needed = per_layer or per_token or rank is not None
     tests, first = peeked(parts(test, "test", targets=measurement is None))
-    space = space_of(f, params, F, layers, first[0], needed=needed)
+    stream, batch = peeked(parts(data, "data"))
+    space = space_of(f, params, F, layers, batch[0], needed=needed)  # a measurement's x need not be one of f
     if measurement is None:
         theirs = of_loss(space, fn)
     else:
@@ -145,29 +149,22 @@ def influence(
         return dict(views) if rank is None or space.layers is None else compressed(space.layers, views, rank)
 
     def against(held: Held, side: Side, stream: Iterator[Named]) -> dict[str, Tensor]:
-        found = []
-        for part in stream:
-            gradients = side.gradients(*part)
-            if per_token and space.layers is not None:
-                found.append(token_products(held, gradients, space.layers))
-            else:
-                found.append(products(held, gradients))
-        return {name: torch.cat([one[name] for one in found], 1) for name in held}
+        layers = space.layers
+        one = functools.partial(token_products, layers=layers) if per_token and layers is not None else products
+        return gathered((one(held, side.gradients(*part)) for part in stream), 1)
 
-    training = Passes(lambda: parts(data, "data"))
+    training = Passes(lambda: parts(data, "data"), stream)
     if aggregate is None:
-        rows = []
-        for block in blocks(pieces(tests, chunk_size), chunk_size):
-            own = _joined([held(theirs.rows(*part)) for part in block])
-            rows.append(against(own, ours, training()))
-        found = {name: torch.cat([one[name] for one in rows]) for name in rows[0]}
+        chunks = blocks(pieces(tests, chunk_size), chunk_size)
+        rows = (_joined([held(theirs.rows(*part)) for part in chunk]) for chunk in chunks)
+        found = gathered((against(own, ours, training()) for own in rows), 0)
     elif aggregate == "data" and per_layer:  # the part of a layer is that of the solved gradients of tests
         views = space.views(_one(_total(ours, training())))
-        each = [
+        each = (
             products(dict(views), dict(space.views(F.solve(theirs.rows(*part), regul))))
             for part in pieces(tests, chunk_size)
-        ]
-        found = {name: torch.cat([one[name][0] for one in each]) for name in views}
+        )
+        found = {name: t[0] for name, t in gathered(each, 1).items()}
     elif aggregate == "data":
         total = held(_one(_total(ours, training())))
         found = {name: t[0] for name, t in against(total, theirs, pieces(tests, chunk_size)).items()}
@@ -247,8 +244,9 @@ def self_influence(
     space = space_of(f, params, F, layers, first[0], needed=per_layer or per_token)
     ours = of_loss(space, fn)
     theirs = ours if measurement is None else of_measurement(space, doors.function(measurement, "measurement"), first)
-    found = []
-    for where, (x, target, *weights) in pieces(stream, chunk_size):
+
+    def own(where: str, examples: Any) -> dict[str, Tensor]:
+        x, target, *weights = examples
         part = (where, (x, target))
         g = ours.rows(*part)
         solved = space.views(F.solve(g if measurement is None else theirs.rows(*part), regul))
@@ -258,8 +256,10 @@ def self_influence(
             beside = space.views(g)
             one = {name: (t * beside[name])[..., None].flatten(1).sum(1) for name, t in solved.items()}
         weights = [w.reshape(-1, *[1] * per_token) for w in weights]
-        found.append({name: weighed(t, tuple(weights)) for name, t in one.items()})
-    return _result({name: torch.cat([one[name] for one in found]) for name in found[0]}, per_layer, "self_influence")
+        return {name: weighed(t, tuple(weights)) for name, t in one.items()}
+
+    found = gathered((own(*part) for part in pieces(stream, chunk_size)), 0)
+    return _result(found, per_layer, "self_influence")
 
 
 def _alone(name: str, aggregate: str | None, refused: Sequence[str | None], why: str) -> None:

@@ -1,11 +1,15 @@
 """Influence of measurements, by layer, by token, aggregated, streamed, compressed, of some layers: against dense formulas."""
 
+import weakref
+
 import pytest
 import torch
 from torch.func import grad, jacrev, vmap
 
 import fisher
 from fisher.recipes import influence, self_influence
+from fisher.recipes.influences import contracts
+from fisher.recipes.influences.gathering import gathered
 from linmaps import trees
 from tests.laws import close
 
@@ -259,6 +263,76 @@ def test_a_rank_is_the_best_approximation_and_its_error_is_bounded(name, rank):
 
 
 @over_models
+def test_tiles_of_any_size_give_the_same(name, monkeypatch):
+    f, p, data, test, which, F, *_ = case(name, fisher.PMatKFAC)
+    layers = F.layers if name == "tokens" else F.layers.select(["c"])
+    F = fisher.fim(f, p, data, fisher.PMatKFAC, which, layers=layers)
+    run = lambda **options: influence(f, p, data, F, test, loss=which, regul=R, **options)
+    kinds = [{}, {"rank": 1}, {"per_token": True}, {"rank": 1, "per_token": True}, {"per_token": True, "chunk_size": 2}]
+    want = [run(**options) for options in kinds]
+    for tile, many, at_once in ((1, 1, 30), (20, 2, 200), (7, 100, 1000)):
+        monkeypatch.setattr(contracts, "IN_CACHE", tile)
+        monkeypatch.setattr(contracts, "ROWS", many)
+        monkeypatch.setattr(contracts, "AT_ONCE", at_once)
+        for options, t in zip(kinds, want):
+            close(run(**options), t, 1e-12, f"{tile} {options}")
+
+
+def test_products_are_multiplied_out_where_that_is_less():
+    """A rank r against examples of many positions, as rows or as terms, for few held ones and for many."""
+    f, p, data, _, which, F, *_ = case("tokens", fisher.PMatKFAC)
+    some = F.layers.select(["u"])
+    F = fisher.fim(f, p, data, fisher.PMatKFAC, which, layers=some)
+    long = lambda data, n: tuple(t.repeat(1, n) for t in data)
+    for n in (1, 40):
+        for many in (1, 6):
+            test = tuple(t[:many] for t in long(data, n))
+            run = lambda n=n, test=test, **o: influence(f, p, long(data, n), F, test, loss=which, regul=R, rank=1, **o)
+            close(run(), run(per_token=True).sum(-1), 1e-10, f"{n} times the positions, {many} tests")
+
+
+def test_a_measurement_of_inputs_that_f_does_not_take():
+    """Pairs of inputs, or inputs with weights: the layers are seen on the data, to which f is applied."""
+    f, p, data, test, which, F, inverse, train, _ = case("tokens", fisher.PMatKFAC)
+    gap = lambda p, x: ((f(p, x[0]) - f(p, x[1])) ** 2).sum((1, 2))
+    pairs = (test[0], test[0].flip(0))
+    theirs = torch.stack([trees.ravel(grad(lambda p, b=b: gap(p, pairs)[b])(p))[0] for b in range(3)])
+    for data_, options in ((data, {}), (data, {"per_token": True}), (split(data, 0, 2, 4), {"per_layer": True})):
+        got = influence(f, p, data_, F, (pairs, None), loss=which, regul=R, measurement=gap, **options)
+        got = got.sum(-1) if "per_token" in options else sum(got.values()) if "per_layer" in options else got
+        close(got, -theirs @ inverse @ train.T, 1e-8, str(options))
+
+
+def test_batches_of_different_lengths():
+    """Tokens in batches that are as long as their longest: zeros behind, which padding to one length gives too."""
+    f, p, data, test, which, F, *_ = case("tokens", fisher.PMatKFAC)
+    short = lambda data: [tuple(t[:2] for t in data), tuple(t[2:, :3] for t in data)]
+    padded = (data[0], torch.where((torch.arange(6)[:, None] > 1) & (torch.arange(5) > 2), -100, data[1]))
+    run = lambda data, test=test, **options: influence(f, p, data, F, test, loss=which, regul=R, **options)
+    want = run(padded, per_token=True)
+    assert (want[:, 2:, 3:] == 0).all()
+    close(run(short(data), per_token=True), want, 1e-12, "by token")
+    close(run(short(data), per_token=True, chunk_size=1), want, 1e-12, "in chunks")
+    close(run(short(data)), run(padded), 1e-12, "whole")
+    own = lambda data: self_influence(f, p, data, F, loss=which, regul=R, per_token=True)
+    close(own(short(data)), own(padded), 1e-12, "own")
+
+
+def test_results_are_joined_while_they_come():
+    alive = []
+
+    def found():
+        for k in range(100):
+            one = torch.full((2, 1), float(k))
+            alive.append(weakref.ref(one))
+            yield {"a": one}
+            del one
+            assert sum(ref() is not None for ref in alive) <= 2  # the last one by itself, and one not yet joined
+
+    close(gathered(found(), 1)["a"], torch.arange(100.0).expand(2, -1), 0.0, "in order")
+
+
+@over_models
 @pytest.mark.parametrize("representation", [fisher.PMatDense, fisher.PMatKFAC, fisher.PMatDiag])
 def test_some_layers(name, representation):
     """F of some layers, with the params of all: by F's own layers, or those that are given; or with both restricted."""
@@ -343,6 +417,9 @@ def test_what_does_not_fit_is_refused():
         (lambda: run(rank=2, aggregate="test"), "rank: got it with aggregate='test'"),
         (lambda: run(per_token=True, aggregate="data"), "per_token: got it with aggregate='data'"),
         (lambda: run(chunk_size=0), "chunk_size: got 0"),
+        (lambda: influence(f, p, data, F, [], loss=which), "^test: got no batch"),
+        (lambda: influence(f, p, data, F, [test, 3], loss=which), "^test: batch 1: got int"),
+        (lambda: influence(f, p, data, F, None, loss=which), "^test: got NoneType"),
         (
             lambda: run(measurement=lambda p, x, y: f(p, x)),
             r"measurement\(params, x, y\): of one example .*expected a number",
@@ -368,7 +445,6 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_other_precisions_and_empty_batches(dtype):
     f, p, data, test, which, F, *_ = case("tokens", fisher.PMatKFAC)
-    want = influence(f, p, data, F, test, loss=which, regul=R)
     less = lambda t: t.to(dtype) if t.is_floating_point() else t
     q, G = trees.map(less, p), trees.map(less, F)
     bound = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.03}[dtype]
@@ -377,8 +453,10 @@ def test_other_precisions_and_empty_batches(dtype):
         assert got.dtype == dtype
         assert (got.to(D) - want).abs().amax() < bound * want.abs().amax()
 
-    for options in ({}, {"rank": 4}):
-        near(influence(f, q, data, G, test, loss=which, regul=R, **options), want)
+    for options in ({}, {"rank": 4}, {"rank": 1}, {"rank": 1, "per_layer": True}, {"per_token": True}):
+        got, there = (influence(f, *of, test, loss=which, regul=R, **options) for of in ((q, data, G), (p, data, F)))
+        for one, other in zip(*(trees.leaves(t) for t in (got, there))):
+            near(one, other)
     for options in ({}, {"per_token": True}):
         own = lambda p, F, o=options: self_influence(f, p, data, F, loss=which, regul=R, **o)
         near(own(q, G), own(p, F))
@@ -386,4 +464,9 @@ def test_other_precisions_and_empty_batches(dtype):
     for options, shape in (({}, (3, 0)), ({"per_token": False, "aggregate": "test"}, (0,)), ({"rank": 1}, (3, 0))):
         assert influence(f, p, nothing, F, test, loss=which, regul=R, **options).shape == shape
     assert influence(f, p, data, F, nothing, loss=which, regul=R).shape == (0, 6)
+    assert influence(f, p, nothing, F, test, loss=which, regul=R, per_token=True).shape == (3, 0, 0)
+    assert self_influence(f, p, nothing, F, loss=which, regul=R, per_token=True).shape == (0, 0)
+    for options in ({}, {"rank": 1}, {"per_token": True}):
+        run = lambda data, test, o=options: influence(f, p, data, F, test, loss=which, regul=R, **o)
+        close(run([nothing, data], [nothing, test, nothing]), run(data, test), 1e-12, f"empty batches {options}")
     assert self_influence(f, p, nothing, F, loss=which, regul=R).shape == (0,)

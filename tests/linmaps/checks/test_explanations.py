@@ -29,6 +29,19 @@ def test_the_argument_that_torch_complains_of_is_named(a, b, message):
     assert error.value.__cause__ is not None
 
 
+def test_a_dtype_that_torch_names_is_that_of_the_witness():
+    """An index of whole numbers is not to blame for what torch cannot do in half precision."""
+
+    @explained
+    def root(a, index):
+        return torch.linalg.svd(a[index])
+
+    with pytest.raises(NotImplementedError, match="not implemented for 'BFloat16'"):
+        root(torch.ones(3, 2, dtype=torch.bfloat16), torch.arange(2))
+    with pytest.raises(TypeError, match=r"^a: got torch\.int64, expected a real floating dtype"):
+        explained(lambda a, b: torch.nn.functional.gelu(a) * b)(torch.arange(2), torch.ones(2))
+
+
 def test_an_error_without_a_witness_stays():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         product(torch.ones(2, 3), torch.ones(2, 3))
