@@ -45,10 +45,10 @@ def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, .
         if not beyond_transforms(error):
             raise
         with no_random_call():
-            made = untransformed.pushed(run, own, along)
-            if made is None:
+            found: Any = untransformed.pushed(run, own, along)
+            if found is None:
                 raise
-            return made
+            return found
 
 
 def _flat(

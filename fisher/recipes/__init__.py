@@ -23,6 +23,7 @@ from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradie
 from fisher.recipes.optimizers.descent import kfac
 from fisher.recipes.optimizers.graphs import CompiledStep, compiled_step
 from fisher.recipes.optimizers.memory import KFACState
+from fisher.recipes.optimizers.normalization import in_train_mode
 from fisher.recipes.optimizers.partition import partitioned
 from fisher.recipes.optimizers.protocol import Optimizer
 from fisher.recipes.optimizers.rotated import soap
@@ -53,6 +54,7 @@ __all__ = [
     "ewc_penalty",
     "ewc_total",
     "functional_laplace",
+    "in_train_mode",
     "influence",
     "kfac",
     "laplace",
