@@ -45,6 +45,12 @@ def test_a_word_finds_its_rows(package, library):
     assert guide.about("no such word").rows == ()
 
 
+@over_guides
+def test_a_library_is_found_as_it_writes_its_name(package, library):
+    of = package.interop.coming_from
+    assert of(library.upper()) is of(library.replace("-", "_")) is of(library.title()) is of(library)
+
+
 @pytest.mark.parametrize("package", [linmaps, fisher, growth])
 def test_an_unknown_library_is_refused_by_name(package):
     with pytest.raises(ValueError, match=r"coming_from: got 'numpy', expected one of \["):

@@ -11,26 +11,36 @@ fit(train_loader)                           | fim(f, params, data, representatio
 hessian_structure="full", "kron", "diag"    | PMatDense, PMatKFAC or PMatEKFAC, PMatDiag
 hessian_structure="lowrank", "gp"           | PMatLowRank; gram(f, params, x, x2, kind=)
 FullLaplace, KronLaplace, DiagLaplace       | PMatDense, PMatKFAC, PMatDiag
+FullLLLaplace, KronLLLaplace, DiagLLLaplace | layers.select(names), then fim(layers=), as PMatDense, PMatKFAC, PMatDiag
 LowRankLaplace, FunctionalLaplace           | PMatLowRank, recipes.functional_laplace(f, params, data)
 subset_of_weights="all"                     | fim(f, params, data): layers that are not named are all
 subset_of_weights="last_layer", LLLaplace   | layers.select(names), then fim(layers=)
-SubnetLaplace, ModuleNameSubnetMask         | layers.select(names), layers.remove, then fim(layers=)
+SubnetLaplace, FullSubnetLaplace            | layers.select(names), layers.remove, then fim(layers=)
+ModuleNameSubnetMask, LastLayerSubnetMask   | layers.select(names), layers.remove, then fim(layers=)
+ParamNameSubnetMask, RandomSubnetMask       | layers.select(names): layers; single entries of one have no counterpart
+LargestMagnitudeSubnetMask                  | layers.select(names): layers; single entries of one have no counterpart
 likelihood="classification"                 | Categorical(class_axis=)
-likelihood="regression", sigma_noise        | Gaussian(variance=)
+likelihood="regression", sigma_noise        | Gaussian(variance=), the square of that noise
 backend=CurvlinopsGGN, BackPackGGN, AsdlGGN | fim(estimator=) "exact"; "mc" is a sampled one
 backend=CurvlinopsEF, BackPackEF, AsdlEF    | fim(estimator=) "empirical"
 backend=CurvlinopsHessian, AsdlHessian      | hessian(loss, params, data, representation)
 prior_precision, prior_structure            | recipes.laplace(prior_precision=), a number, {layer: number}, or a tree like params
 prior_mean, temperature                     | recipes.laplace(prior_mean=, temperature=)
+log_likelihood                              | posterior.log_likelihood(data), whatever the temperature
 log_marginal_likelihood                     | posterior.log_marginal_likelihood(log_likelihood, prior_precision=)
-optimize_prior_precision, marglik           | recipes.tune_prior_precision(posterior), recipes.tune_noise(posterior, data)
+optimize_prior_precision, method="marglik"  | recipes.tune_prior_precision(posterior, by=), recipes.tune_noise(posterior, data)
+method="gridsearch"                         | recipes.laplace(prior_precision=) of each, scored by posterior.probabilities(x)
+marglik_training                            | recipes.tune_prior_precision(posterior, by=) after each epoch of yours
 predictive with pred_type="glm"             | posterior.predict(x), posterior.probabilities(x)
 link_approx="probit", "bridge", "mc"        | posterior.probabilities(link=)
 functional_variance, functional_covariance  | posterior.predict(joint=)
+functional_samples                          | posterior.predict(x, joint=), then normal numbers of that covariance
 predictive_samples with pred_type="nn"      | posterior.sample(generator), then f at each
 sample, posterior_scale                     | posterior.sample(generator)
-posterior_precision, posterior_covariance   | posterior.F, posterior.regul, F.inverse(regul)
-log_det_posterior_precision                 | F.logdet(regul)
-square_norm, log_prob                       | trees.dot(a, b), F.vTMv(v)
+posterior_precision                         | posterior.weight times the sum of posterior.F and posterior.regul
+posterior_covariance                        | F.inverse(regul) over posterior.weight, with regul = posterior.regul
+log_det_posterior_precision                 | F.logdet(regul) and d times the log of posterior.weight
+log_prob, square_norm                       | posterior.log_prob(params); -2 times its difference from that at the mode
+enable_backprop                             | posterior.predict(x): differentiable in x, params and prior, always
 state_dict, load_state_dict                 | torch.save(posterior, file)
 """

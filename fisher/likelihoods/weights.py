@@ -30,7 +30,7 @@ def spread(likelihood: Any, y: Tensor, weight: Tensor) -> Tensor:
         return w.reshape(*shape, *(1,) * (y.ndim - 1))
     if shape == out and getattr(likelihood, "coordinatewise", False):
         return w
-    axes = _class_axes(likelihood, y)
+    axes = class_axes(likelihood, y)
     fitting = [k for k in axes if out[:k] + out[k + 1 :] == shape]
     if len(fitting) == 1:
         return w.unsqueeze(fitting[0])
@@ -49,7 +49,7 @@ def spread(likelihood: Any, y: Tensor, weight: Tensor) -> Tensor:
     )
 
 
-def _class_axes(likelihood: Any, y: Tensor) -> list[int]:
+def class_axes(likelihood: Any, y: Tensor) -> list[int]:
     """The axes of y that may be that of the classes."""
     if hasattr(likelihood, "class_axis"):
         return [class_axis_of(y, likelihood.class_axis, type(likelihood).__name__.lower())] if y.ndim > 1 else []

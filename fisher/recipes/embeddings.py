@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fisher.checks.finiteness import finite
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.pmat import PMat
 from linmaps.checks import values
@@ -49,7 +50,7 @@ def task_distance(one: Tensor, other: Tensor) -> Tensor:
 
     Each unit counts alike, whatever the scale of its information; one that neither task uses does not count: two tasks that use
     none are equal, one that does and one that does not have none in common.  ValueError for embeddings of different lengths, and
-    for numbers < 0, which no diagonal of a Fisher matrix has.
+    for numbers < 0 or not finite, which no diagonal of a Fisher matrix has.
 
     Achille et al. (2019), section 4.
 
@@ -63,6 +64,7 @@ def task_distance(one: Tensor, other: Tensor) -> Tensor:
             raise ValueError(
                 f"{name}: got shape {tuple(t.shape)}, expected [U], one embedding; of several use torch.func.vmap(task_distance)"
             )
+        finite(t, name, "make it of finite params and data")
         seen = values(t)
         if seen is not None and bool((seen < 0).any()):
             raise ValueError(
@@ -79,4 +81,4 @@ def task_distance(one: Tensor, other: Tensor) -> Tensor:
     squared = (a @ a) * (b @ b)
     some, used = squared > 0, (total > 0).any()
     cosine = (a @ b) / torch.where(some, squared, 1.0).sqrt()
-    return torch.where(used, 1 - cosine, 0.0)
+    return torch.where(used | total.isnan().any(), 1 - cosine, 0.0)

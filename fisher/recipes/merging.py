@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from fisher.checks import doors
+from fisher.checks.finiteness import finite
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
 from linmaps import checks, trees
@@ -33,7 +34,8 @@ def merge(
 
     Of diagonals as many divisions; of other representations as exact, by the solve of their sum (of several PMatKFAC by blocks
     of a layer up to 2,048 rows, beyond by conjugate gradients).  The models must be of one basin: merged are numbers, not
-    permuted units.  ValueError for other numbers of models, matrices and weights, and for a sum of weights that is not > 0.
+    permuted units.  ValueError for other numbers of models, matrices and weights, for a sum of weights that is not > 0, and
+    for a result that is not finite.
 
     Matena and Raffel (2022), equation 3, with any representation in place of the diagonal.
 
@@ -64,7 +66,9 @@ def merge(
     scaled = [F * w for F, w in zip(Fs, weights)]
     mean = _sum([trees.scale(w / total, p) for w, p in zip(weights, params)])
     pulls = _sum([F.mv(trees.sub(p, mean)) for F, p in zip(scaled, params)])
-    return cast(Tree, trees.add(mean, _sum(scaled).solve(pulls, regul)))
+    merged = trees.add(mean, _sum(scaled).solve(pulls, regul))
+    finite(merged, "merge", "no F says anything of such params, or models or Fs are not finite: give a regul > 0")
+    return cast(Tree, merged)
 
 
 def _sum(parts: list[Any]) -> Any:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher.pmat import PMatKFAC
+from fisher.checks.finiteness import finite
+from fisher.pmat import PMatDiag, PMatEye, PMatKFAC, PMatMixed
 from fisher.pmat.contract.blocks import Layerwise
 from fisher.pmat.contract.damping import Regul, flat, normal
 from fisher.pmat.contract.pmat import PMat
@@ -23,6 +24,7 @@ from linmaps.trees.tree import Tree
 
 Blocks = Literal["layers", "rows"]
 BLOCKS = get_args(Blocks)
+SINGULAR = "F + regul I has no inverse, or F or params are not finite: give a regul > 0"
 
 
 @typed
@@ -32,7 +34,8 @@ def surgeon_scores(F: PMat, params: Tree, *, blocks: Blocks = "layers", regul: R
     make up for it, a tree like params.
 
     blocks: "layers", the dense block of each (of a matrix that is not made of layers all of it), n^2 numbers of n weights; or
-    "rows", each output unit of a layer by itself, O I^2 numbers.  ValueError for rows of a matrix without layers.
+    "rows", each output unit of a layer by itself, O I^2 numbers.  Of a diagonal each entry is a block, PMatMixed goes by its
+    parts.  ValueError for rows of a matrix without layers, and where F + regul I is singular.
 
     Hassibi and Stork (1993); by rows Frantar and Alistarh (2022).
 
@@ -47,6 +50,7 @@ def surgeon_scores(F: PMat, params: Tree, *, blocks: Blocks = "layers", regul: R
         return w**2 / inv(H).diagonal() / 2
 
     found: Tree = _by_blocks(each, F, params, [], blocks, regul)
+    finite(found, "surgeon_scores", SINGULAR)
     return found
 
 
@@ -80,6 +84,7 @@ def surgeon_step(F: PMat, params: Tree, mask: Tree, *, blocks: Blocks = "layers"
         return kept * (w + solve(inside, kept * (H @ ((1 - kept) * w))))
 
     found: Tree = _by_blocks(each, F, params, [mask], blocks, regul)
+    finite(found, "surgeon_step", SINGULAR)
     return found
 
 
@@ -93,7 +98,17 @@ def _by_blocks(each: Any, F: PMat, params: Any, others: list[Any], blocks: Block
     like = trees.leaves(params)[0]
     amount = flat(normal(regul, F.layout, F.known_layers, like), like)
     damping = F.layout.unravel(amount.expand(F.layout.numel))
-    vectors = [damping, params, *others]
+    return _each_block(each, F, [damping, params, *others], blocks)
+
+
+def _each_block(each: Any, F: PMat, vectors: list[Any], blocks: Blocks) -> Any:
+    """The same, of vectors that are known to fit: the damping, w, ..."""
+    if isinstance(F, PMatMixed):
+        shares = zip(F.parts, *(F._cut(v) for v in vectors))
+        return F._join([_each_block(each, part, own, blocks) for part, *own in shares])
+    if isinstance(F, PMatDiag | PMatEye):  # an entry is a block
+        alone = lambda h, d, *parts: vmap(each)((h + d).reshape(-1, 1, 1), *(t.reshape(-1, 1) for t in parts))
+        return trees.map(lambda h, *own: alone(h, *own).reshape(h.shape), F.get_diag(), *vectors)
     if not isinstance(F, Layerwise):
         if blocks == "rows":
             raise ValueError(

@@ -50,10 +50,11 @@ class Guide:
 
 
 def named(guides: dict[str, Guide], library: str) -> Guide:
-    """The guide of that name; ValueError that names the others."""
-    if library not in guides:
+    """The guide of that name, in any case, with - or _; ValueError that names the others."""
+    plain = library.lower().replace("_", "-") if isinstance(library, str) else library
+    if plain not in guides:
         raise ValueError(f"coming_from: got {library!r}, expected one of {sorted(guides)}")
-    return guides[library]
+    return guides[plain]
 
 
 SLIM = Guide.of("slim", "linmaps", guide_slim.NOTES, guide_slim.ROWS)

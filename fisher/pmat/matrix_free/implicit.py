@@ -183,14 +183,16 @@ class PMatImplicit(MatrixFree):
     def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         """(F + regul I)^-1 (R'e + sqrt(regul) z) with R'R = F, by one solve; noise a pair (z, e): z a tree like params, e one
         `[K, B]` per batch, standard normal.  ValueError for a Hessian, which has no root."""
-        z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
-        colored = self._colored(generator, None if noise is None else noise[1])
+        z, e = (self._draw(generator), None) if noise is None else self._pair(noise, "one tensor [K, B] per batch")
+        colored = self._colored(generator, e)
         return self._solved(check_sample(trees.add(times(regul, z, 0.5), colored)), regul, "default")
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """R'e with R'R = F: a vector from N(0, F)."""
         if not self._has_columns():
             raise self._unsupported("sample", "a Hessian has no root; use PMatDense(F.to_torch(), F.layout)")
+        if noise is not None and (not isinstance(noise, tuple | list) or len(noise) != len(self.batches)):
+            raise ValueError(f"noise: e: expected {len(self.batches)} tensors [K, B] in a tuple, one per batch")
         total = None
         for number, batch in enumerate(self.batches):
             columns = self.curvature.columns(self.params, batch)
@@ -199,6 +201,9 @@ class PMatImplicit(MatrixFree):
                 e = torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)  # type: ignore[union-attr]
             else:
                 e = noise[number]
+                if not isinstance(e, Tensor) or tuple(e.shape) != shape:
+                    got = tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__
+                    raise ValueError(f"noise: e: {number}: got {got}, expected a tensor {shape}, [K, B]")
             w = torch.einsum("kb...,kb->b...", columns, e)
             part = self.curvature.pulled(self.params, batch, w)  # type: ignore[attr-defined]
             total = running(total, part)

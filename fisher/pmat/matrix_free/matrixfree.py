@@ -234,6 +234,15 @@ class MatrixFree(PMat):
             raise ValueError(f"probes: got {len(lead)} leading axes, expected one: a tree with leaves [m, *leaf]")
         return vmap(lambda z: raveled(z, self.layout))(probes)
 
+    def _pair(self, noise: Any, other: str) -> tuple[Any, Any]:
+        """The noise of a sample: (z, e), z a tree like params and e what `other` says."""
+        if not isinstance(noise, tuple | list) or len(noise) != 2:
+            raise ValueError(
+                f"noise: got {type(noise).__name__}, expected a pair (z, e) of standard normal numbers for "
+                f"{type(self).__name__}: z a tree like params, e {other}; or give a generator"
+            )
+        return self.check_vector(noise[0], "noise: z"), noise[1]
+
     # --- what has no mathematics here --------------------------------------------------------------------------------
 
     def _inverse(self, regul: Regul) -> PMat:

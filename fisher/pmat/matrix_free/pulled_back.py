@@ -74,15 +74,15 @@ class PMatPullback(MatrixFree):
     def _sampled(self, generator: torch.Generator | None, regul: Regul, noise: Any) -> Any:
         """By one solve of J'F^(1/2) e + sqrt(regul) z; noise a pair (z, e): z a tree like theta, e a tree like the weights
         (for a PMatImplicit its own noise), standard normal."""
-        z = self._draw(generator) if noise is None else self.check_vector(noise[0], "noise")
-        colored = self._colored(generator, None if noise is None else noise[1])
+        z, e = (self._draw(generator), None) if noise is None else self._pair(noise, "a tree like the weights")
+        colored = self._colored(generator, e)
         return self._solved(trees.add(times(regul, z, 0.5), colored), regul, "default")
 
     def _colored(self, generator: torch.Generator | None, noise: Any = None) -> Any:
         """J'F^(1/2) e, a vector from N(0, J'F J)."""
         if isinstance(self.F, MatrixFree):
             return self._pulled(self.F._colored(generator, noise))  # type: ignore[attr-defined]
-        e = self.F._draw(generator) if noise is None else noise
+        e = self.F._draw(generator) if noise is None else self.F.check_vector(noise, "noise: e")
         return self._pulled(self.F.pow(0.5).mv(e))
 
 

@@ -17,6 +17,7 @@ from fisher.checks import doors
 from fisher.checks.arguments import parameters
 from fisher.checks.axes import batch_size
 from fisher.checks.data import NO_EXAMPLE, weighted_batches
+from fisher.checks.finiteness import finite
 from fisher.checks.reverse_mode import reverse
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.forward import jvp
@@ -97,6 +98,11 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
             raise ValueError(f"sample: got {'neither' if noise is None else 'both'}, expected a generator or noise")
         F, (K, N, C) = self.space, self.roots.shape
         own = parts.part(F, self.params)
+        if generator is None and not (isinstance(noise, tuple | list) and len(noise) == 2):
+            got = type(noise).__name__
+            raise ValueError(
+                f"noise: got {got}, expected a pair: a tree like params, and {(K, N)}; or give a generator"
+            )
         z, e = self._drawn(generator, F, own) if generator is not None else noise
         z = F.check_vector(parts.cut(F, z, self.params), "noise: 0")
         if tuple(e.shape) != (K, N):
@@ -191,6 +197,7 @@ def functional_laplace(
     seen = [item for item in weighted_batches(data, what="functional_laplace") if batch_size(item[0])]
     if not seen:
         raise ValueError(NO_EXAMPLE)
+    finite(seen, "data", "clean or drop these examples")
     x = parts.joined([item[0] for item in seen])
     if layers is None:
         layers = LayerCollection.from_function(f, params, x)
@@ -201,6 +208,7 @@ def functional_laplace(
     roots = torch.cat([working(r.reshape(*r.shape[:2], math.prod(r.shape[2:]))) for r in columns], 1) * T**-0.5
     K = _kernel(f, params, F, P, layers)(x, None)
     inner = torch.einsum("knc,ncmd,lmd->nkml", roots, K, roots)
+    finite(inner, "functional_laplace", "f, its Jacobian or the kernel overflows at these params and data")
     size = inner.shape[0] * inner.shape[1]
     inner = inner.reshape(size, size)
     factor = torch.linalg.cholesky((inner + inner.mT) / 2 + torch.eye(size, dtype=K.dtype, device=K.device))

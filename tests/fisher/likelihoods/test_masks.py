@@ -71,6 +71,27 @@ def test_padding_counts_nowhere(net, representation):
         close(of([(X[:1], T[:1]), (X[1:], T[1:])]).to_torch(), got, 1e-12, f"{estimator}: batches")
 
 
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_padding_that_saturates_units_counts_nowhere(sharing):
+    """Where nothing reads a position, at any size of the padding; of as many positions as the output has, and of fewer."""
+    nets = {
+        "tokens": (lambda p, x: torch.tanh(x @ p["w"] + p["b"]) @ p["o"], randn(5, 4, 4, 3), T[..., None] >= 0, LAST),
+        "pixels": (  # of images of half the size, which know nothing of their neighbours
+            lambda p, x: (torch.tanh(x[:, :, ::2, ::2].movedim(1, -1) @ p["w"] + p["b"]) @ p["o"]).movedim(-1, 1)
+            .repeat_interleave(2, 2).repeat_interleave(2, 3),
+            randn(6, 4, 3, 4, 4), torch.arange(4)[:, None, None, None] >= torch.arange(4) // 2 * 2, Categorical(),
+        ),
+    }  # fmt: skip
+    for name, (f, x, kept, which) in nets.items():
+        target = torch.where(kept.expand(x.shape).select(which.class_axis, 0), 1, -100)
+        for representation in (fisher.PMatKFAC, fisher.PMatEKFAC, fisher.PMatMixed):
+            options = {} if representation is fisher.PMatEKFAC else {"sharing": sharing}
+            of = lambda x, r=representation: fisher.fim(f, PARAMS, (x, target), r, which, **options)  # noqa: B023
+            want = of(torch.where(kept, x, 0.0)).to_torch()
+            for padding in (1.0, 100.0, -1e6):
+                close(of(torch.where(kept, x, padding)).to_torch(), want, 1e-12, f"{name}: padding {padding}")
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_the_dense_matrix_is_that_of_the_masked_loss(net):
     f, params = NETS[net]

@@ -216,6 +216,19 @@ def test_samples_have_the_covariance():
     assert G.sample(torch.Generator().manual_seed(0), 0.3)["w"].shape == (2, 3)
     with pytest.raises(ValueError, match=r"sample: .*expected finite noise and F \+ regul I positive definite"):
         (-1.0 * G).sample(torch.Generator().manual_seed(0), 0.3)
+    z, e = V, (randn(3, 3), randn(3, 2))
+    G.sample(noise=(z, e), regul=0.3)
+    for noise, message in [
+        (
+            z,
+            r"noise: got dict, expected a pair \(z, e\) .* for PMatImplicit: z a tree like params, e one tensor \[K, B\]",
+        ),
+        ((e, z), "noise: z: leaves do not match"),
+        ((z, z), r"noise: e: expected 2 tensors \[K, B\] in a tuple"),
+        ((z, e[::-1]), r"noise: e: 0: got \(3, 2\), expected a tensor \(3, 3\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            G.sample(noise=noise, regul=0.3)
 
 
 def test_ensemble_equals_the_loop():

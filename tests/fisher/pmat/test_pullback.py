@@ -81,6 +81,10 @@ def test_samples_have_the_covariance():
     close(R.T @ R, torch.linalg.inv(T + 0.3 * torch.eye(d, dtype=D)), 1e-8, "covariance")
     for H in (G, pullback(F, effective, theta)):
         assert H.sample(torch.Generator().manual_seed(0), 0.3)["out"].shape == theta["out"].shape
+        with pytest.raises(ValueError, match=r"noise: got dict, expected a pair \(z, e\) .* for PMatPullback"):
+            H.sample(noise=theta, regul=0.3)
+    with pytest.raises(ValueError, match="noise: e: "):
+        G.sample(noise=(theta, torch.zeros(())), regul=0.3)
 
 
 def test_ensemble_and_derivatives():

@@ -35,7 +35,13 @@ def test_the_distance_written_out():
     close(task_distance(a, b), want, 1e-12, "distance")
     close(task_distance(b, a), want, 1e-12, "symmetric")
     close(task_distance(a, a), torch.zeros((), dtype=D), 1e-12, "equal")
-    for one, other, error in [(a, b[:2], ValueError), (a[None], a[None], ValueError), (a, b.float(), TypeError)]:
+    odd = [
+        (a, torch.nan * a, ValueError),
+        (a / 0, b, ValueError),
+        (a, b[:2], ValueError),
+        (a[None], a[None], ValueError),
+    ]
+    for one, other, error in [*odd, (a, b.float(), TypeError)]:
         with pytest.raises(error, match=r"(one|other): "):
             task_distance(one, other)
 

@@ -85,6 +85,7 @@ def test_what_does_not_fit_is_refused():
         (lambda: merge(thetas, Fs, [0.0, 0.0, 0.0]), "weights: their sum: got 0"),
         (lambda: merge([thetas[0], start(3, 4)], Fs[:2]), "models: 1: "),
         (lambda: merge([thetas[0], start(3, 4)], [Fs[0], other]), "Fs: 1: is a matrix of other params"),
+        (lambda: merge(thetas[:2], [0.0 * F for F in Fs[:2]], regul=0.0), "merge: .*NaN or infinite.*give a regul > 0"),
         (lambda: ewc_online(Fs[0], Fs[1], 1.5), "decay: got 1.5"),
         (lambda: ewc_online(Fs[0], other), "layouts differ"),
     ]:

@@ -124,6 +124,11 @@ def test_densities_and_what_is_elsewhere():
         assert not hasattr(ours, name)
     with pytest.raises(AttributeError, match="has no attribute 'other'"):
         ours.other  # noqa: B018
+    with pytest.raises(ValueError, match=r"noise: got dict, expected a pair: a tree like params, and \(\d, 6\)"):
+        ours.sample(noise=P)
+    for weight in (torch.inf, torch.nan):
+        with pytest.raises(ValueError, match=r"data: \S+: got 6 of 6 entries NaN or infinite"):
+            functional_laplace(f, P, (X, None, torch.full((6,), weight)), likelihood="gaussian")
     for wrong in ({}, {"generator": torch.Generator(), "noise": (P, torch.zeros(1, 6, dtype=D))}):
         with pytest.raises(ValueError, match="expected a generator or noise"):
             ours.sample(**wrong)

@@ -22,16 +22,18 @@ def index(F):
     return {"layers": [t.flatten() for t in at.values()], "rows": rows}
 
 
-@pytest.mark.parametrize("representation", [fisher.PMatKFAC, fisher.PMatEKFAC, fisher.PMatBlockDiag])
+@pytest.mark.parametrize(
+    "representation", [fisher.PMatKFAC, fisher.PMatEKFAC, fisher.PMatBlockDiag, fisher.PMatMixed, fisher.PMatDiag]
+)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("blocks", ["layers", "rows"])
 def test_each_block_against_the_problem_written_out(name, representation, blocks):
     f, p, data, likelihood = MODELS[name]
-    F = fisher.fim(f, p, data, representation, likelihood)
+    F, B = (fisher.fim(f, p, data, r, likelihood) for r in (representation, fisher.PMatBlockDiag))
     mask = prune_mask(trees.map(torch.abs, noise_like(p, 3)), 0.4)
     w, kept, dense = trees.ravel(p)[0], trees.ravel(mask)[0].bool(), F.to_torch()
     want, moved = torch.zeros_like(w), torch.zeros_like(w)
-    for at in index(F)[blocks]:
+    for at in index(B)[blocks]:
         H = dense[at][:, at] + R * torch.eye(len(at), dtype=D)
         want[at] = w[at] ** 2 / torch.linalg.inv(H).diagonal() / 2
         k, out = at[kept[at]], at[~kept[at]]
@@ -40,10 +42,10 @@ def test_each_block_against_the_problem_written_out(name, representation, blocks
     scores = surgeon_scores(F, p, blocks=blocks, regul=R)
     close(trees.ravel(scores)[0], want, 1e-8, "scores")
     close(trees.ravel(surgeon_step(F, p, mask, blocks=blocks, regul=R))[0], moved, 1e-8, "step")
-    damping = F.relative(0.1)
+    damping = B.relative(0.1)
     by_layer = surgeon_step(F, p, mask, blocks=blocks, regul=damping)
-    for layer, t in F.split(by_layer).items():
-        close(t, F.split(surgeon_step(F, p, mask, blocks=blocks, regul=damping[layer]))[layer], 1e-9, layer)
+    for layer, t in B.split(by_layer).items():
+        close(t, B.split(surgeon_step(F, p, mask, blocks=blocks, regul=damping[layer]))[layer], 1e-9, layer)
     if blocks == "layers":
         close(scores, pruning_scores(F, p, method="obs", regul=R), 1e-8, "as without blocks")
 
@@ -98,6 +100,7 @@ def test_what_does_not_fit_is_refused():
             r"blocks: got 'columns', expected one of \['layers', 'rows'\]",
         ),
         (lambda: surgeon_scores(F, p, blocks="rows"), "'rows' of PMatDense, which knows no layers"),
+        (lambda: surgeon_scores(0.0 * F, p, regul=0.0), "surgeon_scores: .*give a regul > 0"),
         (lambda: surgeon_step(F, p, trees.scale(0.5, p)), "mask: w: got numbers other than 0 and 1"),
         (lambda: surgeon_step(F, p, {"w": p["w"][:2]}), "mask: leaf w has shape"),
         (lambda: surgeon_scores(F, {"w": p["w"][:2]}), "params: leaf w has shape"),
