@@ -46,6 +46,14 @@ def _fim(representation, likelihood="gaussian", **options):
     return lambda p, x: fisher.fim(f, p, x, representation, likelihood, **options)
 
 
+NORMED = P | {"mean": _randn(3), "var": 1 + _randn(3) ** 2}
+
+
+def _normed(p, x):
+    z = torch.nn.functional.batch_norm(x @ p["w"] + p["b"], p["mean"].detach(), p["var"].detach())
+    return torch.tanh(z) @ p["v"].T * p["scale"]
+
+
 def _plain(rate):
     return R.Optimizer(lambda params: (), lambda g, state, params: (trees.scale(-rate, g), state))
 
@@ -345,6 +353,8 @@ CASES |= {
         lambda p, v: _steps(R.soap(f, estimator="exact", rate=0.1, eps=1.0), p, v), (P, V), tol=1e-5,
         skip=dict.fromkeys(("grad", "jac"), "a square root of moments, of which some are zero"),
     ),
+    "fisher.recipes.in_train_mode": Case(lambda p, x: R.in_train_mode(_normed)[0](p, x), (NORMED, X)),
+    "fisher.recipes.in_train_mode/statistics": Case(lambda p, x: R.in_train_mode(_normed)[1](p, x), (NORMED, X)),
     "fisher.recipes.partitioned": Case(
         lambda p, v: _steps(R.partitioned({"one": ("w", _plain(0.1)), "two": (["b", "v"], _plain(0.2))}, _plain(0.3)), p, v),
         (P, V),

@@ -432,6 +432,7 @@ def of_recipes() -> list[Call]:
         Call(N + "soap", functools.partial(stepped, R.soap), {
             "params": P, "batch": DATA, "decay": 0.9, "rate": 0.1, "betas": (0.9, 0.9), "eps": 1e-8, "weight_decay": 0.1,
         }, ("params",)),
+        Call(N + "in_train_mode", R.in_train_mode, {"f": user_f}, ("f",)),
         Call(N + "partitioned", lambda parts, params: R.partitioned(parts, plain).init(params), {
             "parts": {"one": ("w", plain)}, "params": P,
         }, ("parts", "params")),

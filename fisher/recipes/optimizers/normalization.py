@@ -39,7 +39,9 @@ def in_train_mode(f: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Stat
     Ioffe and Szegedy (2015).
 
     >>> import torch, fisher
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+    ... )
     >>> f, params = fisher.functional(model.eval(), buffers=True)
     >>> trained, statistics = in_train_mode(f)
     >>> x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
@@ -87,12 +89,23 @@ class _Normalizing(TorchFunctionMode):
         self, input: Tensor, running_mean: Any, running_var: Any, weight: Any, bias: Any, eps: float, **_: Any
     ) -> Tensor:
         axes = [k for k in range(input.ndim) if k != 1]
-        wide = working(input).detach()
-        for leaf, value in ((running_mean, wide.mean(axes)), (running_var, wide.var(axes, correction=0))):
+        wide = working(input)
+        if wide.numel() <= wide.shape[1]:
+            raise ValueError(
+                f"{self.paths[id(running_mean)]}: got {tuple(input.shape)}, a single value for each channel, expected several: "
+                "their variance is 0"
+            )
+        mean, var = wide.mean(axes, keepdim=True), wide.var(axes, correction=0, keepdim=True)
+        for leaf, value in ((running_mean, mean), (running_var, var)):
             path = self.paths.get(id(leaf), "")
             if path in self.found:
                 raise ValueError(
                     f"{path}: the batch norm of it is called twice, with statistics of its own each time, expected once"
                 )
-            self.found |= {path: value} if path else {}
-        return F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
+            self.found |= {path: value.flatten()} if path else {}
+        out = (wide - mean) * (
+            var + eps
+        ).rsqrt()  # by formula: torch's call has other second derivatives in forward mode
+        shape = (-1, *[1] * (input.ndim - 2))
+        out = out if weight is None else out * weight.reshape(shape)
+        return (out if bias is None else out + bias.reshape(shape)).to(input.dtype)
