@@ -13,8 +13,8 @@ from typing import Any, Generic, cast
 import torch
 from torch import Tensor
 
-from fisher.checks import doors
-from fisher.checks.arguments import parameters
+from fisher.checks import doors, finiteness
+from fisher.checks.arguments import DIVERGED, parameters
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -29,6 +29,7 @@ from fisher.recipes.posterior.predictions import Predictive
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.trees.printed import on_a_line
 from linmaps.trees.tree import Tree
 
@@ -112,7 +113,7 @@ class Laplace(Predictive, Generic[Tree]):
         beside = (
             priors.logdet(F, P) - self._logdet(P, "log_marginal_likelihood") - priors.quadratic(F, P, self._deviation())
         )
-        return (fit + beside / 2).to(self.F.dtype)
+        return (fit + beside / 2).to(working_dtype(self.F.dtype))
 
     def _deviation(self) -> Any:
         """params - prior mean, a vector of F's space."""
@@ -146,8 +147,12 @@ class Laplace(Predictive, Generic[Tree]):
 
         It is the prior of a next task: train on sum of log p(t | f(params, x)) + posterior.log_prob(params), then `update`.
         """
-        v = trees.sub(parts.part(self.matrix, params), parts.part(self.matrix, self.params))
-        squared = self.weight * self.matrix.vTMv(v) + priors.quadratic(self.matrix, self.prior_precision, v)
+        finiteness.finite(params, "params", DIVERGED)
+        dtype = working_dtype(self.F.dtype)
+        at, mode = (bases.cast(parts.part(self.matrix, p), dtype) for p in (params, self.params))
+        v = trees.sub(at, mode)
+        fit = bases.cast(self.F, dtype).vTMv(v)
+        squared = self.weight * fit + priors.quadratic(self.matrix, self.prior_precision, v)
         d = self.F.layout.numel
         return (self._logdet(self.prior_precision, "log_prob") - squared - d * math.log(2 * math.pi)) / 2
 
@@ -253,7 +258,7 @@ def laplace(
     """
     _check_count(n_examples)
     checks.number(temperature, "temperature", low=0, above=True, cure="1 for the posterior of the data as they are")
-    f, params = doors.function(f), parameters(params)
+    f, params = doors.function(f), parameters(params, True)
     own = parts.part(F, params)
     params = own if parts.leaves_of(F, params) is None else params
     P = priors.precision(F, prior_precision, params)

@@ -32,7 +32,7 @@ from fisher.recipes.posterior.predictions import Predictive
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
-from linmaps.numerics.dtypes import working
+from linmaps.numerics.dtypes import working, working_dtype
 from linmaps.trees import Layout
 from linmaps.trees.printed import on_a_line
 from linmaps.trees.tree import Tree
@@ -81,7 +81,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         v = own if self.prior_mean is None else trees.sub(own, self.prior_mean)
         fit = log_likelihood if self.temperature is None else log_likelihood / self.temperature
         found = fit - priors.quadratic(F, self.prior_precision, v) / 2 - self.factor.diagonal().log().sum()
-        return found.to(trees.leaves(self.params)[0].dtype)
+        return found.to(working_dtype(trees.leaves(self.params)[0].dtype))
 
     @typed
     def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Tree:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks import finiteness
 from fisher.checks.axes import batch_size
 from fisher.checks.data import batches, one_batch, weighted_batches
 from fisher.collector.collection import LayerCollection
@@ -21,6 +22,7 @@ from fisher.recipes.posterior.links import Link, linked
 from fisher.recipes.posterior.saved import Savable
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.linalg import inv
 from linmaps.trees.printed import cell
 from linmaps.trees.seals import sealed
@@ -117,6 +119,7 @@ class Predictive(Savable):
     def log_likelihood(self, data: Any) -> Tensor:
         """log p(data | params), a scalar: the sum over all examples of `(x, target)` or batches of these.
 
+        Of outputs in half precision it is computed and added up in float32: a sum in bfloat16 stops growing after 256 terms.
         ValueError where the likelihood is not known or has no density of given targets.
         """
         known: Any = self._known("log_likelihood")
@@ -124,7 +127,9 @@ class Predictive(Savable):
             raise ValueError(
                 f"log_likelihood: {type(known).__name__} has no density, expected a likelihood with log_prob(y, target)"
             )
-        found = [weighed(known.log_prob(self.f(self.params, x), _given(t)), w) for x, t, w in weighted_batches(data)]
+        found = [
+            weighed(known.log_prob(working(self.f(self.params, x)), _given(t)), w) for x, t, w in weighted_batches(data)
+        ]
         return sum(found[1:], found[0])
 
     def _known(self, name: str) -> Likelihood:
@@ -171,9 +176,14 @@ def several(x: Any) -> list[Any]:
     tensor([[1., 1., 1.]])
     """
     if one_batch(x) or not isinstance(x, Iterable):
-        return [sealed(x)]
-    found = [part for part, _ in batches(x, what="predict")]
+        return [_finite(sealed(x), "x")]
+    found = [_finite(part, f"x: batch {n}") for n, (part, _) in enumerate(batches(x, what="predict"))]
     return [part for part in found if batch_size(part)] or found[:1]
+
+
+def _finite(x: Any, name: str) -> Any:
+    finiteness.finite(x, name, "clean or drop these examples")
+    return x
 
 
 full_precision_methods(Predictive)

@@ -22,6 +22,7 @@ from fisher.recipes.posterior.predictions import weighed
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.numerics.dtypes import working
 from linmaps.trees import path_str
 from linmaps.trees.tree import Tree
 
@@ -168,7 +169,7 @@ def residuals(posterior: Laplace[Any], known: Gaussian, data: Any) -> tuple[Tens
     total = priors.number(0.0, posterior.matrix)
     n, examples = total, 0
     for x, target, weight in weighted_batches(data):
-        y = posterior.f(posterior.params, x)
+        y = working(posterior.f(posterior.params, x))
         r = check_target("tune_noise", target, tuple(y.shape)).to(y.dtype) - y
         total = total + weighed((r * known.product(y, r)).to(total.dtype).flatten(1).sum(1), weight)
         n = n + weighed(torch.full_like(r, 1.0, dtype=total.dtype).flatten(1).sum(1), weight)

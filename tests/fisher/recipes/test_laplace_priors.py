@@ -7,7 +7,7 @@ import torch
 from torch.func import grad, jacrev, vmap
 
 import fisher
-from fisher.recipes import laplace, tune_noise, tune_prior_precision
+from fisher.recipes import functional_laplace, laplace, tune_noise, tune_prior_precision
 from fisher.recipes.posterior.bases import cast
 from linmaps import trees
 from tests.fisher.digits import D
@@ -226,6 +226,29 @@ def test_a_posterior_of_half_precision_and_of_float32_is_that_of_float64_nearly(
         assert got.dtype == dtype
         close(got.to(D), want, tol, str(dtype))
         assert posterior.sample(torch.Generator().manual_seed(0))["a"]["weight"].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["Dense", "KFAC", "Diag", "LowRank", "function space"])
+def test_sums_over_many_examples_are_not_kept_in_half_precision(name, dtype):
+    """A sum in bfloat16 stops growing after 256 terms of one size: 1,000 batches add up as one batch does."""
+    p = cast(P, dtype)
+    x = X[:2].to(dtype).repeat(500, 1)
+    t = torch.arange(1000) % 2
+    if name == "function space":
+        posterior = functional_laplace(f, p, x[:8])
+    else:
+        posterior = laplace(f, p, fisher.fim(f, p, x[:8], getattr(fisher, f"PMat{name}")), 8)
+    want = -torch.nn.functional.cross_entropy(f(p, x).to(D), t, reduction="sum")
+    for batches in ((x, t), list(zip(x.split(1), t.split(1)))):
+        found = posterior.log_likelihood(batches)
+        assert found.dtype == torch.float32
+        close(found.to(D), want, 1e-5, "log-likelihood")
+    evidence = posterior.log_marginal_likelihood(found)
+    assert evidence.dtype == torch.float32
+    close(evidence - posterior.log_marginal_likelihood(torch.zeros(())), found, 1e-5, "evidence")
+    if name != "function space":
+        assert posterior.log_prob(p).dtype == torch.float32
 
 
 def test_an_ensemble_of_posteriors_is_one_vmap():
