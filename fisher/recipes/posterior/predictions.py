@@ -6,8 +6,8 @@ B examples, C outputs of one example (all output axes, flattened).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from fisher.checks.data import batches, one_batch, weighted_batches
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Gaussian, Likelihood
 from fisher.likelihoods.held import Emptied
+from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior.links import Link, linked
 from fisher.recipes.posterior.saved import Savable
 from linmaps.checks.annotations import typed
@@ -55,6 +56,31 @@ class Predictive(Savable):
     def _moments(self, parts: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         """Outputs `[B, *out]` of several batches, and their covariance `[B, C, C]`, or jointly `[B C, B C]`."""
         raise AttributeError("a posterior defines moments")
+
+    # --- what tuning asks ------------------------------------------------------------------------------------------------
+
+    @property
+    def _space(self) -> PMat:
+        """A matrix on the leaves that the posterior is of."""
+        raise AttributeError("a posterior defines its space")
+
+    def _effective(self, of: Callable[[Any], Any], at: Any, counts: Any, name: str) -> Any:
+        """counts - d logdet(N F / T + of(at)) / d at: effective numbers of groups of so many entries, at logs of precisions."""
+        raise AttributeError("a posterior defines effective numbers")
+
+    def _under(self, P: Any, name: str | None = None) -> Self:
+        """The posterior with this precision of the prior; name: who says so where it has no density."""
+        raise AttributeError("a posterior defines another prior")
+
+    def _louder(self, c: Tensor, known: Likelihood) -> Self:
+        """The posterior with c times the noise, that of a known likelihood."""
+        raise AttributeError("a posterior defines more noise")
+
+    def _prior_trace(self, P: Any) -> Tensor:
+        """tr(N F P^-1)."""
+        raise AttributeError("a posterior defines a trace")
+
+    # --- predictions -----------------------------------------------------------------------------------------------------
 
     def _of_inputs(self, x: Any, joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         """`_moments` at x; what f says of a tuple is said with what a tuple means."""

@@ -216,6 +216,29 @@ def test_tuning_by_layer_and_entry_finds_the_maximum(name, by):
     close(again.prior_precision, found, 1e-6, "kept groups")
 
 
+@pytest.mark.parametrize("by", [None, "number", "layer", "entry"])
+def test_tuning_in_function_space_is_that_of_the_exact_matrix(by):
+    """One evidence has one maximum, from a prior of any form."""
+    for likelihood, prior in (("categorical", 0.7), ("gaussian", PRIORS["layers"])):
+        dense = laplace(f, P, fisher.fim(f, P, X, fisher.PMatDense, likelihood), N, prior, MEAN, WARM)
+        space = functional_laplace(f, P, X, prior, MEAN, WARM, likelihood)
+        want, got = (tune_prior_precision(one, by=by) for one in (dense, space))
+        close(got.prior_precision, want.prior_precision, 1e-8, "prior")
+        close(got.predict(TEST)[1], want.predict(TEST)[1], 1e-8, "predictions")
+        for found in (got.log_marginal_likelihood(-1.0), space.log_marginal_likelihood(-1.0, want.prior_precision)):
+            close(found, want.log_marginal_likelihood(-1.0), 1e-8, "evidence")
+
+
+@pytest.mark.parametrize(("prior", "both"), [("number", True), ("number", False), ("entries", False)])
+def test_tuning_noise_in_function_space_is_that_of_the_exact_matrix(prior, both):
+    y = torch.cos(X[:, :2])
+    dense = laplace(f, P, fisher.fim(f, P, X, fisher.PMatDense, "gaussian"), N, PRIORS[prior], MEAN, WARM)
+    space = functional_laplace(f, P, X, PRIORS[prior], MEAN, WARM, "gaussian")
+    want, got = (tune_noise(one, (X, y), prior=both, steps=12) for one in (dense, space))
+    close(got.likelihood.variance, want.likelihood.variance, 1e-8, "noise")
+    close(got.predict(TEST, noise=True)[1], want.predict(TEST, noise=True)[1], 1e-8, "predictions")
+
+
 def test_a_posterior_of_half_precision_and_of_float32_is_that_of_float64_nearly():
     want = made("KFAC", PRIORS["layers"])[0].predict(TEST)[1]
     for dtype, tol in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
@@ -265,6 +288,20 @@ def test_an_ensemble_of_posteriors_is_one_vmap():
     noisy = vmap(loud)(members)
     got = vmap(lambda q: q.likelihood.variance)(noisy)
     close(got, torch.stack([loud(p).likelihood.variance for p in trees.unstack(members)]), 1e-9, "noise of each")
+
+
+def test_one_decomposition_serves_a_grid_of_priors(monkeypatch):
+    """The grid by vmap, as it is chosen from on held-out data: the numbers of a loop, by one decomposition for each factor."""
+    grid, F = torch.logspace(-2, 2, 7, dtype=D), fisher.fim(f, P, X, fisher.PMatKFAC)
+    want = torch.stack([laplace(f, P, F, N, a).probabilities(TEST) for a in grid])
+    calls, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m, *a, **k: (calls.append(m.shape), eigh(m, *a, **k))[1])
+    close(vmap(lambda a: laplace(f, P, F, N, a).probabilities(TEST))(grid), want, 1e-12, "grid")
+    of_one = len(calls)
+    calls.clear()
+    laplace(f, P, F, N, 1.0)
+    assert of_one == len(calls)
+    assert all(len(s) == 2 for s in calls)
 
 
 def test_errors_say_what_a_prior_is():
