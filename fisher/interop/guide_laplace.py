@@ -15,10 +15,10 @@ LowRankLaplace, FunctionalLaplace           | PMatLowRank, recipes.functional_la
 subset_of_weights="all"                     | fim(f, params, data): layers that are not named are all
 subset_of_weights="last_layer", LLLaplace   | layers.select(names), then fim(layers=)
 SubnetLaplace, ModuleNameSubnetMask         | layers.select(names), layers.remove, then fim(layers=)
-LargestVarianceDiagLaplaceSubnetMask        | F.get_diag() chooses; then fim of g(part, x) = f(params with part there, x)
+LargestVarianceDiagLaplaceSubnetMask        | F.get_diag() chooses; then fim of a function of the chosen entries alone
 likelihood="classification"                 | Categorical(class_axis=)
 likelihood="regression", sigma_noise        | Gaussian(variance=)
-likelihood="reward_modeling"                | "bernoulli" of differences of rewards, then posterior.on_function(reward)
+likelihood="reward_modeling"                | "bernoulli" of differences; posterior.on_function(f), posterior.predict(layers=)
 backend=CurvlinopsGGN, BackPackGGN, AsdlGGN | fim(estimator=) "exact"; "mc" is a sampled one
 backend=CurvlinopsEF, BackPackEF, AsdlEF    | fim(estimator=) "empirical"
 backend=CurvlinopsHessian, AsdlHessian      | hessian(loss, params, data, representation)
@@ -26,15 +26,15 @@ prior_precision, prior_structure            | recipes.laplace(prior_precision=),
 prior_mean, temperature                     | recipes.laplace(prior_mean=, temperature=)
 log_marginal_likelihood                     | posterior.log_marginal_likelihood(log_likelihood, prior_precision=)
 optimize_prior_precision, marglik           | recipes.tune_prior_precision(posterior), recipes.tune_noise(posterior, data)
-method="gridsearch", val_loader             | vmap(lambda a: recipes.laplace(f, params, F, N, a).predict(x))(grid)
-marglik_training                            | grad of posterior.log_marginal_likelihood(ll, log_prior.exp()) between steps
+method="gridsearch", val_loader             | recipes.laplace(f, params, F, n_examples, prior_precision) under vmap over the grid
+marglik_training                            | grad of posterior.log_marginal_likelihood(log_likelihood, prior_precision)
 predictive with pred_type="glm"             | posterior.predict(x), posterior.probabilities(x)
 link_approx="probit", "bridge", "mc"        | posterior.probabilities(link=)
 functional_variance, functional_covariance  | posterior.predict(joint=)
 predictive_samples with pred_type="nn"      | posterior.sample(generator), then f at each
 sample, posterior_scale                     | posterior.sample(generator)
-posterior_precision, posterior_covariance   | posterior.weight times F + regul; F.inverse(posterior.regul) over posterior.weight
-log_det_posterior_precision                 | F.logdet(posterior.regul) + d log(posterior.weight)
+posterior_precision, posterior_covariance   | posterior.weight times F + posterior.regul; F.inverse(regul) over the weight
+log_det_posterior_precision                 | F.logdet(regul) + d log of posterior.weight
 square_norm, log_prob                       | posterior.log_prob(params), normalized
 state_dict, load_state_dict                 | torch.save(posterior, file)
 """
