@@ -13,6 +13,8 @@ from linmaps import trees
 from linmaps.trees.mappings import plain
 from linmaps.trees.seals import sealed
 
+DIVERGED = "the training has diverged: go back to finite parameters"
+
 
 def parameters(params: Any, finite: bool = False) -> Any:
     """params with a dict for any mapping and each nn.Parameter detached; TypeError for leaves that are not floating.
@@ -31,7 +33,7 @@ def parameters(params: Any, finite: bool = False) -> Any:
         doors.check_parameters(params)
         params = detached(params)
     if finite:
-        finiteness.finite(params, "params", "the training has diverged: go back to finite parameters")
+        finiteness.finite(params, "params", DIVERGED)
     return params
 
 

@@ -9,7 +9,7 @@ ROWS = """
 Laplace(model, likelihood)                  | recipes.laplace(f, params, F, n_examples, prior_precision)
 fit(train_loader)                           | fim(f, params, data, representation, likelihood), then recipes.laplace
 hessian_structure="full", "kron", "diag"    | PMatDense, PMatKFAC or PMatEKFAC, PMatDiag
-hessian_structure="lowrank", "gp"           | PMatLowRank; gram(f, params, x, x2, kind=)
+hessian_structure="lowrank", "gp"           | PMatLowRank; recipes.functional_laplace(f, params, data)
 FullLaplace, KronLaplace, DiagLaplace       | PMatDense, PMatKFAC, PMatDiag
 FullLLLaplace, KronLLLaplace, DiagLLLaplace | layers.select(names), then fim(layers=), as PMatDense, PMatKFAC, PMatDiag
 LowRankLaplace, FunctionalLaplace           | PMatLowRank, recipes.functional_laplace(f, params, data)
@@ -17,10 +17,12 @@ subset_of_weights="all"                     | fim(f, params, data): layers that 
 subset_of_weights="last_layer", LLLaplace   | layers.select(names), then fim(layers=)
 SubnetLaplace, FullSubnetLaplace            | layers.select(names), layers.remove, then fim(layers=)
 ModuleNameSubnetMask, LastLayerSubnetMask   | layers.select(names), layers.remove, then fim(layers=)
-ParamNameSubnetMask, RandomSubnetMask       | layers.select(names): layers; single entries of one have no counterpart
-LargestMagnitudeSubnetMask                  | layers.select(names): layers; single entries of one have no counterpart
+ParamNameSubnetMask, RandomSubnetMask       | layers.select(names); of entries: fim of a function of the chosen ones alone
+LargestVarianceDiagLaplaceSubnetMask        | F.get_diag() chooses; then fim of a function of the chosen entries alone
+LargestMagnitudeSubnetMask                  | fim of a function of the chosen entries alone
 likelihood="classification"                 | Categorical(class_axis=)
 likelihood="regression", sigma_noise        | Gaussian(variance=), the square of that noise
+likelihood="reward_modeling"                | "bernoulli" of differences; posterior.on_function(f), posterior.predict(layers=)
 backend=CurvlinopsGGN, BackPackGGN, AsdlGGN | fim(estimator=) "exact"; "mc" is a sampled one
 backend=CurvlinopsEF, BackPackEF, AsdlEF    | fim(estimator=) "empirical"
 backend=CurvlinopsHessian, AsdlHessian      | hessian(loss, params, data, representation)
@@ -29,8 +31,8 @@ prior_mean, temperature                     | recipes.laplace(prior_mean=, tempe
 log_likelihood                              | posterior.log_likelihood(data), whatever the temperature
 log_marginal_likelihood                     | posterior.log_marginal_likelihood(log_likelihood, prior_precision=)
 optimize_prior_precision, method="marglik"  | recipes.tune_prior_precision(posterior, by=), recipes.tune_noise(posterior, data)
-method="gridsearch"                         | recipes.laplace(prior_precision=) of each, scored by posterior.probabilities(x)
-marglik_training                            | recipes.tune_prior_precision(posterior, by=) after each epoch of yours
+method="gridsearch", val_loader             | recipes.laplace(f, params, F, n_examples, prior_precision) under vmap over the grid
+marglik_training                            | grad of posterior.log_marginal_likelihood(log_likelihood, prior_precision)
 predictive with pred_type="glm"             | posterior.predict(x), posterior.probabilities(x)
 link_approx="probit", "bridge", "mc"        | posterior.probabilities(link=)
 functional_variance, functional_covariance  | posterior.predict(joint=)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fisher.checks import finiteness, purity
+from fisher.checks.arguments import DIVERGED
 from fisher.checks.axes import batch_size
 from fisher.checks.data import check_finite as data_finite
 from fisher.checks.data import one_batch, weighted_batches
@@ -60,7 +61,7 @@ class Pass:
 def checked_batches(run: Pass, data: Any) -> Any:
     """`(x, target, weight)` of each batch that has examples, after the checks at the door."""
     if run.check_finite:
-        finiteness.finite(run.params, "params", "the training has diverged: go back to finite parameters")
+        finiteness.finite(run.params, "params", DIVERGED)
     items = weighted_batches(data, progress=run.progress, what="fim", none=run.reduce is not None)
     for number, (x, target, weight) in enumerate(items):
         if run.one_only and number:

@@ -83,10 +83,11 @@ def adjoint(one: Tensor, other: Tensor, scale: Tensor, tol: float | None = None)
     return bool((~(gap + s).isfinite() | (gap <= (agreement.tolerance([a.dtype]) if tol is None else tol) * s)).all())
 
 
-NO_DERIVATIVE = (
+OVERFLOWS = (
     "it overflows at these params and data, or torch has no such derivative there (sqrt and norm at 0, svd, det and eigh where "
-    "values repeat); pass check_finite=False to have it as it is"
+    "values repeat)"
 )
+NO_DERIVATIVE = f"{OVERFLOWS}; pass check_finite=False to have it as it is"
 MODES = (
     "products by torch's forward mode and by its reverse mode differ, expected one derivative; a torch call or an "
     "autograd.Function in the function has a wrong forward (jvp) or second derivative: write it by other calls"

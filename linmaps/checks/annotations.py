@@ -104,7 +104,9 @@ def fits(value: Any, hint: Any, name: str = "value") -> bool:
 def _fitting(hint: Any) -> Fits:
     """`fits` of one annotation, which is taken apart once."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint in (Any, bool) or isinstance(hint, TypeVar):
+    if isinstance(hint, TypeVar):
+        return _anything if hint.__bound__ is None else _fitting(hint.__bound__)
+    if hint in (Any, bool):
         return _anything
     if hint is None or hint is type(None):
         return lambda value, name: value is None
@@ -205,7 +207,8 @@ def _written(fn: Callable[..., Any], name: str) -> str:
         if typing.get_origin(named) is Literal:
             return " | ".join(dict.fromkeys(type(option).__name__ for option in typing.get_args(named)))
         if isinstance(named, TypeVar):
-            return getattr(named.__bound__, "__name__", "?")
+            options = typing.get_args(named.__bound__) or [named.__bound__]  # of a union, or one
+            return " | ".join(getattr(typing.get_origin(t) or t, "__name__", "?") for t in options)
         return re.sub(r"\w+\.", "", str(named)) if typing.get_origin(named) else word[0]
 
     written = re.sub(r"[A-Za-z_]\w*", read, str(fn.__annotations__[name]).replace("typing.", ""))

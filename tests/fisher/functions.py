@@ -330,6 +330,17 @@ CASES |= {
     "fisher.recipes.tune_prior_precision": Case(
         lambda p, x: R.tune_prior_precision(R.laplace(f, p, _dense(p, x), 4, 2.0), steps=4).prior_precision, (P, X), tol=1e-5
     ),
+    "fisher.recipes.tune_prior_precision/function space": Case(
+        lambda p, x: R.tune_prior_precision(R.functional_laplace(f, p, x, 2.0), steps=4, by="number").prior_precision,
+        (P, X), tol=1e-5,
+    ),
+    "fisher.recipes.tune_noise/function space": Case(
+        lambda p, x: R.tune_noise(
+            R.functional_laplace(f, p, x, 2.0, likelihood="gaussian"), (x, torch.cos(x[:, :2])), steps=12
+        ).likelihood.variance,
+        (P, X),
+        tol=1e-5,
+    ),
     "fisher.recipes.natural_gradient_step": Case(
         lambda p, v: R.natural_gradient_step(
             lambda q: _loss(q, X.to(q["w"].dtype), T), p, _fim(fisher.PMatDense, "categorical")(p, X.to(p["w"].dtype)),

@@ -10,8 +10,8 @@ In reading order:
     saved          posteriors in files
     predictions    what both posteriors predict
     approximation  laplace: the posterior of params
-    tuning         priors and noise that maximize the evidence
     functional     the same in function space, from kernels
+    tuning         priors and noise that maximize the evidence
 """
 
 from fisher.recipes.posterior.approximation import Laplace, laplace

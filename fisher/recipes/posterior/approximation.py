@@ -13,8 +13,8 @@ from typing import Any, Generic, cast
 import torch
 from torch import Tensor
 
-from fisher.checks import doors
-from fisher.checks.arguments import parameters
+from fisher.checks import doors, finiteness
+from fisher.checks.arguments import DIVERGED, parameters
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
@@ -29,6 +29,7 @@ from fisher.recipes.posterior.predictions import Predictive
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
+from linmaps.numerics.dtypes import working_dtype
 from linmaps.trees.printed import on_a_line
 from linmaps.trees.tree import Tree
 
@@ -87,6 +88,10 @@ class Laplace(Predictive, Generic[Tree]):
         """P T / N, in the form of the prior's precision."""
         return self._regul(self.prior_precision)
 
+    @property
+    def _space(self) -> PMat:
+        return self.matrix
+
     def _regul(self, P: Any) -> Any:
         return trees.map(lambda r: r / self.weight, P)
 
@@ -112,7 +117,7 @@ class Laplace(Predictive, Generic[Tree]):
         beside = (
             priors.logdet(F, P) - self._logdet(P, "log_marginal_likelihood") - priors.quadratic(F, P, self._deviation())
         )
-        return (fit + beside / 2).to(self.F.dtype)
+        return (fit + beside / 2).to(working_dtype(self.F.dtype))
 
     def _deviation(self) -> Any:
         """params - prior mean, a vector of F's space."""
@@ -138,6 +143,32 @@ class Laplace(Predictive, Generic[Tree]):
                 return self.basis, regul
         return bases.damped(self.matrix, regul)
 
+    def _effective(self, of: Callable[[Any], Any], at: Any, counts: Any, name: str) -> Any:
+        slope = torch.func.grad(lambda s: self._logdet(of(s), name))(at)
+        return trees.map(lambda n, g: n - g, counts, slope)
+
+    def _under(self, P: Any, name: str | None = None) -> Laplace[Tree]:
+        F, made = self.matrix, dataclasses.replace(self, prior_precision=P)
+        if name is not None:
+            bases.check_definite(F, made.regul, name)
+        now = bases.apart(F, made.regul)
+        if self.basis is not None and now and bases.apart(F, self.regul):
+            return made
+        M, _ = bases.damped(F, made.regul)
+        return dataclasses.replace(made, basis=bases.decomposed(M) if M is not F or now else None)
+
+    def _louder(self, c: Tensor, known: Any) -> Laplace[Tree]:
+        scaled = lambda M: M.scaled((1 / c).to(M.dtype))
+        kind, numbers = emptied(known)
+        made = dataclasses.replace(self, F=scaled(self.F), kind=kind, numbers=numbers)
+        if self.basis is None or not bases.apart(self.matrix, self.regul):
+            return dataclasses.replace(made, basis=None)._under(self.prior_precision)
+        return dataclasses.replace(made, basis=scaled(self.basis))
+
+    def _prior_trace(self, P: Any) -> Tensor:
+        diag = zip(priors.leafwise(self.matrix, P), trees.leaves(self.matrix.get_diag()))
+        return self.n_examples * sum((t.to(r.dtype) / r).sum() for r, t in diag)
+
     # --- the density ---------------------------------------------------------------------------------------------------
 
     @typed
@@ -146,8 +177,12 @@ class Laplace(Predictive, Generic[Tree]):
 
         It is the prior of a next task: train on sum of log p(t | f(params, x)) + posterior.log_prob(params), then `update`.
         """
-        v = trees.sub(parts.part(self.matrix, params), parts.part(self.matrix, self.params))
-        squared = self.weight * self.matrix.vTMv(v) + priors.quadratic(self.matrix, self.prior_precision, v)
+        finiteness.finite(params, "params", DIVERGED)
+        dtype = working_dtype(self.F.dtype)
+        at, mode = (bases.cast(parts.part(self.matrix, p), dtype) for p in (params, self.params))
+        v = trees.sub(at, mode)
+        fit = bases.cast(self.F, dtype).vTMv(v)
+        squared = self.weight * fit + priors.quadratic(self.matrix, self.prior_precision, v)
         d = self.F.layout.numel
         return (self._logdet(self.prior_precision, "log_prob") - squared - d * math.log(2 * math.pi)) / 2
 
@@ -182,8 +217,9 @@ class Laplace(Predictive, Generic[Tree]):
 
         F: of `fim` at the new params over the N' = `n_examples` examples of the task; params None: those of the posterior.
         The matrix is the mean over all examples, as `fisher.Mean` takes it: of PMatKFAC that of the factors, as over the
-        batches of one `fim`; exact of all that are linear.  Trained under the prior `log_prob` a linear model with gaussian
-        likelihood has then the posterior of all data at once.  ValueError for an F of another likelihood or another noise.
+        batches of one `fim`; exact of all that are linear.  Where F is exact, a linear model with gaussian likelihood that is
+        trained under the prior `log_prob` has then the posterior of all data at once.  ValueError for an F of another likelihood
+        or another noise.
 
         >>> import torch, fisher
         >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.ones(2, 1)}, torch.eye(2)
@@ -206,20 +242,6 @@ class Laplace(Predictive, Generic[Tree]):
             1.0 if self.temperature is None else self.temperature,
             likelihood=self.likelihood,
         )
-
-
-def under(posterior: Laplace[Any], P: Any) -> Laplace[Any]:
-    """The posterior with a prior of this precision, in the basis that it has where that serves both."""
-    made = dataclasses.replace(posterior, prior_precision=P)
-    F, before, now = (
-        posterior.matrix,
-        bases.apart(posterior.matrix, posterior.regul),
-        bases.apart(posterior.matrix, made.regul),
-    )
-    if posterior.basis is not None and before and now:
-        return made
-    M, _ = bases.damped(F, made.regul)
-    return dataclasses.replace(made, basis=bases.decomposed(M) if M is not F or now else None)
 
 
 @typed
@@ -253,7 +275,7 @@ def laplace(
     """
     _check_count(n_examples)
     checks.number(temperature, "temperature", low=0, above=True, cure="1 for the posterior of the data as they are")
-    f, params = doors.function(f), parameters(params)
+    f, params = doors.function(f), parameters(params, True)
     own = parts.part(F, params)
     params = own if parts.leaves_of(F, params) is None else params
     P = priors.precision(F, prior_precision, params)
@@ -264,7 +286,7 @@ def laplace(
     check_agreement(F.likelihood, known, "laplace: F", OTHER)
     kind, numbers = (None, {}) if known is None else emptied(known)
     mean = priors.mean_of(F, prior_mean, params)
-    return under(Laplace(f, n_examples, params, F, P, mean, T, None, kind, numbers, F.known_layers), P)
+    return Laplace(f, n_examples, params, F, P, mean, T, None, kind, numbers, F.known_layers)._under(P)
 
 
 def _check_count(n: Any) -> None:

@@ -113,7 +113,7 @@ def check_covariance(found: Tensor, M: PMat, regul: Any) -> None:
         raise ValueError(
             "predict: N F + prior_precision is singular, expected one that has an inverse; give laplace a larger prior_precision"
         )
-    finiteness.finite(found, "predict", modes.NO_DERIVATIVE)
+    finiteness.finite(found, "predict", modes.OVERFLOWS)
 
 
 def definite(fine: Tensor, name: str) -> None:

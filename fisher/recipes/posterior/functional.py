@@ -35,7 +35,7 @@ from fisher.trials import modes
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
-from linmaps.numerics.dtypes import working
+from linmaps.numerics.dtypes import working, working_dtype
 from linmaps.trees import Layout
 from linmaps.trees.printed import on_a_line
 from linmaps.trees.tree import Tree
@@ -71,20 +71,60 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         """The identity on the leaves that the posterior is of."""
         return _space(self.params, self.layers)
 
+    @property
+    def _space(self) -> PMatEye:
+        return self.space
+
+    @property
+    def n_examples(self) -> int:
+        """N, the number of training examples."""
+        return self.roots.shape[-2]
+
     @typed
-    def log_marginal_likelihood(self, log_likelihood: Tensor | float) -> Tensor:
+    def log_marginal_likelihood(self, log_likelihood: Tensor | float, prior_precision: Any = None) -> Tensor:
         """log p(data) = log_likelihood / T - v' P v / 2 - logdet(I + R'K_XX R) / 2 with v = params - prior mean, a scalar.
 
-        The number that `Laplace.log_marginal_likelihood` is with the exact Gauss-Newton matrix.
+        The number that `Laplace.log_marginal_likelihood` is with the exact Gauss-Newton matrix, differentiable in the precision P
+        of the prior, which may be given here in any form that `laplace` takes.
         """
         checks.number(log_likelihood, "log_likelihood", cure="give the sum of the log-likelihoods of all examples")
-        priors.check_positive(self.prior_precision)
-        F = self.space
-        own = parts.part(F, self.params)
-        v = own if self.prior_mean is None else trees.sub(own, self.prior_mean)
+        F, P, factor = self.space, self.prior_precision, self.factor
+        if prior_precision is not None:
+            P = priors.precision(F, prior_precision, self.params)
+            priors.check_positive(P)
+            factor = _factor(self._inner(P))
         fit = log_likelihood if self.temperature is None else log_likelihood / self.temperature
-        found = fit - priors.quadratic(F, self.prior_precision, v) / 2 - self.factor.diagonal().log().sum()
-        return found.to(trees.leaves(self.params)[0].dtype)
+        found = fit - priors.quadratic(F, P, self._deviation()) / 2 - factor.diagonal().log().sum()
+        return found.to(working_dtype(trees.leaves(self.params)[0].dtype))
+
+    def _deviation(self) -> Any:
+        """params - prior mean, a vector of the space."""
+        own = parts.part(self.space, self.params)
+        return own if self.prior_mean is None else trees.sub(own, self.prior_mean)
+
+    def _inner(self, P: Any) -> Tensor:
+        """R'K_XX R with another prior: of one number in place of one number the kernel is a multiple of what it was."""
+        before = self.prior_precision
+        if isinstance(P, Tensor) and isinstance(before, Tensor):
+            own = self.factor @ self.factor.mT - torch.eye(len(self.factor), dtype=P.dtype, device=P.device)
+            return own * (before / P)
+        return _within(self.roots, _kernel(self.f, self.params, self.space, P, self.layers)(self.x, None))
+
+    def _effective(self, of: Callable[[Any], Any], at: Any, counts: Any, name: str) -> Any:
+        halves = torch.func.grad(lambda s: _factor(self._inner(of(s))).diagonal().log().sum())(at)
+        return trees.map(lambda g: -2 * g, halves)
+
+    def _under(self, P: Any, name: str | None = None) -> FunctionalLaplace[Tree]:
+        return dataclasses.replace(self, prior_precision=P, factor=_factor(self._inner(P)))
+
+    def _louder(self, c: Tensor, known: Likelihood) -> FunctionalLaplace[Tree]:
+        kind, numbers = emptied(known)
+        factor = _factor(self._inner(self.prior_precision) / c)
+        return dataclasses.replace(self, roots=self.roots * c.rsqrt(), factor=factor, kind=kind, numbers=numbers)
+
+    def _prior_trace(self, P: Any) -> Tensor:
+        T = 1.0 if self.temperature is None else self.temperature
+        return T * self._inner(P).diagonal().sum()
 
     @typed
     def sample(self, generator: torch.Generator | None = None, *, noise: Any = None) -> Tree:
@@ -207,15 +247,24 @@ def functional_laplace(
     columns = [Exact(known)(f(params, x), target, weight) for x, target, weight in seen]
     roots = torch.cat([working(r.reshape(*r.shape[:2], math.prod(r.shape[2:]))) for r in columns], 1) * T**-0.5
     K = _kernel(f, params, F, P, layers)(x, None)
+    factor, (kind, numbers) = _factor(_within(roots, K)), emptied(known)
+    return FunctionalLaplace(
+        f, params, x, roots, factor, P, priors.mean_of(F, prior_mean, params), T, kind, numbers, layers
+    )
+
+
+def _within(roots: Tensor, K: Tensor) -> Tensor:
+    """R'K R `[N K, N K]` of a kernel `[N, C, N, C]`."""
     inner = torch.einsum("knc,ncmd,lmd->nkml", roots, K, roots)
     finite(inner, "functional_laplace", "f, its Jacobian or the kernel overflows at these params and data")
     size = inner.shape[0] * inner.shape[1]
     inner = inner.reshape(size, size)
-    factor = torch.linalg.cholesky((inner + inner.mT) / 2 + torch.eye(size, dtype=K.dtype, device=K.device))
-    kind, numbers = emptied(known)
-    return FunctionalLaplace(
-        f, params, x, roots, factor, P, priors.mean_of(F, prior_mean, params), T, kind, numbers, layers
-    )
+    return (inner + inner.mT) / 2
+
+
+def _factor(inner: Tensor) -> Tensor:
+    """The Cholesky factor of I + R'K R."""
+    return torch.linalg.cholesky(inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device))
 
 
 def _space(params: Any, layers: LayerCollection | None) -> PMatEye:

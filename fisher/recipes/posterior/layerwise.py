@@ -101,9 +101,11 @@ def _agree(f: Callable[..., Tensor], params: Any, x: Any, layers: LayerCollectio
     y, back = purity.watched(f, params, x)
     u = agreement.generic(y)
     want = layers.views(layers.restrict(back(u)[0]))
-    weights = u.reshape(len(u), -1)
-    got = {name: _pulled(part, weights) for name, part in found.items() if name in want}
-    size = {name: _pulled(_absolute(part), weights.abs()) for name, part in found.items() if name in want}
+    dtype = trees.leaves(params)[0].dtype  # under autocast f computes in others
+    weights = u.reshape(len(u), -1).to(dtype)
+    parts = {name: bases.cast(part, dtype) for name, part in found.items() if name in want}
+    got = {name: _pulled(part, weights) for name, part in parts.items()}
+    size = {name: _pulled(_absolute(part), weights.abs()) for name, part in parts.items()}
     tol = agreement.tolerance_of(f, params, x)
     largest = torch.stack([t.amax() for t in size.values() if t.numel()]).amax()
     for name, t in got.items():

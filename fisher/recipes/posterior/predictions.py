@@ -6,21 +6,24 @@ B examples, C outputs of one example (all output axes, flattened).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from fisher.checks import finiteness
 from fisher.checks.axes import batch_size
 from fisher.checks.data import batches, one_batch, weighted_batches
 from fisher.collector.collection import LayerCollection
 from fisher.likelihoods import Gaussian, Likelihood
 from fisher.likelihoods.held import Emptied
+from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior.links import Link, linked
 from fisher.recipes.posterior.saved import Savable
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision_methods
+from linmaps.numerics.dtypes import working
 from linmaps.numerics.linalg import inv
 from linmaps.trees.printed import cell
 from linmaps.trees.seals import sealed
@@ -53,6 +56,31 @@ class Predictive(Savable):
     def _moments(self, parts: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         """Outputs `[B, *out]` of several batches, and their covariance `[B, C, C]`, or jointly `[B C, B C]`."""
         raise AttributeError("a posterior defines moments")
+
+    # --- what tuning asks ------------------------------------------------------------------------------------------------
+
+    @property
+    def _space(self) -> PMat:
+        """A matrix on the leaves that the posterior is of."""
+        raise AttributeError("a posterior defines its space")
+
+    def _effective(self, of: Callable[[Any], Any], at: Any, counts: Any, name: str) -> Any:
+        """counts - d logdet(N F / T + of(at)) / d at: effective numbers of groups of so many entries, at logs of precisions."""
+        raise AttributeError("a posterior defines effective numbers")
+
+    def _under(self, P: Any, name: str | None = None) -> Self:
+        """The posterior with this precision of the prior; name: who says so where it has no density."""
+        raise AttributeError("a posterior defines another prior")
+
+    def _louder(self, c: Tensor, known: Likelihood) -> Self:
+        """The posterior with c times the noise, that of a known likelihood."""
+        raise AttributeError("a posterior defines more noise")
+
+    def _prior_trace(self, P: Any) -> Tensor:
+        """tr(N F P^-1)."""
+        raise AttributeError("a posterior defines a trace")
+
+    # --- predictions -----------------------------------------------------------------------------------------------------
 
     def _of_inputs(self, x: Any, joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         """`_moments` at x; what f says of a tuple is said with what a tuple means."""
@@ -117,6 +145,7 @@ class Predictive(Savable):
     def log_likelihood(self, data: Any) -> Tensor:
         """log p(data | params), a scalar: the sum over all examples of `(x, target)` or batches of these.
 
+        Of outputs in half precision it is computed and added up in float32: a sum in bfloat16 stops growing after 256 terms.
         ValueError where the likelihood is not known or has no density of given targets.
         """
         known: Any = self._known("log_likelihood")
@@ -124,7 +153,9 @@ class Predictive(Savable):
             raise ValueError(
                 f"log_likelihood: {type(known).__name__} has no density, expected a likelihood with log_prob(y, target)"
             )
-        found = [weighed(known.log_prob(self.f(self.params, x), _given(t)), w) for x, t, w in weighted_batches(data)]
+        found = [
+            weighed(known.log_prob(working(self.f(self.params, x)), _given(t)), w) for x, t, w in weighted_batches(data)
+        ]
         return sum(found[1:], found[0])
 
     def _known(self, name: str) -> Likelihood:
@@ -171,9 +202,14 @@ def several(x: Any) -> list[Any]:
     tensor([[1., 1., 1.]])
     """
     if one_batch(x) or not isinstance(x, Iterable):
-        return [sealed(x)]
-    found = [part for part, _ in batches(x, what="predict")]
+        return [_finite(sealed(x), "x")]
+    found = [_finite(part, f"x: batch {n}") for n, (part, _) in enumerate(batches(x, what="predict"))]
     return [part for part in found if batch_size(part)] or found[:1]
+
+
+def _finite(x: Any, name: str) -> Any:
+    finiteness.finite(x, name, "clean or drop these examples")
+    return x
 
 
 full_precision_methods(Predictive)

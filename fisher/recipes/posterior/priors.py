@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fisher.checks import finiteness
 from fisher.pmat.contract.damping import Amounts
 from fisher.pmat.contract.pmat import PMat
 from fisher.recipes.posterior.parts import cut, part
@@ -97,6 +98,7 @@ def mean_of(F: PMat, mean: Any, params: Any) -> Any:
         checks.number(mean, "prior_mean", cure="or a tree like params")
         return trees.map(lambda t: torch.full_like(t, 1.0) * mean, part(F, params))
     own = F.check_vector(part(F, mean, "prior_mean"), "prior_mean")
+    finiteness.finite(own, "prior_mean", "a number or a tree like params of them")
     return trees.map(lambda t: t, own)
 
 

@@ -36,7 +36,20 @@ class Savable:
 
     @typed
     def on_function(self, f: Callable[..., Tensor]) -> Self:
-        """The same posterior of this function, f(params, x): after `torch.load`, as files hold no functions."""
+        """The same posterior of this function, f(params, x): after `torch.load`, as files hold no functions.
+
+        Of another function of the same params, as a reward after the difference of two, give `predict` its layers too,
+        `LayerCollection.from_function(f, params, x)`; of `functional_laplace` none, whose training inputs go through f.
+
+        >>> import torch, fisher
+        >>> reward, p = lambda p, x: (x @ p["w"])[:, 0], {"w": torch.ones(2, 1)}
+        >>> better = lambda p, x: reward(p, x[0]) - reward(p, x[1])
+        >>> pairs, x = (torch.eye(2), torch.zeros(2, 2)), torch.eye(2)
+        >>> F = fisher.fim(better, p, (pairs, torch.ones(2)), fisher.PMatDense, "bernoulli")
+        >>> posterior = fisher.recipes.laplace(better, p, F, 2).on_function(reward)
+        >>> posterior.predict(x, layers=fisher.LayerCollection.from_function(reward, p, x))[1].flatten()
+        tensor([0.8357, 0.8357])
+        """
         made: Self = dataclasses.replace(self, f=doors.function(f))  # type: ignore[type-var]
         return made
 

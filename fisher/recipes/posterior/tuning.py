@@ -7,7 +7,7 @@ own share); n numbers among the targets.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -15,29 +15,32 @@ from torch import Tensor
 from fisher.checks.data import weighted_batches
 from fisher.likelihoods import Gaussian
 from fisher.likelihoods.arrays import check_target
-from fisher.likelihoods.held import array, emptied
+from fisher.likelihoods.held import array
 from fisher.recipes.posterior import bases, priors
-from fisher.recipes.posterior.approximation import Laplace, under
+from fisher.recipes.posterior.approximation import Laplace
+from fisher.recipes.posterior.functional import FunctionalLaplace
 from fisher.recipes.posterior.predictions import weighed
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
+from linmaps.numerics.dtypes import working
 from linmaps.trees import path_str
-from linmaps.trees.tree import Tree
 
 By = Literal["number", "layer", "entry"]
+Posterior = TypeVar("Posterior", bound=Laplace[Any] | FunctionalLaplace[Any])
 MOST, ENOUGH = 10_000, "each step halves the distance to the maximum at least: 40 reach it to rounding"
 
 
 @typed
 @full_precision()
-def tune_prior_precision(posterior: Laplace[Tree], *, steps: int = 40, by: By | None = None) -> Laplace[Tree]:
+def tune_prior_precision(posterior: Posterior, *, steps: int = 40, by: By | None = None) -> Posterior:
     """The posterior with the prior precision that maximizes the evidence, params held fixed.
 
     by: "number": one for all entries; "layer": one for each layer of F (each leaf where F knows no layers); "entry": one for
-    each entry (automatic relevance determination); None: as the prior of the posterior is.  With v = params - prior mean, at
-    the maximum P_k |v_k|^2 = g_k(P), the effective number of parameters of group k.  In log P the Jacobian of log g has rows
-    with entries >= 0 beside a diagonal in [-1, 0] and a sum <= 0, for every F, so that the steps
+    each entry (automatic relevance determination); None: as the prior of the posterior is.  posterior: of `laplace` or of
+    `functional_laplace`, where one number needs no other kernel, and each step by layer or entry one.  With v = params - prior
+    mean, at the maximum P_k |v_k|^2 = g_k(P), the effective number of parameters of group k.  In log P the Jacobian of log g has
+    rows with entries >= 0 beside a diagonal in [-1, 0] and a sum <= 0, for every F, so that the steps
 
         log P_k <- log P_k + (log g_k(P) - log P_k - log |v_k|^2) / 2
 
@@ -57,13 +60,12 @@ def tune_prior_precision(posterior: Laplace[Tree], *, steps: int = 40, by: By | 
     for _ in range(steps):
         P = stepped(posterior, P, *groups)
         _check_maximum(P)
-    bases.check_definite(posterior.matrix, posterior._regul(P), "tune_prior_precision")
-    return under(posterior, P)
+    return posterior._under(P, "tune_prior_precision")  # type: ignore[return-value]
 
 
-def grouped(posterior: Laplace[Any], by: By | None) -> Any:
+def grouped(posterior: Any, by: By | None) -> Any:
     """The prior's precision by number, layer or entry: of each group the mean of what it was."""
-    F, P = posterior.matrix, posterior.prior_precision
+    F, P = posterior._space, posterior.prior_precision
     if by is None:
         return P
     if not isinstance(by, str) or by not in get_args(By):
@@ -83,39 +85,38 @@ def by_layer(F: Any, v: Any) -> dict[str, Tensor]:
     return dict(zip(map(path_str, F.layout.paths), trees.leaves(v)))
 
 
-def stepped(posterior: Laplace[Any], P: Any, counts: Any, squared: Any) -> Any:
+def stepped(posterior: Any, P: Any, counts: Any, squared: Any) -> Any:
     """P after one step towards P_k |v_k|^2 = g_k(P), of groups of so many entries and of these |v_k|^2."""
     logs = trees.map(lambda t: t.log(), P)
-    value = lambda s: posterior._logdet(trees.map(lambda t: t.exp(), s), "tune_prior_precision")
-    slope = torch.func.grad(value)(logs)
+    exp = lambda s: trees.map(lambda t: t.exp(), s)
+    numbers = posterior._effective(exp, logs, counts, "tune_prior_precision")
     rate = 1.5 if isinstance(P, Tensor) else 2.0
-    new = lambda s, g, n, v: s + ((n - g).log() - s - v.log()) / rate
-    return trees.map(lambda t: t.exp(), trees.map(new, logs, slope, counts, squared))
+    return exp(trees.map(lambda s, g, v: s + (g.log() - s - v.log()) / rate, logs, numbers, squared))
 
 
-def sizes(posterior: Laplace[Any], P: Any) -> Any:
+def sizes(posterior: Any, P: Any) -> Any:
     """|v_k|^2 of each group of P, in its form."""
-    own = priors.like(posterior.matrix).dtype
+    own = priors.like(posterior._space).dtype
     squared = trees.map(lambda t: t.to(own) ** 2, posterior._deviation())
     return summed(posterior, P, squared)
 
 
-def counted(posterior: Laplace[Any], P: Any) -> Any:
+def counted(posterior: Any, P: Any) -> Any:
     """The number of entries of each group of P, in its form."""
-    own = priors.like(posterior.matrix).dtype
+    own = priors.like(posterior._space).dtype
     return summed(posterior, P, trees.map(lambda t: torch.ones_like(t, dtype=own), posterior._deviation()))
 
 
-def summed(posterior: Laplace[Any], P: Any, v: Any) -> Any:
+def summed(posterior: Any, P: Any, v: Any) -> Any:
     """The sums of a vector over the groups of P: its derivative at P of <v, P spread out>."""
-    F = posterior.matrix
+    F = posterior._space
     spread = lambda P: sum((r * t).sum() for r, t in zip(priors.leafwise(F, P), trees.leaves(v)))
     return torch.func.grad(spread)(P)
 
 
 @typed
 @full_precision()
-def tune_noise(posterior: Laplace[Tree], data: Any, *, steps: int = 40, prior: bool = False) -> Laplace[Tree]:
+def tune_noise(posterior: Posterior, data: Any, *, steps: int = 40, prior: bool = False) -> Posterior:
     """The posterior with the noise of a gaussian likelihood that maximizes the evidence, params held fixed.
 
     data: `(x, target)` or batches of these, the N examples that F is a mean over.  The variance (or covariance) S that F was
@@ -152,7 +153,7 @@ def tune_noise(posterior: Laplace[Tree], data: Any, *, steps: int = 40, prior: b
         _check_maximum(P)
         c = _noise(posterior, P, q, n, c, min(steps, 4) if prior else steps)
         _check_noise(c)
-    return under(with_noise(posterior, c), P)
+    return with_noise(posterior, c)._under(P)
 
 
 def _check_noise(c: Tensor) -> None:
@@ -163,12 +164,12 @@ def _check_noise(c: Tensor) -> None:
         )
 
 
-def residuals(posterior: Laplace[Any], known: Gaussian, data: Any) -> tuple[Tensor, Tensor]:
+def residuals(posterior: Any, known: Gaussian, data: Any) -> tuple[Tensor, Tensor]:
     """(q, n): the sum of r' S^-1 r over all residuals, and of how many numbers."""
-    total = priors.number(0.0, posterior.matrix)
+    total = priors.number(0.0, posterior._space)
     n, examples = total, 0
     for x, target, weight in weighted_batches(data):
-        y = posterior.f(posterior.params, x)
+        y = working(posterior.f(posterior.params, x))
         r = check_target("tune_noise", target, tuple(y.shape)).to(y.dtype) - y
         total = total + weighed((r * known.product(y, r)).to(total.dtype).flatten(1).sum(1), weight)
         n = n + weighed(torch.full_like(r, 1.0, dtype=total.dtype).flatten(1).sum(1), weight)
@@ -181,13 +182,12 @@ def residuals(posterior: Laplace[Any], known: Gaussian, data: Any) -> tuple[Tens
     return total, n
 
 
-def _noise(posterior: Laplace[Any], P: Any, q: Tensor, n: Tensor, start: Tensor, steps: int) -> Tensor:
+def _noise(posterior: Any, P: Any, q: Tensor, n: Tensor, start: Tensor, steps: int) -> Tensor:
     """c with q / c = n - T g(c)."""
-    F, T = posterior.matrix, 1.0 if posterior.temperature is None else posterior.temperature
+    d, T = posterior._space.layout.numel, 1.0 if posterior.temperature is None else posterior.temperature
     lifted = lambda s: trees.map(lambda t: t * s.exp(), P)  # det(N F / (c T) + P) = c^-d det(N F / T + c P)
-    g = lambda s: F.layout.numel - torch.func.grad(lambda s: posterior._logdet(lifted(s), "tune_noise"))(s)
-    diag = zip(priors.leafwise(F, P), trees.leaves(F.get_diag()))
-    trace = posterior.n_examples * sum((t.to(r.dtype) / r).sum() for r, t in diag)
+    g = lambda s: posterior._effective(lifted, s, d, "tune_noise")
+    trace = posterior._prior_trace(P)
     excess = lambda s: q * (-s).exp() - n + T * g(s)
     low, high = (q / n).log(), ((q + trace.clamp_min(0)) / n).log()
     s = torch.minimum(torch.maximum(start.log(), low), high)
@@ -199,16 +199,11 @@ def _noise(posterior: Laplace[Any], P: Any, q: Tensor, n: Tensor, start: Tensor,
     return s.exp()
 
 
-def with_noise(posterior: Laplace[Any], c: Tensor) -> Laplace[Any]:
-    """The posterior with c times the noise: F / c, in the same basis."""
+def with_noise(posterior: Any, c: Tensor) -> Any:
+    """The posterior with c times the noise: F / c."""
     known: Any = posterior.likelihood
-    scaled = lambda M: M.scaled((1 / c).to(M.dtype))
     name = "variance" if known.covariance is None else "covariance"
-    kind, numbers = emptied(dataclasses.replace(known, **{name: array(getattr(known, name), c) * c}))
-    made = dataclasses.replace(posterior, F=scaled(posterior.F), kind=kind, numbers=numbers)
-    if posterior.basis is None or not bases.apart(posterior.matrix, posterior.regul):
-        return under(dataclasses.replace(made, basis=None), posterior.prior_precision)
-    return dataclasses.replace(made, basis=scaled(posterior.basis))
+    return posterior._louder(c, dataclasses.replace(known, **{name: array(getattr(known, name), c) * c}))
 
 
 def _check_maximum(P: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.func import grad, jacrev, vmap
 
 import fisher
-from fisher.recipes import laplace, tune_noise, tune_prior_precision
+from fisher.recipes import functional_laplace, laplace, tune_noise, tune_prior_precision
 from fisher.recipes.posterior.bases import cast
 from linmaps import trees
 from tests.fisher.digits import D
@@ -216,6 +216,29 @@ def test_tuning_by_layer_and_entry_finds_the_maximum(name, by):
     close(again.prior_precision, found, 1e-6, "kept groups")
 
 
+@pytest.mark.parametrize("by", [None, "number", "layer", "entry"])
+def test_tuning_in_function_space_is_that_of_the_exact_matrix(by):
+    """One evidence has one slope and one maximum: the same steps towards it, from a prior of any form."""
+    for likelihood, prior in (("categorical", 0.7), ("gaussian", PRIORS["layers"])):
+        dense = laplace(f, P, fisher.fim(f, P, X, fisher.PMatDense, likelihood), N, prior, MEAN, WARM)
+        space = functional_laplace(f, P, X, prior, MEAN, WARM, likelihood)
+        want, got = (tune_prior_precision(one, by=by, steps=6) for one in (dense, space))
+        close(got.prior_precision, want.prior_precision, 1e-8, "prior")
+        close(got.predict(TEST)[1], want.predict(TEST)[1], 1e-8, "predictions")
+        for found in (got.log_marginal_likelihood(-1.0), space.log_marginal_likelihood(-1.0, want.prior_precision)):
+            close(found, want.log_marginal_likelihood(-1.0), 1e-8, "evidence")
+
+
+@pytest.mark.parametrize(("prior", "both"), [("number", True), ("number", False), ("entries", False)])
+def test_tuning_noise_in_function_space_is_that_of_the_exact_matrix(prior, both):
+    y = torch.cos(X[:, :2])
+    dense = laplace(f, P, fisher.fim(f, P, X, fisher.PMatDense, "gaussian"), N, PRIORS[prior], MEAN, WARM)
+    space = functional_laplace(f, P, X, PRIORS[prior], MEAN, WARM, "gaussian")
+    want, got = (tune_noise(one, (X, y), prior=both, steps=3) for one in (dense, space))
+    close(got.likelihood.variance, want.likelihood.variance, 1e-8, "noise")
+    close(got.predict(TEST, noise=True)[1], want.predict(TEST, noise=True)[1], 1e-8, "predictions")
+
+
 def test_a_posterior_of_half_precision_and_of_float32_is_that_of_float64_nearly():
     want = made("KFAC", PRIORS["layers"])[0].predict(TEST)[1]
     for dtype, tol in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
@@ -226,6 +249,29 @@ def test_a_posterior_of_half_precision_and_of_float32_is_that_of_float64_nearly(
         assert got.dtype == dtype
         close(got.to(D), want, tol, str(dtype))
         assert posterior.sample(torch.Generator().manual_seed(0))["a"]["weight"].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["Dense", "KFAC", "Diag", "LowRank", "function space"])
+def test_sums_over_many_examples_are_not_kept_in_half_precision(name, dtype):
+    """A sum in bfloat16 stops growing after 256 terms of one size: 1,000 batches add up as one batch does."""
+    p = cast(P, dtype)
+    x = X[:2].to(dtype).repeat(500, 1)
+    t = torch.arange(1000) % 2
+    if name == "function space":
+        posterior = functional_laplace(f, p, x[:8])
+    else:
+        posterior = laplace(f, p, fisher.fim(f, p, x[:8], getattr(fisher, f"PMat{name}")), 8)
+    want = -torch.nn.functional.cross_entropy(f(p, x).to(D), t, reduction="sum")
+    for batches in ((x, t), list(zip(x.split(1), t.split(1)))):
+        found = posterior.log_likelihood(batches)
+        assert found.dtype == torch.float32
+        close(found.to(D), want, 1e-5, "log-likelihood")
+    evidence = posterior.log_marginal_likelihood(found)
+    assert evidence.dtype == torch.float32
+    close(evidence - posterior.log_marginal_likelihood(torch.zeros(())), found, 1e-5, "evidence")
+    if name != "function space":
+        assert posterior.log_prob(p).dtype == torch.float32
 
 
 def test_an_ensemble_of_posteriors_is_one_vmap():
@@ -242,6 +288,20 @@ def test_an_ensemble_of_posteriors_is_one_vmap():
     noisy = vmap(loud)(members)
     got = vmap(lambda q: q.likelihood.variance)(noisy)
     close(got, torch.stack([loud(p).likelihood.variance for p in trees.unstack(members)]), 1e-9, "noise of each")
+
+
+def test_one_decomposition_serves_a_grid_of_priors(monkeypatch):
+    """The grid by vmap, as it is chosen from on held-out data: the numbers of a loop, by one decomposition for each factor."""
+    grid, F = torch.logspace(-2, 2, 7, dtype=D), fisher.fim(f, P, X, fisher.PMatKFAC)
+    want = torch.stack([laplace(f, P, F, N, a).probabilities(TEST) for a in grid])
+    calls, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m, *a, **k: (calls.append(m.shape), eigh(m, *a, **k))[1])
+    close(vmap(lambda a: laplace(f, P, F, N, a).probabilities(TEST))(grid), want, 1e-12, "grid")
+    of_one = len(calls)
+    calls.clear()
+    laplace(f, P, F, N, 1.0)
+    assert of_one == len(calls)
+    assert all(len(s) == 2 for s in calls)
 
 
 def test_errors_say_what_a_prior_is():

@@ -79,6 +79,47 @@ def test_a_likelihood_of_the_users_own_is_left_out():
         assert through_a_file(posterior).likelihood is None
 
 
+def test_what_is_not_finite_is_refused_where_it_comes_in():
+    nan = {**P, "w": P["w"] * torch.nan}
+    for make in (lambda p, **mean: laplace(f, p, F, 6, **mean), lambda p, **mean: functional_laplace(f, p, X, **mean)):
+        with pytest.raises(ValueError, match=r"params: w: got 12 of 12 entries NaN.*go back to finite parameters"):
+            make(nan)
+        with pytest.raises(ValueError, match=r"prior_mean: w: got 12 of 12 entries NaN"):
+            make(P, prior_mean=nan)
+    with pytest.raises(ValueError, match=r"params: w: got 12 of 12 entries NaN"):
+        laplace(f, P, F, 6).log_prob(nan)
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("again", [False, True])
+def test_inputs_that_are_not_finite_are_named(name, again):
+    """Of every posterior, the first time and later, and with a cure that predictions have."""
+    posterior = MADE[name]()
+    if again:
+        posterior.predict(X)
+    for x, where in ((X * torch.nan, "x"), ([X, X * torch.nan], "x: batch 1")):
+        with pytest.raises(ValueError, match=rf"^{where}: got 18 of 18 entries NaN.*clean or drop these examples$"):
+            posterior.predict(x)
+
+
+@pytest.mark.parametrize("names", [["v", "w"], ["v"]])
+@pytest.mark.parametrize("kind", ["dense", "diag", "blockdiag", "kfac", "ekfac", "lowrank", "mixed", "function space"])
+def test_under_autocast_f_alone_is_cast(kind, names):
+    p, x = trees.map(lambda t: t.float(), P), X.float()
+    layers = fisher.LayerCollection.from_function(f, p, x).select(names)
+
+    def made():
+        if kind == "function space":
+            return functional_laplace(f, p, x, layers=layers)
+        return laplace(f, p, fisher.fim(f, p, x, kind, layers=layers), 6)
+
+    want = made().predict(x)[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = made().predict(x)[1]
+    assert found.dtype == torch.float32
+    close(found, want, 3e-2, kind)
+
+
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
 @pytest.mark.parametrize("part", [None, ["v"]])
