@@ -67,7 +67,7 @@ def _pushed(run: Callable[..., Any], own: tuple[Tensor, ...], along: tuple[Any, 
 
 def _reversed_twice(run: Callable[..., Any], own: tuple[Tensor, ...], along: tuple[Any, ...], first: Exception) -> Any:
     """jvp of a function that torch has no forward mode of."""
-    y, back = torch.func.vjp(run, *own)
+    y, back = torch.func.vjp(run, *own)  # type: ignore[misc]
     try:
         return y, torch.func.vjp(back, trees.map(torch.zeros_like, y))[1](along)[0]
     except RuntimeError as second:  # NotImplementedError is one

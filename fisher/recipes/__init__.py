@@ -20,10 +20,10 @@ from fisher.recipes.ewc import ewc_online, ewc_penalty, ewc_total
 from fisher.recipes.influences import influence, leave_one_out, self_influence
 from fisher.recipes.merging import merge
 from fisher.recipes.natural_gradient import Damping, NaturalStep, natural_gradient_step
+from fisher.recipes.optimizers.batchnorm import in_train_mode
 from fisher.recipes.optimizers.descent import kfac
 from fisher.recipes.optimizers.graphs import CompiledStep, compiled_step
 from fisher.recipes.optimizers.memory import KFACState
-from fisher.recipes.optimizers.normalization import in_train_mode
 from fisher.recipes.optimizers.partition import partitioned
 from fisher.recipes.optimizers.protocol import Optimizer
 from fisher.recipes.optimizers.rotated import soap

@@ -5,8 +5,7 @@ In reading order:
     schedules   settings that are numbers or functions of the step, and what is due at one
     memory      KFACState, what an optimizer keeps between steps
     curvature   moving averages of factors, their eigenbases, damped solves
-    batchnorm   statistics of the batch: constants of the curvature, running averages of params
-    normalization  in_train_mode: an f normalized by the batch, and its statistics
+    batchnorm   statistics of the batch: constants of the curvature, running averages of params; in_train_mode
     upkeep      factors and bases, made anew where it is their turn
     model       the quadratic model of a loss in the span of a few directions
     falls       what the mean loss rises by, as measured

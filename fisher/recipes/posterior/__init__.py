@@ -10,6 +10,7 @@ In reading order:
     saved          posteriors in files
     predictions    what both posteriors predict
     approximation  laplace: the posterior of params
+    inner          the kernel of a prior, and a likelihood's root within it
     functional     the same in function space, from kernels
     tuning         priors and noise that maximize the evidence
 """

@@ -22,21 +22,19 @@ from fisher.checks.reverse_mode import reverse
 from fisher.collector.collection import LayerCollection
 from fisher.derivatives.forward import jvp
 from fisher.derivatives.plain import plainly
-from fisher.function_space.kernels import gram
 from fisher.likelihoods import Likelihood
 from fisher.likelihoods import likelihood as find_likelihood
 from fisher.likelihoods.columns import Exact
 from fisher.likelihoods.held import Emptied, emptied
 from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat import PMatEye
-from fisher.recipes.posterior import parts, priors
+from fisher.recipes.posterior import inner, parts, priors
 from fisher.recipes.posterior.predictions import Predictive
 from fisher.trials import modes
 from linmaps import checks, trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision, full_precision_methods
 from linmaps.numerics.dtypes import working, working_dtype
-from linmaps.trees import Layout
 from linmaps.trees.printed import on_a_line
 from linmaps.trees.tree import Tree
 
@@ -69,7 +67,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
     @property
     def space(self) -> PMatEye:
         """The identity on the leaves that the posterior is of."""
-        return _space(self.params, self.layers)
+        return inner.space_of(self.params, self.layers)
 
     @property
     def _space(self) -> PMatEye:
@@ -92,7 +90,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         if prior_precision is not None:
             P = priors.precision(F, prior_precision, self.params)
             priors.check_positive(P)
-            factor = _factor(self._inner(P))
+            factor = inner.factor_of(self._inner(P))
         fit = log_likelihood if self.temperature is None else log_likelihood / self.temperature
         found = fit - priors.quadratic(F, P, self._deviation()) / 2 - factor.diagonal().log().sum()
         return found.to(working_dtype(trees.leaves(self.params)[0].dtype))
@@ -108,18 +106,18 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         if isinstance(P, Tensor) and isinstance(before, Tensor):
             own = self.factor @ self.factor.mT - torch.eye(len(self.factor), dtype=P.dtype, device=P.device)
             return own * (before / P)
-        return _within(self.roots, _kernel(self.f, self.params, self.space, P, self.layers)(self.x, None))
+        return inner.within(self.roots, inner.kernel_of(self.f, self.params, self.space, P, self.layers)(self.x, None))
 
     def _effective(self, of: Callable[[Any], Any], at: Any, counts: Any, name: str) -> Any:
-        halves = torch.func.grad(lambda s: _factor(self._inner(of(s))).diagonal().log().sum())(at)
+        halves = torch.func.grad(lambda s: inner.factor_of(self._inner(of(s))).diagonal().log().sum())(at)
         return trees.map(lambda g: -2 * g, halves)
 
     def _under(self, P: Any, name: str | None = None) -> FunctionalLaplace[Tree]:
-        return dataclasses.replace(self, prior_precision=P, factor=_factor(self._inner(P)))
+        return dataclasses.replace(self, prior_precision=P, factor=inner.factor_of(self._inner(P)))
 
     def _louder(self, c: Tensor, known: Likelihood) -> FunctionalLaplace[Tree]:
         kind, numbers = emptied(known)
-        factor = _factor(self._inner(self.prior_precision) / c)
+        factor = inner.factor_of(self._inner(self.prior_precision) / c)
         return dataclasses.replace(self, roots=self.roots * c.rsqrt(), factor=factor, kind=kind, numbers=numbers)
 
     def _prior_trace(self, P: Any) -> Tensor:
@@ -171,7 +169,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
 
     def _moments(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
         y = torch.cat([self.f(self.params, part) for part in batch])
-        kernel = _kernel(self.f, self.params, self.space, self.prior_precision, self.layers)
+        kernel = inner.kernel_of(self.f, self.params, self.space, self.prior_precision, self.layers)
         x = parts.joined(batch) if joint else None
         found = []
         for one in batch if x is None else [x]:
@@ -187,7 +185,7 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
                 own, V = kernel(one, None), V.flatten(1)
                 found.append(own.flatten(2).flatten(0, 1) - V.mT @ V)
             else:
-                found.append(_own(kernel, one) - torch.einsum("mbc,mbd->bcd", V, V))
+                found.append(inner.own_blocks(kernel, one) - torch.einsum("mbc,mbd->bcd", V, V))
         return y, torch.cat(found).to(trees.leaves(self.params)[0].dtype)
 
 
@@ -241,68 +239,16 @@ def functional_laplace(
     x = parts.joined([item[0] for item in seen])
     if layers is None:
         layers = LayerCollection.from_function(f, params, x)
-    F = _space(params, layers)
+    F = inner.space_of(params, layers)
     P, T = priors.precision(F, prior_precision, params), priors.number(temperature, F)
     priors.check_positive(P, cure="a kernel needs a prior")
     columns = [Exact(known)(f(params, x), target, weight) for x, target, weight in seen]
     roots = torch.cat([working(r.reshape(*r.shape[:2], math.prod(r.shape[2:]))) for r in columns], 1) * T**-0.5
-    K = _kernel(f, params, F, P, layers)(x, None)
-    factor, (kind, numbers) = _factor(_within(roots, K)), emptied(known)
+    K = inner.kernel_of(f, params, F, P, layers)(x, None)
+    factor, (kind, numbers) = inner.factor_of(inner.within(roots, K)), emptied(known)
     return FunctionalLaplace(
         f, params, x, roots, factor, P, priors.mean_of(F, prior_mean, params), T, kind, numbers, layers
     )
-
-
-def _within(roots: Tensor, K: Tensor) -> Tensor:
-    """R'K R `[N K, N K]` of a kernel `[N, C, N, C]`."""
-    inner = torch.einsum("knc,ncmd,lmd->nkml", roots, K, roots)
-    finite(inner, "functional_laplace", "f, its Jacobian or the kernel overflows at these params and data")
-    size = inner.shape[0] * inner.shape[1]
-    inner = inner.reshape(size, size)
-    return (inner + inner.mT) / 2
-
-
-def _factor(inner: Tensor) -> Tensor:
-    """The Cholesky factor of I + R'K R."""
-    return torch.linalg.cholesky(inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device))
-
-
-def _space(params: Any, layers: LayerCollection | None) -> PMatEye:
-    """The identity on the leaves of these layers, for what is asked of a matrix's space."""
-    own, like = params if layers is None else layers.restrict(params), trees.leaves(params)[0]
-    return PMatEye(torch.ones((), dtype=like.dtype, device=like.device), Layout.of(own)).on_layers(layers)
-
-
-def _kernel(
-    f: Callable[..., Tensor], params: Any, F: PMatEye, P: Any, layers: LayerCollection | None
-) -> Callable[[Any, Any], Tensor]:
-    """`kernel(x, x2)` = J(x) P^-1 J(x2)' `[B, C, B2, C]`; of several amounts that of f(P^-1/2 q) at q = P^1/2 params."""
-    if isinstance(P, Tensor):
-        return lambda x, x2: working(gram(f, params, (x,), _given(x2), layers=layers, check=False).kernel) / P
-    own, shapes = parts.part(F, params), F.layout.shapes
-    amounts = zip(priors.leafwise(F, P), shapes, trees.leaves(own))
-    roots = F.layout.unflatten([r.rsqrt().expand(s).to(t.dtype) for r, s, t in amounts])
-    part_of = parts.on_part(F, f, params)
-    g = lambda q, x: part_of(trees.map(lambda t, r: t * r, q, roots), x)
-    at = trees.map(lambda t, r: t / r, own, roots)
-    return lambda x, x2: working(gram(g, at, (x,), _given(x2)).kernel)
-
-
-def _given(x: Any) -> Any:
-    return None if x is None else (x,)
-
-
-def _own(kernel: Callable[[Any, Any], Tensor], x: Any) -> Tensor:
-    """The blocks `[B, C, C]` of examples with themselves, a few examples at once."""
-    n, found = batch_size(x), []
-    for start in range(0, n, SOME):
-        part = trees.map(lambda t: t[start : start + SOME], x)  # noqa: B023
-        k = kernel(part, None)
-        found.append(k.diagonal(dim1=0, dim2=2).movedim(-1, 0))
-    return torch.cat(found)
-
-
-SOME = 16
 
 
 full_precision_methods(FunctionalLaplace)

@@ -128,12 +128,14 @@ OPTIONS = {"n_samples": 2, "generator": torch.Generator(), "centered": True}
 
 @pytest.mark.parametrize(
     ("options", "estimator"),
-    {
-        (calls[0], name)
-        for _, _, ours in EVERY
-        if (calls := re.findall(r"fim\((estimator=[^()]*)\)", ours))
-        for name in re.findall(r'"(\w+)"', ours)
-    },
+    sorted(
+        {
+            (calls[0], name)
+            for _, _, ours in EVERY
+            if (calls := re.findall(r"fim\((estimator=[^()]*)\)", ours))
+            for name in re.findall(r'"(\w+)"', ours)
+        }
+    ),
 )
 def test_estimators_that_rows_name_take_the_options_beside_them(options, estimator):
     names = {o.strip(" =") for o in options.split(",")} - {"estimator", "noise"}
