@@ -65,6 +65,6 @@ use_adaptive_learning_rate, use_adaptive_momentum | recipes.kfac(rate=) None, re
 learning_rate_schedule, momentum_schedule         | recipes.kfac(rate=, momentum=), numbers or functions of the step
 norm_constraint, l2_reg                           | recipes.kfac(norm_constraint=, l2=, weight_decay=, clip=)
 num_burnin_steps                                  | recipes.kfac, init with a list of batches
-batch_process_func, func_state, batch norm        | recipes.kfac(statistics=, forget=)
+batch_process_func, func_state, batch norm        | recipes.in_train_mode(f), then recipes.kfac(statistics=, forget=)
 patches_moments                                   | PMatKFAC.factors
 """

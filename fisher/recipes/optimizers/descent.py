@@ -109,10 +109,11 @@ def kfac(
     adapted.  damping may be {layer: number} as of `solve`, F.relative(0.1) for one, where inputs are small (digits / 100: a loss
     of 0.5 after 20 steps, with 0.1 of 2.3): state.damping, 1 at first, is the factor of them all that is adapted.
 
-    statistics: (params, x) -> {path: value}, the leaves of params that batch norm in train mode takes from the batch; f is as in
-    eval mode, with these leaves as running averages.  The curvature is that of f at the statistics of the batch, as constants
-    (examples stay apart); the ratio's loss has those of the new params; the updates of these leaves are forget (value - leaf), so
-    that params hold the running averages.  `gradient` is the user's, through the statistics or not.
+    statistics: (params, x) -> {path: value}, the leaves of params that batch norm in train mode takes from the batch, as
+    `in_train_mode(f)` makes it; f is as in eval mode, with these leaves as running averages.  The curvature is that of f at the
+    statistics of the batch, as constants (examples stay apart); the ratio's loss has those of the new params; the updates of
+    these leaves are forget (value - leaf), so that params hold the running averages.  `gradient` is the user's, through the
+    statistics or not.
 
     reduce: of several processes, each with a batch of its own, as in `fim`: `fisher.distributed.all_reduce()`.  The factors, the
     products with F of the model, its clips and the damping's ratio are those of all batches together, and the eigenvectors are

@@ -134,12 +134,18 @@ class Writer:
             return {"record": name, "arguments": self._parts(vars(type(node))["__getnewargs__"](node), path)}
         named = field_names(type(node))
         own: dict[str, Any] = dict(zip(named or (), node)) if isinstance(node, tuple) else vars(node)
-        fields = {key: self.of(value, (*path, key)) for key, value in own.items() if named is None or key in named}
-        beside = {
-            key: self.of(value, (*path, key))
-            for key, value in own.items()
-            if key not in fields and not _cached(node, key)
-        }
+        pickled = _pickled(node)
+
+        def of(key: str, value: Any) -> Any:
+            try:
+                return self.of(value, (*path, key))
+            except TypeError:
+                if key not in pickled or pickled[key] is value:
+                    raise
+                return self.of(pickled[key], (*path, key))
+
+        fields = {key: of(key, value) for key, value in own.items() if named is None or key in named}
+        beside = {key: of(key, value) for key, value in own.items() if key not in fields and not _cached(node, key)}
         return {"record": name, "fields": fields} | ({"beside": beside} if beside else {})
 
     def _tensor(self, t: Tensor, path: Path) -> str:
@@ -149,6 +155,13 @@ class Writer:
             self._names[id(t)] = name
             self.tensors[name] = t
         return self._names[id(t)]
+
+
+def _pickled(node: Any) -> dict[str, Any]:
+    """What an object has pickled of itself, where it says so: of a posterior, something else in place of its function."""
+    own: Any = getattr(type(node), "__getstate__", None)
+    state: Any = {} if own is getattr(object, "__getstate__", None) else own(node)
+    return state if isinstance(state, dict) else {}
 
 
 def _cached(node: Any, key: str) -> bool:

@@ -31,6 +31,7 @@ def save(tree: Any, path: str | os.PathLike[str], *, given: Iterable[str] = ()) 
 
     path: written beside and renamed: where it fails, the old file stays as it was, and readers see one of the two.
     given: dotted paths of what the file leaves out (functions, objects of foreign classes); `load` is given them again.
+    A posterior is saved without its function, and gets it back by `on_function(f)`.
 
     Classes of records are registered by `trees.record`, those of settings (dataclasses, named tuples, enums), and functions, by
     `trees.static`.

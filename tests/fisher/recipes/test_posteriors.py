@@ -46,10 +46,16 @@ def through_a_file(posterior):
     return torch.load(file)  # of default settings: nothing but tensors, numbers and names is trusted
 
 
+def through_safetensors(posterior, folder):
+    trees.save(posterior, folder / "posterior")
+    return trees.load(folder / "posterior")
+
+
+@pytest.mark.parametrize("way", ["torch.save", "trees.save"])
 @pytest.mark.parametrize("name", MADE)
-def test_saved_and_copied(name):
+def test_saved_and_copied(name, way, tmp_path):
     posterior = MADE[name]()
-    loaded = through_a_file(posterior)
+    loaded = through_a_file(posterior) if way == "torch.save" else through_safetensors(posterior, tmp_path)
     with pytest.raises(ValueError, match=r"f: a posterior is saved without its function.*on_function\(f\)"):
         loaded.predict(X)
     copies = [loaded.on_function(f), copy.copy(posterior), copy.deepcopy(posterior), trees.map(lambda t: t, posterior)]
