@@ -78,7 +78,8 @@ def _mapped(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, colum
         _, back = vjp(lambda part: output(part, trees.map(lambda t: t[None], x))[0], own)  # type: ignore[misc]
         return vmap(lambda c: back(c)[0])(columns)
 
-    return vmap(one, in_dims=(0, 1), out_dims=1)(x, columns)
+    found = vmap(one, in_dims=(0, 1))(x, columns)  # with out_dims=1 vmap does not take zeros that all examples share
+    return {n: t.transpose(0, 1) for n, t in found.items()}
 
 
 def _masked(output: Callable[..., Tensor], own: dict[int, Tensor], x: Any, columns: Tensor) -> dict[int, Tensor]:

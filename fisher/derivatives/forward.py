@@ -16,12 +16,9 @@ from fisher.checks.purity import no_random_call
 from fisher.checks.reverse_mode import beyond_transforms, reverse
 from fisher.derivatives import untransformed
 from fisher.derivatives.plain import plainly
+from fisher.derivatives.untransformed import Missing
 from linmaps import trees
 from linmaps.trees.graphs.tracing import LOCK
-
-
-class Missing(ValueError):
-    """torch has no derivative that a product needs."""
 
 
 def jvp(fn: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:

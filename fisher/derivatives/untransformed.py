@@ -1,6 +1,6 @@
 """Products with derivatives by autograd itself, of functions that no transform of torch.func runs.
 
-None where a tensor that they close over would lose its graph.
+None where a tensor that they close over would lose its graph; `Missing` where a backward has no derivative of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,17 @@ import torch
 from torch import Tensor
 
 from fisher.checks.reverse_mode import fresh, others
+
+
+class Missing(ValueError):
+    """torch has no derivative that a product needs."""
+
+
+ONCE = (
+    "f: calls an autograd.Function whose backward has no derivative of its own (torch.autograd.function.once_differentiable), "
+    "expected one that is made of differentiable calls, as products by J v, F v and Hessians need; write it by other calls, or "
+    "take a matrix made of gradients alone (PMatDense, PMatDiag, PMatKFAC), or PFMapDense"
+)
 
 
 def pushed(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
@@ -30,6 +41,7 @@ def pushed(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Te
             return y, torch.zeros_like(y)
         u = torch.zeros_like(y).requires_grad_()
         back = torch.autograd.grad(y, own, u, create_graph=True, allow_unused=True)
+        _twice(back, (*own, u))
         parts = [(g, v) for g, v in zip(back, along) if g is not None and g.requires_grad]
         if not parts:
             return y.detach(), torch.zeros_like(y)
@@ -55,7 +67,14 @@ def curved(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Te
         if not y.requires_grad:
             return [torch.zeros_like(t) for t in own]
         slopes = torch.autograd.grad(y, own, create_graph=True, materialize_grads=True)
+        _twice(slopes, own)
         total = torch.stack([(g * v).sum() for g, v in zip(slopes, along)]).sum()
         if not total.requires_grad:
             return [torch.zeros_like(t) for t in own]
         return list(torch.autograd.grad(total, own, allow_unused=True, materialize_grads=True))
+
+
+def _twice(back: Sequence[Tensor | None], own: Sequence[Tensor]) -> None:
+    """Raise where gradients lead to other leaves: torch puts some where a backward is differentiable once."""
+    if others([g for g in back if g is not None], own):
+        raise Missing(ONCE)

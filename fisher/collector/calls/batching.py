@@ -14,6 +14,12 @@ from torch.overrides import TorchFunctionMode
 from fisher.collector.calls.bags import embedding_bag
 from fisher.collector.calls.recurrent import RECURRENT
 from fisher.collector.rules.match import bind
+from linmaps.checks.precision import full_precision, is_on
+from linmaps.numerics.dtypes import working
+from linmaps.numerics.numeric import positive_root
+
+IF_MANY, BY_PRODUCT = "use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist"  # modes of torch.cdist
+MANY = 25  # rows, from which on it makes distances by a product
 
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -37,19 +43,42 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))
 
 
-def distances(a: Tensor, b: Tensor, p: float = 2.0) -> Tensor:
+@full_precision()
+def distances(a: Tensor, b: Tensor, p: float = 2.0, mode: str = IF_MANY) -> Tensor:
     """|a - b|_p of all pairs of rows, `[..., P, R]` of `[..., P, M]` and `[..., R, M]`: of several columns torch's own takes the
     wrong ones back, and it has no forward mode.
+
+    mode: as of `torch.cdist`, whether |a - b|^2 = |a|^2 + |b|^2 - 2 a'b is made by a product, without differences in memory.
 
     >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     tensor([[5., 1.]])
     """
-    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+    if p == 2 and (mode == BY_PRODUCT or (mode == IF_MANY and max(a.shape[-2], b.shape[-2]) > MANY)):
+        squares = (a**2).sum(-1)[..., None] + (b**2).sum(-1)[..., None, :]
+        return positive_root(squares - 2 * a @ b.mT)
+    return _lengths(a.unsqueeze(-2) - b.unsqueeze(-3), p)
+
+
+@full_precision()
+def among(x: Tensor, p: float = 2.0) -> Tensor:
+    """|x_i - x_j|_p of all pairs i < j of rows, `[R (R - 1) / 2]` of `[R, M]`: torch's own has no forward mode.
+
+    >>> among(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])).tolist()
+    [5.0, 1.0, 4.242640495300293]
+    """
+    i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    return _lengths(x[i] - x[j], p)
+
+
+def _lengths(t: Tensor, p: float) -> Tensor:
+    """|t|_p over the last axis; for p = 0 how many numbers are not 0, whose derivative is zero."""
+    return (t != 0).sum(-1).to(t.dtype) if p == 0 else torch.linalg.vector_norm(t, p, -1)
 
 
 def strided(x: Tensor, size: Sequence[int], stride: Sequence[int], start: int = 0) -> Tensor | None:
     """Entries of a contiguous x at start + i_1 stride_1 + i_2 stride_2 + ..., a copy of what x.as_strided shows: torch's own
-    counts in the memory of all examples together.  None where they are not all in x.
+    counts in the memory of all examples together.  None where they are not all in x.  Autograd refuses to write into it, as
+    the view could be written into.
 
     >>> strided(torch.arange(5.0), (2, 3), (2, 1))
     tensor([[0., 1., 2.],
@@ -61,11 +90,22 @@ def strided(x: Tensor, size: Sequence[int], stride: Sequence[int], start: int = 
     index = torch.full((1,) * len(size), start, device=x.device)
     for axis, (n, s) in enumerate(zip(size, stride)):
         index = index + s * torch.arange(n, device=x.device).reshape(-1, *[1] * (len(size) - axis - 1))
-    return x.reshape(-1)[index]
+    return x.reshape(-1)[index].unsqueeze(0).unbind(0)[0]  # one of several views, into which nothing is written
 
 
 def _distances(args: Any, kwargs: Any) -> Tensor:
-    return distances(*bind(("x1", "x2", "p"), args, kwargs, (None, None, 2.0)))
+    a, b, p, mode = bind(("x1", "x2", "p", "compute_mode"), args, kwargs, (None, None, 2.0, IF_MANY))
+    return _lowered(distances(working(a), working(b), p, mode), a)
+
+
+def _among(args: Any, kwargs: Any) -> Tensor:
+    x, p = bind(("input", "p"), args, kwargs, (None, 2.0))
+    return _lowered(among(working(x), p), x)
+
+
+def _lowered(out: Tensor, like: Tensor) -> Tensor:
+    """In the dtype of what was given, or in float32 under autocast, which computes distances in it."""
+    return out if is_on() and torch.is_autocast_enabled(like.device.type) else out.to(like.dtype)
 
 
 def _strided(args: Any, kwargs: Any) -> Tensor | None:
@@ -121,6 +161,7 @@ SOUND: dict[Any, Callable[[Any, Any], Any]] = {
     **dict.fromkeys((F.prelu, torch.prelu, torch.Tensor.prelu), _prelu),
     torch._weight_norm: _weight_norm,
     torch.cdist: _distances,
+    torch.pdist: _among,
     **dict.fromkeys((torch.as_strided, torch.Tensor.as_strided), _strided),
     **dict.fromkeys((torch.roll, torch.Tensor.roll), _roll),
     **{norm: _widened(norm) for norm in (F.layer_norm, F.group_norm, F.batch_norm, F.instance_norm)},

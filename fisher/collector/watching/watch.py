@@ -126,7 +126,7 @@ class Watcher(Maker):
                 return spelled
         if isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional":
             return self._composite(func, args, kwargs, touched)
-        out = func(*args, **kwargs)
+        out = sound(func, args, kwargs)
         if call_name(func) and any(isinstance(t, Tensor) for t in trees.leaves(out)):
             self._opaque(touched, call_name(func))  # a call without a name is closed: the check finds it
         return out

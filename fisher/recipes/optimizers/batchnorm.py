@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from fisher.checks import doors
 from fisher.collector.collection import LayerCollection
 from fisher.collector.rules.match import bind
+from fisher.collector.watching.known import Known, tensors, tensors_of
 from linmaps import trees
 from linmaps.numerics.dtypes import working
 from linmaps.trees import path_str
@@ -26,6 +27,9 @@ CALLS: dict[Any, tuple[str, ...]] = {
     F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
     torch.batch_norm: ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
 }
+
+OTHERS = (F.instance_norm, torch.instance_norm)
+SAME = (torch.Tensor.detach, torch.Tensor.data.__get__)  # the same leaf, without a derivative
 
 
 def of_batch(statistics: Statistics | None, params: Any, x: Any) -> dict[str, Tensor]:
@@ -95,7 +99,8 @@ def without(layers: LayerCollection, values: Mapping[str, Tensor], given: bool) 
     touched = [layer.name for layer in layers if any(every[n] in values for n in layer.leaves)]
     if touched and given:
         raise ValueError(
-            f"layers: {touched[0]} holds statistics of the batch, expected layers without; use layers.remove({touched[0]!r})"
+            f"layers: {touched[0]} holds statistics of the batch, expected layers without; use "
+            f"layers.remove({', '.join(map(repr, touched))})"
         )
     return layers.select(lambda layer: layer.name not in touched)
 
@@ -110,8 +115,9 @@ def in_train_mode(f: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], Stat
     Together they train a network with `kfac` as torch does in train mode: `kfac(f, statistics=statistics)`, given gradients of
     the loss of `trained`.  Dropout stays off.  Maps by vmap over stacked params.
 
-    Both raise ValueError where no batch norm reads leaves of params, and for one that is called twice, whose statistics
-    would be two.
+    A batch norm whose running averages are constants of f stays as it is.  Both raise ValueError where no batch norm reads
+    leaves of params; where one is in train mode, reads a leaf beside a constant, or what is made of leaves; and for one that
+    is called twice, whose statistics would be two.
 
     Ioffe and Szegedy (2015).
 
@@ -147,6 +153,7 @@ class _Normalizing(TorchFunctionMode):
         super().__init__()
         leaves = trees.leaves(params)
         self.paths = dict(zip(map(id, leaves), names(trees.paths(params))))
+        self.made = Known()  # of leaves alone
         self.alive = list(leaves)
         self.found: dict[str, Tensor] = {}
 
@@ -154,13 +161,47 @@ class _Normalizing(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in CALLS:
             given = dict(zip(CALLS[func], bind(CALLS[func], args, kwargs, (None,) * 6 + (0.1, 1e-5))))
-            if not given["training"] and id(given["running_mean"]) in self.paths:
+            if self._reads_leaves(**given):
                 return self._normalized(**given)
+        if func in OTHERS:
+            mean = bind(("input", "running_mean"), args[:2], kwargs, (None, None))[1]
+            if id(mean) in self.paths:
+                raise ValueError(
+                    f"{self.paths[id(mean)]}: is the running mean of an instance norm, which in train mode takes those of each "
+                    "example, expected batch norms alone"
+                )
         out = func(*args, **kwargs)
-        if func is torch.Tensor.detach and id(args[0]) in self.paths:  # the same leaf, without a derivative
+        if func in SAME and id(args[0]) in self.paths:
             self.paths[id(out)] = self.paths[id(args[0])]
             self.alive.append(out)
+        elif (given := tensors(args, kwargs)) and all(id(t) in self.paths or t in self.made for t in given):
+            self.made.update(t for t in tensors_of(out) if id(t) not in self.paths)
         return out
+
+    def _reads_leaves(self, running_mean: Any, running_var: Any, training: Any, **_: Any) -> bool:
+        """Whether the running averages are leaves; ValueError for those of which a part is."""
+        pair = {"mean": running_mean, "variance": running_var}
+        own = {name: self.paths.get(id(t)) for name, t in pair.items()}
+        path = own["mean"] or own["variance"]
+        if path is None:
+            for name, t in pair.items():
+                if isinstance(t, Tensor) and t in self.made:
+                    raise ValueError(
+                        f"f: the running {name} of a batch norm is made of leaves of params, expected a leaf, which statistics "
+                        "name by its path"
+                    )
+            return False
+        if training:
+            raise ValueError(
+                f"{path}: its batch norm is in train mode, in which it changes what it is given, expected eval mode; for a "
+                "module f, params = fisher.functional(module.eval(), buffers=True)"
+            )
+        if None in own.values():
+            raise ValueError(
+                f"{path}: the running {'variance' if own['mean'] else 'mean'} beside it is no leaf of params, expected mean and "
+                "variance to be leaves, or neither"
+            )
+        return True
 
     def _normalized(
         self, input: Tensor, running_mean: Any, running_var: Any, weight: Any, bias: Any, eps: float, **_: Any
@@ -169,17 +210,17 @@ class _Normalizing(TorchFunctionMode):
         wide = working(input)
         if wide.numel() <= wide.shape[1]:
             raise ValueError(
-                f"{self.paths[id(running_mean)]}: got {tuple(input.shape)}, a single value for each channel, expected several: "
-                "their variance is 0"
+                f"{self.paths[id(running_mean)]}: got {tuple(input.shape)}, fewer than two values for each channel, expected "
+                "several: they have no variance"
             )
         mean, var = wide.mean(axes, keepdim=True), wide.var(axes, correction=0, keepdim=True)
         for leaf, value in ((running_mean, mean), (running_var, var)):
-            path = self.paths.get(id(leaf), "")
+            path = self.paths[id(leaf)]
             if path in self.found:
                 raise ValueError(
                     f"{path}: the batch norm of it is called twice, with statistics of its own each time, expected once"
                 )
-            self.found |= {path: value.flatten()} if path else {}
+            self.found[path] = value.flatten()
         out = (wide - mean) * (
             var + eps
         ).rsqrt()  # by formula: torch's call has other second derivatives in forward mode

@@ -86,6 +86,9 @@ REVERSE_ALONE = {  # torch has no forward mode of these
     "maps sampled": sampled,
     "distances": lambda y: torch.cdist(y, torch.eye(6, dtype=y.dtype)),
     "distances of p 1": lambda y: torch.cdist(y, torch.eye(6, dtype=y.dtype), p=1.0),
+    "distances of p 0": lambda y: torch.cdist(y, torch.eye(6, dtype=y.dtype), p=0.0),
+    "distances of many": lambda y: torch.cdist(y, torch.arange(180, dtype=y.dtype).sin().reshape(30, 6)),
+    "distances among rows": lambda y: torch.stack([nn.functional.pdist(t.reshape(3, 2)) for t in y]),
     "a sparse product": lambda y: torch.sparse.mm(torch.eye(3, len(y), dtype=y.dtype).to_sparse(), y),
     "incomplete gamma": lambda y: torch.special.gammainc(torch.full_like(y, 2.0), 1 + y**2),
 }
@@ -156,9 +159,27 @@ def test_products_where_torch_has_no_forward_mode(name):
 
 
 def test_a_call_without_any_second_derivative_is_named():
-    f = lambda p, x: nn.functional.pdist(x @ p["w"]).expand(len(x), -1)
-    with pytest.raises(ValueError, match=r"calls _pdist_forward, of which torch has no forward mode.*PMatDense"):
+    f = lambda p, x: torch.segment_reduce(x @ p["w"], "sum", lengths=torch.ones(len(x), dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"calls segment_reduce, of which torch has no forward mode.*PMatDense"):
         jvp(lambda p: f(p, randn(3, 4)), ({"w": randn(4, 2)},), ({"w": randn(4, 2)},))
+
+
+@pytest.mark.parametrize(
+    "mode", ["use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist"]
+)
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, torch.inf])
+@pytest.mark.parametrize("rows", [2, 30])
+def test_distances_are_those_of_torch(rows, p, mode):
+    """With their gradients, where points coincide too; in float32 under autocast and in half precision."""
+    a, b, u = randn(2, 4, 3), randn(rows, 3, seed=1), randn(2, 4, rows, seed=2)
+    b[0] = a[0, 0]
+    u[0, 0, 0] = 0.0 if mode.startswith("use") and p == 2.0 else 1.0  # there a product gives rounding for 0
+    run = lambda a, b: torch.cdist(a, b, p, mode)
+    (y, back), (want, torchs) = vjp(plainly(run), a, b), vjp(run, a, b)
+    close((y, *back(u)), (want, *torchs(u)), 3e-8, "values and gradients")
+    assert plainly(run)(a.bfloat16(), b.bfloat16()).dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        close(plainly(run)(a.bfloat16(), b.float()), run(a.bfloat16(), b.float()), 1e-3, "autocast")
 
 
 def test_experts_of_a_mixture():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.func import vmap
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
@@ -41,6 +42,15 @@ class Squashed(torch.autograd.Function):
     def backward(ctx, g):
         (x,) = ctx.saved_tensors
         return g * (1 - torch.tanh(x) ** 2)
+
+
+class Once(Squashed):
+    """tanh x, whose backward is differentiable once."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        return Squashed.backward(ctx, g)
 
 
 class Newer(torch.autograd.Function):
@@ -186,3 +196,21 @@ def test_transforms_and_checkpoints_are_refused_by_cause():
     f = lambda p, x: checkpoint(lambda z: linear(torch.tanh(linear(z, p["a"])), p["b"]), x, use_reentrant=True)
     with pytest.raises(ValueError, match=r"gradient checkpointing.*run it without checkpointing"):
         fisher.fim(f, {"a": P["a"], "b": P["b"]}, X)
+
+
+PRODUCTS = {
+    "jvp": lambda f: fisher.PFMapImplicit(f, P, X).jvp(P),
+    "F v": lambda f: fisher.PMatImplicit.of(f, P, X).mv(P),
+    "jacobian": lambda f: fisher.jacobian(f, P, X, fisher.PFMapImplicit).jvp(P),
+    "hessian": lambda f: fisher.hessian(_losses(f), P, (X, T), fisher.PMatImplicit).mv(P),
+    "ggn": lambda f: fisher.ggn(f, lambda y, t: cross_entropy(y, t, reduction="none"), P, (X, T)).mv(P),
+    "kfac": MADE["kfac"],
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_with_a_backward_that_is_differentiable_once_are_refused(name):
+    f = lambda p, x: OLDER(p, Once.apply(x @ p["a"].T @ p["a"]))
+    with pytest.raises(ValueError, match=r"backward has no derivative of its own.*once_differentiable.*PMatDense"):
+        PRODUCTS[name](f)
+    assert fisher.fim(f, P, X, fisher.PMatDense).trace() > 0

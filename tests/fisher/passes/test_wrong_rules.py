@@ -168,3 +168,54 @@ def test_the_layers_say_that_columns_go_one_by_one():
     assert made.select(["a"]).singly
     assert not fisher.LayerCollection.from_function(of(torch.sin), P, X).singly
     assert "columns one by one" in repr(made).splitlines()[0]
+
+
+SPELLED = {
+    "cdist": lambda p, x: -torch.cdist(x.tanh() @ p["a"], p["c"][:3] * p["b"].T),
+    "as_strided": lambda p, x: (x @ p["a"]).as_strided((len(x), 2, 2), (3, 1, 1)).tanh().sum(2) @ p["b"][:2] * p["c"],
+    "roll": lambda p, x: (x @ p["a"] @ p["b"].roll(3)) * p["c"].roll(1),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_what_is_written_by_other_calls_goes_in_columns_and_products(name):
+    f = SPELLED[name]
+    assert not fisher.LayerCollection.from_function(f, P, X).singly
+    close(fisher.fim(f, P, X, fisher.PMatImplicit).mv(P), fisher.fim(f, P, X, fisher.PMatDense).mv(P), 1e-10, name)
+
+
+def written(p, x):
+    """Half of a copy is doubled, through a view with strides of its own."""
+    h = x @ p["a"] + 0.0
+    h.as_strided((len(x), 2), (3, 1)).mul_(2.0)
+    return h.tanh() @ p["b"]
+
+
+def test_a_view_that_is_written_into_stays_one():
+    own = {"a": P["a"], "b": P["b"]}
+    plain = lambda p, x: (x @ p["a"] * torch.tensor([2.0, 2.0, 1.0], dtype=D)).tanh() @ p["b"]
+    close(fisher.jacobian(written, own, X).to_torch(), fisher.jacobian(plain, own, X).to_torch(), 1e-10, "rows")
+    layers = fisher.LayerCollection.from_function(written, own, X)
+    with pytest.raises(RuntimeError, match=r"being modified inplace"):  # under vmap it is a copy
+        torch.func.vmap(lambda p: fisher.fim(written, p, X, layers=layers).trace())(trees.stack([own, own]))
+
+
+def test_a_leaf_that_moves_no_output_has_zero_rows():
+    """The code book of quantized units, whose nearest entries are constants: none of its gradients knows an example."""
+
+    def f(p, x):
+        h = x @ p["a"]
+        nearest = p["codes"][torch.cdist(h, p["codes"]).argmin(1)]
+        return (h + (nearest - h).detach()) @ p["b"]
+
+    params = {"a": P["a"], "b": P["b"], "codes": _randn(7, 3, seed=5)}
+    for kind in (fisher.PMatDense, fisher.PMatDiag, fisher.PMatKFAC, fisher.PMatEKFAC):
+        F = fisher.fim(f, params, X, kind)
+        assert not F.mv(params)["codes"].any()
+    J = fisher.jacobian(f, params, X)
+    close(
+        fisher.gram(f, params, X).kernel.flatten(),
+        (J.to_torch().flatten(0, 1) @ J.to_torch().flatten(0, 1).T).flatten(),
+        1e-10,
+        "kernel",
+    )

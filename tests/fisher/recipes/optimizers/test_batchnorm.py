@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import grad, vmap
-from torch.nn.functional import batch_norm, cross_entropy
+from torch.nn.functional import batch_norm, cross_entropy, instance_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 import fisher
@@ -117,11 +117,55 @@ def test_what_cannot_be_normalized_is_refused():
         with pytest.raises(ValueError, match=r"calls no batch norm.*buffers=True"):
             run(params, x)
     f, params = fisher.functional(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval(), buffers=True)
-    with pytest.raises(ValueError, match=r"1.running_mean: got \(1, 2\), a single value for each channel"):
+    with pytest.raises(ValueError, match=r"1.running_mean: got \(1, 2\), fewer than two values for each channel"):
         in_train_mode(f)[0](params, x[:1])
     twice = lambda p, x: batch_norm(batch_norm(x, p["mean"], p["var"]).exp(), p["mean"], p["var"])
     with pytest.raises(ValueError, match=r"mean: the batch norm of it is called twice"):
         in_train_mode(twice)[0]({"mean": torch.zeros(2), "var": torch.ones(2)}, torch.randn(3, 2))
+
+
+Q = {"mean": torch.zeros(2), "var": torch.ones(2), "both": torch.ones(4)}
+ODD = {
+    "a constant variance": (
+        lambda p, x: batch_norm(x, p["mean"], torch.ones(2)),
+        r"mean: the running variance beside it",
+    ),
+    "a constant mean": (lambda p, x: batch_norm(x, torch.zeros(2), p["var"]), r"var: the running mean beside it"),
+    "a variance made of a leaf": (
+        lambda p, x: batch_norm(x, p["mean"], p["var"].clamp_min(1e-3)),
+        r"mean: the running variance",
+    ),
+    "pieces of a leaf": (
+        lambda p, x: batch_norm(x, p["both"][:2], p["both"][2:]),
+        r"running mean .* is made of leaves",
+    ),
+    "train mode": (
+        lambda p, x: batch_norm(x, p["mean"], p["var"], training=True),
+        r"mean: its batch norm is in train mode",
+    ),
+    "an instance norm": (
+        lambda p, x: instance_norm(x[..., None].expand(-1, -1, 3), p["mean"], p["var"], use_input_stats=False).mean(2),
+        r"mean: is the running mean of an instance norm",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_statistics_that_are_leaves_in_part_are_refused(name):
+    """Beside a batch norm that serves; params are left as they are."""
+    odd, words = ODD[name]
+    f = lambda p, x: odd(p, batch_norm(x, p["first mean"], p["first var"]))
+    params = trees.map(torch.clone, Q | {"first mean": torch.zeros(2), "first var": torch.ones(2)})
+    kept = trees.map(torch.clone, params)
+    for run in in_train_mode(f):
+        with pytest.raises(ValueError, match=words):
+            run(params, torch.randn(5, 2, generator=torch.Generator().manual_seed(0)))
+    assert all(map(torch.equal, trees.leaves(params), trees.leaves(kept)))
+
+
+def test_averages_read_without_their_graph():
+    f = lambda p, x: batch_norm(x, p["mean"].detach(), p["var"].data)
+    assert set(in_train_mode(f)[1](Q, torch.eye(2))) == {"mean", "var"}
 
 
 def test_running_averages_by_torch_alone():
