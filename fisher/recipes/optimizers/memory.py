@@ -12,7 +12,7 @@ from linmaps.checks import values
 from linmaps.trees.printed import cell, on_a_line
 
 
-@trees.record(static=("kind",))
+@trees.record(static=("kind", "statistics"))
 class KFACState:
     """The state of `recipes.kfac` and `recipes.soap`.
 
@@ -21,7 +21,8 @@ class KFACState:
     weight: how much of the weights 1 that the average tends to it has seen: it is what the bias is corrected by.
     bases: the factors as they were decomposed last, with their eigenvalues or the second moments of gradients there.
     velocity: the last update (of soap: the first moment), in float32 at least.  damping: a scalar.  kind: whose state it is,
-    "kfac" or "soap", which keep other numbers in the same fields.
+    "kfac" or "soap", which keep other numbers in the same fields.  statistics: the paths of the leaves that batch norm takes
+    from the batch.
 
     It passes through vmap, `trees.stack`, `torch.save`, `growth.grow_like` (which gives new units zeros in the factors and
     axes of their own in the bases).  Of a stacked ensemble all members have made the same number of steps.
@@ -34,6 +35,7 @@ class KFACState:
     velocity: Any
     damping: Tensor
     kind: str = "kfac"
+    statistics: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         blocks = f"{len(self.factors.layers)} layers, {self.factors.layers.numel():,} parameters"

@@ -27,7 +27,8 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Any = None) ->
     which: a LayerCollection (the leaves of its layers), a path or several ("encoder" names all leaves under it), or a predicate
     on the dotted path.  optimizer: any two pure functions init and update, those of TorchOpt too.  One that asks for the batch,
     as `kfac` and `soap`, looks at f, so that it gets the whole of params and gradients and must be told the same leaves:
-    `(layers, kfac(f, layers=layers))`.  Others get `{path: leaf}`.
+    `(layers, kfac(f, layers=layers))`.  Others get `{path: leaf}`.  Running averages of batch norm, `kfac(statistics=)`, are
+    moved by the first part that takes them from the batch, whatever leaves it has, and by no other.
     state: `{name: state}`.  It passes through vmap and `growth.grow_like` as the states in it do.
 
     Raises ValueError for a leaf in two parts or in none (to leave leaves as they are give them an optimizer of rate 0), and for
@@ -61,12 +62,18 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Any = None) ->
     def init(
         params: Any, batch: Any = None, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Any]:
-        found, made = _shares(parts, rest, params), {}
-        for name, rule in rules.items():
-            asked = asked_for(rule.init, batch=batch, noise=noise, generator=generator)
-            made[name] = rule.init(params if "batch" in asked else _taken(params, found[name]), **asked)
-            _same_leaves(name, made[name], found[name])
-        return made
+        shares, made = _shares(parts, rest, params), {}
+        asked = {
+            name: asked_for(rule.init, batch=batch, noise=noise, generator=generator) for name, rule in rules.items()
+        }
+        for name in sorted(
+            rules, key=lambda name: "batch" not in asked[name]
+        ):  # which others have statistics is known then
+            own = params if "batch" in asked[name] else _taken(params, _by_state(shares, made)[name])
+            made[name] = rules[name].init(own, **asked[name])
+        for name, own in _by_state(shares, made).items():
+            _same_leaves(name, made[name], own)
+        return {name: made[name] for name in rules}
 
     def update(
         grads: Any,
@@ -81,6 +88,7 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Any = None) ->
         got = list(state) if isinstance(state, Mapping) else type(state).__name__
         if not isinstance(state, Mapping) or set(got) != set(rules):
             raise ValueError(f"state: got {got}, expected those of the parts {list(rules)}; make it anew by init")
+        found = _by_state(found, state)
         for name in rules:
             _same_leaves(name, state[name], found[name])
         flat: dict[str, Any] = {}
@@ -142,6 +150,14 @@ def _shares(parts: Mapping[str, tuple[Any, Any]], rest: Any, params: Any) -> dic
     return found if rest is None else found | {REST: left}
 
 
+def _by_state(shares: Mapping[str, list[str]], states: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The shares, with the statistics of the batch in that of the first state that has them."""
+    held = {name: s.statistics if isinstance(s, KFACState) else () for name, s in states.items()}
+    first = {path: name for name in reversed([n for n in shares if n in held]) for path in held[name]}
+    added = {name: [path for path in first if first[path] == name and path not in own] for name, own in shares.items()}
+    return {name: [path for path in own if first.get(path, name) == name] + added[name] for name, own in shares.items()}
+
+
 def _selected(which: Any, paths: list[str], name: str) -> list[str]:
     if isinstance(which, LayerCollection):
         every = names(which.layout.paths)
@@ -167,7 +183,7 @@ def _same_leaves(name: str, state: Any, own: list[str]) -> None:
         return
     layers = state.factors.layers
     every = names(layers.layout.paths)
-    moved = {every[n] for layer in layers for n in layer.leaves}
+    moved = {every[n] for layer in layers for n in layer.leaves} | (set(state.statistics) & set(own))
     if moved != set(own):
         raise ValueError(
             f"{name}: the optimizer moves {sorted(moved)}, expected {sorted(own)}; give the layers to both: (layers, "

@@ -102,8 +102,10 @@ class Upkeep:
         params = parameters(params)
         data = list(batch) if isinstance(batch, Iterable) and not one_batch(batch) else batch
         F = self.first(params, data, noise, generator)
-        if self.kind == "kfac":
-            self._has_forward_mode(F.layers, params, data[0] if isinstance(data, list) else data)
+        x, *_ = next(iter(weighted_batches(data[0] if isinstance(data, list) else data)))
+        own_statistics = of_batch(self.statistics, params, x)
+        if self.kind == "kfac" and batch_size(x):
+            self._has_forward_mode(F.layers, params, x, own_statistics)
         factors, own = widened(F), widened(F.layers.restrict(params))
         zero = torch.zeros_like(trees.leaves(own)[0].sum())
         n: Any = len(data) if isinstance(data, list) else 1
@@ -116,16 +118,14 @@ class Upkeep:
             trees.zeros_like(own),
             zero + damping,
             self.kind,
+            tuple(own_statistics),
         )
 
-    def _has_forward_mode(self, layers: LayerCollection, params: Any, batch: Any) -> None:
+    def _has_forward_mode(self, layers: LayerCollection, params: Any, x: Any, values: dict[str, Tensor]) -> None:
         """Raise where torch's forward mode of f, by which steps get their lengths, is another than its reverse mode."""
-        x, *_ = next(iter(weighted_batches(batch)))
-        if batch_size(x):
-            values = of_batch(self.statistics, params, x)
-            f, own = held(self.f, values), standing_in(params, values)
-            f, own = (f, own) if layers.complete else (layers.restricted(f, own), layers.restrict(own))
-            modes.forward(f, own, x, "kfac")
+        f, own = held(self.f, values), standing_in(params, values)
+        f, own = (f, own) if layers.complete else (layers.restricted(f, own), layers.restrict(own))
+        modes.forward(f, own, x, "kfac")
 
     def first(self, params: Any, data: Any, noise: Any, generator: Any) -> PMatKFAC:
         """The factors of the first batches, each with its own statistics where there are some."""

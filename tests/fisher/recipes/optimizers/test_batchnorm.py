@@ -8,7 +8,8 @@ from torch.nn.functional import batch_norm, cross_entropy, instance_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 import fisher
-from fisher.recipes import in_train_mode, kfac
+import growth
+from fisher.recipes import in_train_mode, kfac, partitioned
 from linmaps import trees
 from tests.fisher.digits import digits
 from tests.laws import close
@@ -176,3 +177,27 @@ def test_running_averages_by_torch_alone():
     trained, statistics = in_train_mode(f)
     close(trained(p, x), batch_norm(x, None, None, training=True), 1e-12, "outputs")
     close(statistics(p, x), {"mean": x.mean(0), "var": x.var(0, correction=0)}, 1e-12, "statistics")
+
+
+@pytest.mark.parametrize("statistics_named", [False, True])
+def test_one_of_several_optimizers_keeps_the_running_averages(statistics_named):
+    """K-FAC of a part has those of the whole network, which the optimizers of the rest leave alone."""
+    module, (x, t) = convolutional().double(), images(40)
+    f, params = fisher.functional(module.eval(), buffers=True)
+    trained, statistics = in_train_mode(f)
+    layers = fisher.LayerCollection.from_function(f, params, x).select(lambda layer: layer.kind == "conv2d")
+    own = ["0", "3.one", "3.two", *[path for path in params if "running" in path]] if statistics_named else layers
+    first = kfac(f, estimator="exact", statistics=statistics, layers=layers)
+    second = growth.adam(1e-2)
+    both, batch = partitioned({"plain": ("10", second), "first": (own, first)}, rest=second), (x, t)
+    states = first.init(params, batch), both.init(params, batch)
+    for _ in range(2):
+        g = grad(lambda p: cross_entropy(trained(p, x), t))(params)
+        alone, one = first.update(g, states[0], params, batch=batch)
+        updates, several = both.update(g, states[1], params, batch=batch)
+        states = one, several
+        for path in params:
+            if "running" in path or path.split(".weight")[0] in ("0", "3.one", "3.two"):
+                close(updates[path], alone[path], 1e-12, path)
+        assert all(updates[path].any() for path in params)
+        params = trees.add(params, updates)
