@@ -21,6 +21,37 @@ from linmaps.trees.graphs.tracing import traced
 LARGE = 2**18  # gradients at all taps, of which each column has a backward of its own: batching copies what it reads
 OWN = torch.autograd.function.BackwardCFunction  # the nodes of autograd.Functions that are written in Python
 
+RULED = frozenset(
+    """
+    Abs Add Addmm Addmv AdaptiveAvgPool2D Alias AvgPool2D Baddbmm Bmm Cat Celu Clamp ClampMin Clone Convolution Cos Div Elu
+    Embedding Exp Expand Gelu Hardsigmoid Hardswish Hardtanh LeakyRelu Log LogSigmoid LogSoftmax MaxPool2DWithIndices Mean Mish Mm
+    Mul Mv NativeBatchNorm NativeGroupNorm NativeLayerNorm Neg Permute Pow Relu Rsqrt Select Sigmoid Silu Sin Slice Softmax
+    Softplus Split Sqrt Squeeze Stack Sub Sum T Tanh ToCopy Transpose Unbind UnsafeView Unsqueeze View Where
+    """.split()  # noqa: SIM905
+)  # torch's nodes of which vmap takes the right columns
+
+
+def ruled(y: Tensor) -> bool:
+    """Whether the graph of y holds such nodes alone, so that several columns at once are each taken back as alone.
+
+    >>> w = torch.ones(2, 2, requires_grad=True)
+    >>> ruled(torch.tanh(w @ w)), ruled(torch.special.erfcx(w))
+    (True, False)
+    """
+    if y.grad_fn is None:
+        return False
+    seen: set[Any] = {y.grad_fn}
+    todo = list(seen)
+    while todo:
+        node = todo.pop()
+        if not hasattr(node, "variable") and (isinstance(node, OWN) or node.name().split("Backward")[0] not in RULED):
+            return False
+        for inner, _ in node.next_functions:
+            if inner is not None and inner not in seen:
+                seen.add(inner)
+                todo.append(inner)
+    return True
+
 
 def alone(tensors: Iterable[Any]) -> bool:
     """Whether these are plain tensors without a graph, outside of transforms, of forward mode and of graphs that are made."""

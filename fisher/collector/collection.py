@@ -14,6 +14,7 @@ from fisher.checks import doors, purity
 from fisher.checks.arguments import inputs, parameters
 from fisher.checks.axes import batch_size
 from fisher.collector import witness
+from fisher.collector.backwards import ruled
 from fisher.collector.blocks.grouping import leaves_to_layers as _layers
 from fisher.collector.blocks.uses import EXACT, UNUSED
 from fisher.collector.layers import Layers
@@ -89,14 +90,16 @@ class LayerCollection(Layers):
         _once([*alone, *(leaf for group in together for leaf in group)])
 
         def attempt(only_weights: frozenset[int]) -> LayerCollection:
-            tracers: list[Tracer] = []  # of each run: a second one has none of the first one's notes
+            runs: list[tuple[Tracer, bool]] = []  # of each run: a second one has none of the first one's notes
 
             def run(params: Any, x: Any) -> Tensor:
-                tracers.append(Tracer(batch_size(x), only_weights))
-                return tracers[-1].run(f, params, x)
+                tracer = Tracer(batch_size(x), only_weights)
+                y = tracer.run(f, params, x)
+                runs.append((tracer, ruled(y)))
+                return y
 
             y, back = purity.watched(run, params, x)
-            tracer = tracers[-1]
+            tracer, sure = runs[-1]
             uses = tracer.resolved()
             opaque = {p: f"used by {name}: no rule" for p, name in tracer.opaque.items()} | forced
             make = lambda uses, opaque: cls(
@@ -105,7 +108,7 @@ class LayerCollection(Layers):
             made = make(uses, opaque)
             if not check or not tracer.batch:
                 return made
-            seen = witness.Evidence.of(f, params, x, made, y, back)
+            seen = witness.Evidence.of(f, params, x, made, y, back, sure)
             witness.examples_apart(seen)
             axes = witness.batch_axis(seen)
             mixed = {u.constant for k, u in enumerate(uses) if u.constant is not None and k in axes and axes[k] is None}

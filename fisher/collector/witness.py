@@ -38,7 +38,7 @@ class Evidence:
 
     back: the backward pass of the first run, for the gradients of params and of x; inputs: of each use, with the axes of
     `layers`; told, of_x: the gradients `*z` at the outputs of the uses, and those of x, of the ramp and of the ramp with the
-    examples weighted.
+    examples weighted; ruled: whether several columns at once are known to be taken back as each alone.
     """
 
     f: Callable[..., Tensor]
@@ -51,6 +51,7 @@ class Evidence:
     inputs: dict[int, Tensor]
     told: list[dict[int, Tensor]]
     of_x: list[list[Tensor]]
+    ruled: bool
 
     @classmethod
     def of(
@@ -61,6 +62,7 @@ class Evidence:
         layers: Layers,
         y: Tensor,
         back: Callable[[Tensor], Any],
+        ruled: bool,
     ) -> Evidence:
         """A tapped run beside the first one; ValueError where the two differ: f is random."""
         finiteness.finite(y, "f(params, x)", "f overflows at these params and data")
@@ -71,7 +73,7 @@ class Evidence:
         ramp = agreement.generic(y)
         weights = [w.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1)) for w in _weights(len(y), y.device)]
         told, of_x = zip(*(trees.map(lambda t: t[0], tap_back(c[None])) for c in (ramp, *(w * ramp for w in weights))))
-        return cls(f, params, x, layers, y, ramp, back, inputs, list(told), list(of_x))
+        return cls(f, params, x, layers, y, ramp, back, inputs, list(told), list(of_x), ruled)
 
     @property
     def run(self) -> Callable[..., Tensor]:
@@ -194,7 +196,7 @@ def complete(layers: L, seen: Evidence) -> L:
         found.append(layer)
     if all(agreement.vanishes(t) for t in flat):
         _depends(seen)
-    return dataclasses.replace(layers, layers=tuple(found), singly=not _together(seen, flat, floor))
+    return dataclasses.replace(layers, layers=tuple(found), singly=not (seen.ruled or _together(seen, flat, floor)))
 
 
 def _together(seen: Evidence, flat: list[Tensor], floor: float) -> bool:

@@ -29,7 +29,8 @@ CALLS: dict[Any, tuple[str, ...]] = {
 }
 
 OTHERS = (F.instance_norm, torch.instance_norm)
-SAME = (torch.Tensor.detach, torch.Tensor.data.__get__)  # the same leaf, without a derivative
+DATA: Any = torch.Tensor.data
+SAME = (torch.Tensor.detach, DATA.__get__)  # the same leaf, without a derivative
 
 
 def of_batch(statistics: Statistics | None, params: Any, x: Any) -> dict[str, Tensor]:
@@ -174,7 +175,7 @@ class _Normalizing(TorchFunctionMode):
         if func in SAME and id(args[0]) in self.paths:
             self.paths[id(out)] = self.paths[id(args[0])]
             self.alive.append(out)
-        elif (given := tensors(args, kwargs)) and all(id(t) in self.paths or t in self.made for t in given):
+        elif (held := tensors(args, kwargs)) and all(id(t) in self.paths or t in self.made for t in held):
             self.made.update(t for t in tensors_of(out) if id(t) not in self.paths)
         return out
 

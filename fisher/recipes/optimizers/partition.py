@@ -62,7 +62,8 @@ def partitioned(parts: Mapping[str, tuple[Any, Optimizer]], rest: Any = None) ->
     def init(
         params: Any, batch: Any = None, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Any]:
-        shares, made = _shares(parts, rest, params), {}
+        shares = _shares(parts, rest, params)
+        made: dict[str, Any] = {}
         asked = {
             name: asked_for(rule.init, batch=batch, noise=noise, generator=generator) for name, rule in rules.items()
         }

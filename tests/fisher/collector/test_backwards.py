@@ -7,10 +7,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.func import vjp, vmap
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import fisher
-from fisher.collector.backwards import alone
+from fisher.collector.backwards import RULED, alone, ruled
 from linmaps import trees
 
 X = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -174,3 +176,77 @@ def test_ensembles_and_derivatives_go_on():
     step = {k: PARAMS[k] + 1e-6 * t for k, t in slope.items()}
     gain = sum((t**2).sum() for t in slope.values())
     torch.testing.assert_close((trace(step) - trace(PARAMS)) / 1e-6, gain, rtol=1e-3, atol=1e-6)
+
+
+W = torch.randn(3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+ONES = torch.ones(4, dtype=torch.float64)
+CALLS = {  # h [3, 4, 4]
+    **{name: getattr(torch, name) for name in "abs cos exp neg sigmoid sin tanh relu".split()},  # noqa: SIM905
+    **{name: getattr(F, name) for name in "celu elu gelu hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish silu".split()},  # noqa: SIM905
+    "sums": lambda h: (h + h.sum(1, keepdim=True) - h.mean(2, keepdim=True)) * h / (1 + h**2),
+    "softplus": F.softplus,
+    "roots": lambda h: (1 + h**2).sqrt() + (1 + h**2).rsqrt() + (1 + h**2).log(),
+    "softmax": lambda h: torch.softmax(h, 1) + torch.log_softmax(h, 2),
+    "clamp": lambda h: h.clamp(-0.5, 0.5) + h.clamp_min(0.1),
+    "where": lambda h: torch.where(h > 0, h, 2 * h),
+    "products": lambda h: torch.addmm(h[0], h[0], h[1])[None] + torch.baddbmm(h, h, h) + torch.bmm(h, h) + h[0] @ h[1],
+    "vectors": lambda h: (torch.addmv(h[0, 0], h[1], h[0, 1]) + torch.mv(h[0], h[1, 2]))[None],
+    "linear": lambda h: F.linear(h, W[0], ONES) + F.linear(h.transpose(1, 2), W[1]) + F.linear(h, h[0], h[1, 0]),
+    "views": lambda h: torch.cat([h.permute(0, 2, 1)[:2], torch.stack([h[0], h[1], h[2]]), h.mT.reshape(3, 4, 4)]),
+    "pieces": lambda h: h.split(2, 1)[0] + h.unbind(2)[0].unsqueeze(2)[:, 2:].expand(3, 2, 4) + h[:, :1].squeeze(1)[:, None],
+    "copies": lambda h: (h.clone() + h.float().double()).flatten(1) * torch.ops.aten.alias(h).view(3, 16),
+    "convolution": lambda h: F.conv2d(h[:, None], W[:, None, :3, :3]) + F.conv1d(h, W[:, :, :3]).mean(),
+    "pooling": lambda h: F.max_pool2d(h[:, None], 2) + F.avg_pool2d(h[:, None], 2) + F.adaptive_avg_pool2d(h[:, None], (2, 2)),
+    "norms": lambda h: F.layer_norm(h, (4,), ONES, ONES) + F.group_norm(h, 2) + F.batch_norm(h, ONES, ONES, ONES),
+    "embedding": lambda h: F.embedding(torch.tensor([[0, 2], [3, 3], [1, 0]]), h[0]),
+}  # fmt: skip
+
+
+def nodes(y):
+    found, todo = set(), [y.grad_fn]
+    while todo:
+        node = todo.pop()
+        if not hasattr(node, "variable"):
+            found.add(node.name().split("Backward")[0])
+            todo += [inner for inner, _ in node.next_functions if inner is not None]
+    return found
+
+
+def test_columns_at_once_of_ruled_nodes_are_those_of_each():
+    """Every node that is taken for right is met, and is right."""
+    met = set()
+    for name, call in CALLS.items():
+        seen = []
+
+        def run(h, call=call, seen=seen):
+            y = call(h)
+            seen.append((ruled(y), nodes(y)))
+            return y
+
+        y, back = vjp(run, W)
+        columns = torch.randn(3, *y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(4))
+        assert seen[0][0], (name, seen[0][1] - RULED)
+        torch.testing.assert_close(vmap(back)(columns)[0], torch.stack([back(c)[0] for c in columns]))
+        met |= seen[0][1]
+    assert met == RULED, (RULED - met, met - RULED)
+
+
+def test_functions_of_ones_own_are_not_ruled():
+    class Sine(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.sin()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.saved_tensors[0].cos()
+
+    found = []
+    vjp(lambda h: found.append(ruled(Sine.apply(h) @ h)) or h, W)
+    assert found == [False]
