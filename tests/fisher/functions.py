@@ -268,6 +268,9 @@ CASES |= {
     "fisher.recipes.self_influence": Case(
         lambda p, x: R.self_influence(f, p, (x, T), _dense(p, x), regul=0.3), (P, X), tol=1e-6
     ),
+    "fisher.recipes.self_influence/factors": Case(  # of an F that is given
+        lambda p, x: R.self_influence(f, p, (x, T), _fim(fisher.PMatKFAC)(P_(x), X.to(x.dtype)), regul=0.3), (P, X), tol=1e-6
+    ),
     "fisher.recipes.leave_one_out": Case(
         lambda p, x: R.leave_one_out(f, p, (x, T), _fim(fisher.PMatDense, "categorical")(p, x), n_examples=4, regul=0.3),
         (P, X), tol=1e-6,

@@ -5,6 +5,7 @@ In reading order:
     damping  regul: how much of the identity is added
     made     what a method makes, in its signature
     limits   what is too large to be dense
+    inverses inverses of single layers, made once
     maps     maps with leading axes in place of vectors
     origin   the likelihood a matrix was made with
     handing  work that rooms above hand over

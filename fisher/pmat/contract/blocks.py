@@ -17,6 +17,7 @@ from fisher.collector.blocks.uses import Layer
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.cuts import LSTSQ
 from fisher.pmat.contract.damping import Amounts, Regul, Scalar, uniform
+from fisher.pmat.contract.inverses import Inverse, of_blocks
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
@@ -193,6 +194,12 @@ class Layerwise(Blockwise):
     def _joined(self, views: dict[str, Tensor]) -> Any:
         known = getattr(self.layers, "_joined", None)
         return self.layers.tree(views) if known is None else known(views)
+
+    def _inverses(self, layers: Any, regul: Regul) -> dict[str, Inverse] | None:
+        if self.layers != layers:
+            return None
+        blocks = self._blocks() if self.general else self.spectral("solve")
+        return of_blocks(blocks, self._shares(regul, blocks))
 
     def matrices(self) -> dict[str, Tensor]:
         """The dense blocks `[n, n]`, or scalars c that stand for c I."""

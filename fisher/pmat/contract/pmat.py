@@ -16,6 +16,7 @@ from fisher.pmat.contract.acting import Acting
 from fisher.pmat.contract.cuts import Cut, Over
 from fisher.pmat.contract.damping import Regul, Scalar
 from fisher.pmat.contract.handing import handed
+from fisher.pmat.contract.inverses import Inverse
 from fisher.pmat.contract.made import Inverted, M, Powered, Pseudoinverted, Scaled
 from fisher.pmat.contract.stored import DENSE
 from linmaps import trees
@@ -76,6 +77,10 @@ class PMat(Acting):
 
     def _logdet(self, regul: Regul) -> Tensor:
         raise self._unsupported("logdet", DENSE)
+
+    def _inverses(self, layers: Any, regul: Regul) -> dict[str, Inverse] | None:
+        """(F + regul I)^-1 layer by layer, None where F is no direct sum over these layers; regul as methods take it."""
+        return None
 
     def _at_hand(self) -> list[Tensor]:
         """Matrices `[n, n]` and diagonals `[n]` that this one is made of, where they are stored: none elsewhere."""

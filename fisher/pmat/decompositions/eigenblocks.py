@@ -19,7 +19,7 @@ from fisher.pmat.contract.cuts import NO_CUT, Cut
 from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
-from fisher.pmat.decompositions.precise import precisely, singly
+from fisher.pmat.decompositions.precise import kept_single, precisely, singly
 from linmaps import trees
 from linmaps.numerics.eigen import cutoff, denoised
 
@@ -66,6 +66,7 @@ class Diagonalized:
     """basis diag(D) basis': a subclass says what the basis is."""
 
     D: Tensor
+    invertible: ClassVar[bool] = True
 
     def to_diag(self, V: Tensor) -> Tensor:
         """Coordinates in the eigenbasis."""
@@ -102,6 +103,11 @@ class Diagonalized:
     @singly
     def _powered(self, V: Tensor, p: float, regul: Scalar, noise: float) -> Tensor:
         return self._with(denoised(self.D.flatten(), noise).reshape(self.D.shape)).pow(p, regul).mv(V)
+
+    @kept_single
+    def inverted(self, regul: Scalar) -> Any:
+        """(block + regul I)^-1 in the same basis, in the dtype that solves compute in."""
+        return self._with(1 / (self.D + regul))
 
     def pow(self, p: float, regul: Scalar) -> Any:
         return self._with(spectra.entrywise_power(self.D, p, regul))
@@ -141,6 +147,14 @@ class EigenBlock(Diagonalized):
 
     def from_diag(self, Z: Tensor) -> Tensor:
         return left(self.W, right_t(Z, self.U))
+
+    def of_inputs(self, a: Tensor) -> Tensor:
+        """U'a of each a `[..., I]`: a product g a' has the coordinates (W'g) (U'a)'."""
+        return right(a, self.U)
+
+    def of_outputs(self, g: Tensor) -> Tensor:
+        """W'g of each g `[..., O]`."""
+        return right(g, self.W)
 
     def basis(self) -> Tensor:
         return kron(full(self.W), full(self.U))

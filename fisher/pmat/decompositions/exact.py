@@ -15,7 +15,7 @@ from fisher.pmat.contract.cuts import NO_CUT, Cut
 from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import spectra
-from fisher.pmat.decompositions.precise import precisely, singly
+from fisher.pmat.decompositions.precise import kept_single, precisely, singly
 from linmaps import trees
 from linmaps.numerics.eigen import constant_eigh, cutoff, denoised, pinv
 from linmaps.numerics.linalg import damped, refined, solve
@@ -94,6 +94,7 @@ class DiagonalBlock:
 
     entries: Tensor
     diagonals: ClassVar[bool] = True
+    invertible: ClassVar[bool] = True
 
     @property
     def noise(self) -> float:
@@ -110,6 +111,21 @@ class DiagonalBlock:
     @singly
     def _solve(self, V: Tensor, regul: Scalar, kind: str, rtol: float, atol: Scalar) -> Tensor:
         return V * spectra.pseudo(self.entries, rtol, atol) if kind == "lstsq" else V / (self.entries + regul)
+
+    @kept_single
+    def inverted(self, regul: Scalar) -> DiagonalBlock:
+        """(entries + regul)^-1, in the dtype that solves compute in."""
+        return DiagonalBlock(1 / (self.entries + regul))
+
+    @property
+    def D(self) -> Tensor:
+        return self.entries
+
+    def to_diag(self, V: Tensor) -> Tensor:
+        """V: its coordinates are its entries."""
+        return V
+
+    from_diag = of_inputs = of_outputs = to_diag
 
     def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         return self._sample(Z, regul, self.noise)

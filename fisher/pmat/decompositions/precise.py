@@ -65,14 +65,25 @@ def singly(fn: Fn) -> Fn:
     return _within(fn, lambda tree: dtypes.working_dtype(_leaves(tree)[0].dtype))
 
 
-def _within(fn: Fn, dtype_of: Callable[[Any], torch.dtype]) -> Fn:
+def kept_precise(fn: Fn) -> Fn:
+    """`precisely`, with the result left in that dtype: for a record that is used many times."""
+    return _within(fn, inner, back=False)
+
+
+def kept_single(fn: Fn) -> Fn:
+    """`singly`, with the result left in that dtype."""
+    return _within(fn, lambda tree: dtypes.working_dtype(_leaves(tree)[0].dtype), back=False)
+
+
+def _within(fn: Fn, dtype_of: Callable[[Any], torch.dtype], back: bool = True) -> Fn:
     @functools.wraps(fn)
     def run(first: Any, *args: Any) -> Any:
         outer, dtype = _leaves(first)[0].dtype, dtype_of(first)
         if dtype == outer:
             return fn(first, *args)
         args = tuple(cast(a, dtype) if isinstance(a, Tensor) else a for a in args)
-        return cast(fn(cast(first, dtype), *args), outer)
+        found = fn(cast(first, dtype), *args)
+        return cast(found, outer) if back else found
 
     same: Any = run
     typed: Fn = same

@@ -20,7 +20,7 @@ from fisher.pmat.contract.damping import Scalar
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.decompositions import exact, spectra
 from fisher.pmat.decompositions.eigenblocks import KIND, EigenBlock, diagonal, full, kron, left, left_t, right, right_t
-from fisher.pmat.decompositions.precise import precisely, singly
+from fisher.pmat.decompositions.precise import kept_precise, precisely, singly
 from linmaps import trees
 from linmaps.checks.precision import HALF
 from linmaps.numerics.eigen import constant_eigh, cutoff, denoised
@@ -112,6 +112,17 @@ class KroneckerBlock:
             return X / (self.A + root * pi)
         return solve(damped(self.A, root * pi), X.reshape(K * O, I).mT).mT.reshape(K, O, I)
 
+    @property
+    def invertible(self) -> bool:
+        """Whether it has an inverse in constant eigenbases: not where derivatives are asked of its factors."""
+        return not (differentiated(self.A) or differentiated(self.G))
+
+    @kept_precise
+    def inverted(self, regul: Scalar) -> EigenBlock:
+        """(G (x) A + regul I)^-1 in its eigenbases, in the dtype that solves compute in."""
+        (a, U), (g, W) = (_constant(m) for m in (self.A, self.G))
+        return EigenBlock(1 / (torch.outer(g, a) + regul), U, W)
+
     def sample(self, Z: Tensor, regul: Scalar) -> Tensor:
         return self._sample(Z, regul, max(self.noise))
 
@@ -191,8 +202,13 @@ class Stacked:
     def D(self) -> Tensor:
         return self.block.D
 
-    def _rows(self, method: str, V: Tensor, *args: Any, **options: Any) -> Tensor:
-        return vmap(lambda b, V: getattr(b, method)(V, *args, **options), in_dims=(0, 1), out_dims=1)(self.block, V)
+    @property
+    def invertible(self) -> bool:
+        return getattr(self.block, "invertible", False)
+
+    def _rows(self, method: str, V: Tensor, *args: Any, axis: int = 1, **options: Any) -> Tensor:
+        one = lambda b, V: getattr(b, method)(V, *args, **options)
+        return vmap(one, in_dims=(0, axis), out_dims=axis)(self.block, V)
 
     def _each(self, method: str, *args: Any) -> Any:
         return vmap(lambda b: getattr(b, method)(*args))(self.block)
@@ -211,6 +227,15 @@ class Stacked:
 
     def from_diag(self, Z: Tensor) -> Tensor:
         return self._rows("from_diag", Z)
+
+    def of_inputs(self, a: Tensor) -> Tensor:
+        return self._rows("of_inputs", a, axis=-2)
+
+    def of_outputs(self, g: Tensor) -> Tensor:
+        return self._rows("of_outputs", g, axis=-2)
+
+    def inverted(self, regul: Scalar) -> Stacked:
+        return Stacked(self._each("inverted", regul))
 
     def logdet(self, regul: Scalar) -> Tensor:
         return self._each("logdet", regul).sum()

@@ -14,6 +14,7 @@ from fisher.likelihoods.names import LikelihoodName
 from fisher.pmat.contract.cuts import Cut
 from fisher.pmat.contract.damping import Amounts, Regul, Scalar
 from fisher.pmat.contract.handing import handed
+from fisher.pmat.contract.inverses import Inverse
 from fisher.pmat.contract.limits import PRODUCTS, check_dense
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
@@ -128,6 +129,17 @@ class PMatMixed(PMat):
             return part._solved(share, regul, own, **options)
 
         return self._each(v, one, self._shares(regul))
+
+    def _inverses(self, layers: Any, regul: Regul) -> dict[str, Inverse] | None:
+        if self.layers != layers:
+            return None
+        found: dict[str, Inverse] = {}
+        for part, own, r in zip(self.parts, self.split, self._shares(regul)):
+            more = part._inverses(own, r)
+            if more is None:
+                return None
+            found |= more
+        return {name: found[name] for name in layers.names()}
 
     def _sample(self, noise: Any, regul: Regul) -> Any:
         return self._each(noise, lambda part, share, r: part._sampled(None, r, share), self._shares(regul))

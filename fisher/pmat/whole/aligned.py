@@ -7,6 +7,9 @@ from typing import Any, Self
 from torch import Tensor
 
 from fisher.pmat.contract.blocks import Blockwise
+from fisher.pmat.contract.damping import Amounts, Regul
+from fisher.pmat.contract.inverses import Inverse, of_blocks
+from fisher.pmat.decompositions.exact import DiagonalBlock
 from linmaps import trees
 from linmaps.trees.tree import Tree
 
@@ -19,6 +22,13 @@ class AxisAligned(Blockwise):
 
     def join(self, views: dict[str, Tensor]) -> Any:
         return self.layout.unflatten([views[str(n)] for n in range(len(views))])
+
+    def _inverses(self, layers: Any, regul: Regul) -> dict[str, Inverse] | None:
+        if layers.space != self.layout:
+            return None
+        blocks = {name: DiagonalBlock(t) for name, t in layers.views(Blockwise.get_diag(self)).items()}
+        own = layers.views(regul.tree(self._like())) if isinstance(regul, Amounts) else dict.fromkeys(blocks, regul)
+        return of_blocks(blocks, own)
 
     def eigendecomposition(self, *, group: Any = None) -> Self:
         """Itself."""

@@ -7,6 +7,7 @@ In reading order:
     spaces     which params and layers are meant
     sides      the gradients of one side of a score, held or streamed
     contracts  what is held against what streams, layer by layer
+    forms      of each example's gradients against the inverse of each layer's block
     gathering  results of batches side by side
     scores     influence, self_influence
     left_out   leave_one_out

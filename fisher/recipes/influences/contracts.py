@@ -6,7 +6,7 @@ Q held gradients, B examples, S shared (positions, repeated uses), T positions, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def token_products(held: Held, gradients: Gradients, layers: LayerCollection) ->
 
     ValueError as of `positions`.
     """
-    if _nothing(gradients):
+    if nothing(gradients):
         return {name: t[..., None].expand(-1, -1, 0) for name, t in products(held, gradients).items()}
     T = positions(gradients, layers)
     return {name: _by_token(V, gradients[name], T) for name, V in held.items()}
@@ -94,7 +94,7 @@ def token_products(held: Held, gradients: Gradients, layers: LayerCollection) ->
 
 def own_products(held: dict[str, Tensor], gradients: Gradients, layers: LayerCollection) -> dict[str, Tensor]:
     """The same of each held gradient with the example of its number alone, `[B, T]`."""
-    if _nothing(gradients):
+    if nothing(gradients):
         return {name: V.new_zeros(0, 0) for name, V in held.items()}
     T = positions(gradients, layers)
 
@@ -108,7 +108,7 @@ def own_products(held: dict[str, Tensor], gradients: Gradients, layers: LayerCol
     return {name: own(V, gradients[name]) for name, V in held.items()}
 
 
-def _nothing(gradients: Gradients) -> bool:
+def nothing(gradients: Gradients) -> bool:
     """Whether they are of no example, for which f is not called: what it has positions of is not known."""
     return all(isinstance(t, Tensor) and not len(t) for t in gradients.values())
 
@@ -211,7 +211,18 @@ def _parts(found: Factors, each: int) -> Iterator[Factors]:
     """The factors of some examples at a time, so that not too many numbers, `each` per example, are held."""
     size, batch = max(1, AT_ONCE // max(1, each)), len(found.a[0])
     for k in range(0, batch, size):
-        yield Factors(found.layer, [t[k : k + size] for t in found.a], [t[:, k : k + size] for t in found.g])
+        yield some(found, k, k + size)
+
+
+@overload
+def some(found: Factors, start: int, stop: int) -> Factors: ...
+@overload
+def some(found: Tensor, start: int, stop: int) -> Tensor: ...
+def some(found: Tensor | Factors, start: int, stop: int) -> Tensor | Factors:
+    """The gradients of these examples."""
+    if not isinstance(found, Factors):
+        return found[start:stop]
+    return Factors(found.layer, [t[start:stop] for t in found.a], [t[:, start:stop] for t in found.g])
 
 
 def _without(layer: Layer) -> str:

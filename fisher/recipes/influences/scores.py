@@ -16,8 +16,9 @@ from fisher.checks import doors
 from fisher.collector.collection import LayerCollection
 from fisher.pmat.contract.damping import Regul
 from fisher.pmat.contract.pmat import PMat
-from fisher.recipes.influences.contracts import Held, compressed, own_products, products, token_products
+from fisher.recipes.influences.contracts import Held, compressed, products, token_products
 from fisher.recipes.influences.examples import Named, blocks, finite_result, parts, peeked, pieces, weighed
+from fisher.recipes.influences.forms import of_factors, of_whole
 from fisher.recipes.influences.gathering import gathered
 from fisher.recipes.influences.losses import Loss, loss_function
 from fisher.recipes.influences.repeated import Passes
@@ -229,8 +230,10 @@ def self_influence(
     w_b: its weight in data `(x, target, weight)`, else 1.  It stands once: the example acts w_b times as much on l_b itself.
 
     The diagonal of `influence` of the data on themselves (without weights there), and its arguments: with a measurement
-    -w_b grad m_b' (F + regul I)^-1 grad l_b, by layer `{layer: [B]}`, by token `[B, T]`.  B solves; memory d for each example
-    of a batch, or of `chunk_size`.
+    -w_b grad m_b' (F + regul I)^-1 grad l_b, by layer `{layer: [B]}`, by token `[B, T]`.  Where layers are known and F is
+    diagonal in Kronecker bases of theirs (PMatKFAC, PMatEKFAC, PMatDiag), factors of gradients are taken there: a layer used at S
+    positions costs S (O^2 + I^2 + O I) products for each example, or less; else B solves, and memory d for each example of a
+    batch, or of `chunk_size`.
 
     >>> import torch, fisher
     >>> f, p, x = lambda p, x: x @ p["w"], {"w": torch.zeros(2, 1)}, torch.eye(2)
@@ -244,17 +247,15 @@ def self_influence(
     space = space_of(f, params, F, layers, first[0], needed=per_layer or per_token)
     ours = of_loss(space, fn)
     theirs = ours if measurement is None else of_measurement(space, doors.function(measurement, "measurement"), first)
+    inverses = space.inverses(F, regul)
 
     def own(where: str, examples: Any) -> dict[str, Tensor]:
         x, target, *weights = examples
         part = (where, (x, target))
-        g = ours.rows(*part)
-        solved = space.views(F.solve(g if measurement is None else theirs.rows(*part), regul))
-        if per_token and space.layers is not None:
-            one = own_products(solved, ours.gradients(*part), space.layers)
+        if inverses is None:
+            one = of_whole(lambda rows: F.solve(rows, regul), theirs, ours, part, per_token)
         else:
-            beside = space.views(g)
-            one = {name: (t * beside[name])[..., None].flatten(1).sum(1) for name, t in solved.items()}
+            one = of_factors(inverses, theirs, ours, part, per_token)
         weights = [w.reshape(-1, *[1] * per_token) for w in weights]
         return {name: weighed(t, tuple(weights)) for name, t in one.items()}
 

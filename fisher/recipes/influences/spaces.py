@@ -12,6 +12,8 @@ from torch.func import vmap
 from fisher.collector import restriction
 from fisher.collector.collection import LayerCollection
 from fisher.collector.taps import pull
+from fisher.pmat.contract.damping import Regul
+from fisher.pmat.contract.inverses import Inverse
 from fisher.pmat.contract.pmat import PMat
 from linmaps import trees
 from linmaps.trees import Layout, path_str
@@ -33,6 +35,13 @@ class Space:
             return {path_str(p): t for p, t in zip(trees.paths(rows), trees.leaves(rows))}
         found: dict[str, Tensor] = vmap(self.layers.views)(rows)
         return found
+
+    def inverses(self, F: PMat, regul: Regul) -> dict[str, Inverse] | None:
+        """(F + regul I)^-1 by layer, None where layers are not known or F is no direct sum over them."""
+        if self.layers is None:
+            return None
+        F.check_vector(self.own, "params")  # gradients are like them
+        return F._inverses(self.layers, F._damping(regul))
 
 
 def space_of(
