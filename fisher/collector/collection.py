@@ -105,7 +105,7 @@ class LayerCollection(Layers):
             made = make(uses, opaque)
             if not check or not tracer.batch:
                 return made
-            seen = witness.Evidence.of(f, params, x, made, y, back)
+            seen = witness.Evidence.of(f, params, x, made, y, back, tracer.dtypes)
             witness.examples_apart(seen)
             axes = witness.batch_axis(seen)
             mixed = {u.constant for k, u in enumerate(uses) if u.constant is not None and k in axes and axes[k] is None}
