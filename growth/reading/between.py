@@ -22,7 +22,7 @@ from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
 from growth.reading.activations import USUAL, gap, valued
 from growth.reading.along import norm_leaves
-from growth.reading.calls import refusal
+from growth.reading.calls import is_arithmetic, refusal
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located, output_of
@@ -79,7 +79,7 @@ def written_out(f: Callable[..., Tensor], params: Any, pair: Pair, layers: Layer
         return pair
     known = dataclasses.replace(pair, activation=USUAL[0])
     before, after = layers_of(params, pair)
-    if before.others or after.others or not _is_located(layers, params, known):
+    if before.others or after.others or not _is_located(layers, params, known) or not is_arithmetic(f, params, pair, x):
         return pair
     turned = before.put_bias(before.put(params, -before.weight), None if before.bias is None else -before.bias)
     gaps, bound = [0.0 for _ in USUAL], math.inf

@@ -50,8 +50,12 @@ def with_activations(
 
     Compared are values at these parameters and at the opposite gate, where other halves of an activation are seen.
     """
-    gated = lambda p: isinstance(p, Gated) and p.activation is None
-    return [(_named if gated(p) else written_out)(f, params, p, layers, x) for p in pairs]
+    return [
+        _named(f, params, p, layers, x)
+        if isinstance(p, Gated) and p.activation is None
+        else written_out(f, params, p, layers, x)
+        for p in pairs
+    ]
 
 
 def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerCollection, x: Any) -> Gated:
