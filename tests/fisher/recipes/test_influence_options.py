@@ -462,7 +462,7 @@ def test_what_does_not_fit_is_refused():
         ),
         (
             lambda: influence(g, q, pictures, H, few, loss=kind, regul=R, per_token=True),
-            r"per_token: q: has an exact block .*leave it out.*layers.remove\('q'\)",
+            r"per_token: q: has an exact block .*leave them out.*layers.remove\('q', 'w'\)",
         ),
     ]:
         with pytest.raises((ValueError, TypeError), match=message):
