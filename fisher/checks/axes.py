@@ -6,11 +6,14 @@ B batch, S shared (positions), F features.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from linmaps import trees
+from linmaps.trees.keys import path_str
 from linmaps.trees.seals import unsealed
 
 
@@ -31,6 +34,42 @@ def batch_size(x: Any) -> int:
             f"x: leading sizes {sorted(sizes)}, expected one common batch axis in front; stack the examples"
         )
     return sizes.pop()[0]
+
+
+OUTPUT = "f(params, x)"
+
+
+def one_shape(shapes: Iterable[tuple[int, ...]], name: str) -> None:
+    """ValueError where batches have several shapes behind the examples."""
+    found = sorted({tuple(shape[1:]) for shape in shapes})
+    if len(found) > 1:
+        got = " and ".join(f"[{', '.join(map(str, ('B', *sizes)))}]" for sizes in found)
+        raise ValueError(
+            f"{name}: got batches of shapes {got}, expected one shape behind the examples, as the batches are taken together; "
+            "pad all examples to one length, or give one batch at a time"
+        )
+
+
+def alike(parts: Sequence[Any]) -> bool:
+    """Whether the tensors of several batches have one shape each behind the examples."""
+    return all(len({t.shape[1:] for t in tensors}) == 1 for tensors in zip(*map(trees.leaves, parts)))
+
+
+def together(parts: Sequence[Any], name: str = "x") -> Any:
+    """The tensors of several batches as those of one.
+
+    >>> import torch
+    >>> together([torch.zeros(2, 3), torch.ones(1, 3)]).shape
+    torch.Size([3, 3])
+    >>> together([{"ids": torch.zeros(2, 3)}, {"ids": torch.ones(1, 4)}])
+    Traceback (most recent call last):
+    ValueError: x: ids: got batches of shapes [B, 3] and [B, 4], expected one shape behind the examples, ...
+    """
+    if len(parts) == 1:
+        return parts[0]
+    for path, *tensors in zip(trees.paths(parts[0]), *map(trees.leaves, parts)):
+        one_shape([tuple(t.shape) for t in tensors], f"{name}: {path_str(path)}" if path else name)
+    return trees.map(lambda *ts: torch.cat(ts), *parts)
 
 
 INNER = -1  # the leading axis is [S B]: positions outside, examples inside

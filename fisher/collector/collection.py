@@ -89,7 +89,7 @@ class LayerCollection(Layers):
         forced = dict.fromkeys([*alone, *(leaf for group in together for leaf in group)], "asked for")
         _once([*alone, *(leaf for group in together for leaf in group)])
 
-        def attempt(only_weights: frozenset[int]) -> LayerCollection:
+        def attempt(only_weights: frozenset[int]) -> LayerCollection | frozenset[int]:
             runs: list[tuple[Tracer, bool]] = []  # of each run: a second one has none of the first one's notes
 
             def run(params: Any, x: Any) -> Tensor:
@@ -108,18 +108,20 @@ class LayerCollection(Layers):
             made = make(uses, opaque)
             if not check or not tracer.batch:
                 return made
-            seen = witness.Evidence.of(f, params, x, made, y, back, sure)
+            seen = witness.Evidence.of(f, params, x, made, y, back, sure, tracer.dtypes)
             witness.examples_apart(seen)
             axes = witness.batch_axis(seen)
             mixed = {u.constant for k, u in enumerate(uses) if u.constant is not None and k in axes and axes[k] is None}
             if mixed:  # a product with constants that holds no examples, although one of its axes is as long
-                return attempt(only_weights | mixed)
+                return only_weights | mixed
             lost = {p: "its batch axis was not found" for k, a in axes.items() if a is None for p in uses[k].paths}
             found = {k: axis for k, axis in axes.items() if axis is not None}
             uses = tuple(dataclasses.replace(u, axis=found.get(k, u.axis)) for k, u in enumerate(uses))
             return witness.complete(make(uses, lost | opaque), seen)
 
-        made = attempt(frozenset())
+        made: LayerCollection | frozenset[int] = frozenset()
+        while isinstance(made, frozenset):
+            made = attempt(made)
         if made.layers and all(layer.family == UNUSED for layer in made):
             warnings.warn(
                 "f: no leaf of params moves its output, so that every matrix is zero; f is a function of the params that it is "

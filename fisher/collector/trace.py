@@ -30,6 +30,7 @@ class Tracer:
         self.opaque: dict[Any, str] = {}
         self.opaque_made: dict[Any, str] = {}  # what is made of these leaves
         self.parts: dict[Any, int] = {}
+        self.dtypes: frozenset[torch.dtype] = frozenset()
         self.numbers: dict[int, int] = {}
         self.origin: dict[int, tuple[int, tuple[Any, ...], tuple[int, ...]]] = {}
         self.consumers: dict[int, int] = {}
@@ -41,7 +42,7 @@ class Tracer:
         watcher = Watcher(params, self._match, opaque, self._plain, x=x, holds=self._holds, free=self.free)
         with watcher:
             y = f(params, x)
-        self.parts = watcher.parts
+        self.parts, self.dtypes = watcher.parts, frozenset(watcher.dtypes)
         alone = {p for u in self.uses if u["free"] for p in (u["weight"], u["bias"]) if p is not None} - watcher.worked
         self.alone = frozenset(p for p in alone if p not in self.opaque)
         self.opaque = {p: n for p, n in self.opaque_made.items() if p not in alone} | self.opaque

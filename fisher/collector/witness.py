@@ -38,7 +38,8 @@ class Evidence:
 
     back: the backward pass of the first run, for the gradients of params and of x; inputs: of each use, with the axes of
     `layers`; told, of_x: the gradients `*z` at the outputs of the uses, and those of x, of the ramp and of the ramp with the
-    examples weighted; ruled: whether several columns at once are known to be taken back as each alone.
+    examples weighted; ruled: whether several columns at once are known to be taken back as each alone; dtypes: those that f
+    computes in on its way from x, as norms that cast to float32 do.
     """
 
     f: Callable[..., Tensor]
@@ -52,6 +53,7 @@ class Evidence:
     told: list[dict[int, Tensor]]
     of_x: list[list[Tensor]]
     ruled: bool
+    dtypes: frozenset[torch.dtype]
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class Evidence:
         y: Tensor,
         back: Callable[[Tensor], Any],
         ruled: bool,
+        dtypes: frozenset[torch.dtype],
     ) -> Evidence:
         """A tapped run beside the first one; ValueError where the two differ: f is random."""
         finiteness.finite(y, "f(params, x)", "f overflows at these params and data")
@@ -73,7 +76,7 @@ class Evidence:
         ramp = agreement.generic(y)
         weights = [w.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1)) for w in _weights(len(y), y.device)]
         told, of_x = zip(*(trees.map(lambda t: t[0], tap_back(c[None])) for c in (ramp, *(w * ramp for w in weights))))
-        return cls(f, params, x, layers, y, ramp, back, inputs, list(told), list(of_x), ruled)
+        return cls(f, params, x, layers, y, ramp, back, inputs, list(told), list(of_x), ruled, dtypes)
 
     @property
     def run(self) -> Callable[..., Tensor]:
@@ -87,8 +90,8 @@ class Evidence:
     @property
     def tol(self) -> float:
         """What rounding may do, relatively, in the coarsest dtype that f computes in."""
-        dtypes = {self.y.dtype, *(t.dtype for t in trees.leaves(self.params)), *(u.dtype for u in self.layers.uses)}
-        return agreement.tolerance(dtypes)
+        given = {self.y.dtype, *(t.dtype for t in trees.leaves(self.params)), *(u.dtype for u in self.layers.uses)}
+        return agreement.tolerance(given | self.dtypes)
 
     def on(self, *examples: int) -> Tensor:
         """The cotangent on these examples alone."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import Tensor
 
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
-from fisher.checks.axes import batch_size
+from fisher.checks.axes import batch_size, together
 from fisher.collector import restriction
 from fisher.collector.collection import LayerCollection
 from fisher.function_space.implicit import PFMapImplicit
@@ -21,7 +20,6 @@ from fisher.function_space.pfmap import PFMap, PFMapDense
 from fisher.function_space.rows import dense
 from fisher.trials import functions, modes
 from fisher.trials.data import inputs, several
-from linmaps import trees
 from linmaps.checks.annotations import typed
 from linmaps.checks.precision import full_precision
 
@@ -81,7 +79,7 @@ def jacobian(
     if tried:
         functions.function(f, params, several(parts), finite=check_finite)
     f, params = restriction.restricted(f, params, layers)
-    J = PFMapImplicit(f, params, trees.map(lambda *ts: torch.cat(ts), *parts))
+    J = PFMapImplicit(f, params, together(parts))
     if tried:
         modes.forward(f, params, max(parts, key=batch_size), "jacobian")
     return cast(Map, J)

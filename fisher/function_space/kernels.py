@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fisher.checks import doors, finiteness
 from fisher.checks.arguments import parameters
-from fisher.checks.axes import batch_size
+from fisher.checks.axes import OUTPUT, batch_size, one_shape
 from fisher.collector.blocks.uses import UNUSED, Layer
 from fisher.collector.collection import LayerCollection
 from fisher.collector.exact_rows import of_layer
@@ -119,16 +119,18 @@ def gram(
     if layers is None:
         layers = LayerCollection.from_function(f, params, widest, check=check and check_finite)
     params = layers.layout.check(params, "params (of the LayerCollection)")
-    left = [features(f, params, part, layers, chunk_size)[1] for part in parts]
+    made = [features(f, params, part, layers, chunk_size) for part in [*parts, *(others or [])]]
+    n = len(parts)
+    one_shape([tuple(y.shape) for y, _ in made], OUTPUT)
+    left, right = [rows for _, rows in made[:n]], [rows for _, rows in made[n:]]
     if others is None:
         kernel = _symmetric(left, kind)
     else:
-        right = [features(f, params, part, layers, chunk_size)[1] for part in others]
         kernel = _grid([[_pair(a, b, kind) for b in right] for a in left], kind)
-    made = FMatDense(kernel, kind, x2 is None)
+    theta = FMatDense(kernel, kind, x2 is None)
     if check_finite:
-        finiteness.finite(made, "gram", modes.NO_DERIVATIVE)
-    return made.centered() if centered else made
+        finiteness.finite(theta, "gram", modes.NO_DERIVATIVE)
+    return theta.centered() if centered else theta
 
 
 def _parts(x: Any, name: str, check_finite: bool) -> list[Any]:

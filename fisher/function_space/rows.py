@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from fisher.checks import agreement, doors, finiteness, purity
-from fisher.checks.axes import batch_size
+from fisher.checks.axes import batch_size, one_shape
 from fisher.collector import restriction
 from fisher.collector.blocks.uses import UNUSED
 from fisher.collector.collection import LayerCollection
@@ -56,6 +56,7 @@ def dense(
         f, params = restriction.restricted(f, params, layers)
     if tried:
         _rows_agree(plainly(f), params, parts, found)
+    one_shape([tuple(t.shape[:2]) for rows in found for t in trees.leaves(rows)[:1]], name)
     J = PFMapDense(trees.map(lambda *ts: torch.cat(ts), *found), Layout.of(params))
     if check_finite:
         finiteness.finite(J, "jacobian", modes.NO_DERIVATIVE)

@@ -26,6 +26,7 @@ from growth.checks.data import examples, few
 from growth.checks.doors import door
 from growth.checks.records import owned
 from growth.moments.first_order import Statistics
+from growth.reading.between import written_out
 from growth.reading.locate import located
 from growth.reading.pairs import Pair, as_list, check_pairs
 from linmaps.numerics.dtypes import working
@@ -108,6 +109,7 @@ def output_fisher(
         if layers is None:
             layers = LayerCollection.from_function(f, params, few(x))
         known: LayerCollection = layers
+        pairs = [written_out(f, params, p, known, few(x)) for p in pairs]
         uses = [located(known, params, p).after[0] for p in pairs]  # into a sum the gradient is the same
         y, _, back = pull(f, params, x, known, tuple(sorted(set(uses))), lambda *_: ())
         for part in columns.parts(y, target, chunk_size):

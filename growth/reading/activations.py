@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TypeGuard
 
@@ -10,12 +11,48 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.func import debug_unwrap, vjp
+from torch.nn import functional as F
 
+from fisher.checks.agreement import side_by_side
 from fisher.collector.calls.chains import Chain
 from linmaps.checks import values
 from linmaps.trees.graphs.tracing import outside, traced
 
 Activation = Callable[[Tensor], Tensor]
+
+
+def _gelu_tanh(z: Tensor) -> Tensor:
+    return F.gelu(z, approximate="tanh")
+
+
+def _quick_gelu(z: Tensor) -> Tensor:
+    return z * torch.sigmoid(1.702 * z)
+
+
+USUAL: tuple[Activation, ...] = (
+    torch.positive,
+    F.silu,
+    F.gelu,
+    _gelu_tanh,
+    _quick_gelu,
+    torch.sigmoid,
+    torch.relu,
+    torch.tanh,
+    F.softplus,
+    F.mish,
+)
+
+
+def gap(got: Tensor, want: Tensor) -> float:
+    """How far two tensors are apart, relative to their size; looked at to raise, and to tell activations apart."""
+    if got.shape != want.shape:
+        return math.inf
+    a, b = (values(t) for t in side_by_side(got, want))
+    if a is None or b is None or not a.numel():
+        return 0.0
+    size = max(float(a.abs().amax()), float(b.abs().amax()))
+    apart = float((a - b).abs().amax())
+    return apart / size if math.isfinite(size) and size > 0 else 0.0
 
 
 def elementwise(activation: Activation, z: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ B batch, m hidden positions, X positions of `after`, p hidden units, e taps.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,9 +20,10 @@ from fisher.checks.axes import batch_size
 from fisher.collector.blocks.uses import Use
 from fisher.collector.rules.forms import Convolution
 from fisher.collector.taps import column_rows, pull
-from growth.reading.activations import valued
+from growth.reading.activations import USUAL, gap, valued
 from growth.reading.along import norm_leaves
-from growth.reading.calls import refusal
+from growth.reading.calls import is_arithmetic, refusal
+from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located, output_of
 from growth.reading.pairs import Pair
@@ -29,10 +31,12 @@ from growth.reading.probe import check_silent, one_width, with_unit
 from linmaps.checks import values
 from linmaps.numerics.dtypes import working
 from linmaps.trees import path_str
+from linmaps.trees.graphs.tracing import traced
 
 LOOSE = 0.1  # relative, of half precision
 NORM_EPS = 2e-3  # what the eps of a batch norm does to a unit of variance 1
 TF32 = 1e-3
+ROUNDINGS, DIGITS = 100, 1e-8  # by which an activation that f writes out differs from torch's, and of its constants
 
 
 def verify(
@@ -61,6 +65,44 @@ def verify(
     old = f(params, x)
     for pair in pairs:
         check_silent(f, params, pair, x, old)
+
+
+def written_out(f: Callable[..., Tensor], params: Any, pair: Pair, layers: LayerCollection, x: Any) -> Pair:
+    """The pair with the usual activation that f computes where its calls are no chain, as z * sigmoid(z); as it is if none is.
+
+    Of the usual ones that of the nearest values, at these parameters and at the opposite ones, and no farther than rounding,
+    of values or of constants that are written to eight digits.
+    """
+    if pair.activation is not None or isinstance(pair, Gated) or traced():
+        return pair
+    if _fresh(params, pair) or _is_located(layers, params, pair):
+        return pair
+    known = dataclasses.replace(pair, activation=USUAL[0])
+    before, after = layers_of(params, pair)
+    if before.others or after.others or not _is_located(layers, params, known) or not is_arithmetic(f, params, pair, x):
+        return pair
+    turned = before.put_bias(before.put(params, -before.weight), None if before.bias is None else -before.bias)
+    gaps, bound = [0.0 for _ in USUAL], math.inf
+    for p in (params, turned):
+        place, (first, last) = located(layers, p, known), layers_of(p, pair)
+        (k,), n = place.before, place.after[0]
+        inputs = _look(f, p, layers, {k, n}, x)[0]
+        z, got = outputs([layers.uses[k]], [inputs[k]], first), working(inputs[n])
+        shape = hidden_shape(layers.uses[k], batch_size(x))
+        reached = lambda h: _arranged(h, layers.uses[k], layers.uses[n], last, shape)  # noqa: B023
+        gaps = [max(far, gap(got, reached(valued(sigma, z)))) for far, sigma in zip(gaps, USUAL)]
+        accuracy, eps = _accuracy([layers.uses[k].dtype, layers.uses[n].dtype, inputs[n].dtype], got.device, False)
+        bound = min(bound, accuracy, max(ROUNDINGS * eps, DIGITS))
+    best = min(range(len(USUAL)), key=gaps.__getitem__)
+    return dataclasses.replace(pair, activation=USUAL[best]) if gaps[best] <= bound else pair
+
+
+def _is_located(layers: LayerCollection, params: Any, pair: Pair) -> bool:
+    try:
+        located(layers, params, pair)
+    except ValueError:
+        return False
+    return True
 
 
 def _fresh(params: Any, pair: Pair) -> bool:

@@ -218,6 +218,17 @@ def kept_width(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> str
     return None if name is None else WIDTH.format(name)
 
 
+ARITHMETIC = {"abs", "add", "div", "erf", "exp", "mul", "multiply", "neg", "pow", "relu", "rsub", "sigmoid"}
+ARITHMETIC |= {"softplus", "square", "sub", "subtract", "tanh", "true_divide"}
+
+
+def is_arithmetic(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any) -> bool:
+    """Whether all that leads to `after`, beside calls that are read, is arithmetic of the entries of the output of `before`."""
+    seen = _followed(f, params, pair, x)
+    alone = lambda c: not (c.leaves or c.fixed or c.foreign) and (c.name in ARITHMETIC or (c.read and not c.joins))
+    return not seen.elsewhere and all(map(alone, seen.way))
+
+
 def refusal(f: Callable[..., Tensor], params: Any, pair: Pair, x: Any, why: str) -> str:
     """The words for a pair between whose layers something else stands than an elementwise function."""
     before, after = layers_of(params, pair)

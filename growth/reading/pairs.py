@@ -61,7 +61,8 @@ class Pair:
     Either may be a `Sum` of layers whose outputs f adds.
     activation: the elementwise map between them; None lets `statistics` read it from what f does (behind a Sum name it), and
     with it what joins the positions of each unit's map: average, largest and lp pooling, adaptive ones, means over the map,
-    padding of every mode, upsampling; flattening, and dropout in eval mode.  Of averages and padding the closed forms are
+    padding of every mode, upsampling; flattening, and dropout in eval mode; and one of the usual activations where f writes it
+    out in several calls, as the GELU of GPT-2 is.  Of averages and padding the closed forms are
     exact.  Through a maximum (or a power) they see the positions that the units there are choose now, and `choose_sign`
     gives the slopes of the new ones.
     norm: path of a batch norm between them, whose leaves (weight, bias, running_mean, running_var) `[p]` grow along; a list

@@ -6,45 +6,26 @@ B batch, S positions, p hidden units.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fisher import LayerCollection
-from fisher.checks.agreement import generic, side_by_side
+from fisher.checks.agreement import generic
 from fisher.checks.axes import batch_size
 from fisher.collector.taps import column_rows, pull
-from growth.reading.activations import Activation, applied
-from growth.reading.between import LOOSE, TF32, verify
+from growth.reading.activations import USUAL, Activation, applied, gap
+from growth.reading.between import LOOSE, TF32, verify, written_out
 from growth.reading.calls import ungrown
 from growth.reading.gated_pairs import Gated
 from growth.reading.layers import Layer, layers_of
 from growth.reading.locate import Place, located
 from growth.reading.pairs import Pair
 from growth.reading.probe import check_silent, one_width, with_unit
-from linmaps.checks import values
 from linmaps.numerics.dtypes import working
 from linmaps.trees.graphs.tracing import traced
-
-
-def _gelu_tanh(z: Tensor) -> Tensor:
-    return F.gelu(z, approximate="tanh")
-
-
-USUAL: tuple[Activation, ...] = (
-    torch.positive,
-    F.silu,
-    F.gelu,
-    _gelu_tanh,
-    torch.sigmoid,
-    torch.relu,
-    torch.tanh,
-    F.softplus,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +45,17 @@ class _Seen:
 def with_activations(
     f: Callable[..., Tensor], params: Any, pairs: Sequence[Pair], layers: LayerCollection, x: Any
 ) -> list[Pair]:
-    """The pairs, gated ones with the activation that f applies to their gate, found among the usual ones.
+    """The pairs, gated ones with the activation that f applies to their gate, and others with one that f writes out in calls
+    that are no chain, as the GELU of GPT-2, found among the usual ones.
 
     Compared are values at these parameters and at the opposite gate, where other halves of an activation are seen.
     """
-    return [_named(f, params, p, layers, x) if isinstance(p, Gated) and p.activation is None else p for p in pairs]
+    return [
+        _named(f, params, p, layers, x)
+        if isinstance(p, Gated) and p.activation is None
+        else written_out(f, params, p, layers, x)
+        for p in pairs
+    ]
 
 
 def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerCollection, x: Any) -> Gated:
@@ -82,7 +69,7 @@ def _named(f: Callable[..., Tensor], params: Any, pair: Gated, layers: LayerColl
     gate = cast(Layer, before.gate)
     turned = gate.put_bias(gate.put(params, -gate.weight), None if gate.bias is None else -gate.bias)
     sides = [_look(f, p, layers, pair, x) for p in (params, turned)]
-    gaps = [max(_gap(side.h, sigma(side.gate) * side.up) for side in sides) for sigma in USUAL]
+    gaps = [max(gap(side.h, sigma(side.gate) * side.up) for side in sides) for sigma in USUAL]
     best = min(range(len(USUAL)), key=gaps.__getitem__)
     if not gaps[best] <= sides[0].accuracy:
         if (words := ungrown(f, params, pair, x)) is not None:
@@ -123,13 +110,13 @@ def verify_gated(f: Callable[..., Tensor], params: Any, pair: Gated, layers: Lay
     seen = _look(f, *_there(f, params, pair, layers, x), pair, x)
     first, second = seen.inputs
     accuracy = seen.accuracy
-    if first.shape != second.shape or _gap(first, second) > accuracy:
+    if first.shape != second.shape or gap(first, second) > accuracy:
         raise ValueError(
             f"{pair}: the inputs of gate and up differ, expected the same: a new unit has a row for them in both; give a pair "
             "whose two layers read one tensor"
         )
     sigma, slope = applied(pair.activation, seen.gate)  # type: ignore[arg-type]
-    if seen.h.shape != sigma.shape or _gap(seen.h, sigma * seen.up) > accuracy:
+    if seen.h.shape != sigma.shape or gap(seen.h, sigma * seen.up) > accuracy:
         _not_swapped(pair, [seen], [cast(Activation, pair.activation)])
         name = getattr(pair.activation, "__name__", str(pair.activation))
         raise ValueError(
@@ -141,7 +128,7 @@ def verify_gated(f: Callable[..., Tensor], params: Any, pair: Gated, layers: Lay
     smooth = (high - low).abs() <= accuracy * (1 + slope.detach().abs())
     ways = [(seen.at_up, seen.at_h * sigma), (torch.where(smooth, seen.at_gate, 0.0), seen.at_h * seen.up * slope)]
     ways[1] = (ways[1][0], torch.where(smooth, ways[1][1], 0.0))
-    if any(_gap(got, came) > accuracy for got, came in ways):
+    if any(gap(got, came) > accuracy for got, came in ways):
         raise ValueError(
             f"{pair}: the product that enters the layer after is not the only thing that gate, up or their product are used "
             "for, expected nothing else: a new unit would change that too; choose another pair"
@@ -154,7 +141,7 @@ def _not_swapped(pair: Gated, sides: Sequence[_Seen], activations: Sequence[Acti
     if pair.packed is None:
         return
     for sigma in activations:
-        if all(_gap(side.h, applied(sigma, side.up)[0] * side.gate) <= side.accuracy for side in sides):
+        if all(gap(side.h, applied(sigma, side.up)[0] * side.gate) <= side.accuracy for side in sides):
             raise ValueError(
                 f"{pair}: f applies the activation to the other half of the packed layer, expected order={pair.order!r}; give "
                 f"{pair.swapped}"
@@ -203,15 +190,3 @@ def _output(a: Tensor, layer: Layer) -> Tensor:
 def _accuracy(t: Tensor) -> float:
     eps = torch.finfo(t.dtype).eps
     return min(LOOSE, 10 * max(eps, TF32 if t.device.type != "cpu" and t.dtype == torch.float32 else 0.0) ** 0.5)
-
-
-def _gap(got: Tensor, want: Tensor) -> float:
-    """How far two tensors are apart, relative to their size; looked at to raise, and to tell activations apart."""
-    if got.shape != want.shape:
-        return math.inf
-    a, b = (values(t) for t in side_by_side(got, want))
-    if a is None or b is None or not a.numel():
-        return 0.0
-    size = max(float(a.abs().amax()), float(b.abs().amax()))
-    apart = float((a - b).abs().amax())
-    return apart / size if math.isfinite(size) and size > 0 else 0.0

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -69,6 +70,7 @@ class Maker(TorchFunctionMode):
         self.only, self.refused = only, False
         self.recorder = recorder
         self.worked: set[Any] = set()  # leaves that make weights other than by such layers
+        self.dtypes: set[torch.dtype] = set()  # that data are computed in
         self.events = 0
         self.parts: dict[Any, int] = {}  # leaves that hold several weights, one below the other
 

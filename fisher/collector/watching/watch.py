@@ -51,6 +51,7 @@ class Watcher(Maker):
         if entered and not (func in SIZED_BY and self.tape.node(args[0]) is not None):
             results = [t for t in tensors_of(out) if self.tape.node(t) is None]
             self.data.update(results)
+            self.dtypes.update(t.dtype for t in results if t.is_floating_point())
             self._choose(func, args, entered, results)
             if call_name(func) == DUAL or any(t in self.inside for t in entered):
                 self.inside.known.update(results)

@@ -5,6 +5,7 @@ Q held gradients, B examples, S shared (positions, repeated uses), T positions, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple, overload
 
@@ -30,6 +31,7 @@ class Low(NamedTuple):
 Held = dict[str, Tensor | Low]
 IN_CACHE = 2**20  # numbers of a tile
 ROWS = 128  # of a tile, for a fast product
+SHOWN = 3  # layers whose reason an error gives
 
 
 def compressed(layers: LayerCollection, views: dict[str, Tensor], rank: int) -> Held:
@@ -116,26 +118,30 @@ def nothing(gradients: Gradients) -> bool:
 def positions(gradients: Gradients, layers: LayerCollection) -> int:
     """The number of positions of an example, the same in all layers.
 
-    ValueError for layers whose uses have no common positions, and for those without a rule.
+    ValueError for layers whose uses have no common positions, and for those without a rule, all of them at once.
     """
-    T = 0
-    for layer in layers:
-        found = gradients[layer.name]
-        if layer.family == UNUSED:
-            continue
-        if not isinstance(found, Factors):
-            raise ValueError(
-                f"per_token: {layer.name}: has an exact block ({layer.note or layer.kind}), whose gradient is no sum over "
-                f"positions, expected layers that are; {_without(layer)}"
-            )
-        for a in found.a:
-            T = T or a.shape[1]
-            if a.shape[1] != T:
-                raise ValueError(
-                    f"per_token: {layer.name}: is used at {a.shape[1]} positions of an example, expected {T} as the layers "
-                    f"before it; {_without(layer)}"
-                )
+    met = {layer: gradients[layer.name] for layer in layers if layer.family != UNUSED}
+    counts = {layer: {a.shape[1] for a in found.a} for layer, found in met.items() if isinstance(found, Factors)}
+    alike = Counter(T for found in counts.values() for T in found)
+    T = max(alike, key=lambda T: (alike[T], T), default=0)  # of most layers
+    reasons = {layer.name: _why(layer, counts.get(layer), T) for layer in met if counts.get(layer) != {T}}
+    if reasons:
+        each = [f"{name}: {why}" for name, why in reasons.items()]
+        more = f"; {len(each) - SHOWN} more" if len(each) > SHOWN else ""
+        names = ", ".join(map(repr, reasons))
+        raise ValueError(
+            f"per_token: {'; '.join(each[:SHOWN])}{more}; leave {'it' if len(each) == 1 else 'them'} out: make F with "
+            f"layers=layers.remove({names})"
+        )
     return T
+
+
+def _why(layer: Layer, counts: set[int] | None, T: int) -> str:
+    if counts is None:
+        why = layer.note or layer.kind
+        return f"has an exact block ({why}), whose gradient is no sum over positions, expected layers that are"
+    numbers = " and ".join(map(str, sorted(counts)))
+    return f"is used at {numbers} positions of an example, expected {T} as most layers"
 
 
 def _by_token(held: Tensor | Low, found: Tensor | Factors, T: int) -> Tensor:
@@ -223,7 +229,3 @@ def some(found: Tensor | Factors, start: int, stop: int) -> Tensor | Factors:
     if not isinstance(found, Factors):
         return found[start:stop]
     return Factors(found.layer, [t[start:stop] for t in found.a], [t[:, start:stop] for t in found.g])
-
-
-def _without(layer: Layer) -> str:
-    return f"leave it out: make F with layers=layers.remove({layer.name!r})"

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from fisher.checks.axes import OUTPUT, alike, together
 from fisher.collector.collection import LayerCollection
 from fisher.function_space.jacobians import jacobian
 from fisher.function_space.pfmap import PFMapDense
@@ -40,12 +41,12 @@ def moments(
     M: F, or F in its eigenbasis.  watch: raise where a variance is negative beyond rounding.
     """
     known = F.known_layers if layers is None else layers
-    if by_layers(M, known):
-        x = [parts.joined(list(batch))] if joint else batch
+    if by_layers(M, known) and (alike(batch) or not joint):
+        x = [together(batch)] if joint else batch
         found = [of_layers(M, regul, f, params, part, known, joint, n == 0) for n, part in enumerate(x)]
-        y, spreads = torch.cat([y for y, _ in found]), [C.to(F.dtype) for _, C in found]
+        y, spreads = together([y for y, _ in found], OUTPUT), [C.to(F.dtype) for _, C in found]
         return y, spreads[0].flatten(2).flatten(0, 1) if joint else torch.cat(spreads)
-    y = torch.cat([f(params, part) for part in batch])
+    y = together([f(params, part) for part in batch], OUTPUT)
     J = [rows(F, f, params, x, layers, n == 0) for n, x in enumerate(batch)]
     J = [stacked(J)] if joint else J
     return y, torch.cat([spread(M, regul, one, joint, watch) for one in J])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fisher.checks import doors
 from fisher.checks.arguments import parameters
-from fisher.checks.axes import batch_size
+from fisher.checks.axes import OUTPUT, batch_size, together
 from fisher.checks.data import NO_EXAMPLE, weighted_batches
 from fisher.checks.finiteness import finite
 from fisher.checks.reverse_mode import reverse
@@ -168,9 +168,9 @@ class FunctionalLaplace(Predictive, Generic[Tree]):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _moments(self, batch: list[Any], joint: bool, layers: LayerCollection | None) -> tuple[Tensor, Tensor]:
-        y = torch.cat([self.f(self.params, part) for part in batch])
+        y = together([self.f(self.params, part) for part in batch], OUTPUT)
         kernel = inner.kernel_of(self.f, self.params, self.space, self.prior_precision, self.layers)
-        x = parts.joined(batch) if joint else None
+        x = together(batch) if joint else None
         found = []
         for one in batch if x is None else [x]:
             n = batch_size(one)
@@ -236,7 +236,7 @@ def functional_laplace(
     if not seen:
         raise ValueError(NO_EXAMPLE)
     finite(seen, "data", "clean or drop these examples")
-    x = parts.joined([item[0] for item in seen])
+    x = together([item[0] for item in seen], "data")
     if layers is None:
         layers = LayerCollection.from_function(f, params, x)
     F = inner.space_of(params, layers)

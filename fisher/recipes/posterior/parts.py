@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fisher.pmat.contract.pmat import PMat
@@ -75,12 +74,3 @@ def on_part(F: PMat, f: Callable[..., Tensor], params: Any) -> Callable[..., Ten
     if leaves_of(F, params) is None:
         return f
     return lambda own, *args: f(whole(F, params, own), *args)
-
-
-def joined(parts: list[Any]) -> Any:
-    """The inputs of several batches as one.
-
-    >>> joined([torch.zeros(2, 3), torch.ones(1, 3)]).shape
-    torch.Size([3, 3])
-    """
-    return parts[0] if len(parts) == 1 else trees.map(lambda *ts: torch.cat(ts), *parts)

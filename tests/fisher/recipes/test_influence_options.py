@@ -239,6 +239,37 @@ def test_own_tokens_are_the_diagonal_of_those_of_all_pairs():
         self_influence(g, q, pictures, H, loss=kind, regul=R, per_token=True)
 
 
+def test_layers_that_are_no_sum_over_the_positions_are_named_together_and_left_out():
+    """A classifier of texts: tokens and mixers at T positions, the pooler and the head at one, a bias for each distance."""
+    r = lambda *size, seed: torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=D)
+    p = {
+        "a_pooler": r(4, 4, seed=0),
+        "b_mixer": r(4, 4, seed=1),
+        "c_bias": r(11, seed=2),
+        "d_tokens": r(9, 4, seed=3),
+    }
+    p |= {"e_mixer": r(4, 4, seed=4), "f_head": r(3, 4, seed=5)}
+
+    apart = 5 + torch.arange(6)[:, None] - torch.arange(6)  # a bias for each distance
+
+    def f(p, x):
+        h = torch.tanh(p["d_tokens"][x] @ p["b_mixer"])
+        h = torch.softmax(h @ h.mT + p["c_bias"][apart], -1) @ h @ p["e_mixer"]
+        return torch.tanh(h[:, 0] @ p["a_pooler"]) @ p["f_head"].T
+
+    data = torch.arange(24).reshape(4, 6) % 9, torch.arange(4) % 3
+    F = fisher.fim(f, p, data)
+    run = lambda F, **options: influence(f, p, data, F, data, regul=R, **options)
+    with pytest.raises(ValueError) as caught:
+        run(F, per_token=True)
+    for words in ("a_pooler: is used at 1 positions of an example, expected 6 as most layers", "f_head: is used at 1"):
+        assert words in str(caught.value)
+    names = ("a_pooler", "c_bias", "f_head")
+    assert str(caught.value).endswith(f"leave them out: make F with layers=layers.remove{names}"), caught.value
+    some = fisher.fim(f, p, data, layers=F.layers.remove(*names))
+    close(run(some, per_token=True).sum(-1), run(some), 1e-10, "what is left")
+
+
 @over_models
 @pytest.mark.parametrize("rank", [1, 2, 3, 50])
 def test_a_rank_is_the_best_approximation_and_its_error_is_bounded(name, rank):
@@ -431,7 +462,7 @@ def test_what_does_not_fit_is_refused():
         ),
         (
             lambda: influence(g, q, pictures, H, few, loss=kind, regul=R, per_token=True),
-            r"per_token: q: has an exact block .*leave it out.*layers.remove\('q'\)",
+            r"per_token: q: has an exact block .*leave them out.*layers.remove\('q', 'w'\)",
         ),
     ]:
         with pytest.raises((ValueError, TypeError), match=message):
