@@ -115,13 +115,16 @@ def pull(
 
     output(y, params, x)
 
-    def gradients(columns: Tensor) -> Any:
-        if layers.singly and len(columns) > 1:
-            return trees.map(lambda *ts: torch.cat(ts), *map(gradients, columns.split(1)))
+    def together(columns: Tensor) -> Any:
         given = back(columns) if uses or floating else ()
         found, own = dict(zip(uses, given)), list(given[len(uses) :])
         found = found | _free_rows(f, params, x, layers, free, columns) if free else found
         return (found, own) if of_x else found
+
+    def gradients(columns: Tensor) -> Any:  # holds no circle, in which the graph would wait for the garbage collector
+        if layers.singly and len(columns) > 1:
+            return trees.map(lambda *ts: torch.cat(ts), *map(together, columns.split(1)))
+        return together(columns)
 
     return y, inputs, gradients
 
