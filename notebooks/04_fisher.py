@@ -23,15 +23,15 @@
 # >
 # > * **Factors are cheap, and half of the truth.**  KFAC keeps 4,550 numbers of 313,600, has an error of 0.90, and its step
 # >   reaches 0.47 of the possible decrease; BlockDiag 0.70, Diag 0.18, the gradient 0.12.  As preconditioners both hurt here:
-# >   conjugate gradients take 57 iterations without, 76 with BlockDiag, more than a hundred with KFAC.
+# >   conjugate gradients take 57 iterations without, 75 with BlockDiag, more than a hundred with KFAC.
 # > * **Labels may be drawn, not taken.**  One drawn label per digit gives KFAC an error of 0.293, four 0.142; the empirical
 # >   Fisher is off by 0.411 whatever is spent, and has 0.016 of the exact trace where a network fits its data.
 # > * **On a small network natural gradients win per step, Adam per second.**  After 20 steps KFAC with an exact length has a
 # >   loss of 0.113, Adam 0.372; but a step costs more than ten times as much, and Adam is at 0.05 several times sooner.
 # > * **On a deep autoencoder K-FAC wins per step, and narrowly on the clock.**  `recipes.kfac`, untuned, has 154.1, 101.8 and
-# >   82.4 nats after 20, 50 and 100 steps, the best Adam of four rates 213.0, 185.5 and 160.2.  But a step costs 7.7 of
+# >   82.4 nats after 20, 50 and 100 steps, the best Adam of four rates 213.0, 185.5 and 160.2.  But a step costs 7.0 of
 # >   Adam's, and it keeps 8.9 numbers per parameter, Adam 2.0.  On the clock Adam is ahead at first, K-FAC from 126.5 nats
-# >   on; by the time that K-FAC is at its 82.4, Adam is at 90.3.
+# >   on; by the time that K-FAC is at its 82.4, Adam is at 92.1.
 # > * **A Laplace posterior mends overconfidence away from the data, and costs some on them.**  On digits rotated by 45° the
 # >   calibration error falls from 0.300 to 0.185 (KFAC), on upright ones it rises from 0.040 to 0.125.
 #
