@@ -928,7 +928,7 @@ print(f"transformer    {size:6.1f} kB, same outputs: {torch.equal(small(test[0])
 loaded, size = round_trip(by_held_out)
 restored = loaded.on_function(f)
 same = torch.equal(restored.probabilities(test[0][:50]), by_held_out.probabilities(test[0][:50]))
-print(f"posterior      {size:6.1f} kB, same probabilities: {same}, {restored}")
+print(f"posterior      {size:6.1f} kB, same probabilities: {same}, Laplace of {type(restored.F).__name__}")
 print(f"total: {time.process_time() - START:.0f} s of the processor")
 
 # %% [markdown]
