@@ -102,7 +102,9 @@ class Upkeep:
         params = parameters(params)
         data = list(batch) if isinstance(batch, Iterable) and not one_batch(batch) else batch
         F = self.first(params, data, noise, generator)
-        first = (data[0] if data else None) if isinstance(data, list) else data  # a rank may have none of several batches
+        first = (
+            (data[0] if data else None) if isinstance(data, list) else data
+        )  # a rank may have none of several batches
         x = None if first is None else next(iter(weighted_batches(first)))[0]
         own_statistics = {} if x is None else of_batch(self.statistics, params, x)
         if self.kind == "kfac" and x is not None and batch_size(x):
