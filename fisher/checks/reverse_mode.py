@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, peek_interpreter_stack
 
 from linmaps import trees
 
@@ -62,21 +62,36 @@ def others(ys: Iterable[Tensor], own: Iterable[Tensor]) -> bool:
     >>> others([2 * a], [a]), others([b * a], [a])
     (False, True)
     """
-    known, seen = {id(t) for t in own}, {y.grad_fn for y in ys if y.grad_fn is not None}
-    todo: list[Any] = list(seen)
+    known = {id(t) for t in own}
+    return any(hasattr(node, "variable") and id(node.variable) not in known for node in nodes(ys))
+
+
+def nodes(ys: Iterable[Tensor]) -> Iterator[Any]:
+    """The nodes of the graph of ys, each once; a leaf's has the leaf as its `variable`.
+
+    >>> [node.name() for node in nodes([2 * torch.ones(1, requires_grad=True)])]
+    ['MulBackward0', 'torch::autograd::AccumulateGrad']
+    """
+    todo: list[Any] = list({y.grad_fn for y in ys if y.grad_fn is not None})
+    seen = set(todo)
     while todo:
         node = todo.pop()
-        if hasattr(node, "variable") and id(node.variable) not in known:
-            return True
+        yield node
         for inner, _ in node.next_functions:
             if inner is not None and inner not in seen:
                 seen.add(inner)
                 todo.append(inner)
-    return False
+
+
+def _beneath(t: Tensor) -> Tensor:
+    """The tensor under all transforms, which has the graph that is built outside of them."""
+    while is_functorch_wrapped_tensor(t):
+        t = get_unwrapped(t)
+    return t
 
 
 def _by_autograd(run: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool) -> Any:
-    """None where tensors have a graph that would be lost."""
+    """None where tensors have a graph that would be lost.  What run gives beside its outputs has none to the primals."""
     flat, treedef = trees.flatten(primals)
     if any(t.requires_grad for t in flat):
         return None
@@ -93,13 +108,13 @@ def _by_autograd(run: Callable[..., Any], primals: tuple[Any, ...], has_aux: boo
     def back(w: Any) -> Any:
         given = trees.leaves(w)
         try:
-            made: Any = (
-                torch.autograd.grad(
-                    [ys[k] for k in moved], free, [given[k] for k in moved], retain_graph=True, allow_unused=True
+            made: Any = [None] * len(free)
+            if moved:
+                columns = [given[k] for k in moved]
+                graph = any(_beneath(t).requires_grad for t in columns)
+                made = torch.autograd.grad(
+                    [ys[k] for k in moved], free, columns, retain_graph=True, create_graph=graph, allow_unused=True
                 )
-                if moved
-                else [None] * len(free)
-            )
         except RuntimeError as error:
             if "torch.utils.checkpoint is incompatible" in str(error):
                 raise ValueError(f"f(params, x): {CHECKPOINTED}") from error
@@ -107,5 +122,4 @@ def _by_autograd(run: Callable[..., Any], primals: tuple[Any, ...], has_aux: boo
         found = iter([torch.zeros_like(t) if g is None else g for t, g in zip(free, made)])
         return treedef.unflatten([next(found) if t.requires_grad else torch.zeros_like(t) for t in own])
 
-    rest = (trees.map(lambda t: t.detach() if isinstance(t, Tensor) else t, aux),) if has_aux else ()
-    return (structure.unflatten([y.detach() for y in ys]), back, *rest)
+    return (structure.unflatten([y.detach() for y in ys]), back, *([aux] if has_aux else []))

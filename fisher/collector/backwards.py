@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.func import vmap
 
+from fisher.checks.reverse_mode import nodes
 from fisher.collector.calls.plain import Unknown
 from linmaps.trees.graphs.tracing import traced
 
@@ -38,19 +39,8 @@ def ruled(y: Tensor) -> bool:
     >>> ruled(torch.tanh(w @ w)), ruled(torch.special.erfcx(w))
     (True, False)
     """
-    if y.grad_fn is None:
-        return False
-    seen: set[Any] = {y.grad_fn}
-    todo = list(seen)
-    while todo:
-        node = todo.pop()
-        if not hasattr(node, "variable") and (isinstance(node, OWN) or node.name().split("Backward")[0] not in RULED):
-            return False
-        for inner, _ in node.next_functions:
-            if inner is not None and inner not in seen:
-                seen.add(inner)
-                todo.append(inner)
-    return True
+    known = lambda node: not isinstance(node, OWN) and node.name().split("Backward")[0] in RULED
+    return y.grad_fn is not None and all(hasattr(node, "variable") or known(node) for node in nodes([y]))
 
 
 def alone(tensors: Iterable[Any]) -> bool:
@@ -67,7 +57,7 @@ def backward(y: Any, taps: Sequence[Tensor], known: bool = False) -> Callable[[T
     which is looked at unless it is known not to be one."""
     if not isinstance(y, Tensor) or y.grad_fn is None:
         raise Unknown
-    if not known and not _of_these(y.grad_fn, {id(t) for t in taps}):
+    if not known and not _of_these(y, {id(t) for t in taps}):
         raise Unknown
 
     large = sum(t.numel() for t in taps) > of_threads(LARGE) and y.device.type == "cpu"
@@ -128,15 +118,8 @@ def by_columns(back: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     return lambda columns: tuple(t[None] for t in back(columns[0])) if len(columns) == 1 else vmap(back)(columns)
 
 
-def _of_these(last: Any, taps: set[int]) -> bool:
+def _of_these(y: Tensor, taps: set[int]) -> bool:
     """Whether a graph has no leaves but these, and no nodes but torch's own."""
-    seen, todo = {last}, [last]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, OWN) or (hasattr(node, "variable") and id(node.variable) not in taps):
-            return False
-        for inner, _ in node.next_functions:
-            if inner is not None and inner not in seen:
-                seen.add(inner)
-                todo.append(inner)
-    return True
+    return not any(
+        isinstance(node, OWN) or (hasattr(node, "variable") and id(node.variable) not in taps) for node in nodes([y])
+    )

@@ -178,10 +178,11 @@ def _tapped(
     dtype = lambda k: reference[layers.use_leaves[k]].dtype  # whatever precision f computes in
     tap = next(iter(taps.values()), None)
     level = -2 if tap is None else maybe_get_level(tap)
+    by_autograd = tap is not None and level < 0 and tap.requires_grad  # there is no vjp whose level would be taken off
 
     def taken(k: int, x: Tensor) -> Any:
         use, wanted = layers.uses[k], dtype(k)
-        x = x.detach() if only else _beneath(x, level)
+        x = x.detach() if only or by_autograd else _beneath(x, level)
         a = x if patched and use.patched else use.inputs(x, batch)
         a = a.to(wanted) if a.dtype != wanted and a.is_floating_point() else a
         return keep(k, a.clone() if use.mutated else a)

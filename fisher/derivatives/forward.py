@@ -95,8 +95,17 @@ def both_ways(f: Callable[[Any], Tensor], params: Any, v: Any) -> tuple[Tensor, 
     return y, u, lambda w: back(w)[0]
 
 
+SECOND = (
+    "hessian: the loss calls an autograd.Function whose forward takes ctx, expected one with setup_context: torch differentiates "
+    "its backward as if all that forward saved were constants, which may be wrong; write it so or by other calls, or take ggn or "
+    "fim, which need no second derivative of it"
+)
+
+
 def slope_along(fn: Callable[[Any], Tensor], params: Any, v: Any) -> Any:
     """The change of the gradient of fn along v, its Hessian times v: forward over reverse mode.
+
+    ValueError where fn calls an autograd.Function that no transform runs.
 
     >>> import torch
     >>> slope_along(lambda p: (p**3).sum() / 6, torch.tensor([1.0, 2.0]), torch.ones(2))
@@ -109,11 +118,7 @@ def slope_along(fn: Callable[[Any], Tensor], params: Any, v: Any) -> Any:
     except RuntimeError as error:
         if not beyond_transforms(error):
             raise
-        with no_random_call():
-            made = untransformed.curved(*_flat(fn, (params,), (v,)))
-            if made is None:
-                raise
-    return trees.flatten(params)[1].unflatten(made)
+        raise ValueError(SECOND) from error
 
 
 def vjp(fn: Callable[[Any], Any], params: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -1,4 +1,4 @@
-"""Products with derivatives by autograd itself, of functions that no transform of torch.func runs.
+"""Products J v by autograd itself, of functions that no transform of torch.func runs.
 
 None where a tensor that they close over would lose its graph; `Missing` where a backward has no derivative of its own.
 """
@@ -19,7 +19,7 @@ class Missing(ValueError):
 
 ONCE = (
     "f: calls an autograd.Function whose backward has no derivative of its own (torch.autograd.function.once_differentiable), "
-    "expected one that is made of differentiable calls, as products by J v, F v and Hessians need; write it by other calls, or "
+    "expected one that is made of differentiable calls, as products by J v and F v need; write it by other calls, or "
     "take a matrix made of gradients alone (PMatDense, PMatDiag, PMatKFAC), or PFMapDense"
 )
 
@@ -41,7 +41,8 @@ def pushed(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Te
             return y, torch.zeros_like(y)
         u = torch.zeros_like(y).requires_grad_()
         back = torch.autograd.grad(y, own, u, create_graph=True, allow_unused=True)
-        _twice(back, (*own, u))
+        if others([g for g in back if g is not None], (*own, u)):  # which torch puts where a backward has no derivative
+            raise Missing(ONCE)
         parts = [(g, v) for g, v in zip(back, along) if g is not None and g.requires_grad]
         if not parts:
             return y.detach(), torch.zeros_like(y)
@@ -49,32 +50,3 @@ def pushed(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Te
             [g for g, _ in parts], [u], [v for _, v in parts], allow_unused=True, materialize_grads=True
         )
     return y.detach(), Jv
-
-
-def curved(run: Callable[..., Tensor], own: Sequence[Tensor], along: Sequence[Tensor]) -> list[Tensor] | None:
-    """The Hessian of run, a scalar of own, times v: the gradient of <v, its gradient>.
-
-    >>> curved(lambda t: (t**3).sum() / 6, [torch.tensor([1.0, 3.0])], [torch.ones(2)])
-    [tensor([1., 3.])]
-    """
-    if any(t.requires_grad for t in (*own, *along)):
-        return None
-    own = fresh(own)
-    with torch.enable_grad():
-        y = run(*own)
-        if others([y], own):
-            return None
-        if not y.requires_grad:
-            return [torch.zeros_like(t) for t in own]
-        slopes = torch.autograd.grad(y, own, create_graph=True, materialize_grads=True)
-        _twice(slopes, own)
-        total = torch.stack([(g * v).sum() for g, v in zip(slopes, along)]).sum()
-        if not total.requires_grad:
-            return [torch.zeros_like(t) for t in own]
-        return list(torch.autograd.grad(total, own, allow_unused=True, materialize_grads=True))
-
-
-def _twice(back: Sequence[Tensor | None], own: Sequence[Tensor]) -> None:
-    """Raise where gradients lead to other leaves: torch puts some where a backward is differentiable once."""
-    if others([g for g in back if g is not None], own):
-        raise Missing(ONCE)

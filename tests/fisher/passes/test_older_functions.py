@@ -10,7 +10,6 @@ from torch.utils.checkpoint import checkpoint
 
 import fisher
 from fisher import recipes
-from fisher.pmat.matrix_free.curvature import HessianCurvature
 from linmaps import trees
 from tests.laws import close
 
@@ -133,8 +132,6 @@ MADE = {
     "vjp": lambda f: fisher.jacobian(f, P, X, fisher.PFMapImplicit).vjp(torch.ones(8, 3, dtype=D)),
     "gram": lambda f: fisher.gram(f, P, X).kernel,
     "example_gradients": lambda f: fisher.example_gradients(_losses(f), P, (X, T)).to_torch(),
-    "hessian": lambda f: fisher.hessian(_losses(f), P, (X, T), fisher.PMatDense).mv(P),
-    "hessian, implicit": lambda f: fisher.hessian(_losses(f), P, (X, T), fisher.PMatImplicit).mv(P),
     "ggn": lambda f: fisher.ggn(f, lambda y, t: cross_entropy(y, t, reduction="none"), P, (X, T)).mv(P),
     "kfac": lambda f: _step(recipes.kfac(f, estimator="exact")),
     "soap": lambda f: _step(recipes.soap(f, estimator="exact")),
@@ -176,18 +173,55 @@ def test_modules_with_hooks_at_their_backward():
     close(fisher.fim(f, params, X).mv(params), want, 1e-12, "hooks")
 
 
-@pytest.mark.parametrize("entry", ["fim", "jvp", "hessian"])
+@pytest.mark.parametrize("entry", ["fim", "jvp"])
 def test_no_graph_is_lost(entry):
-    """Of a tensor that f closes over: torch.func.vjp would keep it, and so it is refused."""
+    """Of a tensor that f closes over: torch.func.vjp would keep it, and so it is refused; of weights it stays."""
     c = torch.ones(5, dtype=D, requires_grad=True)
     f = lambda p, x: OLDER({**p, "s": p["s"] * c}, x)
     entries = {
         "fim": lambda: fisher.fim(f, P, X),
         "jvp": lambda: fisher.PFMapImplicit(f, P, X).jvp(P),
-        "hessian": lambda: fisher.PMatImplicit.sum_of(HessianCurvature(_losses(f)), P, [(X, T)]).mv(P),
     }
     with pytest.raises(ValueError, match=r"forward takes ctx"):
         entries[entry]()
+
+
+@pytest.mark.parametrize("kind", [fisher.PMatDense, fisher.PMatKFAC, fisher.PMatDiag, fisher.PMatEKFAC])
+def test_weights_keep_their_graph(kind):
+    """The slope of a trace in the weights of examples is that of the newer function."""
+
+    def slope(f):
+        w = torch.linspace(0.5, 2.0, 8, dtype=D).requires_grad_()
+        made = fisher.fim(f, P, (X, T, w), kind, layers=fisher.LayerCollection.from_function(f, P, X))
+        return torch.autograd.grad(made.trace(), w)[0]
+
+    close(slope(OLDER), slope(NEWER), 1e-12, kind.__name__)
+
+
+class Swish(torch.autograd.Function):
+    """x sigmoid(x), which saves its sigmoid: torch takes that for a constant in second derivatives."""
+
+    @staticmethod
+    def forward(ctx, x):
+        s = torch.sigmoid(x)
+        ctx.save_for_backward(x, s)
+        return x * s
+
+    @staticmethod
+    def backward(ctx, g):
+        x, s = ctx.saved_tensors
+        return g * (s + x * s * (1 - s))
+
+
+@pytest.mark.parametrize("kind", [fisher.PMatDense, fisher.PMatImplicit, fisher.PMatDiag])
+@pytest.mark.parametrize("function", [Squashed, Swish])
+def test_hessians_are_refused_and_products_with_jacobians_right(function, kind):
+    f = lambda p, x: linear(function.apply(linear(x, p["a"])) * p["s"], p["b"])
+    with pytest.raises(ValueError, match=r"forward takes ctx.*ggn or fim"):
+        fisher.hessian(_losses(f), P, (X, T), kind).mv(P)
+    plain = torch.tanh if function is Squashed else nn.functional.silu
+    g = lambda p, x: linear(plain(linear(x, p["a"])) * p["s"], p["b"])
+    close(fisher.fim(f, P, X, fisher.PMatImplicit).mv(P), fisher.fim(g, P, X, fisher.PMatImplicit).mv(P), 1e-12, "F v")
 
 
 def test_transforms_and_checkpoints_are_refused_by_cause():
@@ -202,7 +236,6 @@ PRODUCTS = {
     "jvp": lambda f: fisher.PFMapImplicit(f, P, X).jvp(P),
     "F v": lambda f: fisher.PMatImplicit.of(f, P, X).mv(P),
     "jacobian": lambda f: fisher.jacobian(f, P, X, fisher.PFMapImplicit).jvp(P),
-    "hessian": lambda f: fisher.hessian(_losses(f), P, (X, T), fisher.PMatImplicit).mv(P),
     "ggn": lambda f: fisher.ggn(f, lambda y, t: cross_entropy(y, t, reduction="none"), P, (X, T)).mv(P),
     "kfac": MADE["kfac"],
 }
